@@ -185,3 +185,13 @@ def sha256_file(path: str | os.PathLike) -> str:
     except FileNotFoundError:
         raise DataError(f"{path}: no such file") from None
     return digest.hexdigest()
+
+
+def content_id(obj: Any) -> str:
+    """Short id of a JSON value: equal content gives equal ids on every machine.
+
+    Returns:
+      16 hexadecimal digits of the SHA-256 of the canonical JSON text.
+    """
+    text = json.dumps(obj, sort_keys=True, allow_nan=False, separators=(",", ":"))
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()[:16]

@@ -1,0 +1,177 @@
+"""The lang directory: everything that ties words to phones to HMM topologies."""
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Iterable, Literal, Sequence
+
+from pipeline.errors import DataError
+from pipeline.files import content_id, read_json, write_json
+from pipeline.lexicon import Lexicon, Pronunciation
+
+from pipeline.symbols import SymbolTable
+from pipeline.topo import Topo, make_topo
+
+SILENCE = "SIL"
+SPOKEN_NOISE = "SPN"  # the phone of the out-of-vocabulary word
+WORD_END = "_E"
+Position = Literal["none", "word_end"]
+
+
+@dataclass(frozen=True)
+class Lang:
+    """Phones, words, pronunciations and topology of one unit (phones or graphemes).
+
+    Attributes:
+        unit: "phone" or "grapheme".
+        phones: <eps>, SIL, then SPN if there is an OOV word, then the units in alphabetical order.
+        words: <eps>, then the vocabulary in alphabetical order.
+        lexicon: pronunciations over ``phones`` (word-end markers applied).
+        topo: HMM topology of every phone but <eps>.
+        position: "word_end" gives the last phone of a word a symbol of its own (paper A's labels).
+        silence_prob: probability of the optional silence at each word boundary and at both ends.
+        oov_word: word that stands for unknown ones; None: an unknown word is an error.
+    """
+
+    unit: str
+    phones: SymbolTable
+    words: SymbolTable
+    lexicon: Lexicon
+    topo: Topo
+    position: Position = "none"
+    silence_prob: float = 0.5
+    oov_word: str | None = None
+
+    @property
+    def silence_id(self) -> int:
+        return self.phones.id(SILENCE)
+
+    @property
+    def id(self) -> str:
+        """Content hash that every artifact made with this lang carries."""
+        return content_id({
+            "unit": self.unit, "phones": list(self.phones), "words": list(self.words), "topo": self.topo.id,
+            "lexicon": [[e.word, e.prob, list(e.phones)] for e in self.lexicon.entries],
+            "position": self.position, "silence_prob": self.silence_prob, "oov_word": self.oov_word})
+
+    def base_phone(self, phone: str) -> str:
+        """The phone without its position marker."""
+        return phone[:-len(WORD_END)] if self.position == "word_end" and phone.endswith(WORD_END) else phone
+
+    def base_phones(self) -> dict[str, str]:
+        """Phone -> phone without position marker, for all phones with a topology."""
+        return {p: self.base_phone(p) for p in self.phones if p in self.topo.phones}
+
+    def word_ids(self, text: str, where: str) -> list[int]:
+        """Ids of a transcript's words.
+
+        Args:
+            text: words separated by blanks.
+            where: file and utterance for the message.
+        Raises:
+            DataError: empty transcript, or a word outside the lexicon when the lang has no OOV word.
+        """
+        words = text.split()
+        if not words:
+            raise DataError(f"{where}: the transcript is empty")
+        ids = []
+        for word in words:
+            if word not in self.lexicon:
+                if self.oov_word is None:
+                    raise DataError(f"{where}: word {word!r} is not in the lexicon")
+                word = self.oov_word
+            ids.append(self.words.id(word))
+        return ids
+
+    def save(self, directory: str | Path) -> None:
+        """Writes phones.txt words.txt lexiconp.txt topo.json lang.json."""
+        d = Path(directory)
+        d.mkdir(parents=True, exist_ok=True)
+        self.phones.save(d / "phones.txt")
+        self.words.save(d / "words.txt")
+        self.lexicon.save(d / "lexiconp.txt")
+        self.topo.save(d / "topo.json")
+        write_json(d / "lang.json", {"id": self.id, "unit": self.unit, "position": self.position,
+                                     "silence_prob": self.silence_prob, "oov_word": self.oov_word})
+
+    @classmethod
+    def load(cls, directory: str | Path) -> Lang:
+        """Reads and validates a lang directory; DataError names the file (and line) that is wrong."""
+        d = Path(directory)
+        facts = read_json(d / "lang.json")
+        try:
+            lang = cls(unit=str(facts["unit"]), phones=SymbolTable.load(d / "phones.txt"),
+                       words=SymbolTable.load(d / "words.txt"), lexicon=Lexicon.load(d / "lexiconp.txt"),
+                       topo=Topo.load(d / "topo.json"), position=facts["position"],
+                       silence_prob=float(facts["silence_prob"]), oov_word=facts["oov_word"])
+        except (KeyError, TypeError, ValueError) as e:
+            raise DataError(f"{d / 'lang.json'}: not a lang ({e!r})") from None
+        lang.validate(d)
+        if facts.get("id") != lang.id:
+            raise DataError(f"{d}: files were changed after the lang was made (lang.json says id {facts.get('id')}, "
+                            f"the files give {lang.id}); make it anew with steps/make_lang.py")
+        return lang
+
+    def validate(self, where: str | Path) -> None:
+        """Cross-checks the files; DataError names the first contradiction."""
+        w = Path(where)
+        if not 0.0 <= self.silence_prob < 1.0:
+            raise DataError(f"{w / 'lang.json'}: silence_prob {self.silence_prob} is outside [0, 1)")
+        if SILENCE not in self.phones:
+            raise DataError(f"{w / 'phones.txt'}: the silence phone {SILENCE!r} is missing")
+        for line_no, entry in enumerate(self.lexicon.entries, 1):
+            for phone in entry.phones:
+                if phone not in self.phones:
+                    raise DataError(f"{w / 'lexiconp.txt'}:{line_no}: phone {phone!r} of word {entry.word!r} is not in phones.txt")
+            if entry.word not in self.words:
+                raise DataError(f"{w / 'lexiconp.txt'}:{line_no}: word {entry.word!r} is not in words.txt")
+        for word in list(self.words)[1:]:
+            if word not in self.lexicon:
+                raise DataError(f"{w / 'words.txt'}: word {word!r} has no pronunciation in lexiconp.txt")
+        for phone in list(self.phones)[1:]:
+            if phone not in self.topo.phones:
+                raise DataError(f"{w / 'topo.json'}: phone {phone!r} has no topology")
+        if self.oov_word is not None and self.oov_word not in self.lexicon:
+            raise DataError(f"{w / 'lang.json'}: the OOV word {self.oov_word!r} has no pronunciation")
+
+
+def make_lang(lexicon: Lexicon, unit: str = "phone", position: Position = "none", oov_word: str | None = None,
+              silence_prob: float = 0.5, speech_states: int = 3, silence_states: int = 1,
+              speech_forward: float = 1 / 3, silence_forward: float = 1 / 40) -> Lang:
+    """Builds a lang from a lexicon.
+
+    Args:
+        lexicon: without silence and without the OOV word; both are added here.
+        speech_states, silence_states, speech_forward, silence_forward: see ``pipeline.topo.make_topo``.
+    Raises:
+        DataError: a phone named like a special one, or a word named like a special symbol.
+    """
+    special = [SILENCE] + ([SPOKEN_NOISE] if oov_word else [])
+    clash = set(lexicon.phones()) & {SILENCE, SPOKEN_NOISE, "<eps>"}
+    if clash:
+        raise DataError(f"the lexicon uses the reserved phone {sorted(clash)[0]!r}")
+    for phone in lexicon.phones():
+        if phone.startswith("#") or (position == "word_end" and phone.endswith(WORD_END)):
+            raise DataError(f"phone {phone!r} looks like a disambiguation symbol or a position marker")
+    entries = list(lexicon.entries)
+    if oov_word is not None:
+        if oov_word in lexicon:
+            raise DataError(f"the lexicon already has the OOV word {oov_word!r}")
+        entries.append(Pronunciation(oov_word, (SPOKEN_NOISE,)))
+    if position == "word_end":
+        entries = [e if e.phones == (SPOKEN_NOISE,) else replace(e, phones=_mark_word_end(e.phones)) for e in entries]
+    units = sorted({p for e in entries for p in e.phones} - {SPOKEN_NOISE})
+    topo = make_topo(units + special[1:], [SILENCE], speech_states, silence_states, speech_forward, silence_forward)
+    lang = Lang(unit, SymbolTable(special + units), SymbolTable(sorted({e.word for e in entries})),
+                Lexicon(entries), topo, position, silence_prob, oov_word)
+    lang.validate("lang")
+    return lang
+
+
+def _mark_word_end(phones: Sequence[str]) -> tuple[str, ...]:
+    return (*phones[:-1], phones[-1] + WORD_END)
+
+
+def uncovered_words(lang_words: Iterable[str], lexicon: Lexicon) -> list[str]:
+    """Sorted words that the lexicon does not pronounce."""
+    return sorted({w for w in lang_words if w not in lexicon})
