@@ -1,0 +1,10 @@
+"""The full-sum and Viterbi engine for HMM graphs: graphs and scores in, likelihoods, occupancies and best paths out."""
+
+from __future__ import annotations
+
+from pipeline.hmm.backends import available
+from pipeline.hmm.full_sum import Occupancies, feasible, full_sum, occupancies
+from pipeline.hmm.graphs import Graphs
+from pipeline.hmm.viterbi import BestPaths, viterbi
+
+__all__ = ["BestPaths", "Graphs", "Occupancies", "available", "feasible", "full_sum", "occupancies", "viterbi"]

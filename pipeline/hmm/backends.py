@@ -1,0 +1,37 @@
+"""Names of the engine's backends and the choice between them; none is imported before it is used."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from types import ModuleType
+
+import torch
+
+MODULES = {
+    "numba": "pipeline.hmm.numba_backend",
+    "torch": "pipeline.hmm.torch_backend",
+    "triton": "pipeline.hmm.triton_backend",
+    "k2": "pipeline.graph.hmm_k2",
+}
+NEEDS = {"numba": "numba", "torch": "torch", "triton": "triton", "k2": "k2"}
+
+
+def available(backend: str) -> bool:
+    """Whether the library that the backend needs is installed."""
+    assert backend in MODULES, (backend, sorted(MODULES))
+    return all(importlib.util.find_spec(name) is not None for name in (NEEDS[backend], MODULES[backend]))
+
+
+def load(backend: str, emissions: torch.Tensor) -> ModuleType:
+    """The module of a backend.
+
+    Args:
+        backend: a key of MODULES, or "auto": numba on the CPU, Triton on CUDA, plain torch where these lack.
+        emissions: decides by its device.
+    """
+    if backend == "auto":
+        fast = "triton" if emissions.is_cuda else "numba" if emissions.device.type == "cpu" else "torch"
+        backend = fast if available(fast) else "torch"
+    assert backend in MODULES, (backend, sorted(MODULES))
+    return importlib.import_module(MODULES[backend])
