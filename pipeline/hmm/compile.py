@@ -212,7 +212,7 @@ def _expand_states(g: _PhoneGraphs, lang: Lang, tree: Tree, transitions: Transit
 
 def _scatter(size: int, index: np.ndarray, values: np.ndarray) -> np.ndarray:
     out = np.full(size, NEG_INF)
-    np.maximum.at(out, index, values)
+    np.logaddexp.at(out, index, values)
     return out
 
 
