@@ -1,0 +1,59 @@
+"""What every HMM model directory holds beside its parameters: phones, topology, tree and transitions."""
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.checkpoint import META, check_same
+from pipeline.errors import DataError
+from pipeline.files import read_json
+from pipeline.lang import Lang
+from pipeline.symbols import SymbolTable
+from pipeline.topo import Topo
+from pipeline.transitions import TransitionModel
+from pipeline.tree import Tree
+
+
+@dataclass(frozen=True)
+class HmmDir:
+    """The HMM side of a model or alignment directory, which thereby explains itself."""
+
+    directory: Path
+    phones: SymbolTable
+    topo: Topo
+    tree: Tree
+    transitions: TransitionModel
+
+    def check_lang(self, lang: Lang, lang_dir: str | Path) -> None:
+        """MismatchError naming both directories unless phones and topology are those of the lang."""
+        check_same("topo", self.topo.id, self.directory, lang.topo.id, lang_dir)
+        if self.phones != lang.phones:
+            raise DataError(f"{self.directory} and {lang_dir} do not belong together: their phones.txt differ")
+
+
+def save_hmm(directory: str | Path, topo: Topo, tree: Tree, transitions: TransitionModel) -> None:
+    """Writes phones.txt topo.json tree.json transitions.json."""
+    d = Path(directory)
+    d.mkdir(parents=True, exist_ok=True)
+    tree.phones.save(d / "phones.txt")
+    topo.save(d / "topo.json")
+    tree.save(d / "tree.json")
+    transitions.save(d / "transitions.json")
+
+
+def load_hmm(directory: str | Path) -> HmmDir:
+    """Reads what save_hmm wrote; DataError or MismatchError when files are missing or contradict each other."""
+    d = Path(directory)
+    phones = SymbolTable.load(d / "phones.txt")
+    topo = Topo.load(d / "topo.json")
+    tree = Tree.load(d / "tree.json", phones)
+    return HmmDir(d, phones, topo, tree, TransitionModel.load(d / "transitions.json", tree, topo))
+
+
+def model_kind(directory: str | Path) -> str:
+    """The "kind" fact of a model directory: "gmm" or "nn"."""
+    path = Path(directory) / META
+    kind = read_json(path).get("kind")
+    if not isinstance(kind, str):
+        raise DataError(f"{path}: names no kind of model")
+    return kind
