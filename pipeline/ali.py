@@ -9,8 +9,9 @@ from typing import Iterable, Iterator, Mapping
 import numpy as np
 
 from pipeline.errors import DataError, MismatchError
-from pipeline.files import read_json, write_json
+from pipeline.files import atomic_write, read_json, write_json
 from pipeline.lang import SILENCE
+from pipeline.model_dir import load_hmm, save_hmm
 from pipeline.symbols import SymbolTable
 from pipeline.topo import Topo
 from pipeline.transitions import TransitionModel
@@ -181,14 +182,12 @@ class AliSet(Mapping[str, Alignment]):
             header, shards = AliHeader(**data["header"]), [str(s) for s in data["shards"]]
         except (KeyError, TypeError) as e:
             raise DataError(f"{d / HEADER}: not an alignment header ({e!r})") from None
-        topo = Topo.load(d / "topo.json")
-        tree = Tree.load(d / "tree.json", SymbolTable.load(d / "phones.txt"))
-        transitions = TransitionModel.load(d / "transitions.json", tree, topo)
-        if (topo.id, tree.id) != (header.topo_id, header.tree_id):
+        hmm = load_hmm(d)
+        if (hmm.topo.id, hmm.tree.id) != (header.topo_id, header.tree_id):
             raise MismatchError(f"{d / HEADER}: header and the tree or topology beside it do not agree")
         words = SymbolTable.load(d / "words.txt")
-        return cls(header, transitions, words,
-                   (a for s in shards for a in _read_shard(d / s, transitions.num_tids)), d)
+        return cls(header, hmm.transitions, words,
+                   (a for s in shards for a in _read_shard(d / s, hmm.transitions.num_tids)), d)
 
 
 class AliWriter:
@@ -201,11 +200,8 @@ class AliWriter:
                  words: SymbolTable, shard_size: int = 10_000) -> None:
         self.directory, self.header, self.shard_size = Path(directory), header, shard_size
         self.directory.mkdir(parents=True, exist_ok=True)
-        tree.phones.save(self.directory / "phones.txt")
+        save_hmm(self.directory, topo, tree, transitions)
         words.save(self.directory / "words.txt")
-        topo.save(self.directory / "topo.json")
-        tree.save(self.directory / "tree.json")
-        transitions.save(self.directory / "transitions.json")
         self._pending: list[Alignment] = []
         self._shards: list[str] = []
 
@@ -250,8 +246,6 @@ def _stretch(ali: Alignment, factor: float) -> Alignment:
 
 def _write_shard(path: Path, alignments: list[Alignment]) -> None:
     from safetensors.numpy import save
-
-    from pipeline.files import atomic_write
     with_confidence = [a.confidence is not None for a in alignments]
     assert len(set(with_confidence)) == 1, "either all or none of a shard's alignments carry confidences"
     arrays = {
