@@ -1,0 +1,18 @@
+#!/usr/bin/env bash
+# Sets everything up and runs the tests.
+#
+# Usage: utils/test.sh [--no-k2] [arguments of pytest]
+#   --no-k2   in the environment with the newest torch and without k2
+# For instance: utils/test.sh tests/test_lexicon.py -x
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+environment=.venv
+install=()
+case ${1-} in
+  --no-k2) environment=.venv-no-k2 install=(--no-k2); shift ;;
+  --help | -h) sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p}' "$0"; exit 0 ;;
+esac
+utils/install.sh "${install[@]}"
+PATH=$PWD/$environment/bin:$PATH
+export PATH PYTHONPATH=$PWD LC_ALL=C.UTF-8
+exec "$PWD/$environment/bin/python" -m pytest "$@"
