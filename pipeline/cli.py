@@ -83,16 +83,22 @@ def options(cls: type) -> Callable[[Callable], Callable]:
     return decorate
 
 
-def step_options(func: Callable) -> Callable:
-    """Decorator: `--overwrite`, passed on to the function, and `--verbose`, which shows debug messages."""
+def verbose_option(func: Callable) -> Callable:
+    """Decorator: sets the log up, with debug messages when `--verbose` is given. For commands without an output."""
 
-    def set_verbose(_context: click.Context, _option: click.Parameter, value: bool) -> None:
+    def set_up(_context: click.Context, _option: click.Parameter, value: bool) -> None:
         log.setup(value)
 
-    func = click.option(
-        "--verbose", is_flag=True, expose_value=False, is_eager=True, callback=set_verbose, help="Show debug messages."
+    return click.option(
+        "--verbose", is_flag=True, expose_value=False, is_eager=True, callback=set_up, help="Show debug messages."
     )(func)
-    return click.option("--overwrite", is_flag=True, help="Replace an output that differs in options or inputs.")(func)
+
+
+def step_options(func: Callable) -> Callable:
+    """Decorator: `--overwrite`, passed on to the function, and `--verbose`, which is dealt with here."""
+    return click.option("--overwrite", is_flag=True, help="Replace an output that differs in options or inputs.")(
+        verbose_option(func)
+    )
 
 
 def run_step(
