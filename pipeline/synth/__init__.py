@@ -1,0 +1,1 @@
+"""Synthetic speech with exact word and phone times: a gold standard that needs no download."""
