@@ -125,7 +125,6 @@ def run_step(
       True when the action ran, False when the output was up to date. Errors end the process with 2 or 1.
     """
     assert command, "run_step needs the name of the step"
-    log.setup_default()
     out = Path(out_dir)
     with main_guard(out):
         paths = {name: Path(path) for name, path in inputs.items() if path is not None}
@@ -138,6 +137,7 @@ def run_step(
 @contextlib.contextmanager
 def main_guard(out: Path | None = None) -> Iterator[None]:
     """Turns exceptions into exit codes: 2 for what the user can mend, 130 for Ctrl-C, 1 with traceback for a bug."""
+    log.setup_default()
     try:
         yield
     except PipelineError as err:
@@ -257,6 +257,5 @@ def _option(name: str, field: FieldInfo) -> Callable[[Callable], Callable]:
 
 
 def _fail(message: str, code: int) -> typing.NoReturn:
-    log.setup_default()
     logger.error("%s", message)
     sys.exit(code)

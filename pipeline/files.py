@@ -158,11 +158,11 @@ def read_yaml(path: str | os.PathLike) -> Any:
         """The safe loader with a check on repeated keys."""
 
     def mapping(loader: Loader, node: yaml.MappingNode) -> dict:
-        keys = [loader.construct_object(key) for key, _ in node.value]
-        for key, (key_node, _) in zip(keys, node.value):
-            if keys.count(key) > 1 and key != "<<":
-                raise DataError(f"{path}:{key_node.start_mark.line + 1}: key {key!r} is given twice")
-        loader.flatten_mapping(node)
+        seen = set()
+        for key, _ in node.value:
+            if (key.tag, str(key.value)) in seen:
+                raise DataError(f"{path}:{key.start_mark.line + 1}: key {key.value!r} is given twice")
+            seen.add((key.tag, str(key.value)))
         return yaml.SafeLoader.construct_mapping(loader, node, deep=True)
 
     Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, mapping)

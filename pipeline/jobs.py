@@ -6,7 +6,6 @@ import concurrent.futures
 import dataclasses
 import hashlib
 import logging
-import os
 import re
 import subprocess
 import threading
@@ -108,13 +107,11 @@ def _run(job: Job, log_dir: Path, threads: int | None, running: set[subprocess.P
     if mark.is_file() and mark.read_text(encoding="utf-8").strip() == digest:
         return Outcome(job, 0, 0.0, True)
     start = time.monotonic()
-    environment = None if threads is None else {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    command = job.command if threads is None else f"export OMP_NUM_THREADS={threads}\n{job.command}"
     with open(log_dir / f"{job.name}.log", "w", encoding="utf-8") as log:
         log.write(f"# {job.command}\n")
         log.flush()
-        process = subprocess.Popen(
-            ["bash", "-c", job.command], stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment
-        )
+        process = subprocess.Popen(["bash", "-c", command], stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         running.add(process)
         code = process.wait()
         running.discard(process)

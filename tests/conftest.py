@@ -1,0 +1,55 @@
+"""Shared set-up of the tests: hypothesis without a clock, CUDA tests skipped without a device."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Callable
+
+import hypothesis
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# Other work on the machine makes single examples slow; that is no failure.
+hypothesis.settings.register_profile("pipeline", deadline=None, print_blob=True)
+hypothesis.settings.load_profile("pipeline")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skips what is marked `cuda` where there is no CUDA device."""
+    marked = [item for item in items if item.get_closest_marker("cuda")]
+    if not marked:
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        for item in marked:
+            item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+
+
+@pytest.fixture(autouse=True)
+def _quiet_console():
+    """Removes the console handlers that a command under test has set up."""
+    before = list(logging.getLogger().handlers)
+    yield
+    for handler in list(logging.getLogger().handlers):
+        if handler not in before and type(handler).__module__.startswith("pipeline"):
+            logging.getLogger().removeHandler(handler)
+
+
+@pytest.fixture
+def run_script(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess]:
+    """Runs a command with the environment of a recipe, in `tmp_path`, and returns what it did and printed."""
+
+    def run(*command: str | Path, cwd: Path = tmp_path, timeout: float = 120, **env: str) -> subprocess.CompletedProcess:
+        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+        full = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), "FULLSUM_ENV": "system", **env}
+        return subprocess.run(
+            [str(part) for part in command], cwd=cwd, env=full, capture_output=True, text=True, timeout=timeout
+        )
+
+    return run
