@@ -188,6 +188,9 @@ def lock(out: Path) -> Iterator[None]:
 def _up_to_date(out: Path, work: Work, overwrite: bool) -> bool:
     """True when `out` holds `work`; False when it has to be made; else raises what speaks against making it."""
     if not out.exists():
+        above = next((parent for parent in out.parents if parent.exists()), None)
+        if above is not None and not above.is_dir():
+            raise DataError(f"{above}: is a file, so {out} cannot be made below it")
         return False
     if not out.is_dir():
         raise DataError(f"{out}: is a file; a step writes a directory")
