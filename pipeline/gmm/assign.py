@@ -1,0 +1,274 @@
+"""Expectation step: which pdf each frame of the training data belongs to, by Viterbi or by full-sum occupancies.
+
+An utterance visits a small part of all pdfs, so each is scored only with the Gaussians that occur in its graph.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from typing import Iterator, Optional, Sequence
+
+import numpy as np
+import torch
+
+from pipeline.errors import DataError
+from pipeline.gmm.diag import DiagGmms, Evaluator
+from pipeline.gmm.stats import FrameLabels
+from pipeline.hmm.compile import TrainingGraphs
+from pipeline.hmm.full_sum import occupancies
+from pipeline.hmm.graphs import Graphs
+from pipeline.hmm.viterbi import viterbi
+
+logger = logging.getLogger(__name__)
+
+# Scores held at once, in float32 cells of a padded batch.
+BATCH_CELLS = 6_000_000
+# Occupancies below this share of a frame do not enter statistics: they cost time and change nothing measurable.
+MIN_OCCUPANCY = 1e-3
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class TrainSet:
+    """Utterances side by side with their graphs.
+
+    Args:
+        feats: (sum of T, F) float32.
+        offsets: (N + 1,) int64, frames of utterance n are offsets[n]:offsets[n + 1].
+        cut_ids: N names, for messages.
+        graphs: one per utterance.
+    """
+
+    feats: torch.Tensor
+    offsets: np.ndarray
+    cut_ids: Sequence[str]
+    graphs: TrainingGraphs
+
+    def __post_init__(self) -> None:
+        n = len(self.cut_ids)
+        assert len(self.offsets) == n + 1 and len(self.graphs) == n, (len(self.offsets), n, len(self.graphs))
+
+    def __len__(self) -> int:
+        return len(self.cut_ids)
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """(N,) int64 frames of each utterance."""
+        return np.diff(self.offsets)
+
+    def with_feats(self, feats: torch.Tensor) -> "TrainSet":
+        """The same utterances with other features of the same frames."""
+        assert len(feats) == len(self.feats), (feats.shape, self.feats.shape)
+        return dataclasses.replace(self, feats=feats)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Assignment:
+    """Result of an expectation step.
+
+    Args:
+        labels: frames of the packed features, grouped by pdf.
+        tid_counts: (n_tid,) float64 (expected) number of frames with each transition-id.
+        log_like: summed log-likelihood of the utterances that aligned, transitions included.
+        frames: number of their frames.
+        tids: (sum of T,) int32 transition-ids, -1 where an utterance failed; None for full-sum.
+        failed: cut ids without a path.
+    """
+
+    labels: FrameLabels
+    tid_counts: np.ndarray
+    log_like: float
+    frames: int
+    tids: Optional[np.ndarray]
+    failed: tuple[str, ...]
+
+    def check(self, num_utterances: int, max_failed: float, where: str) -> None:
+        """Warns about failed utterances; DataError when they are more than the share `max_failed`."""
+        if not self.failed:
+            return
+        listed = ", ".join(self.failed[:5]) + (", ..." if len(self.failed) > 5 else "")
+        text = f"{where}: aligned {num_utterances - len(self.failed):,} of {num_utterances:,}; {len(self.failed)} failed: {listed}"
+        if len(self.failed) > max_failed * num_utterances:
+            raise DataError(f"{text} (more than the {100 * max_failed:.0f} % that --max-failed allows)")
+        logger.warning("%s", text)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Batch:
+    members: np.ndarray  # utterances
+    graphs: Graphs  # with pdf-ids counted within each utterance
+    pdfs: list[np.ndarray]  # per utterance: its pdf-ids
+    lengths: torch.Tensor
+
+
+class Aligner:
+    """Aligns a TrainSet again and again; what does not change between iterations is computed once."""
+
+    def __init__(self, data: TrainSet, num_pdfs: int, tid_pdf: np.ndarray) -> None:
+        """Args:
+            num_pdfs: of the tree that the graphs were compiled with.
+            tid_pdf: (n_tid,) pdf-id of each transition-id.
+        """
+        self.data, self.num_pdfs, self.tid_pdf = data, num_pdfs, tid_pdf
+        g = data.graphs.graphs
+        graph_of = g.state_graph().numpy()
+        keys, local = np.unique(graph_of * num_pdfs + g.state_pdf.numpy(), return_inverse=True)
+        first = np.searchsorted(keys, np.arange(len(data) + 1) * num_pdfs)
+        self._pdfs = [keys[b:e] % num_pdfs for b, e in zip(first[:-1], first[1:])]
+        local = local.reshape(-1) - first[graph_of]
+        width = int(np.diff(first).max(initial=1))
+        self._graphs = dataclasses.replace(g, state_pdf=torch.from_numpy(local.astype(np.int32)), num_pdfs=width)
+        self._batches = list(self._make_batches())
+
+    def _make_batches(self) -> Iterator[_Batch]:
+        lengths = self.data.lengths
+        usable = np.flatnonzero((lengths > 0) & (lengths >= self.data.graphs.min_frames))
+        order = usable[np.argsort(lengths[usable], kind="stable")]
+        members: list[int] = []
+        width = 0
+        for n in order.tolist():
+            wider = max(width, len(self._pdfs[n]))
+            if members and (len(members) + 1) * lengths[n] * wider > BATCH_CELLS:
+                yield self._batch(members, width)
+                members, wider = [], len(self._pdfs[n])
+            members.append(n)
+            width = wider
+        if members:
+            yield self._batch(members, width)
+
+    def _batch(self, members: list[int], width: int) -> _Batch:
+        picked = np.array(members)
+        graphs = dataclasses.replace(self._graphs[picked], num_pdfs=width)
+        return _Batch(picked, graphs, [self._pdfs[n] for n in members], torch.from_numpy(self.data.lengths[picked]))
+
+    def _emissions(self, batch: _Batch, evaluator: Evaluator) -> torch.Tensor:
+        """(N, T, P') log-likelihoods of each utterance's own pdfs; undefined behind its frames and pdfs."""
+        feats, offsets = self.data.feats, self.data.offsets
+        shape = (len(batch.members), int(batch.lengths.max()), batch.graphs.num_pdfs)
+        out = torch.empty(shape, dtype=torch.float32, device=feats.device)
+        for row, (n, pdfs) in enumerate(zip(batch.members.tolist(), batch.pdfs)):
+            begin, end = int(offsets[n]), int(offsets[n + 1])
+            evaluator.into(out[row, :end - begin, :len(pdfs)], feats[begin:end], *evaluator.plan(pdfs))
+        return out
+
+    def viterbi(self, evaluator: Evaluator, transitions: torch.Tensor) -> Assignment:
+        """Best paths under the mixtures and (n_tid,) transition log-probabilities."""
+        tids = np.full(int(self.data.offsets[-1]), -1, dtype=np.int32)
+        log_like, frames, done = 0.0, 0, np.zeros(len(self.data), dtype=bool)
+        for batch in self._batches:
+            best = viterbi(batch.graphs, self._emissions(batch, evaluator), batch.lengths, transitions)
+            found, scores = best.tids.cpu().numpy(), best.scores.double().cpu().numpy()
+            for row, n in enumerate(batch.members.tolist()):
+                if np.isfinite(scores[row]):
+                    begin, end = int(self.data.offsets[n]), int(self.data.offsets[n + 1])
+                    tids[begin:end] = found[row, :end - begin]
+                    log_like, frames, done[n] = log_like + float(scores[row]), frames + end - begin, True
+        return self.from_tids(tids, log_like, frames, done)
+
+    def from_tids(self, tids: np.ndarray, log_like: float, frames: int, done: np.ndarray) -> Assignment:
+        """An assignment from transition-ids (sum of T,), -1 where an utterance (N,) is not `done`."""
+        valid = tids >= 0
+        pdfs = np.where(valid, self.tid_pdf[np.maximum(tids, 0)], -1)
+        counts = np.bincount(tids[valid], minlength=len(self.tid_pdf)).astype(np.float64)
+        failed = tuple(self.data.cut_ids[n] for n in np.flatnonzero(~done))
+        return Assignment(FrameLabels.from_pdfs(pdfs, self.num_pdfs), counts, log_like, frames, tids, failed)
+
+    def full_sum(self, evaluator: Evaluator, transitions: torch.Tensor) -> Assignment:
+        """Occupancies over all paths (Baum-Welch)."""
+        counts = np.zeros(len(self.tid_pdf))
+        rows, pdf_ids, weights = [], [], []
+        log_like, frames, done = 0.0, 0, np.zeros(len(self.data), dtype=bool)
+        for batch in self._batches:
+            occ = occupancies(batch.graphs, self._emissions(batch, evaluator), batch.lengths, transitions)
+            tid_counts = occ.tid_counts(include_final=True).cpu().numpy()
+            counts[:len(tid_counts)] += tid_counts
+            scores = occ.scores.double().cpu().numpy()
+            splits = batch.graphs.state_splits.numpy()
+            for row, n in enumerate(batch.members.tolist()):
+                if not np.isfinite(scores[row]):
+                    continue
+                begin, end = int(self.data.offsets[n]), int(self.data.offsets[n + 1])
+                gamma = occ.of(row).cpu().numpy()
+                local = batch.graphs.state_pdf[splits[row]:splits[row + 1]].numpy()
+                merged = np.zeros((end - begin, len(batch.pdfs[row])), dtype=gamma.dtype)
+                np.add.at(merged.T, local, gamma.T)
+                t, p = np.nonzero(merged >= MIN_OCCUPANCY)
+                rows.append(t + begin)
+                pdf_ids.append(batch.pdfs[row][p])
+                weights.append(merged[t, p])
+                log_like, frames, done[n] = log_like + float(scores[row]), frames + end - begin, True
+        failed = tuple(self.data.cut_ids[n] for n in np.flatnonzero(~done))
+        if not rows:
+            return Assignment(FrameLabels.from_pdfs(np.zeros(0, dtype=np.int64), self.num_pdfs), counts, 0.0, 0, None, failed)
+        labels = FrameLabels.from_pdfs(np.concatenate(pdf_ids), self.num_pdfs, np.concatenate(rows), np.concatenate(weights))
+        return Assignment(labels, counts, log_like, frames, None, failed)
+
+    def equal(self, seed: int) -> Assignment:
+        """The flat start: a random path through each graph with equally long states, cf. Kaldi align-equal-compiled."""
+        tids = np.full(int(self.data.offsets[-1]), -1, dtype=np.int32)
+        done = np.zeros(len(self.data), dtype=bool)
+        rng = np.random.default_rng(seed)
+        walker = _Walker(self.data.graphs)
+        for n, length in enumerate(self.data.lengths.tolist()):
+            path = walker.path(n, rng, spoken_only=False)
+            if len(path) > length:
+                path = walker.path(n, rng, spoken_only=True)
+            if length and len(path) <= length:
+                begin = int(self.data.offsets[n])
+                tids[begin:begin + length] = walker.stretch(path, length)
+                done[n] = True
+        frames = int(self.data.lengths[done].sum())
+        return self.from_tids(tids, 0.0, frames, done)
+
+
+class _Walker:
+    """Random state sequences without loops."""
+
+    def __init__(self, graphs: TrainingGraphs) -> None:
+        g = graphs.graphs
+        self.word, self.splits = graphs.state_word, g.state_splits.numpy()
+        self.final_weight, self.start_weight = g.final_weight.numpy(), g.start_weight.numpy()
+        dst = g.arc_dst().numpy()
+        src = g.arc_src.numpy() + self.splits[:-1][g.state_graph().numpy()[dst]]
+        tid = g.arc_tid.numpy()
+        loops = src == dst
+        self.loop_tid = np.full(g.num_states, -1, dtype=np.int64)
+        self.loop_tid[dst[loops]] = tid[loops]
+        self.forward_tid = g.final_tid.numpy()
+        src, dst = src[~loops], dst[~loops]
+        order = np.argsort(src, kind="stable")
+        self.successors = dst[order].tolist()
+        self.first = np.searchsorted(src[order], np.arange(g.num_states + 1)).tolist()
+
+    def path(self, n: int, rng: np.random.Generator, spoken_only: bool) -> list[int]:
+        """States of one path of graph n; with `spoken_only` it goes around silence wherever it can."""
+        low, high = int(self.splits[n]), int(self.splits[n + 1])
+        choices = [s for s in range(low, high) if np.isfinite(self.start_weight[s])]
+        path: list[int] = []
+        while True:
+            if spoken_only:
+                choices = [s for s in choices if s < 0 or self.word[s] >= 0] or choices
+            state = choices[int(rng.integers(len(choices)))] if len(choices) > 1 else choices[0]
+            if state < 0:
+                return path
+            path.append(state)
+            choices = self.successors[self.first[state]:self.first[state + 1]]
+            if np.isfinite(self.final_weight[state]):
+                choices = [*choices, -1]
+
+    def stretch(self, path: list[int], length: int) -> np.ndarray:
+        """(length,) transition-ids: each state loops and is then left, durations differ by at most one frame."""
+        bounds = (np.arange(len(path) + 1) * length) // len(path)
+        states = np.repeat(np.array(path), np.diff(bounds))
+        tids = self.loop_tid[states]
+        tids[bounds[1:] - 1] = self.forward_tid[path]
+        return tids
+
+
+def boosted(gmms: DiagGmms, silence_pdfs: Sequence[int], factor: float) -> Evaluator:
+    """The mixtures with the likelihood of silence multiplied by `factor`, cf. Kaldi gmm-boost-silence."""
+    evaluator = Evaluator(gmms)
+    if factor != 1.0:
+        mask = torch.from_numpy(np.isin(gmms.gauss_pdf(), list(silence_pdfs))).to(evaluator.const.device)
+        evaluator.const = evaluator.const + mask * float(np.log(factor))
+    return evaluator

@@ -1,0 +1,124 @@
+"""Sufficient statistics of Gaussian mixtures, from frames that carry a pdf-id each (or several with weights)."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Iterator, Optional
+
+import numpy as np
+import torch
+
+from pipeline.gmm.diag import DiagGmms, Evaluator
+
+# Frames of one pdf that are taken at once: bounds memory and keeps float32 sums short, the totals are float64.
+CHUNK = 8192
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class FrameLabels:
+    """Which frames belong to which pdf, grouped by pdf.
+
+    Args:
+        frames: (M,) int64 rows of a feature matrix, ordered by pdf.
+        splits: (P + 1,) int64, frames[splits[p]:splits[p + 1]] belong to pdf p.
+        weights: (M,) float32 occupancies, None when all are 1.
+    """
+
+    frames: torch.Tensor
+    splits: np.ndarray
+    weights: Optional[torch.Tensor] = None
+
+    @staticmethod
+    def from_pdfs(pdfs: np.ndarray, num_pdfs: int, frames: Optional[np.ndarray] = None,
+                  weights: Optional[np.ndarray] = None) -> "FrameLabels":
+        """Labels from one pdf-id per frame.
+
+        Args:
+            pdfs: (M,) int pdf-ids; negative ones (frames of utterances that failed) are left out.
+            frames: (M,) rows that they label; None: row i for pdfs[i].
+            weights: (M,) occupancies.
+        """
+        order = np.argsort(pdfs, kind="stable")
+        order = order[np.searchsorted(pdfs[order], 0):]
+        splits = np.searchsorted(pdfs[order], np.arange(num_pdfs + 1))
+        rows = order if frames is None else frames[order]
+        return FrameLabels(torch.from_numpy(np.ascontiguousarray(rows, dtype=np.int64)), splits,
+                           None if weights is None else torch.from_numpy(weights[order].astype(np.float32)))
+
+    @property
+    def num_pdfs(self) -> int:
+        return len(self.splits) - 1
+
+    def occupancies(self) -> np.ndarray:
+        """(P,) float64 frames (or their weights) of each pdf."""
+        if self.weights is None:
+            return np.diff(self.splits).astype(np.float64)
+        total = np.concatenate([[0.0], np.cumsum(self.weights.double().numpy())])
+        return total[self.splits[1:]] - total[self.splits[:-1]]
+
+    def chunks(self, feats: torch.Tensor) -> Iterator[tuple[int, torch.Tensor, Optional[torch.Tensor]]]:
+        """Yields (pdf, its features (n, F), their weights (n,) or None), at most CHUNK frames at a time."""
+        for pdf in np.flatnonzero(np.diff(self.splits)).tolist():
+            begin, end = int(self.splits[pdf]), int(self.splits[pdf + 1])
+            for first in range(begin, end, CHUNK):
+                span = slice(first, min(first + CHUNK, end))
+                rows = self.frames[span].to(feats.device)
+                yield pdf, feats[rows], None if self.weights is None else self.weights[span].to(feats.device)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class GmmStats:
+    """Zeroth, first and second order statistics of all Gaussians, cf. Kaldi gmm-acc-stats-ali.
+
+    Args:
+        occ: (G,) float64, sum of posteriors.
+        first, second: (G, F) float64, posterior-weighted sums of x and x^2.
+        log_like: summed log-likelihood of the labelled frames.
+    """
+
+    occ: torch.Tensor
+    first: torch.Tensor
+    second: torch.Tensor
+    log_like: float
+
+    def total(self) -> float:
+        """Number of labelled frames."""
+        return float(self.occ.sum())
+
+    def plus(self, other: "GmmStats") -> "GmmStats":
+        """Statistics of both sets of frames together."""
+        return GmmStats(self.occ + other.occ, self.first + other.first, self.second + other.second,
+                        self.log_like + other.log_like)
+
+
+def accumulate(evaluator: Evaluator, feats: torch.Tensor, labels: FrameLabels,
+               target: Optional[torch.Tensor] = None) -> GmmStats:
+    """Statistics of labelled frames; posteriors within each pdf are those of the evaluator's mixtures.
+
+    Args:
+        feats: (T, F) float32 features that the mixtures score.
+        target: (T, F') features to take the sums of, when these differ (two-feature statistics of adaptive training).
+    """
+    gmms = evaluator.gmms
+    assert labels.num_pdfs == gmms.num_pdfs, (labels.num_pdfs, gmms.num_pdfs)
+    dim = feats.shape[1]
+    offsets = gmms.offsets.tolist()
+    sums = torch.zeros((gmms.num_gauss, 2 * dim + 1), dtype=torch.float64, device=feats.device)
+    log_like = torch.zeros((), dtype=torch.float64, device=feats.device)
+    source = feats if target is None else torch.cat([feats, target], dim=1)
+    for pdf, block, weights in labels.chunks(source):
+        x, y = block[:, :dim], block[:, -dim:]
+        span = slice(offsets[pdf], offsets[pdf + 1])
+        stacked = torch.cat([x, x * x], dim=1)
+        scores = torch.addmm(evaluator.const[span], stacked, evaluator.matrix[span].t())  # (n, g)
+        frame_like = torch.logsumexp(scores, dim=1) if scores.shape[1] > 1 else scores[:, 0]
+        posterior = (scores - frame_like[:, None]).exp_()
+        if weights is not None:
+            posterior *= weights[:, None]
+            frame_like = frame_like * weights
+        if target is not None:
+            stacked = torch.cat([y, y * y], dim=1)
+        sums[span, :-1] += posterior.t() @ stacked
+        sums[span, -1] += posterior.sum(0)
+        log_like += frame_like.double().sum()
+    return GmmStats(sums[:, -1].cpu(), sums[:, :dim].cpu(), sums[:, dim:-1].cpu(), float(log_like))
