@@ -121,6 +121,13 @@ def load_cuts(data_dir: str | Path, check_audio: bool = False) -> CutSet:
     return CutSet.from_cuts(deserialize_item(entry) for _, entry in entries)
 
 
+def cut_entries(data_dir: str | Path) -> list[tuple[int, dict]]:
+    """The utterances of a data directory as (line number, JSON object) pairs, checked as by load_cuts but without lhotse."""
+    entries, problems = _read_entries(Path(data_dir), check_audio=False, decode=False)
+    _raise_if(problems, data_dir)
+    return entries
+
+
 def validate_data_dir(data_dir: str | Path, decode: bool = False) -> DataFacts:
     """Check manifests and audio files of a data directory.
 

@@ -1,0 +1,1 @@
+"""Features: extraction through lhotse extractors, storage, normalisation, and loading as packed tensors."""

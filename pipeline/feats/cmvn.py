@@ -1,0 +1,74 @@
+"""Cepstral mean and variance normalisation: statistics per speaker, stored beside the features."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from pipeline.errors import DataError
+from pipeline.files import read_json, write_json
+
+CMVN_JSON = "cmvn.json"
+_MIN_VARIANCE = 1e-10
+
+
+class CmvnStats:
+    """Number of frames, sums and sums of squares per speaker; cf. Kaldi compute-cmvn-stats.
+
+    Args:
+        dim: features per frame.
+    """
+
+    def __init__(self, dim: int) -> None:
+        self._dim = dim
+        self._sums: dict[str, torch.Tensor] = {}
+
+    def add(self, speaker: str, feats: torch.Tensor) -> None:
+        """Add the frames (T, F) of a speaker."""
+        assert feats.shape[1] == self._dim, (feats.shape, self._dim)
+        feats = feats.double()
+        count = torch.full((self._dim,), float(len(feats)), dtype=torch.float64)
+        sums = torch.stack([count, feats.sum(0), (feats**2).sum(0)])  # (3, F)
+        self._sums[speaker] = self._sums[speaker] + sums if speaker in self._sums else sums
+
+    def speakers(self) -> list[str]:
+        """The speakers, sorted."""
+        return sorted(self._sums)
+
+    def mean_std(self, speaker: str | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean and standard deviation, float32 (F,) each, of a speaker or of all data; DataError for an unknown speaker."""
+        if speaker is None:
+            total = torch.stack([self._sums[name] for name in self.speakers()]).sum(0)
+        elif speaker in self._sums:
+            total = self._sums[speaker]
+        else:
+            raise DataError(f"no normalisation statistics for speaker {speaker!r}; compute the features again")
+        return mean_std(total)
+
+    def save(self, data_dir: Path) -> None:
+        """Write cmvn.json."""
+        speakers = {name: self._sums[name].tolist() for name in self.speakers()}
+        write_json(Path(data_dir) / CMVN_JSON, {"dim": self._dim, "rows": ["count", "sum", "sum_of_squares"], "speakers": speakers})
+
+    @staticmethod
+    def load(data_dir: Path) -> CmvnStats:
+        """Read cmvn.json; DataError if it is missing or damaged."""
+        path = Path(data_dir) / CMVN_JSON
+        entry = read_json(path)
+        stats = CmvnStats(int(entry.get("dim", 0)))
+        for speaker, rows in entry.get("speakers", {}).items():
+            sums = torch.tensor(rows, dtype=torch.float64)
+            if sums.shape != (3, stats._dim):
+                raise DataError(f"{path}: speaker {speaker!r} has sums of shape {tuple(sums.shape)}")
+            stats._sums[speaker] = sums
+        if not stats._sums:
+            raise DataError(f"{path}: holds no speaker")
+        return stats
+
+
+def mean_std(sums: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and standard deviation, float32 (F,) each, from (count, sum, sum of squares), float64 (3, F)."""
+    mean = sums[1] / sums[0]
+    variance = (sums[2] / sums[0] - mean**2).clamp(min=_MIN_VARIANCE)
+    return mean.float(), variance.sqrt().float()

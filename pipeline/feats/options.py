@@ -1,0 +1,56 @@
+"""Options of feature extraction and of what is done to features when they are loaded."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import ConfigDict, Field, model_validator
+from pydantic.dataclasses import dataclass
+
+_STRICT = ConfigDict(extra="forbid")
+_DEFAULT_DIM = {"mfcc": 13, "fbank": 80, "gammatone": 50}
+
+
+@dataclass(frozen=True, config=_STRICT)
+class FeatureOptions:
+    """How features are computed from audio; the sampling rate comes from the data."""
+
+    type: Literal["mfcc", "fbank", "gammatone"] = Field("mfcc", description="Kind of features; fbank is log-mel.")
+    dim: int | None = Field(None, ge=1, description="Features per frame; by default 13 (mfcc), 80 (fbank), 50 (gammatone).")
+    num_mel_bins: int = Field(23, ge=3, description="Mel filters below the cepstrum of mfcc.")
+    frame_shift: float = Field(0.01, gt=0, description="Time between frames in seconds.")
+    window: float = Field(0.025, gt=0, description="Length of the window in seconds.")
+    low_freq: float = Field(20.0, ge=0, description="Lower end of the filters in Hz.")
+    high_freq: float = Field(-400.0, description="Upper end of the filters in Hz; 0 or less counts from half the sampling rate.")
+    dither: float = Field(1.0, ge=0, description="Noise added to the audio, in steps of 16 bits; the seed is the utterance id.")
+    precision: Literal["float32", "float16"] = Field("float32", description="Precision of the stored numbers.")
+    num_jobs: int = Field(2, ge=1, description="Threads.", json_schema_extra={"stamp": False})
+
+    @model_validator(mode="after")
+    def _check(self) -> FeatureOptions:
+        if self.window < self.frame_shift:
+            raise ValueError(f"window {self.window} s is shorter than frame_shift {self.frame_shift} s")
+        if self.type == "mfcc" and self.feature_dim > self.num_mel_bins:
+            raise ValueError(f"dim {self.feature_dim} is greater than num_mel_bins {self.num_mel_bins}")
+        return self
+
+    @property
+    def feature_dim(self) -> int:
+        """Features per frame, with the default of the type filled in."""
+        return self.dim or _DEFAULT_DIM[self.type]
+
+
+@dataclass(frozen=True, config=_STRICT)
+class FeatLoadOptions:
+    """What is done to stored features when they are loaded, in this order: cmvn, deltas, splice."""
+
+    cmvn: Literal["none", "utterance", "speaker", "global"] = Field("speaker", description="Over what means are normalised to 0.")
+    norm_vars: bool = Field(False, description="Normalise variances to 1 as well.")
+    deltas: int = Field(0, ge=0, le=3, description="Order of time derivatives that are appended; 2 is the usual number.")
+    delta_window: int = Field(2, ge=1, description="Frames on each side from which a derivative is estimated.")
+    splice_left: int = Field(0, ge=0, description="Frames of left context that are stacked.")
+    splice_right: int = Field(0, ge=0, description="Frames of right context that are stacked.")
+
+    def output_dim(self, dim: int) -> int:
+        """Features per frame after loading, from those stored."""
+        return dim * (self.deltas + 1) * (self.splice_left + 1 + self.splice_right)

@@ -1,0 +1,30 @@
+#!/usr/bin/env python3
+"""Computes features of DATA_IN and writes OUT, a data directory with features and normalisation statistics."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from pipeline import cli
+from pipeline.feats.options import FeatureOptions
+
+
+@click.command(help=__doc__)
+@click.argument("data_in", type=click.Path(path_type=Path))
+@click.argument("out", type=click.Path(path_type=Path))
+@cli.options(FeatureOptions)
+@cli.step_options
+def main(data_in: Path, out: Path, config: FeatureOptions, overwrite: bool) -> None:
+    def action(tmp: Path) -> dict:
+        from pipeline.feats.compute import compute_feats
+
+        facts = compute_feats(data_in, tmp, out, config)
+        return {"utterances": facts.num_utterances, "frames": facts.num_frames, "dim": facts.dim}
+
+    cli.run_step(out, inputs={"data": data_in}, options=config, action=action, overwrite=overwrite, command="compute_feats")
+
+
+if __name__ == "__main__":
+    main()
