@@ -96,7 +96,7 @@ def verbose_option(func: Callable) -> Callable:
 
 def step_options(func: Callable) -> Callable:
     """Decorator: `--overwrite`, passed on to the function, and `--verbose`, which is dealt with here."""
-    return click.option("--overwrite", is_flag=True, help="Replace an output that differs in options or inputs.")(
+    return click.option("--overwrite", is_flag=True, help="Remake an output whose options or inputs differ.")(
         verbose_option(func)
     )
 
@@ -118,7 +118,7 @@ def run_step(
       options: the dataclass (or a dict of JSON values) of all options that decide the result.
       action: gets the temporary directory to write into; returns None or a dict of facts for the stamp. After an
         interruption it gets the same directory again, with what is in it, unless `resume` is False.
-      overwrite: replace an output made with other options or inputs.
+      overwrite: replace an output made with other options or inputs; an equal one is up to date all the same.
       command: name of the step.
       resume: False for an action that cannot stand files of its interrupted run.
     Returns:

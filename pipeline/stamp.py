@@ -204,9 +204,8 @@ def _up_to_date(out: Path, work: Work, overwrite: bool) -> bool:
         if not overwrite:
             raise
         return False
-    if not overwrite:
-        logger.info("%s: up to date", out)
-    return not overwrite
+    logger.info("%s: up to date", out)
+    return True
 
 
 def _prepare(tmp: Path, work: Work, resume: bool) -> None:

@@ -1,0 +1,232 @@
+"""Lint of what is not imported by other tests: recipes, steps, shell scripts, and the commands in the prose."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import os
+import re
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import click
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+RECIPES = sorted(ROOT.glob("egs/*/run.sh"))
+STEPS = sorted(ROOT.glob("steps/*.py"))
+COMMANDS = sorted([*STEPS, *ROOT.glob("utils/*.py"), *ROOT.glob("local/*.py"), *ROOT.glob("egs/*/local/*.py")])
+SHELL = sorted([*ROOT.glob("**/run.sh"), *ROOT.glob("utils/*.sh"), *ROOT.glob("egs/*/*.sh"), ROOT / ".ci" / "run"])
+SHELL = [path for path in dict.fromkeys(SHELL) if ".venv" not in str(path)]
+PROSE = [path for path in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("egs/*/README.md")) if path.exists()]
+
+SCRIPT = re.compile(r"(?:^|/|\$|\$\{)(?:steps|utils|local|benchmarks)\}?/[\w./-]+\.(?:py|sh)$")
+
+
+def ids(paths: list[Path]) -> list[str]:
+    return [path.relative_to(ROOT).as_posix() for path in paths]
+
+
+def words(text: str) -> list[list[str]]:
+    """The commands of a shell script as lists of words; words that come from expansions stay as they are written."""
+    text = re.sub(r"\\\n\s*", " ", text)
+    commands = []
+    for line in text.splitlines():
+        lexer = shlex.shlex(line, posix=True, punctuation_chars=";&|()<>")
+        lexer.whitespace_split = True
+        try:
+            tokens = list(lexer)
+        except ValueError:  # a quotation that goes on in the next line holds no call of ours
+            continue
+        command: list[str] = []
+        for token in tokens:
+            if set(token) <= set(";&|()"):
+                commands.append(command)
+                command = []
+            else:
+                command.append(token)
+        commands.append(command)
+    return [command for command in commands if command]
+
+
+def calls(text: str) -> list[tuple[str, list[str]]]:
+    """(script, words after it) for each call of a script of this project, also behind a wrapper or an assignment."""
+    found = []
+    for command in words(text):
+        for i, word in enumerate(command):
+            if SCRIPT.search(word):
+                found.append((word, command[i + 1 :]))
+                break
+    return found
+
+
+def resolve(word: str, directory: Path) -> Path | None:
+    """The file that a word of a shell script means, for a script that runs in `directory`."""
+    word = re.sub(r"^\$\{?(root|FULLSUM_ROOT|repo)\}?/", f"{ROOT}/", word)
+    word = re.sub(r"^\$\{?(steps|utils|local)\}?/", rf"{ROOT}/\1/", word)
+    for base in (directory, ROOT):
+        if (base / word).is_file():
+            return (base / word).resolve()
+    return None
+
+
+@functools.lru_cache(maxsize=None)
+def command_of(path: Path) -> click.Command:
+    """The click command of a script."""
+    spec = importlib.util.spec_from_file_location(f"script_{path.stem}", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert isinstance(module.main, click.Command), f"{path}: no click command main"
+    return module.main
+
+
+def check_call(path: Path, arguments: list[str], where: str) -> None:
+    """Asserts that a click command knows the options it is called with."""
+    command = command_of(path)
+    if isinstance(command, click.Group):
+        if not arguments or arguments[0].startswith("$"):
+            return
+        assert arguments[0] in command.commands, f"{where}: {path.name} has no command {arguments[0]}"
+        command, arguments = command.commands[arguments[0]], arguments[1:]
+    known = {"--help"}
+    for param in command.params:
+        known.update([*param.opts, *param.secondary_opts])
+    for word in arguments:
+        option = word.split("=")[0]
+        if re.fullmatch(r"--[a-z][a-z0-9-]*", option):
+            assert option in known, f"{where}: {path.name} has no option {option}"
+
+
+@pytest.mark.parametrize("path", SHELL, ids=ids(SHELL))
+def test_shell_syntax(path):
+    result = subprocess.run(["bash", "-n", str(path)], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    text = path.read_text(encoding="utf-8")
+    assert "eval " not in re.sub(r"#.*", "", text), "eval runs what a user has typed"
+    if text.startswith("#!"):
+        assert os.access(path, os.X_OK), f"{path} is not executable"
+        assert "set -euo pipefail" in text, f"{path}: set -euo pipefail is missing"
+    else:
+        assert text.startswith("# Sourced"), f"{path}: neither a script with #! nor said to be sourced"
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=ids(RECIPES))
+def test_recipe(path):
+    text = path.read_text(encoding="utf-8")
+    assert text.count("\n") <= 200, "a recipe is read like a method section; find the split"
+    for name in ("stage.sh", "parse_options.sh", "path.sh"):
+        assert f"utils/{name}" in text, f"does not source utils/{name}"
+    numbers = [int(n) for n in re.findall(r"^\s*if stage (\d+) [\"']", text, re.M)]
+    assert numbers and numbers == sorted(set(numbers)), f"stages {numbers}"
+    assert len(re.findall(r"\bstage \d", re.sub(r"#.*", "", text))) == len(numbers), "write: if stage N \"title\"; then"
+    assert text.split("\n")[1].startswith("# "), "the comment at the top is what --help prints"
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=ids(RECIPES))
+def test_recipe_calls(path):
+    """Every script that is called exists, and knows its options; files of conf/ that are named exist."""
+    text = path.read_text(encoding="utf-8")
+    found = calls(text)
+    assert found, "calls no step"
+    for word, arguments in found:
+        script = resolve(word, path.parent)
+        assert script is not None, f"{path}: no {word}"
+        if script.suffix == ".py":
+            check_call(script, arguments, str(path.relative_to(ROOT)))
+    for conf in re.findall(r"\bconf/[\w./-]+\.(?:yaml|conf|txt)", re.sub(r"#.*", "", text)):
+        assert (path.parent / conf).is_file(), f"{path}: no {conf}"
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=ids(RECIPES))
+def test_recipe_list_and_help(path):
+    """--list and --help work at once, in a checkout without any data or environment."""
+    environment = {"PATH": os.environ["PATH"], "HOME": "/nonexistent"}
+    for option, text in (("--list", "  0  "), ("--help", "")):
+        result = subprocess.run([str(path), option], capture_output=True, text=True, env=environment, timeout=30)
+        assert result.returncode == 0 and text in result.stdout, result.stderr
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=ids(RECIPES))
+def test_recipe_configs(path):
+    """A YAML file that a step gets by --config holds only options that the step has."""
+    from pipeline.files import read_yaml
+
+    for word, arguments in calls(path.read_text(encoding="utf-8")):
+        script = resolve(word, path.parent)
+        if script is None or script.suffix != ".py" or "--config" not in arguments[:-1]:
+            continue
+        conf = arguments[arguments.index("--config") + 1]
+        if not (path.parent / conf).is_file():
+            continue
+        known = {param.name for param in command_of(script).params}
+        unknown = {str(key).replace("-", "_") for key in read_yaml(path.parent / conf) or {}} - known
+        assert not unknown, f"{conf}: {script.name} has no option {sorted(unknown)}"
+
+
+@pytest.mark.parametrize("path", COMMANDS, ids=ids(COMMANDS))
+def test_command(path):
+    text = path.read_text(encoding="utf-8")
+    assert text.startswith("#!/usr/bin/env python3\n"), "first line"
+    assert os.access(path, os.X_OK), "not executable"
+    if path.parent.name == "steps":
+        assert text.count("\n") <= 80, "a step holds options, loading, one call, saving; the rest belongs to pipeline"
+    command = command_of(path)
+    for each in [command, *getattr(command, "commands", {}).values()]:
+        assert each.help, "no help text"
+        for param in each.params:
+            if isinstance(param, click.Option):
+                assert param.help, f"{param.opts[0]} has no help text"
+
+
+@pytest.mark.parametrize("path", COMMANDS, ids=ids(COMMANDS))
+def test_help_is_quick(path):
+    """At most a second; the best of three, since other work may be running."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    best = float("inf")
+    for _ in range(3):
+        start = time.monotonic()
+        subprocess.run([sys.executable, str(path), "--help"], env=environment, check=True, capture_output=True)
+        best = min(best, time.monotonic() - start)
+        if best < 1.0:
+            break
+    assert best < 1.0, f"{best:.2f} s"
+
+
+@pytest.mark.parametrize("path", PROSE, ids=ids(PROSE))
+def test_prose(path):
+    """Scripts named in ```bash blocks exist and know their options; links to files lead somewhere."""
+    text = path.read_text(encoding="utf-8")
+    for block in re.findall(r"```(?:bash|sh|console)\n(.*?)```", text, re.S):
+        for command in words(re.sub(r"^\$ ", "", block, flags=re.M)):
+            for i, word in enumerate(command):
+                if not re.fullmatch(r"(?:\./|\.\./)*(?:egs|steps|utils|local|benchmarks)/[\w./-]+", word):
+                    continue
+                name = word.removeprefix("./")
+                script = resolve(name, path.parent)
+                if i == 0 or word.endswith((".py", ".sh")):
+                    assert script is not None, f"{path.name}: no {word}"
+                    if script.suffix == ".py":
+                        check_call(script, command[i + 1 :], path.name)
+    for link in re.findall(r"\]\((?!https?:|mailto:|#)([^)#\s]+)", text):
+        assert (path.parent / link).exists(), f"{path.name}: link to {link}, which is not there"
+
+
+def test_lint_sees_mistakes(tmp_path):
+    """The lint itself on a line with everything: continuation, comment, quoting, redirection, wrapper."""
+    text = 'nice ../../steps/align.py --num-jobs 2 "$a b" \\\n  --beam=3 out >log 2>&1 # --comment\nx=1; utils/b.sh && echo'
+    assert calls(text) == [
+        ("../../steps/align.py", ["--num-jobs", "2", "$a b", "--beam=3", "out", ">", "log", "2", ">&", "1"]),
+        ("utils/b.sh", []),
+    ]
+    assert calls('for p in a; do python "$steps/a.py" $p; done') == [("$steps/a.py", ["$p"])]
+    script = tmp_path / "step.py"
+    script.write_text("import click\n@click.command()\n@click.option('--beam')\ndef main(beam):\n  pass\n")
+    check_call(script, ["--beam=3", "$out", "--help"], "run.sh")
+    with pytest.raises(AssertionError, match="run.sh: step.py has no option --baem"):
+        check_call(script, ["--baem", "3"], "run.sh")
+    assert resolve("$root/utils/stage.sh", tmp_path) == ROOT / "utils" / "stage.sh"
+    assert resolve("${utils}/stage.sh", tmp_path) == ROOT / "utils" / "stage.sh"
+    assert resolve("steps/no_such_step.py", tmp_path) is None
