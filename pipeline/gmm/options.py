@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
@@ -41,4 +43,6 @@ class MonoOptions(GmmOptions):
         (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 14, 16, 18, 20, 23, 26, 29, 32, 35, 38),
         "Iterations (from 1) that begin with a new alignment.",
     )
+    cmvn: Literal["none", "utterance", "speaker", "global"] = _option("speaker", "Over what feature means are normalised.")
+    deltas: int = _option(2, "Order of time derivatives appended to the features.", ge=0, le=3)
     flat_min_count: float = _option(3.0, "min_count of the first update, when equal alignments leave little per pdf.", ge=0.0)

@@ -1,0 +1,225 @@
+"""Feature-space maximum-likelihood linear regression (fMLLR): one affine feature transform per speaker.
+
+x' = A x + b = W [x; 1] maximises  beta log |det A| + sum_d ( w_d k_d' - 1/2 w_d G_d w_d' )  with
+G_d = sum gamma / v_d [x; 1][x; 1]' and k_d = sum gamma m_d / v_d [x; 1]  (Gales 1998). Each row has a closed form
+given the others, so the objective never falls. All speakers are computed side by side.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from typing import Sequence
+
+import numpy as np
+import torch
+
+from pipeline.gmm.diag import Evaluator
+from pipeline.gmm.stats import FrameLabels
+
+logger = logging.getLogger(__name__)
+
+BLOCK = 4096  # frames whose outer products are held at once
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class FmllrStats:
+    """Statistics of S speakers.
+
+    Args:
+        beta: (S,) float64, frames (occupancies).
+        k: (S, D, D + 1) float64.
+        g: (S, D, D + 1, D + 1) float64.
+    """
+
+    beta: np.ndarray
+    k: np.ndarray
+    g: np.ndarray
+
+    def objective(self, transforms: np.ndarray) -> np.ndarray:
+        """(S,) value of the auxiliary function for (S, D, D + 1) transforms."""
+        log_det = np.linalg.slogdet(transforms[:, :, :-1])[1]
+        linear = (transforms * self.k).sum((1, 2))
+        half_square = (np.einsum("sdi,sdij->sdj", transforms, self.g) * transforms).sum((1, 2)) / 2
+        return self.beta * log_det + linear - half_square
+
+
+def fmllr_stats(evaluator: Evaluator, feats: torch.Tensor, labels: FrameLabels, speaker: np.ndarray, num_speakers: int,
+                target: torch.Tensor | None = None) -> FmllrStats:
+    """Accumulates the statistics of all speakers, cf. Kaldi gmm-est-fmllr.
+
+    Args:
+        feats: (T, D) features that give the posteriors (in two-model estimation those of the first pass).
+        speaker: (T,) int, speaker of each frame.
+        target: (T, D) features that the transforms will be applied to, when these differ from `feats`.
+    """
+    gmms = evaluator.gmms
+    offsets, dim = gmms.offsets.tolist(), gmms.dim
+    inverse = 1.0 / gmms.vars
+    table = torch.cat([inverse, gmms.means * inverse], dim=1)  # (G, 2D)
+    source = feats if target is None else torch.cat([feats, target], dim=1)
+    pulls = torch.zeros((len(feats), 2 * dim + 1), dtype=torch.float32, device=feats.device)
+    at = 0
+    for pdf, block, weights in labels.chunks(source):
+        x = block[:, :dim]
+        span = slice(offsets[pdf], offsets[pdf + 1])
+        scores = torch.addmm(evaluator.const[span], torch.cat([x, x * x], dim=1), evaluator.matrix[span].t())
+        posterior = torch.softmax(scores, dim=1)
+        if weights is not None:
+            posterior = posterior * weights[:, None]
+        rows = labels.frames[at:at + len(x)].to(feats.device)
+        at += len(x)
+        pulls.index_add_(0, rows, torch.cat([posterior @ table[span], posterior.sum(1, keepdim=True)], dim=1))
+    y = feats if target is None else target
+    return _by_speaker(pulls, y, speaker, num_speakers, dim)
+
+
+def _by_speaker(pulls: torch.Tensor, y: torch.Tensor, speaker: np.ndarray, num_speakers: int, dim: int) -> FmllrStats:
+    upper = torch.triu_indices(dim + 1, dim + 1)
+    beta = np.zeros(num_speakers)
+    k = np.zeros((num_speakers, dim, dim + 1))
+    packed = torch.zeros((num_speakers, dim, upper.shape[1]), dtype=torch.float64)
+    order = np.argsort(speaker, kind="stable")
+    bounds = np.searchsorted(speaker[order], np.arange(num_speakers + 1))
+    for s in range(num_speakers):
+        for begin in range(int(bounds[s]), int(bounds[s + 1]), BLOCK):
+            rows = torch.from_numpy(order[begin:min(begin + BLOCK, int(bounds[s + 1]))]).to(y.device)
+            pull = pulls[rows]
+            seen = pull[:, -1] > 0
+            pull, extended = pull[seen], y[rows][seen]
+            extended = torch.cat([extended, extended.new_ones(len(extended), 1)], dim=1)
+            beta[s] += float(pull[:, -1].double().sum())
+            k[s] += (pull[:, dim:-1].t() @ extended).double().cpu().numpy()
+            outer = extended[:, upper[0]] * extended[:, upper[1]]
+            packed[s] += (pull[:, :dim].t() @ outer).double().cpu()
+    g = np.zeros((num_speakers, dim, dim + 1, dim + 1))
+    g[:, :, upper[0].numpy(), upper[1].numpy()] = packed.numpy()
+    g[:, :, upper[1].numpy(), upper[0].numpy()] = packed.numpy()
+    return FmllrStats(beta, k, g)
+
+
+def identity(num_speakers: int, dim: int) -> np.ndarray:
+    """(S, D, D + 1) transforms that change nothing."""
+    return np.tile(np.concatenate([np.eye(dim), np.zeros((dim, 1))], axis=1), (num_speakers, 1, 1))
+
+
+def estimate(stats: FmllrStats, min_count: float = 500.0, min_count_bias: float = 100.0, num_iters: int = 20,
+             tolerance: float = 1e-5) -> tuple[np.ndarray, np.ndarray]:
+    """Transforms of all speakers.
+
+    Args:
+        min_count: frames that a speaker needs for a full transform; with fewer only the bias b is estimated.
+        min_count_bias: frames needed for a bias; with fewer the transform is the identity.
+        num_iters: sweeps over the rows at most.
+        tolerance: gain per frame at which the sweeps end.
+    Returns:
+        (S, D, D + 1) float64, and (S,) gain of the objective per frame over the identity.
+    """
+    num_speakers, dim = stats.k.shape[:2]
+    out = identity(num_speakers, dim)
+    base = stats.objective(out)
+    full = stats.beta >= max(min_count, 1e-3)
+    bias = ~full & (stats.beta >= max(min_count_bias, 1e-3))
+    if bias.any():
+        _fit_bias(stats, out, bias)
+    if full.any():
+        part = FmllrStats(stats.beta[full], stats.k[full], stats.g[full])
+        out[full] = _fit_full(part, out[full], num_iters, tolerance)
+    gain = stats.objective(out) - base
+    worse = ~(gain >= 0)
+    out[worse] = identity(int(worse.sum()), dim)
+    gain = np.where(worse, 0.0, gain) / np.maximum(stats.beta, 1.0)
+    if (~full | worse).any():
+        logger.info("fMLLR: %d of %d speakers have a full transform, %d a bias only (under %g frames), %d none (under %g "
+                    "frames or no gain)", int((full & ~worse).sum()), num_speakers, int((bias & ~worse).sum()), min_count,
+                    int((~(full | bias) | worse).sum()), min_count_bias)
+    return out, gain
+
+
+def _fit_bias(stats: FmllrStats, out: np.ndarray, rows: np.ndarray) -> None:
+    """b_d = (k_d[-1] - G_d[-1, d]) / G_d[-1, -1] with A = 1."""
+    dim = out.shape[1]
+    last = stats.g[rows][:, np.arange(dim), -1, :]  # (S, D, D + 1)
+    own = last[:, np.arange(dim), np.arange(dim)]
+    out[rows, :, -1] = (stats.k[rows][:, :, -1] - own) / np.maximum(last[:, :, -1], 1e-30)
+
+
+def _fit_full(stats: FmllrStats, start: np.ndarray, num_iters: int, tolerance: float) -> np.ndarray:
+    dim = stats.k.shape[1]
+    trace = np.trace(stats.g, axis1=2, axis2=3)[..., None, None] / (dim + 1)
+    inverse_g = np.linalg.inv(stats.g + np.maximum(1e-8 * trace, 1e-20) * np.eye(dim + 1))
+    base_row = (inverse_g @ stats.k[..., None])[..., 0]  # (S, D, D + 1): k_d G_d^-1
+    transforms = start.copy()
+    best = stats.objective(transforms)
+    for _ in range(num_iters):
+        previous = transforms.copy()
+        _sweep(stats, inverse_g, base_row, transforms)
+        now = stats.objective(transforms)
+        worse = ~(now >= best)
+        transforms[worse] = previous[worse]
+        gain = np.where(worse, 0.0, now - best)
+        best = np.where(worse, best, now)
+        if (gain <= tolerance * stats.beta).all():
+            break
+    return transforms
+
+
+def _sweep(stats: FmllrStats, inverse_g: np.ndarray, base_row: np.ndarray, transforms: np.ndarray) -> None:
+    """One pass over all rows; each becomes w_d = (alpha c + k_d) G_d^-1 with the better root alpha."""
+    dim = transforms.shape[1]
+    inverse = np.linalg.inv(transforms[:, :, :-1])  # (S, D, D)
+    for d in range(dim):
+        cofactors = inverse[:, :, d]  # (S, D), up to the determinant
+        reach = np.einsum("sij,sj->si", inverse_g[:, d, :, :-1], cofactors)  # (S, D + 1): G_d^-1 [c; 0]
+        square = np.einsum("si,si->s", reach[:, :-1], cofactors)
+        cross = np.einsum("si,si->s", base_row[:, d, :-1], cofactors)
+        root = np.sqrt(cross**2 + 4 * square * stats.beta)
+        candidates = np.stack([(-cross + root), (-cross - root)]) / (2 * square)  # (2, S)
+        # beta log |alpha square + cross| - alpha^2 square / 2: the part of the objective that depends on the root
+        value = stats.beta * np.log(np.abs(candidates * square + cross) + 1e-300) - 0.5 * candidates**2 * square
+        alpha = np.where(value[0] >= value[1], candidates[0], candidates[1])
+        row = alpha[:, None] * reach + base_row[:, d]
+        change = row[:, :-1] - transforms[:, d, :-1]
+        column = inverse[:, :, d].copy()
+        moved = np.einsum("si,sij->sj", change, inverse)
+        scale = 1.0 + np.einsum("si,si->s", change, column)
+        inverse -= column[:, :, None] * (moved / scale[:, None])[:, None, :]  # Sherman-Morrison
+        transforms[:, d] = row
+
+
+def apply(transforms: torch.Tensor, feats: torch.Tensor, speaker: np.ndarray) -> torch.Tensor:
+    """Transformed features.
+
+    Args:
+        transforms: (S, D, D + 1) float.
+        feats: (T, D) float32.
+        speaker: (T,) int index into the transforms.
+    Returns:
+        (T, D) float32.
+    """
+    out = torch.empty_like(feats)
+    bounds = np.flatnonzero(np.diff(speaker)) + 1
+    for begin, end in zip([0, *bounds.tolist()], [*bounds.tolist(), len(speaker)]):
+        if end > begin:
+            matrix = transforms[int(speaker[begin])].to(feats)
+            out[begin:end] = torch.addmm(matrix[:, -1], feats[begin:end], matrix[:, :-1].t())
+    return out
+
+
+def compose(after: np.ndarray, before: np.ndarray) -> np.ndarray:
+    """(S, D, D + 1) transforms that apply `before`, then `after`."""
+    linear = after[:, :, :-1] @ before[:, :, :-1]
+    bias = (after[:, :, :-1] @ before[:, :, -1:]) + after[:, :, -1:]
+    return np.concatenate([linear, bias], axis=2)
+
+
+def speaker_index(speakers: Sequence[str], offsets: np.ndarray) -> tuple[list[str], np.ndarray]:
+    """Sorted speaker names, and (sum of T,) the index of each frame's speaker.
+
+    Args:
+        speakers: name per utterance.
+        offsets: (N + 1,) bounds of the utterances.
+    """
+    names = sorted(set(speakers))
+    number = {name: i for i, name in enumerate(names)}
+    return names, np.repeat([number[s] for s in speakers], np.diff(offsets))

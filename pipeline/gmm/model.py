@@ -1,0 +1,190 @@
+"""GMM model directories, and the scorer that alignment and decoding see."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any, Optional, Sequence
+
+import numpy as np
+import torch
+
+from pipeline.checkpoint import load_model, load_tensors, save_model, save_tensors
+from pipeline.errors import DataError, MismatchError
+from pipeline.feats.facts import FeatureFacts
+from pipeline.feats.options import FeatLoadOptions
+from pipeline.gmm.diag import DiagGmms, Evaluator
+from pipeline.model_dir import load_hmm, save_hmm
+from pipeline.topo import Topo
+from pipeline.transitions import TransitionModel
+from pipeline.tree import Tree
+
+KIND = "gmm"
+FMLLR = "fmllr.safetensors"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class GmmModel:
+    """A trained mixture model with all that its features need.
+
+    Args:
+        gmms: the mixtures; in an adapted model they expect features with the speaker's fMLLR transform applied.
+        feat_options: how features are loaded.
+        facts: the features that it was trained on.
+        transform: (D, F) global transform (LDA and MLLT) of the loaded features, or None.
+        independent: mixtures for features without fMLLR, of an adapted model; None otherwise.
+        meta: further facts for model.json, such as "config" and "history".
+    """
+
+    gmms: DiagGmms
+    feat_options: FeatLoadOptions
+    facts: FeatureFacts
+    transform: Optional[torch.Tensor] = None
+    independent: Optional[DiagGmms] = None
+    meta: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def adapted(self) -> bool:
+        """Whether the model was trained with speaker transforms."""
+        return self.independent is not None
+
+    @property
+    def dim(self) -> int:
+        """Dimension of the loaded features, before the global transform."""
+        return self.facts.dim * (self.feat_options.deltas + 1) * (
+            self.feat_options.splice_left + 1 + self.feat_options.splice_right)
+
+    def features(self, loaded: torch.Tensor) -> torch.Tensor:
+        """(T, F) loaded features -> (T, D) features of the mixtures, speaker transforms excepted."""
+        return loaded if self.transform is None else loaded @ self.transform.to(loaded).t()
+
+    def save(self, directory: str | Path, topo: Topo, tree: Tree, transitions: TransitionModel, lang_id: str) -> None:
+        """Writes a model directory; a model with numbers that make no sense is a bug and not written."""
+        assert tree.num_pdfs == self.gmms.num_pdfs, (tree.num_pdfs, self.gmms.num_pdfs)
+        tensors = self.gmms.validate(str(directory)).tensors()
+        if self.independent is not None:
+            tensors |= {f"independent.{k}": v for k, v in self.independent.validate(str(directory)).tensors().items()}
+        if self.transform is not None:
+            tensors["transform"] = self.transform
+        save_hmm(directory, topo, tree, transitions)
+        facts = {"kind": KIND, "lang_id": lang_id, "tree_id": tree.id, "topo_id": topo.id,
+                 "frame_shift": self.facts.frame_shift, "frame_offset": self.facts.frame_offset - self.facts.frame_shift / 2,
+                 "num_pdfs": tree.num_pdfs, "num_gauss": self.gmms.num_gauss, "adapted": self.adapted,
+                 "features": dataclasses.asdict(self.facts), "feat_options": dataclasses.asdict(self.feat_options)}
+        save_model(directory, tensors, {**facts, **self.meta})
+
+    @classmethod
+    def load(cls, directory: str | Path) -> "GmmModel":
+        """Reads a model directory; DataError or MismatchError when it is broken or holds another kind of model."""
+        tensors, meta = load_model(directory, KIND)
+        try:
+            facts, options = FeatureFacts(**meta["features"]), FeatLoadOptions(**meta["feat_options"])
+        except (KeyError, TypeError, ValueError) as e:
+            raise DataError(f"{directory}: model.json lacks facts about the features ({e!r})") from None
+        where = f"{directory}/model.safetensors"
+        independent = {k.partition(".")[2]: v for k, v in tensors.items() if k.startswith("independent.")}
+        return cls(DiagGmms.from_tensors(tensors, where), options, facts, tensors.get("transform"),
+                   DiagGmms.from_tensors(independent, where) if independent else None,
+                   {k: meta[k] for k in ("config", "history") if k in meta})
+
+
+def check_features(model: GmmModel, model_dir: str | Path, data_dir: str | Path) -> None:
+    """MismatchError naming both directories unless the data has features of the model's kind."""
+    facts = FeatureFacts.load(Path(data_dir))
+    model.facts.check_same_kind(facts, Path(model_dir), Path(data_dir))
+
+
+def save_transforms(directory: str | Path, names: Sequence[str], transforms: np.ndarray) -> None:
+    """Writes speaker transforms, (S, D, D + 1), keyed by speaker."""
+    rows = torch.from_numpy(np.ascontiguousarray(transforms, dtype=np.float32))
+    if not bool(torch.isfinite(rows).all()):
+        raise AssertionError("a speaker transform is not finite")
+    Path(directory).mkdir(parents=True, exist_ok=True)
+    save_tensors(Path(directory) / FMLLR, {name: rows[i].clone() for i, name in enumerate(names)})
+
+
+def load_transforms(directory: str | Path, dim: int) -> dict[str, torch.Tensor]:
+    """Speaker -> (D, D + 1) transform; MismatchError when they are of another dimension."""
+    transforms = load_tensors(Path(directory) / FMLLR)
+    for name, matrix in transforms.items():
+        if tuple(matrix.shape) != (dim, dim + 1):
+            raise MismatchError(f"{Path(directory) / FMLLR}: transform of speaker {name!r} is {tuple(matrix.shape)}, the model "
+                                f"needs {(dim, dim + 1)}")
+        if not bool(torch.isfinite(matrix).all()):
+            raise DataError(f"{Path(directory) / FMLLR}: transform of speaker {name!r} holds NaN or infinity")
+    return transforms
+
+
+class GmmScorer:
+    """Log-likelihoods of a model directory, see pipeline.scorer.Scorer.
+
+    An adapted model without transforms scores with its speaker-independent mixtures (the first pass).
+    """
+
+    acoustic_scale = 1.0
+    transition_scale = 1.0
+
+    def __init__(self, model: GmmModel, transforms: Optional[dict[str, torch.Tensor]] = None, device: str = "cpu",
+                 where: str = "<memory>") -> None:
+        self.model, self.transforms, self.where = model, transforms, where
+        gmms = model.gmms if transforms is not None or model.independent is None else model.independent
+        self.evaluator = Evaluator(gmms.to(device))
+        self.feat_options = model.feat_options
+        self.frame_shift = model.facts.frame_shift
+        self.frame_offset = model.facts.frame_offset - model.facts.frame_shift / 2
+        self.num_pdfs = gmms.num_pdfs
+
+    def features(self, loaded: torch.Tensor, speaker: Optional[str]) -> torch.Tensor:
+        """(T, D) features of the mixtures from one utterance's loaded features (T, F)."""
+        feats = self.model.features(loaded)
+        if self.transforms is None:
+            return feats
+        if speaker is None or speaker not in self.transforms:
+            raise DataError(f"{self.where}: no transform for speaker {speaker!r} ({len(self.transforms)} speakers have one)")
+        matrix = self.transforms[speaker].to(feats)
+        return torch.addmm(matrix[:, -1], feats, matrix[:, :-1].t())
+
+    def log_likes(self, feats: torch.Tensor, lens: torch.Tensor, speakers: Optional[Sequence[str]] = None,
+                  pdfs: Optional[Sequence[np.ndarray]] = None) -> tuple[torch.Tensor, torch.Tensor]:
+        """Scores of a padded batch.
+
+        Args:
+            feats: (N, T, F) float32.
+            lens: (N,) int64.
+            speakers: N names; needed with speaker transforms.
+            pdfs: N arrays of the pdf-ids wanted per utterance; the others get -inf. None: all.
+        Returns:
+            (N, T, P) float32, zero behind each utterance's end; and lens.
+        """
+        if feats.shape[2] != self.model.dim:
+            raise MismatchError(f"{self.where} expects {self.model.dim} features per frame, the data has {feats.shape[2]}")
+        out = feats.new_zeros((len(feats), feats.shape[1], self.num_pdfs))
+        for n, length in enumerate(lens.tolist()):
+            x = self.features(feats[n, :length], None if speakers is None else speakers[n])
+            if pdfs is None:
+                out[n, :length] = self.evaluator.log_likes(x)
+            else:
+                out[n, :length] = float("-inf")
+                out[n, :length, torch.from_numpy(pdfs[n])] = self.evaluator.log_likes(x, pdfs[n])
+        return out, lens
+
+    def transition_scores(self, feats: torch.Tensor, lens: torch.Tensor) -> None:
+        """None: the transition probabilities are those of transitions.json."""
+        return None
+
+
+def load_scorer(model_dir: str | Path, transforms: Optional[str | Path] = None, device: str = "cpu") -> GmmScorer:
+    """Scorer of a model directory.
+
+    Args:
+        transforms: directory with the fMLLR transforms of all speakers, for an adapted model.
+    """
+    model = GmmModel.load(model_dir)
+    hmm = load_hmm(model_dir)
+    if hmm.tree.num_pdfs != model.gmms.num_pdfs:
+        raise MismatchError(f"{model_dir}: tree.json has {hmm.tree.num_pdfs} pdfs, model.safetensors {model.gmms.num_pdfs}")
+    if transforms is None:
+        return GmmScorer(model, None, device, str(model_dir))
+    if not model.adapted:
+        raise MismatchError(f"{model_dir} was not trained with speaker transforms, so those of {transforms} do not apply")
+    return GmmScorer(model, load_transforms(transforms, model.gmms.dim), device, str(model_dir))

@@ -1,0 +1,78 @@
+"""Monophone models from a flat start."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import DataError
+from pipeline.feats.options import FeatLoadOptions
+from pipeline.gmm.assign import Aligner
+from pipeline.gmm.data import load_corpus
+from pipeline.gmm.diag import Evaluator
+from pipeline.gmm.em import global_gaussian, update
+from pipeline.gmm.model import GmmModel
+from pipeline.gmm.options import GmmOptions, MonoOptions
+from pipeline.gmm.stats import accumulate
+from pipeline.gmm.train import State, train
+from pipeline.lang import Lang
+from pipeline.transitions import TransitionModel
+from pipeline.tree import Tree, monophone_tree
+
+logger = logging.getLogger(__name__)
+
+
+def train_mono(data_dir: str | Path, lang: Lang, options: MonoOptions, tmp_dir: Path) -> dict[str, Any]:
+    """Trains one mixture per phone and pdf-class, and writes the model directory.
+
+    Flat start: all pdfs are the Gaussian of all frames; the first alignment gives the states of each utterance equal
+    shares of its frames. cf. Kaldi train_mono.sh.
+
+    Args:
+        lang: its position-dependent phones share their mixtures.
+        tmp_dir: gets the model, and checkpoints while training.
+    Returns:
+        Facts for the stamp.
+    """
+    feat_options = FeatLoadOptions(cmvn=options.cmvn, deltas=options.deltas)
+    corpus = load_corpus(data_dir, lang, feat_options, options.device)
+    tree = monophone_tree(lang.phones, lang.topo, lang.base_phones())
+    transitions = TransitionModel(tree, lang.topo)
+    data = corpus.train_set(lang, tree, transitions)
+    aligner = Aligner(data, tree.num_pdfs, transitions.tid_pdf())
+    first = aligner.equal(options.seed)
+    first.check(len(data), options.max_failed, "flat start")
+    if not first.frames:
+        raise DataError(f"{data_dir}: every utterance is shorter than its HMM")
+    start = global_gaussian(data.feats, tree.num_pdfs, options.min_var).to(options.device)
+    stats = accumulate(Evaluator(start), data.feats, first.labels)
+    gmms, _ = update(start, stats, options.flat_min_count, options.min_weight, options.min_var)
+    state = train(data, gmms, transitions, first, options, silence_pdfs(tree, lang), tmp_dir)
+    model = GmmModel(state.gmms, feat_options, corpus.facts, meta=meta(options, state))
+    model.save(tmp_dir, lang.topo, tree, transitions, lang.id)
+    return summary(state, tree)
+
+
+def silence_pdfs(tree: Tree, lang: Lang) -> list[int]:
+    """pdf-ids of the silence phone."""
+    classes = set(lang.topo[lang.phones.name(lang.silence_id)].pdf_classes)
+    return sorted({p for c in classes for p in tree.pdfs_of(lang.silence_id, c)})
+
+
+def meta(options: GmmOptions, state: State) -> dict[str, Any]:
+    """What model.json keeps about the training."""
+    config = dataclasses.asdict(options)
+    config.pop("device")
+    return {"config": config, "history": state.history}
+
+
+def summary(state: State, tree: Tree) -> dict[str, Any]:
+    """Facts for the stamp, also logged."""
+    last = state.history[-1]
+    facts = {"num_pdfs": tree.num_pdfs, "num_gauss": state.gmms.num_gauss, "log_like_per_frame": round(last["log_like"], 4),
+             "frames": state.assignment.frames, "failed": len(state.assignment.failed)}
+    logger.info("%d pdfs, %d Gaussians, log-likelihood per frame %.3f over %s frames, %d utterances failed", *(
+        facts["num_pdfs"], facts["num_gauss"], facts["log_like_per_frame"], f"{facts['frames']:,}", facts["failed"]))
+    return facts

@@ -1,0 +1,136 @@
+"""Global feature transforms: linear discriminant analysis (LDA) and semi-tied covariances (MLLT)."""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+import torch
+
+from pipeline.gmm.diag import DiagGmms, Evaluator
+from pipeline.gmm.stats import FrameLabels
+
+logger = logging.getLogger(__name__)
+
+
+def lda(feats: torch.Tensor, labels: FrameLabels, dim: int) -> torch.Tensor:
+    """Rows that separate the pdfs best: the within-class covariance becomes the identity, the between-class one diagonal.
+
+    cf. Kaldi acc-lda, est-lda. Directions without any within-class variance (constant features) are left out of the
+    inverse, so a singular covariance costs those directions and nothing else.
+
+    Args:
+        feats: (T, F) float32 spliced features.
+        labels: class of each frame; frames without a label do not count.
+        dim: wanted output dimension, at most F.
+    Returns:
+        (dim, F) float32.
+    """
+    size = feats.shape[1]
+    assert 1 <= dim <= size, (dim, size)
+    centre = feats.double().mean(0).float()
+    second = torch.zeros((size, size), dtype=torch.float64)
+    first = torch.zeros((labels.num_pdfs, size), dtype=torch.float64)
+    for pdf, block, weights in labels.chunks(feats):
+        x = block - centre
+        weighted = x if weights is None else x * weights[:, None]
+        second += (weighted.t() @ x).double().cpu()
+        first[pdf] += weighted.double().sum(0).cpu()
+    occ = torch.from_numpy(labels.occupancies())
+    total = occ.sum()
+    mean = first.sum(0) / total
+    total_cov = second / total - torch.outer(mean, mean)
+    means = first / occ.clamp(min=1e-10)[:, None]
+    between = (first.t() @ means) / total - torch.outer(mean, mean)
+    within = (total_cov - between).numpy()
+    value, vector = np.linalg.eigh((within + within.T) / 2)
+    usable = value > 1e-6 * value[-1]
+    if not usable.all():
+        logger.warning("LDA: %d of %d directions have no variance within the classes and are left out", int((~usable).sum()), size)
+    whiten = vector[:, usable] / np.sqrt(value[usable])  # (F, F')
+    gain, turn = np.linalg.eigh(whiten.T @ between.numpy() @ whiten)
+    rows = (whiten @ turn[:, np.argsort(-gain, kind="stable")]).T  # (F', F)
+    out = np.zeros((dim, size))
+    out[:min(dim, len(rows))] = rows[:dim]
+    signs = np.sign(out[np.arange(dim), np.abs(out).argmax(1)])
+    return torch.from_numpy(out * np.where(signs == 0, 1, signs)[:, None]).float()
+
+
+def mllt_stats(evaluator: Evaluator, feats: torch.Tensor, labels: FrameLabels) -> tuple[np.ndarray, float]:
+    """Statistics of the semi-tied covariance transform, cf. Kaldi gmm-acc-mllt.
+
+    Args:
+        feats: (T, D) features that the mixtures score.
+    Returns:
+        (D, D, D) float64, G[d] = sum over frames and Gaussians of gamma (x - m)(x - m)' / v_d; and the sum of gamma.
+    """
+    gmms = evaluator.gmms
+    offsets = gmms.offsets.tolist()
+    dim = gmms.dim
+    cov = torch.zeros((gmms.num_gauss, dim * dim), dtype=torch.float32)
+    count = 0.0
+    for pdf, x, weights in labels.chunks(feats):
+        span = range(offsets[pdf], offsets[pdf + 1])
+        scores = torch.addmm(evaluator.const[span.start:span.stop], torch.cat([x, x * x], dim=1),
+                             evaluator.matrix[span.start:span.stop].t())
+        posterior = torch.softmax(scores, dim=1)
+        if weights is not None:
+            posterior = posterior * weights[:, None]
+        for k, g in enumerate(span):
+            off = x - gmms.means[g]
+            cov[g] += ((off * posterior[:, k:k + 1]).t() @ off).reshape(-1).cpu()
+        count += float(posterior.double().sum())
+    inverse = 1.0 / gmms.vars.double().cpu()
+    return (inverse.t() @ cov.double()).reshape(dim, dim, dim).numpy(), count
+
+
+def mllt_objective(matrix: np.ndarray, stats: np.ndarray, count: float) -> float:
+    """count * log |det A| - 1/2 sum over rows of a_d G_d a_d' (Gales 1999, semi-tied covariances)."""
+    quadratic = np.einsum("di,dij,dj->", matrix, stats, matrix)
+    return count * float(np.linalg.slogdet(matrix)[1]) - 0.5 * float(quadratic)
+
+
+def mllt(stats: np.ndarray, count: float, num_iters: int = 100, tolerance: float = 1e-7) -> tuple[np.ndarray, float]:
+    """The square matrix that makes diagonal covariances fit best; row by row (Gales 1999), from the identity.
+
+    Each row is the exact optimum given the others: a_d = c G_d^-1 sqrt(count / (c G_d^-1 c')), c the cofactors of the
+    row; so the objective never falls. cf. Kaldi est-mllt.
+
+    Args:
+        stats, count: from `mllt_stats`.
+    Returns:
+        (D, D) float64 and the gain in objective per frame.
+    """
+    dim = len(stats)
+    matrix = np.eye(dim)
+    if count <= 0:
+        logger.warning("MLLT: no statistics, the transform stays the identity")
+        return matrix, 0.0
+    ridge = 1e-8 * np.trace(stats, axis1=1, axis2=2)[:, None, None] / dim
+    inverses = np.linalg.inv(stats + np.maximum(ridge, 1e-30) * np.eye(dim))
+    start = best = mllt_objective(matrix, stats, count)
+    for _ in range(num_iters):
+        previous = matrix.copy()
+        inverse = np.linalg.inv(matrix)
+        for d in range(dim):
+            cofactors = inverse[:, d]  # up to the determinant, which cancels below
+            row = inverses[d] @ cofactors
+            row *= np.sqrt(count / (cofactors @ row))
+            change = row - matrix[d]
+            column = inverse[:, d].copy()
+            inverse -= np.outer(column, change @ inverse) / (1.0 + change @ column)  # Sherman-Morrison
+            matrix[d] = row
+        now = mllt_objective(matrix, stats, count)
+        if not now > best:
+            matrix = previous if not now >= best else matrix
+            break
+        gained, best = now - best, now
+        if gained < tolerance * count:
+            break
+    return matrix, (best - start) / count
+
+
+def transform_means(gmms: DiagGmms, matrix: torch.Tensor) -> DiagGmms:
+    """The mixtures with their means moved into the transformed feature space, cf. Kaldi gmm-transform-means."""
+    means = gmms.means.double() @ matrix.double().to(gmms.device).t()
+    return DiagGmms(gmms.weights, means, gmms.vars, gmms.offsets)
