@@ -17,6 +17,7 @@ from lhotse.features.base import FeatureExtractor, register_extractor
 
 _ORDER = 4  # of the filters
 _IMPULSE_SECONDS = 0.04  # length of the filters' impulse responses
+_FFT_SIZE = 4096  # of the blocks in which the signal is filtered; much greater than the filters at usual sampling rates
 _FLOOR = 1e-5  # of the mean amplitude, below the 16-bit step
 _COMPRESSION = 0.1
 
@@ -88,8 +89,11 @@ class Gammatone(FeatureExtractor):
     def __init__(self, config: GammatoneConfig | None = None) -> None:
         super().__init__(config=config)
         cfg = self.config
-        self._filters = torch.from_numpy(gammatone_filters(cfg)).float()
+        filters = torch.from_numpy(gammatone_filters(cfg)).float()
+        self._taps = filters.shape[1]
+        self._spectra = torch.fft.rfft(filters, _FFT_SIZE)  # (F, _FFT_SIZE / 2 + 1)
         self._delays = group_delays(cfg).tolist()
+        assert self._taps < _FFT_SIZE // 2, (self._taps, cfg.sampling_rate)
         window = torch.hann_window(round(cfg.frame_length * cfg.sampling_rate), periodic=False)
         self._window = window / window.sum()
 
@@ -105,12 +109,14 @@ class Gammatone(FeatureExtractor):
         assert sampling_rate == self.config.sampling_rate, (sampling_rate, self.config.sampling_rate)
         signal = torch.as_tensor(samples, dtype=torch.float32).reshape(-1)
         shift = round(self.frame_shift * sampling_rate)
-        num_samples, taps = len(signal), self._filters.shape[1]
-        size = 1 << (num_samples + taps - 1).bit_length()
-        spectrum = torch.fft.rfft(signal, size)
+        step = _FFT_SIZE - self._taps + 1  # overlap-save: each block gives this many valid samples
+        num_blocks = -(-(len(signal) + self._taps) // step)
+        padded = torch.nn.functional.pad(signal, (self._taps - 1, num_blocks * step - len(signal)))
+        blocks = torch.fft.rfft(padded.unfold(0, _FFT_SIZE, step))  # (blocks, _FFT_SIZE / 2 + 1)
         rows = []
-        for impulse, delay in zip(self._filters, self._delays):  # one filter at a time: memory stays at O(num_samples)
-            output = torch.fft.irfft(spectrum * torch.fft.rfft(impulse, size), size)[delay : delay + num_samples].abs()
-            rows.append(_frames(output, len(self._window), shift) @ self._window)  # (T,)
+        for spectrum, delay in zip(self._spectra, self._delays):  # one filter at a time bounds the memory
+            output = torch.fft.irfft(blocks * spectrum, _FFT_SIZE)[:, self._taps - 1 :].reshape(-1)
+            envelope = output[delay : delay + len(signal)].abs()
+            rows.append(_frames(envelope, len(self._window), shift) @ self._window)  # (T,)
         feats = torch.stack(rows, dim=1).clamp(min=_FLOOR) ** _COMPRESSION  # (T, F)
         return feats if isinstance(samples, torch.Tensor) else feats.numpy()

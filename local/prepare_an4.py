@@ -1,0 +1,172 @@
+#!/usr/bin/env python3
+"""Prepares CMU AN4: OUT/{train_all,train,dev,test}, OUT/lexicon.txt, OUT/lm_text.txt.
+
+train_all and test are the official parts. AN4 has no development part: train and dev split train_all by speakers, one fold of
+--folds being dev. The lexicon is etc/an4.dic; lm_text.txt holds the transcripts of train_all.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Iterator
+
+import click
+from corpus_root import find_corpus
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
+
+from pipeline import cli
+from pipeline.errors import DataError
+from pipeline.files import atomic_write, read_lines
+
+if TYPE_CHECKING:
+    import numpy as np
+    from lhotse.cut import MonoCut
+
+URL = "http://www.speech.cs.cmu.edu/databases/an4/an4_sphere.tar.gz"
+RAW_RATE = 16000  # Hz, of the headerless files
+SUFFIXES = (".flac", ".sph", ".wav", ".raw")
+_LINE = re.compile(r"(?P<words>.*)\((?P<utterance>[^()\s]+)\)$")
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class An4Options:
+    """How the training speakers are split."""
+
+    folds: int = Field(8, ge=2, le=20, description="Groups of training speakers, each with as many women and men as can be.")
+    dev_fold: int = Field(0, ge=0, description="The group that is dev, 0 to folds - 1; run through all of them to cross-validate.")
+
+
+@click.command(help=__doc__)
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option("--corpus-root", type=click.Path(path_type=Path), help="Folder with etc/ and wav/: SPHERE, raw, WAV or FLAC.")
+@cli.options(An4Options)
+@cli.step_options
+def main(out: Path, corpus_root: Path | None, config: An4Options, overwrite: bool) -> None:
+    with cli.main_guard():
+        root = find_corpus("an4", corpus_root, lambda path: (path / "etc" / "an4_train.fileids").is_file(), URL)
+    cli.run_step(
+        out,
+        inputs={"corpus": root},
+        options=config,
+        action=lambda tmp: prepare(root, tmp, out, config),
+        overwrite=overwrite,
+        command="prepare_an4",
+    )
+
+
+def prepare(root: Path, work_dir: Path, final_dir: Path, options: An4Options) -> dict:
+    """Write the parts, the lexicon and the text; returns facts for the stamp."""
+    from pipeline.corpus import save_data_dir
+
+    if options.dev_fold >= options.folds:
+        raise DataError(f"--dev-fold {options.dev_fold}: there are folds 0 to {options.folds - 1}")
+    fillers = {line.split()[0] for _, line in read_lines(root / "etc" / "an4.filler") if line}
+    known = write_lexicon(root / "etc" / "an4.dic", work_dir / "lexicon.txt", fillers)
+    parts = {"train_all": list(read_part(root, "train", fillers, known, work_dir, final_dir))}
+    parts["test"] = list(read_part(root, "test", fillers, known, work_dir, final_dir))
+    dev = dev_speakers({cut.supervisions[0].speaker for cut in parts["train_all"]}, options)
+    parts["dev"] = [cut for cut in parts["train_all"] if cut.supervisions[0].speaker in dev]
+    parts["train"] = [cut for cut in parts["train_all"] if cut.supervisions[0].speaker not in dev]
+    for part, cuts in parts.items():
+        save_data_dir(work_dir / part, cuts)
+    with atomic_write(work_dir / "lm_text.txt") as text:
+        text.writelines(f"{cut.supervisions[0].text}\n" for cut in parts["train_all"])
+    return {"utterances": {part: len(cuts) for part, cuts in parts.items()}, "words": len(known)}
+
+
+def write_lexicon(source: Path, target: Path, fillers: set[str]) -> set[str]:
+    """Write ``WORD phone ...`` lines, variants as lines of their own; returns the words."""
+    entries = []
+    for line_no, line in read_lines(source):
+        word, *phones = line.split() or [""]
+        word = re.sub(r"\(\d+\)$", "", word)
+        if not word or word in fillers:
+            continue
+        if not phones:
+            raise DataError(f"{source}:{line_no}: word {word!r} has no phones")
+        entries.append((word, " ".join(phones)))
+    with atomic_write(target) as out:
+        out.writelines(f"{word} {phones}\n" for word, phones in entries)
+    return {word for word, _ in entries}
+
+
+def read_part(root: Path, part: str, fillers: set[str], known: set[str], work_dir: Path, final_dir: Path) -> Iterator[MonoCut]:
+    """Yield the utterances of an official part; ids put the speaker first, as in Kaldi: ``fash-an251-b``."""
+    from pipeline.corpus import utterance
+
+    transcripts = {}
+    text_file = root / "etc" / f"an4_{part}.transcription"
+    for line_no, line in read_lines(text_file):
+        match = _LINE.match(line)
+        if match is None:
+            raise DataError(f"{text_file}:{line_no}: needs 'WORDS (utterance)'")
+        words = [word for word in match["words"].split() if word not in fillers]
+        unknown = [word for word in words if word not in known]
+        if unknown:
+            raise DataError(f"{text_file}:{line_no}: word {unknown[0]!r} is not in etc/an4.dic")
+        if not words:
+            raise DataError(f"{text_file}:{line_no}: empty transcript")
+        transcripts[match["utterance"]] = " ".join(words)
+    ids_file = root / "etc" / f"an4_{part}.fileids"
+    for line_no, line in read_lines(ids_file):
+        if not line:
+            continue
+        relative = Path(line)
+        speaker, name = relative.parent.name, relative.name
+        if name not in transcripts:
+            raise DataError(f"{ids_file}:{line_no}: {name!r} has no line in {text_file.name}")
+        utt_id = "-".join([speaker] + [piece for piece in name.split("-") if piece != speaker])
+        recording = find_audio(root / "wav" / relative, f"{ids_file}:{line_no}", utt_id, work_dir, final_dir)
+        yield utterance(utt_id, recording, transcripts[name], speaker, language="English")
+
+
+def find_audio(stem: Path, where: str, utt_id: str, work_dir: Path, final_dir: Path):
+    """The recording of a file named without its suffix; headerless audio is copied to FLAC."""
+    from pipeline.corpus import audio_recording
+
+    for suffix in SUFFIXES:
+        path = stem.with_name(stem.name + suffix)
+        if path.is_file() and suffix != ".raw":
+            return audio_recording(utt_id, path)
+        if path.is_file():
+            return raw_to_flac(path, utt_id, work_dir, final_dir)
+    raise DataError(f"{where}: no audio file {stem}{{{','.join(SUFFIXES)}}}")
+
+
+def raw_to_flac(path: Path, utt_id: str, work_dir: Path, final_dir: Path):
+    """Copy headerless 16-bit audio, of either byte order, to FLAC."""
+    import numpy as np
+    import soundfile
+
+    from pipeline.corpus import audio_recording
+
+    raw = path.read_bytes()
+    if len(raw) < 4 or len(raw) % 2:
+        raise DataError(f"{path}: {len(raw)} bytes are no 16-bit audio")
+    # Audio in the wrong byte order is noise: its neighbouring samples differ much more.
+    samples = min((np.frombuffer(raw, order) for order in ("<i2", ">i2")), key=roughness)
+    relative = Path("audio", f"{utt_id}.flac")
+    (work_dir / "audio").mkdir(exist_ok=True)
+    soundfile.write(str(work_dir / relative), samples.astype(np.int16), RAW_RATE, subtype="PCM_16")
+    recording = audio_recording(utt_id, work_dir / relative)
+    recording.sources[0].source = str(final_dir.resolve() / relative)
+    return recording
+
+
+def roughness(samples: np.ndarray) -> float:
+    """Mean absolute difference of neighbouring samples."""
+    import numpy as np
+
+    return float(np.abs(np.diff(samples.astype(np.float64))).mean())
+
+
+def dev_speakers(speakers: set[str], options: An4Options) -> set[str]:
+    """Speakers of the dev fold; the first letter of a speaker id is the sex, and each fold gets its share of both."""
+    ordered = sorted(speakers)
+    return {speaker for number, speaker in enumerate(ordered) if number % options.folds == options.dev_fold}
+
+
+if __name__ == "__main__":
+    main()
