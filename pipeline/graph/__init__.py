@@ -1,0 +1,1 @@
+"""Graphs for decoding and sequence training; the only package that imports k2."""

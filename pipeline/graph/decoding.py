@@ -1,0 +1,225 @@
+"""Decoding graphs (HLG): building, the artifact on disk, and the form that k2 decodes with."""
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pipeline.arpa import Arpa
+from pipeline.errors import DataError
+from pipeline.files import atomic_write, read_json, write_json
+from pipeline.graph.context import expand_context
+from pipeline.graph.grammar import grammar_from_arpa
+from pipeline.graph.hmm_expansion import EmittingArcs, expand_hmm
+from pipeline.graph.phone_graph import build_phone_graph
+from pipeline.lang import Lang
+from pipeline.model_dir import HmmDir
+from pipeline.symbols import SymbolTable
+
+if TYPE_CHECKING:
+    import k2
+
+logger = logging.getLogger(__name__)
+
+FACTS, ARCS = "graph.json", "graph.safetensors"
+_COLUMNS = ("splits", "dst", "pdf", "tid", "word", "lm", "lex")
+
+
+@dataclass(frozen=True)
+class DecodingGraph:
+    """An epsilon-free graph over pdf-ids with word output; state 0 is the start, the last state is superfinal.
+
+    The scores lie apart, so that the scales of language model and transitions, and transition probabilities trained
+    further, need no new graph.
+
+    Attributes:
+        splits: (S + 1,) int32, arcs out of state s are splits[s]:splits[s + 1], sorted by pdf.
+        dst: (A,) int32.
+        pdf: (A,) int32, -1 on the arcs into the superfinal state.
+        tid: (A,) int32 transition-id, -1 for none.
+        word: (A,) int32 word id, 0 for none; ids from len(words) on are word_sequences.
+        lm: (A,) float32 natural-log language model score.
+        lex: (A,) float32 pronunciation and silence score.
+        words: the lang's word table.
+        word_sequences: tuples of word ids, for arcs with more than one word.
+        lang_id, tree_id, topo_id: content hashes.
+        num_pdfs, num_tids: sizes that the labels refer to.
+    """
+
+    splits: np.ndarray
+    dst: np.ndarray
+    pdf: np.ndarray
+    tid: np.ndarray
+    word: np.ndarray
+    lm: np.ndarray
+    lex: np.ndarray
+    words: SymbolTable
+    word_sequences: tuple[tuple[int, ...], ...]
+    lang_id: str
+    tree_id: str
+    topo_id: str
+    num_pdfs: int
+    num_tids: int
+
+    @property
+    def num_states(self) -> int:
+        return len(self.splits) - 1
+
+    @property
+    def num_arcs(self) -> int:
+        return len(self.dst)
+
+    def spell(self, labels: list[int]) -> list[int]:
+        """Word ids of output labels: epsilons are left out, sequences written out."""
+        out: list[int] = []
+        for label in labels:
+            if label >= len(self.words):
+                out.extend(self.word_sequences[label - len(self.words)])
+            elif label > 0:
+                out.append(label)
+        return out
+
+    def words_per_label(self) -> np.ndarray:
+        """(number of labels,) int64, how many words each output label stands for."""
+        counts = [0] + [1] * (len(self.words) - 1) + [len(s) for s in self.word_sequences]
+        return np.array(counts, dtype=np.int64)
+
+    def to_k2(self, log_probs: np.ndarray, transition_scale: float = 1.0, device: str = "cpu",
+              dynamic: bool = False) -> "k2.Fsa":
+        """The graph for k2: label = column of the score matrix, -1 final; arc-sorted.
+
+        Args:
+            log_probs: (n_tid,) natural-log transition probabilities.
+            transition_scale: their weight.
+            dynamic: label arcs by transition-id instead (columns 1..n_tid, then one per pdf for arcs without
+                transition), leaving the transition scores to the score matrix.
+        Returns:
+            Fsa with scores lm + lex + transition_scale * transition, and the attributes aux_labels (int32 words),
+            graph_scores (the scores again) and lm_scores.
+        """
+        import k2
+        import torch
+        assert log_probs.shape == (self.num_tids,), (log_probs.shape, self.num_tids)
+        trans = np.append(log_probs, np.float32(0.0))[self.tid]  # tid -1 takes the last entry
+        label = np.where(self.tid >= 0, self.tid, self.num_tids + self.pdf) if dynamic else self.pdf
+        label = np.where(self.pdf < 0, -1, label + 1)
+        scores = self.lm + self.lex + (0.0 if dynamic else np.float32(transition_scale)) * trans
+        src = np.repeat(np.arange(self.num_states, dtype=np.int32), np.diff(self.splits))
+        table = np.stack([src, self.dst, label.astype(np.int32), scores.astype(np.float32).view(np.int32)], axis=1)
+        fsa = k2.Fsa(torch.from_numpy(np.ascontiguousarray(table, dtype=np.int32)))
+        fsa.aux_labels = torch.from_numpy(self.word.copy())
+        fsa.lm_scores = torch.from_numpy(self.lm.copy())
+        fsa.graph_scores = fsa.scores.detach().clone()
+        return (k2.arc_sort(fsa) if dynamic else fsa).to(device)
+
+    def save(self, directory: str | Path, facts: dict[str, Any] | None = None) -> None:
+        """Writes graph.json and graph.safetensors."""
+        from safetensors.numpy import save
+        d = Path(directory)
+        arrays = {name: getattr(self, name) for name in _COLUMNS}
+        with atomic_write(d / ARCS, "wb") as f:
+            f.write(save(arrays))
+        self.words.save(d / "words.txt")
+        write_json(d / FACTS, {
+            "lang_id": self.lang_id, "tree_id": self.tree_id, "topo_id": self.topo_id, "num_pdfs": self.num_pdfs,
+            "num_tids": self.num_tids, "num_states": self.num_states, "num_arcs": self.num_arcs,
+            "word_sequences": [list(s) for s in self.word_sequences], **(facts or {})})
+
+    @classmethod
+    def load(cls, directory: str | Path) -> DecodingGraph:
+        """Reads a graph directory; DataError when a file is missing or damaged."""
+        from safetensors import SafetensorError
+        from safetensors.numpy import load_file
+        d = Path(directory)
+        facts = read_json(d / FACTS)
+        if not (d / ARCS).is_file():
+            raise DataError(f"{d / ARCS}: no such file")
+        try:
+            arrays = load_file(str(d / ARCS))
+            graph = cls(*(arrays[name] for name in _COLUMNS), words=SymbolTable.load(d / "words.txt"),
+                        word_sequences=tuple(tuple(int(w) for w in s) for s in facts["word_sequences"]),
+                        lang_id=facts["lang_id"], tree_id=facts["tree_id"], topo_id=facts["topo_id"],
+                        num_pdfs=int(facts["num_pdfs"]), num_tids=int(facts["num_tids"]))
+        except (SafetensorError, KeyError, TypeError, ValueError, OSError) as e:
+            raise DataError(f"{d}: not a decoding graph ({e!r})") from None
+        graph.validate(d)
+        return graph
+
+    def validate(self, where: str | Path) -> None:
+        """DataError unless all numbers are within their ranges."""
+        labels = len(self.words) + len(self.word_sequences)
+        sizes = {len(getattr(self, n)) for n in _COLUMNS[1:]}
+        limits = {"dst": (0, self.num_states), "pdf": (-1, self.num_pdfs), "tid": (-1, self.num_tids), "word": (0, labels)}
+        ok = len(sizes) == 1 and self.num_arcs > 0 and self.splits[0] == 0 and self.splits[-1] == self.num_arcs
+        ok = ok and bool((np.diff(self.splits) >= 0).all())
+        ok = ok and all(lo <= getattr(self, n).min() and getattr(self, n).max() < hi for n, (lo, hi) in limits.items())
+        if not (ok and np.isfinite(self.lm).all() and np.isfinite(self.lex).all()):
+            raise DataError(f"{Path(where) / ARCS}: damaged graph")
+
+
+def build_decoding_graph(lang: Lang, arpa: Arpa, hmm: HmmDir) -> DecodingGraph:
+    """HLG of a lang, a language model and a model's tree, topology and transitions.
+
+    Args:
+        hmm: phones and topology must be the lang's (``HmmDir.check_lang``).
+    """
+    grammar = grammar_from_arpa(arpa, lang.words)
+    if grammar.dropped:
+        logger.info("%d of %d words of the language model are not in the lang and were left out, for example %s",
+                    len(grammar.dropped), len(arpa.words()), ", ".join(grammar.dropped[:5]))
+    phones = build_phone_graph(lang, grammar)
+    logger.info("LG: %s states, %s arcs", f"{phones.num_states:,}", f"{len(phones.src):,}")
+    context = expand_context(phones, len(lang.phones), hmm.tree.left, hmm.tree.right)
+    logger.info("CLG: %s states, %s arcs, %s windows", f"{context.num_states:,}", f"{len(context.src):,}", f"{len(context.windows):,}")
+    arcs = _trim(expand_hmm(context, hmm.tree, hmm.topo, hmm.transitions, len(lang.words)))
+    graph = _sorted(arcs, lang, hmm)
+    logger.info("HLG: %s states, %s arcs", f"{graph.num_states:,}", f"{graph.num_arcs:,}")
+    return graph
+
+
+def _sorted(arcs: EmittingArcs, lang: Lang, hmm: HmmDir) -> DecodingGraph:
+    order = np.lexsort((arcs.dst, arcs.pdf, arcs.src))
+    splits = np.searchsorted(arcs.src[order], np.arange(arcs.num_states + 1)).astype(np.int32)
+    integers = (getattr(arcs, n)[order].astype(np.int32) for n in ("dst", "pdf", "tid", "word"))
+    floats = (getattr(arcs, n)[order].astype(np.float32) for n in ("lm", "lex"))
+    return DecodingGraph(splits, *integers, *floats, words=lang.words, word_sequences=arcs.word_sequences, lang_id=lang.id,
+                         tree_id=hmm.tree.id, topo_id=hmm.topo.id, num_pdfs=hmm.transitions.num_pdfs,
+                         num_tids=hmm.transitions.num_tids)
+
+
+def _trim(arcs: EmittingArcs) -> EmittingArcs:
+    """Removes states that no path from start to end visits and renumbers: start 0, superfinal last."""
+    n = arcs.num_states
+    useful = _reachable(arcs.src, arcs.dst, arcs.start, n) & _reachable(arcs.dst, arcs.src, arcs.final, n)
+    if not useful[arcs.start]:
+        raise DataError("no path leads through the graph")
+    useful[[arcs.start, arcs.final]] = False
+    number = np.cumsum(useful)
+    number[arcs.start], number[arcs.final] = 0, number[-1] + 1
+    useful[[arcs.start, arcs.final]] = True
+    keep = useful[arcs.src] & useful[arcs.dst]
+    columns = [getattr(arcs, c)[keep] for c in ("src", "dst", "pdf", "tid", "word", "lm", "lex")]
+    columns[0], columns[1] = number[columns[0]], number[columns[1]]
+    last = int(number[arcs.final])
+    return EmittingArcs(*columns, start=0, final=last, num_states=last + 1, word_sequences=arcs.word_sequences)
+
+
+def _reachable(src: np.ndarray, dst: np.ndarray, start: int, num_states: int) -> np.ndarray:
+    """(S,) bool: states that a path from `start` reaches."""
+    order = np.argsort(src, kind="stable")
+    splits = np.searchsorted(src[order], np.arange(num_states + 1))
+    target = dst[order]
+    seen = np.zeros(num_states, dtype=bool)
+    seen[start] = True
+    frontier = np.array([start])
+    while len(frontier):
+        count = splits[frontier + 1] - splits[frontier]
+        arc = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count) + np.repeat(splits[frontier], count)
+        reached = target[arc]
+        reached = reached[~seen[reached]]
+        seen[reached] = True
+        frontier = np.unique(reached)
+    return seen

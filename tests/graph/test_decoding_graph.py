@@ -1,0 +1,115 @@
+"""HLG against brute force over word sequences, LG against composition and determinization in k2."""
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.arpa import Arpa
+from pipeline.errors import DataError
+from pipeline.graph.decoding import DecodingGraph, build_decoding_graph
+from pipeline.graph.grammar import grammar_from_arpa
+from tests.graph.cases import brute_force, hmm_of, language_model, random_tree, small_lang
+
+k2 = pytest.importorskip("k2")
+
+CONTEXTS = [(0, 0), (1, 0), (0, 1), (1, 1), (2, 0), (0, 2)]
+
+
+def decode(graph: DecodingGraph, log_probs: np.ndarray, scores: np.ndarray, transition_scale: float = 1.0) -> tuple[list[int], float]:
+    """Exact best path by k2."""
+    fsa = graph.to_k2(log_probs, transition_scale)
+    columns = torch.nn.functional.pad(torch.from_numpy(scores)[None], (1, 0), value=-math.inf)
+    dense = k2.DenseFsaVec(columns, torch.tensor([[0, 0, len(scores)]], dtype=torch.int32))
+    lattice = k2.intersect_dense_pruned(fsa, dense, search_beam=1e4, output_beam=1e4, min_active_states=0, max_active_states=10**6)
+    best = k2.shortest_path(lattice, use_double_scores=True)
+    return graph.spell(best.aux_labels.tolist()), float(best.get_tot_scores(use_double_scores=True, log_semiring=False)[0])
+
+
+@pytest.mark.parametrize("left,right", CONTEXTS)
+@pytest.mark.parametrize("order", [1, 2, 3])
+def test_best_path_is_that_of_brute_force(left: int, right: int, order: int) -> None:
+    lang = small_lang(silence_prob=0.0 if order == 3 else 0.3, states=1 if order == 1 else 2)
+    arpa, hmm = language_model(order), hmm_of(lang, random_tree(lang, left, right, seed=order), seed=order)
+    graph, grammar = build_decoding_graph(lang, arpa, hmm), grammar_from_arpa(arpa, lang.words)
+    rng = np.random.default_rng(10 * left + right)
+    seen = set()
+    for frames in (2, 3, 5, 6, 6, 7):
+        scores = (3 * rng.standard_normal((frames, hmm.transitions.num_pdfs))).astype(np.float32)
+        expected = brute_force(lang, grammar, hmm, scores, transition_scale=0.7)
+        # Longer word sequences than brute force tries are possible in the graph, so forbid them by their score.
+        if not expected:
+            continue
+        words, total = decode(graph, hmm.transitions.log_probs(), scores, 0.7)
+        if len(words) <= 3:
+            assert total == pytest.approx(max(expected.values()), abs=1e-3), (words, frames)
+            assert expected[tuple(words)] == pytest.approx(total, abs=1e-3)
+            seen.add(tuple(words))
+        else:
+            assert total >= max(expected.values()) - 1e-3
+    assert len(seen) >= 2
+
+
+def test_two_words_on_the_first_arc_are_both_put_out() -> None:
+    lang = small_lang(silence_prob=0.0, states=1)
+    hmm = hmm_of(lang, random_tree(lang, 0, 1))
+    graph = build_decoding_graph(lang, language_model(2), hmm)
+    a = lang.words.id("A")
+    assert (a, a) in graph.word_sequences
+    label = len(lang.words) + graph.word_sequences.index((a, a))
+    assert graph.spell([0, label, 0, a]) == [a, a, a]
+    assert graph.words_per_label()[label] == 2
+    inner = graph.word[graph.splits[1]:]
+    assert inner.max() < len(lang.words), "only arcs that leave the start may carry sequences"
+
+
+def test_save_and_load_give_the_same_graph(tmp_path: Path) -> None:
+    lang = small_lang()
+    hmm = hmm_of(lang, random_tree(lang, 1, 1))
+    graph = build_decoding_graph(lang, language_model(2), hmm)
+    graph.save(tmp_path, {"lm_id": "x"})
+    again = DecodingGraph.load(tmp_path)
+    for name in ("splits", "dst", "pdf", "tid", "word", "lm", "lex"):
+        assert np.array_equal(getattr(graph, name), getattr(again, name)), name
+    assert again.word_sequences == graph.word_sequences and again.tree_id == hmm.tree.id
+
+
+@pytest.mark.parametrize("damage", ["truncate", "missing", "range"])
+def test_damaged_graph_is_refused(tmp_path: Path, damage: str) -> None:
+    lang = small_lang()
+    graph = build_decoding_graph(lang, language_model(1), hmm_of(lang, random_tree(lang, 0, 0)))
+    if damage == "range":
+        graph.dst[3] = graph.num_states
+    graph.save(tmp_path)
+    if damage == "truncate":
+        (tmp_path / "graph.safetensors").write_bytes((tmp_path / "graph.safetensors").read_bytes()[:200])
+    if damage == "missing":
+        (tmp_path / "graph.safetensors").unlink()
+    with pytest.raises(DataError, match="graph"):
+        DecodingGraph.load(tmp_path)
+
+
+def test_language_model_without_a_common_word_is_refused() -> None:
+    lang = small_lang()
+    with pytest.raises(DataError, match="no word in common"):
+        build_decoding_graph(lang, Arpa(1, {("<s>",): -99.0, ("</s>",): -0.7, ("Q",): -0.7}), hmm_of(lang, random_tree(lang, 0, 0)))
+
+
+def test_dynamic_labels_score_like_static_ones() -> None:
+    lang = small_lang()
+    hmm = hmm_of(lang, random_tree(lang, 1, 1))
+    graph = build_decoding_graph(lang, language_model(2), hmm)
+    log_probs = hmm.transitions.log_probs()
+    scores = np.random.default_rng(3).standard_normal((7, hmm.transitions.num_pdfs)).astype(np.float32)
+    columns = np.concatenate([scores[:, hmm.transitions.tid_pdf()] + 0.7 * log_probs, scores], axis=1)
+    fsa = graph.to_k2(log_probs, dynamic=True)
+    dense = k2.DenseFsaVec(torch.nn.functional.pad(torch.from_numpy(columns)[None], (1, 0), value=-math.inf).float(),
+                           torch.tensor([[0, 0, 7]], dtype=torch.int32))
+    lattice = k2.intersect_dense_pruned(fsa, dense, 1e4, 1e4, 0, 10**6)
+    best = k2.shortest_path(lattice, use_double_scores=True)
+    words, total = decode(graph, log_probs, scores, 0.7)
+    assert graph.spell(best.aux_labels.tolist()) == words
+    assert float(best.get_tot_scores(True, False)[0]) == pytest.approx(total, abs=1e-3)
