@@ -7,11 +7,14 @@ float32 does not lose the differences between states late in a long utterance.
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from typing import Optional
 
 import torch
 
 from pipeline.hmm.graphs import NEG_INF, Graphs
+
+warnings.filterwarnings("ignore", message="scatter_reduce.* is in beta")  # torch 1.13 says so at each first use
 
 
 @dataclasses.dataclass

@@ -1,0 +1,297 @@
+"""The engine on the CPU: numba kernels, run by as many threads as torch may use.
+
+The kernels release the interpreter lock and plain threads share the utterances out, so that nothing here conflicts
+with forked data loading or with OpenMP. Kernels are compiled at their first use and kept in numba's cache.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import os
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from typing import Callable, Iterator, Optional
+
+import numpy as np
+import torch
+
+from pipeline.hmm import numba_kernels as kernels
+from pipeline.hmm import numba_occupancy as occupancy
+from pipeline.hmm import numba_viterbi as best_paths
+from pipeline.hmm.graphs import Graphs
+
+SERIAL_CELLS = 20_000  # below this many states x frames a second thread costs more than it saves
+HALVES = {torch.bfloat16: 1, torch.float16: 2}
+
+
+@dataclasses.dataclass
+class Saved:
+    """What a forward pass hands to the backward pass: half alpha, half beta, O(T x S) per utterance."""
+
+    call: kernels.Call
+    rows: np.ndarray
+    cum: np.ndarray
+    mid: np.ndarray
+    mid_cum: np.ndarray
+    scores: np.ndarray
+
+
+def plan_of(graphs: Graphs) -> kernels.Plan:
+    """The graphs as the kernels read them, kept with the graphs."""
+    plan = graphs.__dict__.get("_numba_plan")
+    if plan is None:
+        plan = _make_plan(graphs.to("cpu"))
+        object.__setattr__(graphs, "_numba_plan", plan)
+    return plan
+
+
+def _make_plan(graphs: Graphs) -> kernels.Plan:
+    g = graphs.numpy()
+    num, states, arcs = len(graphs), graphs.num_states, graphs.num_arcs
+    ints = functools.partial(np.zeros, dtype=np.int32)
+    plan = kernels.Plan(
+        splits=g["state_splits"],
+        pdf=g["state_pdf"],
+        ends=np.stack([g["start_weight"], g["final_weight"]]),
+        tid=g["arc_tid"],
+        arc_weight=g["arc_weight"],
+        arc=np.full((3, states), -1, np.int32),
+        width=ints(num),
+        depth=ints((2, states)),
+        edge_splits=ints(num + 1),
+        edge_from=ints((2, arcs)),
+        edge_arc=ints((2, arcs)),
+        groups=ints((2, arcs)),
+        group_edge=ints((2, arcs + 1)),
+        group_splits=ints((2, num + 1)),
+    )
+    _run(kernels.make_plan, plan, g["arc_splits"], g["arc_src"])
+    return plan
+
+
+def _call(
+    graphs: Graphs, emissions: torch.Tensor, lengths: torch.Tensor, transitions: Optional[torch.Tensor]
+) -> tuple[kernels.Call, type]:
+    """Kernel inputs, and the type to compute in."""
+    half = HALVES.get(emissions.dtype, 0)
+    dtype = np.float64 if emissions.dtype == torch.float64 else np.float32
+    array = emissions.detach()
+    array = array.view(torch.int16).numpy().view(np.uint16) if half else array.numpy()
+    if transitions is None or transitions.shape[-1] == 0:
+        scores, timed = np.zeros((1, 1, 1), dtype), -1
+    else:
+        scores = transitions.detach().to(torch.float64 if dtype == np.float64 else torch.float32).numpy()
+        timed = 0 if scores.ndim == 1 else 1
+        scores = scores.reshape(1, 1, -1) if timed == 0 else scores
+    frames = lengths.cpu().numpy().astype(np.int64)
+    sizes = np.diff(plan_of(graphs).splits)
+    call = kernels.Call(
+        emissions=array,
+        half=half,
+        lengths=frames,
+        transitions=scores,
+        timed=timed,
+        row_at=np.concatenate([[0], np.cumsum(frames)]),
+        cell_at=np.concatenate([[0], np.cumsum(frames * sizes)]),
+    )
+    return call, dtype
+
+
+class _Threads:
+    """A pool of threads that is made when first needed, and anew in a forked process."""
+
+    def __init__(self) -> None:
+        self.pool: Optional[ThreadPoolExecutor] = None
+        os.register_at_fork(after_in_child=self.forget)
+
+    def forget(self) -> None:
+        """Drop the pool (its threads do not survive a fork)."""
+        self.pool = None
+
+    def run(self, action: Callable[[np.ndarray], None], costs: np.ndarray) -> None:
+        """Call action(tasks) until every task has run; tasks are dealt out by cost."""
+        count = min(torch.get_num_threads(), len(costs))
+        if count <= 1 or costs.sum() < SERIAL_CELLS:
+            action(np.arange(len(costs)))
+            return
+        order = np.argsort(-costs, kind="stable")
+        if self.pool is None:
+            self.pool = ThreadPoolExecutor(max_workers=os.cpu_count() or 1, thread_name_prefix="hmm")
+        others = [self.pool.submit(action, order[i::count]) for i in range(1, count)]
+        action(order[::count])
+        for other in others:
+            other.result()
+
+
+_threads = _Threads()
+_compiled: set = set()
+
+
+@contextlib.contextmanager
+def _one_process(key: tuple) -> Iterator[bool]:
+    """Let one process at a time compile: numba's cache files do not survive two writers. Yields whether it is due."""
+    if key in _compiled:
+        yield False
+        return
+    import fcntl
+
+    path = os.path.join(tempfile.gettempdir(), f"pipeline-hmm-{os.getuid()}.lock")
+    with open(path, "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield True
+    _compiled.add(key)
+
+
+def _key(kernel: Callable, *arrays: np.ndarray) -> tuple:
+    """Tells apart the specialisations of a kernel."""
+    return (kernel.__name__, *((a.dtype.char, a.flags.c_contiguous) for a in arrays))
+
+
+def _tasks(kernel: Callable, call: kernels.Call, per_graph: int, *rest, key: tuple) -> None:
+    """Run kernel(tasks, *rest) over all utterances, `per_graph` tasks each."""
+    with _one_process(key) as due:
+        if due:
+            kernel(np.zeros(0, np.int64), *rest)
+    cells = np.diff(call.cell_at)
+    _threads.run(lambda tasks: kernel(tasks, *rest), np.repeat(cells, per_graph))
+
+
+def _run(kernel: Callable, *args, key: tuple = ()) -> None:
+    """Run a kernel that needs no threads."""
+    with _one_process(key or (kernel.__name__,)):
+        kernel(*args)
+
+
+def _forward(
+    graphs: Graphs,
+    emissions: torch.Tensor,
+    lengths: torch.Tensor,
+    transitions: Optional[torch.Tensor],
+    keep: bool,
+) -> Saved:
+    call, dtype = _call(graphs, emissions, lengths, transitions)
+    plan = plan_of(graphs)
+    num = len(graphs)
+    saved = Saved(
+        call=call,
+        rows=np.empty(call.cell_at[-1] if keep else 0, dtype),
+        cum=np.empty(call.row_at[-1] if keep else 0),
+        mid=np.empty((2, graphs.num_states), dtype),
+        mid_cum=np.empty((2, num)),
+        scores=np.empty(num),
+    )
+    alive = np.zeros((2, num), np.bool_)
+    args = (plan, call, keep, saved.rows, saved.cum, saved.mid, saved.mid_cum, alive, dtype(kernels.NEG))
+    arrays = (call.emissions, call.transitions)
+    _tasks(kernels.forward_tasks, call, 2, *args, key=_key(kernels.forward_tasks, *arrays))
+    args = (plan, call, saved.mid, saved.mid_cum, alive, saved.scores, dtype(kernels.NEG))
+    _run(kernels.join, *args, key=_key(kernels.join, *arrays))
+    return saved
+
+
+def _backward(graphs: Graphs, saved: Saved, sink: occupancy.Sink, grads: np.ndarray) -> None:
+    call = saved.call
+    key = _key(occupancy.backward_tasks, call.emissions, call.transitions, sink.emissions, sink.transitions)
+    neg = saved.rows.dtype.type(kernels.NEG)
+    args = (plan_of(graphs), call, sink, saved.rows, saved.cum, saved.mid, saved.mid_cum, saved.scores, grads, neg)
+    _tasks(occupancy.backward_tasks, call, 2, *args, key=key)
+
+
+def forward(
+    graphs: Graphs,
+    emissions: torch.Tensor,
+    lengths: torch.Tensor,
+    transitions: Optional[torch.Tensor],
+    keep: bool,
+) -> tuple[torch.Tensor, Optional[Saved]]:
+    """Scores (N,) and, with `keep`, what `backward` needs."""
+    saved = _forward(graphs, emissions, lengths, transitions, keep)
+    scores = torch.from_numpy(saved.scores.astype(saved.rows.dtype))
+    return scores, saved if keep else None
+
+
+def backward(
+    graphs: Graphs,
+    emissions: torch.Tensor,
+    lengths: torch.Tensor,
+    transitions: Optional[torch.Tensor],
+    saved: Saved,
+    grad: torch.Tensor,
+    need_transitions: bool,
+) -> tuple[torch.Tensor, Optional[torch.Tensor]]:
+    """Gradients of emissions and transitions: the occupancies weighted by `grad` (N,)."""
+    call, dtype = saved.call, saved.rows.dtype
+    # calloc hands out zero pages that only the touched columns turn into memory.
+    d_emissions = np.zeros(call.emissions.shape, call.emissions.dtype)
+    timed = need_transitions and call.timed == 1
+    static = need_transitions and call.timed == 0
+    sink = occupancy.Sink(
+        dense=1,
+        emissions=d_emissions,
+        arcs=1 if static else 2 if timed else 0,
+        counts=np.zeros((2, graphs.num_arcs if static else 0), dtype),
+        transitions=np.zeros(call.transitions.shape if timed else (1, 1, 1), dtype),
+    )
+    _backward(graphs, saved, sink, grad.detach().double().numpy())
+    if call.half:
+        d_emissions = torch.from_numpy(d_emissions.view(np.int16)).view(emissions.dtype)
+    else:
+        d_emissions = torch.from_numpy(d_emissions)
+    d_transitions = None
+    if timed:
+        d_transitions = torch.from_numpy(sink.transitions).to(transitions.dtype)
+    elif need_transitions:
+        d_transitions = _by_tid(graphs, sink.counts, transitions)
+    return d_emissions, d_transitions
+
+
+def _by_tid(graphs: Graphs, counts: np.ndarray, transitions: torch.Tensor) -> torch.Tensor:
+    """Sum arc occupancies (2, A) by transition-id, in float64."""
+    tid = graphs.numpy()["arc_tid"]
+    scored = tid >= 0
+    weights = counts.sum(0, dtype=np.float64)[scored]
+    total = np.bincount(tid[scored], weights=weights, minlength=transitions.shape[-1])
+    return torch.from_numpy(total).to(transitions.dtype)
+
+
+def occupancies(
+    graphs: Graphs, emissions: torch.Tensor, lengths: torch.Tensor, transitions: Optional[torch.Tensor]
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Scores (N,), state occupancies (sum of T_n S_n,) frame by frame of each graph, expected counts of arcs (A,)."""
+    saved = _forward(graphs, emissions, lengths, transitions, keep=True)
+    call, dtype = saved.call, saved.rows.dtype
+    sink = occupancy.Sink(
+        dense=0,
+        emissions=np.zeros((1, 1, 1), call.emissions.dtype),
+        arcs=1,
+        counts=np.zeros((2, graphs.num_arcs), dtype),
+        transitions=np.zeros((1, 1, 1), dtype),
+    )
+    _backward(graphs, saved, sink, np.ones(len(graphs)))
+    for n in np.flatnonzero(~np.isfinite(saved.scores)):
+        saved.rows[call.cell_at[n] : call.cell_at[n + 1]] = 0
+    scores = torch.from_numpy(saved.scores.astype(dtype))
+    return scores, torch.from_numpy(saved.rows), torch.from_numpy(sink.counts.sum(0))
+
+
+def viterbi(
+    graphs: Graphs, emissions: torch.Tensor, lengths: torch.Tensor, transitions: Optional[torch.Tensor]
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Scores (N,), best states (N, T) numbered within their graph, arcs (N, T) taken into each frame; -1 elsewhere."""
+    call, dtype = _call(graphs, emissions, lengths, transitions)
+    plan = plan_of(graphs)
+    num, most = len(graphs), int(np.diff(graphs.numpy()["arc_splits"]).max(initial=0))
+    most = max(most, int(np.diff(plan.group_edge[1]).max(initial=0)))
+    backs = np.empty(call.cell_at[-1] + graphs.num_states, np.uint8 if most <= 250 else np.int32)
+    mid, mid_cum = np.empty((2, graphs.num_states), dtype), np.empty((2, num))
+    alive = np.zeros((2, num), np.bool_)
+    key = _key(best_paths.viterbi_tasks, call.emissions, call.transitions, backs)
+    args = (plan, call, backs, mid, mid_cum, alive, dtype(kernels.NEG))
+    _tasks(best_paths.viterbi_tasks, call, 2, *args, key=key)
+    scores = np.empty(num)
+    states, arcs = np.full((2, num, emissions.shape[1]), -1, np.int64)
+    args = (plan, call, backs, mid, mid_cum, alive, scores, states, arcs, dtype(kernels.NEG))
+    _run(best_paths.trace, *args, key=("trace", *key))
+    return torch.from_numpy(scores.astype(dtype)), torch.from_numpy(states), torch.from_numpy(arcs)
