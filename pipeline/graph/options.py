@@ -1,0 +1,56 @@
+"""Options of the steps around lang, language model, graph, decoding and scoring; imports nothing heavy."""
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
+
+_STRICT = ConfigDict(extra="forbid")
+_NO_STAMP = {"stamp": False}
+
+
+@dataclass(frozen=True, config=_STRICT)
+class LangOptions:
+    """How a lang is made from a lexicon."""
+
+    unit: Literal["phone", "grapheme"] = Field("phone", description="Units: the lexicon's phones, or the letters of its words.")
+    position: Literal["none", "word_end"] = Field("none", description="word_end: the last phone of a word is a symbol of its own.")
+    probs: bool = Field(False, description="The lexicon has a probability behind each word (lexiconp.txt).")
+    oov_word: str | None = Field(None, description="Word for unknown ones, with the phone SPN; none: unknown words are errors.")
+    silence_prob: float = Field(0.5, ge=0, lt=1, description="Probability of silence at each word boundary and at both ends.")
+    speech_states: int = Field(3, ge=1, description="HMM-states of each phone.")
+    silence_states: int = Field(1, ge=1, description="HMM-states of silence.")
+    speech_forward: float = Field(1 / 3, gt=0, lt=1, description="Initial probability of leaving a speech state.")
+    silence_forward: float = Field(1 / 40, gt=0, lt=1, description="Initial probability of leaving a silence state.")
+    drop: str = Field("", description="Characters that graphemes leave out, for example '.-'.")
+
+
+@dataclass(frozen=True, config=_STRICT)
+class LmOptions:
+    """How an n-gram language model is estimated."""
+
+    order: int = Field(1, ge=1, le=5, description="1: relative frequencies; 2 and more: back-off Kneser-Ney.")
+    add: float = Field(0.0, ge=0, description="Order 1: count added to every word of the lang; 0 is maximum likelihood.")
+    min_counts: tuple[int, ...] = Field((), description="Order 2 and more: drop rarer n-grams, by order from 1, e.g. 0,0,2.")
+    prune: float = Field(0.0, ge=0, description="Order 2 and more: relative-entropy threshold of Stolcke pruning, e.g. 1e-7.")
+
+
+@dataclass(frozen=True, config=_STRICT)
+class DecodeOptions:
+    """Search, scales and tuning of decoding."""
+
+    acoustic_scale: float = Field(0.1, gt=0, description="Weight of acoustic scores during the search; beams are in this scale.")
+    transition_scale: float | None = Field(None, ge=0, description="Weight of transition log probabilities; none: the model's.")
+    prior_scale: float | None = Field(None, ge=0, description="Weight of a network's label prior; none: the model's.")
+    beam: float = Field(15.0, gt=0, description="Search beam.")
+    lattice_beam: float = Field(8.0, gt=0, description="Beam of the lattices on which weights are tuned.")
+    min_active: int = Field(200, ge=0, description="Active states per frame below which the beam is not tightened.")
+    max_active: int = Field(7000, ge=1, description="Active states per frame above which the beam is tightened.")
+    retries: int = Field(2, ge=0, description="How often a search that reaches no end is repeated with doubled beam and max_active.")
+    lm_weights: tuple[float, ...] = Field(tuple(float(w) for w in range(5, 21)), min_length=1,
+                                          description="LM weights tried: acoustic scores count 1 / weight against the graph's.")
+    word_penalties: tuple[float, ...] = Field((0.0, 0.5, 1.0), min_length=1, description="Penalties per word tried.")
+    max_failed: float = Field(0.1, ge=0, le=1, description="Share of utterances without lattice above which the step fails.")
+    batch_frames: int = Field(4000, gt=0, description="Feature frames per batch.", json_schema_extra=_NO_STAMP)
+    device: str = Field("cpu", description="cpu or cuda.", json_schema_extra=_NO_STAMP)

@@ -1,0 +1,38 @@
+#!/usr/bin/env python3
+"""Makes a lang directory from a lexicon."""
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from pipeline import cli
+from pipeline.graph.options import LangOptions
+
+
+@click.command()
+@click.argument("lexicon", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("out", type=click.Path(path_type=Path))
+@cli.options(LangOptions)
+@cli.step_options
+def main(lexicon: Path, out: Path, config: LangOptions, overwrite: bool) -> None:
+    """Makes OUT, a lang (phones, words, pronunciations, topology), from LEXICON, lines of a word and its phones.
+
+    With --unit grapheme only the words of LEXICON are used; they are spelt with their letters.
+    """
+    def action(tmp: Path) -> dict:
+        from pipeline.lang import make_lang
+        from pipeline.lexicon import Lexicon, grapheme_lexicon
+        entries = Lexicon.load(lexicon, probs=config.probs)
+        if config.unit == "grapheme":
+            entries = grapheme_lexicon(entries.words(), config.drop)
+        lang = make_lang(entries, config.unit, config.position, config.oov_word, config.silence_prob, config.speech_states,
+                         config.silence_states, config.speech_forward, config.silence_forward)
+        lang.save(tmp)
+        return {"phones": len(lang.phones) - 1, "words": len(lang.words) - 1, "pronunciations": len(lang.lexicon.entries)}
+
+    cli.run_step(out, {"lexicon": lexicon}, config, action, overwrite, command="make_lang")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,51 @@
+#!/usr/bin/env python3
+"""Estimates an n-gram language model over the vocabulary of a lang."""
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from pipeline import cli
+from pipeline.graph.options import LmOptions
+
+
+@click.command()
+@click.argument("text", type=click.Path(exists=True, path_type=Path))
+@click.argument("lang", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option("--dev", type=click.Path(exists=True, path_type=Path), help="Text whose perplexity is reported.")
+@cli.options(LmOptions)
+@cli.step_options
+def main(text: Path, lang: Path, out: Path, dev: Path | None, config: LmOptions, overwrite: bool) -> None:
+    """Estimates OUT/lm.arpa on TEXT (one sentence a line, or a data directory) for the words of LANG.
+
+    Words that LANG lacks count as its unknown word, or, where it has none, as <unk>, which cannot be recognised.
+    """
+    def action(tmp: Path) -> dict:
+        import logging
+
+        from pipeline.arpa import UNK, read_sentences, train_kneser_ney, train_unigram
+        from pipeline.lang import Lang
+        from pipeline.log import setup_default
+        setup_default()
+        vocabulary = Lang.load(lang)
+        unknown = vocabulary.oov_word or UNK
+        sentences = [[w if w in vocabulary.words else unknown for w in s] for s in read_sentences(text)]
+        if config.order == 1:
+            arpa = train_unigram(sentences, list(vocabulary.words)[1:], config.add)
+        else:
+            arpa = train_kneser_ney(sentences, config.order, config.min_counts, config.prune)
+        arpa.save(tmp / "lm.arpa")
+        facts = {"ngrams": arpa.by_order, "sentences": len(sentences), "words": sum(map(len, sentences)),
+                 "unknown_words": sum(s.count(unknown) for s in sentences)}
+        if dev is not None:
+            facts["dev"] = arpa.perplexity(read_sentences(dev))
+        logging.getLogger("train_lm").info("%s", ", ".join(f"{k} {v}" for k, v in facts.items()))
+        return facts
+
+    cli.run_step(out, {"text": text, "lang": lang, "dev": dev}, config, action, overwrite, command="train_lm")
+
+
+if __name__ == "__main__":
+    main()
