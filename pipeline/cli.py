@@ -130,7 +130,9 @@ def run_step(
         paths = {name: Path(path) for name, path in inputs.items() if path is not None}
         ids = {name: stamp.artifact_id(path) for name, path in paths.items()}
         work = stamp.Work(command, options_json(options), ids)
-        record = {"command_line": shlex.join([os.path.relpath(sys.argv[0]), *sys.argv[1:]])}
+        # Paths relative, since the line ends up in results that others read and repeat.
+        parts = [os.path.relpath(part) if os.path.isabs(part) else part for part in sys.argv]
+        record = {"command_line": shlex.join(parts)}
         return stamp.run(out, work, action, paths, overwrite, resume, record)
 
 

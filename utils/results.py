@@ -1,0 +1,31 @@
+#!/usr/bin/env python3
+"""Collects the results of a recipe."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import click
+
+from pipeline import cli
+from pipeline.report import write_report
+
+
+@click.command()
+@click.argument("recipe", type=click.Path(path_type=Path))
+@click.option("--title", default=None, help="Heading of RESULTS.md; the name of the directory when not given.")
+@cli.verbose_option
+def main(recipe: Path, title: str | None) -> None:
+    """Writes RESULTS.md and results.json in the directory RECIPE, such as egs/an4.
+
+    The rows come from the results.json that the scoring steps leave in RECIPE/exp, the times from
+    RECIPE/exp/stage_times.jsonl, figures of others from RECIPE/conf/references.yaml.
+    """
+    with cli.main_guard():
+        rows = write_report(recipe, title)
+        logging.getLogger("pipeline").info("%s: %d rows", recipe / "RESULTS.md", len(rows))
+
+
+if __name__ == "__main__":
+    main()
