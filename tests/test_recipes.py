@@ -18,7 +18,9 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 RECIPES = sorted(ROOT.glob("egs/*/run.sh"))
 STEPS = sorted(ROOT.glob("steps/*.py"))
-COMMANDS = sorted([*STEPS, *ROOT.glob("utils/*.py"), *ROOT.glob("local/*.py"), *ROOT.glob("egs/*/local/*.py")])
+SCRIPTS = sorted([*ROOT.glob("utils/*.py"), *ROOT.glob("local/*.py"), *ROOT.glob("egs/*/local/*.py")])
+# Beside commands, local/ may hold modules that several of them import; those have no __main__.
+COMMANDS = [*STEPS, *(path for path in SCRIPTS if "__main__" in path.read_text(encoding="utf-8"))]
 SHELL = sorted([*ROOT.glob("**/run.sh"), *ROOT.glob("utils/*.sh"), *ROOT.glob("egs/*/*.sh"), ROOT / ".ci" / "run"])
 SHELL = [path for path in dict.fromkeys(SHELL) if ".venv" not in str(path)]
 PROSE = [path for path in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("egs/*/README.md")) if path.exists()]
@@ -78,7 +80,11 @@ def command_of(path: Path) -> click.Command:
     """The click command of a script."""
     spec = importlib.util.spec_from_file_location(f"script_{path.stem}", path)
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    sys.path.insert(0, str(path.parent))  # as Python does for a script
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.remove(str(path.parent))
     assert isinstance(module.main, click.Command), f"{path}: no click command main"
     return module.main
 
