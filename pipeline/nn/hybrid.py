@@ -1,0 +1,103 @@
+"""Viterbi training: a network learns the labels of an alignment frame by frame, whichever model made it."""
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any, Optional
+
+import numpy as np
+import torch
+
+from pipeline.ali import AliSet
+from pipeline.errors import DataError, MismatchError
+from pipeline.feats.facts import FeatureFacts
+from pipeline.feats.load import load_packed
+from pipeline.lang import Lang
+from pipeline.model_dir import HmmDir, load_hmm
+from pipeline.nn.data import UtteranceSet
+from pipeline.nn.losses import CrossEntropy
+from pipeline.nn.model import AcousticModel, Scales, feature_facts, save_acoustic_model
+from pipeline.nn.nhmm import encoder_options
+from pipeline.nn.options import ViterbiOptions
+from pipeline.nn.priors import label_prior
+from pipeline.nn.train import Task, clean_up, train
+
+logger = logging.getLogger(__name__)
+
+
+def train_viterbi(data_dir: Path, lang_dir: Path, ali_dir: Path, out: Path, options: ViterbiOptions,
+                  dev_dir: Optional[Path] = None, dev_ali_dir: Optional[Path] = None) -> dict[str, Any]:
+    """Trains a network by cross-entropy on an alignment and writes its model directory.
+
+    Args:
+        data_dir: data directory with features.
+        lang_dir: must have the phones and topology of the alignment.
+        ali_dir: alignment of the training data; its tree and transitions become the model's.
+        out: model directory to write; checkpoints of an interrupted training in it are gone on from.
+        dev_dir, dev_ali_dir: the same for the choice of epochs.
+    Returns:
+        facts for the stamp.
+    """
+    lang, hmm, facts = Lang.load(lang_dir), load_hmm(ali_dir), FeatureFacts.load(data_dir)
+    hmm.check_lang(lang, lang_dir)
+    data, labels = _utterances(data_dir, ali_dir, hmm, facts, options)
+    dev = None
+    if dev_dir is not None:
+        if dev_ali_dir is None:
+            raise DataError(f"{dev_dir}: dev data need an alignment as well (--dev-ali)")
+        facts.check_same_kind(FeatureFacts.load(dev_dir), data_dir, dev_dir)
+        dev_data, dev_labels = _utterances(dev_dir, dev_ali_dir, hmm, facts, options)
+        dev = Task(dev_data, CrossEntropy(dev_labels))
+    torch.manual_seed(options.seed)
+    model = AcousticModel(data.packed.feats.shape[1], hmm.tree.num_pdfs, encoder_options(options))
+    model.set_normalisation(data.packed.feats)
+    model.log_prior.copy_(label_prior(labels, hmm.tree.num_pdfs))
+    criterion = CrossEntropy(labels, options.label_smoothing, options.focal)
+    history = train(model, Task(data, criterion), dev, options, out, facts.frame_shift)
+    save_acoustic_model(out, model.cpu(), hmm, feature_facts(facts), options.feat_options(), Scales(),
+                        {"criterion": "cross_entropy", "lang_id": lang.id, "ali": str(ali_dir), "epochs": history})
+    clean_up(out)
+    return {"utterances": len(data), "parameters": sum(p.numel() for p in model.parameters()),
+            **{k: v for k, v in history[-1].items() if k in ("loss", "accuracy", "dev_loss", "dev_accuracy")}}
+
+
+def _utterances(data_dir: Path, ali_dir: Path, hmm: HmmDir, facts: FeatureFacts,
+                options: ViterbiOptions) -> tuple[UtteranceSet, list[np.ndarray]]:
+    """The aligned utterances of a data directory and their labels at the label frame rate."""
+    ali = AliSet.load(ali_dir)
+    ali.check_tree(hmm.tree, hmm.topo, hmm.directory)
+    factor = _factor(ali, facts, options.subsampling, data_dir)
+    packed = load_packed(data_dir, options.feat_options())
+    keep = [i for i, cut_id in enumerate(packed.cut_ids) if cut_id in ali]
+    _check_missing(packed.cut_ids, ali, data_dir, options.max_skipped)
+    data = UtteranceSet(packed, keep)
+    labels = [ali.pdf_ids(cut_id, factor, options.majority) for cut_id in data.ids]
+    for cut_id, frames, length in zip(data.ids, labels, data.lens):
+        expected = -(-int(length) // options.subsampling)
+        if len(frames) != expected:
+            raise MismatchError(f"{ali_dir} and {data_dir} do not belong together: utterance {cut_id!r} has {len(frames)} "
+                                f"labels and {expected} label frames")
+    return data, labels
+
+
+def _factor(ali: AliSet, facts: FeatureFacts, subsampling: int, data_dir: Path) -> int:
+    """Alignment frames per label frame; MismatchError when the alignment is too coarse or does not divide."""
+    shift = facts.frame_shift * subsampling
+    factor = int(round(shift / ali.header.frame_shift))
+    if factor < 1 or abs(factor * ali.header.frame_shift - shift) > 1e-6:
+        raise MismatchError(
+            f"alignment {ali.directory} has a frame every {ali.header.frame_shift * 1000:g} ms; labels every "
+            f"{shift * 1000:g} ms (features of {data_dir}, subsampling {subsampling}) cannot be taken from it; "
+            f"--subsampling {max(1, round(ali.header.frame_shift / facts.frame_shift))} fits")
+    return factor
+
+
+def _check_missing(cut_ids: tuple[str, ...], ali: AliSet, data_dir: Path, max_missing: float) -> None:
+    missing = [c for c in cut_ids if c not in ali]
+    if not missing:
+        return
+    text = f"{ali.directory} has no alignment for {len(missing):,} of the {len(cut_ids):,} utterances of {data_dir}, " \
+           f"the first: {missing[0]!r}"
+    if len(missing) > max_missing * len(cut_ids):
+        raise DataError(f"{text}; align that data first")
+    logger.warning("%s", text)

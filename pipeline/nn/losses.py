@@ -1,0 +1,134 @@
+"""Criteria for the training loop: full-sum over HMM state sequences, and cross-entropy with an alignment."""
+from __future__ import annotations
+
+from typing import Optional, Sequence
+
+import numpy as np
+import torch
+
+from pipeline.hmm import feasible, full_sum
+from pipeline.hmm.compile import TrainingGraphs
+from pipeline.nn.data import Batch, UtteranceSet
+from pipeline.nn.encoders import mask_of
+from pipeline.nn.model import AcousticModel
+from pipeline.nn.priors import running_prior, softmax_prior
+from pipeline.nn.train import Loss
+
+SILENCE_COLLAPSE = 0.95  # mean posterior of silence (or of any one label) that no speech corpus has
+ALL_LOOP = 0.01  # mean forward probability of speech states below which phones would last for seconds
+
+
+class FullSum:
+    """Negative log of the sum over all state sequences of the transcript (Mann et al. 2023, section 3):
+
+        - log sum_s prod_t p(s_t | x)^alpha / p(s_t)^kappa * p(s_t | s_{t-1})^beta
+    """
+
+    def __init__(self, graphs: TrainingGraphs, silence_pdfs: Sequence[int], alpha: float, beta: float, kappa: float = 0.0,
+                 alpha_start: Optional[float] = None, prior: str = "none",
+                 linear_labels: Optional[Sequence[np.ndarray]] = None, linear_until: float = 0.0) -> None:
+        """Args:
+            graphs: by utterance index.
+            silence_pdfs: labels of silence, for the watch over collapse.
+            alpha, beta, kappa: scales of label posterior, transitions and prior.
+            alpha_start: if given, alpha rises (or falls) from here and is reached at half time.
+            prior: "none", "transcripts" (the model's log_prior as it stands), "softmax" or "on_the_fly" (both estimated
+                in training and left in the model's log_prior).
+            linear_labels: (T'_n,) labels of a linear alignment per utterance.
+            linear_until: share of the training in which these are the targets of a cross-entropy instead.
+        """
+        self.graphs, self.alpha, self.beta, self.kappa, self.alpha_start = graphs, alpha, beta, kappa, alpha_start
+        self.prior, self.linear_labels, self.linear_until = prior, linear_labels, linear_until
+        self.silence = torch.tensor(sorted(silence_pdfs), dtype=torch.int64)
+
+    def label_scale(self, done: float) -> float:
+        """alpha after a share of the training."""
+        if self.alpha_start is None:
+            return self.alpha
+        return self.alpha_start + (self.alpha - self.alpha_start) * min(2.0 * done, 1.0)
+
+    def __call__(self, model: AcousticModel, batch: Batch, done: float) -> Loss:
+        """See ``pipeline.nn.train.Criterion``; frames are label frames."""
+        encoded, lens = model.encode(batch.feats, batch.lens, normalised=True)
+        log_post = model.log_posteriors(encoded)
+        mask = mask_of(lens, log_post.shape[1])
+        silence = float(log_post.detach()[..., self.silence.to(lens.device)].exp().sum(-1)[mask].sum())
+        if done < self.linear_until:
+            assert self.linear_labels is not None
+            targets = _padded([self.linear_labels[i] for i in batch.indices], log_post.shape[1]).to(lens.device)
+            loss = -log_post.gather(2, targets[:, :, None])[:, :, 0][mask].sum()
+            return Loss(loss, int(mask.sum()), sums={"silence": silence})
+        scores = log_post * self.label_scale(done)
+        if self.prior == "on_the_fly" and model.training:
+            model.log_prior.copy_(running_prior(model.log_prior, log_post, mask))
+        if self.prior != "none" and self.kappa:
+            scores = scores - self.kappa * model.log_prior
+        transitions = None
+        if self.beta and model.transitions is not None:
+            transitions = self.beta * model.transitions(encoded, lens)
+        graphs = self.graphs.graphs[batch.indices].to(scores.device)
+        log_z = full_sum(graphs, scores, lens, transitions)
+        good = feasible(log_z)
+        total = -log_z.masked_fill(~good, 0.0).sum()
+        return Loss(total, int(lens[good].sum()), int((~good).sum()), {"silence": silence})
+
+    def end_epoch(self, model: AcousticModel, data: UtteranceSet, done: float) -> None:
+        """Refreshes the prior of the softmax kind."""
+        if self.prior == "softmax":
+            device = str(model.mean.device)
+            model.log_prior.copy_(softmax_prior(model, data.batches(20_000, 64, device)))
+
+    def diagnose(self, model: AcousticModel, figures: dict[str, float], done: float) -> Optional[str]:
+        """Silence collapse and all-loop, the two ways in which full-sum training usually fails."""
+        if figures.get("silence", 0.0) > SILENCE_COLLAPSE:
+            return (f"silence collapse: silence has {figures['silence']:.0%} of the label posterior. Usual cures: a prior "
+                    f"(--prior transcripts), a lower --label-scale, --flat-start-epochs 1, a lower --learning-rate")
+        if model.transitions is not None and model.transitions.kind != "fixed":
+            speech = model.transitions.speech_forward(self.silence)
+            if speech < ALL_LOOP:
+                return (f"all-loop: speech states are left with probability {speech:.4f} per frame. Usual cures: a lower "
+                        f"--transition-scale, --transition-init guessed, --transitions fixed for a first model")
+        return None
+
+
+class CrossEntropy:
+    """Frame cross-entropy with fixed labels, label smoothing (Szegedy et al. 2016) and focal weights (Lin et al. 2017)."""
+
+    def __init__(self, labels: Sequence[np.ndarray], smoothing: float = 0.0, focal: float = 0.0) -> None:
+        """Args:
+            labels: (T'_n,) int pdf-ids at the label frame rate, by utterance index.
+            smoothing: share of the target that is spread evenly over all labels.
+            focal: exponent g of the weights (1 - p)^g.
+        """
+        self.labels, self.smoothing, self.focal = labels, smoothing, focal
+
+    def __call__(self, model: AcousticModel, batch: Batch, done: float) -> Loss:
+        """See ``pipeline.nn.train.Criterion``."""
+        log_post, lens = model(batch.feats, batch.lens, normalised=True)
+        mask = mask_of(lens, log_post.shape[1])
+        targets = _padded([self.labels[i] for i in batch.indices], log_post.shape[1]).to(lens.device)
+        flat = log_post[mask]  # (frames, P)
+        picked = flat.gather(1, targets[mask][:, None])[:, 0]
+        smoothing = self.smoothing if model.training else 0.0
+        loss = -(1.0 - smoothing) * picked
+        if smoothing:
+            loss = loss - smoothing * flat.mean(1)
+        if self.focal and model.training:
+            loss = loss * (1.0 - picked.exp()).clamp(min=0.0) ** self.focal
+        correct = float((flat.detach().argmax(1) == targets[mask]).sum())
+        return Loss(loss.sum(), len(flat), sums={"accuracy": correct})
+
+    def end_epoch(self, model: AcousticModel, data: UtteranceSet, done: float) -> None:
+        """Nothing to refresh."""
+
+    def diagnose(self, model: AcousticModel, figures: dict[str, float], done: float) -> Optional[str]:
+        """Cross-entropy has no trouble of its own beyond what the loop sees."""
+        return None
+
+
+def _padded(rows: Sequence[np.ndarray], width: int) -> torch.Tensor:
+    """(N, width) int64, 0 behind each row's end."""
+    out = torch.zeros((len(rows), width), dtype=torch.int64)
+    for i, row in enumerate(rows):
+        out[i, :len(row)] = torch.from_numpy(np.asarray(row, dtype=np.int64))
+    return out

@@ -1,0 +1,183 @@
+"""The acoustic model: feature normalisation, encoder, label posteriors and (for a neural HMM) transition probabilities."""
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Optional, Sequence
+
+import torch
+from torch import nn
+
+from pipeline.checkpoint import META, load_model, save_model
+from pipeline.errors import DataError
+from pipeline.feats.facts import FeatureFacts
+from pipeline.feats.options import FeatLoadOptions
+from pipeline.model_dir import HmmDir, load_hmm, save_hmm
+from pipeline.nn.encoders import Encoder
+from pipeline.nn.options import EncoderOptions
+from pipeline.nn.transitions import TransitionNet
+
+KIND = "nn"
+_KEEP = ("type", "dim", "frame_shift", "window", "frame_offset", "sampling_rate", "extractor")
+
+
+@dataclass(frozen=True)
+class Scales:
+    """Exponents that a model was trained with, the default for alignment; prior is relative to the label posterior."""
+
+    label: float = 1.0
+    transition: float = 1.0
+    prior: float = 1.0
+
+
+class AcousticModel(nn.Module):
+    """Features -> log label posteriors.
+
+    Attributes:
+        options: shape of the encoder.
+        encoder: see ``pipeline.nn.encoders.Encoder``.
+        transitions: trained transition probabilities, None for a plain hybrid model.
+        log_prior: (P,) natural-log label prior, uniform until one is set.
+    """
+
+    def __init__(self, feature_dim: int, num_pdfs: int, options: EncoderOptions) -> None:
+        super().__init__()
+        self.options = options
+        self.register_buffer("mean", torch.zeros(feature_dim))
+        self.register_buffer("scale", torch.ones(feature_dim))
+        self.register_buffer("log_prior", torch.full((num_pdfs,), -float(torch.tensor(float(num_pdfs)).log())))
+        self.encoder = Encoder(feature_dim, options)
+        self.output = nn.Linear(self.encoder.out_dim, num_pdfs)
+        nn.init.normal_(self.output.weight, std=0.1 / self.encoder.out_dim ** 0.5)
+        nn.init.zeros_(self.output.bias)
+        self.transitions: Optional[TransitionNet] = None
+
+    @property
+    def num_pdfs(self) -> int:
+        return self.output.out_features
+
+    def set_normalisation(self, feats: torch.Tensor) -> None:
+        """Takes mean and standard deviation from (sum T, F) training features."""
+        self.mean.copy_(feats.double().mean(0))
+        self.scale.copy_(1.0 / feats.double().std(0, unbiased=False).clamp(min=1e-5))
+
+    def normalise(self, feats: torch.Tensor) -> torch.Tensor:
+        """(.., F) features with mean 0 and variance 1 over the training data."""
+        return (feats - self.mean) * self.scale
+
+    def encode(self, feats: torch.Tensor, lens: torch.Tensor, normalised: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
+        """(N, T, F), (N,) -> encoder output (N, T', D), (N,)."""
+        return self.encoder(feats if normalised else self.normalise(feats), lens)
+
+    def log_posteriors(self, encoded: torch.Tensor) -> torch.Tensor:
+        """(N, T', D) -> (N, T', P) natural-log label posteriors."""
+        return torch.log_softmax(self.output(encoded), -1)
+
+    def forward(self, feats: torch.Tensor, lens: torch.Tensor, normalised: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
+        """Log label posteriors.
+
+        Args:
+            feats: (N, T, F) float32; what stands behind an utterance's end is not read.
+            lens: (N,) int64 frames.
+            normalised: feats have gone through ``normalise`` already.
+        Returns:
+            (N, T', P) natural logs, (N,) int64 with T' = ceil(T / subsampling).
+        """
+        encoded, lens = self.encode(feats, lens, normalised)
+        return self.log_posteriors(encoded), lens
+
+
+def save_acoustic_model(directory: str | Path, model: AcousticModel, hmm: HmmDir, facts: dict[str, Any],
+                        feat_options: FeatLoadOptions, scales: Scales, extra: dict[str, Any]) -> None:
+    """Writes model.json, model.safetensors and the HMM files (transition probabilities taken from the model, if it has any).
+
+    Args:
+        facts: of the features, see ``feature_facts``.
+        extra: further facts, such as "lang_id" and "criterion".
+    """
+    net = model.transitions
+    meta = {
+        "kind": KIND, "config": asdict(model.options), "num_pdfs": model.num_pdfs, "feature_dim": len(model.mean),
+        "features": facts, "feat_options": asdict(feat_options), "scales": asdict(scales),
+        "frame_shift": facts["frame_shift"] * model.encoder.subsampling, "tree_id": hmm.tree.id, "topo_id": hmm.topo.id,
+        "transition_model": None if net is None else {"kind": net.kind, "dim": net.width}, **extra}
+    save_hmm(directory, hmm.topo, hmm.tree, hmm.transitions)
+    save_model(directory, model.state_dict(), meta)
+
+
+def load_acoustic_model(directory: str | Path) -> tuple[AcousticModel, HmmDir, dict[str, Any]]:
+    """Rebuilds a model from its directory alone.
+
+    Returns:
+        the model in evaluation mode, its HMM side, and model.json.
+    """
+    tensors, meta = load_model(directory, KIND)
+    hmm = load_hmm(directory)
+    where = Path(directory) / META
+    try:
+        config = {**meta["config"], "dilations": tuple(meta["config"]["dilations"])}
+        model = AcousticModel(int(meta["feature_dim"]), int(meta["num_pdfs"]), EncoderOptions(**config))
+        if meta["transition_model"] is not None:
+            net = meta["transition_model"]
+            model.transitions = TransitionNet(net["kind"], hmm.transitions, model.encoder.out_dim, width=int(net["dim"]))
+        model.load_state_dict(tensors)
+    except (KeyError, TypeError, ValueError, RuntimeError) as e:
+        raise DataError(f"{where}: not a network of this version ({e})") from None
+    if hmm.tree.num_pdfs != model.num_pdfs:
+        raise DataError(f"{where}: the network has {model.num_pdfs} labels, the tree beside it {hmm.tree.num_pdfs}")
+    return model.eval(), hmm, meta
+
+
+def feature_facts(facts: FeatureFacts) -> dict[str, Any]:
+    """The facts that features must share with those that a model was trained on (not the size of the corpus)."""
+    return {k: v for k, v in asdict(facts).items() if k in _KEEP}
+
+
+class NnScorer:
+    """A network as ``pipeline.scorer.Scorer``: log posterior - prior_scale * log prior."""
+
+    def __init__(self, model: AcousticModel, meta: dict[str, Any], prior_scale: Optional[float], device: str) -> None:
+        self.model = model.to(device)
+        facts, scales = meta["features"], Scales(**meta["scales"])
+        known = {f.name for f in fields(FeatLoadOptions)}
+        self.feat_options = FeatLoadOptions(**{k: v for k, v in meta["feat_options"].items() if k in known})
+        self.frame_shift = float(meta["frame_shift"])
+        # The features say where a frame's centre lies, alignments where its span begins.
+        self.frame_offset = float(facts["frame_offset"]) - float(facts["frame_shift"]) / 2
+        self.num_pdfs = model.num_pdfs
+        self.acoustic_scale, self.transition_scale = scales.label, scales.transition
+        self.prior_scale = scales.prior if prior_scale is None else prior_scale
+        self._last: Optional[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = None
+
+    @torch.no_grad()
+    def log_likes(self, feats: torch.Tensor, lens: torch.Tensor,
+                  speakers: Optional[Sequence[str]] = None) -> tuple[torch.Tensor, torch.Tensor]:
+        """(N, T, F), (N,) -> (N, T', P) unscaled scores, (N,); `speakers` is not read."""
+        encoded, out_lens = self._encode(feats, lens)
+        scores = self.model.log_posteriors(encoded)
+        return scores - self.prior_scale * self.model.log_prior, out_lens
+
+    @torch.no_grad()
+    def transition_scores(self, feats: torch.Tensor, lens: torch.Tensor) -> Optional[torch.Tensor]:
+        """(N, T', n_tid) log probabilities of an input-dependent transition model, else None."""
+        net = self.model.transitions
+        if net is None or not net.dynamic:
+            return None
+        return net(*self._encode(feats, lens))
+
+    def _encode(self, feats: torch.Tensor, lens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The encoder's output; that of the last call is kept, since both kinds of scores are asked for one batch."""
+        if self._last is None or self._last[0] is not feats:
+            device = self.model.mean.device
+            self._last = (feats, *self.model.encode(feats.to(device), lens.to(device)))
+        return self._last[1:]
+
+
+def load_scorer(model_dir: str | Path, prior_scale: Optional[float] = None, device: str = "cpu") -> NnScorer:
+    """The scorer of a network's directory.
+
+    Args:
+        prior_scale: weight of the label prior; None: the model's own.
+    """
+    model, _, meta = load_acoustic_model(model_dir)
+    return NnScorer(model, meta, prior_scale, device)

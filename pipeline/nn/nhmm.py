@@ -1,0 +1,149 @@
+"""Neural HMM training from scratch: transcripts, a lexicon and audio in, a model with label and transition probabilities out."""
+from __future__ import annotations
+
+import logging
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Optional
+
+import numpy as np
+import torch
+
+from pipeline.corpus import cut_entries
+from pipeline.errors import DataError
+from pipeline.feats.facts import FeatureFacts
+from pipeline.feats.load import load_packed
+from pipeline.hmm.compile import TrainingGraphs, compile_graphs
+from pipeline.lang import Lang
+from pipeline.model_dir import HmmDir, load_hmm
+from pipeline.nn.data import UtteranceSet
+from pipeline.nn.losses import FullSum
+from pipeline.nn.model import AcousticModel, Scales, feature_facts, save_acoustic_model
+from pipeline.nn.options import EncoderOptions, NhmmOptions
+from pipeline.nn.priors import softmax_prior, transcript_prior
+from pipeline.nn.train import Task, clean_up, train
+from pipeline.nn.transitions import TransitionNet
+from pipeline.transitions import TransitionModel
+from pipeline.tree import monophone_tree
+
+logger = logging.getLogger(__name__)
+
+
+def train_nhmm(data_dir: Path, lang_dir: Path, out: Path, options: NhmmOptions, dev_dir: Optional[Path] = None,
+               tree_dir: Optional[Path] = None) -> dict[str, Any]:
+    """Trains a neural HMM by full-sum and writes its model directory.
+
+    Args:
+        data_dir: data directory with features.
+        lang_dir: pronunciations and topology.
+        out: model directory to write; checkpoints of an interrupted training in it are gone on from.
+        dev_dir: utterances for the choice of epochs.
+        tree_dir: model or tree directory whose tied labels are used; default: one label per phone state.
+    Returns:
+        facts for the stamp.
+    """
+    lang = Lang.load(lang_dir)
+    hmm = hmm_for(lang, lang_dir, tree_dir)
+    facts = FeatureFacts.load(data_dir)
+    data, graphs = _utterances(data_dir, lang, hmm, options)
+    torch.manual_seed(options.seed)
+    feat_dim = data.packed.feats.shape[1]
+    model = AcousticModel(feat_dim, hmm.tree.num_pdfs, encoder_options(options))
+    model.set_normalisation(data.packed.feats)
+    model.transitions = TransitionNet(options.transitions, hmm.transitions, model.encoder.out_dim, options.transition_init,
+                                      options.subsampling, options.transition_dim)
+    silence = silence_pdfs(hmm.transitions, lang)
+    shift = facts.frame_shift * options.subsampling
+    if options.prior == "transcripts":
+        speech = np.isin(hmm.transitions.pdf, silence, invert=True)
+        per_phone = float(hmm.transitions.num_states_of[hmm.transitions.phone[speech]].mean())
+        label_frames = int(model.encoder.out_lens(torch.from_numpy(data.lens)).sum())
+        model.log_prior.copy_(transcript_prior(graphs.graphs, silence, label_frames, per_phone, shift))
+    dev = None
+    if dev_dir is not None:
+        facts.check_same_kind(FeatureFacts.load(dev_dir), data_dir, dev_dir)
+        dev_data, dev_graphs = _utterances(dev_dir, lang, hmm, options)
+        dev = Task(dev_data, _criterion(dev_graphs, silence, options))
+    history = train(model, Task(data, _criterion(graphs, silence, options)), dev, options, out, facts.frame_shift)
+    model.cpu()
+    finish_transitions(model, hmm.transitions, data)
+    if options.prior == "none":
+        model.log_prior.copy_(softmax_prior(model, data.batches(20_000, 64)))
+    kappa = options.prior_scale if options.prior != "none" else 0.0
+    scales = Scales(options.label_scale, options.transition_scale, kappa / options.label_scale)
+    save_acoustic_model(out, model, hmm, feature_facts(facts), options.feat_options(), scales,
+                        {"criterion": "full_sum", "lang_id": lang.id, "epochs": history})
+    clean_up(out)
+    return _facts(model, hmm.transitions, silence, history, len(data))
+
+
+def hmm_for(lang: Lang, lang_dir: Path, tree_dir: Optional[Path]) -> HmmDir:
+    """The labels of a model: those of a tree directory, or one per phone state of the lang."""
+    if tree_dir is not None:
+        hmm = load_hmm(tree_dir)
+        hmm.check_lang(lang, lang_dir)
+        return hmm
+    tree = monophone_tree(lang.phones, lang.topo)
+    return HmmDir(Path(lang_dir), lang.phones, lang.topo, tree, TransitionModel(tree, lang.topo))
+
+
+def encoder_options(options: EncoderOptions) -> EncoderOptions:
+    """The encoder's share of a step's options."""
+    names = asdict(EncoderOptions())
+    return EncoderOptions(**{name: getattr(options, name) for name in names})
+
+
+def silence_pdfs(transitions: TransitionModel, lang: Lang) -> list[int]:
+    """Labels of the silence phone, ascending."""
+    return sorted(set(transitions.pdf[transitions.phone == lang.silence_id].tolist()))
+
+
+def finish_transitions(model: AcousticModel, transitions: TransitionModel, data: UtteranceSet) -> None:
+    """Brings the trained probabilities into transitions.json: as they are, or as their mean over the data."""
+    net = model.transitions
+    assert net is not None
+    if not net.dynamic:
+        net.export(transitions)
+        return
+    total, frames = np.zeros(len(transitions.phone)), 0
+    with torch.no_grad():
+        for batch in data.batches(20_000, 64):
+            encoded, lens = model.encode(batch.feats, batch.lens)
+            mask = torch.arange(encoded.shape[1])[None, :] < lens[:, None]
+            total += net(encoded, lens)[..., 1::2].exp()[mask].double().sum(0).numpy()
+            frames += int(mask.sum())
+    net.export(transitions, total / frames)
+
+
+def _utterances(data_dir: Path, lang: Lang, hmm: HmmDir, options: NhmmOptions) -> tuple[UtteranceSet, TrainingGraphs]:
+    """The utterances that are long enough for their text, and their graphs."""
+    packed = load_packed(data_dir, options.feat_options())
+    texts = {e["id"]: (line, e["supervisions"][0]["text"]) for line, e in cut_entries(data_dir)}
+    words = [lang.word_ids(texts[c][1], f"{data_dir}/cuts.jsonl.gz:{texts[c][0]}: utterance {c!r}") for c in packed.cut_ids]
+    graphs = compile_graphs(lang, hmm.tree, hmm.transitions, words)
+    lens = -(-packed.lengths().numpy() // options.subsampling)
+    keep = np.flatnonzero(lens >= graphs.min_frames)
+    short = len(lens) - len(keep)
+    if short:
+        first = int(np.flatnonzero(lens < graphs.min_frames)[0])
+        text = (f"{data_dir}: {short:,} of {len(lens):,} utterances are shorter than their HMM, the first: "
+                f"{packed.cut_ids[first]!r}, {lens[first]} label frames for at least {graphs.min_frames[first]} states")
+        if short > options.max_skipped * len(lens):
+            raise DataError(f"{text}; a lower --subsampling or a topology with fewer states would admit them")
+        logger.warning("%s", text)
+        graphs = graphs.select(keep)
+    return UtteranceSet(packed, keep), graphs
+
+
+def _criterion(graphs: TrainingGraphs, silence: list[int], options: NhmmOptions) -> FullSum:
+    return FullSum(graphs, silence, options.label_scale, options.transition_scale, options.prior_scale,
+                   options.label_scale_start, options.prior)
+
+
+def _facts(model: AcousticModel, transitions: TransitionModel, silence: list[int], history: list[dict[str, float]],
+           num_utterances: int) -> dict[str, Any]:
+    speech = ~np.isin(transitions.pdf, silence)
+    return {"utterances": num_utterances, "parameters": sum(p.numel() for p in model.parameters()),
+            "speech_forward": float(transitions.forward_prob[speech].mean()),
+            "silence_forward": float(transitions.forward_prob[~speech].mean()),
+            **{k: v for k, v in history[-1].items() if k in ("loss", "dev_loss", "silence", "skipped")}}

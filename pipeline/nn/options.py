@@ -1,0 +1,110 @@
+"""Options of the neural models; nothing heavy is imported here, so that every step answers --help at once."""
+from __future__ import annotations
+
+from typing import Literal, Optional
+
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
+
+from pipeline.feats.options import FeatLoadOptions
+
+frozen = dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+NOT_IN_STAMP = {"stamp": False}
+
+TransitionKind = Literal["fixed", "speech_silence", "substate", "substate_silence", "label", "linear", "blstm", "time"]
+PriorKind = Literal["none", "transcripts", "softmax", "on_the_fly"]
+
+
+@frozen
+class EncoderOptions:
+    """The network between features and label posteriors; stored in the model, never asked for again."""
+
+    encoder: Literal["blstm", "tdnn"] = Field(
+        "blstm", description="blstm: bidirectional LSTM; tdnn: dilated convolutions, several times faster on a CPU.")
+    layers: int = Field(3, ge=1, le=48, description="Number of layers.")
+    dim: int = Field(128, ge=1, description="Width of a layer (blstm: per direction).")
+    dropout: float = Field(0.1, ge=0.0, lt=1.0, description="Dropout behind each layer.")
+    subsampling: int = Field(
+        1, ge=1, le=8, description="Feature frames per label frame: 3 turns 10 ms features into 30 ms alignments.")
+    subsampling_by: Literal["concat", "mean", "max"] = Field(
+        "concat", description="How the feature frames of a label frame are joined.")
+    frames_per_step: int = Field(
+        1, ge=1, le=8, description="Label frames that one step of the encoder reads and predicts together: the label "
+        "frame rate stays, the cost falls.")
+    kernel: int = Field(3, ge=1, description="tdnn: frames that a convolution sees (odd).")
+    dilations: tuple[int, ...] = Field(
+        (1, 1, 2, 2, 3, 3), description="tdnn: distance of the frames that a convolution sees, by layer; the last "
+        "one counts for all further layers.")
+
+
+@frozen
+class TrainOptions:
+    """The features and the training loop; the same for every criterion."""
+
+    cmvn: Literal["none", "utterance", "speaker", "global"] = Field(
+        "speaker", description="Over what means of the features become 0; the model then scales all of them to mean 0 "
+        "and variance 1 over the training data.")
+    norm_vars: bool = Field(False, description="Variances become 1 over the same data as the means.")
+    deltas: int = Field(0, ge=0, le=3, description="Order of time derivatives that are appended to the features.")
+    epochs: int = Field(20, ge=1, description="Passes over the training data.")
+    batch_frames: int = Field(5000, ge=1, description="Feature frames per batch, padding included.")
+    max_batch: int = Field(64, ge=1, description="Utterances per batch at most.")
+    optimizer: Literal["nadam", "adam", "adamw"] = Field("nadam", description="Optimizer.")
+    learning_rate: float = Field(2e-3, gt=0, description="Peak learning rate.")
+    schedule: Literal["one_cycle", "plateau", "constant"] = Field(
+        "one_cycle", description="one_cycle: linear rise, linear fall, short final decay (as in Mann et al. 2023); "
+        "plateau: multiplied by lr_decay when the dev loss does not fall.")
+    lr_rise: float = Field(0.3, gt=0, lt=1, description="one_cycle: share of the training in which the rate rises.")
+    lr_start: float = Field(0.1, gt=0, le=1, description="one_cycle: first rate relative to the peak.")
+    lr_decay: float = Field(0.5, gt=0, lt=1, description="plateau: factor of a decay.")
+    weight_decay: float = Field(1e-4, ge=0, description="L2 regularisation (adamw: decoupled).")
+    clip: float = Field(5.0, gt=0, description="Largest norm of the gradient of the mean loss per frame.")
+    average: int = Field(3, ge=1, description="The final model is the mean of the best so many epochs by dev loss (of "
+                         "the last ones without dev data).")
+    time_masks: int = Field(2, ge=0, description="SpecAugment: time masks per utterance; 0 and no feature masks: off.")
+    time_mask_seconds: float = Field(0.1, ge=0, description="SpecAugment: longest time mask, in seconds.")
+    time_mask_share: float = Field(0.2, ge=0, le=1, description="SpecAugment: masked share of an utterance at most.")
+    feature_masks: int = Field(2, ge=0, description="SpecAugment: feature masks per utterance.")
+    feature_mask_size: int = Field(5, ge=0, description="SpecAugment: features in a mask at most.")
+    augment_from: float = Field(0.0, ge=0, le=1, description="SpecAugment begins after this share of the training.")
+    max_skipped: float = Field(
+        0.05, ge=0, le=1, description="Largest share of utterances that may be left out (too short for their states).")
+    seed: int = Field(1, ge=0, description="Seed of everything random.")
+    device: str = Field("auto", description="cpu, cuda, cuda:1 ..; auto takes a GPU if there is one.",
+                        json_schema_extra=NOT_IN_STAMP)
+
+    def feat_options(self) -> FeatLoadOptions:
+        """How the features are loaded."""
+        return FeatLoadOptions(cmvn=self.cmvn, norm_vars=self.norm_vars, deltas=self.deltas)
+
+
+@frozen
+class NhmmOptions(TrainOptions, EncoderOptions):
+    """Neural HMM trained from scratch by full-sum (Mann et al. 2023)."""
+
+    epochs: int = Field(30, ge=1, description="Passes over the training data.")
+    transitions: TransitionKind = Field(
+        "speech_silence", description="What the transition probabilities depend on; linear, blstm and time also on "
+        "the input; fixed: not trained.")
+    transition_init: Literal["guessed", "flat", "random"] = Field(
+        "guessed", description="First transition probabilities: the topology's, 0.5, or random.")
+    transition_dim: int = Field(128, ge=1, description="Width of the transition model's BLSTM per direction.")
+    label_scale: float = Field(0.3, gt=0, le=5, description="alpha, exponent of the label posterior.")
+    transition_scale: float = Field(0.3, ge=0, le=5, description="beta, exponent of the transition probability.")
+    prior: PriorKind = Field("none", description="Label prior in training; transcripts: counts by lexicon and "
+                             "durations; softmax: mean posterior of the last epoch; on_the_fly: running batch mean.")
+    prior_scale: float = Field(0.3, ge=0, le=5, description="kappa, exponent of the prior in training.")
+    flat_start_epochs: int = Field(
+        0, ge=0, description="Epochs of cross-entropy on a linear alignment before full-sum.")
+    label_scale_start: Optional[float] = Field(
+        None, gt=0, le=5, description="If given, alpha starts here and reaches label_scale linearly at half time.")
+
+
+@frozen
+class ViterbiOptions(TrainOptions, EncoderOptions):
+    """Frame cross-entropy on an alignment."""
+
+    epochs: int = Field(15, ge=1, description="Passes over the training data.")
+    label_smoothing: float = Field(0.0, ge=0, lt=1, description="Share of the target spread evenly over all labels.")
+    focal: float = Field(0.0, ge=0, le=10, description="Focal loss: frames weigh (1 - p) to this power.")
+    majority: bool = Field(False, description="Labels at a lower frame rate: the most frequent instead of the first.")

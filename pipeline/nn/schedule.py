@@ -1,0 +1,41 @@
+"""Optimizers and learning rates; a rate is a function of the share of the training that is done."""
+from __future__ import annotations
+
+from typing import Iterable
+
+import torch
+
+from pipeline.nn.options import TrainOptions
+
+FINAL_PHASE = 0.1  # share of a one-cycle training in which the rate falls from its first value to almost 0
+
+
+def make_optimizer(parameters: Iterable[torch.nn.Parameter], options: TrainOptions) -> torch.optim.Optimizer:
+    """Nadam (Dozat 2016), Adam or AdamW with the options' weight decay."""
+    classes = {"nadam": torch.optim.NAdam, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+    return classes[options.optimizer](list(parameters), lr=options.learning_rate, weight_decay=options.weight_decay)
+
+
+def learning_rate(done: float, options: TrainOptions, decays: int = 0) -> float:
+    """Learning rate after a share of the training.
+
+    one_cycle: linear from lr_start * peak up to the peak at lr_rise, linear back to the same value at
+    1 - FINAL_PHASE, then down to a hundredth of it (cf. Smith and Topin 2018; the shape of Mann et al. 2023).
+
+    Args:
+        done: 0 .. 1.
+        decays: plateau: how often the dev loss has not fallen.
+    """
+    assert 0.0 <= done <= 1.0, done
+    peak, low = options.learning_rate, options.learning_rate * options.lr_start
+    if options.schedule == "constant":
+        return peak
+    if options.schedule == "plateau":
+        warm = min(done / 0.02, 1.0)
+        return (low + (peak - low) * warm) * options.lr_decay ** decays
+    turn, end = min(options.lr_rise, 1.0 - FINAL_PHASE), 1.0 - FINAL_PHASE
+    if done < turn:
+        return low + (peak - low) * done / turn
+    if done < end:
+        return peak + (low - peak) * (done - turn) / (end - turn)
+    return low * (1.0 - 0.99 * (done - end) / FINAL_PHASE)

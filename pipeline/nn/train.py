@@ -1,0 +1,268 @@
+"""The training loop, the only one of the project: a model, a criterion and data in, a trained model out.
+
+A criterion is plugged in (``Criterion``); batches, augmentation, optimisation, learning rates, checkpoints, resuming and
+the watch for divergence are the same for all. Whatever is random is a function of (seed, epoch, step), so that a
+training that was interrupted ends with the same bits as one that was not.
+"""
+from __future__ import annotations
+
+import logging
+import shutil
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Optional, Protocol
+
+import numpy as np
+import torch
+from torch import nn
+
+from pipeline.errors import ConfigError, PipelineError
+from pipeline.log import duration, progress
+from pipeline.nn.data import Batch, UtteranceSet, plan
+from pipeline.nn.options import TrainOptions
+from pipeline.nn.schedule import learning_rate, make_optimizer
+from pipeline.nn.specaugment import spec_augment
+from pipeline.nn.train_state import CHECKPOINT, TrainState, average, best_epochs, epoch_file, load_state, save_state
+
+logger = logging.getLogger(__name__)
+
+SAVE_SECONDS = 300.0  # between checkpoints inside a long epoch
+MAX_BAD_STEPS = 20  # batches without a finite gradient, in a training
+EPOCHS = "epochs"
+
+
+class DivergenceError(PipelineError):
+    """The training has gone wrong; the message names how and what usually helps."""
+
+
+@dataclass
+class Loss:
+    """Criterion of a batch.
+
+    Attributes:
+        total: scalar, summed over frames; carries the gradient.
+        frames: number of frames in the sum.
+        skipped: utterances left out because they have no path.
+        sums: further figures summed over the frames ("correct", "silence", ..), reported per frame.
+    """
+
+    total: torch.Tensor
+    frames: int
+    skipped: int = 0
+    sums: dict[str, float] = field(default_factory=dict)
+
+
+class Criterion(Protocol):
+    """What is minimised on one data set; it knows the targets of that set's utterances by their index."""
+
+    def __call__(self, model: Any, batch: Batch, done: float) -> Loss:
+        """The loss of a batch.
+
+        Args:
+            model: in training or evaluation mode.
+            batch: features are normalised (and augmented) already.
+            done: share of the training that is done, 0 .. 1, for schedules.
+        """
+
+    def end_epoch(self, model: Any, data: UtteranceSet, done: float) -> None:
+        """Called after each training epoch, to refresh what is estimated on the whole data (priors)."""
+
+    def diagnose(self, model: Any, figures: dict[str, float], done: float) -> Optional[str]:
+        """Names the trouble that an epoch's figures show, with the usual cures; None when all is well."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """Utterances and the criterion that knows their targets."""
+
+    data: UtteranceSet
+    criterion: Criterion
+
+
+def pick_device(name: str) -> str:
+    """"auto" becomes "cuda" where there is a GPU; a GPU that is not there is a ConfigError."""
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise ConfigError(f"--device {name}: there is no CUDA device")
+    return name
+
+
+def train(model: nn.Module, task: Task, dev: Optional[Task], options: TrainOptions, out: Path,
+          frame_shift: float = 0.01) -> list[dict[str, float]]:
+    """Trains a model in place and leaves the mean of its best epochs in it.
+
+    Args:
+        model: has ``normalise(feats)``; the criterion knows the rest of it.
+        task: training data.
+        dev: data for the choice of epochs and the plateau schedule.
+        out: directory for checkpoints and TensorBoard events (under log/); a checkpoint found there is gone on from.
+        frame_shift: seconds per feature frame.
+    Returns:
+        figures of each epoch ("loss" and "dev_loss" are per frame).
+    """
+    device = pick_device(options.device)
+    devices = [torch.cuda.current_device()] if device.startswith("cuda") else []
+    model.to(device)
+    with torch.random.fork_rng(devices=devices):
+        run = _Run(model, task, dev, options, Path(out), device, frame_shift)
+        run.go()
+        return run.state.history
+
+
+def clean_up(out: Path) -> None:
+    """Removes the checkpoints of a completed training, once its result has been saved."""
+    shutil.rmtree(out / EPOCHS, ignore_errors=True)
+    (out / CHECKPOINT).unlink(missing_ok=True)
+
+
+class _Run:
+    """One call of train()."""
+
+    def __init__(self, model: nn.Module, task: Task, dev: Optional[Task], options: TrainOptions, out: Path, device: str,
+                 frame_shift: float) -> None:
+        self.model, self.task, self.dev, self.options, self.out = model, task, dev, options, out
+        self.device, self.frame_shift = device, frame_shift
+        self.optimizer = make_optimizer(model.parameters(), options)
+        self.state = load_state(out, model, self.optimizer) or TrainState()
+        self.start, self.start_share = time.monotonic(), self.state.epoch / options.epochs
+        self.last_save = self.start
+
+    def go(self) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+        (self.out / EPOCHS).mkdir(parents=True, exist_ok=True)
+        if self.state.epoch or self.state.step:
+            logger.info("going on after epoch %d, batch %d", self.state.epoch, self.state.step)
+        with SummaryWriter(str(self.out / "log" / "tensorboard"), purge_step=self.state.epoch + 1) as board:
+            while self.state.epoch < self.options.epochs:
+                figures = self._epoch()
+                for name, value in figures.items():
+                    board.add_scalar(name, value, self.state.epoch)
+        self._finish()
+
+    def _epoch(self) -> dict[str, float]:
+        options, state = self.options, self.state
+        batches = plan(self.task.data.lens, options.batch_frames, options.max_batch, (options.seed, state.epoch))
+        began = time.monotonic()
+        self.model.train()
+        todo = list(enumerate(batches))[state.step:]
+        for step, indices in progress(todo, desc=f"epoch {state.epoch + 1} of {options.epochs}"):
+            self._step(step, indices, (state.epoch + step / len(batches)) / options.epochs)
+            state.step = step + 1
+            if time.monotonic() - self.last_save > SAVE_SECONDS:
+                self._save()
+        done = (state.epoch + 1) / options.epochs
+        self.task.criterion.end_epoch(self.model, self.task.data, done)
+        figures = self._figures(state.sums, "")
+        figures["learning_rate"] = self._rate(done)
+        if self.dev is not None:
+            figures.update(self._evaluate(done))
+        self._plateau(figures)
+        figures["seconds"] = time.monotonic() - began
+        trouble = self.task.criterion.diagnose(self.model, figures, done)
+        if trouble is not None:
+            raise DivergenceError(f"epoch {state.epoch + 1}: {trouble}")
+        state.history.append(figures)
+        state.epoch, state.step, state.sums = state.epoch + 1, 0, {}
+        self._keep_epoch()
+        self._save()
+        self._report(figures)
+        return figures
+
+    def _step(self, step: int, indices: np.ndarray, done: float) -> None:
+        options, state = self.options, self.state
+        seed = np.random.SeedSequence((options.seed, state.epoch, step)).generate_state(1, np.uint64)[0]
+        torch.manual_seed(int(seed >> np.uint64(1)))
+        batch = self._augment(self._normalised(self.task.data.batch(indices, self.device)), done)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self._rate(done)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss = self.task.criterion(self.model, batch, done)
+        self._add(state.sums, loss)
+        if loss.frames == 0:
+            return
+        if not bool(torch.isfinite(loss.total)):
+            raise DivergenceError(
+                f"epoch {state.epoch + 1}, batch {step + 1}: the loss is {float(loss.total)} (NaN or infinity). Usual cures: "
+                f"a lower --learning-rate, a lower --clip, features that were normalised (--cmvn)")
+        (loss.total / loss.frames).backward()
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), options.clip)
+        if not bool(torch.isfinite(norm)):
+            state.skipped_steps += 1
+            if state.skipped_steps > MAX_BAD_STEPS:
+                raise DivergenceError(f"epoch {state.epoch + 1}: NaN in the gradient of more than {MAX_BAD_STEPS} batches. "
+                                      f"Usual cures: a lower --learning-rate, a lower --clip")
+            return
+        self.optimizer.step()
+
+    def _normalised(self, batch: Batch) -> Batch:
+        mask = torch.arange(batch.feats.shape[1], device=batch.lens.device)[None, :] < batch.lens[:, None]
+        return Batch(batch.indices, self.model.normalise(batch.feats) * mask[:, :, None], batch.lens)
+
+    def _augment(self, batch: Batch, done: float) -> Batch:
+        o = self.options
+        if done < o.augment_from or not (o.time_masks or o.feature_masks):
+            return batch
+        size = int(round(o.time_mask_seconds / self.frame_shift))
+        feats = spec_augment(batch.feats, batch.lens, o.time_masks, size, o.time_mask_share, o.feature_masks,
+                             o.feature_mask_size)
+        return Batch(batch.indices, feats, batch.lens)
+
+    def _rate(self, done: float) -> float:
+        return learning_rate(min(done, 1.0), self.options, self.state.decays)
+
+    @staticmethod
+    def _add(sums: dict[str, float], loss: Loss) -> None:
+        for name, value in (("loss", float(loss.total.detach())), ("frames", loss.frames), ("skipped", loss.skipped),
+                            *loss.sums.items()):
+            sums[name] = sums.get(name, 0.0) + value
+
+    @staticmethod
+    def _figures(sums: dict[str, float], prefix: str) -> dict[str, float]:
+        frames = max(sums.get("frames", 0.0), 1.0)
+        out = {f"{prefix}{k}": v / frames for k, v in sums.items() if k not in ("frames", "skipped")}
+        if sums.get("skipped"):
+            out[f"{prefix}skipped"] = sums["skipped"]
+        return out
+
+    @torch.no_grad()
+    def _evaluate(self, done: float) -> dict[str, float]:
+        self.model.eval()
+        sums: dict[str, float] = {}
+        for batch in self.dev.data.batches(self.options.batch_frames, self.options.max_batch, self.device):
+            self._add(sums, self.dev.criterion(self.model, self._normalised(batch), done))
+        return self._figures(sums, "dev_")
+
+    def _plateau(self, figures: dict[str, float]) -> None:
+        name = "dev_loss" if self.dev is not None else "loss"
+        before = [h[name] for h in self.state.history]
+        if self.options.schedule == "plateau" and before and figures[name] >= min(before):
+            self.state.decays += 1
+
+    def _keep_epoch(self) -> None:
+        from pipeline.checkpoint import save_tensors
+        directory = self.out / EPOCHS
+        save_tensors(epoch_file(directory, self.state.epoch), self.model.state_dict())
+        keep = {epoch_file(directory, e) for e in best_epochs(self.state.history, self.options.average)}
+        for path in directory.glob("epoch-*.safetensors"):
+            if path not in keep:
+                path.unlink()
+
+    def _save(self) -> None:
+        save_state(self.out, self.state, self.model, self.optimizer)
+        self.last_save = time.monotonic()
+
+    def _report(self, figures: dict[str, float]) -> None:
+        share = self.state.epoch / self.options.epochs
+        left = (time.monotonic() - self.start) / max(share - self.start_share, 1e-9) * (1.0 - share)
+        text = ", ".join(f"{k} {v:.3g}" if k == "learning_rate" else f"{k} {v:.3f}" for k, v in figures.items()
+                         if k != "seconds")
+        logger.info("epoch %d of %d: %s; %s, %s left", self.state.epoch, self.options.epochs, text,
+                    duration(figures["seconds"]), duration(left))
+
+    def _finish(self) -> None:
+        chosen = best_epochs(self.state.history, self.options.average)
+        self.model.load_state_dict(average([epoch_file(self.out / EPOCHS, e) for e in chosen]))
+        self.model.eval()
+        logger.info("final model: mean of epochs %s", ", ".join(map(str, chosen)))

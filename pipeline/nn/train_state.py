@@ -1,0 +1,94 @@
+"""Training checkpoints: one safetensors file holds parameters, optimizer and counters, so that it is never half written."""
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Sequence
+
+import torch
+from torch import nn
+
+from pipeline.checkpoint import load_tensors, save_tensors
+from pipeline.errors import DataError
+
+CHECKPOINT = "train.ckpt.safetensors"
+_MODEL, _OPTIMIZER = "model.", "optimizer."
+
+
+@dataclass
+class TrainState:
+    """Counters of a training; everything random follows from (seed, epoch, step), so no generator is stored.
+
+    Attributes:
+        epoch: epochs completed.
+        step: batches of the current epoch completed.
+        decays: see ``learning_rate``.
+        skipped_steps: batches whose gradient was not finite.
+        sums: running sums of the current epoch.
+        history: one dict of figures per completed epoch.
+    """
+
+    epoch: int = 0
+    step: int = 0
+    decays: int = 0
+    skipped_steps: int = 0
+    sums: dict[str, float] = field(default_factory=dict)
+    history: list[dict[str, float]] = field(default_factory=list)
+
+
+def save_state(directory: Path, state: TrainState, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Writes the checkpoint, replacing the former one."""
+    tensors = {f"{_MODEL}{k}": v for k, v in model.state_dict().items()}
+    for index, values in optimizer.state_dict()["state"].items():
+        tensors.update({f"{_OPTIMIZER}{index}.{k}": torch.as_tensor(v) for k, v in values.items()})
+    save_tensors(directory / CHECKPOINT, tensors, {"state": json.dumps(asdict(state))})
+
+
+def load_state(directory: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> TrainState | None:
+    """Restores model and optimizer in place; None when there is no checkpoint."""
+    from safetensors import SafetensorError, safe_open
+    path = directory / CHECKPOINT
+    if not path.is_file():
+        return None
+    tensors = load_tensors(path)
+    try:
+        with safe_open(str(path), framework="pt") as f:
+            state = TrainState(**json.loads(f.metadata()["state"]))
+        model.load_state_dict({k[len(_MODEL):]: v for k, v in tensors.items() if k.startswith(_MODEL)})
+    except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as e:
+        raise DataError(f"{path}: not a checkpoint of this training ({e}); remove {directory} to start anew") from None
+    _load_optimizer(optimizer, {k[len(_OPTIMIZER):]: v for k, v in tensors.items() if k.startswith(_OPTIMIZER)})
+    return state
+
+
+def _load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]) -> None:
+    values: dict[int, dict[str, Any]] = {}
+    for name, tensor in tensors.items():
+        index, key = name.split(".", 1)
+        values.setdefault(int(index), {})[key] = tensor
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": values})
+
+
+def epoch_file(directory: Path, epoch: int) -> Path:
+    """File of the parameters after an epoch."""
+    return directory / f"epoch-{epoch}.safetensors"
+
+
+def best_epochs(history: Sequence[dict[str, float]], count: int) -> list[int]:
+    """The `count` epochs (from 1) of lowest dev loss, ascending; the last ones where there is no dev loss."""
+    epochs = range(1, len(history) + 1)
+    if all("dev_loss" in h for h in history):
+        epochs = sorted(epochs, key=lambda e: history[e - 1]["dev_loss"])
+        return sorted(epochs[:count])
+    return list(epochs)[-count:]
+
+
+def average(paths: Sequence[Path]) -> dict[str, torch.Tensor]:
+    """Mean of the floating-point tensors of several files; others from the last file."""
+    loaded = [load_tensors(p) for p in paths]
+    out = dict(loaded[-1])
+    for name, tensor in out.items():
+        if tensor.is_floating_point():
+            out[name] = torch.stack([t[name].double() for t in loaded]).mean(0).to(tensor.dtype)
+    return out
