@@ -78,8 +78,9 @@ def resolve(word: str, directory: Path) -> Path | None:
 @functools.lru_cache(maxsize=None)
 def command_of(path: Path) -> click.Command:
     """The click command of a script."""
-    spec = importlib.util.spec_from_file_location(f"script_{path.stem}", path)
-    module = importlib.util.module_from_spec(spec)
+    name = "script_" + re.sub(r"\W", "_", path.as_posix())
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
     sys.path.insert(0, str(path.parent))  # as Python does for a script
     try:
         spec.loader.exec_module(module)
