@@ -18,6 +18,7 @@ from __future__ import annotations
 import ctypes
 import threading
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -137,7 +138,8 @@ def _run(text: str, voice: Voice) -> tuple[np.ndarray, int, list[tuple[int, int,
             raise DataError(f"espeak-ng does not start with the data in {data.decode()}")
         lib.espeak_SetSynthCallback(recorder.callback)
         name = f"{voice.language}+{voice.variant}"
-        if lib.espeak_SetVoiceByName(name.encode()) != 0:
+        known = Path(espeakng_loader.get_data_path(), "voices", "!v", voice.variant).is_file()  # espeak ignores an unknown variant
+        if not known or lib.espeak_SetVoiceByName(name.encode()) != 0:
             raise DataError(f"espeak-ng has no voice {name!r}")
         for parameter, value in ((_RATE, voice.rate), (_PITCH, voice.pitch), (_RANGE, voice.range)):
             lib.espeak_SetParameter(parameter, value, 0)
