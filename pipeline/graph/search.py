@@ -1,0 +1,96 @@
+"""Beam search over a decoding graph with k2, and the lattices that it leaves."""
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Optional
+
+import numpy as np
+import torch
+
+from pipeline.graph.decoding import DecodingGraph
+from pipeline.graph.options import DecodeOptions
+
+if TYPE_CHECKING:
+    import k2
+
+
+class Searcher:
+    """A decoding graph with its scales, ready to search batches.
+
+    Args:
+        graph: the graph.
+        log_probs: (n_tid,) natural-log transition probabilities of the model.
+        tid_pdf: (n_tid,) pdf-id of each transition-id.
+        transition_scale: weight of the transition scores.
+        options: beams and acoustic scale.
+        dynamic: transition scores come with each batch (input-dependent transition models).
+    """
+
+    def __init__(self, graph: DecodingGraph, log_probs: np.ndarray, tid_pdf: np.ndarray, transition_scale: float,
+                 options: DecodeOptions, dynamic: bool = False) -> None:
+        self.graph, self.options, self.dynamic, self.transition_scale = graph, options, dynamic, transition_scale
+        self.fsa = graph.to_k2(log_probs, transition_scale, options.device, dynamic)
+        self._tid_pdf = torch.from_numpy(tid_pdf.astype(np.int64)).to(options.device)
+
+    def search(self, scores: torch.Tensor, lens: torch.Tensor, transitions: Optional[torch.Tensor] = None,
+               widen: int = 0) -> "Lattices":
+        """Searches a batch.
+
+        Args:
+            scores: (N, T, P) unscaled acoustic scores (natural log).
+            lens: (N,) frames.
+            transitions: (N, T, n_tid) natural-log transition scores where the searcher is dynamic.
+            widen: beam and max_active are doubled this many times.
+        """
+        import k2
+        # The best score of a frame is the same on all paths; without it float32 keeps its precision on long utterances.
+        scores = scores - scores.max(dim=2, keepdim=True).values
+        columns = scores * self.options.acoustic_scale
+        if self.dynamic:
+            assert transitions is not None, "the searcher needs transition scores"
+            # The arc that leaves a state at frame t is the transition into frame t + 1; the last frame has none.
+            shifted = torch.nn.functional.pad(transitions[:, 1:], (0, 0, 0, 1)) * self.transition_scale
+            columns = torch.cat([columns[:, :, self._tid_pdf] + shifted, columns], dim=2)
+        columns = torch.nn.functional.pad(columns, (1, 0), value=-math.inf)  # column 0 is no label of ours
+        segments = torch.tensor([[i, 0, n] for i, n in enumerate(lens.tolist())], dtype=torch.int32)
+        o = self.options
+        lattice = k2.intersect_dense_pruned(
+            self.fsa, k2.DenseFsaVec(columns, segments), o.beam * 2**widen, o.lattice_beam, o.min_active, o.max_active * 2**widen)
+        return Lattices(lattice, self.graph, self.options.acoustic_scale)
+
+
+class Lattices:
+    """Lattices of N utterances whose acoustic and graph scores can be weighed anew.
+
+    A path's total is acoustic / lm_weight + graph - penalty * words, as in Kaldi's scoring. Where the searcher was
+    dynamic, the transition scores stay with the acoustic ones.
+
+    Attributes:
+        fsa: k2 FsaVec; aux_labels are words, graph_scores the part of the scores that is not acoustic. Its scores are
+            those of the last weighing.
+    """
+
+    def __init__(self, fsa: "k2.Fsa", graph: DecodingGraph, acoustic_scale: float) -> None:
+        self.fsa, self._graph = fsa, graph
+        per_label = torch.from_numpy(graph.words_per_label()).to(fsa.device)
+        self._words = per_label[fsa.aux_labels.long()].to(torch.float32)
+        self._acoustic = (fsa.scores - fsa.graph_scores) / acoustic_scale
+
+    def empty(self) -> list[int]:
+        """Utterances whose search reached no end."""
+        splits = self.fsa.arcs.shape().row_splits(1)
+        return torch.nonzero(splits[1:] == splits[:-1]).flatten().tolist()
+
+    def best_words(self, lm_weight: float, word_penalty: float) -> list[list[int]]:
+        """Word ids of the best path of each utterance; empty for failed ones."""
+        import k2
+        self.weigh(lm_weight, word_penalty)
+        best = k2.shortest_path(self.fsa, use_double_scores=True)
+        splits = (best.arcs.shape().row_splits(2)[best.arcs.shape().row_splits(1).long()]).tolist()
+        labels = best.aux_labels.tolist()
+        return [self._graph.spell(labels[b:e]) for b, e in zip(splits[:-1], splits[1:])]
+
+    def weigh(self, lm_weight: float, word_penalty: float) -> None:
+        """Sets the scores of all arcs."""
+        # The same object each time: k2 caches what depends on the structure alone.
+        self.fsa.scores = self._acoustic / lm_weight + self.fsa.graph_scores - word_penalty * self._words

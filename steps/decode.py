@@ -1,0 +1,64 @@
+#!/usr/bin/env python3
+"""Recognises speech with a model and a decoding graph."""
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+
+import click
+
+from pipeline import cli
+from pipeline.graph.options import DecodeOptions
+
+
+@click.command()
+@click.argument("model", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("graph", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("data", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option("--weights-from", type=click.Path(exists=True, file_okay=False, path_type=Path), metavar="DIR",
+              help="Decoding directory (of a dev set) whose best LM weight and word penalty are used; without it all are tried.")
+@click.option("--transforms", type=click.Path(exists=True, file_okay=False, path_type=Path),
+              help="Directory of speaker transforms (fMLLR) for a model trained with them.")
+@click.option("--id", "row_id", help="Id of the row for the tables of results; without it no row is written.")
+@click.option("--part", default="test", show_default=True, help="Part that the row names.")
+@cli.options(DecodeOptions)
+@cli.step_options
+def main(model: Path, graph: Path, data: Path, out: Path, weights_from: Path | None, transforms: Path | None, row_id: str | None,
+         part: str, config: DecodeOptions, overwrite: bool) -> None:
+    """Recognises DATA with MODEL and GRAPH and writes OUT: recogs.jsonl.gz, errs.txt, wer.txt, best.json.
+
+    LM weight and word penalty are chosen by the word error rate on DATA, unless --weights-from names a directory that
+    has chosen them. cf. Kaldi steps/decode.sh with local/score.sh.
+    """
+    def action(tmp: Path) -> dict:
+        from dataclasses import asdict
+
+        from pipeline.decode import check_graph, decode, read_weights, report
+        from pipeline.files import write_json
+        from pipeline.graph.decoding import DecodingGraph
+        from pipeline.model_dir import load_hmm
+        from pipeline.score import result_row, wer_row
+        from pipeline.scorer import load_scorer
+        hmm, hclg = load_hmm(model), DecodingGraph.load(graph)
+        check_graph(hclg, graph, hmm)
+        scorer = load_scorer(model, config.prior_scale, transforms, config.device)
+        weights = [(w, p) for w in config.lm_weights for p in config.word_penalties]
+        if weights_from is not None:
+            weights = [read_weights(weights_from)]
+        hyps, facts = report(decode(scorer, hmm, hclg, data, config, weights), list(hclg.words), tmp, config)
+        if row_id is not None:
+            about = {"command": shlex.join(sys.argv), "config": {**asdict(config), **facts}, "device": config.device}
+            write_json(tmp / "result_rows.json", [
+                wer_row(row_id, part, hyps, **about),
+                result_row(row_id, part, "real_time_factor", facts["real_time_factor"], **about)])
+        return facts
+
+    inputs = {"model": model, "graph": graph, "data": data, "transforms": transforms,
+              "weights": None if weights_from is None else weights_from / "best.json"}
+    cli.run_step(out, inputs, {**cli.options_json(config), "id": row_id, "part": part}, action, overwrite, command="decode")
+
+
+if __name__ == "__main__":
+    main()
