@@ -81,20 +81,17 @@ def compute_feats(data_in: Path, work_dir: Path, final_dir: Path, options: Featu
     final_path = str(Path(final_dir).resolve() / "feats.bin")
     stats = CmvnStats(options.feature_dim)
     done, num_frames = [], 0
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # the work is spread over utterances
-    try:
-        with PackedFramesWriter(work_dir / "feats.bin", options.precision) as writer, ThreadPoolExecutor(options.num_jobs) as pool:
-            for start in range(0, len(cuts), _CHUNK):
-                chunk = cuts[start : start + _CHUNK]
-                for cut, feats in zip(chunk, pool.map(lambda cut: _extract(cut, extractor, options), chunk)):
-                    key = writer.write(cut.id, feats)
-                    stats.add(cut.supervisions[0].speaker, torch.from_numpy(feats))
-                    done.append(_with_features(cut, extractor, feats.shape, final_path, key))
-                    num_frames += len(feats)
-                logger.info("%d of %d utterances", len(done), len(cuts))
-    finally:
-        torch.set_num_threads(threads)
+    # One torch thread per worker: the work is spread over utterances, and sums do not depend on the machine.
+    pool = ThreadPoolExecutor(options.num_jobs, initializer=torch.set_num_threads, initargs=(1,))
+    with PackedFramesWriter(work_dir / "feats.bin", options.precision) as writer, pool:
+        for start in range(0, len(cuts), _CHUNK):
+            chunk = cuts[start : start + _CHUNK]
+            for cut, feats in zip(chunk, pool.map(lambda cut: _extract(cut, extractor, options), chunk)):
+                key = writer.write(cut.id, feats)
+                stats.add(cut.supervisions[0].speaker, torch.from_numpy(feats))
+                done.append(_with_features(cut, extractor, feats.shape, final_path, key))
+                num_frames += len(feats)
+            logger.info("%d of %d utterances", len(done), len(cuts))
     save_data_dir(work_dir, done)
     stats.save(work_dir)
     facts = FeatureFacts(

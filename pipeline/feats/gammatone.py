@@ -72,11 +72,11 @@ def gammatone_filters(config: GammatoneConfig) -> np.ndarray:
 
 
 def group_delays(config: GammatoneConfig) -> np.ndarray:
-    """Delay of the envelope in samples, int64 (F,): the maximum of t^3 exp(-2 pi b t) lies at 3 / (2 pi b)."""
+    """Delay of the filters in samples, int64 (F,): the centre of mass of the envelope t^3 exp(-2 pi b t) lies at 4 / (2 pi b)."""
     high = config.high_freq if config.high_freq > 0 else config.sampling_rate / 2 + config.high_freq
     centres = greenwood_frequencies(config.low_freq, high, config.num_filters)
     bandwidth = 1.019 * 24.7 * (4.37 * centres / 1000 + 1)
-    return np.round((_ORDER - 1) / (2 * np.pi * bandwidth) * config.sampling_rate).astype(np.int64)
+    return np.round(_ORDER / (2 * np.pi * bandwidth) * config.sampling_rate).astype(np.int64)
 
 
 @register_extractor

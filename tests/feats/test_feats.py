@@ -1,0 +1,329 @@
+"""Feature directories: extraction, time convention, normalisation, loading, and their checks on broken input."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pydantic
+import pytest
+import soundfile
+import torch
+
+from pipeline.corpus import audio_recording, load_cuts, save_data_dir, utterance
+from pipeline.errors import DataError, MismatchError
+from pipeline.feats.cmvn import CmvnStats
+from pipeline.feats.compute import compute_feats, frame_offset, make_extractor
+from pipeline.feats.facts import FeatureFacts
+from pipeline.feats.load import iter_packed, load_packed, validate_feats
+from pipeline.feats.options import FeatLoadOptions, FeatureOptions
+from pipeline.files import read_json, read_jsonl, write_json, write_jsonl
+
+ROOT = Path(__file__).resolve().parents[2]
+PLAIN = FeatLoadOptions(cmvn="none")
+TYPES = ("mfcc", "fbank", "gammatone")
+
+
+def make_data(folder: Path, rate: int = 16000, seconds: tuple[float, ...] = (0.5, 1.003, 0.31, 0.8)) -> Path:
+    """Utterances of speaker a (two), b and c with noise of different levels."""
+    cuts = []
+    for i, (name, duration) in enumerate(zip(("a-1", "a-2", "b-1", "c-1"), seconds)):
+        noise = np.random.default_rng(i).standard_normal(round(duration * rate))
+        path = folder / "audio" / f"{name}.flac"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(str(path), (noise * 1000 * (i + 1)).astype(np.int16), rate, subtype="PCM_16")
+        cuts.append(utterance(name, audio_recording(name, path), "A B", name[0]))
+    save_data_dir(folder / "data", cuts)
+    return folder / "data"
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+    return make_data(tmp_path_factory.mktemp("plain"))
+
+
+@pytest.fixture(scope="module")
+def mfcc_dir(data_dir, tmp_path_factory):
+    out = tmp_path_factory.mktemp("mfcc")
+    compute_feats(data_dir, out, out, FeatureOptions())
+    return out
+
+
+@pytest.fixture
+def broken(mfcc_dir, tmp_path):
+    """A copy of the feature directory whose manifests name its own feature file."""
+    out = tmp_path / "feats"
+    shutil.copytree(mfcc_dir, out)
+    cuts = list(read_jsonl(out / "cuts.jsonl.gz"))
+    for cut in cuts:
+        cut["features"]["storage_path"] = str(out / "feats.bin")
+    write_jsonl(out / "cuts.jsonl.gz", cuts)
+    return out
+
+
+@pytest.mark.parametrize("kind", TYPES)
+@pytest.mark.parametrize("rate", [16000, 8000])
+def test_facts_and_shapes(kind, rate, tmp_path):
+    data = make_data(tmp_path, rate)
+    out = tmp_path / "feats"
+    out.mkdir()
+    facts = compute_feats(data, out, out, FeatureOptions(type=kind))
+    assert facts == FeatureFacts.load(out) == validate_feats(out)
+    assert (facts.type, facts.dim, facts.frame_shift, facts.window) == (kind, {"mfcc": 13, "fbank": 80, "gammatone": 50}[kind], 0.01, 0.025)
+    assert (facts.sampling_rate, facts.frame_offset, facts.num_utterances) == (rate, 0.005, 4)
+    packed = load_packed(out, PLAIN)
+    assert packed.lengths().tolist() == [50, 100, 31, 80] and facts.num_frames == 261
+    assert packed.feats.dtype == torch.float32 and packed.feats.shape == (261, facts.dim)
+    assert packed.cut_ids == ("a-1", "a-2", "b-1", "c-1") and packed.speakers == ("a", "a", "b", "c")
+
+
+@pytest.mark.parametrize("kind", TYPES)
+@pytest.mark.parametrize("rate, window, shift", [(16000, 0.025, 0.01), (8000, 0.025, 0.01), (16000, 0.032, 0.0125)])
+def test_centre_of_frames(kind, rate, window, shift):
+    """A short tone burst is loudest in the frames around it, and their weighted centre is the stated one."""
+    options = FeatureOptions(type=kind, window=window, frame_shift=shift, dim=13 if kind == "mfcc" else 40, dither=0)
+    extractor = make_extractor(options, rate)
+    offset = frame_offset(options, rate)
+    assert offset == pytest.approx(shift / 2, abs=0.5 / rate)
+    rng = np.random.default_rng(0)
+    errors = []
+    for time in rng.uniform(0.3, 0.7, 12):
+        signal = np.zeros(rate, np.float32)
+        start = round(time * rate)
+        signal[start - 20 : start + 20] = rng.standard_normal(40) * 0.5
+        feats = extractor.extract(signal, rate)
+        level = {"mfcc": lambda: feats[:, 0], "fbank": lambda: feats.mean(1), "gammatone": lambda: (feats**10).sum(1)}[kind]()
+        level = level.astype(np.float64) - np.median(level)
+        frames = np.arange(len(level))
+        window_frames = np.abs((frames + 0.5) * shift - time) < 2 * window
+        weights = np.where(window_frames, np.maximum(level, 0), 0)
+        errors.append((weights * (frames * shift + offset)).sum() / weights.sum() - time)
+    assert abs(np.mean(errors)) < 0.001, np.mean(errors)
+
+
+def test_gammatone_filters_answer_at_their_centres():
+    """A tone at a filter's centre frequency is loudest in that filter, with gain 1 there."""
+    from pipeline.feats.gammatone import Gammatone, GammatoneConfig, gammatone_filters, greenwood_frequencies
+
+    config = GammatoneConfig(num_filters=20)
+    centres = greenwood_frequencies(100, 7500, 20)
+    assert centres[0] == pytest.approx(100) and centres[-1] == pytest.approx(7500) and (np.diff(np.diff(centres)) > 0).all()
+    for i in (3, 10, 16):
+        tone = 0.1 * np.sin(2 * np.pi * centres[i] * np.arange(16000) / 16000).astype(np.float32)
+        feats = Gammatone(config).extract(tone, 16000)
+        assert feats[50].argmax() == i
+        assert feats[50, i] == pytest.approx((0.1 * 2 / np.pi) ** 0.1, rel=0.01)  # mean of a rectified sine, 10th root
+    assert gammatone_filters(config).shape == (20, 640)
+
+
+def test_gammatone_blocks_do_not_show():
+    """Filtering block by block equals one long convolution."""
+    from pipeline.feats.gammatone import Gammatone, GammatoneConfig, _frames, gammatone_filters, group_delays
+
+    config = GammatoneConfig(num_filters=6)
+    signal = np.random.default_rng(0).standard_normal(20000) * 0.1
+    feats = Gammatone(config).extract(signal.astype(np.float32), 16000)
+    window = np.hanning(400) / np.hanning(400).sum()
+    for i, (taps, delay) in enumerate(zip(gammatone_filters(config), group_delays(config))):
+        envelope = np.abs(np.convolve(signal, taps)[delay : delay + len(signal)])
+        frames = _frames(torch.from_numpy(envelope), 400, 160).numpy() @ window
+        np.testing.assert_allclose(feats[:, i], frames**0.1, rtol=1e-4)
+
+
+def test_extraction_agrees_with_lhotse_on_a_cut(data_dir, tmp_path):
+    from lhotse import Fbank, FbankConfig
+
+    compute_feats(data_dir, tmp_path, tmp_path, FeatureOptions(type="fbank", dim=40, dither=0.0))
+    cut = load_cuts(data_dir)["a-2"]
+    expected = Fbank(FbankConfig(num_filters=40)).extract(cut.load_audio(), 16000)
+    np.testing.assert_allclose(load_packed(tmp_path, PLAIN)[1].numpy(), expected, rtol=1e-5, atol=1e-5)
+    np.testing.assert_array_equal(load_cuts(tmp_path)["a-2"].load_features(), load_packed(tmp_path, PLAIN)[1].numpy())
+
+
+def test_same_bytes_for_any_number_of_threads(data_dir, tmp_path):
+    for jobs in (1, 3):
+        (tmp_path / str(jobs)).mkdir()
+        compute_feats(data_dir, tmp_path / str(jobs), tmp_path / "out", FeatureOptions(num_jobs=jobs))
+    for name in ("feats.bin", "cuts.jsonl.gz", "features.json", "cmvn.json"):
+        assert (tmp_path / "1" / name).read_bytes() == (tmp_path / "3" / name).read_bytes()
+
+
+def test_half_precision(data_dir, mfcc_dir, tmp_path):
+    compute_feats(data_dir, tmp_path, tmp_path, FeatureOptions(precision="float16"))
+    assert (tmp_path / "feats.bin").stat().st_size * 2 == (mfcc_dir / "feats.bin").stat().st_size
+    torch.testing.assert_close(load_packed(tmp_path, PLAIN).feats, load_packed(mfcc_dir, PLAIN).feats, rtol=2e-3, atol=2e-3)
+
+
+@pytest.mark.parametrize("norm_vars", [False, True])
+@pytest.mark.parametrize("over", ["utterance", "speaker", "global"])
+def test_normalisation(mfcc_dir, over, norm_vars):
+    raw = load_packed(mfcc_dir, PLAIN)
+    packed = load_packed(mfcc_dir, FeatLoadOptions(cmvn=over, norm_vars=norm_vars))
+    groups = {"utterance": [[0], [1], [2], [3]], "speaker": [[0, 1], [2], [3]], "global": [[0, 1, 2, 3]]}[over]
+    for group in groups:
+        frames = torch.cat([packed[i] for i in group])
+        before = torch.cat([raw[i] for i in group])
+        torch.testing.assert_close(frames.mean(0), torch.zeros(13), atol=1e-4, rtol=0)
+        spread = torch.ones(13) if norm_vars else before.std(0, unbiased=False)
+        torch.testing.assert_close(frames.std(0, unbiased=False), spread, atol=1e-4, rtol=1e-4)
+
+
+def test_global_normalisation_with_statistics_of_other_data(mfcc_dir, tmp_path):
+    stats = CmvnStats(13)
+    stats.add("x", torch.full((4, 13), 2.0) + torch.tensor([[-1.0], [1.0], [-1.0], [1.0]]))
+    stats.save(tmp_path)
+    loaded = CmvnStats.load(tmp_path)
+    raw = load_packed(mfcc_dir, PLAIN)
+    packed = load_packed(mfcc_dir, FeatLoadOptions(cmvn="global"), global_stats=loaded)
+    torch.testing.assert_close(packed.feats, raw.feats - 2.0)
+
+
+def test_order_of_transforms_and_dimension(mfcc_dir):
+    from pipeline.feats.transforms import add_deltas, splice
+
+    options = FeatLoadOptions(cmvn="speaker", deltas=2, splice_left=1, splice_right=2)
+    base = load_packed(mfcc_dir, FeatLoadOptions(cmvn="speaker"))
+    expected = splice(add_deltas(base.feats, base.offsets), base.offsets, 1, 2)
+    packed = load_packed(mfcc_dir, options)
+    torch.testing.assert_close(packed.feats, expected)
+    assert packed.feats.shape[1] == options.output_dim(13) == 13 * 3 * 4
+
+
+@pytest.mark.parametrize("max_frames", [1, 60, 150, 151, 10_000])
+def test_pieces_equal_the_whole(mfcc_dir, max_frames):
+    options = FeatLoadOptions(deltas=1)
+    whole = load_packed(mfcc_dir, options)
+    pieces = list(iter_packed(mfcc_dir, options, max_frames))
+    assert sum((piece.cut_ids for piece in pieces), ()) == whole.cut_ids
+    assert all(len(piece) == 1 or len(piece.feats) <= max_frames for piece in pieces)
+    torch.testing.assert_close(torch.cat([piece.feats for piece in pieces]), whole.feats)
+
+
+def test_selection_and_order(mfcc_dir):
+    whole = load_packed(mfcc_dir, FeatLoadOptions())
+    some = load_packed(mfcc_dir, FeatLoadOptions(), cut_ids=["c-1", "a-1"])
+    assert some.cut_ids == ("c-1", "a-1") and some.speakers == ("c", "a")
+    torch.testing.assert_close(some[0], whole[3])
+    torch.testing.assert_close(some[1], whole[0])
+    with pytest.raises(DataError, match="has no utterance 'z'"):
+        load_packed(mfcc_dir, FeatLoadOptions(), cut_ids=["z", "a-1"])
+
+
+def test_dither_makes_digital_silence_finite_and_is_fixed_by_the_id(tmp_path):
+    path = tmp_path / "zero.flac"
+    soundfile.write(str(path), np.zeros(16000, np.int16), 16000, subtype="PCM_16")
+    save_data_dir(tmp_path / "data", [utterance(name, audio_recording(name, path), "A", "s") for name in ("u", "v")])
+    out = tmp_path / "out"
+    out.mkdir()
+    compute_feats(tmp_path / "data", out, out, FeatureOptions())
+    packed = load_packed(out, PLAIN)
+    assert packed[0].std(0).min() > 0 and not torch.equal(packed[0], packed[1])
+
+
+def test_features_that_are_not_finite_are_refused(tmp_path):
+    path = tmp_path / "nan.wav"
+    signal = np.random.default_rng(0).standard_normal(8000).astype(np.float32)
+    signal[4000] = np.nan
+    soundfile.write(str(path), signal, 16000, subtype="FLOAT")
+    save_data_dir(tmp_path / "data", [utterance("u1", audio_recording("u1", path), "A", "s")])
+    with pytest.raises(DataError, match="features of utterance 'u1' are not finite"):
+        compute_feats(tmp_path / "data", tmp_path, tmp_path, FeatureOptions())
+
+
+def test_utterance_shorter_than_a_window(tmp_path):
+    data = make_data(tmp_path, seconds=(0.5, 0.02, 0.5, 0.5))
+    with pytest.raises(DataError, match="'a-2' lasts 0.02 s, shorter than one window"):
+        compute_feats(data, tmp_path, tmp_path, FeatureOptions())
+
+
+def test_filters_above_the_band(data_dir, tmp_path):
+    with pytest.raises(DataError, match="do not fit a sampling rate of 16000 Hz"):
+        compute_feats(data_dir, tmp_path, tmp_path, FeatureOptions(high_freq=9000))
+
+
+@pytest.mark.parametrize("wrong", [dict(dim=24), dict(window=0.005), dict(type="plp"), dict(colour=1)])
+def test_wrong_options(wrong):
+    with pytest.raises(pydantic.ValidationError):
+        FeatureOptions(**wrong)
+
+
+def test_directory_without_features(data_dir):
+    with pytest.raises(DataError, match="has no features"):
+        load_packed(data_dir, PLAIN)
+
+
+def test_truncated_feature_file(broken):
+    content = (broken / "feats.bin").read_bytes()
+    (broken / "feats.bin").write_bytes(content[:-4])
+    with pytest.raises(DataError, match="feats.bin: ends before frame 261"):
+        load_packed(broken, PLAIN)
+    (broken / "feats.bin").unlink()
+    with pytest.raises(DataError, match="feats.bin: no such file"):
+        load_packed(broken, PLAIN)
+
+
+def test_stored_nan_names_the_utterance(broken):
+    values = np.fromfile(broken / "feats.bin", "<f4").reshape(261, 13)
+    values[170, 3] = np.inf  # frame 20 of the third utterance
+    values.tofile(broken / "feats.bin")
+    with pytest.raises(DataError, match="utterance 'b-1' are not finite"):
+        load_packed(broken, PLAIN)
+
+
+def test_utterance_without_features(broken):
+    cuts = list(read_jsonl(broken / "cuts.jsonl.gz"))
+    del cuts[1]["features"]
+    write_jsonl(broken / "cuts.jsonl.gz", cuts)
+    with pytest.raises(DataError, match=r"cuts\.jsonl\.gz:2: utterance 'a-2' has no features"):
+        load_packed(broken, PLAIN)
+
+
+def test_features_of_another_dimension(broken):
+    write_json(broken / "features.json", {**read_json(broken / "features.json"), "dim": 40})
+    with pytest.raises(DataError, match="13 features, features.json says 40"):
+        load_packed(broken, PLAIN)
+
+
+def test_wrong_count_in_facts(broken):
+    write_json(broken / "features.json", {**read_json(broken / "features.json"), "num_frames": 7})
+    with pytest.raises(DataError, match="states 7 frames, there are 261"):
+        validate_feats(broken)
+
+
+def test_incomplete_facts(broken):
+    entry = read_json(broken / "features.json")
+    del entry["window"]
+    write_json(broken / "features.json", entry)
+    with pytest.raises(DataError, match="keys differ"):
+        FeatureFacts.load(broken)
+
+
+def test_speaker_without_statistics(broken):
+    entry = read_json(broken / "cmvn.json")
+    del entry["speakers"]["b"]
+    write_json(broken / "cmvn.json", entry)
+    with pytest.raises(DataError, match="no normalisation statistics for speaker 'b'"):
+        load_packed(broken, FeatLoadOptions())
+
+
+def test_two_kinds_of_features_do_not_mix(mfcc_dir):
+    facts = FeatureFacts.load(mfcc_dir)
+    facts.check_same_kind(dataclasses.replace(facts, num_frames=1), Path("a"), Path("b"))
+    with pytest.raises(MismatchError, match="a and b hold different features: dim is 13 and 80"):
+        facts.check_same_kind(dataclasses.replace(facts, dim=80), Path("a"), Path("b"))
+
+
+def test_step_runs_once_and_validates(data_dir, tmp_path, run_script):
+    step = [sys.executable, ROOT / "steps" / "compute_feats.py", data_dir, tmp_path / "out", "--type", "fbank", "--dim", "40"]
+    first = run_script(*step)
+    assert first.returncode == 0, first.stderr
+    again = run_script(*step, "--num-jobs", "1")
+    assert again.returncode == 0 and "up to date" in again.stderr
+    assert run_script(*step, "--dim", "23").returncode == 2
+    checked = run_script(sys.executable, ROOT / "utils" / "validate_data.py", tmp_path / "out")
+    assert checked.returncode == 0 and "261 frames of 40 fbank" in checked.stdout
+    (tmp_path / "out" / "feats.bin").write_bytes(b"")
+    assert run_script(sys.executable, ROOT / "utils" / "validate_data.py", tmp_path / "out").returncode == 2
