@@ -2,6 +2,7 @@
 """Recognises speech with a model and a decoding graph."""
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 from pathlib import Path
@@ -49,7 +50,9 @@ def main(model: Path, graph: Path, data: Path, out: Path, weights_from: Path | N
             weights = [read_weights(weights_from)]
         hyps, facts = report(decode(scorer, hmm, hclg, data, config, weights), list(hclg.words), tmp, config)
         if row_id is not None:
-            about = {"command": shlex.join(sys.argv), "config": {**asdict(config), **facts}, "device": config.device}
+            command = shlex.join([os.path.relpath(sys.argv[0]), *sys.argv[1:]])
+            settings = {k: v for k, v in {**asdict(config), **facts}.items() if not isinstance(v, tuple)}
+            about = {"command": command, "config": settings, "device": config.device}
             write_json(tmp / "result_rows.json", [
                 wer_row(row_id, part, hyps, **about),
                 result_row(row_id, part, "real_time_factor", facts["real_time_factor"], **about)])

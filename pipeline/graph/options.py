@@ -48,9 +48,16 @@ class DecodeOptions:
     min_active: int = Field(200, ge=0, description="Active states per frame below which the beam is not tightened.")
     max_active: int = Field(7000, ge=1, description="Active states per frame above which the beam is tightened.")
     retries: int = Field(2, ge=0, description="How often a search that reaches no end is repeated with doubled beam and max_active.")
-    lm_weights: tuple[float, ...] = Field(tuple(float(w) for w in range(5, 21)), min_length=1,
+    lm_weights: tuple[float, ...] = Field(tuple(float(w) for w in range(4, 21)), min_length=1,
                                           description="LM weights tried: acoustic scores count 1 / weight against the graph's.")
-    word_penalties: tuple[float, ...] = Field((0.0, 0.5, 1.0), min_length=1, description="Penalties per word tried.")
+    word_penalties: tuple[float, ...] = Field((0.0, 0.5, 1.0, 2.0, 3.0, 4.0), min_length=1, description="Penalties per word tried.")
     max_failed: float = Field(0.1, ge=0, le=1, description="Share of utterances without lattice above which the step fails.")
     batch_frames: int = Field(4000, gt=0, description="Feature frames per batch.", json_schema_extra=_NO_STAMP)
     device: str = Field("cpu", description="cpu or cuda.", json_schema_extra=_NO_STAMP)
+
+
+@dataclass(frozen=True, config=_STRICT)
+class ScoreOptions:
+    """How recognised texts are scored."""
+
+    by_speaker: bool = Field(False, description="Bootstrap over speakers instead of utterances.")

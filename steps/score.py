@@ -1,0 +1,58 @@
+#!/usr/bin/env python3
+"""Scores recognised texts and compares two systems."""
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from pathlib import Path
+
+import click
+
+from pipeline import cli
+from pipeline.graph.options import ScoreOptions
+
+
+@click.command()
+@click.argument("decoded", type=click.Path(exists=True, path_type=Path))
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option("--against", type=click.Path(exists=True, path_type=Path), metavar="DIR",
+              help="Another decoding of the same data: OUT/compare.json says whether DECODED is better.")
+@click.option("--id", "row_id", help="Id of the row for the tables of results; without it no row is written.")
+@click.option("--part", default="test", show_default=True, help="Part that the row names.")
+@cli.options(ScoreOptions)
+@cli.step_options
+def main(decoded: Path, out: Path, against: Path | None, row_id: str | None, part: str, config: ScoreOptions,
+         overwrite: bool) -> None:
+    """Scores DECODED, a decoding directory or a recogs.jsonl.gz, and writes OUT: wer.txt, errs.txt, score.json."""
+    def action(tmp: Path) -> dict:
+        from pipeline.files import atomic_write, write_json
+        from pipeline.hyp import load_hypotheses
+        from pipeline.score import compare, error_report, wer_row
+        hyps = load_hypotheses(decoded)
+        with atomic_write(tmp / "errs.txt") as f:
+            f.writelines(line + "\n" for line in error_report(hyps))
+        with atomic_write(tmp / "wer.txt") as f:
+            f.write(next(iter(error_report(hyps))) + "\n")
+        command = shlex.join([os.path.relpath(sys.argv[0]), *sys.argv[1:]])
+        row = wer_row(row_id or decoded.name, part, hyps, command, config.by_speaker)
+        write_json(tmp / "score.json", {k: row[k] for k in ("value", "low", "high", "counts")})
+        if row_id is not None:
+            write_json(tmp / "result_rows.json", [row])
+        facts = {"wer": row["value"], "low": row["low"], "high": row["high"]}
+        if against is not None:
+            facts["compare"] = compare(load_hypotheses(against), hyps, config.by_speaker)
+            write_json(tmp / "compare.json", facts["compare"])
+        click.echo((tmp / "wer.txt").read_text(encoding="utf-8").strip() + f"  95 % interval {row['low']:.2f} to {row['high']:.2f}")
+        return facts
+
+    inputs = {"decoded": _file(decoded), "against": _file(against)}
+    cli.run_step(out, inputs, {**cli.options_json(config), "id": row_id, "part": part}, action, overwrite, command="score")
+
+
+def _file(path: Path | None) -> Path | None:
+    return path / "recogs.jsonl.gz" if path is not None and path.is_dir() else path
+
+
+if __name__ == "__main__":
+    main()
