@@ -1,0 +1,100 @@
+#!/usr/bin/env bash
+# an4: CMU AN4, spelled words, numbers and commands of 84 speakers; 948 training and 130 test utterances.
+#
+# Usage: ./run.sh [--stage N] [--stop-stage N] [--list] [--corpus-root DIR] [--ali gmm|nhmm|both] [--overwrite]
+#   --corpus-root DIR     folder with etc/ and wav/ (SPHERE, raw, WAV or FLAC); else a folder corpora/an4 beside the
+#                         checkout, else a download
+#   --ali gmm|nhmm|both   alignments that the networks of stage 6 are trained on
+#   --overwrite           remake outputs whose options or inputs have changed
+#
+# AN4 has no development part. One speaker-disjoint eighth of the training speakers is dev: whatever is tuned (weights of
+# language model, priors and transitions) is tuned there, with models trained on the other speakers (exp/cv). The models
+# that are reported are trained alike on all training speakers (exp) and see the test part once.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")"
+corpus_root=
+ali=both
+overwrite=false
+. ../../utils/stage.sh
+. ../../utils/parse_options.sh
+. ../../utils/path.sh
+case $ali in
+  both) sources="gmm nhmm" ;;
+  gmm | nhmm) sources=$ali ;;
+  *) echo "$0: --ali is gmm, nhmm or both, not '$ali'" >&2; exit 2 ;;
+esac
+steps=$FULLSUM_ROOT/steps
+utils=$FULLSUM_ROOT/utils
+force=()
+if $overwrite; then force=(--overwrite); fi
+lang=data/lang_phone
+
+# exp/cv is trained on train and tunes on dev; exp is trained on train_all and reports on test.
+train_part() { if [[ $1 == exp/cv ]]; then echo train; else echo train_all; fi; }
+
+decode() { # MODEL FEATURES: tune on dev with exp/cv/MODEL, report exp/MODEL on test
+  local model=$1 feats=$2
+  python "$steps/make_graph.py" $lang data/lm_1gram exp/cv/$model exp/cv/$model/graph_1gram "${force[@]}"
+  python "$steps/make_graph.py" $lang data/lm_1gram exp/$model exp/$model/graph_1gram "${force[@]}"
+  python "$steps/decode.py" exp/cv/$model exp/cv/$model/graph_1gram data/$feats/dev exp/cv/$model/decode_1gram_dev \
+    --id $model --part dev --config conf/decode_$feats.yaml "${force[@]}"
+  python "$steps/decode.py" exp/$model exp/$model/graph_1gram data/$feats/test exp/$model/decode_1gram_test \
+    --id $model --part test --config conf/decode_$feats.yaml --weights-from exp/cv/$model/decode_1gram_dev "${force[@]}"
+}
+
+if stage 0 "data: recordings and transcripts"; then
+  python "$FULLSUM_ROOT/local/prepare_an4.py" data/local ${corpus_root:+--corpus-root "$corpus_root"} "${force[@]}"
+  for part in train_all dev test; do python "$utils/validate_data.py" data/local/$part; done
+fi
+
+if stage 1 "lang: phone and grapheme lexicons, unigram language model of the training transcripts"; then
+  python "$steps/make_lang.py" data/local/lexicon.txt $lang "${force[@]}"
+  python "$steps/make_lang.py" data/local/lexicon.txt data/lang_grapheme --unit grapheme "${force[@]}"
+  python "$steps/train_lm.py" data/local/lm_text.txt $lang data/lm_1gram --order 1 "${force[@]}"
+fi
+
+if stage 2 "features: MFCC for the GMM, log-mel for the networks"; then
+  for part in train_all train dev test; do
+    for feats in mfcc fbank; do
+      python "$steps/compute_feats.py" data/local/$part data/$feats/$part --config conf/$feats.yaml "${force[@]}"
+    done
+  done
+fi
+
+if stage 3 "GMM: monophones from a flat start, alignments"; then
+  for exp in exp/cv exp; do
+    part=$(train_part $exp)
+    python "$steps/train_mono.py" data/mfcc/$part $lang $exp/mono --config conf/mono.yaml "${force[@]}"
+    python "$steps/align.py" data/mfcc/$part $lang $exp/mono $exp/gmm_ali "${force[@]}"
+  done
+fi
+
+if stage 5 "neural HMM: full-sum training with learned transitions, alignments"; then
+  for exp in exp/cv exp; do
+    part=$(train_part $exp)
+    python "$steps/train_nhmm.py" data/fbank/$part $lang $exp/nhmm_speech_silence --config conf/nhmm.yaml "${force[@]}"
+    python "$steps/align.py" data/fbank/$part $lang $exp/nhmm_speech_silence $exp/nhmm_ali \
+      --config conf/nhmm_align.yaml "${force[@]}"
+  done
+  python "$steps/score_ali.py" exp/nhmm_ali exp/gmm_ali exp/nhmm_ali/score_train \
+    --id nhmm_speech_silence --part train "${force[@]}"
+fi
+
+if stage 6 "Viterbi training of a network on each alignment ($sources)"; then
+  for exp in exp/cv exp; do
+    for source in $sources; do
+      python "$steps/train_viterbi.py" data/fbank/"$(train_part $exp)" $lang $exp/${source}_ali $exp/hybrid_$source \
+        --config conf/viterbi.yaml "${force[@]}"
+    done
+  done
+fi
+
+if stage 9 "decoding: weights tuned on dev, reported on test"; then
+  decode mono mfcc
+  decode nhmm_speech_silence fbank
+  for source in $sources; do decode hybrid_$source fbank; done
+fi
+
+if stage 10 "report: RESULTS.md and results.json"; then
+  python "$utils/results.py" .
+fi
