@@ -1,0 +1,164 @@
+#!/usr/bin/env python3
+"""Prepares LibriSpeech, all of it or a subset: OUT/PART for each part, OUT/lm_text.txt.
+
+A part is put together from folders of the corpus (train-clean-100, dev-other ...) or from lists of utterance ids in the corpus folder
+(train.list ...). lm_text.txt is lm_text.txt.gz of the corpus folder or, without one, the transcripts of the first part. FLAC files
+stay where they are, Ogg/Opus files are decoded into OUT/audio.
+"""
+
+from __future__ import annotations
+
+import logging
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Iterator
+
+import click
+from corpus_root import find_corpus
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
+
+from pipeline import cli
+from pipeline.errors import DataError
+from pipeline.files import atomic_write, read_lines
+
+if TYPE_CHECKING:
+    from lhotse.cut import MonoCut
+
+logger = logging.getLogger(__name__)
+
+SUFFIXES = (".flac", ".opus")
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class LibriSpeechOptions:
+    """What goes into which part."""
+
+    parts: tuple[str, ...] = Field(
+        ("train=train.list", "dev=dev.list", "test=test.list"),
+        description="PART=SOURCE[+SOURCE..] each, a source being a folder or a .list, e.g. train=train-clean-100+train-clean-360.",
+    )
+    num_jobs: int = Field(2, ge=1, description="Threads.", json_schema_extra={"stamp": False})
+
+
+@click.command(help=__doc__)
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option("--corpus-root", type=click.Path(path_type=Path), help="Folder with the parts, or with LibriSpeech/ that has them.")
+@cli.options(LibriSpeechOptions)
+@cli.step_options
+def main(out: Path, corpus_root: Path | None, config: LibriSpeechOptions, overwrite: bool) -> None:
+    with cli.main_guard():
+        root = find_corpus("librispeech_subset", corpus_root, is_corpus)
+    cli.run_step(
+        out,
+        inputs={"corpus": root},
+        options=config,
+        action=lambda tmp: prepare(root, tmp, out, config),
+        overwrite=overwrite,
+        command="prepare_librispeech",
+    )
+
+
+def is_corpus(path: Path) -> bool:
+    """A folder with part folders, which hold speaker/chapter folders with transcripts."""
+    return next(path.glob("*-*/*/*/*.trans.txt"), None) is not None
+
+
+def prepare(root: Path, work_dir: Path, final_dir: Path, options: LibriSpeechOptions) -> dict:
+    """Write the parts and the text; returns facts for the stamp."""
+    from pipeline.corpus import save_data_dir
+
+    parts = dict(split_part(part) for part in options.parts)
+    folders = {source for sources in parts.values() for source in sources if not source.endswith(".list")}
+    if any(source.endswith(".list") for sources in parts.values() for source in sources):
+        folders |= {path.name for path in root.iterdir() if path.is_dir()}
+    index = {}
+    for folder in sorted(folders):
+        if not (root / folder).is_dir():
+            raise DataError(f"{root}: has no part {folder!r}")
+        index.update({utt_id: (text, audio, folder) for utt_id, text, audio in read_folder(root / folder)})
+    facts, first_texts = {}, []
+    for part, sources in parts.items():
+        ids = list(dict.fromkeys(utt_id for source in sources for utt_id in source_ids(root, source, index)))
+        with ThreadPoolExecutor(options.num_jobs) as pool:
+            cuts = list(pool.map(lambda utt_id: make_cut(utt_id, *index[utt_id][:2], work_dir, final_dir), ids))
+        save_data_dir(work_dir / part, cuts)
+        logger.info("%s: %d utterances", part, len(cuts))
+        facts[part] = len(cuts)
+        first_texts = first_texts or sorted(cut.supervisions[0].text for cut in cuts)
+    given = root / "lm_text.txt.gz"
+    with atomic_write(work_dir / "lm_text.txt") as out:
+        out.writelines(f"{line}\n" for line in ((line for _, line in read_lines(given)) if given.is_file() else first_texts))
+    return {"utterances": facts}
+
+
+def split_part(part: str) -> tuple[str, list[str]]:
+    """Split ``PART=SOURCE+SOURCE``."""
+    name, _, sources = part.partition("=")
+    if not name or not all(sources.split("+")):
+        raise DataError(f"--parts: {part!r} is not PART=SOURCE[+SOURCE..]")
+    return name, sources.split("+")
+
+
+def read_folder(folder: Path) -> Iterator[tuple[str, str, Path]]:
+    """Yield (utterance id, text, audio path without suffix) of a part folder."""
+    found = False
+    for path in sorted(folder.glob("*/*/*.trans.txt")):
+        found = True
+        for line_no, line in read_lines(path):
+            if not line:
+                continue
+            utt_id, _, text = line.partition(" ")
+            if not text.strip() or utt_id.count("-") != 2:
+                raise DataError(f"{path}:{line_no}: needs 'SPEAKER-CHAPTER-NUMBER WORDS'")
+            yield utt_id, text, path.with_name(utt_id)
+    if not found:
+        raise DataError(f"{folder}: no SPEAKER/CHAPTER/*.trans.txt below it")
+
+
+def source_ids(root: Path, source: str, index: dict) -> Iterator[str]:
+    """Yield the utterance ids of a list or folder."""
+    if not source.endswith(".list"):
+        yield from (utt_id for utt_id, entry in index.items() if entry[2] == source)
+        return
+    for line_no, utt_id in read_lines(root / source):
+        if utt_id and utt_id not in index:
+            raise DataError(f"{root / source}:{line_no}: utterance {utt_id!r} has no transcript in the corpus")
+        if utt_id:
+            yield utt_id
+
+
+def make_cut(utt_id: str, text: str, audio: Path, work_dir: Path, final_dir: Path) -> MonoCut:
+    """The cut of an utterance; Opus audio is decoded to FLAC, unless an interrupted run has done so."""
+    from pipeline.corpus import audio_recording, utterance
+
+    path = next((p for p in (audio.with_name(audio.name + s) for s in SUFFIXES) if p.is_file()), None)
+    if path is None:
+        raise DataError(f"{audio.parent}: no audio file {audio.name}{{{','.join(SUFFIXES)}}}")
+    speaker = utt_id.split("-")[0]
+    if path.suffix == ".flac":
+        return utterance(utt_id, audio_recording(utt_id, path), text, speaker, language="English")
+    relative = Path("audio", speaker, f"{utt_id}.flac")
+    if not (work_dir / relative).is_file():
+        decode(path, work_dir / relative)
+    recording = audio_recording(utt_id, work_dir / relative)
+    recording.sources[0].source = str(final_dir.resolve() / relative)
+    return utterance(utt_id, recording, text, speaker, language="English")
+
+
+def decode(path: Path, target: Path) -> None:
+    """Decode an audio file to FLAC; the target appears when it is complete."""
+    import soundfile
+
+    try:
+        samples, rate = soundfile.read(str(path), dtype="int16")
+    except soundfile.LibsndfileError as err:
+        raise DataError(f"{path}: truncated or damaged ({err.error_string})") from None
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_suffix(".partial")
+    soundfile.write(str(partial), samples, rate, subtype="PCM_16", format="FLAC")
+    partial.rename(target)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,88 @@
+"""TIMIT's 61 phone labels: reading them, and the set that alignments are scored with.
+
+Mapping: a closure is merged with its release, and is the stop itself where the release is missing; h#, pau, epi and q are no phones;
+ax-h = ax, axr = er, ux = uw, hv = hh, nx = n, eng = ng. dx stays, a scorer may let it match t or d.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pipeline.errors import DataError
+from pipeline.files import read_lines
+
+NO_PHONE = {"h#", "pau", "epi", "q"}
+RELEASES = {"bcl": "b", "dcl": "d jh", "gcl": "g", "pcl": "p", "tcl": "t ch", "kcl": "k"}
+SAME = {"ax-h": "ax", "axr": "er", "ux": "uw", "hv": "hh", "nx": "n", "eng": "ng"}
+
+# Words of the prompts that some copies of timitdic.txt lack.
+SUPPLEMENT = {
+    "ANTI": ["ae n t ay", "ae n t iy"],
+    "LIVE": ["l ih v", "l ay v"],
+    "MRS": ["m ih s ix z"],
+    "SEMI": ["s eh m iy", "s eh m ay"],
+    "USE": ["y uw z", "y uw s"],
+    "WOUND": ["w aw n d", "w uw n d"],
+}
+
+
+def read_labels(path: Path, rate: int, duration: float) -> list[tuple[str, float, float]]:
+    """Read a .phn or .wrd file.
+
+    Args:
+        path: lines ``FIRST_SAMPLE END_SAMPLE LABEL``.
+        rate: samples per second.
+        duration: of the audio in seconds; labels are cut to it, and to the end of the label before (a few words overlap).
+    Returns:
+        (label, start, end) in seconds.
+    """
+    labels: list[tuple[str, float, float]] = []
+    for line_no, line in read_lines(path):
+        if not line:
+            continue
+        fields = line.split()
+        if len(fields) != 3 or not fields[0].isdigit() or not fields[1].isdigit():
+            raise DataError(f"{path}:{line_no}: needs 'FIRST_SAMPLE END_SAMPLE LABEL'")
+        start, end = int(fields[0]) / rate, min(int(fields[1]) / rate, duration)
+        start = max(start, labels[-1][2]) if labels else start
+        if end <= start:
+            raise DataError(f"{path}:{line_no}: {fields[2]!r} ends before it starts, or starts after the audio's end")
+        labels.append((fields[2], start, end))
+    if not labels:
+        raise DataError(f"{path}: holds no label")
+    return labels
+
+
+def merge_phones(labels: list[tuple[str, float, float]]) -> list[tuple[str, float, float]]:
+    """Map the 61 labels to the phones that alignments are scored with; (label, start, end) triples to the same."""
+    phones: list[tuple[str, float, float]] = []
+    i = 0
+    while i < len(labels):
+        label, start, end = labels[i]
+        i += 1
+        if label in NO_PHONE:
+            continue
+        if label in RELEASES:
+            releases = RELEASES[label].split()
+            label = releases[0]
+            if i < len(labels) and labels[i][0] in releases:
+                label, _, end = labels[i]
+                i += 1
+        phones.append((SAME.get(label, label), start, end))
+    return phones
+
+
+def read_dictionary(path: Path) -> dict[str, list[str]]:
+    """Read timitdic.txt: upper-case words with their pronunciations, stress removed, SUPPLEMENT added for missing words."""
+    words: dict[str, list[str]] = {}
+    for line_no, line in read_lines(path):
+        if not line or line.startswith(";"):
+            continue
+        word, _, phones = line.partition("/")
+        word = word.split("~")[0].strip().strip(".-").upper()  # live~v is a verb, -knacks a part of a word
+        phones = " ".join(SAME.get(p, p) for p in phones.strip().strip("/").translate(str.maketrans("", "", "012")).split())
+        if not word or not phones:
+            raise DataError(f"{path}:{line_no}: needs 'word  /phones/'")
+        if phones not in words.setdefault(word, []):
+            words[word].append(phones)
+    return {**SUPPLEMENT, **words}
