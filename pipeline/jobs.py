@@ -57,17 +57,26 @@ def read_jobs(path: Path) -> list[Job]:
     return list(jobs.values())
 
 
-def run_jobs(jobs: Sequence[Job], log_dir: Path, parallel: int = 1, threads: int | None = None) -> list[Outcome]:
+def run_jobs(
+    jobs: Sequence[Job],
+    log_dir: Path,
+    parallel: int = 1,
+    threads: int | None = None,
+    directory: Path | None = None,
+    remember: bool = True,
+) -> list[Outcome]:
     """Runs the jobs, `parallel` at a time, in the order given; a failure does not stop the others.
 
     DIR/NAME.log gets the output of a job; DIR/NAME.done holds the hash of the command once it has succeeded, so
     that a job whose command is unchanged is not run again.
 
     Args:
-      jobs: what to run, with bash, in the current directory.
+      jobs: what to run, with bash.
       log_dir: directory for logs and marks.
       parallel: number of jobs at a time.
       threads: OMP_NUM_THREADS of each job, so that jobs side by side do not fight for cores; None: as inherited.
+      directory: where the jobs run; None: the current directory.
+      remember: False runs every job, for commands that find out themselves what is up to date.
     Returns:
       an Outcome for each job, in the order of `jobs`.
     """
@@ -80,7 +89,7 @@ def run_jobs(jobs: Sequence[Job], log_dir: Path, parallel: int = 1, threads: int
 
     def work(job: Job) -> Outcome:
         nonlocal done
-        outcome = _run(job, log_dir, threads, running)
+        outcome = _run(job, log_dir, threads, directory, remember, running)
         with tally:
             done += 1
             left = (time.monotonic() - start) / done * (len(jobs) - done)
@@ -101,17 +110,19 @@ def run_jobs(jobs: Sequence[Job], log_dir: Path, parallel: int = 1, threads: int
         pool.shutdown()
 
 
-def _run(job: Job, log_dir: Path, threads: int | None, running: set[subprocess.Popen]) -> Outcome:
+def _run(
+    job: Job, log_dir: Path, threads: int | None, cwd: Path | None, remember: bool, running: set[subprocess.Popen]
+) -> Outcome:
     mark = log_dir / f"{job.name}.done"
     digest = hashlib.sha256(job.command.encode()).hexdigest()
-    if mark.is_file() and mark.read_text(encoding="utf-8").strip() == digest:
+    if remember and mark.is_file() and mark.read_text(encoding="utf-8").strip() == digest:
         return Outcome(job, 0, 0.0, True)
     start = time.monotonic()
     command = job.command if threads is None else f"export OMP_NUM_THREADS={threads}\n{job.command}"
     with open(log_dir / f"{job.name}.log", "w", encoding="utf-8") as log:
         log.write(f"# {job.command}\n")
         log.flush()
-        process = subprocess.Popen(["bash", "-c", command], stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        process = subprocess.Popen(["bash", "-c", command], stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=cwd)
         running.add(process)
         code = process.wait()
         running.discard(process)

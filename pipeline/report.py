@@ -10,7 +10,7 @@ import logging
 import math
 import os
 from pathlib import Path
-from typing import Any, Iterable, Mapping, Sequence
+from typing import Any, Callable, Iterable, Mapping, Sequence
 
 from pipeline import stamp
 from pipeline.errors import DataError
@@ -20,6 +20,9 @@ from pipeline.log import duration
 logger = logging.getLogger(__name__)
 
 Row = dict[str, Any]
+
+# Marks the directory of a cell of a sweep: {"table": name, "cell": {axis: value}, "seeds": [seed]}.
+CELL = "cell.json"
 
 NEEDED = ("id", "part", "metric", "value")
 ROW_KEYS = (*NEEDED, "low", "high", "counts", "seeds", "config", "command", "commit", "device", "table", "cell", "dir")
@@ -64,10 +67,20 @@ def collect(recipe: Path) -> list[Row]:
         if changed:
             logger.warning("%s: left out, made from another %s than there is now", path.parent, ", ".join(changed))
             continue
-        rows += read_rows(path, recipe)
+        rows += [{**row, **cell_of(path.parent, recipe)} for row in read_rows(path, recipe)]
     if not rows:
         raise DataError(f"{recipe}: no results.json below {recipe / 'exp'}; run the stages that score first")
     return sorted(rows, key=_order)
+
+
+def cell_of(directory: Path, recipe: Path) -> Row:
+    """Returns table, cell and seeds of a directory below a cell of a sweep, see pipeline.tables; else nothing."""
+    for above in (directory, *directory.parents):
+        if (above / CELL).is_file():
+            return read_json(above / CELL)
+        if above == recipe:
+            break
+    return {}
 
 
 def read_rows(path: Path, recipe: Path) -> list[Row]:
@@ -162,13 +175,15 @@ def stage_times(path: Path) -> list[dict[str, Any]]:
     return [best[stage] for stage in sorted(best)]
 
 
-def write_report(recipe: Path, title: str | None = None, extra: str = "") -> list[Row]:
+def write_report(
+    recipe: Path, title: str | None = None, extra: Callable[[Path, list[Row]], Sequence[str]] | None = None
+) -> list[Row]:
     """Writes RECIPE/results.json and RECIPE/RESULTS.md and returns the rows.
 
     Args:
       recipe: directory of the recipe, with exp/ and, optionally, conf/references.yaml.
       title: heading; the name of the directory when not given.
-      extra: sections (Markdown) between the results and the times, such as those of pipeline.tables.
+      extra: makes further sections (Markdown) of the recipe and its rows, such as pipeline.tables.sections.
     """
     rows = collect(recipe)
     references = read_references(recipe / "conf" / "references.yaml")
@@ -182,7 +197,8 @@ def write_report(recipe: Path, title: str | None = None, extra: str = "") -> lis
     single = [row for row in rows if "table" not in row]
     name = title or recipe.resolve().name
     sections = [_head(name, rows), *result_tables(single, references)]
-    sections += [part for part in (extra, _times_table(times)) if part]
+    sections += extra(recipe, rows) if extra else []
+    sections += [_times_table(times)] if times else []
     with atomic_write(recipe / "RESULTS.md") as out:
         out.write("\n".join(sections))
     return rows
@@ -247,7 +263,7 @@ def counts_text(counts: Any) -> str:
     """Counts for people: "46 / 773, 3 ins, 3 del, 40 sub" for error counts, "name number" for others."""
     if not isinstance(counts, Mapping):
         return str(counts)
-    rest = {key: value for key, value in counts.items()}
+    rest = dict(counts)
     texts = []
     whole = next((key for key in ("words", "phones", "ref", "total") if key in rest), None)
     if "errors" in rest and whole:
@@ -281,8 +297,6 @@ def _head(name: str, rows: Sequence[Row]) -> str:
 
 
 def _times_table(times: Sequence[Mapping[str, Any]]) -> str:
-    if not times:
-        return ""
     table = [[str(t["stage"]), t["title"], duration(t["seconds"]), str(t["made"])] for t in times]
     table.append(["", "all", duration(sum(t["seconds"] for t in times)), str(sum(t["made"] for t in times))])
     text = markdown_table(["stage", "title", "time", "outputs made"], table)

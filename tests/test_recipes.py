@@ -17,6 +17,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 RECIPES = sorted(ROOT.glob("egs/*/run.sh"))
+TABLES = sorted(ROOT.glob("egs/*/conf/tables/*.yaml"))
 STEPS = sorted(ROOT.glob("steps/*.py"))
 SCRIPTS = sorted([*ROOT.glob("utils/*.py"), *ROOT.glob("local/*.py"), *ROOT.glob("egs/*/local/*.py")])
 # Beside commands, local/ may hold modules that several of them import; those have no __main__.
@@ -171,6 +172,23 @@ def test_recipe_configs(path):
         known = {param.name for param in command_of(script).params}
         unknown = {str(key).replace("-", "_") for key in read_yaml(path.parent / conf) or {}} - known
         assert not unknown, f"{conf}: {script.name} has no option {sorted(unknown)}"
+
+
+@pytest.mark.parametrize("path", TABLES, ids=ids(TABLES))
+def test_tables(path):
+    """The commands of a sweep call scripts that exist with options that they have."""
+    from pipeline.tables import load_table
+
+    recipe = path.parents[2]
+    for command in load_table(path).commands:
+        found = calls(command)
+        assert found, f"{command!r} calls no script"
+        for word, arguments in found:
+            script = resolve(word, recipe)
+            assert script is not None, f"no {word}"
+            check_call(script, arguments, path.name)
+            for conf in re.findall(r"\bconf/[\w./-]+\.yaml", command):
+                assert (recipe / conf).is_file(), f"no {conf}"
 
 
 @pytest.mark.parametrize("path", COMMANDS, ids=ids(COMMANDS))
