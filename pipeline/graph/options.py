@@ -61,3 +61,14 @@ class ScoreOptions:
     """How recognised texts are scored."""
 
     by_speaker: bool = Field(False, description="Bootstrap over speakers instead of utterances.")
+
+
+@dataclass(frozen=True, config=_STRICT)
+class AliScoreOptions:
+    """How alignments are compared with gold times or with each other."""
+
+    by_speaker: bool = Field(False, description="Bootstrap over speakers instead of utterances (needs gold times in a data directory).")
+    same: dict[str, str] = Field(default_factory=dict, description="Phone -> phone that it counts as, on both sides; in a --config file.")
+    drop: tuple[str, ...] = Field((), description="Phones that count as silence, on both sides, beside SIL.")
+    match: dict[str, tuple[str, ...]] = Field(default_factory=dict, description="Reference phone -> other phones that match it too; in a --config file.")
+    tolerances: tuple[float, ...] = Field((0.01, 0.02, 0.05), description="Seconds within which a boundary counts as hit.")
