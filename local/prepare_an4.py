@@ -22,6 +22,7 @@ from pipeline.files import atomic_write, read_lines
 
 if TYPE_CHECKING:
     import numpy as np
+    from lhotse import Recording
     from lhotse.cut import MonoCut
 
 URL = "http://www.speech.cs.cmu.edu/databases/an4/an4_sphere.tar.gz"
@@ -122,37 +123,37 @@ def read_part(root: Path, part: str, fillers: set[str], known: set[str], work_di
         yield utterance(utt_id, recording, transcripts[name], speaker, language="English")
 
 
-def find_audio(stem: Path, where: str, utt_id: str, work_dir: Path, final_dir: Path):
-    """The recording of a file named without its suffix; headerless audio is copied to FLAC."""
-    from pipeline.corpus import audio_recording
-
-    for suffix in SUFFIXES:
-        path = stem.with_name(stem.name + suffix)
-        if path.is_file() and suffix != ".raw":
-            return audio_recording(utt_id, path)
-        if path.is_file():
-            return raw_to_flac(path, utt_id, work_dir, final_dir)
-    raise DataError(f"{where}: no audio file {stem}{{{','.join(SUFFIXES)}}}")
-
-
-def raw_to_flac(path: Path, utt_id: str, work_dir: Path, final_dir: Path):
-    """Copy headerless 16-bit audio, of either byte order, to FLAC."""
-    import numpy as np
+def find_audio(stem: Path, where: str, utt_id: str, work_dir: Path, final_dir: Path) -> Recording:
+    """The recording of a file named without its suffix; SPHERE and headerless audio, which lhotse does not read, is copied to FLAC."""
     import soundfile
 
-    from pipeline.corpus import audio_recording
+    from pipeline.corpus import audio_recording, store_audio
+
+    path = next((path for path in (stem.with_name(stem.name + suffix) for suffix in SUFFIXES) if path.is_file()), None)
+    if path is None:
+        raise DataError(f"{where}: no audio file {stem}{{{','.join(SUFFIXES)}}}")
+    if path.suffix in (".flac", ".wav"):
+        return audio_recording(utt_id, path)
+    if path.suffix == ".raw":
+        samples, rate = read_raw(path), RAW_RATE
+    else:
+        try:
+            samples, rate = soundfile.read(str(path), dtype="int16")
+        except soundfile.LibsndfileError as err:
+            raise DataError(f"{path}: not a readable audio file ({err.error_string})") from None
+    relative = Path("audio", f"{utt_id}.flac")
+    return store_audio(utt_id, samples, rate, work_dir / relative, final_dir / relative)
+
+
+def read_raw(path: Path) -> np.ndarray:
+    """Read headerless 16-bit audio of either byte order; int16 (T,)."""
+    import numpy as np
 
     raw = path.read_bytes()
     if len(raw) < 4 or len(raw) % 2:
         raise DataError(f"{path}: {len(raw)} bytes are no 16-bit audio")
     # Audio in the wrong byte order is noise: its neighbouring samples differ much more.
-    samples = min((np.frombuffer(raw, order) for order in ("<i2", ">i2")), key=roughness)
-    relative = Path("audio", f"{utt_id}.flac")
-    (work_dir / "audio").mkdir(exist_ok=True)
-    soundfile.write(str(work_dir / relative), samples.astype(np.int16), RAW_RATE, subtype="PCM_16")
-    recording = audio_recording(utt_id, work_dir / relative)
-    recording.sources[0].source = str(final_dir.resolve() / relative)
-    return recording
+    return min((np.frombuffer(raw, order) for order in ("<i2", ">i2")), key=roughness).astype(np.int16)
 
 
 def roughness(samples: np.ndarray) -> float:

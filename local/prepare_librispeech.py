@@ -129,8 +129,10 @@ def source_ids(root: Path, source: str, index: dict) -> Iterator[str]:
 
 
 def make_cut(utt_id: str, text: str, audio: Path, work_dir: Path, final_dir: Path) -> MonoCut:
-    """The cut of an utterance; Opus audio is decoded to FLAC, unless an interrupted run has done so."""
-    from pipeline.corpus import audio_recording, utterance
+    """The cut of an utterance; Opus audio is decoded to FLAC."""
+    import soundfile
+
+    from pipeline.corpus import audio_recording, store_audio, utterance
 
     path = next((p for p in (audio.with_name(audio.name + s) for s in SUFFIXES) if p.is_file()), None)
     if path is None:
@@ -139,25 +141,12 @@ def make_cut(utt_id: str, text: str, audio: Path, work_dir: Path, final_dir: Pat
     if path.suffix == ".flac":
         return utterance(utt_id, audio_recording(utt_id, path), text, speaker, language="English")
     relative = Path("audio", speaker, f"{utt_id}.flac")
-    if not (work_dir / relative).is_file():
-        decode(path, work_dir / relative)
-    recording = audio_recording(utt_id, work_dir / relative)
-    recording.sources[0].source = str(final_dir.resolve() / relative)
-    return utterance(utt_id, recording, text, speaker, language="English")
-
-
-def decode(path: Path, target: Path) -> None:
-    """Decode an audio file to FLAC; the target appears when it is complete."""
-    import soundfile
-
     try:
         samples, rate = soundfile.read(str(path), dtype="int16")
     except soundfile.LibsndfileError as err:
         raise DataError(f"{path}: truncated or damaged ({err.error_string})") from None
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_suffix(".partial")
-    soundfile.write(str(partial), samples, rate, subtype="PCM_16", format="FLAC")
-    partial.rename(target)
+    recording = store_audio(utt_id, samples, rate, work_dir / relative, final_dir / relative)
+    return utterance(utt_id, recording, text, speaker, language="English")
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from pipeline.errors import DataError
 from pipeline.files import read_lines, write_jsonl
 
 if TYPE_CHECKING:
+    import numpy as np
     from lhotse import CutSet, Recording
     from lhotse.cut import MonoCut
 
@@ -90,6 +91,27 @@ def audio_recording(utt_id: str, path: Path) -> Recording:
     info = _audio_info(path)
     source = AudioSource(type="file", channels=list(range(info.channels)), source=str(path.resolve()))
     return Recording(utt_id, [source], info.samplerate, info.frames, info.frames / info.samplerate, list(range(info.channels)))
+
+
+def store_audio(utt_id: str, samples: np.ndarray, rate: int, path: Path, final_path: Path) -> Recording:
+    """Write int16 samples (T,) as FLAC and describe them.
+
+    Args:
+        utt_id: id of the recording.
+        samples: int16 (T,).
+        rate: in Hz.
+        path: where to write; the file appears when it is complete.
+        final_path: where the file will stand, for the manifest.
+    """
+    import soundfile
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    soundfile.write(str(partial), samples, rate, format="FLAC", subtype="PCM_16")
+    partial.rename(path)
+    recording = audio_recording(utt_id, path)
+    recording.sources[0].source = str(final_path.resolve())
+    return recording
 
 
 def save_data_dir(data_dir: str | Path, cuts: Iterable[MonoCut]) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.corpus import audio_recording, save_data_dir, utterance
+from pipeline.corpus import save_data_dir, store_audio, utterance
 from pipeline.errors import DataError
 from pipeline.files import atomic_write
 from pipeline.synth.espeak import Voice, synthesize
@@ -104,14 +104,8 @@ def _speak(words: list[str], voice: Voice, options: TinyOptions, rng: np.random.
 
 
 def _write_utterance(utt_id: str, speaker: str, spoken: Utterance, work_dir: Path, final_dir: Path) -> Any:
-    import soundfile
-
     relative = Path("audio", speaker, f"{utt_id}.flac")
-    path = work_dir / relative
-    path.parent.mkdir(parents=True, exist_ok=True)
-    soundfile.write(str(path), spoken.samples, spoken.sampling_rate, subtype="PCM_16")
-    recording = audio_recording(utt_id, path)
-    recording.sources[0].source = str(final_dir.resolve() / relative)
+    recording = store_audio(utt_id, spoken.samples, spoken.sampling_rate, work_dir / relative, final_dir / relative)
     text = " ".join(span.symbol for span in spoken.words)
     return utterance(utt_id, recording, text, speaker, spoken.words, spoken.phones, language="English")
 
