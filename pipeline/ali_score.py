@@ -45,7 +45,7 @@ def tiers_of_data(data_dir: str | Path) -> dict[str, Tiers]:
     for _, cut in cut_entries(data_dir):
         supervision = cut["supervisions"][0]
         tiers = supervision.get("alignment") or {}
-        phones, words = ([Segment(str(symbol), start - cut["start"], duration) for symbol, start, duration, *_ in tiers.get(name, [])]
+        phones, words = ([Segment(str(symbol), start, duration) for symbol, start, duration, *_ in tiers.get(name, [])]
                          for name in ("phone", "word"))
         if phones or words:
             out[cut["id"]] = Tiers(phones, words, float(cut["duration"]), str(supervision.get("speaker", "")))

@@ -72,3 +72,12 @@ class AliScoreOptions:
     drop: tuple[str, ...] = Field((), description="Phones that count as silence, on both sides, beside SIL.")
     match: dict[str, tuple[str, ...]] = Field(default_factory=dict, description="Reference phone -> other phones that match it too; in a --config file.")
     tolerances: tuple[float, ...] = Field((0.01, 0.02, 0.05), description="Seconds within which a boundary counts as hit.")
+
+
+@dataclass(frozen=True, config=_STRICT)
+class ExportOptions:
+    """In which form alignments leave."""
+
+    format: Literal["ctm", "textgrid", "supervisions"] = Field("ctm", description="ctm (phones.ctm, words.ctm), textgrid (Praat, a "
+                                                               "file per utterance) or supervisions (lhotse manifest).")
+    strip_word_end: bool = Field(True, description="Take the word-end marker off the phones.")

@@ -1,0 +1,42 @@
+#!/usr/bin/env python3
+"""Writes an alignment as CTM, Praat TextGrids or lhotse supervisions."""
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from pipeline import cli
+from pipeline.graph.options import ExportOptions
+
+
+@click.command()
+@click.argument("ali", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option("--data", type=click.Path(exists=True, file_okay=False, path_type=Path),
+              help="The data directory that was aligned: exact durations, and what supervisions need.")
+@cli.options(ExportOptions)
+@cli.step_options
+def main(ali: Path, out: Path, data: Path | None, config: ExportOptions, overwrite: bool) -> None:
+    """Writes ALI to OUT: phones.ctm and words.ctm, or UTTERANCE.TextGrid files, or supervisions.jsonl.gz."""
+    def action(tmp: Path) -> dict:
+        from pipeline import ali_formats
+        from pipeline.ali import AliSet
+        from pipeline.errors import ConfigError
+        if config.format == "supervisions" and data is None:
+            raise ConfigError("--format supervisions needs --data, the data directory that was aligned")
+        cuts = list(ali_formats.timed_cuts(AliSet.load(ali), data, config.strip_word_end))
+        if config.format == "ctm":
+            for tier in ("phones", "words"):
+                ali_formats.write_ctm(tmp / f"{tier}.ctm", cuts, tier)
+        elif config.format == "textgrid":
+            ali_formats.write_textgrids(tmp, cuts)
+        else:
+            ali_formats.write_supervisions(tmp / "supervisions.jsonl.gz", cuts)
+        return {"utterances": len(cuts)}
+
+    cli.run_step(out, {"ali": ali, "data": data}, config, action, overwrite, command="export_ali")
+
+
+if __name__ == "__main__":
+    main()
