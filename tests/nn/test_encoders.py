@@ -1,0 +1,85 @@
+"""Encoders: lengths, and padding that never reaches a real frame."""
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.ali import subsample
+from pipeline.errors import ConfigError
+from pipeline.nn.encoders import Encoder, Subsample
+from pipeline.nn.options import EncoderOptions
+
+SHAPES = [
+    dict(encoder="blstm", layers=2, dim=8),
+    dict(encoder="blstm", layers=1, dim=8, subsampling=3),
+    dict(encoder="blstm", layers=2, dim=8, frames_per_step=3),
+    dict(encoder="tdnn", layers=3, dim=8),
+    dict(encoder="tdnn", layers=3, dim=8, subsampling=2, subsampling_by="mean"),
+    dict(encoder="tdnn", layers=2, dim=8, subsampling=2, subsampling_by="max", frames_per_step=2),
+]
+
+
+def make(shape: dict) -> Encoder:
+    torch.manual_seed(0)
+    return Encoder(5, EncoderOptions(**shape)).eval()
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_lengths_are_those_of_subsampled_labels(shape):
+    encoder = make(shape)
+    lens = torch.arange(1, 14)
+    out, out_lens = encoder(torch.randn(len(lens), 13, 5), lens)
+    expected = [len(subsample(np.arange(n), encoder.subsampling)) for n in lens.tolist()]
+    assert out_lens.tolist() == expected == encoder.out_lens(lens).tolist()
+    assert out.shape == (len(lens), max(expected), encoder.out_dim)
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_padding_does_not_reach_real_frames(shape):
+    encoder = make(shape)
+    torch.manual_seed(1)
+    lens = torch.tensor([11, 4, 7, 1])
+    feats = [torch.randn(n, 5) for n in lens.tolist()]
+    padded = torch.full((4, 16, 5), 1e3)
+    for i, f in enumerate(feats):
+        padded[i, : len(f)] = f
+    together, out_lens = encoder(padded, lens)
+    for i, f in enumerate(feats):
+        alone, _ = encoder(f[None], lens[i : i + 1])
+        assert torch.allclose(together[i, : out_lens[i]], alone[0], atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_padding_gets_no_gradient(shape):
+    encoder = make(shape)
+    feats = torch.randn(2, 9, 5, requires_grad=True)
+    lens = torch.tensor([9, 5])
+    out, out_lens = encoder(feats, lens)
+    sum(out[i, : out_lens[i]].sum() for i in range(2)).backward()
+    assert feats.grad[1, 5:].abs().max() == 0 and feats.grad[0].abs().min(1).values.max() > 0
+
+
+def test_concat_keeps_every_frame_in_order():
+    x = torch.arange(10.0).view(1, 5, 2)
+    out, lens = Subsample(2)(x, torch.tensor([5]))
+    assert lens.tolist() == [3]
+    assert out[0].tolist() == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 0, 0]]
+
+
+def test_mean_and_max_leave_missing_frames_out():
+    x = -torch.arange(1.0, 6).view(1, 5, 1)
+    assert Subsample(2, "mean")(x, torch.tensor([5]))[0].flatten().tolist() == [-1.5, -3.5, -5]
+    assert Subsample(2, "max")(x, torch.tensor([3]))[0].flatten().tolist() == [-1, -3, 0]
+
+
+def test_frames_of_a_step_differ():
+    """With frames_per_step the label frames of one step are predicted by weights of their own."""
+    out, _ = make(dict(encoder="blstm", layers=1, dim=8, frames_per_step=3))(torch.randn(1, 6, 5), torch.tensor([6]))
+    assert not torch.allclose(out[0, 0], out[0, 1]) and not torch.allclose(out[0, 1], out[0, 2])
+
+
+@pytest.mark.parametrize("shape", [dict(kernel=4), dict(dilations=(0,)), dict(dilations=())])
+def test_impossible_convolutions_are_refused(shape):
+    with pytest.raises(ConfigError):
+        Encoder(5, EncoderOptions(encoder="tdnn", **shape))

@@ -1,0 +1,96 @@
+"""Transition models: which states share a probability, what it is at first, and its gradient."""
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.errors import ConfigError
+from pipeline.lang import make_lang
+from pipeline.lexicon import Lexicon, Pronunciation
+from pipeline.nn.transitions import DYNAMIC, STATIC, TransitionNet, at_frame_rate, classes_of
+from pipeline.transitions import TransitionModel
+from pipeline.tree import monophone_tree
+
+
+@pytest.fixture
+def hmm() -> TransitionModel:
+    lang = make_lang(Lexicon([Pronunciation("AB", ("a", "b"))]), silence_states=2)
+    return TransitionModel(monophone_tree(lang.phones, lang.topo), lang.topo)
+
+
+def test_classes(hmm):
+    """Order of the states: two of silence, three of a, three of b."""
+    expected = {
+        "fixed": [0, 1, 2, 3, 4, 5, 6, 7], "speech_silence": [1, 1, 0, 0, 0, 0, 0, 0],
+        "substate": [0, 1, 0, 1, 2, 0, 1, 2], "substate_silence": [3, 4, 0, 1, 2, 0, 1, 2],
+        "label": [0, 1, 2, 3, 4, 5, 6, 7], "linear": [0, 1, 2, 3, 4, 5, 6, 7], "blstm": [0, 1, 2, 3, 4, 5, 6, 7],
+        "time": [0] * 8}
+    assert set(expected) == {*STATIC, *DYNAMIC}
+    for kind, classes in expected.items():
+        assert classes_of(kind, hmm).tolist() == classes, kind
+    with pytest.raises(ConfigError):
+        classes_of("phone", hmm)
+
+
+@pytest.mark.parametrize("kind", STATIC + DYNAMIC)
+@pytest.mark.parametrize("init", ["guessed", "flat", "random"])
+def test_loop_and_forward_sum_to_one(hmm, kind, init):
+    torch.manual_seed(3)
+    net = TransitionNet(kind, hmm, 6, init, width=4)
+    lens = torch.tensor([5, 3])
+    log_probs = net(torch.randn(2, 5, 6), lens)
+    assert log_probs.shape == ((2, 5, hmm.num_tids) if kind in DYNAMIC else (hmm.num_tids,))
+    assert torch.allclose(log_probs[..., 0::2].exp() + log_probs[..., 1::2].exp(), torch.ones(1), atol=1e-6)
+
+
+def test_guess_is_the_topology(hmm):
+    net = TransitionNet("speech_silence", hmm, 6)
+    assert np.allclose(net().detach().numpy(), hmm.log_probs(), atol=1e-6)
+    assert np.allclose(TransitionNet("fixed", hmm, 6)().detach().numpy(), hmm.log_probs(), atol=1e-6)
+    assert np.allclose(TransitionNet("label", hmm, 6, "flat").forward_probs(), 0.5)
+
+
+def test_dynamic_starts_near_the_guess(hmm):
+    torch.manual_seed(0)
+    log_probs = TransitionNet("linear", hmm, 64)(torch.randn(2, 5, 64), torch.tensor([5, 5]))
+    assert np.allclose(log_probs.detach().numpy(), hmm.log_probs(), atol=0.5)
+
+
+def test_frame_rate_of_the_guess():
+    """A state left with 1/40 per frame is left within 3 frames with 1 - (39/40)^3."""
+    f = np.array([1 / 40, 1 / 3, 0.95])
+    assert np.allclose(at_frame_rate(f, 1), f)
+    assert np.allclose(at_frame_rate(f, 3), [1 - (39 / 40) ** 3, 1 - (2 / 3) ** 3, 0.95])
+
+
+def test_fixed_is_not_trained(hmm):
+    assert not list(TransitionNet("fixed", hmm, 6).parameters())
+
+
+def test_gradient_is_observed_minus_expected(hmm):
+    """d/dw of c_f log f + c_l log(1 - f) is c_f (1 - f) - c_l f."""
+    net = TransitionNet("speech_silence", hmm, 6)
+    counts = torch.zeros(hmm.num_tids)
+    counts[2 * 2 + 1], counts[2 * 2] = 3.0, 5.0  # a speech state: 3 forward, 5 loops
+    (net() * counts).sum().backward()
+    f = 1 / 3
+    assert torch.allclose(net.bias.grad, torch.tensor([3 * (1 - f) - 5 * f, 0.0]), atol=1e-6)
+
+
+def test_padding_does_not_reach_a_blstm(hmm):
+    torch.manual_seed(0)
+    net = TransitionNet("blstm", hmm, 6, width=4)
+    x = torch.randn(1, 7, 6)
+    y = x.clone()
+    y[:, 4:] = 100.0
+    assert torch.allclose(net(x, torch.tensor([4]))[:, :4], net(y, torch.tensor([4]))[:, :4])
+
+
+def test_export(hmm):
+    net = TransitionNet("speech_silence", hmm, 6)
+    with torch.no_grad():
+        net.bias.copy_(torch.tensor([0.0, -2.0]))
+    net.export(hmm)
+    assert np.allclose(hmm.forward_prob, [1 / (1 + np.exp(2.0))] * 2 + [0.5] * 6)
+    assert net.speech_forward(torch.tensor([0, 1])) == pytest.approx(0.5)
