@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Prepares CMU AN4: OUT/{train_all,train,dev,test}, OUT/lexicon.txt, OUT/lm_text.txt.
+"""Prepares CMU AN4: OUT/{train_all,train,dev,test}, OUT/lexicon.txt, OUT/lm_text.txt, OUT/lm_text_train.txt.
 
 train_all and test are the official parts. AN4 has no development part: train and dev split train_all by speakers, one fold of
---folds being dev. The lexicon is etc/an4.dic; lm_text.txt holds the transcripts of train_all.
+--folds being dev. The lexicon is etc/an4.dic; lm_text.txt holds the transcripts of train_all, lm_text_train.txt those of train.
 """
 
 from __future__ import annotations
@@ -53,6 +53,7 @@ def main(out: Path, corpus_root: Path | None, config: An4Options, overwrite: boo
         options=config,
         action=lambda tmp: prepare(root, tmp, out, config),
         overwrite=overwrite,
+        resume=False,
         command="prepare_an4",
     )
 
@@ -72,8 +73,9 @@ def prepare(root: Path, work_dir: Path, final_dir: Path, options: An4Options) ->
     parts["train"] = [cut for cut in parts["train_all"] if cut.supervisions[0].speaker not in dev]
     for part, cuts in parts.items():
         save_data_dir(work_dir / part, cuts)
-    with atomic_write(work_dir / "lm_text.txt") as text:
-        text.writelines(f"{cut.supervisions[0].text}\n" for cut in parts["train_all"])
+    for name, part in (("lm_text.txt", "train_all"), ("lm_text_train.txt", "train")):
+        with atomic_write(work_dir / name) as text:
+            text.writelines(f"{cut.supervisions[0].text}\n" for cut in parts[part])
     return {"utterances": {part: len(cuts) for part, cuts in parts.items()}, "words": len(known)}
 
 

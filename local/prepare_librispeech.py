@@ -55,6 +55,7 @@ def main(out: Path, corpus_root: Path | None, config: LibriSpeechOptions, overwr
         options=config,
         action=lambda tmp: prepare(root, tmp, out, config),
         overwrite=overwrite,
+        resume=False,
         command="prepare_librispeech",
     )
 

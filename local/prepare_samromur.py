@@ -29,7 +29,13 @@ def main(out: Path, corpus_root: Path | None, overwrite: bool) -> None:
     with cli.main_guard():
         root = find_corpus("samromur_demo", corpus_root, lambda path: (path / "metadata.tsv").is_file())
     cli.run_step(
-        out, inputs={"corpus": root}, options={}, action=lambda tmp: prepare(root, tmp), overwrite=overwrite, command="prepare_samromur"
+        out,
+        inputs={"corpus": root},
+        options={},
+        action=lambda tmp: prepare(root, tmp),
+        overwrite=overwrite,
+        resume=False,
+        command="prepare_samromur",
     )
 
 

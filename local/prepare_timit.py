@@ -35,7 +35,13 @@ def main(out: Path, corpus_root: Path | None, overwrite: bool) -> None:
     with cli.main_guard():
         root = find_corpus("timit_sample", corpus_root, is_corpus)
     cli.run_step(
-        out, inputs={"corpus": root}, options={}, action=lambda tmp: prepare(root, tmp), overwrite=overwrite, command="prepare_timit"
+        out,
+        inputs={"corpus": root},
+        options={},
+        action=lambda tmp: prepare(root, tmp),
+        overwrite=overwrite,
+        resume=False,
+        command="prepare_timit",
     )
 
 

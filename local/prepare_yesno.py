@@ -33,7 +33,13 @@ def main(out: Path, corpus_root: Path | None, overwrite: bool) -> None:
     with cli.main_guard():
         root = find_corpus("yesno", corpus_root, lambda path: any(path.glob("*_*_*.wav")), URL)
     cli.run_step(
-        out, inputs={"corpus": root}, options={}, action=lambda tmp: prepare(root, tmp), overwrite=overwrite, command="prepare_yesno"
+        out,
+        inputs={"corpus": root},
+        options={},
+        action=lambda tmp: prepare(root, tmp),
+        overwrite=overwrite,
+        resume=False,
+        command="prepare_yesno",
     )
 
 

@@ -23,7 +23,8 @@ def main(data_in: Path, out: Path, config: FeatureOptions, overwrite: bool) -> N
         facts = compute_feats(data_in, tmp, out, config)
         return {"utterances": facts.num_utterances, "frames": facts.num_frames, "dim": facts.dim}
 
-    cli.run_step(out, inputs={"data": data_in}, options=config, action=action, overwrite=overwrite, command="compute_feats")
+    inputs = {"data": data_in}
+    cli.run_step(out, inputs, config, action, overwrite=overwrite, resume=False, command="compute_feats")
 
 
 if __name__ == "__main__":

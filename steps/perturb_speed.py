@@ -30,7 +30,8 @@ def main(data_in: Path, out: Path, config: SpeedOptions, overwrite: bool) -> Non
 
         return perturb_speed(data_in, tmp, config.factors)
 
-    cli.run_step(out, inputs={"data": data_in}, options=config, action=action, overwrite=overwrite, command="perturb_speed")
+    inputs = {"data": data_in}
+    cli.run_step(out, inputs, config, action, overwrite=overwrite, resume=False, command="perturb_speed")
 
 
 if __name__ == "__main__":

@@ -43,6 +43,7 @@ def test_an4_formats(make_an4, tmp_path, suffix):
     np.testing.assert_allclose(cut.load_audio()[0] * 32768, tone(1), atol=1)
     assert (out / "lexicon.txt").read_text() == "A AH\nA EY\nNINE N AY N\n"
     assert (out / "lm_text.txt").read_text() == "A NINE\n" * 16
+    assert (out / "lm_text_train.txt").read_text() == "A NINE\n" * 12
 
 
 def test_an4_raw_of_the_other_byte_order(make_an4, tmp_path):
@@ -432,3 +433,17 @@ def test_corpus_download_fails(tmp_path, damage):
         find_corpus("x", None, has_mark, url, **places)
     if damage != "other":
         assert not (tmp_path / "download" / "x").exists() and not (tmp_path / "download" / "x.partial").exists()
+
+
+# tiny
+
+
+def test_tiny_command(tmp_path, run_script):
+    step = [sys.executable, ROOT / "egs" / "tiny" / "local" / "prepare.py", tmp_path / "out"]
+    size = ["--num-train", "12", "--num-dev", "6", "--num-test", "6", "--num-lm-sentences", "5"]
+    first = run_script(*step, *size)
+    assert first.returncode == 0, first.stderr
+    assert validate_data_dir(tmp_path / "out" / "test").num_speakers == 6
+    again = run_script(*step, *size)
+    assert again.returncode == 0 and "up to date" in again.stderr
+    assert run_script(*step, *size, "--seed", "2").returncode == 2

@@ -21,7 +21,7 @@ def main(out: Path, config: TinyOptions, overwrite: bool) -> None:
 
         return make_tiny_corpus(tmp, out, config)
 
-    cli.run_step(out, inputs={}, options=config, action=action, overwrite=overwrite, command="prepare_tiny")
+    cli.run_step(out, {}, config, action, overwrite=overwrite, resume=False, command="prepare_tiny")
 
 
 if __name__ == "__main__":
