@@ -42,7 +42,7 @@ plots:
 """
 
 # A step of its own: wer = 10 + offset, time error 30 or 20 with a little of the seed; fails while FAIL names the seed.
-MEASURE = """#!/usr/bin/env python3
+MEASURE = """#!/usr/bin/env -S python3 -S -E
 import json, os, sys
 from pathlib import Path
 out, transition, offset, seed = Path(sys.argv[1]), sys.argv[2], float(sys.argv[3]), int(sys.argv[4])
