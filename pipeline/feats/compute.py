@@ -27,15 +27,16 @@ _CHUNK = 256  # utterances that wait in memory
 
 def make_extractor(options: FeatureOptions, sampling_rate: int) -> FeatureExtractor:
     """Returns the lhotse extractor for the options; DataError if the audio's band is too small for them."""
-    top = options.high_freq if options.high_freq > 0 else sampling_rate / 2 + options.high_freq
-    if not options.low_freq < top <= sampling_rate / 2:
-        raise DataError(f"filters from {options.low_freq} to {top} Hz do not fit a sampling rate of {sampling_rate} Hz")
+    low, high = options.band
+    top = high if high > 0 else sampling_rate / 2 + high
+    if not low < top <= sampling_rate / 2:
+        raise DataError(f"filters from {low} to {top} Hz do not fit a sampling rate of {sampling_rate} Hz")
     shared = dict(
         sampling_rate=sampling_rate,
         frame_length=options.window,
         frame_shift=options.frame_shift,
-        low_freq=options.low_freq,
-        high_freq=options.high_freq,
+        low_freq=low,
+        high_freq=high,
     )
     if options.type == "gammatone":
         from pipeline.feats.gammatone import Gammatone, GammatoneConfig

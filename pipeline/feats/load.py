@@ -104,13 +104,17 @@ def iter_packed(
 
 
 def validate_feats(data_dir: str | Path) -> FeatureFacts:
-    """Check that the features of a data directory are complete, finite, and as many as features.json says; DataError if not."""
+    """Check that the features of a data directory are complete, finite, as many as features.json says and as long as the audio."""
     data_dir = Path(data_dir)
     facts = FeatureFacts.load(data_dir)
+    durations = {cut["id"]: cut["duration"] for _, cut in cut_entries(data_dir)}
     num_utterances = num_frames = 0
     for piece in iter_packed(data_dir, FeatLoadOptions(cmvn="speaker")):
         num_utterances += len(piece)
         num_frames += len(piece.feats)
+        for cut_id, length in zip(piece.cut_ids, piece.lengths().tolist()):
+            if abs(length * facts.frame_shift - durations[cut_id]) > facts.frame_shift:
+                raise DataError(f"{data_dir}: utterance {cut_id!r} lasts {durations[cut_id]} s, its {length} frames do not")
     for what, stated, found in (("utterances", facts.num_utterances, num_utterances), ("frames", facts.num_frames, num_frames)):
         if stated != found:
             raise DataError(f"{data_dir / 'features.json'}: states {stated} {what}, there are {found}")
@@ -188,6 +192,7 @@ def _normalise(
     """Normalise means, and variances if asked for, in place."""
     if options.cmvn == "none":
         return
+    known: dict[str | None, tuple[torch.Tensor, torch.Tensor]] = {}
     for i, item in enumerate(stored):
         rows = feats[offsets[i] : offsets[i + 1]]
         if options.cmvn == "utterance":
@@ -195,7 +200,10 @@ def _normalise(
             count = torch.full_like(wide[0], len(wide))
             mean, std = mean_std(torch.stack([count, wide.sum(0), (wide**2).sum(0)]))
         else:
-            mean, std = stats.mean_std(item.speaker if options.cmvn == "speaker" else None)
+            group = item.speaker if options.cmvn == "speaker" else None
+            if group not in known:
+                known[group] = stats.mean_std(group)
+            mean, std = known[group]
         rows -= mean
         if options.norm_vars:
             rows /= std

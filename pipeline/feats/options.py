@@ -20,8 +20,10 @@ class FeatureOptions:
     num_mel_bins: int = Field(23, ge=3, description="Mel filters below the cepstrum of mfcc.")
     frame_shift: float = Field(0.01, gt=0, description="Time between frames in seconds.")
     window: float = Field(0.025, gt=0, description="Length of the window in seconds.")
-    low_freq: float = Field(20.0, ge=0, description="Lower end of the filters in Hz.")
-    high_freq: float = Field(-400.0, description="Upper end of the filters in Hz; 0 or less counts from half the sampling rate.")
+    low_freq: float | None = Field(None, ge=0, description="Lower end of the filters in Hz; by default 20, for gammatone 100.")
+    high_freq: float | None = Field(
+        None, description="Upper end of the filters in Hz; 0 or less counts from half the sampling rate; by default -400, for gammatone -500."
+    )
     dither: float = Field(1.0, ge=0, description="Noise added to the audio, in steps of 16 bits; the seed is the utterance id.")
     precision: Literal["float32", "float16"] = Field("float32", description="Precision of the stored numbers.")
     num_jobs: int = Field(2, ge=1, description="Threads.", json_schema_extra={"stamp": False})
@@ -33,6 +35,12 @@ class FeatureOptions:
         if self.type == "mfcc" and self.feature_dim > self.num_mel_bins:
             raise ValueError(f"dim {self.feature_dim} is greater than num_mel_bins {self.num_mel_bins}")
         return self
+
+    @property
+    def band(self) -> tuple[float, float]:
+        """Lower and upper end of the filters as in the options, with the defaults of the type filled in."""
+        low, high = (100.0, -500.0) if self.type == "gammatone" else (20.0, -400.0)
+        return (low if self.low_freq is None else self.low_freq, high if self.high_freq is None else self.high_freq)
 
     @property
     def feature_dim(self) -> int:

@@ -293,6 +293,18 @@ def test_wrong_count_in_facts(broken):
         validate_feats(broken)
 
 
+def test_frames_that_do_not_last_as_long_as_the_audio(broken):
+    write_json(broken / "features.json", {**read_json(broken / "features.json"), "frame_shift": 0.0125})
+    with pytest.raises(DataError, match="utterance 'a-1' lasts 0.5 s, its 50 frames do not"):
+        validate_feats(broken)
+
+
+def test_band_by_type():
+    assert FeatureOptions().band == FeatureOptions(type="fbank").band == (20.0, -400.0)
+    assert FeatureOptions(type="gammatone").band == (100.0, -500.0)
+    assert FeatureOptions(low_freq=0, high_freq=3000).band == (0.0, 3000.0)
+
+
 def test_incomplete_facts(broken):
     entry = read_json(broken / "features.json")
     del entry["window"]
