@@ -5,20 +5,25 @@ from __future__ import annotations
 import torch
 
 
-def neighbours(offsets: torch.Tensor, shift: int) -> torch.Tensor:
-    """Index of the frame ``shift`` frames away from each frame, kept inside the utterance.
+def pad_utterances(feats: torch.Tensor, offsets: torch.Tensor, left: int, right: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Repeat the first frame of each utterance ``left`` times before it and the last one ``right`` times after it.
 
     Args:
-        offsets: first frame of each utterance and the total, int64 (N+1,).
-        shift: positive looks ahead.
+        feats: (sum T, F).
+        offsets: first frame of each utterance and the total, int64 (N+1,); no utterance is empty.
     Returns:
-        int64 (sum T,).
+        (sum T + N (left + right), F), and the index (sum T,) such that the frame ``shift`` away from frame t, for a shift from -left to
+        right, is row ``index[t] + left + shift`` of it.
     """
     lengths = offsets[1:] - offsets[:-1]
-    first = torch.repeat_interleave(offsets[:-1], lengths)
-    last = torch.repeat_interleave(offsets[1:], lengths) - 1
-    frames = torch.arange(int(offsets[-1]), dtype=torch.int64) + shift
-    return torch.minimum(torch.maximum(frames, first), last)
+    assert int(lengths.min()) > 0, lengths
+    number = torch.arange(len(lengths))
+    padded_lengths = lengths + left + right
+    utterance = torch.repeat_interleave(number, padded_lengths)
+    frames = torch.arange(int(padded_lengths.sum())) - (left + right) * utterance - left
+    frames = torch.minimum(torch.maximum(frames, offsets[utterance]), offsets[utterance + 1] - 1)
+    index = torch.arange(int(offsets[-1])) + (left + right) * torch.repeat_interleave(number, lengths)
+    return feats[frames], index
 
 
 def delta_filters(order: int, window: int) -> list[torch.Tensor]:
@@ -50,19 +55,23 @@ def add_deltas(feats: torch.Tensor, offsets: torch.Tensor, order: int = 2, windo
     Returns:
         (sum T, F (order + 1)): statics, first derivatives, second derivatives ...
     """
-    dim = feats.shape[1]
-    out = feats.new_zeros(len(feats), dim * (order + 1))
-    filters = delta_filters(order, window)
     reach = order * window
-    for shift in range(-reach, reach + 1):
-        shifted = feats[neighbours(offsets, shift)] if shift else feats  # (sum T, F)
-        for k, taps in enumerate(filters):
-            tap = shift + k * window
-            if 0 <= tap < len(taps) and taps[tap] != 0:
-                out[:, k * dim : (k + 1) * dim].add_(shifted, alpha=float(taps[tap]))
-    return out
+    padded, index = pad_utterances(feats, offsets, reach, reach)
+    rows = len(padded) - 2 * reach
+    parts = [feats]
+    for k, taps in enumerate(delta_filters(order, window)[1:], start=1):
+        total = feats.new_zeros(rows, feats.shape[1])
+        for j, tap in enumerate(taps.tolist()):
+            if tap:
+                start = reach - k * window + j
+                total.add_(padded[start : start + rows], alpha=tap)
+        parts.append(total[index])
+    return torch.cat(parts, dim=1)
 
 
 def splice(feats: torch.Tensor, offsets: torch.Tensor, left: int, right: int) -> torch.Tensor:
     """Stack each frame with its neighbours, from the leftmost to the rightmost; (sum T, F) -> (sum T, F (left + 1 + right))."""
-    return torch.cat([feats[neighbours(offsets, shift)] for shift in range(-left, right + 1)], dim=1)
+    padded, index = pad_utterances(feats, offsets, left, right)
+    dim, width = feats.shape[1], left + 1 + right
+    windows = padded.as_strided((len(padded) - width + 1, width * dim), (dim, 1))  # overlapping rows of one memory
+    return windows[index]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from pipeline.feats.transforms import add_deltas, delta_filters, neighbours, splice
+from pipeline.feats.transforms import add_deltas, delta_filters, pad_utterances, splice
 
 OFFSETS = torch.tensor([0, 1, 8, 20])  # utterances of 1, 7 and 12 frames
 
@@ -63,13 +63,14 @@ def test_splice():
     assert spliced[7].tolist() == [5, 6, 7, 7]
 
 
-def test_neighbours_do_not_leave_the_utterance():
+def test_padding_repeats_the_edges_of_each_utterance():
+    feats = torch.arange(20.0)[:, None]
+    padded, index = pad_utterances(feats, OFFSETS, 2, 3)
+    assert padded[:, 0].tolist()[:13] == [0, 0, 0, 0, 0, 0, 1, 1, 1, 2, 3, 4, 5]
     utterance = torch.repeat_interleave(torch.arange(3), torch.tensor([1, 7, 12]))
-    for shift in range(-15, 16):
-        found = neighbours(OFFSETS, shift)
-        assert torch.equal(utterance[found], utterance)
-        inside = found == torch.arange(20) + shift
-        assert int(inside.sum()) == sum(max(length - abs(shift), 0) for length in (1, 7, 12))
+    for shift in range(-2, 4):
+        expected = (torch.arange(20) + shift).clamp(min=OFFSETS[utterance], max=OFFSETS[utterance + 1] - 1)
+        assert torch.equal(padded[index + 2 + shift, 0].long(), expected)
 
 
 def test_transforms_leave_their_input_alone():
