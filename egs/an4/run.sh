@@ -34,7 +34,7 @@ train_part() { if [[ $1 == exp/cv ]]; then echo train; else echo train_all; fi; 
 
 decode() { # MODEL FEATURES: tune on dev with exp/cv/MODEL, report exp/MODEL on test
   local model=$1 feats=$2
-  python "$steps/make_graph.py" $lang data/lm_1gram exp/cv/$model exp/cv/$model/graph_1gram "${force[@]}"
+  python "$steps/make_graph.py" $lang data/lm_1gram_cv exp/cv/$model exp/cv/$model/graph_1gram "${force[@]}"
   python "$steps/make_graph.py" $lang data/lm_1gram exp/$model exp/$model/graph_1gram "${force[@]}"
   python "$steps/decode.py" exp/cv/$model exp/cv/$model/graph_1gram data/$feats/dev exp/cv/$model/decode_1gram_dev \
     --id $model --part dev --config conf/decode_$feats.yaml "${force[@]}"
@@ -51,6 +51,7 @@ if stage 1 "lang: phone and grapheme lexicons, unigram language model of the tra
   python "$steps/make_lang.py" data/local/lexicon.txt $lang "${force[@]}"
   python "$steps/make_lang.py" data/local/lexicon.txt data/lang_grapheme --unit grapheme "${force[@]}"
   python "$steps/train_lm.py" data/local/lm_text.txt $lang data/lm_1gram --order 1 "${force[@]}"
+  python "$steps/train_lm.py" data/local/lm_text_train.txt $lang data/lm_1gram_cv --order 1 "${force[@]}"
 fi
 
 if stage 2 "features: MFCC for the GMM, log-mel for the networks"; then
