@@ -32,8 +32,9 @@ def main(data: Path, out: Path, alis: tuple[Path, ...], utt: tuple[str, ...], co
             tiers["gold"] = tiers_of_data(data)
         except DataError:
             pass  # real corpora have no gold times
+        distinct = len({ali.name for ali in alis}) == len(alis) and "gold" not in {ali.name for ali in alis}
         for ali in alis:
-            tiers[ali.name if ali.name not in tiers else str(ali)] = tiers_of_ali(AliSet.load(ali))
+            tiers[ali.name if distinct else str(ali)] = tiers_of_ali(AliSet.load(ali))
         cuts = load_cuts(data)
         known = [c.id for c in cuts if all(c.id in t for t in tiers.values())]
         for name in utt or known[:count]:

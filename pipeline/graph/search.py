@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     import k2
 
 
+MOST_ACTIVE = 1 << 20  # k2 sizes its tables by it, in 32 bits
+
+
 class Searcher:
     """A decoding graph with its scales, ready to search batches.
 
@@ -55,7 +58,7 @@ class Searcher:
         segments = torch.tensor([[i, 0, n] for i, n in enumerate(lens.tolist())], dtype=torch.int32)
         o = self.options
         lattice = k2.intersect_dense_pruned(
-            self.fsa, k2.DenseFsaVec(columns, segments), o.beam * 2**widen, o.lattice_beam, o.min_active, o.max_active * 2**widen)
+            self.fsa, k2.DenseFsaVec(columns, segments), o.beam * 2**widen, o.lattice_beam, o.min_active, min(o.max_active * 2**widen, MOST_ACTIVE))
         return Lattices(lattice, self.graph, self.options.acoustic_scale)
 
 
@@ -78,19 +81,26 @@ class Lattices:
 
     def empty(self) -> list[int]:
         """Utterances whose search reached no end."""
-        splits = self.fsa.arcs.shape().row_splits(1)
+        splits = _arc_splits(self.fsa)
         return torch.nonzero(splits[1:] == splits[:-1]).flatten().tolist()
 
     def best_words(self, lm_weight: float, word_penalty: float) -> list[list[int]]:
         """Word ids of the best path of each utterance; empty for failed ones."""
         import k2
+        if not self.fsa.num_arcs:  # k2 cannot go through lattices that are all empty
+            return [[] for _ in range(len(_arc_splits(self.fsa)) - 1)]
         self.weigh(lm_weight, word_penalty)
         best = k2.shortest_path(self.fsa, use_double_scores=True)
-        splits = (best.arcs.shape().row_splits(2)[best.arcs.shape().row_splits(1).long()]).tolist()
-        labels = best.aux_labels.tolist()
+        splits, labels = _arc_splits(best).tolist(), best.aux_labels.tolist()
         return [self._graph.spell(labels[b:e]) for b, e in zip(splits[:-1], splits[1:])]
 
     def weigh(self, lm_weight: float, word_penalty: float) -> None:
         """Sets the scores of all arcs."""
         # The same object each time: k2 caches what depends on the structure alone.
         self.fsa.scores = self._acoustic / lm_weight + self.fsa.graph_scores - word_penalty * self._words
+
+
+def _arc_splits(fsa: "k2.Fsa") -> torch.Tensor:
+    """(N + 1,) arcs of utterance n are splits[n]:splits[n + 1]."""
+    shape = fsa.arcs.shape()
+    return shape.row_splits(2)[shape.row_splits(1).long()]
