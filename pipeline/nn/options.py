@@ -91,9 +91,9 @@ class NhmmOptions(TrainOptions, EncoderOptions):
     transition_dim: int = Field(128, ge=1, description="Width of the transition model's BLSTM per direction.")
     label_scale: float = Field(0.3, gt=0, le=5, description="alpha, exponent of the label posterior.")
     transition_scale: float = Field(0.3, ge=0, le=5, description="beta, exponent of the transition probability.")
-    prior: PriorKind = Field("none", description="Label prior in training; transcripts: counts by lexicon and "
+    prior: PriorKind = Field("on_the_fly", description="Label prior in training; transcripts: counts by lexicon and "
                              "durations; softmax: mean posterior of the last epoch; on_the_fly: running batch mean.")
-    prior_scale: float = Field(0.3, ge=0, le=5, description="kappa, exponent of the prior in training.")
+    prior_scale: float = Field(0.1, ge=0, le=5, description="kappa, exponent of the prior in training.")
     flat_start_epochs: int = Field(
         0, ge=0, description="Epochs of cross-entropy on a linear alignment before full-sum.")
     label_scale_start: Optional[float] = Field(

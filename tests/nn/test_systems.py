@@ -1,0 +1,185 @@
+"""From a corpus with known times to a neural HMM, its alignment, and a hybrid model on it; and broken inputs."""
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.ali import AliSet
+from pipeline.align import AlignOptions, align
+from pipeline.errors import DataError, MismatchError
+from pipeline.feats.load import load_packed
+from pipeline.files import read_json, write_json
+from pipeline.lang import Lang
+from pipeline.model_dir import load_hmm
+from pipeline.nn.hybrid import train_viterbi
+from pipeline.nn.model import load_acoustic_model, load_scorer
+from pipeline.nn.nhmm import train_nhmm
+from pipeline.nn.options import NhmmOptions, ViterbiOptions
+
+SHAPE = dict(encoder="tdnn", layers=2, dim=24, dilations=(1,), batch_frames=400, time_masks=0, feature_masks=0, device="cpu")
+NHMM = NhmmOptions(epochs=8, learning_rate=5e-3, prior="on_the_fly", prior_scale=0.1, **SHAPE)
+VITERBI = ViterbiOptions(epochs=4, learning_rate=5e-3, **SHAPE)
+
+
+def align_with(model: Path, tones, out: Path, **options) -> AliSet:
+    report = align(load_scorer(model), load_hmm(model), Lang.load(tones.lang), tones.data, out, AlignOptions(**options),
+                   str(model))
+    assert not report.failed
+    return AliSet.load(out)
+
+
+def boundary_error(ali: AliSet, times: dict) -> float:
+    """Mean absolute error in seconds of all phone starts and ends."""
+    errors = []
+    for cut_id, gold in times.items():
+        phones = [p for p in ali.phones(cut_id) if p.symbol != "SIL"]
+        assert [p.symbol for p in phones] == [g[0] for g in gold]
+        errors += [abs(p.start - g[1]) for p, g in zip(phones, gold)] + [abs(p.end - g[2]) for p, g in zip(phones, gold)]
+    return float(np.mean(errors))
+
+
+@pytest.fixture(scope="module")
+def nhmm(tones, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("nhmm") / "model"
+    facts = train_nhmm(tones.data, tones.lang, out, NHMM, tones.data)
+    assert facts["utterances"] == 24 and 0.02 < facts["silence"] < 0.9
+    return out
+
+
+@pytest.fixture(scope="module")
+def nhmm_ali(nhmm, tones, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("ali") / "ali"
+    align_with(nhmm, tones, out)
+    return out
+
+
+def test_full_sum_from_scratch_finds_the_boundaries(nhmm, nhmm_ali, tones):
+    """Three states per phone of 100 ms: a linear alignment would be off by far more."""
+    assert boundary_error(AliSet.load(nhmm_ali), tones.times) < 0.015
+    hmm = load_hmm(nhmm)
+    silence = hmm.transitions.phone == hmm.phones.id("SIL")
+    learned = hmm.transitions.forward_prob
+    assert len(set(learned[silence])) == 1 and len(set(learned[~silence])) == 1
+    assert learned[silence][0] < learned[~silence][0]
+
+
+def test_directory_rebuilds_the_model(nhmm, tones):
+    model, hmm, meta = load_acoustic_model(nhmm)
+    assert meta["criterion"] == "full_sum" and meta["frame_shift"] == 0.01 and hmm.tree.num_pdfs == model.num_pdfs
+    scorer = load_scorer(nhmm)
+    assert (scorer.acoustic_scale, scorer.transition_scale, scorer.num_pdfs) == (0.3, 0.3, 10)
+    assert scorer.prior_scale == pytest.approx(1 / 3) and scorer.frame_offset == pytest.approx(0.0, abs=1e-4)
+    packed = load_packed(tones.data, scorer.feat_options)
+    feats, lens = packed[0][None], torch.tensor([len(packed[0])])
+    plain, _ = load_scorer(nhmm, prior_scale=0.0).log_likes(feats, lens)
+    assert torch.allclose(plain.exp().sum(-1), torch.ones(1), atol=1e-5)
+    scored, _ = load_scorer(nhmm, prior_scale=0.5).log_likes(feats, lens)
+    assert torch.allclose(scored, plain - 0.5 * model.log_prior, atol=1e-5)
+    assert scorer.transition_scores(feats, lens) is None
+
+
+@pytest.mark.parametrize("kind", ["linear", "time", "blstm"])
+def test_input_dependent_transitions(kind, tones, tmp_path):
+    options = dataclasses.replace(NHMM, transitions=kind, transition_dim=4, epochs=2)
+    train_nhmm(tones.data, tones.lang, tmp_path / "m", options)
+    model, hmm, _ = load_acoustic_model(tmp_path / "m")
+    packed = load_packed(tones.data, load_scorer(tmp_path / "m").feat_options)
+    feats, lens = packed[0][None], torch.tensor([len(packed[0])])
+    scores = load_scorer(tmp_path / "m").transition_scores(feats, lens)
+    assert scores.shape == (1, len(packed[0]), hmm.transitions.num_tids)
+    assert 0.01 < hmm.transitions.forward_prob.min() and hmm.transitions.forward_prob.max() < 0.99
+    align_with(tmp_path / "m", tones, tmp_path / "ali")
+
+
+def test_subsampled_labels(tones, tmp_path):
+    """Labels every 20 ms on a topology of 1 state; the alignment says so."""
+    from pipeline.lang import make_lang
+    lexicon = Lang.load(tones.lang).lexicon
+    make_lang(lexicon, speech_states=1, speech_forward=0.1).save(tmp_path / "lang")
+    options = dataclasses.replace(NHMM, subsampling=2)
+    train_nhmm(tones.data, tmp_path / "lang", tmp_path / "m", options)
+    ali = align_with(tmp_path / "m", tones._replace(lang=tmp_path / "lang"), tmp_path / "ali")
+    assert ali.header.frame_shift == pytest.approx(0.02)
+    assert boundary_error(ali, tones.times) < 0.03
+
+
+def test_viterbi_training_on_the_alignment(nhmm_ali, tones, tmp_path):
+    facts = train_viterbi(tones.data, tones.lang, nhmm_ali, tmp_path / "m", VITERBI, tones.data, nhmm_ali)
+    assert facts["dev_accuracy"] > 0.7
+    assert read_json(tmp_path / "m" / "transitions.json") == read_json(nhmm_ali / "transitions.json")
+    ali = align_with(tmp_path / "m", tones, tmp_path / "ali")
+    assert boundary_error(ali, tones.times) < 0.015
+
+
+def test_viterbi_training_at_a_lower_frame_rate(nhmm_ali, tones, tmp_path):
+    options = dataclasses.replace(VITERBI, subsampling=3, majority=True, epochs=1)
+    train_viterbi(tones.data, tones.lang, nhmm_ali, tmp_path / "m", options)
+    assert load_scorer(tmp_path / "m").frame_shift == pytest.approx(0.03)
+
+
+def test_prior_is_the_share_of_the_labels(nhmm_ali, tones, tmp_path):
+    train_viterbi(tones.data, tones.lang, nhmm_ali, tmp_path / "m", dataclasses.replace(VITERBI, epochs=1))
+    ali = AliSet.load(nhmm_ali)
+    counts = np.bincount(np.concatenate([ali.pdf_ids(c) for c in ali]), minlength=10) + 1
+    model, _, _ = load_acoustic_model(tmp_path / "m")
+    assert np.allclose(model.log_prior.exp(), counts / counts.sum(), atol=1e-5)
+
+
+def test_short_utterances_are_counted_or_refused(tones, tmp_path):
+    with pytest.raises(DataError, match="20 of 24 utterances are shorter.*subsampling"):
+        train_nhmm(tones.data, tones.lang, tmp_path, dataclasses.replace(NHMM, subsampling=8))
+
+
+def test_missing_alignments(nhmm_ali, tones, tmp_path):
+    from pipeline.ali import AliWriter
+    ali = AliSet.load(nhmm_ali)
+    hmm = load_hmm(nhmm_ali)
+    with AliWriter(tmp_path / "few", ali.header, hmm.tree, hmm.topo, hmm.transitions, ali.word_symbols) as writer:
+        for cut_id in list(ali)[:20]:
+            writer.write(ali[cut_id])
+    with pytest.raises(DataError, match="no alignment for 4 of the 24.*utt20"):
+        train_viterbi(tones.data, tones.lang, tmp_path / "few", tmp_path / "m", VITERBI)
+    options = dataclasses.replace(VITERBI, epochs=1, max_skipped=0.2)
+    assert train_viterbi(tones.data, tones.lang, tmp_path / "few", tmp_path / "m", options)["utterances"] == 20
+
+
+def test_other_frame_rate_and_length(nhmm_ali, tones, tmp_path):
+    shutil.copytree(nhmm_ali, tmp_path / "ali")
+    header = read_json(nhmm_ali / "ali.json")
+    header["header"]["frame_shift"] = 0.02
+    write_json(tmp_path / "ali" / "ali.json", header)
+    with pytest.raises(MismatchError, match="every 20 ms.*--subsampling 2 fits"):
+        train_viterbi(tones.data, tones.lang, tmp_path / "ali", tmp_path / "m", VITERBI)
+    with pytest.raises(MismatchError, match="labels and .* label frames"):
+        train_viterbi(tones.data, tones.lang, tmp_path / "ali", tmp_path / "m", dataclasses.replace(VITERBI, subsampling=2))
+
+
+def test_other_lang(nhmm_ali, tones, tmp_path):
+    from pipeline.lang import make_lang
+    make_lang(Lang.load(tones.lang).lexicon, speech_states=2).save(tmp_path / "lang")
+    with pytest.raises(MismatchError, match="lang"):
+        train_viterbi(tones.data, tmp_path / "lang", nhmm_ali, tmp_path / "m", VITERBI)
+
+
+def test_word_outside_the_lexicon(tones, tmp_path):
+    from pipeline.lang import make_lang
+    from pipeline.lexicon import Lexicon
+    make_lang(Lexicon([e for e in Lang.load(tones.lang).lexicon.entries if e.word != "BC"])).save(tmp_path / "lang")
+    with pytest.raises(DataError, match=r"cuts.jsonl.gz:\d+: utterance 'utt\d+': word 'BC'"):
+        train_nhmm(tones.data, tmp_path / "lang", tmp_path / "m", NHMM)
+
+
+def test_other_kind_of_model(nhmm, tmp_path):
+    shutil.copytree(nhmm, tmp_path / "m")
+    meta = read_json(nhmm / "model.json")
+    write_json(tmp_path / "m" / "model.json", {**meta, "config": {**meta["config"], "layers": 3}})
+    with pytest.raises(DataError, match="model.json"):
+        load_acoustic_model(tmp_path / "m")
+    write_json(tmp_path / "m" / "model.json", {**meta, "kind": "gmm"})
+    with pytest.raises(MismatchError, match="gmm"):
+        load_acoustic_model(tmp_path / "m")

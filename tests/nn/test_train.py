@@ -1,0 +1,189 @@
+"""The training loop: resuming, determinism, schedules, divergence."""
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.errors import ConfigError, DataError
+from pipeline.feats.load import PackedFeats
+from pipeline.nn.data import UtteranceSet
+from pipeline.nn.losses import CrossEntropy
+from pipeline.nn.model import AcousticModel
+from pipeline.nn.options import EncoderOptions, TrainOptions
+from pipeline.nn.schedule import learning_rate
+from pipeline.nn.train import CHECKPOINT, DivergenceError, Loss, Task, clean_up, pick_device, train
+from pipeline.nn.train_state import average, best_epochs, load_state
+
+SMALL = EncoderOptions(encoder="blstm", layers=1, dim=6, dropout=0.2)
+OPTIONS = TrainOptions(epochs=4, batch_frames=60, average=2, device="cpu")
+
+
+class Interrupt(Exception):
+    """Stands for kill -9."""
+
+
+class Stopping(CrossEntropy):
+    """Cross-entropy that stops the training at a given call."""
+
+    def __init__(self, labels, stop_at):
+        super().__init__(labels)
+        self.left = stop_at
+
+    def __call__(self, model, batch, done):
+        self.left -= 1
+        if self.left < 0:
+            raise Interrupt
+        return super().__call__(model, batch, done)
+
+
+def make_data() -> tuple[UtteranceSet, list[np.ndarray]]:
+    """Twelve utterances whose label is the sign of the first feature."""
+    rng = np.random.default_rng(0)
+    lens = rng.integers(5, 20, 12)
+    feats = torch.from_numpy(rng.standard_normal((int(lens.sum()), 4)).astype(np.float32))
+    offsets = torch.from_numpy(np.concatenate([[0], np.cumsum(lens)]))
+    data = UtteranceSet(PackedFeats(tuple(map(str, range(12))), ("s",) * 12, feats, offsets))
+    return data, [(data.packed[i][:, 0] > 0).long().numpy() for i in range(12)]
+
+
+def fresh_model() -> AcousticModel:
+    torch.manual_seed(5)
+    return AcousticModel(4, 2, SMALL)
+
+
+def run(out, options=OPTIONS, criterion=None, dev=True, model=None):
+    data, labels = make_data()
+    model = model or fresh_model()
+    task = Task(data, CrossEntropy(labels)) if dev else None
+    history = train(model, Task(data, criterion or CrossEntropy(labels)), task, options, out)
+    return model, history
+
+
+def test_it_learns(tmp_path):
+    _, history = run(tmp_path, dataclasses.replace(OPTIONS, epochs=30, learning_rate=0.02, time_masks=0, feature_masks=0))
+    assert history[-1]["dev_accuracy"] > 0.95 and history[-1]["dev_loss"] < 0.5 * history[0]["dev_loss"]
+    assert list((tmp_path / "log" / "tensorboard").glob("events*"))
+
+
+@pytest.mark.parametrize("optimizer", ["nadam", "adam", "adamw"])
+@pytest.mark.parametrize("stop_at", [0, 5, 11])
+def test_resumed_is_bit_equal(tmp_path, monkeypatch, optimizer, stop_at):
+    """Interrupted at once, inside an epoch (checkpoint after every batch) and in a later epoch."""
+    options = dataclasses.replace(OPTIONS, optimizer=optimizer, schedule="plateau" if optimizer == "adamw" else "one_cycle")
+    whole, history = run(tmp_path / "whole", options)
+    monkeypatch.setattr("pipeline.nn.train.SAVE_SECONDS", 0.0 if stop_at == 5 else 300.0)
+    with pytest.raises(Interrupt):
+        run(tmp_path / "broken", options, Stopping(make_data()[1], stop_at))
+    torch.manual_seed(99)
+    resumed, again = run(tmp_path / "broken", options)
+    for name, tensor in whole.state_dict().items():
+        assert torch.equal(tensor, resumed.state_dict()[name]), name
+    assert [{k: v for k, v in h.items() if k != "seconds"} for h in again] == \
+        [{k: v for k, v in h.items() if k != "seconds"} for h in history]
+
+
+def test_global_random_numbers_are_left_alone(tmp_path):
+    torch.manual_seed(3)
+    expected = torch.rand(1)
+    torch.manual_seed(3)
+    run(tmp_path, model=_model_without_random_numbers())
+    assert torch.equal(torch.rand(1), expected)
+
+
+def _model_without_random_numbers() -> AcousticModel:
+    with torch.random.fork_rng():
+        return fresh_model()
+
+
+def test_another_seed_is_another_training(tmp_path):
+    a, _ = run(tmp_path / "a")
+    b, _ = run(tmp_path / "b", dataclasses.replace(OPTIONS, seed=2))
+    assert not torch.equal(a.output.weight, b.output.weight)
+
+
+def test_final_model_is_the_mean_of_the_best_epochs(tmp_path):
+    model, history = run(tmp_path)
+    chosen = best_epochs(history, 2)
+    mean = average([tmp_path / "epochs" / f"epoch-{e}.safetensors" for e in chosen])
+    assert all(torch.equal(v, mean[k]) for k, v in model.state_dict().items())
+    assert len(list((tmp_path / "epochs").iterdir())) == 2
+    clean_up(tmp_path)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["log"]
+
+
+def test_best_epochs():
+    history = [{"dev_loss": x} for x in (3.0, 1.0, 2.0, 1.5)]
+    assert best_epochs(history, 2) == [2, 4] and best_epochs([{"loss": 1.0}] * 4, 2) == [3, 4]
+
+
+def test_nan_is_named(tmp_path):
+    class Nan(CrossEntropy):
+        def __call__(self, model, batch, done):
+            loss = super().__call__(model, batch, done)
+            return Loss(loss.total * float("nan"), loss.frames)
+
+    with pytest.raises(DivergenceError, match="NaN.*learning-rate"):
+        run(tmp_path, criterion=Nan(make_data()[1]))
+
+
+def test_nan_gradients_are_skipped_up_to_a_point(tmp_path):
+    class Bad(CrossEntropy):
+        def __call__(self, model, batch, done):
+            loss = super().__call__(model, batch, done)
+            zero = model.output.bias.sum() * 0.0
+            return Loss(loss.total + torch.sqrt(zero) if self.left > 0 else loss.total, loss.frames)
+
+    for count, fails in ((1, False), (1000, True)):
+        criterion = Bad(make_data()[1])
+        criterion.left = count
+        before = criterion.__class__.__call__
+
+        def counted(self, model, batch, done, before=before):
+            loss = before(self, model, batch, done)
+            self.left -= 1
+            return loss
+
+        criterion.__class__ = type("Counted", (Bad,), {"__call__": counted})
+        out = tmp_path / str(count)
+        options = dataclasses.replace(OPTIONS, epochs=8)
+        if fails:
+            with pytest.raises(DivergenceError, match="gradient"):
+                run(out, options, criterion)
+        else:
+            model, _ = run(out, options, criterion)
+            assert all(torch.isfinite(v).all() for v in model.state_dict().values())
+
+
+def test_trouble_ends_the_training(tmp_path):
+    class Troubled(CrossEntropy):
+        def diagnose(self, model, figures, done):
+            return "all-loop" if done > 0.5 else None
+
+    with pytest.raises(DivergenceError, match="epoch 3: all-loop"):
+        run(tmp_path, criterion=Troubled(make_data()[1]))
+
+
+def test_damaged_checkpoint_is_refused(tmp_path):
+    (tmp_path / CHECKPOINT).write_bytes(b"\x10\0\0\0\0\0\0\0 not json")
+    model = fresh_model()
+    with pytest.raises(DataError, match="train.ckpt"):
+        load_state(tmp_path, model, torch.optim.Adam(model.parameters()))
+
+
+def test_one_cycle_shape():
+    options = TrainOptions(learning_rate=1.0, lr_start=0.1, lr_rise=0.3)
+    rates = [learning_rate(d, options) for d in (0.0, 0.15, 0.3, 0.6, 0.9, 1.0)]
+    assert rates == pytest.approx([0.1, 0.55, 1.0, 0.55, 0.1, 0.001])
+    assert learning_rate(0.5, TrainOptions(learning_rate=1.0, schedule="plateau"), decays=2) == pytest.approx(0.25)
+    assert learning_rate(0.0, TrainOptions(learning_rate=1.0, schedule="constant")) == 1.0
+
+
+def test_device():
+    assert pick_device("cpu") == "cpu"
+    if not torch.cuda.is_available():
+        assert pick_device("auto") == "cpu"
+        with pytest.raises(ConfigError, match="cuda"):
+            pick_device("cuda")
