@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Iterator
 
 import numpy as np
 
@@ -82,9 +83,7 @@ def compute_feats(data_in: Path, work_dir: Path, final_dir: Path, options: Featu
     final_path = str(Path(final_dir).resolve() / "feats.bin")
     stats = CmvnStats(options.feature_dim)
     done, num_frames = [], 0
-    # One torch thread per worker: the work is spread over utterances, and sums do not depend on the machine.
-    pool = ThreadPoolExecutor(options.num_jobs, initializer=torch.set_num_threads, initargs=(1,))
-    with PackedFramesWriter(work_dir / "feats.bin", options.precision) as writer, pool:
+    with _single_threaded_workers(options.num_jobs) as pool, PackedFramesWriter(work_dir / "feats.bin", options.precision) as writer:
         for start in range(0, len(cuts), _CHUNK):
             chunk = cuts[start : start + _CHUNK]
             for cut, feats in zip(chunk, pool.map(lambda cut: _extract(cut, extractor, options), chunk)):
@@ -108,6 +107,19 @@ def compute_feats(data_in: Path, work_dir: Path, final_dir: Path, options: Featu
     )
     facts.save(work_dir)
     return facts
+
+
+@contextlib.contextmanager
+def _single_threaded_workers(number: int) -> Iterator[ThreadPoolExecutor]:
+    """Workers with one torch thread each: the work is spread over utterances, and sums do not depend on the machine."""
+    import torch
+
+    before = torch.get_num_threads()
+    try:
+        with ThreadPoolExecutor(number, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            yield pool
+    finally:
+        torch.set_num_threads(before)  # part of the setting is shared by all threads
 
 
 def _extract(cut: MonoCut, extractor: FeatureExtractor, options: FeatureOptions) -> np.ndarray:
