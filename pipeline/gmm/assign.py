@@ -14,6 +14,7 @@ import torch
 
 from pipeline.errors import DataError
 from pipeline.gmm.diag import DiagGmms, Evaluator
+from pipeline.gmm.parallel import for_each
 from pipeline.gmm.stats import FrameLabels
 from pipeline.hmm.compile import TrainingGraphs
 from pipeline.hmm.full_sum import occupancies
@@ -146,9 +147,13 @@ class Aligner:
         feats, offsets = self.data.feats, self.data.offsets
         shape = (len(batch.members), int(batch.lengths.max()), batch.graphs.num_pdfs)
         out = torch.empty(shape, dtype=torch.float32, device=feats.device)
-        for row, (n, pdfs) in enumerate(zip(batch.members.tolist(), batch.pdfs)):
+
+        def score(row: int) -> None:
+            n, pdfs = int(batch.members[row]), batch.pdfs[row]
             begin, end = int(offsets[n]), int(offsets[n + 1])
             evaluator.into(out[row, :end - begin, :len(pdfs)], feats[begin:end], *evaluator.plan(pdfs))
+
+        for_each(score, range(len(batch.members))[::-1], feats.device)
         return out
 
     def viterbi(self, evaluator: Evaluator, transitions: torch.Tensor) -> Assignment:

@@ -172,3 +172,11 @@ class Evaluator:
                 total[:n] += scores[begin:begin + n]
             top += total.log_()
         out[:, torch.from_numpy(order).to(out.device)] = top.t()
+
+    def posteriors(self, pdf: int, feats: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Posteriors (n, g) of one pdf's Gaussians and log-likelihoods (n,) of the pdf for (n, F) features."""
+        span = slice(int(self._offsets[pdf]), int(self._offsets[pdf + 1]))
+        stacked = torch.cat([feats, feats * feats], dim=1)
+        scores = torch.addmm(self.const[span], stacked, self.matrix[span].t())
+        log_like = torch.logsumexp(scores, dim=1) if scores.shape[1] > 1 else scores[:, 0]
+        return (scores - log_like[:, None]).exp_(), log_like

@@ -39,7 +39,7 @@ def update(gmms: DiagGmms, stats: GmmStats, min_count: float = 10.0, min_weight:
 
     mean = first / occ, var = max(second / occ - mean^2, min_var), weight = occ / occ of the pdf. Gaussians below
     min_count frames or min_weight are removed; each pdf keeps at least its heaviest one, with its old mean and
-    variances when that one is too light as well.
+    variances when that one is too light as well. A Gaussian without any frame that stays (min_count 0) is unchanged.
 
     Args:
         gmms: the mixtures that the posteriors of `stats` come from.
@@ -51,11 +51,10 @@ def update(gmms: DiagGmms, stats: GmmStats, min_count: float = 10.0, min_weight:
     pdf_occ = np.bincount(gauss_pdf, weights=occ, minlength=gmms.num_pdfs)
     old_weight = gmms.weights.double().cpu().numpy()
     share = np.where(pdf_occ[gauss_pdf] > 0, occ / np.maximum(pdf_occ[gauss_pdf], 1e-30), old_weight)
-    enough = (occ >= max(min_count, 1e-8)) & (share >= min_weight)
-    heaviest = _heaviest(share, offsets)
+    keep = (occ >= min_count) & (share >= min_weight)
+    enough = keep & (occ > 1e-8)
     light_pdf = np.bincount(gauss_pdf, weights=enough, minlength=gmms.num_pdfs) == 0
-    keep = enough.copy()
-    keep[heaviest[light_pdf]] = True
+    keep[_heaviest(share, offsets)[light_pdf]] = True
     denominator = torch.from_numpy(np.where(enough, occ, 1.0))[:, None]
     mean = stats.first / denominator
     var = stats.second / denominator - mean * mean
@@ -64,7 +63,7 @@ def update(gmms: DiagGmms, stats: GmmStats, min_count: float = 10.0, min_weight:
     mean = torch.where(trained, mean, gmms.means.double().cpu())
     var = torch.where(trained, var.clamp(min=min_var), gmms.vars.double().cpu())
     kept = torch.from_numpy(np.flatnonzero(keep))
-    weight = share[keep]
+    weight = np.maximum(share[keep], 1e-10)
     total = np.bincount(gauss_pdf[keep], weights=weight, minlength=gmms.num_pdfs)
     sizes = np.bincount(gauss_pdf[keep], minlength=gmms.num_pdfs)
     new = DiagGmms(torch.from_numpy(weight / total[gauss_pdf[keep]]), mean[kept], var[kept],

@@ -14,7 +14,8 @@ from typing import Sequence
 import numpy as np
 import torch
 
-from pipeline.gmm.diag import Evaluator
+from pipeline.gmm.diag import DiagGmms, Evaluator
+from pipeline.gmm.parallel import for_each
 from pipeline.gmm.stats import FrameLabels
 
 logger = logging.getLogger(__name__)
@@ -45,31 +46,37 @@ class FmllrStats:
 
 
 def fmllr_stats(evaluator: Evaluator, feats: torch.Tensor, labels: FrameLabels, speaker: np.ndarray, num_speakers: int,
-                target: torch.Tensor | None = None) -> FmllrStats:
+                target: torch.Tensor | None = None, mixtures: DiagGmms | None = None) -> FmllrStats:
     """Accumulates the statistics of all speakers, cf. Kaldi gmm-est-fmllr.
 
     Args:
         feats: (T, D) features that give the posteriors (in two-model estimation those of the first pass).
         speaker: (T,) int, speaker of each frame.
         target: (T, D) features that the transforms will be applied to, when these differ from `feats`.
+        mixtures: what the transformed features should fit, Gaussian by Gaussian those of the evaluator, when they differ.
     """
-    gmms = evaluator.gmms
+    gmms = evaluator.gmms if mixtures is None else mixtures
+    assert (gmms.offsets == evaluator.gmms.offsets).all(), "two sets of mixtures that do not correspond"
     offsets, dim = gmms.offsets.tolist(), gmms.dim
     inverse = 1.0 / gmms.vars
     table = torch.cat([inverse, gmms.means * inverse], dim=1)  # (G, 2D)
-    source = feats if target is None else torch.cat([feats, target], dim=1)
     pulls = torch.zeros((len(feats), 2 * dim + 1), dtype=torch.float32, device=feats.device)
-    at = 0
-    for pdf, block, weights in labels.chunks(source):
-        x = block[:, :dim]
+    hard = labels.weights is None  # each frame belongs to one pdf, so no two threads write to one row
+
+    def add(pdf: int) -> None:
         span = slice(offsets[pdf], offsets[pdf + 1])
-        scores = torch.addmm(evaluator.const[span], torch.cat([x, x * x], dim=1), evaluator.matrix[span].t())
-        posterior = torch.softmax(scores, dim=1)
-        if weights is not None:
-            posterior = posterior * weights[:, None]
-        rows = labels.frames[at:at + len(x)].to(feats.device)
-        at += len(x)
-        pulls.index_add_(0, rows, torch.cat([posterior @ table[span], posterior.sum(1, keepdim=True)], dim=1))
+        for rows, x, weights in labels.chunks(pdf, feats):
+            posterior, _ = evaluator.posteriors(pdf, x)
+            if weights is not None:
+                posterior *= weights[:, None]
+            pull = torch.cat([posterior @ table[span], posterior.sum(1, keepdim=True)], dim=1)
+            pulls[rows] = pull if hard else pulls[rows] + pull
+
+    if hard:
+        for_each(add, labels.used(), feats.device)
+    else:
+        for pdf in labels.used():
+            add(pdf)
     y = feats if target is None else target
     return _by_speaker(pulls, y, speaker, num_speakers, dim)
 
@@ -81,7 +88,8 @@ def _by_speaker(pulls: torch.Tensor, y: torch.Tensor, speaker: np.ndarray, num_s
     packed = torch.zeros((num_speakers, dim, upper.shape[1]), dtype=torch.float64)
     order = np.argsort(speaker, kind="stable")
     bounds = np.searchsorted(speaker[order], np.arange(num_speakers + 1))
-    for s in range(num_speakers):
+
+    def add(s: int) -> None:
         for begin in range(int(bounds[s]), int(bounds[s + 1]), BLOCK):
             rows = torch.from_numpy(order[begin:min(begin + BLOCK, int(bounds[s + 1]))]).to(y.device)
             pull = pulls[rows]
@@ -92,6 +100,8 @@ def _by_speaker(pulls: torch.Tensor, y: torch.Tensor, speaker: np.ndarray, num_s
             k[s] += (pull[:, dim:-1].t() @ extended).double().cpu().numpy()
             outer = extended[:, upper[0]] * extended[:, upper[1]]
             packed[s] += (pull[:, :dim].t() @ outer).double().cpu()
+
+    for_each(add, range(num_speakers), y.device)
     g = np.zeros((num_speakers, dim, dim + 1, dim + 1))
     g[:, :, upper[0].numpy(), upper[1].numpy()] = packed.numpy()
     g[:, :, upper[1].numpy(), upper[0].numpy()] = packed.numpy()

@@ -46,3 +46,91 @@ class MonoOptions(GmmOptions):
     cmvn: Literal["none", "utterance", "speaker", "global"] = _option("speaker", "Over what feature means are normalised.")
     deltas: int = _option(2, "Order of time derivatives appended to the features.", ge=0, le=3)
     flat_min_count: float = _option(3.0, "min_count of the first update, when equal alignments leave little per pdf.", ge=0.0)
+
+
+@dataclass(frozen=True, config=_CONFIG, kw_only=True)
+class TreeOptions:
+    """Decision trees, cf. Kaldi build-tree."""
+
+    num_leaves: int = _option(2000, "Leaves of the tree at most, before similar ones are united.", ge=1)
+    left: int = _option(1, "Context phones on the left.", ge=0, le=4)
+    right: int = _option(1, "Context phones on the right.", ge=0, le=4)
+    min_count: float = _option(50.0, "Frames that a leaf needs.", ge=0.0)
+    min_gain: float = _option(1.0, "Log-likelihood that a split must gain, over all its frames.", ge=0.0)
+    merge: bool = _option(True, "Unite leaves of a root that differ less than the last split gained.")
+
+
+@dataclass(frozen=True, config=_CONFIG, kw_only=True)
+class TriphoneOptions(GmmOptions):
+    """What all stages that build a tree share."""
+
+    num_gauss: int = _option(10000, "Gaussians at the end of training, over all pdfs.", ge=1)
+    num_iters: int = _option(35, "Iterations of expectation-maximisation.", ge=1)
+    grow_iters: int = _option(25, "The number of Gaussians grows linearly up to this iteration.", ge=1)
+    realign_iters: tuple[int, ...] = _option((10, 20, 30), "Iterations (from 1) that begin with a new alignment.")
+    num_leaves: int = _option(2000, "Leaves of the tree at most, before similar ones are united.", ge=1)
+    left: int = _option(1, "Context phones on the left.", ge=0, le=4)
+    right: int = _option(1, "Context phones on the right.", ge=0, le=4)
+    leaf_min_count: float = _option(50.0, "Frames that a leaf of the tree needs.", ge=0.0)
+    min_gain: float = _option(1.0, "Log-likelihood that a split of the tree must gain, over all its frames.", ge=0.0)
+    merge: bool = _option(True, "Unite leaves of a root that differ less than the last split gained.")
+
+    @property
+    def tree(self) -> TreeOptions:
+        """The options of the tree."""
+        return TreeOptions(num_leaves=self.num_leaves, left=self.left, right=self.right, min_count=self.leaf_min_count,
+                           min_gain=self.min_gain, merge=self.merge)
+
+
+@dataclass(frozen=True, config=_CONFIG, kw_only=True)
+class DeltasOptions(TriphoneOptions):
+    """Triphones on features with deltas, cf. Kaldi train_deltas.sh."""
+
+    cmvn: Literal["none", "utterance", "speaker", "global"] = _option("speaker", "Over what feature means are normalised.")
+    deltas: int = _option(2, "Order of time derivatives appended to the features.", ge=0, le=3)
+
+
+@dataclass(frozen=True, config=_CONFIG, kw_only=True)
+class LdaMlltOptions(DeltasOptions):
+    """Triphones on spliced features with LDA and MLLT, cf. Kaldi train_lda_mllt.sh."""
+
+    deltas: int = _option(0, "Order of time derivatives appended to the features before splicing.", ge=0, le=3)
+    splice_left: int = _option(3, "Frames of left context that are joined.", ge=0)
+    splice_right: int = _option(3, "Frames of right context that are joined.", ge=0)
+    dim: int = _option(40, "Dimension after LDA.", ge=1)
+    mllt_iters: tuple[int, ...] = _option((2, 4, 6, 12), "Iterations (from 1) that begin with an MLLT estimation.")
+
+
+@dataclass(frozen=True, config=_CONFIG, kw_only=True)
+class FmllrOptions:
+    """Estimation of speaker transforms, cf. Kaldi gmm-est-fmllr."""
+
+    fmllr_min_count: float = _option(500.0, "Frames of speech that a speaker needs for a full transform.", ge=0.0)
+    bias_min_count: float = _option(100.0, "Frames needed for a bias alone; below, the transform is the identity.", ge=0.0)
+    silence_weight: float = _option(0.0, "Weight of silence frames in the estimation.", ge=0.0, le=1.0)
+
+
+@dataclass(frozen=True, config=_CONFIG, kw_only=True)
+class SatOptions(TriphoneOptions):
+    """Speaker-adaptive training with fMLLR, cf. Kaldi train_sat.sh; features are those of the model it starts from."""
+
+    fmllr_iters: tuple[int, ...] = _option((2, 4, 6, 12), "Iterations (from 1) that begin with an fMLLR estimation.")
+    fmllr_min_count: float = _option(500.0, "Frames of speech that a speaker needs for a full transform.", ge=0.0)
+    bias_min_count: float = _option(100.0, "Frames needed for a bias alone; below, the transform is the identity.", ge=0.0)
+    silence_weight: float = _option(0.0, "Weight of silence frames in the estimation of transforms.", ge=0.0, le=1.0)
+
+    @property
+    def fmllr(self) -> FmllrOptions:
+        """The options of the transforms."""
+        return FmllrOptions(fmllr_min_count=self.fmllr_min_count, bias_min_count=self.bias_min_count,
+                            silence_weight=self.silence_weight)
+
+
+@dataclass(frozen=True, config=_CONFIG, kw_only=True)
+class EstimateFmllrOptions(FmllrOptions):
+    """Speaker transforms for new data from a first recognition pass, cf. Kaldi decode_fmllr.sh."""
+
+    passes: int = _option(2, "Estimations; from the second on posteriors come from the adapted mixtures.", ge=1)
+    boost_silence: float = _option(1.0, "Factor on the likelihood of silence when aligning.", gt=0.0)
+    max_failed: float = _option(0.1, "Largest share of utterances that may fail to align.", ge=0.0, le=1.0)
+    device: str = _option("cpu", "cpu or cuda.", json_schema_extra={"stamp": False})

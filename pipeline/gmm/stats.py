@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Iterator, Optional
+from typing import Iterator, Optional, Sequence
 
 import numpy as np
 import torch
 
-from pipeline.gmm.diag import DiagGmms, Evaluator
+from pipeline.gmm.diag import Evaluator
+from pipeline.gmm.parallel import for_each
 
 # Frames of one pdf that are taken at once: bounds memory and keeps float32 sums short, the totals are float64.
 CHUNK = 8192
@@ -56,14 +57,31 @@ class FrameLabels:
         total = np.concatenate([[0.0], np.cumsum(self.weights.double().numpy())])
         return total[self.splits[1:]] - total[self.splits[:-1]]
 
-    def chunks(self, feats: torch.Tensor) -> Iterator[tuple[int, torch.Tensor, Optional[torch.Tensor]]]:
-        """Yields (pdf, its features (n, F), their weights (n,) or None), at most CHUNK frames at a time."""
-        for pdf in np.flatnonzero(np.diff(self.splits)).tolist():
-            begin, end = int(self.splits[pdf]), int(self.splits[pdf + 1])
-            for first in range(begin, end, CHUNK):
-                span = slice(first, min(first + CHUNK, end))
-                rows = self.frames[span].to(feats.device)
-                yield pdf, feats[rows], None if self.weights is None else self.weights[span].to(feats.device)
+    def weighted(self, pdfs: Sequence[int], weight: float) -> "FrameLabels":
+        """The labels with the frames of some pdfs counting `weight` times as much, cf. Kaldi weight-silence-post."""
+        if weight == 1.0:
+            return self
+        chosen = np.repeat(np.isin(np.arange(self.num_pdfs), list(pdfs)), np.diff(self.splits))
+        if weight == 0.0:
+            kept = np.concatenate([[0], np.cumsum(~chosen)])
+            keep = torch.from_numpy(~chosen)
+            return FrameLabels(self.frames[keep], kept[self.splits], None if self.weights is None else self.weights[keep])
+        own = torch.ones(len(self.frames)) if self.weights is None else self.weights
+        return FrameLabels(self.frames, self.splits, torch.where(torch.from_numpy(chosen), own * weight, own))
+
+    def used(self) -> list[int]:
+        """The pdfs that have frames, those with the most first."""
+        sizes = np.diff(self.splits)
+        order = np.argsort(-sizes, kind="stable")
+        return order[:int((sizes > 0).sum())].tolist()
+
+    def chunks(self, pdf: int, feats: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor, Optional[torch.Tensor]]]:
+        """Yields (rows (n,), features (n, F), weights (n,) or None) of a pdf, at most CHUNK frames at a time."""
+        begin, end = int(self.splits[pdf]), int(self.splits[pdf + 1])
+        for first in range(begin, end, CHUNK):
+            span = slice(first, min(first + CHUNK, end))
+            rows = self.frames[span].to(feats.device)
+            yield rows, feats[rows], None if self.weights is None else self.weights[span].to(feats.device)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -103,22 +121,21 @@ def accumulate(evaluator: Evaluator, feats: torch.Tensor, labels: FrameLabels,
     assert labels.num_pdfs == gmms.num_pdfs, (labels.num_pdfs, gmms.num_pdfs)
     dim = feats.shape[1]
     offsets = gmms.offsets.tolist()
-    sums = torch.zeros((gmms.num_gauss, 2 * dim + 1), dtype=torch.float64, device=feats.device)
-    log_like = torch.zeros((), dtype=torch.float64, device=feats.device)
     source = feats if target is None else torch.cat([feats, target], dim=1)
-    for pdf, block, weights in labels.chunks(source):
-        x, y = block[:, :dim], block[:, -dim:]
+    sums = torch.zeros((gmms.num_gauss, 2 * dim + 1), dtype=torch.float64, device=feats.device)
+    log_like = torch.zeros(gmms.num_pdfs, dtype=torch.float64, device=feats.device)
+
+    def add(pdf: int) -> None:
         span = slice(offsets[pdf], offsets[pdf + 1])
-        stacked = torch.cat([x, x * x], dim=1)
-        scores = torch.addmm(evaluator.const[span], stacked, evaluator.matrix[span].t())  # (n, g)
-        frame_like = torch.logsumexp(scores, dim=1) if scores.shape[1] > 1 else scores[:, 0]
-        posterior = (scores - frame_like[:, None]).exp_()
-        if weights is not None:
-            posterior *= weights[:, None]
-            frame_like = frame_like * weights
-        if target is not None:
-            stacked = torch.cat([y, y * y], dim=1)
-        sums[span, :-1] += posterior.t() @ stacked
-        sums[span, -1] += posterior.sum(0)
-        log_like += frame_like.double().sum()
-    return GmmStats(sums[:, -1].cpu(), sums[:, :dim].cpu(), sums[:, dim:-1].cpu(), float(log_like))
+        for _, block, weights in labels.chunks(pdf, source):
+            x, y = block[:, :dim], block[:, -dim:]
+            posterior, frame_like = evaluator.posteriors(pdf, x)
+            if weights is not None:
+                posterior *= weights[:, None]
+                frame_like = frame_like * weights
+            sums[span, :-1] += posterior.t() @ torch.cat([y, y * y], dim=1)
+            sums[span, -1] += posterior.sum(0)
+            log_like[pdf] += frame_like.double().sum()
+
+    for_each(add, labels.used(), feats.device)
+    return GmmStats(sums[:, -1].cpu(), sums[:, :dim].cpu(), sums[:, dim:-1].cpu(), float(log_like.sum()))

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from pipeline.gmm.diag import DiagGmms, Evaluator
+from pipeline.gmm.parallel import for_each
 from pipeline.gmm.stats import FrameLabels
 
 logger = logging.getLogger(__name__)
@@ -31,11 +32,12 @@ def lda(feats: torch.Tensor, labels: FrameLabels, dim: int) -> torch.Tensor:
     centre = feats.double().mean(0).float()
     second = torch.zeros((size, size), dtype=torch.float64)
     first = torch.zeros((labels.num_pdfs, size), dtype=torch.float64)
-    for pdf, block, weights in labels.chunks(feats):
-        x = block - centre
-        weighted = x if weights is None else x * weights[:, None]
-        second += (weighted.t() @ x).double().cpu()
-        first[pdf] += weighted.double().sum(0).cpu()
+    for pdf in labels.used():
+        for _, block, weights in labels.chunks(pdf, feats):
+            x = block - centre
+            weighted = x if weights is None else x * weights[:, None]
+            second += (weighted.t() @ x).double().cpu()
+            first[pdf] += weighted.double().sum(0).cpu()
     occ = torch.from_numpy(labels.occupancies())
     total = occ.sum()
     mean = first.sum(0) / total
@@ -65,23 +67,24 @@ def mllt_stats(evaluator: Evaluator, feats: torch.Tensor, labels: FrameLabels) -
         (D, D, D) float64, G[d] = sum over frames and Gaussians of gamma (x - m)(x - m)' / v_d; and the sum of gamma.
     """
     gmms = evaluator.gmms
-    offsets = gmms.offsets.tolist()
-    dim = gmms.dim
-    cov = torch.zeros((gmms.num_gauss, dim * dim), dtype=torch.float32)
-    count = 0.0
-    for pdf, x, weights in labels.chunks(feats):
-        span = range(offsets[pdf], offsets[pdf + 1])
-        scores = torch.addmm(evaluator.const[span.start:span.stop], torch.cat([x, x * x], dim=1),
-                             evaluator.matrix[span.start:span.stop].t())
-        posterior = torch.softmax(scores, dim=1)
-        if weights is not None:
-            posterior = posterior * weights[:, None]
-        for k, g in enumerate(span):
-            off = x - gmms.means[g]
-            cov[g] += ((off * posterior[:, k:k + 1]).t() @ off).reshape(-1).cpu()
-        count += float(posterior.double().sum())
+    offsets, dim = gmms.offsets.tolist(), gmms.dim
+    cov = torch.zeros((gmms.num_gauss, dim, dim), dtype=torch.float32, device=feats.device)
+    count = torch.zeros(gmms.num_pdfs, dtype=torch.float64, device=feats.device)
+
+    def add(pdf: int) -> None:
+        for _, x, weights in labels.chunks(pdf, feats):
+            posterior, _ = evaluator.posteriors(pdf, x)
+            if weights is not None:
+                posterior *= weights[:, None]
+            for k, g in enumerate(range(offsets[pdf], offsets[pdf + 1])):
+                off = x - gmms.means[g]
+                cov[g] += (off * posterior[:, k:k + 1]).t() @ off
+            count[pdf] += posterior.double().sum()
+
+    for_each(add, labels.used(), feats.device)
     inverse = 1.0 / gmms.vars.double().cpu()
-    return (inverse.t() @ cov.double()).reshape(dim, dim, dim).numpy(), count
+    total = inverse.t() @ cov.reshape(len(cov), -1).double().cpu()
+    return total.reshape(dim, dim, dim).numpy(), float(count.sum())
 
 
 def mllt_objective(matrix: np.ndarray, stats: np.ndarray, count: float) -> float:

@@ -1,0 +1,35 @@
+"""Many small tensor operations on all cores: one thread per core, each computing alone.
+
+Thousands of small matrix products gain little from threads inside each of them, and when another process uses the
+cores as well, the threads' waiting for each other makes them many times slower.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import Callable, Sequence, TypeVar
+
+import torch
+
+T = TypeVar("T")
+
+
+def for_each(work: Callable[[T], None], items: Sequence[T], device: torch.device) -> None:
+    """Calls work(item) for all items; results must not depend on the order.
+
+    Args:
+        items: the costly ones first, so that all threads end together.
+        device: on CUDA the calls follow each other, since the device itself is parallel.
+    """
+    threads = torch.get_num_threads()
+    if device.type != "cpu" or threads < 2 or len(items) < 2:
+        for item in items:
+            work(item)
+        return
+    try:
+        torch.set_num_threads(1)
+        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            for _ in pool.map(work, items):
+                pass
+    finally:
+        torch.set_num_threads(threads)

@@ -1,0 +1,136 @@
+"""Statistics for decision trees: one Gaussian per phone in context and pdf-class, cf. Kaldi acc-tree-stats."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import numpy as np
+import torch
+
+from pipeline.topo import Topo
+from pipeline.transitions import TransitionModel
+from pipeline.tree import BOUNDARY
+
+# Floor for variances in the likelihood of a cluster; keeps clusters of few or equal frames from looking perfect.
+VAR_FLOOR = 0.01
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class TreeStats:
+    """Sums over all frames of each (window of phones, pdf-class).
+
+    Args:
+        windows: (K, left + 1 + right) int64 phone ids, BOUNDARY outside the utterance.
+        pdf_classes: (K,) int64.
+        sums: (K, 1 + 2F) float64: frames, sum of x, sum of x^2.
+        left: context phones on the left.
+    """
+
+    windows: np.ndarray
+    pdf_classes: np.ndarray
+    sums: np.ndarray
+    left: int
+
+    @property
+    def right(self) -> int:
+        return self.windows.shape[1] - 1 - self.left
+
+
+def objective(sums: np.ndarray) -> np.ndarray:
+    """Log-likelihood of frames under the one Gaussian that they estimate; the last axis of `sums` is (n, sum x, sum x^2).
+
+    -n/2 (F + F log 2 pi + sum_f log v_f), v floored at VAR_FLOOR; 0 without frames.
+    """
+    dim = (sums.shape[-1] - 1) // 2
+    count = sums[..., 0]
+    safe = np.maximum(count, 1e-10)[..., None]
+    mean = sums[..., 1:1 + dim] / safe
+    var = np.maximum(sums[..., 1 + dim:] / safe - mean * mean, VAR_FLOOR)
+    return -0.5 * count * (dim * (1 + math.log(2 * math.pi)) + np.log(var).sum(-1))
+
+
+def phone_windows(tids: np.ndarray, offsets: np.ndarray, transitions: TransitionModel, left: int,
+                  right: int) -> tuple[np.ndarray, np.ndarray]:
+    """The phones around every frame.
+
+    Args:
+        tids: (sum of T,) int32 transition-ids, -1 in utterances without an alignment.
+        offsets: (N + 1,) bounds of the utterances.
+    Returns:
+        windows (M, left + 1 + right) of the M phone instances, and (sum of T,) the instance of each frame, -1 where tids is.
+    """
+    valid = tids >= 0
+    safe = np.maximum(tids, 0)
+    phone = transitions.tid_phone()[safe].astype(np.int64)
+    begins = np.zeros(len(tids) + 1, dtype=bool)
+    begins[1:] = transitions.tid_ends_phone()[safe]
+    begins[offsets] = True
+    begins = begins[:-1]
+    if len(phone) > 1:
+        begins[1:] |= phone[1:] != phone[:-1]
+    instance = np.cumsum(begins) - 1
+    first = np.flatnonzero(begins)
+    utterance = np.searchsorted(offsets, first, side="right") - 1
+    phones = phone[first]
+    columns = []
+    for shift in range(-left, right + 1):
+        at = np.arange(len(first)) + shift
+        inside = (at >= 0) & (at < len(first))
+        at = np.clip(at, 0, max(len(first) - 1, 0))
+        columns.append(np.where(inside & (utterance[at] == utterance), phones[at], BOUNDARY))
+    return np.stack(columns, axis=1), np.where(valid, instance, -1)
+
+
+def frame_classes(tids: np.ndarray, transitions: TransitionModel, topo: Topo) -> np.ndarray:
+    """(sum of T,) int64 pdf-class of each frame, -1 where there is no transition-id."""
+    ts_class = np.array([topo[transitions.phones.name(int(p))].pdf_classes[int(s)]
+                         for p, s in zip(transitions.phone, transitions.state)])
+    return np.where(tids >= 0, ts_class[np.maximum(tids, 0) // 2], -1)
+
+
+def accumulate_tree(feats: torch.Tensor, tids: np.ndarray, offsets: np.ndarray, transitions: TransitionModel, topo: Topo,
+                    left: int, right: int) -> TreeStats:
+    """Statistics of aligned utterances.
+
+    Args:
+        feats: (sum of T, F) float32.
+        tids, offsets: as for `phone_windows`.
+        left, right: context phones of the tree to be built.
+    """
+    windows, instance = phone_windows(tids, offsets, transitions, left, right)
+    classes = frame_classes(tids, transitions, topo)
+    used = np.flatnonzero(instance >= 0)
+    # Windows first, then (window, class): both have far fewer rows than there are frames.
+    unique, of_instance = np.unique(windows, axis=0, return_inverse=True)
+    width = int(classes.max(initial=0)) + 1
+    keys, row = np.unique(of_instance.reshape(-1)[instance[used]] * width + classes[used], return_inverse=True)
+    dim = feats.shape[1]
+    sums = torch.zeros((len(keys), 1 + 2 * dim), dtype=torch.float64)
+    row = torch.from_numpy(row.reshape(-1))
+    for begin in range(0, len(used), 100_000):
+        span = slice(begin, begin + 100_000)
+        x = feats[torch.from_numpy(used[span]).to(feats.device)].double().cpu()
+        sums.index_add_(0, row[span], torch.cat([torch.ones(len(x), 1, dtype=torch.float64), x, x * x], dim=1))
+    return TreeStats(unique[keys // width], keys % width, sums.numpy(), left)
+
+
+def convert_tids(tids: np.ndarray, offsets: np.ndarray, old: TransitionModel, new: TransitionModel, topo: Topo,
+                 tree) -> np.ndarray:
+    """The same state sequences named by another tree over the same phones and topology, cf. Kaldi convert-ali.
+
+    Args:
+        tids: (sum of T,) int32 under `old`, -1 without an alignment.
+        tree: the tree of `new`.
+    Returns:
+        (sum of T,) int32 under `new`.
+    """
+    windows, instance = phone_windows(tids, offsets, old, tree.left, tree.right)
+    classes = frame_classes(tids, old, topo)
+    used = np.flatnonzero(tids >= 0)
+    pdf = tree.lookup(windows[instance[used]], classes[used])
+    ts = tids[used] // 2
+    new_ts = new.transition_states(old.phone[ts], old.state[ts], pdf)
+    out = np.full(len(tids), -1, dtype=np.int32)
+    out[used] = 2 * new_ts + tids[used] % 2
+    return out

@@ -1,0 +1,40 @@
+#!/usr/bin/env python3
+"""Triphone training on spliced features with LDA and MLLT."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from pipeline import cli
+from pipeline.gmm.options import LdaMlltOptions
+
+
+@click.command()
+@click.argument("data", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("lang", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("ali", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option("--questions", type=click.Path(exists=True, dir_okay=False, path_type=Path),
+              help="File of questions for the tree, a set of phones per line; without it they come from clustering.")
+@cli.options(LdaMlltOptions)
+@cli.step_options
+def main(data: Path, lang: Path, ali: Path, out: Path, questions: Path | None, config: LdaMlltOptions, overwrite: bool) -> None:
+    """Trains tied triphones on spliced features of DATA, reduced by LDA and turned by MLLT, and writes OUT.
+
+    The tree and the first mixtures come from the alignment ALI. cf. Kaldi steps/train_lda_mllt.sh.
+    """
+
+    def action(tmp: Path) -> dict:
+        from pipeline.gmm.triphone import train_lda_mllt
+        from pipeline.lang import Lang
+
+        return train_lda_mllt(data, Lang.load(lang), ali, config, tmp, questions)
+
+    cli.run_step(out, {"data": data, "lang": lang, "ali": ali, "questions": questions}, config, action, overwrite,
+                 command="train_lda_mllt")
+
+
+if __name__ == "__main__":
+    main()
