@@ -9,7 +9,6 @@ import numpy as np
 
 from pipeline.errors import MismatchError
 from pipeline.hyp import Hypothesis
-from pipeline.stamp import code_version, cpu_name
 
 GAP = "*"  # stands for no word in alignments
 REPLICATIONS = 10_000
@@ -162,26 +161,25 @@ def _word_stats(correct: Counter, subs: Counter, ins: Counter, dels: Counter) ->
         yield f"{word}\t{wrong[word]} {correct[word]} {in_ref[word]} {in_hyp[word]}"
 
 
-def result_row(row_id: str, part: str, metric: str, value: float, command: str, low: float | None = None,
-               high: float | None = None, counts: Mapping[str, Any] | None = None, config: Mapping[str, Any] | None = None,
-               seeds: Sequence[int] = (), device: str = "cpu") -> dict[str, Any]:
-    """One row of result_rows.json, which utils/results.py collects.
+def result_row(row_id: str, part: str, metric: str, value: float, low: float | None = None, high: float | None = None,
+               counts: Mapping[str, Any] | None = None, config: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """One row of results.json, which utils/results.py collects; it takes command, commit and device from the stamp.
 
     Args:
         row_id: name of the system, such as mono or hybrid_gmm.
         value, low, high: figure and 95 % interval.
-        command: the command that measures it again.
+        config: settings that made the figure; none: the options in the stamp.
     """
-    return {"id": row_id, "part": part, "metric": metric, "value": value, "low": low, "high": high, "counts": dict(counts or {}),
-            "seeds": list(seeds), "config": dict(config or {}), "command": command, "commit": code_version()["revision"],
-            "device": cpu_name() if device == "cpu" else device}
+    row = {"id": row_id, "part": part, "metric": metric, "value": value, "low": low, "high": high,
+           "counts": dict(counts or {}), "config": dict(config or {})}
+    return {k: v for k, v in row.items() if v not in (None, {})}
 
 
-def wer_row(row_id: str, part: str, hyps: Sequence[Hypothesis], command: str, by_speaker: bool = False,
-            config: Mapping[str, Any] | None = None, device: str = "cpu") -> dict[str, Any]:
+def wer_row(row_id: str, part: str, hyps: Sequence[Hypothesis], by_speaker: bool = False,
+            config: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """The row of a word error rate with its counts and interval."""
     errors = count_errors(hyps)
     total = total_errors(errors)
     low, high = wer_interval(hyps, errors, by_speaker)
     counts = {"errors": total.total, "utterances": len(hyps), **asdict(total)}
-    return result_row(row_id, part, "wer", total.wer, command, low, high, counts, config, device=device)
+    return result_row(row_id, part, "wer", total.wer, low, high, counts, config)

@@ -2,9 +2,6 @@
 """Recognises speech with a model and a decoding graph."""
 from __future__ import annotations
 
-import os
-import shlex
-import sys
 from pathlib import Path
 
 import click
@@ -50,12 +47,9 @@ def main(model: Path, graph: Path, data: Path, out: Path, weights_from: Path | N
             weights = [read_weights(weights_from)]
         hyps, facts = report(decode(scorer, hmm, hclg, data, config, weights), list(hclg.words), tmp, config)
         if row_id is not None:
-            command = shlex.join([os.path.relpath(sys.argv[0]), *sys.argv[1:]])
             settings = {k: v for k, v in {**asdict(config), **facts}.items() if not isinstance(v, tuple)}
-            about = {"command": command, "config": settings, "device": config.device}
-            write_json(tmp / "result_rows.json", [
-                wer_row(row_id, part, hyps, **about),
-                result_row(row_id, part, "real_time_factor", facts["real_time_factor"], **about)])
+            write_json(tmp / "results.json", [wer_row(row_id, part, hyps, config=settings), result_row(
+                row_id, part, "rtf", facts["real_time_factor"], config=settings)])
         return facts
 
     inputs = {"model": model, "graph": graph, "data": data, "transforms": transforms,

@@ -2,9 +2,6 @@
 """Scores recognised texts and compares two systems."""
 from __future__ import annotations
 
-import os
-import shlex
-import sys
 from pathlib import Path
 
 import click
@@ -34,11 +31,10 @@ def main(decoded: Path, out: Path, against: Path | None, row_id: str | None, par
             f.writelines(line + "\n" for line in error_report(hyps))
         with atomic_write(tmp / "wer.txt") as f:
             f.write(next(iter(error_report(hyps))) + "\n")
-        command = shlex.join([os.path.relpath(sys.argv[0]), *sys.argv[1:]])
-        row = wer_row(row_id or decoded.name, part, hyps, command, config.by_speaker)
+        row = wer_row(row_id or decoded.name, part, hyps, config.by_speaker)
         write_json(tmp / "score.json", {k: row[k] for k in ("value", "low", "high", "counts")})
         if row_id is not None:
-            write_json(tmp / "result_rows.json", [row])
+            write_json(tmp / "results.json", [row])
         facts = {"wer": row["value"], "low": row["low"], "high": row["high"]}
         if against is not None:
             facts["compare"] = compare(load_hypotheses(against), hyps, config.by_speaker)

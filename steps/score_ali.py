@@ -2,9 +2,6 @@
 """Scores an alignment against gold times or another alignment."""
 from __future__ import annotations
 
-import os
-import shlex
-import sys
 from pathlib import Path
 
 import click
@@ -13,6 +10,7 @@ from pipeline import cli
 from pipeline.graph.options import AliScoreOptions
 
 SHOWN = {"tse_ms", "boundary_mae_ms", "start_mae_ms", "end_mae_ms", "within_20ms", "word_boundary_mae_ms", "silence_share"}
+REPORTED = SHOWN | {"within_10ms", "within_50ms", "start_within_20ms", "end_within_20ms", "word_within_20ms"}
 
 
 @click.command()
@@ -49,10 +47,9 @@ def main(ali: Path, reference: Path, out: Path, row_id: str | None, part: str, c
         with atomic_write(tmp / "phones.tsv") as f:
             f.writelines(line + "\n" for line in phone_table(score))
         if row_id is not None:
-            command = shlex.join([os.path.relpath(sys.argv[0]), *sys.argv[1:]])
-            write_json(tmp / "result_rows.json", [
-                result_row(row_id, part, name, m["value"], command, m["low"], m["high"], m["counts"],
-                           {"ali": str(ali), "reference": str(reference)}) for name, m in metrics.items()])
+            write_json(tmp / "results.json", [
+                result_row(row_id, part, name, m["value"], m["low"], m["high"], m["counts"])
+                for name, m in metrics.items() if name in REPORTED])
         return {name: m["value"] for name, m in metrics.items()}
 
     cli.run_step(out, {"ali": ali, "reference": reference}, {**cli.options_json(config), "id": row_id, "part": part}, action,

@@ -1,13 +1,17 @@
 """Counts against an independent edit distance, intervals against kaldialign's bootstrap."""
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.errors import MismatchError
+from pipeline.files import write_json
 from pipeline.hyp import Hypothesis
+from pipeline.report import read_rows
 from pipeline.score import (bootstrap, compare, count_errors, error_report, interval, result_row, total_errors, wer_interval,
                             wer_row)
 
@@ -85,8 +89,9 @@ def test_compare_is_paired() -> None:
         compare(first, second[1:])
 
 
-def test_row_has_every_key() -> None:
-    row = wer_row("mono", "test", random_hyps(3), "decode.py x")
-    assert set(row) == {"id", "part", "metric", "value", "low", "high", "counts", "seeds", "config", "command", "commit", "device"}
-    assert row["low"] <= row["value"] <= row["high"] and row["counts"]["utterances"] == 60
-    assert result_row("a", "b", "c", 1.0, "d")["device"]
+def test_rows_are_accepted_by_the_report(tmp_path: Path) -> None:
+    rows = [wer_row("mono", "test", random_hyps(3)), result_row("a", "b", "rtf", 0.0, config={"beam": 1})]
+    write_json(tmp_path / "results.json", rows)
+    read = read_rows(tmp_path / "results.json", tmp_path)
+    assert read[0]["low"] <= read[0]["value"] <= read[0]["high"] and read[0]["counts"]["utterances"] == 60
+    assert read[1]["value"] == 0.0 and read[1]["config"] == {"beam": 1}
