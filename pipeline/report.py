@@ -1,6 +1,6 @@
 """RESULTS.md and results.json of a recipe, collected from the experiment directories and never written by hand.
 
-A step that measures something writes DIR/results.json, a list of rows with the keys of ROW_KEYS, of which only id,
+A step that measures something writes DIR/result_rows.json, a list of rows with the keys of ROW_KEYS, of which only id,
 part, metric and value are needed: command, commit and device come from DIR/stamp.json.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import re
 from pathlib import Path
 from typing import Any, Callable, Iterable, Mapping, Sequence
 
@@ -21,6 +22,8 @@ logger = logging.getLogger(__name__)
 
 Row = dict[str, Any]
 
+# What a step leaves for this module: a list of rows.
+ROWS = "result_rows.json"
 # Marks the directory of a cell of a sweep: {"table": name, "cell": {axis: value}, "seeds": [seed]}.
 CELL = "cell.json"
 
@@ -38,7 +41,8 @@ FAMILIES: dict[str, dict[str, tuple[str, int]]] = {
     },
     "Alignments against known times": {
         "tse_ms": ("TSE ms", 1),
-        "boundary_mae_ms": ("mean boundary error ms", 1),
+        "boundary_mae_ms": ("phone boundaries ms", 1),
+        "word_boundary_mae_ms": ("word boundaries ms", 1),
         "within_10ms": ("within 10 ms %", 1),
         "within_20ms": ("within 20 ms %", 1),
         "within_50ms": ("within 50 ms %", 1),
@@ -46,12 +50,16 @@ FAMILIES: dict[str, dict[str, tuple[str, int]]] = {
     },
     "Speed": {"seconds": ("seconds", 1), "rtf": ("real-time factor", 3)},
 }
+# Variants of the alignment metrics that would hide the table they stand in; results.json has them.
+DETAILS = re.compile(r"(word_)?(start|end)_\w+|word_within_\w+")
+# Their intervals follow from the others' and would make the lines too long to read.
+NO_INTERVAL = re.compile(r"within_\w+|silence_share|word_boundary_mae_ms")
 SYSTEMS = ("mono", "tri1", "tri2", "tri3", "nhmm", "hybrid", "mmi", "e2e")
 PARTS = ("train", "dev", "test")
 
 
 def collect(recipe: Path) -> list[Row]:
-    """Returns the rows of all results.json below RECIPE/exp, in a fixed order, with what the stamps add.
+    """Returns the rows of all result_rows.json below RECIPE/exp, in a fixed order, with what the stamps add.
 
     Rows of a directory whose inputs have been remade since are left out with a warning: they describe what is no
     longer there.
@@ -60,7 +68,7 @@ def collect(recipe: Path) -> list[Row]:
       DataError: a broken row, or no results at all.
     """
     rows: list[Row] = []
-    for path in sorted((recipe / "exp").rglob("results.json")):
+    for path in sorted((recipe / "exp").rglob(ROWS)):
         if any(part.endswith((".tmp", ".old")) for part in path.relative_to(recipe).parts):
             continue
         changed = changed_inputs(path.parent)
@@ -69,7 +77,7 @@ def collect(recipe: Path) -> list[Row]:
             continue
         rows += [{**row, **cell_of(path.parent, recipe)} for row in read_rows(path, recipe)]
     if not rows:
-        raise DataError(f"{recipe}: no results.json below {recipe / 'exp'}; run the stages that score first")
+        raise DataError(f"{recipe}: no {ROWS} below {recipe / 'exp'}; run the stages that score first")
     return sorted(rows, key=_order)
 
 
@@ -84,7 +92,7 @@ def cell_of(directory: Path, recipe: Path) -> Row:
 
 
 def read_rows(path: Path, recipe: Path) -> list[Row]:
-    """Reads and checks the rows of one results.json; missing keys are filled in from the stamp beside it."""
+    """Reads and checks the rows of one result_rows.json; missing keys are filled in from the stamp beside it."""
     loaded = read_json(path)
     if not isinstance(loaded, list):
         raise DataError(f"{path}: not a list of rows")
@@ -207,7 +215,7 @@ def write_report(
 def result_tables(rows: Sequence[Row], references: Sequence[Row] = ()) -> list[str]:
     """Returns one Markdown section per family of metrics, one line per system and part, one column per metric."""
     listed = {metric for family in FAMILIES.values() for metric in family}
-    others = sorted({row["metric"] for row in rows} - listed)
+    others = sorted(m for m in {row["metric"] for row in rows} - listed if not DETAILS.fullmatch(m))
     families = {**FAMILIES, "Other measurements": {metric: (metric.replace("_", " "), 3) for metric in others}}
     sections = []
     for title, metrics in families.items():
@@ -239,7 +247,8 @@ def _family_table(title: str, metrics: Mapping[str, tuple[str, int]], rows: list
             row = lines[key].get(metric)
             cells.append(value_text(row, metrics[metric][1]) if row else "")
         if with_counts:
-            cells.append("; ".join(dict.fromkeys(counts_text(r["counts"]) for r in lines[key].values() if "counts" in r)))
+            counts = [counts_text(lines[key][m].get("counts", {})) for m in present if m in lines[key]]
+            cells.append("; ".join(list(dict.fromkeys(filter(None, counts)))[:2]))
         for source in sources:
             match = [r for r in theirs if r["source"] == source and (r["id"], r["part"]) == (key[2], key[3])]
             several = len(present) > 1
@@ -254,21 +263,25 @@ def _family_table(title: str, metrics: Mapping[str, tuple[str, int]], rows: list
 def value_text(row: Row, decimals: int) -> str:
     """ "5.95 [4.31, 7.80]", the interval where there is one."""
     text = f"{row['value']:.{decimals}f}"
+    if NO_INTERVAL.fullmatch(row["metric"]):
+        return text
     if row.get("low") is not None and row.get("high") is not None:
         text += f" [{row['low']:.{decimals}f}, {row['high']:.{decimals}f}]"
     return text
 
 
 def counts_text(counts: Any) -> str:
-    """Counts for people: "46 / 773, 3 ins, 3 del, 40 sub" for error counts, "name number" for others."""
+    """Counts for people: "46 / 773, 3 ins, 3 dels, 40 subs" for error counts, "name number" for others."""
     if not isinstance(counts, Mapping):
         return str(counts)
-    rest = dict(counts)
+    rest = {key: value for key, value in counts.items() if value or key in ("ins", "dels", "subs", "errors")}
     texts = []
     whole = next((key for key in ("words", "phones", "ref", "total") if key in rest), None)
     if "errors" in rest and whole:
         texts.append(f"{rest.pop('errors'):,} / {rest.pop(whole):,}")
-    texts += [f"{value:,} {key}" if isinstance(value, (int, float)) else f"{key} {value}" for key, value in rest.items()]
+    for key, value in rest.items():
+        number = f"{value:,}" if isinstance(value, int) else f"{value:.4g}" if isinstance(value, float) else value
+        texts.append(f"{number} {key}")
     return ", ".join(texts)
 
 

@@ -38,7 +38,7 @@ STRICT = {"extra": "forbid"}
 class Column:
     """A measured quantity: a metric of a part, or a fact from the stamp of a directory below that of the cell."""
 
-    metric: str = Field(description="Metric of results.json, or a free name together with `fact`.")
+    metric: str = Field(description="Metric of a result row, or a free name together with `fact`.")
     part: str | None = Field(None, description="Part of the data; None takes any.")
     id: str | None = Field(None, description="Id of the rows, with {axis} filled in; None takes any.")
     fact: str | None = Field(None, description="DIRECTORY:NAME of a fact in DIRECTORY/stamp.json.")
