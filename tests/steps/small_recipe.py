@@ -56,7 +56,7 @@ def results(directory: Path, roots: list[Path]) -> dict[str, bytes]:
     out = {}
     for path in sorted(directory.rglob("*")):
         inside = path.relative_to(directory)
-        volatile = path.name in ("stamp.json", "result_rows.json") or {"log", "tensorboard"} & set(inside.parts)
+        volatile = path.name in ("stamp.json", "results.json") or {"log", "tensorboard"} & set(inside.parts)
         if path.is_file() and not volatile and not any(n in path.parents for n in nested):
             content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
             for root in roots:
