@@ -22,7 +22,9 @@ from numba.extending import overload
 
 NEG = -1e30
 DEAD = -1e29
-PAD = 2  # the slots reach two states aside
+LANES = 16  # loops run over whole blocks of this many states, so that LLVM needs no scalar remainder
+PAD = LANES  # free cells on both sides of a row; the slots reach two states aside
+SLOTS = 3
 FLAGS = {"nnan", "nsz", "contract", "reassoc", "arcp"}
 jit = numba.njit(nogil=True, fastmath=FLAGS, cache=True)
 exact = numba.njit(nogil=True, cache=True)  # for what meets the NaN and inf of inputs
@@ -79,7 +81,7 @@ def _cast(value, like):
 
 
 def exp(x):
-    """exp(x) for x <= 0; relative error 3e-7 in float32, and 0 below -87."""
+    """exp(x) for x <= 0; relative error 3e-7 in float32, and 0 below -86."""
     raise NotImplementedError
 
 
@@ -89,7 +91,7 @@ def _exp(x):
         return lambda x: math.exp(x)
 
     def float32(x):
-        c = x if x > np.float32(-87.0) else np.float32(-87.0)
+        c = x if x > np.float32(-86.0) else np.float32(-86.0)
         n = np.int32(c * np.float32(1.44269504) - np.float32(0.5))
         f = np.float32(n)
         r = c - f * np.float32(0.693359375) - f * np.float32(-2.12194440e-4)
@@ -101,7 +103,7 @@ def _exp(x):
         p = p * r + np.float32(5.0000001201e-1)
         p = p * r * r + r + np.float32(1.0)
         y = p * np.int32((n + np.int32(127)) << np.int32(23)).view(np.float32)
-        return y if x > np.float32(-87.0) else np.float32(0.0)
+        return y if x > np.float32(-86.0) else np.float32(0.0)
 
     return float32
 
@@ -160,7 +162,7 @@ def _value(bits, half):
 
 @jit
 def band(plan, n, num_frames):
-    """First and last + 1 state that a complete path can be in, per frame."""
+    """First and last + 1 state that a complete path can be in, per frame, widened to blocks."""
     first, last = plan.splits[n], plan.splits[n + 1]
     size = last - first
     low = np.full(num_frames, size, np.int32)
@@ -173,98 +175,133 @@ def band(plan, n, num_frames):
     for t in range(1, num_frames):
         high[t] = max(high[t], high[t - 1])
         low[num_frames - 1 - t] = min(low[num_frames - 1 - t], low[num_frames - t])
+    for t in range(num_frames):
+        if low[t] >= high[t]:
+            low[t] = high[t] = 0
+        low[t] = low[t] // LANES * LANES
+        high[t] = (high[t] + LANES - 1) // LANES * LANES
     return low, high
 
 
 @exact
 def gather(row, emissions, pdf, low, high, half, neg):
     """Emissions of the states low..high; what is no number below infinity becomes NEG."""
-    for s in range(low, high):
+    for s in range(low, min(high, len(pdf))):
         x = value(emissions[pdf[s]], half)
         row[s + PAD] = x if neg < x < -neg else neg
 
 
+@exact
+def transition_score(scores, tid, neg):
+    """Score of a transition-id, 0 for none; what is no number below infinity becomes NEG."""
+    if tid < 0:
+        return cast(0.0, neg)
+    x = scores[tid]
+    return x if neg < x < -neg else neg
+
+
 @jit
 def orient(plan, n, way, call, neg):
-    """Slot weights (3, S + 4) with static transition scores, and the arcs (3, S) of the slots, for one direction."""
+    """Arcs of one graph as one direction of time sees them, with static transition scores in their weights.
+
+    Returns:
+        Slots: weights (3, S') and transition-ids and arcs (3, S); edges: weights, transition-ids, arcs, sources (R,);
+        their groups: states (G,), first edges (G + 1,).
+    """
     first = plan.splits[n]
     size = plan.splits[n + 1] - first
-    weights = np.full((3, size + 2 * PAD), neg)
-    arcs = np.full((3, size), np.int32(-1))
+    blocks = (size + LANES - 1) // LANES * LANES
+    weights = np.full((SLOTS, blocks + 2 * PAD), neg)
+    tids, arcs = np.full((SLOTS, size), np.int32(-1)), np.full((SLOTS, size), np.int32(-1))
+    static = call.transitions[0, 0]
+    is_static = call.timed == 0
+    tid, arc_weight, slot_arc = plan.tid, plan.arc_weight, plan.arc
     for k in range(plan.width[n]):
         shift = k * way
         for s in range(size - shift):
-            arc = plan.arc[k, first + s + shift]
-            arcs[k, s] = arc
-            if arc >= 0:
-                weights[k, s + PAD] = arc_score(plan, arc, call, n, 0, 0, neg)
-    return weights, arcs
-
-
-@exact
-def arc_score(plan, arc, call, n, t, timed, like):
-    """Weight of an arc with its transition score; `timed` is the kind of score to add."""
-    weight = max(cast(plan.arc_weight[arc], like), cast(NEG, like))
-    if call.timed == timed and plan.tid[arc] >= 0:
-        x = call.transitions[n, t, plan.tid[arc]] if timed else call.transitions[0, 0, plan.tid[arc]]
-        weight += x if cast(NEG, like) < x < -cast(NEG, like) else cast(NEG, like)
-    return weight
+            a = slot_arc[k, first + s + shift]
+            if a >= 0:
+                arcs[k, s], tids[k, s] = a, tid[a]
+                weights[k, s + PAD] = max(cast(arc_weight[a], neg), neg)
+                if is_static:
+                    weights[k, s + PAD] += transition_score(static, tid[a], neg)
+    begin, end = plan.edge_splits[n], plan.edge_splits[n + 1]
+    edge_arcs = plan.edge_arc[way, begin:end]
+    edge_tids = tid[edge_arcs]
+    edge_weights = np.empty(end - begin, weights.dtype)
+    for i in range(end - begin):
+        edge_weights[i] = max(cast(arc_weight[edge_arcs[i]], neg), neg)
+        if is_static:
+            edge_weights[i] += transition_score(static, edge_tids[i], neg)
+    group, group_end = plan.group_splits[way, n], plan.group_splits[way, n + 1]
+    groups, group_edge = plan.groups[way, group:group_end], plan.group_edge[way, group : group_end + 1] - begin
+    edges = (edge_weights, edge_tids, edge_arcs, plan.edge_from[way, begin:end], groups, group_edge)
+    return (weights, tids, arcs), edges
 
 
 @jit
-def retime(weights, arcs, plan, n, call, t, low, high, neg):
-    """Write the slot weights of arcs taken into frame t, where scores depend on time."""
-    for k in range(plan.width[n]):
-        for s in range(low, high):
-            if arcs[k, s] >= 0:
-                weights[k, s + PAD] = arc_score(plan, arcs[k, s], call, n, t, 1, neg)
+def retime(out, base, tids, scores, low, high, pad, neg):
+    """out = base + transition scores of one frame, for the arcs low..high; rows of `out` and `base` start at `pad`."""
+    for s in range(low, min(high, len(tids))):
+        out[s + pad] = base[s + pad] + transition_score(scores, tids[s], neg)
+
+
+@jit
+def fill(row, low, high, neg):
+    """Forget the states low..high."""
+    for s in range(np.uintp(low + PAD), np.uintp(high + PAD)):
+        row[s] = neg
+
+
+@jit
+def copy_out(rows, at, row, low, high):
+    """Store the states low..high of a row at rows[at]."""
+    to = np.uintp(at)
+    for s in range(np.uintp(low), np.uintp(high)):
+        rows[s + to] = row[s + np.uintp(PAD)]
 
 
 @jit
 def step(prev, cur, w0, w1, w2, low, high, d, width):
     """cur(s) = log sum over the slots of prev(s - k d) + w_k(s)."""
+    here, one, two, lanes = np.uintp(PAD), np.uintp(PAD - d), np.uintp(PAD - 2 * d), np.uintp(LANES)
     if width <= 1:
-        for s in range(low + PAD, high + PAD):
-            cur[s] = prev[s] + w0[s]
+        for s in range(np.uintp(low), np.uintp(high), lanes):
+            for i in range(s, s + lanes):
+                cur[i + here] = prev[i + here] + w0[i + here]
     elif width == 2:
-        for s in range(low + PAD, high + PAD):
-            x0 = prev[s] + w0[s]
-            x1 = prev[s - d] + w1[s]
-            cur[s] = max(x0, x1) + log(exp(min(x0, x1) - max(x0, x1)) + cast(1.0, x0))
+        for s in range(np.uintp(low), np.uintp(high), lanes):
+            for i in range(s, s + lanes):
+                x0 = prev[i + here] + w0[i + here]
+                x1 = prev[i + one] + w1[i + here]
+                cur[i + here] = max(x0, x1) + log(exp(min(x0, x1) - max(x0, x1)) + cast(1.0, x0))
     else:
-        for s in range(low + PAD, high + PAD):
-            x0 = prev[s] + w0[s]
-            x1 = prev[s - d] + w1[s]
-            x2 = prev[s - 2 * d] + w2[s]
-            best = max(x0, max(x1, x2))
-            cur[s] = best + log(exp(x0 - best) + exp(x1 - best) + exp(x2 - best))
+        for s in range(np.uintp(low), np.uintp(high), lanes):
+            for i in range(s, s + lanes):
+                x0 = prev[i + here] + w0[i + here]
+                x1 = prev[i + one] + w1[i + here]
+                x2 = prev[i + two] + w2[i + here]
+                best = max(x0, max(x1, x2))
+                cur[i + here] = best + log(exp(x0 - best) + exp(x1 - best) + exp(x2 - best))
 
 
 @jit
-def edge_scores(prev, x, plan, n, way, call, t, low, high, neg):
-    """Scores x of the edges that reach the states low..high; returns the range of their groups."""
-    begin, end = plan.group_splits[way, n], plan.group_splits[way, n + 1]
-    groups = plan.groups[way]
-    begin, end = (begin + np.searchsorted(groups[begin:end], low), begin + np.searchsorted(groups[begin:end], high))
-    base = plan.edge_splits[n]
-    timed = max(call.timed, 0)
-    for i in range(plan.group_edge[way, begin], plan.group_edge[way, end]):
-        score = arc_score(plan, plan.edge_arc[way, i], call, n, t, timed, neg)
-        x[i - base] = prev[plan.edge_from[way, i] + PAD] + score
-    return begin, end
+def edge_scores(prev, x, weights, sources):
+    """Path score x over every edge."""
+    for i in range(len(x)):
+        x[i] = prev[sources[i] + PAD] + weights[i]
 
 
 @jit
-def add_edges(cur, x, plan, n, way, begin, end):
+def add_edges(cur, x, groups, group_edge):
     """Add the paths over the edges to cur."""
-    base = plan.edge_splits[n]
-    for g in range(begin, end):
-        s = plan.groups[way, g] + PAD
+    for g in range(len(groups)):
+        s = groups[g] + PAD
         best = cur[s]
-        for i in range(plan.group_edge[way, g] - base, plan.group_edge[way, g + 1] - base):
+        for i in range(group_edge[g], group_edge[g + 1]):
             best = max(best, x[i])
         total = exp(cur[s] - best)
-        for i in range(plan.group_edge[way, g] - base, plan.group_edge[way, g + 1] - base):
+        for i in range(group_edge[g], group_edge[g + 1]):
             total += exp(x[i] - best)
         cur[s] = best + log(total)
 
@@ -273,7 +310,7 @@ def add_edges(cur, x, plan, n, way, begin, end):
 def settle(cur, emit, low, high, offset, neg):
     """Add the emissions, take off the offset; returns the best score."""
     best = neg
-    for s in range(low + PAD, high + PAD):
+    for s in range(np.uintp(low + PAD), np.uintp(high + PAD)):
         x = cur[s] + emit[s] - offset
         cur[s] = x
         best = max(best, x)
@@ -284,45 +321,51 @@ def settle(cur, emit, low, high, offset, neg):
 def forward_one(plan, n, way, call, keep, rows, cum, mid, mid_cum, neg):
     """Sweep one half of utterance n; False if no path survives it."""
     num_frames, first = call.lengths[n], plan.splits[n]
-    size = plan.splits[n + 1] - first
     if num_frames == 0:
         return False
     low, high = band(plan, n, num_frames)
-    work = np.full((3, size + 2 * PAD), neg)
+    (weights, tids, _), (base, edge_tids, _, sources, groups, group_edge) = orient(plan, n, way, call, neg)
+    size, width = tids.shape[1], plan.width[n]
+    work = np.full((3, weights.shape[1]), neg)
     prev, cur, emit = work[0], work[1], work[2]
-    weights, arcs = orient(plan, n, way, call, neg)
-    x = np.empty(plan.edge_splits[n + 1] - plan.edge_splits[n], weights.dtype)
+    # Reaching into a tuple of arrays costs more than the arithmetic of a frame, so the loop sees plain arrays.
+    slots, edges, x = weights.copy(), base.copy(), np.empty_like(base)
+    w0, w1, w2 = slots[0], slots[1], slots[2]
     pdf, ends = plan.pdf[first : first + size], plan.ends[way, first : first + size]
+    emissions, half = call.emissions[n], call.half
+    timed, transitions = call.timed == 1, call.transitions[n if call.timed == 1 else 0]
+    row, cell = call.row_at[n], call.cell_at[n]
     d, start, stop = (1, 0, num_frames // 2) if way == 0 else (-1, num_frames - 1, num_frames // 2)
     total, offset = 0.0, cast(0.0, neg)
     for t in range(start, stop + d, d):
         lo, hi = low[t], high[t]
         if lo >= hi:
             return False
-        gather(emit, call.emissions[n, t], pdf, lo, hi, call.half, neg)
+        gather(emit, emissions[t], pdf, lo, hi, half, neg)
         if t == start:
-            for s in range(lo, hi):
+            for s in range(lo, min(hi, size)):
                 cur[s + PAD] = max(cast(ends[s], neg), neg)
         else:
             prev, cur = cur, prev
             if abs(t - start) > 1:
-                cur[low[t - 2 * d] + PAD : high[t - 2 * d] + PAD] = neg
-            into = t + way
-            if call.timed == 1:
-                retime(weights, arcs, plan, n, call, into, lo, hi, neg)
-            step(prev, cur, weights[0], weights[1], weights[2], lo, hi, d, plan.width[n])
-            if len(x):
-                begin, end = edge_scores(prev, x, plan, n, way, call, into, lo, hi, neg)
-                add_edges(cur, x, plan, n, way, begin, end)
+                fill(cur, low[t - 2 * d], high[t - 2 * d], neg)
+            if timed:
+                scores = transitions[t + way]
+                for k in range(width):
+                    retime(slots[k], weights[k], tids[k], scores, lo, hi, PAD, neg)
+                retime(edges, base, edge_tids, scores, 0, len(x), 0, neg)
+            step(prev, cur, w0, w1, w2, lo, hi, d, width)
+            if len(x) > 0:
+                edge_scores(prev, x, edges, sources)
+                add_edges(cur, x, groups, group_edge)
         best = settle(cur, emit, lo, hi, offset, neg)
         total += offset
         if best < DEAD:
             return False
         offset = best
         if keep and (way == 1 or t < stop):
-            at = call.cell_at[n] + t * size
-            rows[at + lo : at + hi] = cur[lo + PAD : hi + PAD]
-            cum[call.row_at[n] + t] = total
+            copy_out(rows, cell + t * size, cur, lo, min(hi, size))
+            cum[row + t] = total
     mid[way, first : first + size] = cur[PAD : size + PAD]
     mid_cum[way, n] = total
     return True
@@ -366,7 +409,7 @@ def make_plan(plan, arc_splits, arc_src):
         for s in range(first, last):
             for a in range(arc_splits[s], arc_splits[s + 1]):
                 k = s - first - arc_src[a]
-                if 0 <= k <= PAD and plan.arc[k, s] < 0:
+                if 0 <= k < SLOTS and plan.arc[k, s] < 0:
                     plan.arc[k, s] = a
                     plan.width[n] = max(plan.width[n], k + 1)
                 else:

@@ -22,6 +22,7 @@ from pipeline.hmm.numba_kernels import (
     cast,
     edge_scores,
     exp,
+    fill,
     gather,
     jit,
     orient,
@@ -87,7 +88,7 @@ def narrow(x, half):
 def state_occupancies(out, a, b, emit, low, high, log_z):
     """out(s) = exp(a + b - e - log Z); returns their sum."""
     total = cast(0.0, log_z)
-    for s in range(low + PAD, high + PAD):
+    for s in range(np.uintp(low + PAD), np.uintp(high + PAD)):
         p = exp(a[s] + b[s] - emit[s] - log_z)
         out[s] = p
         total += p
@@ -97,118 +98,129 @@ def state_occupancies(out, a, b, emit, low, high, log_z):
 @jit
 def scale(row, low, high, factor):
     """Multiply a row."""
-    for s in range(low + PAD, high + PAD):
+    for s in range(np.uintp(low + PAD), np.uintp(high + PAD)):
         row[s] *= factor
+
+
+@jit
+def load_row(row, rows, at, low, high):
+    """Fetch the states low..high stored at rows[at]."""
+    start = np.uintp(at)
+    for s in range(np.uintp(low), np.uintp(high)):
+        row[s + np.uintp(PAD)] = rows[s + start]
 
 
 @jit
 def slot_occupancies(out, prev, weight, b, low, high, shift, log_z, factor):
     """out(s) += occupancy of the arc that reaches s over one slot."""
-    for s in range(low + PAD, high + PAD):
-        out[s] += exp(prev[s - shift] + weight[s] + b[s] - log_z) * factor
+    here, there = np.uintp(PAD), np.uintp(PAD - shift)
+    for s in range(np.uintp(low), np.uintp(high)):
+        out[s + here] += exp(prev[s + there] + weight[s + here] + b[s + here] - log_z) * factor
 
 
 @jit
-def timed_occupancies(out, prev, weight, b, arcs, tid, low, high, shift, log_z, factor):
+def timed_occupancies(out, prev, weight, b, tids, low, high, shift, log_z, factor):
     """As `slot_occupancies`, out being indexed by transition-id."""
-    for s in range(low, high):
-        if arcs[s] >= 0 and tid[arcs[s]] >= 0:
+    for s in range(low, min(high, len(tids))):
+        if tids[s] >= 0:
             x = prev[s + PAD - shift] + weight[s + PAD] + b[s + PAD]
-            out[tid[arcs[s]]] += exp(x - log_z) * factor
+            out[tids[s]] += exp(x - log_z) * factor
 
 
 @jit
-def edge_occupancies(sink, out, x, b, plan, n, way, frame, begin, end, log_z, factor):
-    """Add the occupancies of the edges of some groups, to `out` by edge or to the sink by transition-id."""
-    base = plan.edge_splits[n]
-    for g in range(begin, end):
-        at = b[plan.groups[way, g] + PAD] - log_z
-        for i in range(plan.group_edge[way, g], plan.group_edge[way, g + 1]):
-            p = exp(x[i - base] + at) * factor
-            if sink.arcs == 1:
-                out[i - base] += p
-            else:
-                tid = plan.tid[plan.edge_arc[way, i]]
-                if tid >= 0:
-                    sink.transitions[n, frame, tid] += p
+def edge_occupancies(out, x, b, groups, group_edge, tids, by_tid, log_z, factor):
+    """Add the occupancies of the edges to `out`, by edge or by transition-id."""
+    for g in range(len(groups)):
+        at = b[groups[g] + PAD] - log_z
+        for i in range(group_edge[g], group_edge[g + 1]):
+            p = exp(x[i] + at) * factor
+            if not by_tid:
+                out[i] += p
+            elif tids[i] >= 0:
+                out[tids[i]] += p
 
 
 @jit
-def flush(sink, plan, n, way, arcs, by_slot, by_edge):
+def flush(counts, arcs, by_slot, edge_arcs, by_edge):
     """Write the summed occupancies of one task's arcs."""
-    for k in range(plan.width[n]):
+    for k in range(len(arcs)):
         for s in range(arcs.shape[1]):
             if arcs[k, s] >= 0:
-                sink.counts[way, arcs[k, s]] = by_slot[k, s + PAD]
+                counts[arcs[k, s]] = by_slot[k, s + PAD]
     for i in range(len(by_edge)):
-        sink.counts[way, plan.edge_arc[way, plan.edge_splits[n] + i]] = by_edge[i]
+        counts[edge_arcs[i]] = by_edge[i]
 
 
 @jit
-def emit_states(sink, rows, at, states, pdf, n, t, low, high, total, half):
-    """Deliver the occupancies of one frame."""
-    if sink.dense:
-        scatter(sink.emissions[n, t], states, pdf, low, high, total, half)
-    else:
-        rows[at : at + low] = 0
-        rows[at + low : at + high] = states[low + PAD : high + PAD]
-        rows[at + high : at + len(pdf)] = 0
+def keep_states(rows, at, states, low, high, size):
+    """Replace a stored row by the occupancies of its frame."""
+    for s in range(size):
+        rows[at + s] = states[s + PAD] if low <= s < high else cast(0.0, states[0])
 
 
 @jit
 def backward_one(plan, n, way, call, sink, rows, cum, mid, mid_cum, score, grad, neg):
     """Continue one sweep of utterance n over its other half."""
     num_frames, first = call.lengths[n], plan.splits[n]
-    size, middle = plan.splits[n + 1] - first, num_frames // 2
+    middle = num_frames // 2
     low, high = band(plan, n, num_frames)
-    work = np.full((8, size + 2 * PAD), neg)
+    (weights, tids, arcs), (base, edge_tids, edge_arcs, sources, groups, group_edge) = orient(plan, n, way, call, neg)
+    size, width = tids.shape[1], plan.width[n]
+    work = np.full((5, weights.shape[1]), neg)
     prev, cur, emit, b, states = work[0], work[1], work[2], work[3], work[4]
-    by_slot = work[5:8]
-    by_slot[:] = 0
-    weights, arcs = orient(plan, n, way, call, neg)
-    x = np.empty(plan.edge_splits[n + 1] - plan.edge_splits[n], weights.dtype)
-    by_edge = np.zeros_like(x)
-    pdf = plan.pdf[first : first + size]
-    pdf_total = np.zeros(call.emissions.shape[2] if call.half else 0, weights.dtype)
+    slots, edges, x = weights.copy(), base.copy(), np.empty_like(base)
+    w0, w1, w2 = slots[0], slots[1], slots[2]
+    by_slot, by_edge = np.zeros_like(weights), np.zeros_like(base)
+    pdf, emissions, half = plan.pdf[first : first + size], call.emissions[n], call.half
+    timed, transitions = call.timed == 1, call.transitions[n if call.timed == 1 else 0]
+    pdf_total = np.zeros(call.emissions.shape[2] if half else 0, weights.dtype)
+    dense, by_arc, by_tid = sink.dense, sink.arcs == 1, sink.arcs == 2
+    d_emissions, d_transitions = sink.emissions[n if dense else 0], sink.transitions[n if by_tid else 0]
     row, cell = call.row_at[n], call.cell_at[n]
     d, stop = (1, num_frames) if way == 0 else (-1, -1)
-    cur[PAD : size + PAD] = mid[way, first : first + size]
+    for s in range(size):
+        cur[s + PAD] = mid[way, first + s]
     total, offset = mid_cum[way, n], cast(cur.max(), neg)
     for t in range(middle if way == 0 else middle - 1, stop, d):
-        lo, hi, into, at = low[t], high[t], t + way, cell + t * size
-        begin = end = 0
-        gather(emit, call.emissions[n, t], pdf, lo, hi, call.half, neg)
-        b[lo + PAD : hi + PAD] = rows[at + lo : at + hi]
+        lo, hi, at = low[t], high[t], cell + t * size
+        gather(emit, emissions[t], pdf, lo, hi, half, neg)
+        load_row(b, rows, at, lo, min(hi, size))
+        used = offset
         if t != middle:
             prev, cur = cur, prev
             if abs(t - middle) > 1:
-                cur[low[t - 2 * d] + PAD : high[t - 2 * d] + PAD] = neg
-            if call.timed == 1:
-                retime(weights, arcs, plan, n, call, into, lo, hi, neg)
-            step(prev, cur, weights[0], weights[1], weights[2], lo, hi, d, plan.width[n])
-            if len(x):
-                begin, end = edge_scores(prev, x, plan, n, way, call, into, lo, hi, neg)
-                add_edges(cur, x, plan, n, way, begin, end)
-            best = settle(cur, emit, lo, hi, offset, neg)
-            total += offset
+                fill(cur, low[t - 2 * d], high[t - 2 * d], neg)
+            if timed:
+                scores = transitions[t + way]
+                for k in range(width):
+                    retime(slots[k], weights[k], tids[k], scores, lo, hi, PAD, neg)
+                retime(edges, base, edge_tids, scores, 0, len(x), 0, neg)
+            step(prev, cur, w0, w1, w2, lo, hi, d, width)
+            if len(x) > 0:
+                edge_scores(prev, x, edges, sources)
+                add_edges(cur, x, groups, group_edge)
+            offset = settle(cur, emit, lo, hi, used, neg)
+            total += used
         log_z = score - total - cum[row + t]
         mass = state_occupancies(states, cur, b, emit, lo, hi, cast(log_z, neg))
         factor = cast(grad / mass, neg) if mass > 0 else cast(0.0, neg)
-        if t != middle and sink.arcs:
-            log_z = cast(log_z + offset, neg)
-            for k in range(plan.width[n]):
-                if sink.arcs == 1:
-                    slot_occupancies(by_slot[k], prev, weights[k], b, lo, hi, k * d, log_z, factor)
-                else:
-                    out = sink.transitions[n, into]
-                    timed_occupancies(out, prev, weights[k], b, arcs[k], plan.tid, lo, hi, k * d, log_z, factor)
-            edge_occupancies(sink, by_edge, x, b, plan, n, way, into, begin, end, log_z, factor)
-        if t != middle:
-            offset = best
+        if t != middle and by_arc:
+            at_arc = cast(log_z + used, neg)
+            for k in range(width):
+                slot_occupancies(by_slot[k], prev, slots[k], b, lo, hi, k * d, at_arc, factor)
+            edge_occupancies(by_edge, x, b, groups, group_edge, edge_tids, False, at_arc, factor)
+        elif t != middle and by_tid:
+            at_arc, out = cast(log_z + used, neg), d_transitions[t + way]
+            for k in range(width):
+                timed_occupancies(out, prev, slots[k], b, tids[k], lo, hi, k * d, at_arc, factor)
+            edge_occupancies(out, x, b, groups, group_edge, edge_tids, True, at_arc, factor)
         scale(states, lo, hi, factor)
-        emit_states(sink, rows, at, states, pdf, n, t, lo, hi, pdf_total, call.half)
-    if sink.arcs == 1:
-        flush(sink, plan, n, way, arcs, by_slot, by_edge)
+        if dense:
+            scatter(d_emissions[t], states, pdf, lo, min(hi, size), pdf_total, half)
+        else:
+            keep_states(rows, at, states, lo, hi, size)
+    if by_arc:
+        flush(sink.counts[way], arcs, by_slot, edge_arcs, by_edge)
 
 
 @jit

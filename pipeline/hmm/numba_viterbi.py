@@ -14,10 +14,12 @@ from pipeline.hmm.numba_kernels import (
     DEAD,
     NEG,
     PAD,
+    SLOTS,
     band,
     cast,
     edge_scores,
     exact,
+    fill,
     gather,
     jit,
     orient,
@@ -30,37 +32,37 @@ from pipeline.hmm.numba_kernels import (
 @jit
 def best_step(prev, cur, back, w0, w1, w2, low, high, d, width):
     """cur(s) = max over the slots of prev(s - k d) + w_k(s); back(s) = k, the lowest of equals."""
+    here, one, two = np.uintp(PAD), np.uintp(PAD - d), np.uintp(PAD - 2 * d)
     if width <= 1:
-        for s in range(low, high):
-            cur[s + PAD] = prev[s + PAD] + w0[s + PAD]
+        for s in range(np.uintp(low), np.uintp(high)):
+            cur[s + here] = prev[s + here] + w0[s + here]
             back[s] = 0
     elif width == 2:
-        for s in range(low, high):
-            x0 = prev[s + PAD] + w0[s + PAD]
-            x1 = prev[s + PAD - d] + w1[s + PAD]
-            cur[s + PAD] = max(x0, x1)
+        for s in range(np.uintp(low), np.uintp(high)):
+            x0 = prev[s + here] + w0[s + here]
+            x1 = prev[s + one] + w1[s + here]
+            cur[s + here] = max(x0, x1)
             back[s] = 1 if x1 > x0 else 0
     else:
-        for s in range(low, high):
-            x0 = prev[s + PAD] + w0[s + PAD]
-            x1 = prev[s + PAD - d] + w1[s + PAD]
-            x2 = prev[s + PAD - 2 * d] + w2[s + PAD]
+        for s in range(np.uintp(low), np.uintp(high)):
+            x0 = prev[s + here] + w0[s + here]
+            x1 = prev[s + one] + w1[s + here]
+            x2 = prev[s + two] + w2[s + here]
             first = max(x0, x1)
             k = 1 if x1 > x0 else 0
-            cur[s + PAD] = max(first, x2)
+            cur[s + here] = max(first, x2)
             back[s] = 2 if x2 > first else k
 
 
 @jit
-def best_edges(cur, back, x, plan, n, way, begin, end):
+def best_edges(cur, back, x, groups, group_edge):
     """Let the edges compete with the slots."""
-    base = plan.edge_splits[n]
-    for g in range(begin, end):
-        s = plan.groups[way, g]
-        for i in range(plan.group_edge[way, g], plan.group_edge[way, g + 1]):
-            if x[i - base] > cur[s + PAD]:
-                cur[s + PAD] = x[i - base]
-                back[s] = 3 + i - plan.group_edge[way, g]
+    for g in range(len(groups)):
+        s = groups[g]
+        for i in range(group_edge[g], group_edge[g + 1]):
+            if x[i] > cur[s + PAD]:
+                cur[s + PAD] = x[i]
+                back[s] = SLOTS + i - group_edge[g]
 
 
 @jit
@@ -73,38 +75,43 @@ def row_cell(plan, call, n, row):
 def viterbi_one(plan, n, way, call, backs, mid, mid_cum, neg):
     """Sweep one half of utterance n; False if no path survives it."""
     num_frames, first = call.lengths[n], plan.splits[n]
-    size = plan.splits[n + 1] - first
     if num_frames == 0:
         return False
     low, high = band(plan, n, num_frames)
-    work = np.full((3, size + 2 * PAD), neg)
+    (weights, tids, _), (base, edge_tids, _, sources, groups, group_edge) = orient(plan, n, way, call, neg)
+    size, width = tids.shape[1], plan.width[n]
+    work = np.full((3, weights.shape[1]), neg)
     prev, cur, emit = work[0], work[1], work[2]
-    weights, arcs = orient(plan, n, way, call, neg)
-    x = np.empty(plan.edge_splits[n + 1] - plan.edge_splits[n], weights.dtype)
+    slots, edges, x = weights.copy(), base.copy(), np.empty_like(base)
+    w0, w1, w2 = slots[0], slots[1], slots[2]
     pdf, ends = plan.pdf[first : first + size], plan.ends[way, first : first + size]
+    emissions, half = call.emissions[n], call.half
+    timed, transitions = call.timed == 1, call.transitions[n if call.timed == 1 else 0]
+    cell = row_cell(plan, call, n, 0)
     d, start, stop = (1, 0, num_frames // 2) if way == 0 else (-1, num_frames - 1, num_frames // 2)
     total, offset = 0.0, cast(0.0, neg)
     for t in range(start, stop + d, d):
         lo, hi = low[t], high[t]
         if lo >= hi:
             return False
-        gather(emit, call.emissions[n, t], pdf, lo, hi, call.half, neg)
+        gather(emit, emissions[t], pdf, lo, hi, half, neg)
         if t == start:
-            for s in range(lo, hi):
+            for s in range(lo, min(hi, size)):
                 cur[s + PAD] = max(cast(ends[s], neg), neg)
         else:
             prev, cur = cur, prev
             if abs(t - start) > 1:
-                cur[low[t - 2 * d] + PAD : high[t - 2 * d] + PAD] = neg
-            into = t + way
-            if call.timed == 1:
-                retime(weights, arcs, plan, n, call, into, lo, hi, neg)
-            at = row_cell(plan, call, n, into)
-            back = backs[at : at + size]
-            best_step(prev, cur, back, weights[0], weights[1], weights[2], lo, hi, d, plan.width[n])
-            if len(x):
-                begin, end = edge_scores(prev, x, plan, n, way, call, into, lo, hi, neg)
-                best_edges(cur, back, x, plan, n, way, begin, end)
+                fill(cur, low[t - 2 * d], high[t - 2 * d], neg)
+            if timed:
+                scores = transitions[t + way]
+                for k in range(width):
+                    retime(slots[k], weights[k], tids[k], scores, lo, hi, PAD, neg)
+                retime(edges, base, edge_tids, scores, 0, len(x), 0, neg)
+            back = backs[cell + (t + way) * size : cell + (t + way + 1) * size]
+            best_step(prev, cur, back, w0, w1, w2, lo, min(hi, size), d, width)
+            if len(x) > 0:
+                edge_scores(prev, x, edges, sources)
+                best_edges(cur, back, x, groups, group_edge)
         best = settle(cur, emit, lo, hi, offset, neg)
         total += offset
         if best < DEAD:
@@ -126,12 +133,12 @@ def viterbi_tasks(tasks, plan, call, backs, mid, mid_cum, alive, neg):
 @jit
 def other_end(plan, n, way, s, code):
     """The arc that `code` stands for at state s, and the state at its other end."""
-    if code <= PAD:
+    if code < SLOTS:
         source = s - code if way == 0 else s + code
         return plan.arc[code, plan.splits[n] + (s if way == 0 else source)], source
     begin, end = plan.group_splits[way, n], plan.group_splits[way, n + 1]
     g = begin + np.searchsorted(plan.groups[way, begin:end], s)
-    i = plan.group_edge[way, g] + code - 3
+    i = plan.group_edge[way, g] + code - SLOTS
     return plan.edge_arc[way, i], plan.edge_from[way, i]
 
 
