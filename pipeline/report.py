@@ -1,6 +1,6 @@
 """RESULTS.md and results.json of a recipe, collected from the experiment directories and never written by hand.
 
-A step that measures something writes DIR/result_rows.json, a list of rows with the keys of ROW_KEYS, of which only id,
+A step that measures something writes DIR/results.json, a list of rows with the keys of ROW_KEYS, of which only id,
 part, metric and value are needed: command, commit and device come from DIR/stamp.json.
 """
 
@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 Row = dict[str, Any]
 
 # What a step leaves for this module: a list of rows.
-ROWS = "result_rows.json"
+ROWS = "results.json"
 # Marks the directory of a cell of a sweep: {"table": name, "cell": {axis: value}, "seeds": [seed]}.
 CELL = "cell.json"
 
@@ -59,7 +59,7 @@ PARTS = ("train", "dev", "test")
 
 
 def collect(recipe: Path) -> list[Row]:
-    """Returns the rows of all result_rows.json below RECIPE/exp, in a fixed order, with what the stamps add.
+    """Returns the rows of all results.json below RECIPE/exp, in a fixed order, with what the stamps add.
 
     Rows of a directory whose inputs have been remade since are left out with a warning: they describe what is no
     longer there.
@@ -92,7 +92,7 @@ def cell_of(directory: Path, recipe: Path) -> Row:
 
 
 def read_rows(path: Path, recipe: Path) -> list[Row]:
-    """Reads and checks the rows of one result_rows.json; missing keys are filled in from the stamp beside it."""
+    """Reads and checks the rows of one results.json; missing keys are filled in from the stamp beside it."""
     loaded = read_json(path)
     if not isinstance(loaded, list):
         raise DataError(f"{path}: not a list of rows")

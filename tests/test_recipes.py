@@ -71,8 +71,8 @@ def resolve(word: str, directory: Path) -> Path | None:
     word = re.sub(r"^\$\{?(root|FULLSUM_ROOT|repo)\}?/", f"{ROOT}/", word)
     word = re.sub(r"^\$\{?(steps|utils|local)\}?/", rf"{ROOT}/\1/", word)
     for base in (directory, ROOT):
-        if (base / word).is_file():
-            return (base / word).resolve()
+        if Path(os.path.normpath(base / word)).is_file():
+            return Path(os.path.normpath(base / word))
     return None
 
 
@@ -230,7 +230,7 @@ def test_prose(path):
                 if not re.fullmatch(r"(?:\./|\.\./)*(?:egs|steps|utils|local|benchmarks)/[\w./-]+", word):
                     continue
                 name = word.removeprefix("./")
-                script = resolve(name, path.parent)
+                script = resolve(name, path.parent) or resolve(name, ROOT / "egs" / "any")
                 if i == 0 or word.endswith((".py", ".sh")):
                     assert script is not None, f"{path.name}: no {word}"
                     if script.suffix == ".py":

@@ -27,7 +27,7 @@ def add(recipe: Path, name: str, rows: list, model: str = "model") -> Path:
     out = recipe / "exp" / name
     work = stamp.Work("score", {"weight": 10}, {"model": stamp.artifact_id(source)})
     record = {"command_line": f"steps/score.py exp/{model} exp/{name}"}
-    stamp.run(out, work, lambda tmp: write_json(tmp / "result_rows.json", rows), {"model": source}, record=record)
+    stamp.run(out, work, lambda tmp: write_json(tmp / "results.json", rows), {"model": source}, record=record)
     return out
 
 
@@ -107,7 +107,7 @@ def test_rows_of_a_remade_model_are_left_out(recipe, caplog):
 
 def test_unfinished_directories_do_not_count(recipe):
     (recipe / "exp" / "mono.tmp").mkdir()
-    write_json(recipe / "exp" / "mono.tmp" / "result_rows.json", [{**WER, "id": "half"}])
+    write_json(recipe / "exp" / "mono.tmp" / "results.json", [{**WER, "id": "half"}])
     assert "half" not in {row["id"] for row in report.collect(recipe)}
 
 
@@ -126,14 +126,14 @@ def test_unfinished_directories_do_not_count(recipe):
     ],
 )
 def test_broken_rows(tmp_path, row, message):
-    write_json(tmp_path / "exp" / "a" / "result_rows.json", [WER, row])
-    with pytest.raises(DataError, match=f"result_rows.json: row 2: .*{message}"):
+    write_json(tmp_path / "exp" / "a" / "results.json", [WER, row])
+    with pytest.raises(DataError, match=f"results.json: row 2: .*{message}"):
         report.collect(tmp_path)
 
 
 def test_nan_row(tmp_path):
     (tmp_path / "exp").mkdir()
-    (tmp_path / "exp" / "result_rows.json").write_text(json.dumps([{**WER, "value": float("nan")}]))
+    (tmp_path / "exp" / "results.json").write_text(json.dumps([{**WER, "value": float("nan")}]))
     with pytest.raises(DataError, match="value is nan"):
         report.collect(tmp_path)
 
@@ -165,5 +165,5 @@ def test_command(recipe, run_script):
 def test_command_without_results(tmp_path, run_script):
     (tmp_path / "empty" / "exp").mkdir(parents=True)
     result = run_script(ROOT / "utils" / "results.py", "empty")
-    assert result.returncode == 2 and "no result_rows.json below empty/exp" in result.stderr
+    assert result.returncode == 2 and "no results.json below empty/exp" in result.stderr
     assert "Traceback" not in result.stderr

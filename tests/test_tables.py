@@ -55,7 +55,7 @@ with open("trace", "a") as trace:
 tse = (20 if transition == "learned" else 30) + 0.1 * seed
 row = {"id": f"model_{transition}", "part": "test"}
 json.dump([{**row, "metric": "wer", "value": 10 + offset}, {**row, "metric": "tse_ms", "value": tse},
-           {**row, "id": "other", "metric": "tse_ms", "value": 99.0}], open(out / "result_rows.json", "w"))
+           {**row, "id": "other", "metric": "tse_ms", "value": 99.0}], open(out / "results.json", "w"))
 """
 
 
@@ -151,7 +151,7 @@ def test_ambiguous_column(recipe):
 
 
 def test_unmeasured_table_is_not_shown(recipe):
-    write_json(recipe / "exp" / "a" / "result_rows.json", [{"id": "a", "part": "test", "metric": "wer", "value": 1.0}])
+    write_json(recipe / "exp" / "a" / "results.json", [{"id": "a", "part": "test", "metric": "wer", "value": 1.0}])
     report.write_report(recipe, extra=tables.sections)
     assert "Transition models" not in (recipe / "RESULTS.md").read_text()
 

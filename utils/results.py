@@ -20,7 +20,7 @@ from pipeline.tables import sections
 def main(recipe: Path, title: str | None) -> None:
     """Writes RESULTS.md and results.json in the directory RECIPE, such as egs/an4.
 
-    The rows come from the result_rows.json that the scoring steps leave in RECIPE/exp, the times from
+    The rows come from the results.json that the scoring steps leave in RECIPE/exp, the times from
     RECIPE/exp/stage_times.jsonl, figures of others from RECIPE/conf/references.yaml.
     """
     with cli.main_guard():
