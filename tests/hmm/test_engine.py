@@ -1,0 +1,196 @@
+"""The engine against enumeration, between its backends, and at its limits."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.hmm import Graphs, available, feasible, full_sum, occupancies, viterbi
+from tests.hmm.oracle import NUM_PDFS, make_transitions, paths, random_graph
+
+CPU = [pytest.param(b, marks=pytest.mark.skipif(not available(b), reason=f"{b} is missing")) for b in ("numba", "torch")]
+ALL = CPU + [pytest.param("k2", marks=pytest.mark.skipif(not available("k2"), reason="k2 is missing"))]
+KINDS = ["none", "static", "timed"]
+
+
+def make_batch(seed: int, num: int = 3, frames: int = 5, low: int = 1):
+    """Random graphs, float64 emissions and lengths."""
+    rng = np.random.RandomState(seed)
+    torch.manual_seed(seed)
+    graphs = Graphs.cat([random_graph(rng) for _ in range(num)])
+    return graphs, 2 * torch.randn(num, frames, NUM_PDFS, dtype=torch.float64), torch.from_numpy(rng.randint(low, frames + 1, num))
+
+
+def make_chains(num: int, frames: int, states: int, pdfs: int, dtype=torch.float32):
+    """Left-to-right chains over log-softmax scores, with loop (0) and forward (1) labels."""
+    torch.manual_seed(num + frames)
+    sequences = [torch.randint(0, pdfs, (states,)).tolist() for _ in range(num)]
+    loops, forwards = [[0] * states] * num, [[1] * states] * num
+    graphs = Graphs.linear(sequences, loops, forwards, num_pdfs=pdfs)
+    return graphs, torch.randn(num, frames, pdfs, dtype=dtype).log_softmax(-1)
+
+
+@pytest.mark.parametrize("backend", ALL)
+@given(seed=st.integers(0, 10_000), kind=st.sampled_from(KINDS))
+@settings(max_examples=25, deadline=None)
+def test_equals_enumeration(backend, seed, kind):
+    graphs, emissions, lengths = make_batch(seed)
+    transitions = make_transitions(kind, 3, 5)
+    scores = full_sum(graphs, emissions, lengths, transitions, backend=backend)
+    best = viterbi(graphs, emissions, lengths, transitions, backend=backend)
+    tolerance = dict(rtol=1e-4, atol=1e-4)
+    for n in range(3):
+        every = list(paths(graphs, n, emissions, transitions, int(lengths[n])))
+        if not every:
+            assert scores[n] == best.scores[n] == float("-inf") and (best.states[n] == -1).all()
+            continue
+        np.testing.assert_allclose(scores[n].item(), np.logaddexp.reduce([p[0] for p in every]), **tolerance)
+        score, states, arcs = max(every)
+        length = int(lengths[n])
+        np.testing.assert_allclose(best.scores[n].item(), score, **tolerance)
+        assert best.states[n, :length].tolist() == states
+        shift = int(graphs.arc_splits[graphs.state_splits[n]])
+        assert best.arcs[n, 1:length].tolist() == [a + shift for a in arcs[1:]]
+        g = graphs[n].numpy()
+        assert best.pdfs[n, :length].tolist() == g["state_pdf"][states].tolist()
+        assert best.tids[n, :length].tolist() == [*g["arc_tid"][arcs[1:]], g["final_tid"][states[-1]]]
+
+
+@pytest.mark.parametrize("backend", CPU)
+@pytest.mark.parametrize("kind", KINDS)
+def test_gradcheck(backend, kind):
+    graphs, emissions, lengths = make_batch(3)
+    scores = full_sum(graphs, emissions, lengths, backend=backend)
+    keep = torch.nonzero(feasible(scores)).squeeze(1)
+    assert len(keep) >= 1
+    graphs, emissions, lengths = graphs[keep], emissions[keep].requires_grad_(), lengths[keep]
+    transitions = make_transitions(kind, len(keep), 5)
+    if transitions is None:
+        assert torch.autograd.gradcheck(lambda e: full_sum(graphs, e, lengths, None, backend), (emissions,))
+    else:
+        transitions.requires_grad_()
+        call = lambda e, r: full_sum(graphs, e, lengths, r, backend)  # noqa: E731
+        assert torch.autograd.gradcheck(call, (emissions, transitions))
+
+
+@pytest.mark.parametrize("backend", ALL)
+def test_occupancies_sum_to_one_and_equal_gradients(backend):
+    graphs, emissions = make_chains(4, 20, 6, 9)
+    lengths = torch.tensor([20, 13, 6, 5])  # the last one is too short
+    emissions.requires_grad_()
+    transitions = torch.tensor([-0.3, -1.2], requires_grad=True)
+    scores = full_sum(graphs, emissions, lengths, transitions, backend=backend)
+    assert feasible(scores).tolist() == [True, True, True, False]
+    scores[feasible(scores)].sum().backward()
+    found = occupancies(graphs, emissions, lengths, transitions, backend=backend)
+    dense = found.pdf(20)
+    inside = (torch.arange(20) < lengths[:, None]) & feasible(scores)[:, None]
+    torch.testing.assert_close(dense.sum(-1), inside.float(), atol=2e-5, rtol=0)
+    torch.testing.assert_close(dense, emissions.grad, atol=2e-5, rtol=1e-4)
+    torch.testing.assert_close(found.tid_counts(), transitions.grad.double(), atol=1e-4, rtol=1e-4)
+    # One arc per frame but the first, forward arcs once per state.
+    torch.testing.assert_close(found.tid_counts(), torch.tensor([20 + 13 + 6 - 18.0, 15.0], dtype=torch.double), atol=1e-3, rtol=0)
+    assert found.tid_counts(include_final=True)[1] == pytest.approx(18, abs=1e-3)
+
+
+@pytest.mark.parametrize("backend", CPU)
+def test_infeasible_has_no_gradient_whatever_arrives(backend):
+    graphs, emissions = make_chains(2, 8, 5, 7)
+    emissions.requires_grad_()
+    scores = full_sum(graphs, emissions, torch.tensor([8, 3]), backend=backend)
+    assert scores[1] == float("-inf")
+    (scores * torch.tensor([1.0, 0.0])).nansum().backward()
+    assert torch.isfinite(emissions.grad).all() and emissions.grad[1].abs().sum() == 0 and emissions.grad[0].sum() > 7
+    masked = emissions.detach().clone()
+    masked[0, 4] = float("-inf")
+    masked[1, 2] = float("nan")
+    assert not feasible(full_sum(graphs, masked, torch.tensor([8, 8]), backend=backend)).any()
+    none = full_sum(graphs, masked, torch.tensor([0, 0]), backend=backend)
+    assert not feasible(none).any()
+
+
+@pytest.mark.parametrize("backend", ALL)
+def test_equals_torch_ctc(backend):
+    torch.manual_seed(1)
+    labels = [[1, 2, 2, 3, 3, 1], [4], [2, 4, 1]]
+    emissions = torch.randn(3, 30, 6).log_softmax(-1).requires_grad_()
+    lengths = torch.tensor([30, 4, 17])
+    scores = full_sum(Graphs.ctc(labels, num_pdfs=6), emissions, lengths, backend=backend)
+    flat = torch.tensor(sum(labels, []))
+    sizes = torch.tensor([len(x) for x in labels])
+    expected = -torch.nn.functional.ctc_loss(emissions.transpose(0, 1), flat, lengths, sizes, reduction="none")
+    torch.testing.assert_close(scores, expected, rtol=1e-5, atol=1e-4)
+    mine, = torch.autograd.grad(scores.sum(), emissions)
+    probabilities = emissions.detach().exp()
+    # torch returns the gradient of log-softmax inputs: it takes off the probabilities.
+    theirs, = torch.autograd.grad(expected.sum(), emissions)
+    inside = (torch.arange(30) < lengths[:, None])[..., None]
+    torch.testing.assert_close(mine - probabilities * inside, theirs, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("backend", CPU)
+def test_padding_and_batch_do_not_matter(backend):
+    graphs, emissions = make_chains(3, 40, 8, 11)
+    lengths = torch.tensor([40, 22, 9])
+    together = full_sum(graphs, emissions, lengths, backend=backend)
+    padded = torch.cat([emissions, torch.full((3, 7, 11), float("nan"))], dim=1)
+    torch.testing.assert_close(full_sum(graphs, padded, lengths, backend=backend), together, rtol=0, atol=0)
+    for n in range(3):
+        alone = full_sum(graphs[n], emissions[n : n + 1, : lengths[n]], lengths[n : n + 1], backend=backend)
+        torch.testing.assert_close(alone[0], together[n], rtol=1e-6, atol=0)
+    strided = emissions.transpose(0, 1).contiguous().transpose(0, 1)
+    torch.testing.assert_close(full_sum(graphs, strided, lengths, backend=backend), together, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("backend", CPU)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_emissions(backend, dtype):
+    graphs, emissions = make_chains(2, 30, 8, 11)
+    half = emissions.to(dtype).requires_grad_()
+    wide = half.detach().float().requires_grad_()
+    lengths = torch.tensor([30, 21])
+    a, b = (full_sum(graphs, x, lengths, backend=backend) for x in (half, wide))
+    torch.testing.assert_close(a.float(), b, rtol=1e-6, atol=1e-5)
+    a.sum().backward()
+    b.sum().backward()
+    assert half.grad.dtype == dtype
+    torch.testing.assert_close(half.grad.float(), wide.grad, rtol=1e-2, atol=1e-3)
+
+
+@pytest.mark.skipif(not available("numba"), reason="numba is missing")
+@pytest.mark.parametrize("scale", [1.0, 30.0])
+def test_long_utterances_stay_exact(scale):
+    graphs, emissions = make_chains(1, 3000, 400, 50)
+    emissions = (scale * emissions).requires_grad_()
+    exact = emissions.detach().double().requires_grad_()
+    lengths = torch.tensor([3000])
+    a, b = full_sum(graphs, emissions, lengths), full_sum(graphs, exact, lengths)
+    assert a.item() == pytest.approx(b.item(), rel=1e-6)
+    a.backward()
+    b.backward()
+    torch.testing.assert_close(emissions.grad.double(), exact.grad, rtol=1e-2, atol=2e-3)
+    assert (emissions.grad.sum(-1) - 1).abs().max() < 1e-5
+    assert viterbi(graphs, emissions, lengths).pdfs.equal(viterbi(graphs, exact, lengths).pdfs)
+
+
+@pytest.mark.skipif(not available("numba"), reason="numba is missing")
+def test_agrees_with_torch_on_branching_graphs_with_confidence():
+    for seed in range(6):
+        graphs, emissions, lengths = make_batch(seed, num=5, frames=12)
+        a, b = (viterbi(graphs, emissions, lengths, backend=x, confidence=True) for x in ("numba", "torch"))
+        assert a.pdfs.equal(b.pdfs) and a.tids.equal(b.tids)
+        torch.testing.assert_close(a.confidence, b.confidence, rtol=1e-5, atol=1e-6)
+        a, b = (occupancies(graphs, emissions, lengths, backend=x) for x in ("numba", "torch"))
+        torch.testing.assert_close(a.state, b.state)
+        torch.testing.assert_close(a.arc, b.arc)
+
+
+def test_results_repeat_bit_for_bit():
+    graphs, emissions = make_chains(6, 200, 40, 30)
+    emissions.requires_grad_()
+    lengths = torch.full((6,), 200)
+    runs = [torch.autograd.grad(full_sum(graphs, emissions, lengths).sum(), emissions)[0] for _ in range(2)]
+    assert runs[0].equal(runs[1])
