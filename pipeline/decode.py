@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import logging
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Iterator, Mapping, Optional, Sequence
 
@@ -13,7 +13,7 @@ from pipeline.checkpoint import check_same
 from pipeline.errors import DataError
 from pipeline.files import atomic_write, read_json, write_json
 from pipeline.graph.options import DecodeOptions
-from pipeline.hyp import RECOGS, Hypothesis, save_hypotheses
+from pipeline.hyp import NBEST, RECOGS, Alternative, Hypothesis, NBest, save_hypotheses, save_nbest
 from pipeline.log import progress
 from pipeline.model_dir import HmmDir
 from pipeline.score import Errors, count_errors, error_report, total_errors
@@ -40,6 +40,7 @@ class Decoded:
         refs: utterance -> (speaker, words).
         failed: utterances whose search reached no end even with the widest beam.
         retried: number of searches that were repeated with a wider beam.
+        alternatives: utterance -> n-best list of word ids, where asked for.
             audio_seconds, seconds: duration of the audio; time that scoring, search and one best path took.
     """
 
@@ -47,6 +48,7 @@ class Decoded:
     refs: dict[str, tuple[str, tuple[str, ...]]]
     failed: list[str] = field(default_factory=list)
     retried: int = 0
+    alternatives: dict[str, list[Alternative]] = field(default_factory=dict)
     audio_seconds: float = 0.0
     seconds: float = 0.0
 
@@ -58,6 +60,12 @@ class Decoded:
         """Hypotheses in the order of utterance ids."""
         found = self.texts[weights]
         return [Hypothesis(c, self.refs[c][0], self.refs[c][1], tuple(words[w] for w in found[c])) for c in sorted(self.refs)]
+
+    def nbest_lists(self, words: Sequence[str]) -> Iterator[NBest]:
+        """N-best lists in the order of utterance ids, with words as strings."""
+        for c in sorted(self.alternatives):
+            found = (replace(a, words=tuple(words[w] for w in a.words)) for a in self.alternatives[c])
+            yield NBest(c, *self.refs[c], tuple(found))
 
 
 def check_graph(graph: "DecodingGraph", graph_dir: str | Path, hmm: HmmDir) -> None:
@@ -87,7 +95,7 @@ def decode(scorer: "Scorer", hmm: HmmDir, graph: "DecodingGraph", data_dir: str 
         is_dynamic = dynamic is not None
         if is_dynamic not in searchers:
             searchers[is_dynamic] = Searcher(graph, hmm.transitions.log_probs(), hmm.transitions.tid_pdf(), scale, options, is_dynamic)
-        _recognise(searchers[is_dynamic], batch.cut_ids, scores, lens, dynamic, options.retries, out)
+        _recognise(searchers[is_dynamic], batch.cut_ids, scores, lens, dynamic, options, out)
         out.audio_seconds += float(lens.sum()) * scorer.frame_shift
         for _ in batch.cut_ids:
             next(done, None)
@@ -135,10 +143,11 @@ def _batches(scorer: "Scorer", data_dir: str | Path, options: DecodeOptions) -> 
 
 
 def _recognise(searcher: "Searcher", cut_ids: Sequence[str], scores: "torch.Tensor", lens: "torch.Tensor",
-               dynamic: Optional["torch.Tensor"], retries: int, out: Decoded) -> None:
+               dynamic: Optional["torch.Tensor"], options: DecodeOptions, out: Decoded) -> None:
     """Searches a batch, again with wider beams where that failed, and stores the words for all weights."""
+    from pipeline.graph.nbest import nbest
     rows = list(range(len(cut_ids)))
-    for widen in range(retries + 1):
+    for widen in range(options.retries + 1):
         start = time.monotonic()
         lattices = searcher.search(scores[rows], lens[rows], None if dynamic is None else dynamic[rows], widen)
         lattices.best_words(*next(iter(out.texts)))
@@ -147,10 +156,13 @@ def _recognise(searcher: "Searcher", cut_ids: Sequence[str], scores: "torch.Tens
         for weights, texts in out.texts.items():
             for row, words in zip(rows, lattices.best_words(*weights)):
                 texts[cut_ids[row]] = words
+        if options.nbest:
+            lists = nbest(lattices, options.nbest, 1 / options.acoustic_scale, options.lattice_beam)
+            out.alternatives.update((cut_ids[row], found) for row, found in zip(rows, lists))
         rows = failed
         if not rows:
             return
-        out.retried += len(rows) if widen < retries else 0
+        out.retried += len(rows) if widen < options.retries else 0
     out.failed += [cut_ids[i] for i in rows]
 
 
@@ -174,12 +186,14 @@ def read_weights(directory: str | Path) -> Weights:
 
 
 def report(decoded: Decoded, words: Sequence[str], out_dir: str | Path, options: DecodeOptions) -> tuple[list[Hypothesis], dict[str, Any]]:
-    """Scores a run, writes recogs.jsonl.gz, errs.txt, wer.txt, best.json and failed.txt, and fails if too much failed.
+    """Scores a run, writes recogs.jsonl.gz, errs.txt, wer.txt, best.json, failed.txt (and nbest.jsonl.gz).
 
     Args:
         words: word of each id.
     Returns:
         The hypotheses at the chosen weights and facts for the stamp.
+    Raises:
+        DataError: too many searches failed.
     """
     d = Path(out_dir)
     with atomic_write(d / "failed.txt") as f:
@@ -187,21 +201,32 @@ def report(decoded: Decoded, words: Sequence[str], out_dir: str | Path, options:
     if len(decoded.failed) > options.max_failed * len(decoded.refs):
         raise DataError(f"{len(decoded.failed)} of {len(decoded.refs)} utterances have no lattice (first: {decoded.failed[0]}); "
                         f"widen --beam, or allow more by --max-failed")
-    errors = {w: total_errors(count_errors(decoded.hypotheses(w, words))) for w in decoded.texts}
+    if decoded.alternatives:
+        save_nbest(d / NBEST, decoded.nbest_lists(words))
+    hyps, facts = write_best({w: decoded.hypotheses(w, words) for w in decoded.texts}, d)
+    logger.info("real-time factor %.4f (%.1f s for %.1f s of audio); %d searches repeated, %d utterances failed",
+                decoded.real_time_factor, decoded.seconds, decoded.audio_seconds, decoded.retried, len(decoded.failed))
+    return hyps, {**facts, "failed": len(decoded.failed), "retried": decoded.retried, "real_time_factor": decoded.real_time_factor}
+
+
+def write_best(found: Mapping[Weights, list[Hypothesis]], out_dir: str | Path) -> tuple[list[Hypothesis], dict[str, Any]]:
+    """Chooses the weights with the fewest errors and writes recogs.jsonl.gz, errs.txt, wer.txt and best.json for them.
+
+    Returns:
+        The hypotheses and facts for the stamp.
+    """
+    d = Path(out_dir)
+    errors = {w: total_errors(count_errors(hyps)) for w, hyps in found.items()}
     best = choose_weights(errors)
-    hyps = decoded.hypotheses(best, words)
-    save_hypotheses(d / RECOGS, hyps)
+    save_hypotheses(d / RECOGS, found[best])
     with atomic_write(d / "errs.txt") as f:
-        f.writelines(line + "\n" for line in error_report(hyps))
+        f.writelines(line + "\n" for line in error_report(found[best]))
     with atomic_write(d / "wer.txt") as f:
         f.write(errors[best].line() + "\n")
     write_json(d / BEST, {"lm_weight": best[0], "word_penalty": best[1], "tried": [
         {"lm_weight": w, "word_penalty": p, "wer": round(e.wer, 4), "errors": e.total} for (w, p), e in errors.items()]})
-    edges = {w for w, _ in decoded.texts}
-    if len(edges) > 2 and best[0] in (min(edges), max(edges)):
+    tried = {w for w, _ in found}
+    if len(tried) > 2 and best[0] in (min(tried), max(tried)):
         logger.warning("the best LM weight, %g, is the last one tried; try more (--lm-weights)", best[0])
     logger.info("%s (LM weight %g, word penalty %g)", errors[best].line(), *best)
-    logger.info("real-time factor %.4f (%.1f s for %.1f s of audio); %d searches repeated, %d utterances failed",
-                decoded.real_time_factor, decoded.seconds, decoded.audio_seconds, decoded.retried, len(decoded.failed))
-    return hyps, {"wer": errors[best].wer, "lm_weight": best[0], "word_penalty": best[1], "utterances": len(hyps),
-                  "failed": len(decoded.failed), "retried": decoded.retried, "real_time_factor": decoded.real_time_factor}
+    return found[best], {"wer": errors[best].wer, "lm_weight": best[0], "word_penalty": best[1], "utterances": len(found[best])}

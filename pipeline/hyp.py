@@ -1,6 +1,7 @@
-"""Recognised texts beside their references: recogs.jsonl.gz of a decoding directory."""
+"""Recognised texts beside their references: recogs.jsonl.gz and nbest.jsonl.gz of a decoding directory."""
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Iterable
@@ -9,6 +10,7 @@ from pipeline.errors import DataError
 from pipeline.files import read_jsonl, write_jsonl
 
 RECOGS = "recogs.jsonl.gz"
+NBEST = "nbest.jsonl.gz"
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,57 @@ def load_hypotheses(path: str | Path) -> list[Hypothesis]:
         if hyp.cut_id in out:
             raise DataError(f"{p}:{line_no}: utterance {hyp.cut_id!r} stands twice")
         out[hyp.cut_id] = hyp
+    if not out:
+        raise DataError(f"{p}: no utterances")
+    return list(out.values())
+
+
+@dataclass(frozen=True)
+class Alternative:
+    """One word sequence that an utterance may be (words as ids or as strings).
+
+    Attributes:
+        acoustic: unscaled acoustic score (natural log, up to a constant of the utterance).
+        graph: language model, pronunciations, silence and transitions.
+        lm: the language model's share of `graph`.
+    """
+
+    words: tuple
+    acoustic: float
+    graph: float
+    lm: float
+
+
+@dataclass(frozen=True)
+class NBest:
+    """The alternatives of one utterance, best first; none when the search failed."""
+
+    cut_id: str
+    speaker: str
+    ref: tuple[str, ...]
+    alternatives: tuple[Alternative, ...]
+
+
+def save_nbest(path: str | Path, lists: Iterable[NBest]) -> None:
+    """Writes one JSON object a line: id, speaker, ref, and nbest, a list of [text, acoustic, graph, lm]."""
+    write_jsonl(path, ({"id": x.cut_id, "speaker": x.speaker, "ref": " ".join(x.ref), "nbest": [
+        [" ".join(a.words), round(a.acoustic, 4), round(a.graph, 5), round(a.lm, 5)] for a in x.alternatives]} for x in lists))
+
+
+def load_nbest(path: str | Path) -> list[NBest]:
+    """Reads a file of save_nbest, or the one in a decoding directory; DataError with file and line."""
+    p = Path(path)
+    p = p / NBEST if p.is_dir() else p
+    out: dict[str, NBest] = {}
+    for line_no, row in enumerate(read_jsonl(p), 1):
+        try:
+            alternatives = tuple(Alternative(tuple(text.split()), float(a), float(g), float(lm)) for text, a, g, lm in row["nbest"])
+            found = NBest(str(row["id"]), str(row["speaker"]), tuple(row["ref"].split()), alternatives)
+        except (KeyError, TypeError, AttributeError, ValueError) as e:
+            raise DataError(f"{p}:{line_no}: not an n-best list ({e!r})") from None
+        if found.cut_id in out or not all(math.isfinite(x) for a in alternatives for x in (a.acoustic, a.graph, a.lm)):
+            raise DataError(f"{p}:{line_no}: utterance {found.cut_id!r} stands twice or has a score that is no number")
+        out[found.cut_id] = found
     if not out:
         raise DataError(f"{p}: no utterances")
     return list(out.values())

@@ -51,9 +51,19 @@ class DecodeOptions:
     lm_weights: tuple[float, ...] = Field(tuple(float(w) for w in range(4, 21)), min_length=1,
                                           description="LM weights tried: acoustic scores count 1 / weight against the graph's.")
     word_penalties: tuple[float, ...] = Field((0.0, 0.5, 1.0, 2.0, 3.0, 4.0), min_length=1, description="Penalties per word tried.")
+    nbest: int = Field(0, ge=0, description="Also write lists of the n best word sequences, for steps/rescore.py.")
     max_failed: float = Field(0.1, ge=0, le=1, description="Share of utterances without lattice above which the step fails.")
     batch_frames: int = Field(4000, gt=0, description="Feature frames per batch.", json_schema_extra=_NO_STAMP)
     device: str = Field("cpu", description="cpu or cuda.", json_schema_extra=_NO_STAMP)
+
+
+@dataclass(frozen=True, config=_STRICT)
+class RescoreOptions:
+    """How n-best lists are ranked with another language model."""
+
+    lm_weights: tuple[float, ...] = Field(tuple(float(w) for w in range(4, 21)), min_length=1, description="LM weights tried.")
+    word_penalties: tuple[float, ...] = Field((0.0, 0.5, 1.0, 2.0, 3.0, 4.0), min_length=1, description="Penalties per word tried.")
+    old_lm: float = Field(0.0, ge=0, le=1, description="Share of the first language model's log score that stays in the sum.")
 
 
 @dataclass(frozen=True, config=_STRICT)

@@ -69,26 +69,32 @@ class Lattices:
     dynamic, the transition scores stay with the acoustic ones.
 
     Attributes:
-        fsa: k2 FsaVec; aux_labels are words, graph_scores the part of the scores that is not acoustic. Its scores are
-            those of the last weighing.
+        fsa: k2 FsaVec; aux_labels are words, graph_scores the part of the scores that is not acoustic, lm_scores the
+            language model's share of it. Its scores are those of the last weighing.
+        acoustic: (A,) unscaled acoustic scores.
+        spell: words of output labels (``DecodingGraph.spell``).
     """
 
     def __init__(self, fsa: "k2.Fsa", graph: DecodingGraph, acoustic_scale: float) -> None:
-        self.fsa, self._graph = fsa, graph
+        self.fsa, self._graph, self.spell = fsa, graph, graph.spell
         per_label = torch.from_numpy(graph.words_per_label()).to(fsa.device)
         self._words = per_label[fsa.aux_labels.long()].to(torch.float32)
-        self._acoustic = (fsa.scores - fsa.graph_scores) / acoustic_scale
+        self.acoustic = (fsa.scores - fsa.graph_scores) / acoustic_scale
+
+    def arc_splits(self) -> torch.Tensor:
+        """(N + 1,) arcs of utterance n are splits[n]:splits[n + 1]."""
+        return _arc_splits(self.fsa)
 
     def empty(self) -> list[int]:
         """Utterances whose search reached no end."""
-        splits = _arc_splits(self.fsa)
+        splits = self.arc_splits()
         return torch.nonzero(splits[1:] == splits[:-1]).flatten().tolist()
 
     def best_words(self, lm_weight: float, word_penalty: float) -> list[list[int]]:
         """Word ids of the best path of each utterance; empty for failed ones."""
         import k2
         if not self.fsa.num_arcs:  # k2 cannot go through lattices that are all empty
-            return [[] for _ in range(len(_arc_splits(self.fsa)) - 1)]
+            return [[] for _ in range(len(self.arc_splits()) - 1)]
         self.weigh(lm_weight, word_penalty)
         best = k2.shortest_path(self.fsa, use_double_scores=True)
         splits, labels = _arc_splits(best).tolist(), best.aux_labels.tolist()
@@ -97,10 +103,9 @@ class Lattices:
     def weigh(self, lm_weight: float, word_penalty: float) -> None:
         """Sets the scores of all arcs."""
         # The same object each time: k2 caches what depends on the structure alone.
-        self.fsa.scores = self._acoustic / lm_weight + self.fsa.graph_scores - word_penalty * self._words
+        self.fsa.scores = self.acoustic / lm_weight + self.fsa.graph_scores - word_penalty * self._words
 
 
 def _arc_splits(fsa: "k2.Fsa") -> torch.Tensor:
-    """(N + 1,) arcs of utterance n are splits[n]:splits[n + 1]."""
     shape = fsa.arcs.shape()
     return shape.row_splits(2)[shape.row_splits(1).long()]

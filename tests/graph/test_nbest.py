@@ -1,0 +1,52 @@
+"""N-best lists of lattices against brute force over word sequences."""
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.graph.decoding import build_decoding_graph
+from pipeline.graph.grammar import grammar_from_arpa
+from pipeline.graph.options import DecodeOptions
+from tests.graph.cases import best_in_grammar, brute_force, hmm_of, language_model, random_tree, small_lang
+
+pytest.importorskip("k2")
+
+
+@pytest.mark.parametrize("left,right,num", [(0, 0, 30), (1, 1, 6)])
+def test_lists_are_those_of_brute_force(left: int, right: int, num: int) -> None:
+    from pipeline.graph.nbest import nbest
+    from pipeline.graph.search import Searcher
+    lang = small_lang()
+    hmm = hmm_of(lang, random_tree(lang, left, right))
+    arpa = language_model(2)
+    grammar = grammar_from_arpa(arpa, lang.words)
+    options = DecodeOptions(acoustic_scale=0.5, beam=1e4, lattice_beam=1e4, max_active=10_000)
+    searcher = Searcher(build_decoding_graph(lang, arpa, hmm), hmm.transitions.log_probs(), hmm.transitions.tid_pdf(), 0.7, options)
+    scores = torch.randn(3, 6, hmm.transitions.num_pdfs, generator=torch.Generator().manual_seed(left)) * 2
+    lens = torch.tensor([6, 1, 5])  # the second is too short for any word, but not for silence
+    lists = nbest(searcher.search(scores, lens), num, 2.0, 1e4)
+    assert [a.words for a in lists[1]] == [()]
+    for i in (0, 2):
+        found = {a.words: a.acoustic / 2.0 + a.graph for a in lists[i]}
+        frames = scores[i, :int(lens[i])].numpy()
+        constant = frames.max(axis=1).sum() / 2.0  # the search drops it
+        expected = {w: s - constant for w, s in brute_force(lang, grammar, hmm, frames * np.float32(0.5), 3, 0.7).items()}
+        best = sorted(expected, key=expected.get, reverse=True)[:num]
+        assert len(best) > 4 and list(found) == best
+        assert [found[w] for w in best] == pytest.approx([expected[w] for w in best], abs=2e-3)
+        for a in lists[i]:
+            assert a.lm <= best_in_grammar(grammar, list(a.words)) + 1e-4
+
+
+def test_beam_drops_the_rest() -> None:
+    from pipeline.graph.nbest import nbest
+    from pipeline.graph.search import Searcher
+    lang = small_lang()
+    hmm = hmm_of(lang, random_tree(lang, 0, 0))
+    options = DecodeOptions(acoustic_scale=0.5, beam=1e4, lattice_beam=1e4, max_active=10_000)
+    searcher = Searcher(build_decoding_graph(lang, language_model(2), hmm), hmm.transitions.log_probs(), hmm.transitions.tid_pdf(), 1.0, options)
+    lattices = searcher.search(torch.randn(1, 6, hmm.transitions.num_pdfs, generator=torch.Generator().manual_seed(1)), torch.tensor([6]))
+    wide, narrow = nbest(lattices, 50, 2.0, 1e4)[0], nbest(lattices, 50, 2.0, 2.0)[0]
+    totals = [a.acoustic / 2.0 + a.graph for a in wide]
+    assert 0 < len(narrow) < len(wide) and [a.words for a in narrow] == [a.words for a, t in zip(wide, totals) if t >= totals[0] - 2.0]
