@@ -151,7 +151,7 @@ class Aligner:
         def score(row: int) -> None:
             n, pdfs = int(batch.members[row]), batch.pdfs[row]
             begin, end = int(offsets[n]), int(offsets[n + 1])
-            evaluator.into(out[row, :end - begin, :len(pdfs)], feats[begin:end], *evaluator.plan(pdfs))
+            evaluator.into(out[row, :end - begin, :len(pdfs)], feats[begin:end], pdfs)
 
         for_each(score, range(len(batch.members))[::-1], feats.device)
         return out

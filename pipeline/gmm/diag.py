@@ -15,8 +15,8 @@ import torch
 
 from pipeline.errors import DataError
 
-# Frames per matrix product: the scores of all Gaussians of a block should stay in the processor's cache or nearly so.
-BLOCK = 4096
+# Scores of Gaussians computed at once: they should stay in the processor's cache.
+CELLS = 250_000
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -104,11 +104,7 @@ class DiagGmms:
 
 
 class Evaluator:
-    """Log-likelihoods under one set of mixtures; holds the matrix that [x, x^2] is multiplied with.
-
-    Pdfs are ordered by falling size and Gaussians by their rank within their pdf, so that the r-th Gaussians of all
-    pdfs that have one are a block of rows, and the sum over a mixture is a few additions of whole blocks.
-    """
+    """Log-likelihoods under one set of mixtures; holds the matrix that [x, x^2] is multiplied with."""
 
     def __init__(self, gmms: DiagGmms) -> None:
         self.gmms = gmms
@@ -123,55 +119,27 @@ class Evaluator:
 
         Args:
             feats: (T, F) float32.
-            pdfs: the pdf-ids wanted, each once; None: all.
+            pdfs: the pdf-ids wanted; None: all.
         Returns:
             (T, P') float32 natural logs, columns in the order of `pdfs`.
         """
         picked = np.arange(self.gmms.num_pdfs) if pdfs is None else np.asarray(pdfs, dtype=np.int64)
         out = torch.empty((len(feats), len(picked)), dtype=torch.float32, device=feats.device)
-        plan = self.plan(picked)
-        for begin in range(0, len(feats), BLOCK):
-            self.into(out[begin:begin + BLOCK], feats[begin:begin + BLOCK], *plan)
+        self.into(out, feats, picked)
         return out
 
-    def plan(self, pdfs: np.ndarray) -> tuple[np.ndarray, torch.Tensor, list[int]]:
-        """Order in which the mixtures of some pdfs are evaluated.
-
-        Returns:
-            order: (P',) positions in `pdfs` by falling number of Gaussians.
-            gauss: the rows of `matrix`, rank by rank.
-            blocks: number of rows of each rank.
-        """
-        sizes = self._sizes[pdfs]
-        order = np.argsort(-sizes, kind="stable")
-        sizes, first = sizes[order], self._offsets[pdfs[order]]
-        grid = np.arange(int(sizes[0]) if len(sizes) else 0)[:, None]
-        inside = grid < sizes[None, :]  # (ranks, P')
-        gauss = torch.from_numpy((first[None, :] + grid)[inside])
-        return order, gauss.to(self.matrix.device), inside.sum(1).tolist()
-
-    def into(self, out: torch.Tensor, feats: torch.Tensor, order: np.ndarray, gauss: torch.Tensor,
-             blocks: list[int]) -> None:
-        """Writes the log-likelihoods of (T, F) features for a `plan` into `out` (T, P')."""
-        if not blocks:
-            return
-        stacked = torch.cat([feats, feats * feats], dim=1)  # (T, 2F)
-        scores = torch.addmm(self.const[gauss][:, None], self.matrix[gauss], stacked.t())  # (G', T)
-        # A frame so far out that its square overflows stays comparable.
-        scores.clamp_(min=-1e30)
-        top = scores[:blocks[0]].clone()
-        starts = np.concatenate([[0], np.cumsum(blocks)]).tolist()
-        if len(blocks) > 1:
-            for begin, n in zip(starts[1:], blocks[1:]):
-                torch.maximum(top[:n], scores[begin:begin + n], out=top[:n])
-            for begin, n in zip(starts, blocks):
-                scores[begin:begin + n] -= top[:n]
-            scores.exp_()
-            total = scores[:blocks[0]]
-            for begin, n in zip(starts[1:], blocks[1:]):
-                total[:n] += scores[begin:begin + n]
-            top += total.log_()
-        out[:, torch.from_numpy(order).to(out.device)] = top.t()
+    def into(self, out: torch.Tensor, feats: torch.Tensor, pdfs: np.ndarray) -> None:
+        """Writes the log-likelihoods of (T, F) features for (P',) pdf-ids into `out` (T, P')."""
+        sizes, first = self._sizes[pdfs], self._offsets[pdfs]
+        splits = np.concatenate([[0], np.cumsum(sizes)])
+        gauss = torch.from_numpy(np.arange(splits[-1]) + np.repeat(first - splits[:-1], sizes)).to(self.matrix.device)
+        matrix, const = self.matrix[gauss], self.const[gauss][:, None]
+        block = max(64, CELLS // max(len(gauss), 1))
+        for begin in range(0, len(feats), block):
+            x = feats[begin:begin + block]
+            # A frame so far out that its square overflows stays comparable.
+            scores = torch.addmm(const, matrix, torch.cat([x, x * x], dim=1).t()).clamp_(min=-1e30)  # (G', T)
+            _log_sum(scores, splits, out[begin:begin + block])
 
     def posteriors(self, pdf: int, feats: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Posteriors (n, g) of one pdf's Gaussians and log-likelihoods (n,) of the pdf for (n, F) features."""
@@ -180,3 +148,17 @@ class Evaluator:
         scores = torch.addmm(self.const[span], stacked, self.matrix[span].t())
         log_like = torch.logsumexp(scores, dim=1) if scores.shape[1] > 1 else scores[:, 0]
         return (scores - log_like[:, None]).exp_(), log_like
+
+
+def _log_sum(scores: torch.Tensor, splits: np.ndarray, out: torch.Tensor) -> None:
+    """out[t, p] = log of the summed exponentials of rows splits[p]:splits[p + 1] of (G, T) scores."""
+    if scores.device.type == "cpu":
+        from pipeline.gmm.kernel import log_sum
+
+        log_sum(scores.numpy(), splits, out.numpy())
+        return
+    sizes = np.diff(splits)
+    padded = torch.from_numpy(np.minimum(splits[:-1, None] + np.arange(sizes.max()), splits[1:, None] - 1)).to(scores.device)
+    inside = torch.from_numpy(np.arange(sizes.max()) < sizes[:, None]).to(scores.device)  # (P, largest)
+    terms = scores[padded].masked_fill(~inside[:, :, None], float("-inf"))  # (P, largest, T)
+    out.copy_(torch.logsumexp(terms, dim=1).t())

@@ -14,6 +14,7 @@ from pipeline.errors import DataError, MismatchError
 from pipeline.feats.facts import FeatureFacts
 from pipeline.feats.options import FeatLoadOptions
 from pipeline.gmm.diag import DiagGmms, Evaluator
+from pipeline.gmm.parallel import for_each
 from pipeline.model_dir import load_hmm, save_hmm
 from pipeline.topo import Topo
 from pipeline.transitions import TransitionModel
@@ -159,13 +160,17 @@ class GmmScorer:
         if feats.shape[2] != self.model.dim:
             raise MismatchError(f"{self.where} expects {self.model.dim} features per frame, the data has {feats.shape[2]}")
         out = feats.new_zeros((len(feats), feats.shape[1], self.num_pdfs))
-        for n, length in enumerate(lens.tolist()):
-            x = self.features(feats[n, :length], None if speakers is None else speakers[n])
+        lengths = lens.tolist()
+
+        def score(n: int) -> None:
+            x = self.features(feats[n, :lengths[n]], None if speakers is None else speakers[n])
             if pdfs is None:
-                out[n, :length] = self.evaluator.log_likes(x)
+                self.evaluator.into(out[n, :lengths[n]], x, np.arange(self.num_pdfs))
             else:
-                out[n, :length] = float("-inf")
-                out[n, :length, torch.from_numpy(pdfs[n])] = self.evaluator.log_likes(x, pdfs[n])
+                out[n, :lengths[n]] = float("-inf")
+                out[n, :lengths[n], torch.from_numpy(pdfs[n])] = self.evaluator.log_likes(x, pdfs[n])
+
+        for_each(score, range(len(feats)), feats.device)
         return out, lens
 
     def transition_scores(self, feats: torch.Tensor, lens: torch.Tensor) -> None:
