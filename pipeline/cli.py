@@ -53,7 +53,8 @@ def options(cls: type) -> Callable[[Callable], Callable]:
     Values come from the defaults of `cls`, then the file, then the command line. The function is called with
     `config=cls(...)`. Tuples are written with commas (`--dims 40,80`), None as `none`, a boolean as
     `--name / --no-name`. A field with `Field(json_schema_extra={"stamp": False})` (device, number of jobs) does
-    not count when stamps are compared.
+    not count when stamps are compared; one with `{"stamp": "if_set"}` counts only when it differs from its default,
+    so that an option that is added later leaves existing outputs up to date.
 
     Args:
       cls: a frozen pydantic dataclass; each field has a description, which becomes the help text.
@@ -194,7 +195,13 @@ def options_json(options: Any) -> dict[str, Any]:
     if isinstance(options, Mapping):
         return dict(pydantic_core.to_jsonable_python(dict(options)))
     values = pydantic.TypeAdapter(type(options)).dump_python(options, mode="json")
-    return {n: values[n] for n, f in _fields(type(options)).items() if _extra(f).get("stamp", True)}
+
+    def counts(name: str, field: FieldInfo) -> bool:
+        rule = _extra(field).get("stamp", True)
+        assert rule in (True, False, "if_set"), (name, rule)
+        return bool(rule) and (rule != "if_set" or getattr(options, name) != field.get_default(call_default_factory=True))
+
+    return {name: values[name] for name, field in _fields(type(options)).items() if counts(name, field)}
 
 
 def _fields(cls: type) -> dict[str, FieldInfo]:

@@ -201,3 +201,16 @@ def test_a_step_in_the_way_of_a_file(tmp_path):
     (tmp_path / "file").write_text("x")
     args = [str(tmp_path / "data"), str(tmp_path / "file" / "out"), "--required", "x"]
     assert CliRunner().invoke(step, args).exit_code == 2
+
+
+def test_an_option_added_later_counts_only_when_set():
+    @dataclass(frozen=True, config={"extra": "forbid"})
+    class Older:
+        count: int = Field(3, description="A number.")
+
+    @dataclass(frozen=True, config={"extra": "forbid"})
+    class Newer(Older):
+        added: float = Field(0.5, description="A later option.", json_schema_extra={"stamp": "if_set"})
+
+    assert cli.options_json(Newer()) == cli.options_json(Older()) == {"count": 3}
+    assert cli.options_json(Newer(added=0.7)) == {"count": 3, "added": 0.7}
