@@ -8,6 +8,9 @@ from setuptools import find_packages, setup
 root = Path(__file__).resolve().parent
 version = re.search(r'__version__ = "(.+)"', (root / "pipeline" / "__init__.py").read_text(encoding="utf-8")).group(1)
 readme = root / "README.md"
+# Kaldi's own code, which tests and benchmarks/decoder.py compare with; tests skip where no wheel exists.
+kaldi_packages = ["kaldi-decoder>=0.3", "kaldi-hmm-gmm>=1.1", "kaldifst>=1.8"]
+wheels = "sys_platform == 'linux' and platform_machine == 'x86_64'"
 
 setup(
     name="fullsum",
@@ -46,7 +49,7 @@ setup(
     extras_require={
         # 1.23.4 is the newest that the package index has; it needs Python 3.10 and torch 1.13.1.
         "k2": ["k2>=1.23.4"],
-        "dev": ["hypothesis>=6.80", "pytest>=7.4"],
+        "dev": ["hypothesis>=6.80", "pytest>=7.4", *(f"{kaldi}; {wheels}" for kaldi in kaldi_packages)],
     },
     classifiers=["Programming Language :: Python :: 3.10", "License :: OSI Approved :: Apache Software License"],
 )

@@ -40,14 +40,16 @@ class TreeStats:
 def objective(sums: np.ndarray) -> np.ndarray:
     """Log-likelihood of frames under the one Gaussian that they estimate; the last axis of `sums` is (n, sum x, sum x^2).
 
-    -n/2 (F + F log 2 pi + sum_f log v_f), v floored at VAR_FLOOR; 0 without frames.
+    -n/2 sum_f (log 2 pi + log v_f + s_f / v_f), s the variance of the frames and v = max(s, VAR_FLOOR); 0 without
+    frames. s / v makes it the likelihood also where the floor acts, so that no split can lose. cf. Kaldi GaussClusterable.
     """
     dim = (sums.shape[-1] - 1) // 2
     count = sums[..., 0]
     safe = np.maximum(count, 1e-10)[..., None]
     mean = sums[..., 1:1 + dim] / safe
-    var = np.maximum(sums[..., 1 + dim:] / safe - mean * mean, VAR_FLOOR)
-    return -0.5 * count * (dim * (1 + math.log(2 * math.pi)) + np.log(var).sum(-1))
+    spread = np.maximum(sums[..., 1 + dim:] / safe - mean * mean, 0.0)
+    var = np.maximum(spread, VAR_FLOOR)
+    return -0.5 * count * (dim * math.log(2 * math.pi) + (np.log(var) + spread / var).sum(-1))
 
 
 def phone_windows(tids: np.ndarray, offsets: np.ndarray, transitions: TransitionModel, left: int,
