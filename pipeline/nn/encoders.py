@@ -8,17 +8,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from pipeline.errors import ConfigError
+from pipeline.nn.attention import Conformer, Transformer
+from pipeline.nn.masks import ceil_div, mask_of
 from pipeline.nn.options import EncoderOptions
-
-
-def mask_of(lens: torch.Tensor, num_frames: int) -> torch.Tensor:
-    """(N, T) bool, True on real frames."""
-    return torch.arange(num_frames, device=lens.device)[None, :] < lens[:, None]
-
-
-def ceil_div(lens: torch.Tensor, factor: int) -> torch.Tensor:
-    """Lengths after joining every `factor` frames, an incomplete last group included."""
-    return torch.div(lens + factor - 1, factor, rounding_mode="floor")
 
 
 class Subsample(nn.Module):
@@ -125,7 +117,40 @@ class Tdnn(nn.Module):
         return F.dropout(F.relu(x), self.dropout, self.training)
 
 
-ENCODERS: dict[str, Callable[[int, EncoderOptions], nn.Module]] = {"blstm": Blstm, "tdnn": Tdnn}
+class Tds(nn.Module):
+    """Time-depth separable convolutions (Hannun et al. 2019): a frame is a picture of channels x width; each layer
+    convolves over time with weights shared along the width, then mixes all of the frame; residuals and norms per frame.
+    """
+
+    def __init__(self, in_dim: int, options: EncoderOptions) -> None:
+        super().__init__()
+        if options.conv_kernel % 2 == 0:
+            raise ConfigError(f"conv_kernel {options.conv_kernel} must be odd, so that a frame stays at its place")
+        if options.dim % options.heads:
+            raise ConfigError(f"dim {options.dim} must be a multiple of the number of channels (heads), {options.heads}")
+        dim, channels = options.dim, options.heads
+        self.channels, self.dropout, self.out_dim = channels, options.dropout, dim
+        self.input = nn.Linear(in_dim, dim)
+        self.convs = nn.ModuleList(nn.Conv2d(channels, channels, (options.conv_kernel, 1), padding=(options.conv_kernel // 2, 0))
+                                   for _ in range(options.layers))
+        self.mixers = nn.ModuleList(nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, dim)) for _ in self.convs)
+        self.norms = nn.ModuleList(nn.LayerNorm(dim) for _ in range(2 * options.layers))
+
+    def forward(self, x: torch.Tensor, lens: torch.Tensor) -> torch.Tensor:
+        """(N, T, F), (N,) -> (N, T, dim), zeros behind each end."""
+        mask = mask_of(lens, x.shape[1])[:, :, None]
+        x = self.input(x) * mask
+        n, num_frames, dim = x.shape
+        for i, (conv, mixer) in enumerate(zip(self.convs, self.mixers)):
+            picture = x.view(n, num_frames, self.channels, -1).transpose(1, 2)  # (N, C, T, width)
+            y = F.relu(conv(picture)).transpose(1, 2).reshape(n, num_frames, dim)
+            x = self.norms[2 * i](x + F.dropout(y, self.dropout, self.training))
+            x = self.norms[2 * i + 1](x + F.dropout(mixer(x), self.dropout, self.training)) * mask
+        return x
+
+
+ENCODERS: dict[str, Callable[[int, EncoderOptions], nn.Module]] = {
+    "blstm": Blstm, "tdnn": Tdnn, "tds": Tds, "transformer": Transformer, "conformer": Conformer}
 
 
 class Encoder(nn.Module):

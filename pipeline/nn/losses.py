@@ -9,7 +9,7 @@ import torch
 from pipeline.hmm import feasible, full_sum
 from pipeline.hmm.compile import TrainingGraphs
 from pipeline.nn.data import Batch, UtteranceSet
-from pipeline.nn.encoders import mask_of
+from pipeline.nn.masks import mask_of
 from pipeline.nn.model import AcousticModel
 from pipeline.nn.priors import running_prior, softmax_prior
 from pipeline.nn.train import Loss

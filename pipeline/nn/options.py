@@ -10,6 +10,7 @@ from pipeline.feats.options import FeatLoadOptions
 
 frozen = dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
 NOT_IN_STAMP = {"stamp": False}
+IF_SET = {"stamp": "if_set"}  # options added later: models made before them stay up to date
 
 TransitionKind = Literal["fixed", "speech_silence", "substate", "substate_silence", "label", "linear", "blstm", "time"]
 PriorKind = Literal["none", "transcripts", "softmax", "on_the_fly"]
@@ -19,8 +20,9 @@ PriorKind = Literal["none", "transcripts", "softmax", "on_the_fly"]
 class EncoderOptions:
     """The network between features and label posteriors; stored in the model, never asked for again."""
 
-    encoder: Literal["blstm", "tdnn"] = Field(
-        "blstm", description="blstm: bidirectional LSTM; tdnn: dilated convolutions, several times faster on a CPU.")
+    encoder: Literal["blstm", "tdnn", "tds", "transformer", "conformer"] = Field(
+        "blstm", description="blstm: bidirectional LSTM; tdnn: dilated convolutions, several times faster on a CPU; tds: "
+        "time-depth separable convolutions; transformer, conformer: self-attention, without and with convolutions.")
     layers: int = Field(3, ge=1, le=48, description="Number of layers.")
     dim: int = Field(128, ge=1, description="Width of a layer (blstm: per direction).")
     dropout: float = Field(0.1, ge=0.0, lt=1.0, description="Dropout behind each layer.")
@@ -31,10 +33,15 @@ class EncoderOptions:
     frames_per_step: int = Field(
         1, ge=1, le=8, description="Label frames that one step of the encoder reads and predicts together: the label "
         "frame rate stays, the cost falls.")
-    kernel: int = Field(3, ge=1, description="tdnn: frames that a convolution sees (odd).")
+    kernel: int = Field(3, ge=1, description="tdnn: frames that a convolution sees (odd); transformer and conformer: "
+                        "frames that their input layer sees.")
     dilations: tuple[int, ...] = Field(
         (1, 1, 2, 2, 3, 3), description="tdnn: distance of the frames that a convolution sees, by layer; the last "
         "one counts for all further layers.")
+    heads: int = Field(4, ge=1, description="transformer, conformer: attention heads; tds: channels.",
+                       json_schema_extra=IF_SET)
+    conv_kernel: int = Field(15, ge=1, description="conformer, tds: steps that a convolution sees (odd).",
+                             json_schema_extra=IF_SET)
 
 
 @frozen

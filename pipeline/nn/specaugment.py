@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import torch
 
-from pipeline.nn.encoders import mask_of
+from pipeline.nn.masks import mask_of
 
 
 def spec_augment(feats: torch.Tensor, lens: torch.Tensor, time_masks: int, time_size: int, time_share: float,

@@ -1,12 +1,15 @@
 """Encoders: lengths, and padding that never reaches a real frame."""
 from __future__ import annotations
 
+from unittest import mock
+
 import numpy as np
 import pytest
 import torch
 
 from pipeline.ali import subsample
 from pipeline.errors import ConfigError
+from pipeline.nn.attention import SelfAttention, rotate
 from pipeline.nn.encoders import Encoder, Subsample
 from pipeline.nn.options import EncoderOptions
 
@@ -17,6 +20,10 @@ SHAPES = [
     dict(encoder="tdnn", layers=3, dim=8),
     dict(encoder="tdnn", layers=3, dim=8, subsampling=2, subsampling_by="mean"),
     dict(encoder="tdnn", layers=2, dim=8, subsampling=2, subsampling_by="max", frames_per_step=2),
+    dict(encoder="tds", layers=2, dim=8, conv_kernel=3),
+    dict(encoder="transformer", layers=2, dim=8, heads=2),
+    dict(encoder="conformer", layers=2, dim=8, heads=2, conv_kernel=3),
+    dict(encoder="conformer", layers=1, dim=8, heads=2, conv_kernel=3, subsampling=3),
 ]
 
 
@@ -79,7 +86,33 @@ def test_frames_of_a_step_differ():
     assert not torch.allclose(out[0, 0], out[0, 1]) and not torch.allclose(out[0, 1], out[0, 2])
 
 
-@pytest.mark.parametrize("shape", [dict(kernel=4), dict(dilations=(0,)), dict(dilations=())])
-def test_impossible_convolutions_are_refused(shape):
+@pytest.mark.parametrize("shape", [
+    dict(encoder="tdnn", kernel=4), dict(encoder="tdnn", dilations=(0,)), dict(encoder="tdnn", dilations=()),
+    dict(encoder="transformer", dim=12, heads=4), dict(encoder="conformer", dim=16, conv_kernel=4),
+    dict(encoder="tds", dim=10, heads=4), dict(encoder="tds", dim=8, conv_kernel=2)])
+def test_impossible_shapes_are_refused(shape):
     with pytest.raises(ConfigError):
-        Encoder(5, EncoderOptions(encoder="tdnn", **shape))
+        Encoder(5, EncoderOptions(**shape))
+
+
+def test_attention_depends_on_distances_only():
+    """Rotary positions: the products of rotated queries and keys are equal along each diagonal for equal vectors."""
+    torch.manual_seed(0)
+    query, key = (rotate(torch.randn(1, 1, 1, 8).expand(1, 1, 6, 8)) for _ in range(2))
+    products = (query @ key.transpose(-1, -2))[0, 0]
+    for offset in range(-5, 6):
+        assert torch.allclose(products.diagonal(offset), products.diagonal(offset)[:1], atol=1e-5)
+    assert not torch.allclose(products[0], products[0, :1], atol=1e-2)
+
+
+def test_attention_is_torch_s():
+    """Without rotation (a single frame has none) and over several frames against torch's own layer."""
+    torch.manual_seed(0)
+    ours, theirs = SelfAttention(8, 2, 0.0), torch.nn.MultiheadAttention(8, 2, batch_first=True)
+    theirs.in_proj_weight.data, theirs.in_proj_bias.data = ours.inputs.weight.data, ours.inputs.bias.data
+    theirs.out_proj.weight.data, theirs.out_proj.bias.data = ours.output.weight.data, ours.output.bias.data
+    x, mask = torch.randn(3, 5, 8), torch.tensor([[True] * n + [False] * (5 - n) for n in (5, 3, 1)])
+    with mock.patch("pipeline.nn.attention.rotate", lambda v: v):
+        got = ours(x, mask)
+    expected, _ = theirs(x, x, x, key_padding_mask=~mask)
+    assert torch.allclose(got[mask], expected[mask], atol=1e-5)

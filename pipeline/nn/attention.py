@@ -1,0 +1,130 @@
+"""Transformer and Conformer encoders, compact and without statistics over the batch, so that padding cannot leak."""
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from pipeline.errors import ConfigError
+from pipeline.nn.masks import mask_of
+from pipeline.nn.options import EncoderOptions
+
+ROTARY_BASE = 10_000.0  # longest wavelength of the rotary positions, in frames / 2 pi (Su et al. 2021)
+
+
+def rotate(x: torch.Tensor) -> torch.Tensor:
+    """Rotary position embedding (Su et al. 2021): the product of a query and a key depends on their distance only.
+
+    Args:
+        x: (N, H, T, D) with even D.
+    Returns:
+        (N, H, T, D).
+    """
+    half = x.shape[-1] // 2
+    rate = ROTARY_BASE ** (-torch.arange(half, device=x.device, dtype=torch.float32) / half)
+    angle = torch.arange(x.shape[-2], device=x.device, dtype=torch.float32)[:, None] * rate  # (T, D / 2)
+    cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
+    first, second = x[..., :half], x[..., half:]
+    return torch.cat([first * cos - second * sin, first * sin + second * cos], -1)
+
+
+class SelfAttention(nn.Module):
+    """Multi-head self-attention over the real frames, with rotary positions."""
+
+    def __init__(self, dim: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        if dim % (2 * heads):
+            raise ConfigError(f"dim {dim} must be a multiple of twice the number of heads, {heads}")
+        self.heads, self.dropout = heads, dropout
+        self.inputs, self.output = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
+
+    def forward(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """(N, T, D), (N, T) bool -> (N, T, D)."""
+        n, num_frames, dim = x.shape
+        parts = self.inputs(x).view(n, num_frames, 3, self.heads, dim // self.heads).permute(2, 0, 3, 1, 4)
+        query, key, value = rotate(parts[0]), rotate(parts[1]), parts[2]  # (N, H, T, D / H)
+        scores = query @ key.transpose(-1, -2) / math.sqrt(dim // self.heads)
+        weights = scores.masked_fill(~mask[:, None, None, :], float("-inf")).softmax(-1)
+        out = F.dropout(weights, self.dropout, self.training) @ value
+        return self.output(out.transpose(1, 2).reshape(n, num_frames, dim))
+
+
+class FeedForward(nn.Sequential):
+    """Norm, four times as wide, back."""
+
+    def __init__(self, dim: int, dropout: float) -> None:
+        super().__init__(nn.LayerNorm(dim), nn.Linear(dim, 4 * dim), nn.SiLU(), nn.Dropout(dropout), nn.Linear(4 * dim, dim))
+
+
+class Convolution(nn.Module):
+    """The Conformer's convolution: gated, depthwise over time, with a norm per frame instead of one over the batch."""
+
+    def __init__(self, dim: int, kernel: int) -> None:
+        super().__init__()
+        self.norm, self.inner_norm = nn.LayerNorm(dim), nn.LayerNorm(dim)
+        self.gate, self.output = nn.Linear(dim, 2 * dim), nn.Linear(dim, dim)
+        self.depthwise = nn.Conv1d(dim, dim, kernel, padding=kernel // 2, groups=dim)
+
+    def forward(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """(N, T, D), (N, T) bool -> (N, T, D)."""
+        x = F.glu(self.gate(self.norm(x)), -1) * mask[:, :, None]
+        x = self.depthwise(x.transpose(1, 2)).transpose(1, 2)
+        return self.output(F.silu(self.inner_norm(x)))
+
+
+class Block(nn.Module):
+    """One layer: attention and feed-forward (Vaswani et al. 2017, norms first), or a Conformer block (Gulati et al. 2020)."""
+
+    def __init__(self, options: EncoderOptions, conformer: bool) -> None:
+        super().__init__()
+        dim = options.dim
+        self.dropout = options.dropout
+        self.norm, self.attention = nn.LayerNorm(dim), SelfAttention(dim, options.heads, options.dropout)
+        self.after = FeedForward(dim, options.dropout)
+        self.before = FeedForward(dim, options.dropout) if conformer else None
+        self.convolution = Convolution(dim, options.conv_kernel) if conformer else None
+
+    def forward(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """(N, T, D), (N, T) bool -> (N, T, D)."""
+        half = 1.0 if self.before is None else 0.5
+        if self.before is not None:
+            x = x + half * self._drop(self.before(x))
+        x = x + self._drop(self.attention(self.norm(x), mask))
+        if self.convolution is not None:
+            x = x + self._drop(self.convolution(x, mask))
+        return x + half * self._drop(self.after(x))
+
+    def _drop(self, x: torch.Tensor) -> torch.Tensor:
+        return F.dropout(x, self.dropout, self.training)
+
+
+class Transformer(nn.Module):
+    """An input convolution and blocks of self-attention."""
+
+    conformer = False
+
+    def __init__(self, in_dim: int, options: EncoderOptions) -> None:
+        super().__init__()
+        for name in ("kernel", "conv_kernel"):
+            if getattr(options, name) % 2 == 0:
+                raise ConfigError(f"{name} {getattr(options, name)} must be odd, so that a frame stays at its place")
+        self.input = nn.Conv1d(in_dim, options.dim, options.kernel, padding=options.kernel // 2)
+        self.blocks = nn.ModuleList(Block(options, self.conformer) for _ in range(options.layers))
+        self.norm = nn.LayerNorm(options.dim)
+        self.out_dim = options.dim
+
+    def forward(self, x: torch.Tensor, lens: torch.Tensor) -> torch.Tensor:
+        """(N, T, F), (N,) -> (N, T, dim), zeros behind each end."""
+        mask = mask_of(lens, x.shape[1])
+        x = self.input((x * mask[:, :, None]).transpose(1, 2)).transpose(1, 2)
+        for block in self.blocks:
+            x = block(x, mask)
+        return self.norm(x) * mask[:, :, None]
+
+
+class Conformer(Transformer):
+    """The same with Conformer blocks."""
+
+    conformer = True

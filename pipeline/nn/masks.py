@@ -1,0 +1,14 @@
+"""Lengths and masks of padded batches."""
+from __future__ import annotations
+
+import torch
+
+
+def mask_of(lens: torch.Tensor, num_frames: int) -> torch.Tensor:
+    """(N, T) bool, True on real frames."""
+    return torch.arange(num_frames, device=lens.device)[None, :] < lens[:, None]
+
+
+def ceil_div(lens: torch.Tensor, factor: int) -> torch.Tensor:
+    """Lengths after joining every `factor` frames, an incomplete last group included."""
+    return torch.div(lens + factor - 1, factor, rounding_mode="floor")
