@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 from typing import Iterator, Optional, Sequence
 
 import numpy as np
 import torch
 
 from pipeline.errors import DataError
+from pipeline.gmm.beam import Net, net_of, search
 from pipeline.gmm.diag import DiagGmms, Evaluator
 from pipeline.gmm.parallel import for_each
 from pipeline.gmm.stats import FrameLabels
@@ -74,6 +76,7 @@ class Assignment:
         frames: number of their frames.
         tids: (sum of T,) int32 transition-ids, -1 where an utterance failed; None for full-sum.
         failed: cut ids without a path.
+        retried: utterances that took a wider beam.
     """
 
     labels: FrameLabels
@@ -82,6 +85,7 @@ class Assignment:
     frames: int
     tids: Optional[np.ndarray]
     failed: tuple[str, ...]
+    retried: int = 0
 
     def check(self, num_utterances: int, max_failed: float, where: str) -> None:
         """Warns about failed utterances; DataError when they are more than the share `max_failed`."""
@@ -120,6 +124,7 @@ class Aligner:
         width = int(np.diff(first).max(initial=1))
         self._graphs = dataclasses.replace(g, state_pdf=torch.from_numpy(local.astype(np.int32)), num_pdfs=width)
         self._batches = list(self._make_batches())
+        self._net: Optional[Net] = None
 
     def _make_batches(self) -> Iterator[_Batch]:
         lengths = self.data.lengths
@@ -156,8 +161,26 @@ class Aligner:
         for_each(score, range(len(batch.members))[::-1], feats.device)
         return out
 
-    def viterbi(self, evaluator: Evaluator, transitions: torch.Tensor) -> Assignment:
-        """Best paths under the mixtures and (n_tid,) transition log-probabilities."""
+    def viterbi(self, evaluator: Evaluator, transitions: torch.Tensor, beam: float = math.inf) -> Assignment:
+        """Best paths under the mixtures and (n_tid,) transition log-probabilities.
+
+        Args:
+            beam: natural logs by which a state may fall behind the best one of its frame. Utterances that find no path
+                are searched again with four times the beam and then without. On CUDA the search is always exact.
+        """
+        if self.data.feats.device.type != "cpu":
+            return self._viterbi_dense(evaluator, transitions)
+        if self._net is None:
+            self._net = net_of(self.data.graphs.graphs)
+        beams = (beam, 4 * beam, math.inf) if math.isfinite(beam) else (math.inf,)
+        usable = np.flatnonzero((self.data.lengths > 0) & (self.data.lengths >= self.data.graphs.min_frames))
+        found = search(self._net, evaluator, self.data.feats, self.data.offsets, transitions.numpy(), beams, usable)
+        done = np.isfinite(found.scores)
+        assignment = self.from_tids(found.tids, float(found.scores[done].sum()), int(self.data.lengths[done].sum()), done)
+        return dataclasses.replace(assignment, retried=int((found.tries > 1).sum()))
+
+    def _viterbi_dense(self, evaluator: Evaluator, transitions: torch.Tensor) -> Assignment:
+        """Best paths by the engine, from scores of all pdfs of an utterance in all frames."""
         tids = np.full(int(self.data.offsets[-1]), -1, dtype=np.int32)
         log_like, frames, done = 0.0, 0, np.zeros(len(self.data), dtype=bool)
         for batch in self._batches:

@@ -24,6 +24,8 @@ class GmmOptions:
     realign_iters: tuple[int, ...] = _option((), "Iterations (from 1) that begin with a new alignment.")
     power: float = _option(0.25, "Gaussians per pdf grow as its frames to this power.", ge=0.0, le=1.0)
     boost_silence: float = _option(1.0, "Factor on the likelihood of silence when aligning.", gt=0.0)
+    beam: float = _option(200.0, "Beam of alignment in natural logs (Kaldi's 10 at its acoustic scale of 0.1 is 100); utterances "
+                          "that find no path are tried again with 4 times the beam, then without one.", gt=0.0)
     min_count: float = _option(10.0, "Gaussians with fewer frames are removed.", ge=0.0)
     min_weight: float = _option(1e-5, "Gaussians with a smaller mixture weight are removed.", ge=0.0, lt=1.0)
     min_var: float = _option(0.001, "Floor for variances, in squared feature units.", gt=0.0)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from typing import Callable, Sequence, TypeVar
 
+import numpy as np
 import torch
 
 T = TypeVar("T")
@@ -33,3 +34,19 @@ def for_each(work: Callable[[T], None], items: Sequence[T], device: torch.device
                 pass
     finally:
         torch.set_num_threads(threads)
+
+
+def share_out(work: Callable[[np.ndarray], None], tasks: np.ndarray, costs: np.ndarray) -> None:
+    """Calls work(part of the tasks) once per thread, the parts being about equally costly; for compiled loops on the CPU.
+
+    Args:
+        tasks, costs: (n,) each.
+    """
+    threads = min(torch.get_num_threads(), len(tasks))
+    order = tasks[np.argsort(-costs, kind="stable")]
+    if threads < 2:
+        work(order)
+        return
+    with ThreadPoolExecutor(threads) as pool:
+        for _ in pool.map(work, [order[i::threads] for i in range(threads)]):
+            pass

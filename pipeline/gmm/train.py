@@ -113,8 +113,11 @@ def _iterate(state: State, aligner: Aligner, data: TrainSet, options: GmmOptions
     if iteration in options.realign_iters:
         evaluator = boosted(state.gmms, silence_pdfs, options.boost_silence)
         log_probs = torch.from_numpy(state.transitions.log_probs()).to(state.feats.device)
-        step = aligner.full_sum if options.full_sum else aligner.viterbi
-        state.assignment = step(evaluator, log_probs)
+        if options.full_sum:
+            state.assignment = aligner.full_sum(evaluator, log_probs)
+        else:
+            state.assignment = aligner.viterbi(evaluator, log_probs, options.beam)
+            record |= {"retried": state.assignment.retried} if state.assignment.retried else {}
         state.assignment.check(len(data), options.max_failed, f"iteration {iteration}")
         record["aligned_log_like"] = state.assignment.log_like / max(state.assignment.frames, 1)
     stats = accumulate(Evaluator(state.gmms), state.feats, state.assignment.labels)
