@@ -127,8 +127,10 @@ def build_tree(stats: TreeStats, questions: list[frozenset[int]], lang: Lang, op
         offer(sides[0])
         offer(sides[1])
     merged, loss = 0, 0.0
+    # A hair less than the last gain, or rounding would decide whether the last split is undone.
+    threshold = last_gain * (1 - 1e-6) if options.merge else -1.0
     for branch in branches:
-        own_merged, own_loss = _number(branch.ends(), last_gain if options.merge else -1.0)
+        own_merged, own_loss = _number(branch.ends(), threshold)
         merged, loss = merged + own_merged, loss + own_loss
     pdf = _renumber(branches)
     tree = Tree([Root(phones, frozenset([c]), b.node()) for (phones, c), b in zip(roots, branches)], lang.phones,
