@@ -35,6 +35,8 @@ class AlignOptions:
     prior_scale: Optional[float] = Field(None, ge=0, description="Weight of a network's label prior.")
     confidence: bool = Field(False, description="Also store the posterior of every frame's pdf (a full-sum pass).")
     max_failed: float = Field(0.05, ge=0, le=1, description="Share of utterances that may fail before the step does.")
+    beam: float = Field(200.0, gt=0, description="GMMs on the CPU: natural logs by which a path may fall behind; utterances that "
+                        "find none are tried again with 4 times the beam, then without one. Other searches are exact.")
     batch_frames: int = Field(60_000, gt=0, description="Feature frames per batch; bounds the memory.",
                               json_schema_extra={"stamp": False})
     device: str = Field("cpu", description="cpu or cuda.", json_schema_extra={"stamp": False})
@@ -52,6 +54,18 @@ class Batch:
     transitions: Any  # (n_tid,) or (N, T, n_tid), scaled
 
 
+@plain_dataclass(frozen=True)
+class _Path:
+    """Best path of an utterance: its score, -inf without one, and per frame transition-ids and word positions (-1: silence)."""
+
+    cut_id: str
+    words: list[int]
+    score: float
+    tids: np.ndarray
+    positions: np.ndarray
+    confidence: Optional[np.ndarray] = None
+
+
 @plain_dataclass
 class AlignReport:
     """Counts and failures of an alignment run; failures are (cut id, reason)."""
@@ -60,6 +74,7 @@ class AlignReport:
     num_frames: int
     total_log_like: float
     failed: list[tuple[str, str]]
+    num_retried: int = 0
 
     def check(self, where: str | Path, max_failed: float) -> None:
         """Logs the outcome; DataError when too many utterances failed."""
@@ -69,6 +84,7 @@ class AlignReport:
             text += f"; {len(self.failed):,} failed, listed in {Path(where) / FAILED}, the first: {': '.join(self.failed[0])}"
         if len(self.failed) > max_failed * total or not self.num_aligned:
             raise DataError(f"{text}; more than the allowed share of {max_failed:.0%} (--max-failed)")
+        text += f"; {self.num_retried:,} took a wider beam" if self.num_retried else ""
         logger.info("%s; log-likelihood per frame %.3f", text, self.total_log_like / max(self.num_frames, 1))
 
 
@@ -76,8 +92,7 @@ def align(scorer: "Scorer", hmm: HmmDir, lang: Lang, data_dir: str | Path, out_d
           producer: str) -> AlignReport:
     """Viterbi-aligns a data directory and writes an AliSet.
 
-    The search is exact (no beam), so there is nothing to retry: an utterance fails only when it is shorter than its
-    HMM or its scores leave no path. Failures are written to failed.txt.
+    An utterance fails when it is shorter than its HMM or its scores leave no path. Failures are written to failed.txt.
 
     Args:
         scorer: the model; its frame shift becomes the alignment's.
@@ -85,25 +100,67 @@ def align(scorer: "Scorer", hmm: HmmDir, lang: Lang, data_dir: str | Path, out_d
         lang: gives the pronunciations; must have the model's phones.
         producer: name of the model directory for the header.
     """
-    from pipeline.hmm import viterbi
     header = AliHeader(lang.topo.id, hmm.tree.id, lang.id, scorer.frame_shift, scorer.frame_offset, producer)
     report = AlignReport(0, 0, 0.0, [])
+    paths = _search_paths if _can_search(scorer, options) else _engine_paths
     with AliWriter(out_dir, header, hmm.tree, hmm.topo, hmm.transitions, lang.words) as writer:
-        for batch in batches(scorer, hmm, lang, data_dir, options, report.failed):
-            best = viterbi(batch.graphs.graphs, batch.emissions, batch.lengths, batch.transitions,
-                           confidence=options.confidence)
-            for i, cut_id in enumerate(batch.cut_ids):
-                if not np.isfinite(float(best.scores[i])):
-                    report.failed.append((cut_id, "no path has a finite score"))
-                    continue
-                alignment = _alignment(batch, best, i)
-                writer.write(alignment)
-                report.num_aligned += 1
-                report.num_frames += len(alignment.transition_ids)
-                report.total_log_like += alignment.log_like
+        for path in paths(scorer, hmm, lang, data_dir, options, report):
+            if not np.isfinite(path.score):
+                report.failed.append((path.cut_id, "no path has a finite score"))
+                continue
+            writer.write(_alignment(path))
+            report.num_aligned += 1
+            report.num_frames += len(path.tids)
+            report.total_log_like += path.score
     with atomic_write(Path(out_dir) / FAILED) as f:
         f.writelines(f"{cut_id}\t{reason}\n" for cut_id, reason in report.failed)
     return report
+
+
+def _can_search(scorer: "Scorer", options: AlignOptions) -> bool:
+    """Whether the model brings a search of its own that scores only what a beam needs (GMMs, without rescaled scores)."""
+    unscaled = options.acoustic_scale in (None, 1.0) and scorer.acoustic_scale == 1.0
+    return hasattr(scorer, "search") and options.device == "cpu" and unscaled and not options.confidence
+
+
+def _search_paths(scorer: "Scorer", hmm: HmmDir, lang: Lang, data_dir: str | Path, options: AlignOptions,
+                  report: AlignReport) -> Iterator[_Path]:
+    """Best paths by the model's own search."""
+    from pipeline.corpus import cut_entries
+    from pipeline.feats.load import iter_packed
+    texts = {cut["id"]: cut["supervisions"][0].get("text") or "" for _, cut in cut_entries(Path(data_dir))}
+    scale = scorer.transition_scale if options.transition_scale is None else options.transition_scale
+    done = progress(range(len(texts)), total=len(texts), desc=f"align {data_dir}")
+    for packed in iter_packed(data_dir, scorer.feat_options, 10 * options.batch_frames):
+        words = [lang.word_ids(texts[c], f"{data_dir}/cuts.jsonl.gz: {c}") for c in packed.cut_ids]
+        offsets = packed.offsets.numpy()
+        keep, graphs = _long_enough(packed.cut_ids, words, hmm, lang, np.diff(offsets).tolist(), report.failed)
+        if keep:
+            found = scorer.search(packed, keep, graphs, hmm.transitions.log_probs() * scale, options.beam)
+            report.num_retried += int((found.tries > 1).sum())
+        splits = graphs.graphs.state_splits.tolist() if keep else []
+        for row, i in enumerate(keep):
+            frames = slice(int(offsets[i]), int(offsets[i + 1]))
+            positions = graphs.state_word[splits[row]:splits[row + 1]][found.states[frames]]
+            yield _Path(packed.cut_ids[i], words[i], float(found.scores[i]), found.tids[frames], positions)
+        for _ in packed.cut_ids:
+            next(done, None)
+    next(done, None)
+
+
+def _engine_paths(scorer: "Scorer", hmm: HmmDir, lang: Lang, data_dir: str | Path, options: AlignOptions,
+                  report: AlignReport) -> Iterator[_Path]:
+    """Exact best paths through score matrices of any model."""
+    from pipeline.hmm import viterbi
+    for batch in batches(scorer, hmm, lang, data_dir, options, report.failed):
+        best = viterbi(batch.graphs.graphs, batch.emissions, batch.lengths, batch.transitions, confidence=options.confidence)
+        splits = batch.graphs.graphs.state_splits.tolist()
+        for i, cut_id in enumerate(batch.cut_ids):
+            length = int(batch.lengths[i])
+            positions = batch.graphs.state_word[splits[i]:splits[i + 1]][best.states[i, :length].cpu().numpy()]
+            confidence = None if best.confidence is None else best.confidence[i, :length].cpu().numpy().astype(np.float16)
+            yield _Path(cut_id, batch.words[i], float(best.scores[i]), best.tids[i, :length].cpu().numpy().astype(np.int32),
+                        positions, confidence)
 
 
 def batches(scorer: "Scorer", hmm: HmmDir, lang: Lang, data_dir: str | Path, options: AlignOptions,
@@ -133,8 +190,9 @@ def batches(scorer: "Scorer", hmm: HmmDir, lang: Lang, data_dir: str | Path, opt
         keep, graphs = _long_enough(packed.cut_ids, words, hmm, lang, out_lens.tolist(), failed)
         if keep:
             transitions = (static.to(scores.device) if dynamic is None else dynamic[keep]) * trans_scale
+            scores = scores if len(keep) == len(words) else scores[keep]  # copies of what may be gigabytes are worth avoiding
             yield Batch([packed.cut_ids[i] for i in keep], [words[i] for i in keep], graphs,
-                        scores[keep] * scale, out_lens[keep], transitions)
+                        scores if scale == 1 else scores * scale, out_lens[keep], transitions)
         for _ in packed.cut_ids:
             next(done, None)
     next(done, None)
@@ -163,14 +221,9 @@ def _long_enough(cut_ids: list[str], words: list[list[int]], hmm: HmmDir, lang: 
     return keep, graphs.select(keep) if keep else None
 
 
-def _alignment(batch: Batch, best: Any, i: int) -> Alignment:
-    length = int(batch.lengths[i])
-    splits = batch.graphs.graphs.state_splits
-    positions = batch.graphs.state_word[int(splits[i]):int(splits[i + 1])][best.states[i, :length].cpu().numpy()]
-    spoken = positions >= 0
-    first = np.full(len(batch.words[i]), length, dtype=np.int32)
-    np.minimum.at(first, positions[spoken], np.nonzero(spoken)[0].astype(np.int32))
-    words = np.stack([np.array(batch.words[i], dtype=np.int32), first], axis=1)
-    confidence = None if best.confidence is None else best.confidence[i, :length].cpu().numpy().astype(np.float16)
-    return Alignment(batch.cut_ids[i], best.tids[i, :length].cpu().numpy().astype(np.int32), float(best.scores[i]),
-                     words, confidence)
+def _alignment(path: _Path) -> Alignment:
+    spoken = path.positions >= 0
+    first = np.full(len(path.words), len(path.tids), dtype=np.int32)
+    np.minimum.at(first, path.positions[spoken], np.nonzero(spoken)[0].astype(np.int32))
+    words = np.stack([np.array(path.words, dtype=np.int32), first], axis=1)
+    return Alignment(path.cut_id, path.tids, path.score, words, path.confidence)

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from pipeline.errors import DataError
-from pipeline.gmm.beam import Net, net_of, search
+from pipeline.gmm.beam import Net, beams, net_of, search
 from pipeline.gmm.diag import DiagGmms, Evaluator
 from pipeline.gmm.parallel import for_each
 from pipeline.gmm.stats import FrameLabels
@@ -172,9 +172,8 @@ class Aligner:
             return self._viterbi_dense(evaluator, transitions)
         if self._net is None:
             self._net = net_of(self.data.graphs.graphs)
-        beams = (beam, 4 * beam, math.inf) if math.isfinite(beam) else (math.inf,)
         usable = np.flatnonzero((self.data.lengths > 0) & (self.data.lengths >= self.data.graphs.min_frames))
-        found = search(self._net, evaluator, self.data.feats, self.data.offsets, transitions.numpy(), beams, usable)
+        found = search(self._net, evaluator, self.data.feats, self.data.offsets, transitions.numpy(), beams(beam), usable)
         done = np.isfinite(found.scores)
         assignment = self.from_tids(found.tids, float(found.scores[done].sum()), int(self.data.lengths[done].sum()), done)
         return dataclasses.replace(assignment, retried=int((found.tries > 1).sum()))

@@ -8,7 +8,7 @@ state of the frame and repeats failed utterances with a wider beam.
 from __future__ import annotations
 
 import math
-from typing import NamedTuple, Sequence
+from typing import NamedTuple, Optional, Sequence
 
 import numba
 import numpy as np
@@ -92,17 +92,30 @@ def scratch_for(net: Net, mixtures: Mixtures, lengths: np.ndarray) -> Scratch:
                    np.full(num_pdfs, -1, np.int64))
 
 
-def net_of(graphs: Graphs) -> Net:
-    """The graphs of all utterances for the search."""
+def beams(first: float) -> tuple[float, ...]:
+    """The beams that are tried one after the other: the last search is exact, so only scores without any path fail."""
+    return (first, 4 * first, math.inf) if math.isfinite(first) else (math.inf,)
+
+
+def net_of(graphs: Graphs, chosen: Optional[np.ndarray] = None, num_utterances: int = 0) -> Net:
+    """The graphs of all utterances for the search.
+
+    Args:
+        chosen: ascending utterances that the graphs are of, out of `num_utterances`; None: all.
+    """
     g = graphs.numpy()
     splits = g["state_splits"].astype(np.int64)
     dst = np.repeat(np.arange(graphs.num_states), np.diff(g["arc_splits"]))
-    first = np.repeat(splits[:-1], np.diff(splits))
+    first = np.repeat(splits[:-1], np.diff(splits))  # of each state
     src = g["arc_src"] + first[dst]
     low = np.full(graphs.num_states, np.iinfo(np.int32).max, dtype=np.int32)
     high = np.full(graphs.num_states, -1, dtype=np.int32)
     np.minimum.at(low, src, (dst - first[dst]).astype(np.int32))
     np.maximum.at(high, src, (dst - first[dst]).astype(np.int32))
+    if chosen is not None:
+        sizes = np.zeros(num_utterances, dtype=np.int64)
+        sizes[chosen] = np.diff(splits)
+        splits = np.concatenate([[0], np.cumsum(sizes)])
     return Net(splits, g["state_pdf"], g["start_weight"], g["final_weight"], g["final_tid"], g["arc_splits"], g["arc_src"],
                g["arc_tid"], g["arc_weight"], low, high)
 

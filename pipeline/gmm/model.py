@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any, Optional, Sequence
+from typing import TYPE_CHECKING, Any, Optional, Sequence
 
 import numpy as np
 import torch
@@ -19,6 +19,11 @@ from pipeline.model_dir import load_hmm, save_hmm
 from pipeline.topo import Topo
 from pipeline.transitions import TransitionModel
 from pipeline.tree import Tree
+
+if TYPE_CHECKING:
+    from pipeline.feats.load import PackedFeats
+    from pipeline.gmm.beam import Found
+    from pipeline.hmm.compile import TrainingGraphs
 
 KIND = "gmm"
 FMLLR = "fmllr.safetensors"
@@ -172,6 +177,24 @@ class GmmScorer:
 
         for_each(score, range(len(feats)), feats.device)
         return out, lens
+
+    def search(self, packed: PackedFeats, chosen: Sequence[int], graphs: TrainingGraphs, transitions: np.ndarray,
+               beam: float) -> Found:
+        """Best paths of some utterances, scoring on demand (see pipeline.gmm.beam); on the CPU.
+
+        Args:
+            chosen: C utterances of `packed` to align; `graphs` are theirs.
+            transitions: (n_tid,) natural-log probabilities.
+            beam: natural logs; repeated with 4 times the beam and without where no path is found.
+        Returns:
+            Paths with rows as in `packed` and scores for all of its utterances.
+        """
+        from pipeline.gmm.beam import beams, net_of, search
+
+        offsets = packed.offsets.numpy()
+        feats = torch.cat([self.features(packed[i], packed.speakers[i]) for i in range(len(packed))])
+        net = net_of(graphs.graphs, np.asarray(chosen), len(packed))
+        return search(net, self.evaluator, feats, offsets, transitions, beams(beam), np.asarray(chosen))
 
     def transition_scores(self, feats: torch.Tensor, lens: torch.Tensor) -> None:
         """None: the transition probabilities are those of transitions.json."""
