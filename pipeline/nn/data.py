@@ -59,6 +59,20 @@ class UtteranceSet:
         return Batch(indices, torch.nn.utils.rnn.pad_sequence(feats, batch_first=True).to(device),
                      torch.from_numpy(self.lens[indices]).to(device))
 
+    def chunks(self, size: int) -> UtteranceSet:
+        """The same frames in pieces of `size`, each an utterance of its own; the last one of an utterance may be shorter."""
+        offsets = self.packed.offsets.numpy()
+        parts, ids, speakers, lens = [], [], [], []
+        for row in self.rows:
+            first, last = int(offsets[row]), int(offsets[row + 1])
+            parts.append(self.packed.feats[first:last])
+            pieces = range(0, last - first, size)
+            ids += [f"{self.packed.cut_ids[row]}-{i}" for i in pieces]
+            speakers += [self.packed.speakers[row]] * len(pieces)
+            lens += [min(size, last - first - i) for i in pieces]
+        return UtteranceSet(PackedFeats(tuple(ids), tuple(speakers), torch.cat(parts),
+                                        torch.from_numpy(np.concatenate([[0], np.cumsum(lens)]))))
+
     def batches(self, max_frames: int, max_batch: int, device: str = "cpu") -> Iterator[Batch]:
         """All utterances once, shortest first."""
         for indices in plan(self.lens, max_frames, max_batch):

@@ -2,6 +2,8 @@
 from __future__ import annotations
 
 import logging
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Optional
 
@@ -12,12 +14,14 @@ from pipeline.ali import AliSet
 from pipeline.errors import DataError, MismatchError
 from pipeline.feats.facts import FeatureFacts
 from pipeline.feats.load import load_packed
+from pipeline.hmm import viterbi
+from pipeline.hmm.compile import compile_graphs
 from pipeline.lang import Lang
 from pipeline.model_dir import HmmDir, load_hmm
 from pipeline.nn.data import UtteranceSet
 from pipeline.nn.losses import CrossEntropy
 from pipeline.nn.model import AcousticModel, Scales, feature_facts, save_acoustic_model
-from pipeline.nn.nhmm import encoder_options
+from pipeline.nn.nhmm import encoder_options, transcripts
 from pipeline.nn.options import ViterbiOptions
 from pipeline.nn.priors import label_prior
 from pipeline.nn.train import Task, clean_up, train
@@ -41,24 +45,87 @@ def train_viterbi(data_dir: Path, lang_dir: Path, ali_dir: Path, out: Path, opti
     lang, hmm, facts = Lang.load(lang_dir), load_hmm(ali_dir), FeatureFacts.load(data_dir)
     hmm.check_lang(lang, lang_dir)
     data, labels = _utterances(data_dir, ali_dir, hmm, facts, options)
-    dev = None
+    sets = [(data_dir, data, labels)]
     if dev_dir is not None:
         if dev_ali_dir is None:
             raise DataError(f"{dev_dir}: dev data need an alignment as well (--dev-ali)")
         facts.check_same_kind(FeatureFacts.load(dev_dir), data_dir, dev_dir)
-        dev_data, dev_labels = _utterances(dev_dir, dev_ali_dir, hmm, facts, options)
-        dev = Task(dev_data, CrossEntropy(dev_labels))
+        sets.append((dev_dir, *_utterances(dev_dir, dev_ali_dir, hmm, facts, options)))
     torch.manual_seed(options.seed)
     model = AcousticModel(data.packed.feats.shape[1], hmm.tree.num_pdfs, encoder_options(options))
     model.set_normalisation(data.packed.feats)
-    model.log_prior.copy_(label_prior(labels, hmm.tree.num_pdfs))
-    criterion = CrossEntropy(labels, options.label_smoothing, options.focal)
-    history = train(model, Task(data, criterion), dev, options, out, facts.frame_shift)
+    history, changed = _train_rounds(model, sets, lang, hmm, options, out, facts.frame_shift)
     save_acoustic_model(out, model.cpu(), hmm, feature_facts(facts), options.feat_options(), Scales(),
                         {"criterion": "cross_entropy", "lang_id": lang.id, "ali": str(ali_dir), "epochs": history})
     clean_up(out)
-    return {"utterances": len(data), "parameters": sum(p.numel() for p in model.parameters()),
+    return {"utterances": len(data), "parameters": sum(p.numel() for p in model.parameters()), **changed,
             **{k: v for k, v in history[-1].items() if k in ("loss", "accuracy", "dev_loss", "dev_accuracy")}}
+
+
+Labelled = tuple[Path, UtteranceSet, list[np.ndarray]]
+
+
+def _train_rounds(model: AcousticModel, sets: list[Labelled], lang: Lang, hmm: HmmDir, options: ViterbiOptions, out: Path,
+                  frame_shift: float) -> tuple[list[dict[str, float]], dict[str, float]]:
+    """Trains on the alignment, then on what the model itself aligns, round by round.
+
+    Args:
+        sets: the training data with their labels, then the dev data, if there are any.
+    Returns:
+        figures of all epochs, and for each round the share of labels that the realignment changed.
+    """
+    history: list[dict[str, float]] = []
+    changed: dict[str, float] = {}
+    for number in range(options.realign_rounds + 1):
+        work, round_options = out, options
+        if number:
+            realigned = [(where, data, realign(model.cpu(), hmm, lang, where, data, labels)) for where, data, labels in sets]
+            old, new = (np.concatenate(s[0][2]) for s in (sets, realigned))
+            changed[f"changed_{number}"] = float((old != new).mean())
+            logger.info("round %d: realignment has changed %.1f %% of the labels", number, 100 * changed[f"changed_{number}"])
+            sets, work = realigned, out / f"round{number}"
+            round_options = replace(options, epochs=options.realign_epochs, seed=options.seed + 1000 * number)
+        model.log_prior.copy_(label_prior(sets[0][2], hmm.tree.num_pdfs))
+        dev = Task(sets[1][1], CrossEntropy(sets[1][2])) if len(sets) > 1 else None
+        data, labels = sets[0][1:]
+        if options.chunk_seconds:
+            size = chunk_frames(options, frame_shift)
+            data, labels = data.chunks(size), chunk_labels(labels, size // options.subsampling)
+        criterion = CrossEntropy(labels, options.label_smoothing, options.focal)
+        history += train(model, Task(data, criterion), dev, round_options, work, frame_shift)
+    for number in range(1, options.realign_rounds + 1):
+        shutil.rmtree(out / f"round{number}")
+    return history, changed
+
+
+@torch.no_grad()
+def realign(model: AcousticModel, hmm: HmmDir, lang: Lang, data_dir: Path, data: UtteranceSet,
+            labels: list[np.ndarray]) -> list[np.ndarray]:
+    """Labels by the model's own Viterbi alignment; utterances without a path keep what they have.
+
+    Scores are log posterior minus log prior; transitions are those of the alignment that the model was trained on.
+    """
+    model.eval()
+    graphs = compile_graphs(lang, hmm.tree, hmm.transitions, transcripts(data_dir, lang, data.ids))
+    transitions = torch.from_numpy(hmm.transitions.log_probs())
+    out = list(labels)
+    for batch in data.batches(20_000, 64):
+        log_post, lens = model(batch.feats, batch.lens)
+        best = viterbi(graphs.graphs[batch.indices], log_post - model.log_prior, lens, transitions)
+        for row, index in enumerate(batch.indices):
+            if np.isfinite(float(best.scores[row])):
+                out[index] = best.pdfs[row, :int(lens[row])].numpy().astype(labels[index].dtype)
+    return out
+
+
+def chunk_frames(options: ViterbiOptions, frame_shift: float) -> int:
+    """Feature frames of a chunk, a whole number of label frames."""
+    return max(1, round(options.chunk_seconds / (frame_shift * options.subsampling))) * options.subsampling
+
+
+def chunk_labels(labels: list[np.ndarray], size: int) -> list[np.ndarray]:
+    """Labels of all chunks of `size` label frames, in the order of ``UtteranceSet.chunks``."""
+    return [row[i:i + size] for row in labels for i in range(0, len(row), size)]
 
 
 def _utterances(data_dir: Path, ali_dir: Path, hmm: HmmDir, facts: FeatureFacts,

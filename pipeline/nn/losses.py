@@ -1,12 +1,13 @@
 """Criteria for the training loop: full-sum over HMM state sequences, and cross-entropy with an alignment."""
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Optional, Sequence
 
 import numpy as np
 import torch
 
-from pipeline.hmm import feasible, full_sum
+from pipeline.hmm import Graphs, feasible, full_sum, occupancies
 from pipeline.hmm.compile import TrainingGraphs
 from pipeline.nn.data import Batch, UtteranceSet
 from pipeline.nn.masks import mask_of
@@ -16,36 +17,48 @@ from pipeline.nn.train import Loss
 
 SILENCE_COLLAPSE = 0.95  # mean posterior of silence (or of any one label) that no speech corpus has
 ALL_LOOP = 0.01  # mean forward probability of speech states below which phones would last for seconds
+ALL_FORWARD = 0.98  # above which each state of a phone lasts for one frame and silence has the rest
+
+
+@dataclass(frozen=True)
+class Ramp:
+    """A scale that changes linearly from `start` to `end` in the first `until` of the training; constant without start."""
+
+    end: float
+    start: Optional[float] = None
+    until: float = 0.5
+
+    def __call__(self, done: float) -> float:
+        """The scale after a share of the training."""
+        if self.start is None:
+            return self.end
+        return self.start + (self.end - self.start) * min(done / self.until, 1.0)
 
 
 class FullSum:
     """Negative log of the sum over all state sequences of the transcript (Mann et al. 2023, section 3):
 
         - log sum_s prod_t p(s_t | x)^alpha / p(s_t)^kappa * p(s_t | s_{t-1})^beta
+
+    On dev data the scales are always the final ones, so that epochs can be compared.
     """
 
-    def __init__(self, graphs: TrainingGraphs, silence_pdfs: Sequence[int], alpha: float, beta: float, kappa: float = 0.0,
-                 alpha_start: Optional[float] = None, prior: str = "none",
-                 linear_labels: Optional[Sequence[np.ndarray]] = None, linear_until: float = 0.0) -> None:
+    def __init__(self, graphs: TrainingGraphs, silence_pdfs: Sequence[int], alpha: Ramp, beta: Ramp,
+                 kappa: Ramp = Ramp(0.0), prior: str = "none", linear_labels: Optional[Sequence[np.ndarray]] = None,
+                 linear_until: float = 0.0, em: bool = False) -> None:
         """Args:
             graphs: by utterance index.
             silence_pdfs: labels of silence, for the watch over collapse.
             alpha, beta, kappa: scales of label posterior, transitions and prior.
-            alpha_start: if given, alpha rises (or falls) from here and is reached at half time.
             prior: "none", "transcripts" (the model's log_prior as it stands), "softmax" or "on_the_fly" (both estimated
                 in training and left in the model's log_prior).
             linear_labels: (T'_n,) labels of a linear alignment per utterance.
             linear_until: share of the training in which these are the targets of a cross-entropy instead.
+            em: transitions are updated in closed form after each epoch; their w must not require gradients then.
         """
-        self.graphs, self.alpha, self.beta, self.kappa, self.alpha_start = graphs, alpha, beta, kappa, alpha_start
+        self.graphs, self.alpha, self.beta, self.kappa, self.em = graphs, alpha, beta, kappa, em
         self.prior, self.linear_labels, self.linear_until = prior, linear_labels, linear_until
         self.silence = torch.tensor(sorted(silence_pdfs), dtype=torch.int64)
-
-    def label_scale(self, done: float) -> float:
-        """alpha after a share of the training."""
-        if self.alpha_start is None:
-            return self.alpha
-        return self.alpha_start + (self.alpha - self.alpha_start) * min(2.0 * done, 1.0)
 
     def __call__(self, model: AcousticModel, batch: Batch, done: float) -> Loss:
         """See ``pipeline.nn.train.Criterion``; frames are label frames."""
@@ -53,33 +66,55 @@ class FullSum:
         log_post = model.log_posteriors(encoded)
         mask = mask_of(lens, log_post.shape[1])
         silence = float(log_post.detach()[..., self.silence.to(lens.device)].exp().sum(-1)[mask].sum())
-        if done < self.linear_until:
+        if done < self.linear_until and model.training:
             assert self.linear_labels is not None
             targets = _padded([self.linear_labels[i] for i in batch.indices], log_post.shape[1]).to(lens.device)
             loss = -log_post.gather(2, targets[:, :, None])[:, :, 0][mask].sum()
             return Loss(loss, int(mask.sum()), sums={"silence": silence})
-        scores = log_post * self.label_scale(done)
         if self.prior == "on_the_fly" and model.training:
             model.log_prior.copy_(running_prior(model.log_prior, log_post, mask))
-        if self.prior != "none" and self.kappa:
-            scores = scores - self.kappa * model.log_prior
-        transitions = None
-        if self.beta and model.transitions is not None:
-            transitions = self.beta * model.transitions(encoded, lens)
-        graphs = self.graphs.graphs[batch.indices].to(scores.device)
+        graphs, scores, transitions = self._scaled(model, batch.indices, encoded, log_post, lens, done)
         log_z = full_sum(graphs, scores, lens, transitions)
         good = feasible(log_z)
         total = -log_z.masked_fill(~good, 0.0).sum()
         return Loss(total, int(lens[good].sum()), int((~good).sum()), {"silence": silence})
 
+    def _scaled(self, model: AcousticModel, indices: np.ndarray, encoded: torch.Tensor, log_post: torch.Tensor,
+                lens: torch.Tensor, done: float) -> tuple[Graphs, torch.Tensor, Optional[torch.Tensor]]:
+        """Graphs, (N, T', P) emissions and transitions of a batch, all with their scales."""
+        done = done if model.training else 1.0
+        scores = log_post * self.alpha(done)
+        if self.prior != "none" and self.kappa(done):
+            scores = scores - self.kappa(done) * model.log_prior
+        transitions = None
+        if self.beta(done) and model.transitions is not None:
+            transitions = self.beta(done) * model.transitions(encoded, lens)
+        return self.graphs.graphs[indices].to(scores.device), scores, transitions
+
+    @torch.no_grad()
+    def transition_counts(self, model: AcousticModel, data: UtteranceSet) -> np.ndarray:
+        """(n_tid,) expected counts of all transitions under the model, with the final scales: the E step."""
+        training = model.training
+        model.eval()
+        counts = np.zeros(self.graphs.graphs.num_tids)
+        for batch in data.batches(20_000, 64, str(model.mean.device)):
+            encoded, lens = model.encode(batch.feats, batch.lens)
+            scaled = self._scaled(model, batch.indices, encoded, model.log_posteriors(encoded), lens, 1.0)
+            counts += occupancies(scaled[0], scaled[1], lens, scaled[2]).tid_counts().cpu().numpy()
+        model.train(training)
+        return counts
+
     def end_epoch(self, model: AcousticModel, data: UtteranceSet, done: float) -> None:
-        """Refreshes the prior of the softmax kind."""
+        """Refreshes the prior of the softmax kind and the transitions, where they are estimated in closed form."""
         if self.prior == "softmax":
             device = str(model.mean.device)
             model.log_prior.copy_(softmax_prior(model, data.batches(20_000, 64, device)))
+        if self.em and done >= self.linear_until:
+            assert model.transitions is not None
+            model.transitions.maximise(self.transition_counts(model, data))
 
     def diagnose(self, model: AcousticModel, figures: dict[str, float], done: float) -> Optional[str]:
-        """Silence collapse and all-loop, the two ways in which full-sum training usually fails."""
+        """Silence collapse (in labels or in transitions) and all-loop, the ways in which full-sum training usually fails."""
         if figures.get("silence", 0.0) > SILENCE_COLLAPSE:
             return (f"silence collapse: silence has {figures['silence']:.0%} of the label posterior. Usual cures: a prior "
                     f"(--prior transcripts), a lower --label-scale, --flat-start-epochs 1, a lower --learning-rate")
@@ -88,6 +123,9 @@ class FullSum:
             if speech < ALL_LOOP:
                 return (f"all-loop: speech states are left with probability {speech:.4f} per frame. Usual cures: a lower "
                         f"--transition-scale, --transition-init guessed, --transitions fixed for a first model")
+            if speech > ALL_FORWARD and len(self.silence):
+                return (f"silence collapse: speech states are left with probability {speech:.4f} per frame, so silence has all the "
+                        f"time. Usual cures: a lower --transition-scale, --transition-init guessed, --transition-update gradient")
         return None
 
 

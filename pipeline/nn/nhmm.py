@@ -4,7 +4,7 @@ from __future__ import annotations
 import logging
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, Optional, Sequence
 
 import numpy as np
 import torch
@@ -17,12 +17,13 @@ from pipeline.hmm.compile import TrainingGraphs, compile_graphs
 from pipeline.lang import Lang
 from pipeline.model_dir import HmmDir, load_hmm
 from pipeline.nn.data import UtteranceSet
-from pipeline.nn.losses import FullSum
+from pipeline.nn.linear import linear_labels
+from pipeline.nn.losses import FullSum, Ramp
 from pipeline.nn.model import AcousticModel, Scales, feature_facts, save_acoustic_model
 from pipeline.nn.options import EncoderOptions, NhmmOptions
 from pipeline.nn.priors import softmax_prior, transcript_prior
 from pipeline.nn.train import Task, clean_up, train
-from pipeline.nn.transitions import TransitionNet
+from pipeline.nn.transitions import TransitionNet, check_closed_form
 from pipeline.transitions import TransitionModel
 from pipeline.tree import monophone_tree
 
@@ -52,6 +53,9 @@ def train_nhmm(data_dir: Path, lang_dir: Path, out: Path, options: NhmmOptions, 
     model.set_normalisation(data.packed.feats)
     model.transitions = TransitionNet(options.transitions, hmm.transitions, model.encoder.out_dim, options.transition_init,
                                       options.subsampling, options.transition_dim)
+    if options.transition_update == "em":
+        check_closed_form(options.transitions)
+        model.transitions.requires_grad_(False)
     silence = silence_pdfs(hmm.transitions, lang)
     shift = facts.frame_shift * options.subsampling
     if options.prior == "transcripts":
@@ -63,8 +67,9 @@ def train_nhmm(data_dir: Path, lang_dir: Path, out: Path, options: NhmmOptions, 
     if dev_dir is not None:
         facts.check_same_kind(FeatureFacts.load(dev_dir), data_dir, dev_dir)
         dev_data, dev_graphs = _utterances(dev_dir, lang, hmm, options)
-        dev = Task(dev_data, _criterion(dev_graphs, silence, options))
-    history = train(model, Task(data, _criterion(graphs, silence, options)), dev, options, out, facts.frame_shift)
+        dev = Task(dev_data, criterion_of(dev_graphs, silence, options))
+    criterion = criterion_of(graphs, silence, options, model.encoder.out_lens(torch.from_numpy(data.lens)).tolist())
+    history = train(model, Task(data, criterion), dev, options, out, facts.frame_shift)
     model.cpu()
     finish_transitions(model, hmm.transitions, data)
     if options.prior == "none":
@@ -115,12 +120,16 @@ def finish_transitions(model: AcousticModel, transitions: TransitionModel, data:
     net.export(transitions, total / frames)
 
 
+def transcripts(data_dir: Path, lang: Lang, cut_ids: Sequence[str]) -> list[list[int]]:
+    """Word ids of the utterances of a data directory; DataError names the line of a word outside the lexicon."""
+    texts = {e["id"]: (line, e["supervisions"][0]["text"]) for line, e in cut_entries(data_dir)}
+    return [lang.word_ids(texts[c][1], f"{data_dir}/cuts.jsonl.gz:{texts[c][0]}: utterance {c!r}") for c in cut_ids]
+
+
 def _utterances(data_dir: Path, lang: Lang, hmm: HmmDir, options: NhmmOptions) -> tuple[UtteranceSet, TrainingGraphs]:
     """The utterances that are long enough for their text, and their graphs."""
     packed = load_packed(data_dir, options.feat_options())
-    texts = {e["id"]: (line, e["supervisions"][0]["text"]) for line, e in cut_entries(data_dir)}
-    words = [lang.word_ids(texts[c][1], f"{data_dir}/cuts.jsonl.gz:{texts[c][0]}: utterance {c!r}") for c in packed.cut_ids]
-    graphs = compile_graphs(lang, hmm.tree, hmm.transitions, words)
+    graphs = compile_graphs(lang, hmm.tree, hmm.transitions, transcripts(data_dir, lang, packed.cut_ids))
     lens = -(-packed.lengths().numpy() // options.subsampling)
     keep = np.flatnonzero(lens >= graphs.min_frames)
     short = len(lens) - len(keep)
@@ -135,9 +144,20 @@ def _utterances(data_dir: Path, lang: Lang, hmm: HmmDir, options: NhmmOptions) -
     return UtteranceSet(packed, keep), graphs
 
 
-def _criterion(graphs: TrainingGraphs, silence: list[int], options: NhmmOptions) -> FullSum:
-    return FullSum(graphs, silence, options.label_scale, options.transition_scale, options.prior_scale,
-                   options.label_scale_start, options.prior)
+def criterion_of(graphs: TrainingGraphs, silence: list[int], options: NhmmOptions,
+                 train_lens: Optional[Sequence[int]] = None) -> FullSum:
+    """The criterion of some graphs.
+
+    Args:
+        train_lens: label frames of each utterance, for the flat start of training data; dev data needs none.
+    """
+    flat = train_lens is not None and options.flat_start_epochs > 0
+    return FullSum(
+        graphs, silence, Ramp(options.label_scale, options.label_scale_start),
+        Ramp(options.transition_scale, options.transition_scale_start), Ramp(options.prior_scale, options.prior_scale_start),
+        options.prior, linear_labels(graphs.graphs, train_lens, silence) if flat else None,
+        options.flat_start_epochs / options.epochs if flat else 0.0,
+        train_lens is not None and options.transition_update == "em")
 
 
 def _facts(model: AcousticModel, transitions: TransitionModel, silence: list[int], history: list[dict[str, float]],

@@ -105,6 +105,13 @@ class NhmmOptions(TrainOptions, EncoderOptions):
         0, ge=0, description="Epochs of cross-entropy on a linear alignment before full-sum.")
     label_scale_start: Optional[float] = Field(
         None, gt=0, le=5, description="If given, alpha starts here and reaches label_scale linearly at half time.")
+    transition_scale_start: Optional[float] = Field(
+        None, ge=0, le=5, description="The same for beta.", json_schema_extra=IF_SET)
+    prior_scale_start: Optional[float] = Field(
+        None, ge=0, le=5, description="The same for kappa.", json_schema_extra=IF_SET)
+    transition_update: Literal["gradient", "em"] = Field(
+        "gradient", description="em: transition probabilities are not trained with the network but set in closed form to "
+        "the expected counts after every epoch (not for models that depend on the input).", json_schema_extra=IF_SET)
 
 
 @frozen
@@ -115,3 +122,20 @@ class ViterbiOptions(TrainOptions, EncoderOptions):
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="Share of the target spread evenly over all labels.")
     focal: float = Field(0.0, ge=0, le=10, description="Focal loss: frames weigh (1 - p) to this power.")
     majority: bool = Field(False, description="Labels at a lower frame rate: the most frequent instead of the first.")
+    chunk_seconds: float = Field(
+        0.0, ge=0, description="Utterances are cut into pieces of this length for training; 0: whole utterances.",
+        json_schema_extra=IF_SET)
+    realign_rounds: int = Field(
+        0, ge=0, le=20, description="How often the model aligns the data anew and is trained further on what it aligned.",
+        json_schema_extra=IF_SET)
+    realign_epochs: int = Field(5, ge=1, description="Epochs of each such round.", json_schema_extra=IF_SET)
+
+
+@frozen
+class TransitionEmOptions:
+    """Closed-form estimation of transition probabilities under a frozen network."""
+
+    transitions: TransitionKind = Field("label", description="Which states share a probability; not fixed, linear, blstm, time.")
+    rounds: int = Field(10, ge=1, le=1000, description="Passes over the data, each with an update.")
+    label_scale: Optional[float] = Field(None, gt=0, le=5, description="Exponent of the label posterior; none: the model's.")
+    transition_scale: Optional[float] = Field(None, ge=0, le=5, description="Exponent of the transitions; none: the model's.")

@@ -99,6 +99,22 @@ class TransitionNet(nn.Module):
         both = torch.stack([F.logsigmoid(-w), F.logsigmoid(w)], -1)  # (.., K, 2)
         return both[..., self.classes, :].flatten(-2)
 
+    @torch.no_grad()
+    def maximise(self, counts: np.ndarray, floor: float = 1e-3, min_count: float = 5.0) -> None:
+        """The M step: each class gets its share of forward among its (n_tid,) expected counts.
+
+        Args:
+            floor: smallest probability of loop and forward.
+            min_count: classes seen less often keep what they have.
+        """
+        check_closed_form(self.kind)
+        classes = self.classes.cpu().numpy()
+        loop, forward = (np.bincount(classes, counts[i::2], len(self.bias)) for i in (0, 1))
+        share = (forward / np.maximum(loop + forward, 1e-30)).clip(floor, 1.0 - floor)
+        w = torch.from_numpy(np.log(share) - np.log1p(-share)).to(self.bias)
+        enough = torch.from_numpy(loop + forward >= min_count).to(self.bias.device)
+        self.bias.copy_(torch.where(enough, w, self.bias))
+
     def forward_probs(self) -> np.ndarray:
         """(n_ts,) float64 probability of leaving each transition-state; dynamic kinds: at an encoder output of 0."""
         return torch.sigmoid(self.bias.detach().double())[self.classes].cpu().numpy()
@@ -113,6 +129,12 @@ class TransitionNet(nn.Module):
         probs = self.forward_probs() if forward_prob is None else forward_prob
         assert probs.shape == transitions.forward_prob.shape, (probs.shape, transitions.forward_prob.shape)
         transitions.forward_prob = np.clip(probs.astype(np.float64), 1e-6, 1 - 1e-6)
+
+
+def check_closed_form(kind: str) -> None:
+    """ConfigError for transition models that closed-form EM cannot estimate."""
+    if kind not in STATIC[1:]:
+        raise ConfigError(f"--transitions {kind} has no closed-form update (em); those that have: {', '.join(STATIC[1:])}")
 
 
 def at_frame_rate(forward_prob: np.ndarray, subsampling: int) -> np.ndarray:

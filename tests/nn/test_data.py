@@ -40,3 +40,11 @@ def test_batch_holds_the_features_of_its_utterances():
     batch = data.batch(np.array([1, 0]))
     assert batch.lens.tolist() == [1, 3] and batch.num_frames == 4
     assert batch.feats.tolist() == [[[0, 1], [0, 0], [0, 0]], [[6, 7], [8, 9], [10, 11]]]
+
+
+def test_chunks_are_all_frames_in_order():
+    packed = PackedFeats(("x", "y", "z"), ("s", "s", "t"), torch.arange(10.0)[:, None], torch.tensor([0, 5, 6, 10]))
+    chunked = UtteranceSet(packed, [2, 0]).chunks(3)
+    assert chunked.lens.tolist() == [3, 1, 3, 2] and chunked.ids == ["z-0", "z-3", "x-0", "x-3"]
+    assert chunked.packed.feats[:, 0].tolist() == [6, 7, 8, 9, 0, 1, 2, 3, 4]
+    assert chunked.packed.speakers == ("t", "t", "s", "s")

@@ -11,7 +11,8 @@ from pipeline.hmm.compile import compile_graphs
 from pipeline.lang import make_lang
 from pipeline.lexicon import Lexicon, Pronunciation
 from pipeline.nn.data import Batch
-from pipeline.nn.losses import CrossEntropy, FullSum
+from pipeline.nn.linear import linear_labels
+from pipeline.nn.losses import CrossEntropy, FullSum, Ramp
 from pipeline.nn.model import AcousticModel
 from pipeline.nn.options import EncoderOptions
 from pipeline.nn.transitions import TransitionNet
@@ -77,7 +78,7 @@ def test_full_sum_is_the_sum_over_all_paths(kind):
     model, batch, texts = make_model(kind), make_batch(), ["AB A", "A"]
     alpha, beta, kappa = 0.7, 0.4, 0.2
     model.log_prior.copy_(torch.log_softmax(torch.arange(TREE.num_pdfs).float(), 0))
-    loss = FullSum(graphs_of(*texts), [0], alpha, beta, kappa, prior="transcripts")(model, batch, 0.5)
+    loss = FullSum(graphs_of(*texts), [0], Ramp(alpha), Ramp(beta), Ramp(kappa), prior="transcripts")(model, batch, 0.5)
     encoded, _ = model.encode(batch.feats, LENS, normalised=True)
     scores = alpha * model.log_posteriors(encoded) - kappa * model.log_prior
     transitions = model.transitions(encoded, LENS)
@@ -91,24 +92,79 @@ def test_full_sum_is_the_sum_over_all_paths(kind):
 
 def test_impossible_utterance_is_counted_and_has_no_gradient():
     model, batch = make_model(), make_batch()
-    both = FullSum(graphs_of("AB AB AB", "A"), [0], 1.0, 1.0)(model, batch, 0.0)
+    both = FullSum(graphs_of("AB AB AB", "A"), [0], Ramp(1.0), Ramp(1.0))(model, batch, 0.0)
     assert both.skipped == 1 and both.frames == 4
     both.total.backward()
     gradient = model.output.weight.grad.clone()
     model.zero_grad()
     alone = Batch(np.array([0]), batch.feats[1:, :4], LENS[1:])
-    FullSum(graphs_of("A"), [0], 1.0, 1.0)(model, alone, 0.0).total.backward()
+    FullSum(graphs_of("A"), [0], Ramp(1.0), Ramp(1.0))(model, alone, 0.0).total.backward()
     assert torch.isfinite(gradient).all() and torch.allclose(gradient, model.output.weight.grad, atol=1e-5)
 
 
-def test_label_scale_schedule():
-    criterion = FullSum(graphs_of("A"), [0], 1.0, 0.3, alpha_start=0.2)
-    assert [criterion.label_scale(d) for d in (0.0, 0.25, 0.5, 1.0)] == pytest.approx([0.2, 0.6, 1.0, 1.0])
+def test_scales_change_until_half_time():
+    ramp = Ramp(1.0, 0.2)
+    assert [ramp(d) for d in (0.0, 0.25, 0.5, 1.0)] == pytest.approx([0.2, 0.6, 1.0, 1.0])
+    assert Ramp(0.3)(0.0) == 0.3
+
+
+@pytest.mark.parametrize("which", ["alpha", "beta", "kappa"])
+def test_schedules_hold_in_training_and_final_scales_on_dev(which):
+    model, batch = make_model(), make_batch()
+    model.log_prior.copy_(torch.randn(TREE.num_pdfs).log_softmax(0))
+    scales = {"alpha": Ramp(0.5), "beta": Ramp(0.3), "kappa": Ramp(0.2)}
+    graphs = graphs_of("A AB", "A")
+
+    def loss(training: bool, done: float, **changed: Ramp) -> float:
+        criterion = FullSum(graphs, [0], **{**scales, **changed}, prior="transcripts")
+        return float(criterion(model.train(training), batch, done).total)
+
+    moving = {which: Ramp(0.9, 0.1)}
+    assert loss(True, 0.25, **moving) == pytest.approx(loss(True, 0.25, **{which: Ramp(0.5)}), rel=1e-5)
+    assert loss(False, 0.25, **moving) == pytest.approx(loss(False, 0.0, **{which: Ramp(0.9)}), rel=1e-5)
+
+
+def test_flat_start_is_cross_entropy_on_a_linear_alignment():
+    model, batch = make_model(), make_batch()
+    graphs = graphs_of("A AB", "A")
+    labels = linear_labels(graphs.graphs, LENS.tolist(), [0])
+    names = [HMM.phones.name(int(p)) for p in HMM.phone]
+    assert [[names[i] for i in row] for row in labels] == [["SIL", "a", "a", "b", "SIL"], ["SIL", "SIL", "a", "SIL"]]
+    flat = FullSum(graphs, [0], Ramp(1.0), Ramp(1.0), linear_labels=labels, linear_until=0.5)
+    expected = CrossEntropy(labels)(model, batch, 0.0)
+    model.train()
+    assert float(flat(model, batch, 0.4).total) == pytest.approx(float(expected.total), rel=1e-5)
+    plain = FullSum(graphs, [0], Ramp(1.0), Ramp(1.0))
+    assert float(flat(model, batch, 0.5).total) == float(plain(model, batch, 0.5).total)
+    assert float(flat(model.eval(), batch, 0.4).total) == float(plain(model, batch, 0.5).total)
+
+
+class OneBatch:
+    """A data set that is one batch; stands for UtteranceSet."""
+
+    def batches(self, max_frames: int, max_batch: int, device: str):
+        yield make_batch()
+
+
+def test_em_climbs_and_its_fixed_point_has_no_gradient():
+    """Closed-form updates never lower the likelihood, and end where gradients would."""
+    model = make_model("label").eval()
+    criterion = FullSum(graphs_of("A AB", "A"), [0], Ramp(0.5), Ramp(1.0), em=True)
+    scores = []
+    for _ in range(60):
+        scores.append(-float(criterion(model, make_batch(), 0.0).total))
+        model.transitions.maximise(criterion.transition_counts(model, OneBatch()), floor=1e-6, min_count=0.0)
+    assert (np.diff(scores) > -1e-4).all() and scores[-1] > scores[0] + 0.1
+    criterion(model, make_batch(), 0.0).total.backward()
+    inside = (model.transitions.forward_probs() > 1e-4) & (model.transitions.forward_probs() < 1 - 1e-4)
+    assert inside.any()
+    gradient = model.transitions.bias.grad[model.transitions.classes]
+    assert gradient[torch.from_numpy(inside)].abs().max() < 1e-2
 
 
 def test_on_the_fly_prior_moves_in_training_only():
     model, batch = make_model(), make_batch()
-    criterion = FullSum(graphs_of("A", "A"), [0], 1.0, 1.0, 0.3, prior="on_the_fly")
+    criterion = FullSum(graphs_of("A", "A"), [0], Ramp(1.0), Ramp(1.0), Ramp(0.3), prior="on_the_fly")
     before = model.log_prior.clone()
     criterion(model.eval(), batch, 0.0)
     assert torch.equal(before, model.log_prior)
@@ -118,12 +174,15 @@ def test_on_the_fly_prior_moves_in_training_only():
 
 def test_troubles_are_named():
     model = make_model()
-    criterion = FullSum(graphs_of("A"), [0], 0.3, 0.3)
+    criterion = FullSum(graphs_of("A"), [0], Ramp(0.3), Ramp(0.3))
     assert criterion.diagnose(model, {"silence": 0.4}, 0.5) is None
     assert "silence collapse" in criterion.diagnose(model, {"silence": 0.97}, 0.5)
     with torch.no_grad():
         model.transitions.bias.fill_(-6.0)
     assert "all-loop" in criterion.diagnose(model, {"silence": 0.4}, 0.5)
+    with torch.no_grad():
+        model.transitions.bias.fill_(6.0)
+    assert "silence has all the time" in criterion.diagnose(model, {"silence": 0.4}, 0.5)
 
 
 def test_cross_entropy_is_torch_s():

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline import cli
 from pipeline.ali import AliSet
 from pipeline.align import AlignOptions, align
-from pipeline.errors import DataError, MismatchError
+from pipeline.errors import ConfigError, DataError, MismatchError
 from pipeline.feats.load import load_packed
 from pipeline.files import read_json, write_json
 from pipeline.lang import Lang
@@ -19,7 +20,9 @@ from pipeline.model_dir import load_hmm
 from pipeline.nn.hybrid import train_viterbi
 from pipeline.nn.model import load_acoustic_model, load_scorer
 from pipeline.nn.nhmm import train_nhmm
-from pipeline.nn.options import NhmmOptions, ViterbiOptions
+from pipeline.nn.options import NhmmOptions, TransitionEmOptions, ViterbiOptions
+from pipeline.nn.train import DivergenceError
+from pipeline.nn.transition_em import estimate_transitions
 
 SHAPE = dict(encoder="tdnn", layers=2, dim=24, dilations=(1,), batch_frames=400, time_masks=0, feature_masks=0, device="cpu")
 NHMM = NhmmOptions(epochs=8, learning_rate=5e-3, prior="on_the_fly", prior_scale=0.1, **SHAPE)
@@ -120,6 +123,123 @@ def test_viterbi_training_at_a_lower_frame_rate(nhmm_ali, tones, tmp_path):
     options = dataclasses.replace(VITERBI, subsampling=3, majority=True, epochs=1)
     train_viterbi(tones.data, tones.lang, nhmm_ali, tmp_path / "m", options)
     assert load_scorer(tmp_path / "m").frame_shift == pytest.approx(0.03)
+
+
+def test_closed_form_instead_of_gradients(nhmm, nhmm_ali, tones, tmp_path):
+    """EM in training and EM under a frozen network find what gradients find: the inverse of the true durations."""
+    options = dataclasses.replace(NHMM, transition_update="em")
+    facts = train_nhmm(tones.data, tones.lang, tmp_path / "em", options)
+    seconds = [end - start for gold in tones.times.values() for _, start, end in gold]
+    assert facts["speech_forward"] == pytest.approx(3 * 0.01 / np.mean(seconds), rel=0.1)
+    fixed = dataclasses.replace(NHMM, transitions="fixed")
+    train_nhmm(tones.data, tones.lang, tmp_path / "fixed", fixed)
+    em = TransitionEmOptions(transitions="speech_silence", rounds=3, transition_scale=1.0)
+    facts = estimate_transitions(tones.data, tones.lang, tmp_path / "fixed", tmp_path / "after", em)
+    assert facts["speech_forward"] == pytest.approx(3 * 0.01 / np.mean(seconds), rel=0.1)
+    assert load_hmm(tmp_path / "after").transitions.forward_prob[-1] == pytest.approx(facts["speech_forward"])
+    before, after = (load_acoustic_model(tmp_path / d)[0] for d in ("fixed", "after"))
+    assert torch.equal(before.output.weight, after.output.weight) and after.transitions.kind == "speech_silence"
+    align_with(tmp_path / "after", tones, tmp_path / "ali")
+    with pytest.raises(ConfigError, match="--transitions linear has no closed-form update"):
+        train_nhmm(tones.data, tones.lang, tmp_path / "x", dataclasses.replace(options, transitions="linear"))
+
+
+def test_collapse_to_silence_is_named(tones, tmp_path):
+    """Closed-form updates of full weight from the first epoch on: phones shrink to one frame per state."""
+    options = dataclasses.replace(NHMM, transition_update="em", label_scale=1.0, transition_scale=1.0)
+    with pytest.raises(DivergenceError, match="silence collapse.*Usual cures: a lower --transition-scale"):
+        train_nhmm(tones.data, tones.lang, tmp_path / "em", options)
+
+
+def test_estimated_transitions_of_a_hybrid(nhmm_ali, tones, tmp_path):
+    train_viterbi(tones.data, tones.lang, nhmm_ali, tmp_path / "hybrid", VITERBI)
+    facts = estimate_transitions(tones.data, tones.lang, tmp_path / "hybrid", tmp_path / "em", TransitionEmOptions(rounds=1))
+    assert facts["silence_forward"] < 0.15 < facts["speech_forward"]
+    assert load_scorer(tmp_path / "em").prior_scale == load_scorer(tmp_path / "hybrid").prior_scale == 1.0
+
+
+def test_flat_start_and_schedules(tones, tmp_path):
+    options = dataclasses.replace(NHMM, flat_start_epochs=1, label_scale_start=0.1, transition_scale_start=0.0,
+                                  prior_scale_start=0.0, epochs=6)
+    train_nhmm(tones.data, tones.lang, tmp_path / "m", options, tones.data)
+    assert boundary_error(align_with(tmp_path / "m", tones, tmp_path / "ali"), tones.times) < 0.02
+
+
+def test_interrupted_full_sum_ends_with_the_same_bits(tones, tmp_path, monkeypatch):
+    """With everything that a neural HMM estimates besides its parameters: prior, closed-form transitions."""
+    from pipeline.nn import losses
+    options = dataclasses.replace(NHMM, epochs=3, transition_update="em", time_masks=1)
+    train_nhmm(tones.data, tones.lang, tmp_path / "whole", options)
+    calls, plain = [0], losses.FullSum.__call__
+
+    def stopping(self, model, batch, done):
+        calls[0] += 1
+        if calls[0] == 12:
+            raise KeyboardInterrupt
+        return plain(self, model, batch, done)
+
+    monkeypatch.setattr("pipeline.nn.train.SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(losses.FullSum, "__call__", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        train_nhmm(tones.data, tones.lang, tmp_path / "broken", options)
+    torch.manual_seed(99)
+    train_nhmm(tones.data, tones.lang, tmp_path / "broken", options)
+    for name in ("model.safetensors", "transitions.json"):
+        assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "broken" / name).read_bytes()
+
+
+def test_realignment_mends_a_shifted_alignment(nhmm_ali, tones, tmp_path):
+    """Labels that come 40 ms late; the network's own alignment comes closer to the truth round by round."""
+    from pipeline.ali import AliWriter
+    ali, hmm = AliSet.load(nhmm_ali), load_hmm(nhmm_ali)
+    with AliWriter(tmp_path / "late", ali.header, hmm.tree, hmm.topo, hmm.transitions, ali.word_symbols) as writer:
+        for cut_id, item in ali.items():
+            tids = item.transition_ids
+            writer.write(dataclasses.replace(item, transition_ids=np.concatenate([tids[:1].repeat(4), tids[:-4]])))
+    options = dataclasses.replace(VITERBI, epochs=2, realign_epochs=2, label_smoothing=0.1)
+    errors = {}
+    for rounds in (0, 3):
+        out = tmp_path / f"m{rounds}"
+        facts = train_viterbi(tones.data, tones.lang, tmp_path / "late", out, dataclasses.replace(options, realign_rounds=rounds),
+                              tones.data, tmp_path / "late")
+        errors[rounds] = boundary_error(align_with(out, tones, tmp_path / f"a{rounds}"), tones.times)
+        assert not list(out.glob("round*"))
+    assert facts["changed_1"] > facts["changed_3"] and len(load_acoustic_model(out)[2]["epochs"]) == 8
+    assert errors[3] < 0.8 * errors[0]
+
+
+def test_interrupted_realignment_ends_with_the_same_bits(nhmm_ali, tones, tmp_path, monkeypatch):
+    from pipeline.nn import losses
+    options = dataclasses.replace(VITERBI, epochs=1, realign_rounds=1, realign_epochs=2)
+    calls, stop, plain = [0], [0], losses.CrossEntropy.__call__
+
+    def counting(self, model, batch, done):
+        calls[0] += 1
+        if calls[0] == stop[0]:
+            raise KeyboardInterrupt
+        return plain(self, model, batch, done)
+
+    monkeypatch.setattr(losses.CrossEntropy, "__call__", counting)
+    train_viterbi(tones.data, tones.lang, nhmm_ali, tmp_path / "whole", options)
+    stop[0], calls[0] = calls[0] - 1, 0
+    with pytest.raises(KeyboardInterrupt):
+        train_viterbi(tones.data, tones.lang, nhmm_ali, tmp_path / "broken", options)
+    assert (tmp_path / "broken" / "round1").is_dir()
+    train_viterbi(tones.data, tones.lang, nhmm_ali, tmp_path / "broken", options)
+    assert (tmp_path / "whole" / "model.safetensors").read_bytes() == (tmp_path / "broken" / "model.safetensors").read_bytes()
+
+
+def test_training_on_chunks(nhmm_ali, tones, tmp_path):
+    options = dataclasses.replace(VITERBI, chunk_seconds=0.3)
+    train_viterbi(tones.data, tones.lang, nhmm_ali, tmp_path / "m", options, tones.data, nhmm_ali)
+    assert boundary_error(align_with(tmp_path / "m", tones, tmp_path / "ali"), tones.times) < 0.02
+
+
+@pytest.mark.parametrize("name, value", [("label_scale", 0.0), ("label_scale", 6.0), ("transition_scale", -0.1),
+                                         ("prior_scale", 9.0), ("label_scale_start", -1.0), ("transition_scale_start", 7.0)])
+def test_scales_out_of_range_are_refused(name, value):
+    with pytest.raises(ConfigError, match=f"--{name.replace('_', '-')}: Input should be"):
+        cli.load_options(NhmmOptions, None, {name: value})
 
 
 def test_prior_is_the_share_of_the_labels(nhmm_ali, tones, tmp_path):

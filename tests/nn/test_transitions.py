@@ -94,3 +94,23 @@ def test_export(hmm):
     net.export(hmm)
     assert np.allclose(hmm.forward_prob, [1 / (1 + np.exp(2.0))] * 2 + [0.5] * 6)
     assert net.speech_forward(torch.tensor([0, 1])) == pytest.approx(0.5)
+
+
+def test_closed_form_update_is_the_share_of_forward(hmm):
+    net = TransitionNet("speech_silence", hmm, 6)
+    counts = np.zeros(hmm.num_tids)
+    counts[4:] = np.tile([6.0, 2.0], 6)  # speech: 36 loops, 12 forward
+    counts[:4] = [2.0, 0.5, 1.0, 0.5]  # silence: too few
+    net.maximise(counts)
+    assert np.allclose(net.forward_probs(), [1 / 40] * 2 + [0.25] * 6, atol=1e-6)
+    net.maximise(counts, min_count=1.0)
+    assert np.allclose(net.forward_probs()[:2], 0.25)
+    counts[4::2] = 0.0
+    net.maximise(counts)
+    assert np.allclose(net.forward_probs()[2:], 0.999)
+
+
+@pytest.mark.parametrize("kind", ["fixed", *DYNAMIC])
+def test_no_closed_form(hmm, kind):
+    with pytest.raises(ConfigError, match=f"--transitions {kind} has no closed-form update"):
+        TransitionNet(kind, hmm, 6).maximise(np.ones(hmm.num_tids))
