@@ -28,6 +28,7 @@ class _Branch:
     question: Optional[tuple[int, frozenset[int]]] = None
     yes: Optional["_Branch"] = None
     no: Optional["_Branch"] = None
+    gain: float = 0.0  # of the split
     pdf: int = -1
 
     def ends(self) -> list["_Branch"]:
@@ -40,6 +41,10 @@ class _Branch:
         pos, phones = self.question
         yes, no = self.yes.node(), self.no.node()
         return yes if isinstance(yes, Leaf) and yes == no else Question(pos, phones, yes, no)
+
+    def gains(self) -> list[float]:
+        """Gain of every question of node(), parents first."""
+        return [] if isinstance(self.node(), Leaf) else [round(self.gain, 3), *self.yes.gains(), *self.no.gains()]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,7 +127,7 @@ def build_tree(stats: TreeStats, questions: list[frozenset[int]], lang: Lang, op
     while queue and num_leaves < options.num_leaves:
         _, _, branch, split = heapq.heappop(queue)
         sides = [_Branch(rows, stats.sums[rows].sum(0)) for rows in splitter.apply(branch.rows, split)]
-        branch.question, branch.yes, branch.no = (split.pos, split.phones), sides[0], sides[1]
+        branch.question, branch.yes, branch.no, branch.gain = (split.pos, split.phones), *sides, split.gain
         num_leaves, gain, last_gain = num_leaves + 1, gain + split.gain, split.gain
         offer(sides[0])
         offer(sides[1])
@@ -213,4 +218,5 @@ def _facts(tree: Tree, branches: list[_Branch], stats: TreeStats, num_leaves: in
     return {"num_pdfs": tree.num_pdfs, "num_roots": len(branches), "num_leaves": num_leaves, "united": merged,
             "contexts": len(stats.windows), "frames": total, "gain_per_frame": (gain - loss) / max(total, 1.0),
             "roots_without_frames": len(empty), "frames_per_pdf": frames.tolist(),
-            "leaves_per_root": [len({leaf.pdf for leaf in leaves(r.node)}) for r in tree.roots]}
+            "leaves_per_root": [len({leaf.pdf for leaf in leaves(r.node)}) for r in tree.roots],
+            "gains_per_root": [b.gains() for b in branches]}
