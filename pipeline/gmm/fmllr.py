@@ -15,12 +15,12 @@ import numpy as np
 import torch
 
 from pipeline.gmm.diag import DiagGmms, Evaluator
-from pipeline.gmm.parallel import for_each
+from pipeline.gmm.parallel import for_each, share_out
 from pipeline.gmm.stats import FrameLabels
 
 logger = logging.getLogger(__name__)
 
-BLOCK = 4096  # frames whose outer products are held at once
+BLOCK = 512  # frames whose outer products are held at once: they should stay in the processor's cache
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -41,7 +41,7 @@ class FmllrStats:
         """(S,) value of the auxiliary function for (S, D, D + 1) transforms."""
         log_det = np.linalg.slogdet(transforms[:, :, :-1])[1]
         linear = (transforms * self.k).sum((1, 2))
-        half_square = (np.einsum("sdi,sdij->sdj", transforms, self.g) * transforms).sum((1, 2)) / 2
+        half_square = ((transforms[:, :, None] @ self.g)[:, :, 0] * transforms).sum((1, 2)) / 2
         return self.beta * log_det + linear - half_square
 
 
@@ -82,7 +82,7 @@ def fmllr_stats(evaluator: Evaluator, feats: torch.Tensor, labels: FrameLabels, 
 
 
 def _by_speaker(pulls: torch.Tensor, y: torch.Tensor, speaker: np.ndarray, num_speakers: int, dim: int) -> FmllrStats:
-    upper = torch.triu_indices(dim + 1, dim + 1)
+    upper = torch.triu_indices(dim + 1, dim + 1, device=y.device)
     beta = np.zeros(num_speakers)
     k = np.zeros((num_speakers, dim, dim + 1))
     packed = torch.zeros((num_speakers, dim, upper.shape[1]), dtype=torch.float64)
@@ -95,16 +95,16 @@ def _by_speaker(pulls: torch.Tensor, y: torch.Tensor, speaker: np.ndarray, num_s
             pull = pulls[rows]
             seen = pull[:, -1] > 0
             pull, extended = pull[seen], y[rows][seen]
-            extended = torch.cat([extended, extended.new_ones(len(extended), 1)], dim=1)
+            extended = torch.cat([extended, extended.new_ones(len(extended), 1)], dim=1).t().contiguous()  # (D + 1, n)
             beta[s] += float(pull[:, -1].double().sum())
-            k[s] += (pull[:, dim:-1].t() @ extended).double().cpu().numpy()
-            outer = extended[:, upper[0]] * extended[:, upper[1]]
-            packed[s] += (pull[:, :dim].t() @ outer).double().cpu()
+            k[s] += (pull[:, dim:-1].t() @ extended.t()).double().cpu().numpy()
+            outer = extended.index_select(0, upper[0]).mul_(extended.index_select(0, upper[1]))  # whole rows: fast to copy
+            packed[s] += (outer @ pull[:, :dim]).t().double().cpu()
 
     for_each(add, range(num_speakers), y.device)
     g = np.zeros((num_speakers, dim, dim + 1, dim + 1))
-    g[:, :, upper[0].numpy(), upper[1].numpy()] = packed.numpy()
-    g[:, :, upper[1].numpy(), upper[0].numpy()] = packed.numpy()
+    rows, columns = upper.cpu().numpy()
+    g[:, :, rows, columns] = g[:, :, columns, rows] = packed.numpy()
     return FmllrStats(beta, k, g)
 
 
@@ -176,25 +176,16 @@ def _fit_full(stats: FmllrStats, start: np.ndarray, num_iters: int, tolerance: f
 
 def _sweep(stats: FmllrStats, inverse_g: np.ndarray, base_row: np.ndarray, transforms: np.ndarray) -> None:
     """One pass over all rows; each becomes w_d = (alpha c + k_d) G_d^-1 with the better root alpha."""
-    dim = transforms.shape[1]
+    from pipeline.gmm.kernel import fmllr_sweep
+
     inverse = np.linalg.inv(transforms[:, :, :-1])  # (S, D, D)
-    for d in range(dim):
-        cofactors = inverse[:, :, d]  # (S, D), up to the determinant
-        reach = np.einsum("sij,sj->si", inverse_g[:, d, :, :-1], cofactors)  # (S, D + 1): G_d^-1 [c; 0]
-        square = np.einsum("si,si->s", reach[:, :-1], cofactors)
-        cross = np.einsum("si,si->s", base_row[:, d, :-1], cofactors)
-        root = np.sqrt(cross**2 + 4 * square * stats.beta)
-        candidates = np.stack([(-cross + root), (-cross - root)]) / (2 * square)  # (2, S)
-        # beta log |alpha square + cross| - alpha^2 square / 2: the part of the objective that depends on the root
-        value = stats.beta * np.log(np.abs(candidates * square + cross) + 1e-300) - 0.5 * candidates**2 * square
-        alpha = np.where(value[0] >= value[1], candidates[0], candidates[1])
-        row = alpha[:, None] * reach + base_row[:, d]
-        change = row[:, :-1] - transforms[:, d, :-1]
-        column = inverse[:, :, d].copy()
-        moved = np.einsum("si,sij->sj", change, inverse)
-        scale = 1.0 + np.einsum("si,si->s", change, column)
-        inverse -= column[:, :, None] * (moved / scale[:, None])[:, None, :]  # Sherman-Morrison
-        transforms[:, d] = row
+    everyone = np.arange(len(transforms))
+
+    def work(speakers: np.ndarray) -> None:
+        fmllr_sweep(speakers, stats.beta, inverse_g, base_row, inverse, transforms)
+
+    work(everyone[:0])  # compiles, before threads would do so at the same time
+    share_out(work, everyone, np.ones(len(everyone)))
 
 
 def apply(transforms: torch.Tensor, feats: torch.Tensor, speaker: np.ndarray) -> torch.Tensor:

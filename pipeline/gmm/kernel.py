@@ -1,4 +1,4 @@
-"""The sum over a mixture's Gaussians on the CPU, compiled: the one step of scoring that tensor operations do badly."""
+"""Compiled loops on the CPU for what tensor operations do badly: sums over mixtures, rows of transforms one by one."""
 
 from __future__ import annotations
 
@@ -56,3 +56,53 @@ def log_sum(scores: np.ndarray, splits: np.ndarray, out: np.ndarray) -> None:
                 total[t] += y * y
         for t in range(num_frames):
             out[t, p] = top[t] + np.log(total[t])
+
+
+@numba.njit(nogil=True, cache=True, fastmath={"contract", "reassoc", "arcp"}, error_model="numpy")
+def fmllr_sweep(speakers: np.ndarray, beta: np.ndarray, inverse_g: np.ndarray, base_row: np.ndarray, inverse: np.ndarray,
+                transforms: np.ndarray) -> None:
+    """One pass over the rows of the transforms of some speakers, in place; see pipeline.gmm.fmllr.
+
+    Args:
+        beta: (S,) float64 frames.
+        inverse_g: (S, D, D + 1, D + 1) float64, G_d^-1.
+        base_row: (S, D, D + 1) float64, k_d G_d^-1.
+        inverse: (S, D, D) float64, inverse of the square part of each transform; kept up to date.
+        transforms: (S, D, D + 1) float64.
+    """
+    dim = inverse.shape[1]
+    cofactors, reach, change, moved = np.empty(dim), np.empty(dim + 1), np.empty(dim), np.empty(dim)
+    for s in speakers:
+        for d in range(dim):
+            for i in range(dim):
+                cofactors[i] = inverse[s, i, d]  # up to the determinant
+            square, cross = 0.0, 0.0
+            for i in range(dim + 1):
+                total = 0.0
+                for j in range(dim):
+                    total += inverse_g[s, d, i, j] * cofactors[j]
+                reach[i] = total  # G_d^-1 [c; 0]
+            for i in range(dim):
+                square += reach[i] * cofactors[i]
+                cross += base_row[s, d, i] * cofactors[i]
+            root = np.sqrt(cross * cross + 4.0 * square * beta[s])
+            plus, minus = (root - cross) / (2.0 * square), (-root - cross) / (2.0 * square)
+            # beta log |alpha square + cross| - alpha^2 square / 2: the part of the objective that depends on the root
+            gain_plus = beta[s] * np.log(abs(plus * square + cross) + 1e-300) - 0.5 * plus * plus * square
+            gain_minus = beta[s] * np.log(abs(minus * square + cross) + 1e-300) - 0.5 * minus * minus * square
+            alpha = plus if gain_plus >= gain_minus else minus
+            for i in range(dim + 1):
+                value = alpha * reach[i] + base_row[s, d, i]
+                if i < dim:
+                    change[i] = value - transforms[s, d, i]
+                transforms[s, d, i] = value
+            scale = 1.0
+            for i in range(dim):
+                scale += change[i] * cofactors[i]
+            moved[:] = 0.0
+            for i in range(dim):
+                for j in range(dim):
+                    moved[j] += change[i] * inverse[s, i, j]
+            for i in range(dim):
+                for j in range(dim):
+                    inverse[s, i, j] -= cofactors[i] * moved[j] / scale  # Sherman-Morrison
