@@ -31,6 +31,7 @@ class Lang:
         position: "word_end" gives the last phone of a word a symbol of its own (paper A's labels).
         silence_prob: probability of the optional silence at each word boundary and at both ends.
         oov_word: word that stands for unknown ones; None: an unknown word is an error.
+        blank: silence is CTC's blank: it may stand between any two phones, and must stand between equal ones.
     """
 
     unit: str
@@ -41,6 +42,7 @@ class Lang:
     position: Position = "none"
     silence_prob: float = 0.5
     oov_word: str | None = None
+    blank: bool = False
 
     @property
     def silence_id(self) -> int:
@@ -52,7 +54,8 @@ class Lang:
         return content_id({
             "unit": self.unit, "phones": list(self.phones), "words": list(self.words), "topo": self.topo.id,
             "lexicon": [[e.word, e.prob, list(e.phones)] for e in self.lexicon.entries],
-            "position": self.position, "silence_prob": self.silence_prob, "oov_word": self.oov_word})
+            "position": self.position, "silence_prob": self.silence_prob, "oov_word": self.oov_word,
+            **({"blank": True} if self.blank else {})})
 
     def base_phone(self, phone: str) -> str:
         """The phone without its position marker."""
@@ -92,7 +95,8 @@ class Lang:
         self.lexicon.save(d / "lexiconp.txt")
         self.topo.save(d / "topo.json")
         write_json(d / "lang.json", {"id": self.id, "unit": self.unit, "position": self.position,
-                                     "silence_prob": self.silence_prob, "oov_word": self.oov_word})
+                                     "silence_prob": self.silence_prob, "oov_word": self.oov_word,
+                                     **({"blank": True} if self.blank else {})})
 
     @classmethod
     def load(cls, directory: str | Path) -> Lang:
@@ -103,7 +107,8 @@ class Lang:
             lang = cls(unit=str(facts["unit"]), phones=SymbolTable.load(d / "phones.txt"),
                        words=SymbolTable.load(d / "words.txt"), lexicon=Lexicon.load(d / "lexiconp.txt"),
                        topo=Topo.load(d / "topo.json"), position=facts["position"],
-                       silence_prob=float(facts["silence_prob"]), oov_word=facts["oov_word"])
+                       silence_prob=float(facts["silence_prob"]), oov_word=facts["oov_word"],
+                       blank=bool(facts.get("blank", False)))
         except (KeyError, TypeError, ValueError) as e:
             raise DataError(f"{d / 'lang.json'}: not a lang ({e!r})") from None
         lang.validate(d)
@@ -117,6 +122,8 @@ class Lang:
         w = Path(where)
         if not 0.0 <= self.silence_prob < 1.0:
             raise DataError(f"{w / 'lang.json'}: silence_prob {self.silence_prob} is outside [0, 1)")
+        if self.blank and self.silence_prob == 0.0:
+            raise DataError(f"{w / 'lang.json'}: a blank needs a silence_prob above 0")
         if SILENCE not in self.phones:
             raise DataError(f"{w / 'phones.txt'}: the silence phone {SILENCE!r} is missing")
         for line_no, entry in enumerate(self.lexicon.entries, 1):
@@ -137,12 +144,13 @@ class Lang:
 
 def make_lang(lexicon: Lexicon, unit: str = "phone", position: Position = "none", oov_word: str | None = None,
               silence_prob: float = 0.5, speech_states: int = 3, silence_states: int = 1,
-              speech_forward: float = 1 / 3, silence_forward: float = 1 / 40) -> Lang:
+              speech_forward: float = 1 / 3, silence_forward: float = 1 / 40, blank: bool = False) -> Lang:
     """Builds a lang from a lexicon.
 
     Args:
         lexicon: without silence and without the OOV word; both are added here.
         speech_states, silence_states, speech_forward, silence_forward: see ``pipeline.topo.make_topo``.
+        blank: see ``Lang``; with one state per phone this is the topology of CTC.
     Raises:
         DataError: a phone named like a special one, or a word named like a special symbol.
     """
@@ -163,7 +171,7 @@ def make_lang(lexicon: Lexicon, unit: str = "phone", position: Position = "none"
     units = sorted({p for e in entries for p in e.phones} - {SPOKEN_NOISE})
     topo = make_topo(units + special[1:], [SILENCE], speech_states, silence_states, speech_forward, silence_forward)
     lang = Lang(unit, SymbolTable(special + units), SymbolTable(sorted({e.word for e in entries})),
-                Lexicon(entries), topo, position, silence_prob, oov_word)
+                Lexicon(entries), topo, position, silence_prob, oov_word, blank)
     lang.validate("lang")
     return lang
 

@@ -27,7 +27,7 @@ def main(lexicon: Path, out: Path, config: LangOptions, overwrite: bool) -> None
         if config.unit == "grapheme":
             entries = grapheme_lexicon(entries.words(), config.drop)
         lang = make_lang(entries, config.unit, config.position, config.oov_word, config.silence_prob, config.speech_states,
-                         config.silence_states, config.speech_forward, config.silence_forward)
+                         config.silence_states, config.speech_forward, config.silence_forward, config.blank)
         lang.save(tmp)
         return {"phones": len(lang.phones) - 1, "words": len(lang.words) - 1, "pronunciations": len(lang.lexicon.entries)}
 

@@ -24,6 +24,8 @@ class LangOptions:
     speech_forward: float = Field(1 / 3, gt=0, lt=1, description="Initial probability of leaving a speech state.")
     silence_forward: float = Field(1 / 40, gt=0, lt=1, description="Initial probability of leaving a silence state.")
     drop: str = Field("", description="Characters that graphemes leave out, for example '.-'.")
+    blank: bool = Field(False, description="Silence is CTC's blank: allowed between any two phones, demanded between equal ones. "
+                        "CTC is this with --speech-states 1.", json_schema_extra={"stamp": "if_set"})
 
 
 @dataclass(frozen=True, config=_STRICT)

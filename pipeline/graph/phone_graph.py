@@ -67,9 +67,26 @@ def build_phone_graph(lang: Lang, grammar: Grammar) -> PhoneGraph:
         parts.append(_arcs(state + ends, state, NO_PHONE, lex=math.log1p(-lang.silence_prob)))
     parts.append(_arcs(np.array([start]), grammar.start + ends, NO_PHONE))
     columns = [np.concatenate(c) for c in zip(*parts)]
+    if lang.blank:
+        columns = _with_blanks(columns, first_node=start + 1, lang=lang)
     order = np.lexsort((columns[2], columns[0]))
     num_states = int(max(start, columns[0].max(), columns[1].max())) + 1
     return PhoneGraph(*(c[order] for c in columns), start=start, final=final, num_states=num_states)
+
+
+def _with_blanks(columns: list[np.ndarray], first_node: int, lang: Lang) -> list[np.ndarray]:
+    """Lets silence stand between the phones of a word: every state inside a word is split in two, before and after it.
+
+    That CTC demands a blank between equal phones is left out: the words told apart by it would be those that differ
+    in a doubled phone only.
+    """
+    dst = columns[1]
+    inner = np.unique(dst[dst >= first_node])
+    shift = int(max(columns[0].max(), dst.max())) + 1 - first_node
+    columns = [columns[0], np.where(dst >= first_node, dst + shift, dst), *columns[2:]]
+    blank = _arcs(inner + shift, inner, lang.silence_id, lex=math.log(lang.silence_prob))
+    none = _arcs(inner + shift, inner, NO_PHONE, lex=math.log1p(-lang.silence_prob))
+    return [np.concatenate(c) for c in zip(columns, blank, none)]
 
 
 def _arcs(src: np.ndarray, dst: np.ndarray | int, phone: np.ndarray | int, word: np.ndarray | int = 0,

@@ -94,7 +94,7 @@ class _Pronunciations:
 
 
 def _phone_graphs(lang: Lang, transcripts: Sequence[Sequence[int]]) -> _PhoneGraphs:
-    """Lexicon and optional silence, cf. Kaldi make_lexicon_fst.py --sil-prob."""
+    """Lexicon and optional silence, cf. Kaldi make_lexicon_fst.py --sil-prob; with lang.blank also inside words."""
     variants, silence = _Pronunciations(lang), lang.silence_id
     log_sil = math.log(lang.silence_prob) if lang.silence_prob > 0 else None
     log_no_sil = math.log1p(-lang.silence_prob)
@@ -120,6 +120,14 @@ def _phone_graphs(lang: Lang, transcripts: Sequence[Sequence[int]]) -> _PhoneGra
         enter(len(phone) - 1, open_ends, log_sil)
         return [(source, w + log_no_sil) for source, w in open_ends] + [(len(phone) - 1, 0.0)]
 
+    def add_phone(p: int, position: int, open_ends: list[tuple[int, float]], weight: float) -> list[tuple[int, float]]:
+        if lang.blank:  # equal phones next to each other would be one (Graves et al. 2006)
+            open_ends = [(source, w) for source, w in open_ends if source < 0 or phone[source] != p]
+        phone.append(p)
+        word_of.append(position)
+        enter(len(phone) - 1, open_ends, weight)
+        return [(len(phone) - 1, 0.0)]
+
     for n, words in enumerate(transcripts):
         if not len(words):
             raise DataError(f"transcript {n} of the batch is empty")
@@ -127,12 +135,10 @@ def _phone_graphs(lang: Lang, transcripts: Sequence[Sequence[int]]) -> _PhoneGra
         for position, word in enumerate(words):
             ends = []
             for phones, log_prob in variants[int(word)]:
-                first = len(phone)
-                phone.extend(phones)
-                word_of.extend([position] * len(phones))
-                enter(first, open_ends, log_prob)
-                edges.extend((i, i + 1, 0.0) for i in range(first, len(phone) - 1))
-                ends.append((len(phone) - 1, 0.0))
+                tail = add_phone(phones[0], position, open_ends, log_prob)
+                for p in phones[1:]:
+                    tail = add_phone(p, position, add_silence(tail) if lang.blank else tail, 0.0)
+                ends += tail
             open_ends = add_silence(ends)
         finals.extend(open_ends)
         splits.append(len(phone))

@@ -67,8 +67,8 @@ def train_nhmm(data_dir: Path, lang_dir: Path, out: Path, options: NhmmOptions, 
     if dev_dir is not None:
         facts.check_same_kind(FeatureFacts.load(dev_dir), data_dir, dev_dir)
         dev_data, dev_graphs = _utterances(dev_dir, lang, hmm, options)
-        dev = Task(dev_data, criterion_of(dev_graphs, silence, options))
-    criterion = criterion_of(graphs, silence, options, model.encoder.out_lens(torch.from_numpy(data.lens)).tolist())
+        dev = Task(dev_data, criterion_of(dev_graphs, silence, options, lang.blank))
+    criterion = criterion_of(graphs, silence, options, lang.blank, model.encoder.out_lens(torch.from_numpy(data.lens)).tolist())
     history = train(model, Task(data, criterion), dev, options, out, facts.frame_shift)
     model.cpu()
     finish_transitions(model, hmm.transitions, data)
@@ -144,16 +144,17 @@ def _utterances(data_dir: Path, lang: Lang, hmm: HmmDir, options: NhmmOptions) -
     return UtteranceSet(packed, keep), graphs
 
 
-def criterion_of(graphs: TrainingGraphs, silence: list[int], options: NhmmOptions,
+def criterion_of(graphs: TrainingGraphs, silence: list[int], options: NhmmOptions, blank: bool,
                  train_lens: Optional[Sequence[int]] = None) -> FullSum:
     """The criterion of some graphs.
 
     Args:
+        blank: silence is CTC's blank, which rightly takes nearly everything: no watch over collapse.
         train_lens: label frames of each utterance, for the flat start of training data; dev data needs none.
     """
     flat = train_lens is not None and options.flat_start_epochs > 0
     return FullSum(
-        graphs, silence, Ramp(options.label_scale, options.label_scale_start),
+        graphs, [] if blank else silence, Ramp(options.label_scale, options.label_scale_start),
         Ramp(options.transition_scale, options.transition_scale_start), Ramp(options.prior_scale, options.prior_scale_start),
         options.prior, linear_labels(graphs.graphs, train_lens, silence) if flat else None,
         options.flat_start_epochs / options.epochs if flat else 0.0,
