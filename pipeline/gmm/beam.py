@@ -15,16 +15,11 @@ import numpy as np
 import torch
 
 from pipeline.gmm.diag import Evaluator
+from pipeline.gmm.kernel import FAR, FLAGS, LOWEST, Mixtures, mixture, mixtures_of
 from pipeline.gmm.parallel import share_out
 from pipeline.hmm.graphs import Graphs
 
-LANES = 16  # features are padded to a multiple, so that LLVM needs no scalar remainder
-FLAGS = {"nnan", "nsz", "contract", "reassoc", "arcp"}
-# Terms further below the largest change a float32 sum by nothing.
-NEGLIGIBLE = np.float32(-17.0)
 DEAD = -1e60
-LOWEST = np.float32(-1e30)
-FAR = np.float32(1e15)  # features are clipped here, so that their squares stay numbers
 
 
 class Net(NamedTuple):
@@ -44,15 +39,6 @@ class Net(NamedTuple):
     arc_weight: np.ndarray
     low: np.ndarray
     high: np.ndarray
-
-
-class Mixtures(NamedTuple):
-    """log w N(x; m, v) of Gaussian g is const[g] + linear[g] . x + square[g] . x^2; zeros pad the rows."""
-
-    const: np.ndarray
-    linear: np.ndarray
-    square: np.ndarray
-    offsets: np.ndarray
 
 
 class Scratch(NamedTuple):
@@ -118,39 +104,6 @@ def net_of(graphs: Graphs, chosen: Optional[np.ndarray] = None, num_utterances: 
         splits = np.concatenate([[0], np.cumsum(sizes)])
     return Net(splits, g["state_pdf"], g["start_weight"], g["final_weight"], g["final_tid"], g["arc_splits"], g["arc_src"],
                g["arc_tid"], g["arc_weight"], low, high)
-
-
-def mixtures_of(evaluator: Evaluator) -> Mixtures:
-    """The mixtures of an evaluator (on the CPU) for the search."""
-    dim = evaluator.gmms.dim
-    wide = -(-dim // LANES) * LANES
-    matrix = evaluator.matrix.numpy()
-    linear, square = np.zeros((2, len(matrix), wide), dtype=np.float32)
-    linear[:, :dim], square[:, :dim] = matrix[:, :dim], matrix[:, dim:]
-    return Mixtures(evaluator.const.numpy(), linear, square, evaluator.gmms.offsets.numpy())
-
-
-@numba.njit(nogil=True, cache=True, fastmath=FLAGS, inline="always")
-def mixture(x, x2, mixtures, pdf, terms):
-    """Log-likelihood of a frame under a pdf; x, x2 are the padded frame and its squares."""
-    begin, end = mixtures.offsets[pdf], mixtures.offsets[pdf + 1]
-    top = LOWEST
-    for g in range(begin, end):
-        linear, square = mixtures.linear[g], mixtures.square[g]
-        total = np.float32(0.0)
-        for i in range(len(x)):
-            total += linear[i] * x[i] + square[i] * x2[i]
-        total += mixtures.const[g]
-        terms[g - begin] = total
-        top = max(top, total)
-    if end == begin + 1 or top <= LOWEST:
-        return top
-    total = np.float32(0.0)
-    for i in range(end - begin):
-        gap = terms[i] - top
-        if gap > NEGLIGIBLE:
-            total += np.exp(gap)
-    return top + np.log(total)
 
 
 @numba.njit(nogil=True, cache=True, fastmath=FLAGS)

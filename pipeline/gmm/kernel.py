@@ -2,8 +2,21 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, NamedTuple
+
 import numba
 import numpy as np
+
+if TYPE_CHECKING:
+    from pipeline.gmm.diag import Evaluator
+
+LANES = 8  # features are padded to a multiple, so that LLVM needs no scalar remainder
+FLAGS = {"nnan", "nsz", "contract", "reassoc", "arcp"}
+# Terms further below the largest change a float32 sum by nothing.
+NEGLIGIBLE = np.float32(-17.0)
+LOWEST = np.float32(-1e30)
+FAR = np.float32(1e15)  # features are clipped here, so that their squares stay numbers
+FLUSH = 256  # frames after which float32 sums move into the float64 ones
 
 _F = np.float32
 # exp(x) = (exp(x / 64))^64, the inner one by its Taylor polynomial around -0.65: free of branches and table look-ups, so
@@ -58,7 +71,97 @@ def log_sum(scores: np.ndarray, splits: np.ndarray, out: np.ndarray) -> None:
             out[t, p] = top[t] + np.log(total[t])
 
 
-@numba.njit(nogil=True, cache=True, fastmath={"contract", "reassoc", "arcp"}, error_model="numpy")
+class Mixtures(NamedTuple):
+    """log w N(x; m, v) of Gaussian g is const[g] + linear[g] . x + square[g] . x^2; zeros pad the rows."""
+
+    const: np.ndarray
+    linear: np.ndarray
+    square: np.ndarray
+    offsets: np.ndarray
+
+
+def mixtures_of(evaluator: Evaluator) -> Mixtures:
+    """The mixtures of an evaluator (on the CPU) for the search."""
+    dim = evaluator.gmms.dim
+    wide = -(-dim // LANES) * LANES
+    matrix = evaluator.matrix.numpy()
+    linear, square = np.zeros((2, len(matrix), wide), dtype=np.float32)
+    linear[:, :dim], square[:, :dim] = matrix[:, :dim], matrix[:, dim:]
+    return Mixtures(evaluator.const.numpy(), linear, square, evaluator.gmms.offsets.numpy())
+
+
+@numba.njit(nogil=True, cache=True, fastmath=FLAGS, inline="always")
+def mixture(x, x2, mixtures, pdf, terms):
+    """Log-likelihood of a frame under a pdf; x, x2 are the padded frame and its squares."""
+    begin, end = mixtures.offsets[pdf], mixtures.offsets[pdf + 1]
+    top = LOWEST
+    for g in range(begin, end):
+        linear, square = mixtures.linear[g], mixtures.square[g]
+        total = np.float32(0.0)
+        for i in range(len(x)):
+            total += linear[i] * x[i] + square[i] * x2[i]
+        total += mixtures.const[g]
+        terms[g - begin] = total
+        top = max(top, total)
+    if end == begin + 1 or top <= LOWEST:
+        return top
+    total = np.float32(0.0)
+    for i in range(end - begin):
+        gap = terms[i] - top
+        if gap > NEGLIGIBLE:
+            total += np.exp(gap)
+    return top + np.log(total)
+
+
+@numba.njit(nogil=True, cache=True, fastmath=FLAGS)
+def accumulate(pdfs, frames, splits, weights, feats, target, mixtures, sums, log_like):
+    """Statistics of some pdfs; see pipeline.gmm.stats.accumulate.
+
+    Args:
+        frames: (M,) int64 rows ordered by pdf, those of pdf p are splits[p]:splits[p + 1].
+        weights: (M,) float32, or (0,) where all are 1.
+        feats: (T, F) float32 features that the mixtures score.
+        target: (T, F) float32 features to take sums of.
+        sums: (G, 2F + 1) float64, increased by sum of x, sum of x^2 and occupancy of each Gaussian.
+        log_like: (P,) float64, increased by the log-likelihood of each pdf's frames.
+    """
+    dim, wide = feats.shape[1], mixtures.linear.shape[1]
+    most = np.max(mixtures.offsets[1:] - mixtures.offsets[:-1])
+    x, x2, y, y2 = np.zeros(wide, np.float32), np.zeros(wide, np.float32), np.zeros(wide, np.float32), np.zeros(wide, np.float32)
+    terms, occ = np.empty(most, np.float32), np.zeros(most, np.float32)
+    first, second = np.zeros((most, wide), np.float32), np.zeros((most, wide), np.float32)
+    for pdf in pdfs:
+        begin, size = mixtures.offsets[pdf], mixtures.offsets[pdf + 1] - mixtures.offsets[pdf]
+        for row in range(splits[pdf], splits[pdf + 1]):
+            frame = frames[row]
+            for i in range(dim):
+                x[i] = min(max(feats[frame, i], -FAR), FAR)
+                x2[i] = x[i] * x[i]
+                y[i] = target[frame, i]
+                y2[i] = y[i] * y[i]
+            weight = weights[row] if len(weights) else np.float32(1.0)
+            total = mixture(x, x2, mixtures, pdf, terms)
+            log_like[pdf] += np.float64(weight) * total
+            for g in range(size):
+                gap = terms[g] - total
+                if gap > NEGLIGIBLE:
+                    share = weight * np.exp(gap)
+                    occ[g] += share
+                    for i in range(wide):
+                        first[g, i] += share * y[i]
+                        second[g, i] += share * y2[i]
+            if (row - splits[pdf]) % FLUSH == FLUSH - 1 or row == splits[pdf + 1] - 1:
+                for g in range(size):
+                    for i in range(dim):
+                        sums[begin + g, i] += first[g, i]
+                        sums[begin + g, dim + i] += second[g, i]
+                    sums[begin + g, 2 * dim] += occ[g]
+                    occ[g] = 0.0
+                    first[g] = 0.0
+                    second[g] = 0.0
+
+
+@numba.njit(nogil=True, cache=True, fastmath=FLAGS - {"nnan"}, error_model="numpy")
 def fmllr_sweep(speakers: np.ndarray, beta: np.ndarray, inverse_g: np.ndarray, base_row: np.ndarray, inverse: np.ndarray,
                 transforms: np.ndarray) -> None:
     """One pass over the rows of the transforms of some speakers, in place; see pipeline.gmm.fmllr.

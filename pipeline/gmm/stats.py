@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from pipeline.gmm.diag import Evaluator
-from pipeline.gmm.parallel import for_each
+from pipeline.gmm.parallel import share_out
 
 # Frames of one pdf that are taken at once: bounds memory and keeps float32 sums short, the totals are float64.
 CHUNK = 8192
@@ -115,17 +115,43 @@ def accumulate(evaluator: Evaluator, feats: torch.Tensor, labels: FrameLabels,
 
     Args:
         feats: (T, F) float32 features that the mixtures score.
-        target: (T, F') features to take the sums of, when these differ (two-feature statistics of adaptive training).
+        target: (T, F) features to take the sums of, when these differ (two-feature statistics of adaptive training).
     """
     gmms = evaluator.gmms
     assert labels.num_pdfs == gmms.num_pdfs, (labels.num_pdfs, gmms.num_pdfs)
     dim = feats.shape[1]
-    offsets = gmms.offsets.tolist()
-    source = feats if target is None else torch.cat([feats, target], dim=1)
     sums = torch.zeros((gmms.num_gauss, 2 * dim + 1), dtype=torch.float64, device=feats.device)
     log_like = torch.zeros(gmms.num_pdfs, dtype=torch.float64, device=feats.device)
+    add = _accumulate_compiled if feats.device.type == "cpu" else _accumulate_dense
+    add(evaluator, feats, labels, feats if target is None else target, sums, log_like)
+    return GmmStats(sums[:, -1].cpu(), sums[:, :dim].cpu(), sums[:, dim:-1].cpu(), float(log_like.sum()))
 
-    def add(pdf: int) -> None:
+
+def _accumulate_compiled(evaluator: Evaluator, feats: torch.Tensor, labels: FrameLabels, target: torch.Tensor,
+                         sums: torch.Tensor, log_like: torch.Tensor) -> None:
+    """Fills sums (G, 2F + 1) and log_like (P,) on the CPU; each pdf is one thread's, so their number changes nothing."""
+    from pipeline.gmm.kernel import accumulate as compiled
+    from pipeline.gmm.kernel import mixtures_of
+
+    mixtures, splits = mixtures_of(evaluator), np.asarray(labels.splits, dtype=np.int64)
+    weights = np.zeros(0, dtype=np.float32) if labels.weights is None else labels.weights.numpy()
+    x = feats.contiguous().numpy()
+    y = x if target is feats else target.contiguous().numpy()
+
+    def work(pdfs: np.ndarray) -> None:
+        compiled(pdfs, labels.frames.numpy(), splits, weights, x, y, mixtures, sums.numpy(), log_like.numpy())
+
+    used = np.array(labels.used(), dtype=np.int64)
+    work(used[:0])  # compiles, before threads would do so at the same time
+    share_out(work, used, (np.diff(splits) * evaluator.gmms.sizes())[used])
+
+
+def _accumulate_dense(evaluator: Evaluator, feats: torch.Tensor, labels: FrameLabels, target: torch.Tensor,
+                      sums: torch.Tensor, log_like: torch.Tensor) -> None:
+    """The same by tensor operations on any device."""
+    dim, offsets = feats.shape[1], evaluator.gmms.offsets.tolist()
+    source = torch.cat([feats, target], dim=1)
+    for pdf in labels.used():
         span = slice(offsets[pdf], offsets[pdf + 1])
         for _, block, weights in labels.chunks(pdf, source):
             x, y = block[:, :dim], block[:, -dim:]
@@ -136,6 +162,3 @@ def accumulate(evaluator: Evaluator, feats: torch.Tensor, labels: FrameLabels,
             sums[span, :-1] += posterior.t() @ torch.cat([y, y * y], dim=1)
             sums[span, -1] += posterior.sum(0)
             log_like[pdf] += frame_like.double().sum()
-
-    for_each(add, labels.used(), feats.device)
-    return GmmStats(sums[:, -1].cpu(), sums[:, :dim].cpu(), sums[:, dim:-1].cpu(), float(log_like.sum()))
