@@ -41,11 +41,11 @@ class Lexicon:
         """Sorted set of the phones in use."""
         return sorted({p for e in self.entries for p in e.phones})
 
-    def save(self, path: str | Path) -> None:
-        """Writes lexiconp.txt lines: ``word prob phone phone ...``."""
+    def save(self, path: str | Path, probs: bool = True) -> None:
+        """Writes lexiconp.txt lines, ``word prob phone phone ...``, or without `probs` those of lexicon.txt."""
         with atomic_write(path) as f:
             for e in self.entries:
-                f.write(f"{e.word} {e.prob!r} {' '.join(e.phones)}\n")
+                f.write(f"{e.word} {f'{e.prob!r} ' if probs else ''}{' '.join(e.phones)}\n")
 
     @classmethod
     def load(cls, path: str | Path, probs: bool = True) -> Lexicon:
