@@ -83,14 +83,24 @@ class Plot:
 
 
 @dataclass(frozen=True, config=STRICT)
+class Command:
+    """A command of some cells only."""
+
+    run: str = Field(description="The command.")
+    when: dict[str, Scalar] = Field(description="Axis -> value of the cells that need it.")
+
+
+@dataclass(frozen=True, config=STRICT)
 class Table:
     """A sweep as the YAML file describes it."""
 
     title: str = Field(description="Heading.")
     axes: dict[str, Union[list[Scalar], dict[str, dict[str, Scalar]]]] = Field(
-        description="Axis -> list of values, or value -> further variables for the commands."
+        description="Axis -> list of values, or value -> further variables, which may hold {seed} and {dir} themselves."
     )
-    commands: tuple[str, ...] = Field(min_length=1, description="Commands of a cell, with {axis}, {seed}, {dir}.")
+    commands: tuple[Union[str, Command], ...] = Field(
+        min_length=1, description="Commands of a cell, with {axis}, {variable}, {seed}, {dir}."
+    )
     columns: tuple[Column, ...] = Field(min_length=1, description="What is shown.")
     about: str = Field("", description="Text below the heading: source, setting.")
     seeds: tuple[int, ...] = Field((1, 2, 3), min_length=1, description="Seeds of each cell.")
@@ -105,6 +115,7 @@ class Table:
             if where.column not in keys:
                 raise ValueError(f"no column {where.column!r}; there are {', '.join(keys)}")
         cells = [*(k.cell for k in self.known), *self.exclude]
+        cells += [command.when for command in self.commands if isinstance(command, Command)]
         cells += [cell for claim in self.claims for cell in (claim.better, claim.than)]
         for cell in cells:
             for axis, value in cell.items():
@@ -168,14 +179,16 @@ def cell_dir(name: str, cell: Cell, seed: int) -> Path:
 
 def cell_commands(table: Table, cell: Cell, seed: int, directory: Path) -> list[str]:
     """Returns the commands of a cell with everything in braces filled in; an unknown name is a DataError."""
-    known = {**table.variables(cell), "seed": seed, "dir": directory}
+    own = {"seed": str(seed), "dir": str(directory)}
+    known = {**table.variables(cell), **own}
 
     def fill(match: re.Match) -> str:
         if match[1] not in known:
             raise DataError(f"commands: {{{match[1]}}} is no axis or variable; there are {', '.join(known)}")
-        return shlex.quote(str(known[match[1]]))
+        return shlex.quote(re.sub(r"\{(seed|dir)\}", lambda inner: own[inner[1]], str(known[match[1]])))
 
-    return [re.sub(r"\{(\w+)\}", fill, command) for command in table.commands]
+    chosen = [c for c in table.commands if isinstance(c, str) or matches(cell, c.when)]
+    return [re.sub(r"\{(\w+)\}", fill, c if isinstance(c, str) else c.run) for c in chosen]
 
 
 def run_table(

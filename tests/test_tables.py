@@ -83,6 +83,19 @@ def test_cells_and_commands(recipe):
     ]
 
 
+def test_commands_of_some_cells_and_variables_with_the_seed(recipe):
+    path = recipe / "conf" / "tables" / "transitions.yaml"
+    changed = TABLE.replace("source: exp/mono_ali,", 'source: "exp/mono {seed}/ali",')
+    path.write_text(changed.replace("columns:\n", "  - {run: 'local/more.py {dir}', when: {ali: nhmm}}\ncolumns:\n", 1))
+    table = tables.load_table(path)
+    gmm, nhmm = list(table.cells())[:2]
+    assert tables.cell_commands(table, gmm, 2, Path("d")) == ["local/measure.py d/score fixed 0 2 --source 'exp/mono 2/ali'"]
+    assert tables.cell_commands(table, nhmm, 2, Path("d"))[1:] == ["local/more.py d"]
+    path.write_text(path.read_text().replace("when: {ali: nhmm}", "when: {ali: ctc}"))
+    with pytest.raises(DataError, match=r"\{ali: ctc\} is no value"):
+        tables.load_table(path)
+
+
 def test_excluded_cells(recipe):
     path = recipe / "conf" / "tables" / "transitions.yaml"
     path.write_text(TABLE + "exclude:\n  - {transition: fixed, ali: nhmm}\n")
