@@ -53,6 +53,8 @@ def train_nhmm(data_dir: Path, lang_dir: Path, out: Path, options: NhmmOptions, 
     model.set_normalisation(data.packed.feats)
     model.transitions = TransitionNet(options.transitions, hmm.transitions, model.encoder.out_dim, options.transition_init,
                                       options.subsampling, options.transition_dim)
+    for parameter in model.transitions.parameters():
+        parameter.rate_factor = options.transition_rate
     if options.transition_update == "em":
         check_closed_form(options.transitions)
         model.transitions.requires_grad_(False)

@@ -109,6 +109,9 @@ class NhmmOptions(TrainOptions, EncoderOptions):
         None, ge=0, le=5, description="The same for beta.", json_schema_extra=IF_SET)
     prior_scale_start: Optional[float] = Field(
         None, ge=0, le=5, description="The same for kappa.", json_schema_extra=IF_SET)
+    transition_rate: float = Field(
+        1.0, gt=0, le=1000, description="Learning rate of the transition model relative to the network's. In a training of "
+        "some hundred steps the few numbers of a static model cannot go far at the network's rate.", json_schema_extra=IF_SET)
     transition_update: Literal["gradient", "em"] = Field(
         "gradient", description="em: transition probabilities are not trained with the network but set in closed form to "
         "the expected counts after every epoch (not for models that depend on the input).", json_schema_extra=IF_SET)

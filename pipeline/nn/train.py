@@ -21,7 +21,7 @@ from pipeline.errors import ConfigError, PipelineError
 from pipeline.log import duration, progress
 from pipeline.nn.data import Batch, UtteranceSet, plan
 from pipeline.nn.options import TrainOptions
-from pipeline.nn.schedule import learning_rate, make_optimizer
+from pipeline.nn.schedule import learning_rate, make_optimizer, set_rate
 from pipeline.nn.specaugment import spec_augment
 from pipeline.nn.train_state import CHECKPOINT, TrainState, average, best_epochs, epoch_file, load_state, save_state
 
@@ -175,8 +175,7 @@ class _Run:
         seed = np.random.SeedSequence((options.seed, state.epoch, step)).generate_state(1, np.uint64)[0]
         torch.manual_seed(int(seed >> np.uint64(1)))
         batch = self._augment(self._normalised(self.task.data.batch(indices, self.device)), done)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self._rate(done)
+        set_rate(self.optimizer, self._rate(done))
         self.optimizer.zero_grad(set_to_none=True)
         loss = self.task.criterion(self.model, batch, done)
         self._add(state.sums, loss)

@@ -13,7 +13,7 @@ from pipeline.nn.data import UtteranceSet
 from pipeline.nn.losses import CrossEntropy
 from pipeline.nn.model import AcousticModel
 from pipeline.nn.options import EncoderOptions, TrainOptions
-from pipeline.nn.schedule import learning_rate
+from pipeline.nn.schedule import learning_rate, make_optimizer, set_rate
 from pipeline.nn.train import CHECKPOINT, DivergenceError, Loss, Task, clean_up, pick_device, train
 from pipeline.nn.train_state import average, best_epochs, load_state
 
@@ -187,3 +187,15 @@ def test_device():
         assert pick_device("auto") == "cpu"
         with pytest.raises(ConfigError, match="cuda"):
             pick_device("cuda")
+
+
+def test_parameters_with_a_rate_of_their_own():
+    """Two equal parameters with equal gradients: Adam's first step is the learning rate, times the factor."""
+    slow, fast = (torch.nn.Parameter(torch.ones(1)) for _ in range(2))
+    fast.rate_factor = 10.0
+    optimizer = make_optimizer([slow, fast], dataclasses.replace(OPTIONS, optimizer="adam", weight_decay=0.0))
+    set_rate(optimizer, 1e-3)
+    for parameter in (slow, fast):
+        parameter.grad = torch.full((1,), 0.7)
+    optimizer.step()
+    assert 1 - float(slow) == pytest.approx(1e-3, rel=1e-3) and 1 - float(fast) == pytest.approx(1e-2, rel=1e-3)
