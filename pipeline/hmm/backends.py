@@ -8,6 +8,8 @@ from types import ModuleType
 
 import torch
 
+from pipeline.errors import ConfigError
+
 MODULES = {
     "numba": "pipeline.hmm.numba_backend",
     "torch": "pipeline.hmm.torch_backend",
@@ -29,9 +31,12 @@ def load(backend: str, emissions: torch.Tensor) -> ModuleType:
     Args:
         backend: a key of MODULES, or "auto": numba on the CPU, Triton on CUDA, plain torch where these lack.
         emissions: decides by its device.
+    Raises:
+        ConfigError: the backend's library is missing.
     """
     if backend == "auto":
         fast = "triton" if emissions.is_cuda else "numba" if emissions.device.type == "cpu" else "torch"
         backend = fast if available(fast) else "torch"
-    assert backend in MODULES, (backend, sorted(MODULES))
+    if not available(backend):
+        raise ConfigError(f"backend {backend!r} needs the package {NEEDS[backend]}, which is not installed here")
     return importlib.import_module(MODULES[backend])

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import mmap
 import os
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +25,7 @@ from pipeline.hmm.graphs import Graphs
 
 SERIAL_CELLS = 20_000  # below this many states x frames a second thread costs more than it saves
 HALVES = {torch.bfloat16: 1, torch.float16: 2}
+HUGE_PAGE = 2 << 20  # bytes
 
 
 @dataclasses.dataclass
@@ -223,8 +225,7 @@ def backward(
 ) -> tuple[torch.Tensor, Optional[torch.Tensor]]:
     """Gradients of emissions and transitions: the occupancies weighted by `grad` (N,)."""
     call, dtype = saved.call, saved.rows.dtype
-    # calloc hands out zero pages that only the touched columns turn into memory.
-    d_emissions = np.zeros(call.emissions.shape, call.emissions.dtype)
+    d_emissions = _zeros(call.emissions.shape, call.emissions.dtype)
     timed = need_transitions and call.timed == 1
     static = need_transitions and call.timed == 0
     sink = occupancy.Sink(
@@ -232,7 +233,7 @@ def backward(
         emissions=d_emissions,
         arcs=1 if static else 2 if timed else 0,
         counts=np.zeros((2, graphs.num_arcs if static else 0), dtype),
-        transitions=np.zeros(call.transitions.shape if timed else (1, 1, 1), dtype),
+        transitions=_zeros(call.transitions.shape if timed else (1, 1, 1), dtype),
     )
     _backward(graphs, saved, sink, grad.detach().double().numpy())
     if call.half:
@@ -245,6 +246,17 @@ def backward(
     elif need_transitions:
         d_transitions = _by_tid(graphs, sink.counts, transitions)
     return d_emissions, d_transitions
+
+
+def _zeros(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """Zeros in huge pages where there are such: taking a large gradient page by page costs more than computing it."""
+    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    if size < 2 * HUGE_PAGE or not hasattr(mmap, "MADV_HUGEPAGE"):
+        return np.zeros(shape, dtype)
+    pages = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    with contextlib.suppress(OSError):  # a kernel without huge pages
+        pages.madvise(mmap.MADV_HUGEPAGE)
+    return np.frombuffer(pages, dtype).reshape(shape)
 
 
 def _by_tid(graphs: Graphs, counts: np.ndarray, transitions: torch.Tensor) -> torch.Tensor:

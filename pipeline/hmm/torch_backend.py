@@ -76,9 +76,12 @@ class _Batch:
 
     def softmax(self, values: torch.Tensor, index: torch.Tensor, size: int) -> torch.Tensor:
         """Exponentials that sum to 1 over each index; 0 where all of it is -inf."""
-        total = self.log_sum(values, index, size)
-        total = torch.where(total > NEG_INF, total, torch.zeros_like(total))
-        return (values - total[index]).exp()
+        best = self.max_of(values, index, size)
+        safe = torch.where(best > NEG_INF, best, torch.zeros_like(best))
+        shares = (values - safe[index]).exp()
+        # Divided by their own sum, not shifted by its logarithm: values far below 0 would lose digits.
+        total = values.new_zeros(size).index_add(0, index, shares)
+        return shares / torch.where(total > 0, total, torch.ones_like(total))[index]
 
     def centred(self, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The values less the best of their graph, and that best (N,), 0 where there is none."""
