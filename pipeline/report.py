@@ -48,6 +48,10 @@ FAMILIES: dict[str, dict[str, tuple[str, int]]] = {
         "within_50ms": ("within 50 ms %", 1),
         "silence_share": ("silence %", 1),
     },
+    "Phone starts against known times": {
+        "start_mae_ms": ("phone starts ms", 1),
+        "start_within_20ms": ("starts within 20 ms %", 1),
+    },
     "Speed": {"seconds": ("seconds", 1), "rtf": ("real-time factor", 3)},
 }
 # Variants of the alignment metrics that would hide the table they stand in; results.json has them.

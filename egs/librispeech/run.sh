@@ -1,0 +1,106 @@
+#!/usr/bin/env bash
+# librispeech: read English, mini configuration: 3.55 h of training speech, 44 dev and 100 test utterances.
+#
+# Usage: ./run.sh [--stage N] [--stop-stage N] [--list] [--corpus-root DIR] [--units phone|grapheme|both] [--overwrite]
+#   --corpus-root DIR     folder with the lists and part folders of the subset; else a folder corpora/librispeech_subset beside
+#                         the checkout. For the full corpus set the parts in conf/parts.yaml
+#   --units UNITS         chains that are trained: of phones (senones), of graphemes (chenones), or both
+#   --overwrite           remake outputs whose options or inputs have changed
+#
+# The weights of language model and word penalty are tuned on dev and used on test, which is decoded once.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")"
+corpus_root=
+units=both
+overwrite=false
+. ../../utils/stage.sh
+. ../../utils/parse_options.sh
+. ../../utils/path.sh
+case $units in
+  both) units="phone grapheme" ;;
+  phone | grapheme) ;;
+  *) echo "$0: --units is phone, grapheme or both, not '$units'" >&2; exit 2 ;;
+esac
+steps=$FULLSUM_ROOT/steps
+utils=$FULLSUM_ROOT/utils
+local=$FULLSUM_ROOT/local
+force=()
+if $overwrite; then force=(--overwrite); fi
+lm=data/lm_3gram
+
+exp_of() { if [[ $1 == phone ]]; then echo exp; else echo exp/$1; fi; }                # UNIT: where its models stand
+id_of() { if [[ $1 == phone ]]; then echo "$2"; else echo "${2}_chenone"; fi; }        # UNIT MODEL: name in the tables
+
+align() { # UNIT MODEL [OPTION..]
+  local exp
+  exp=$(exp_of $1)
+  python "$steps/align.py" data/mfcc/train data/lang_$1 $exp/$2 $exp/${2}_ali "${@:3}" "${force[@]}"
+}
+
+decode() { # UNIT MODEL [--transforms]: tune on dev, report test; with --transforms a second pass on adapted features
+  local exp id graph part from feats
+  exp=$(exp_of $1) id=$(id_of $1 $2)
+  graph=$exp/$2/graph_3gram
+  python "$steps/make_graph.py" data/lang_$1 $lm $exp/$2 $graph "${force[@]}"
+  for part in dev test; do
+    from=() feats=data/mfcc/$part
+    if [[ $part == test ]]; then from=(--weights-from $exp/$2/decode_3gram_dev); fi
+    if [[ ${3:-} != --transforms ]]; then
+      python "$steps/decode.py" $exp/$2 $graph $feats $exp/$2/decode_3gram_$part --id "$id" --part $part \
+        --config conf/decode.yaml "${from[@]}" "${force[@]}"
+      continue
+    fi
+    if [[ $part == test ]]; then from=(--weights-from $exp/$2/decode_3gram_dev_si); fi
+    python "$steps/decode.py" $exp/$2 $graph $feats $exp/$2/decode_3gram_${part}_si --id "${id}_si" --part $part \
+      --config conf/decode.yaml "${from[@]}" "${force[@]}"
+    python "$steps/estimate_fmllr.py" $feats data/lang_$1 $exp/$2 $exp/$2/decode_3gram_${part}_si $exp/$2/fmllr_$part "${force[@]}"
+    if [[ $part == test ]]; then from=(--weights-from $exp/$2/decode_3gram_dev); fi
+    python "$steps/decode.py" $exp/$2 $graph $feats $exp/$2/decode_3gram_$part --id "$id" --part $part \
+      --config conf/decode.yaml --transforms $exp/$2/fmllr_$part "${from[@]}" "${force[@]}"
+  done
+}
+
+if stage 0 "data: recordings, transcripts, pronouncing dictionary"; then
+  python "$local/prepare_librispeech.py" data/local ${corpus_root:+--corpus-root "$corpus_root"} --config conf/parts.yaml "${force[@]}"
+  python "$local/prepare_cmudict.py" data/cmudict "${force[@]}"
+  for part in train dev test; do python "$utils/validate_data.py" data/local/$part; done
+fi
+
+if stage 1 "lang: lexicon with grapheme-to-phoneme conversion, phone and grapheme langs, 3-gram language model"; then
+  python "$steps/train_g2p.py" data/cmudict/lexicon.txt data/g2p --config conf/g2p.yaml "${force[@]}"
+  python "$steps/make_lexicon.py" data/cmudict/lexicon.txt data/g2p data/local/lm_text.txt data/local/train data/lexicon "${force[@]}"
+  python "$steps/make_lang.py" data/lexicon/lexicon.txt data/lang_phone --config conf/lang_phone.yaml "${force[@]}"
+  python "$steps/make_lang.py" data/lexicon/lexicon.txt data/lang_grapheme --config conf/lang_grapheme.yaml "${force[@]}"
+  python "$steps/train_lm.py" data/local/lm_text.txt data/lang_phone $lm --dev data/local/dev --config conf/lm.yaml "${force[@]}"
+fi
+
+if stage 2 "features: MFCC"; then
+  for part in train dev test; do
+    python "$steps/compute_feats.py" data/local/$part data/mfcc/$part --config conf/mfcc.yaml "${force[@]}"
+  done
+fi
+
+if stage 3 "GMM: monophones, triphones, LDA and MLLT, speaker-adaptive training, alignments ($units)"; then
+  for unit in $units; do
+    exp=$(exp_of $unit) lang=data/lang_$unit
+    python "$steps/train_mono.py" data/mfcc/train $lang $exp/mono --config conf/mono.yaml "${force[@]}"
+    align $unit mono
+    python "$steps/train_deltas.py" data/mfcc/train $lang $exp/mono_ali $exp/tri1 --config conf/tri1.yaml "${force[@]}"
+    align $unit tri1
+    python "$steps/train_lda_mllt.py" data/mfcc/train $lang $exp/tri1_ali $exp/tri2 --config conf/tri2.yaml "${force[@]}"
+    align $unit tri2
+    python "$steps/train_sat.py" data/mfcc/train $lang $exp/tri2_ali $exp/tri3 --config conf/tri3.yaml "${force[@]}"
+    align $unit tri3 --transforms $exp/tri3
+  done
+fi
+
+if stage 9 "decoding: weights tuned on dev, reported on test"; then
+  for unit in $units; do
+    for model in mono tri1 tri2; do decode $unit $model; done
+    decode $unit tri3 --transforms
+  done
+fi
+
+if stage 10 "report: RESULTS.md and results.json"; then
+  python "$utils/results.py" .
+fi

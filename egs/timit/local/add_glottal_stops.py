@@ -1,0 +1,41 @@
+#!/usr/bin/env python3
+"""Writes OUT/lexicon.txt: LEXICON with a variant for each pronunciation that begins with a vowel, a glottal stop q before it.
+
+TIMIT labels the glottal stop of "an apple" as q, which is no phone of the scored set (its time belongs to none), and the dictionaries
+lack it: without these variants it would be taken for part of the vowel. Phones are written in small letters, as TIMIT has them.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from pipeline import cli
+
+VOWELS = frozenset("aa ae ah ao aw ax ay eh el em en er ey ih ix iy ow oy uh uw".split())
+GLOTTAL_STOP = "q"
+
+
+@click.command(help=__doc__)
+@click.argument("lexicon", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("out", type=click.Path(path_type=Path))
+@cli.step_options
+def main(lexicon: Path, out: Path, overwrite: bool) -> None:
+    def action(tmp: Path) -> dict:
+        from pipeline.lexicon import Lexicon, Pronunciation
+
+        entries = []
+        for entry in Lexicon.load(lexicon, probs=False).entries:
+            phones = tuple(phone.lower() for phone in entry.phones)
+            entries.append(Pronunciation(entry.word, phones))
+            if phones[0] in VOWELS:
+                entries.append(Pronunciation(entry.word, (GLOTTAL_STOP, *phones)))
+        Lexicon(entries).save(tmp / "lexicon.txt", probs=False)
+        return {"pronunciations": len(entries)}
+
+    cli.run_step(out, {"lexicon": lexicon}, {}, action, overwrite, resume=False, command="add_glottal_stops")
+
+
+if __name__ == "__main__":
+    main()
