@@ -13,12 +13,14 @@ import mmap
 import os
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Callable, Iterator, Optional
 
 import numpy as np
 import torch
 
 from pipeline.hmm import numba_kernels as kernels
+from pipeline.hmm import numba_math
 from pipeline.hmm import numba_occupancy as occupancy
 from pipeline.hmm import numba_viterbi as best_paths
 from pipeline.hmm.graphs import Graphs
@@ -38,6 +40,20 @@ class Saved:
     mid: np.ndarray
     mid_cum: np.ndarray
     scores: np.ndarray
+
+
+def _drop_stale_code() -> None:
+    """numba's cache looks at the file of a loop, not at those it calls into: drop what is older than any of them."""
+    sources = [Path(module.__file__) for module in (kernels, numba_math, occupancy, best_paths)]
+    newest = max(source.stat().st_mtime for source in sources)
+    for source in sources:
+        for cached in Path(kernels.forward_tasks.stats.cache_path).glob(f"{source.stem}.*.nb?"):
+            with contextlib.suppress(OSError):  # another process was quicker
+                if cached.stat().st_mtime < newest:
+                    cached.unlink()
+
+
+_drop_stale_code()
 
 
 def plan_of(graphs: Graphs) -> kernels.Plan:

@@ -14,22 +14,8 @@ import numba
 import numpy as np
 from numba.extending import overload
 
-from pipeline.hmm.numba_kernels import (
-    DEAD,
-    PAD,
-    add_edges,
-    band,
-    cast,
-    edge_scores,
-    exp,
-    fill,
-    gather,
-    jit,
-    orient,
-    retime,
-    settle,
-    step,
-)
+from pipeline.hmm.numba_kernels import DEAD, PAD, add_edges, band, edge_scores, fill, gather, orient, retime, settle, step
+from pipeline.hmm.numba_math import cast, exp, jit
 
 
 class Sink(NamedTuple):

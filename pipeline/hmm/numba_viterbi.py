@@ -10,23 +10,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from pipeline.hmm.numba_kernels import (
-    DEAD,
-    NEG,
-    PAD,
-    SLOTS,
-    band,
-    cast,
-    edge_scores,
-    exact,
-    fill,
-    gather,
-    jit,
-    orient,
-    retime,
-    settle,
-    value,
-)
+from pipeline.hmm.numba_kernels import DEAD, NEG, PAD, SLOTS, band, edge_scores, fill, gather, orient, retime, settle
+from pipeline.hmm.numba_math import cast, exact, jit, value
 
 
 @jit
