@@ -28,18 +28,53 @@ utils=$FULLSUM_ROOT/utils
 force=()
 if $overwrite; then force=(--overwrite); fi
 lang=data/lang_phone
+gmm_lang=data/lang_phone_gmm
+chenone_lang=data/lang_grapheme_gmm
 
 # exp/cv is trained on train and tunes on dev; exp is trained on train_all and reports on test.
 train_part() { if [[ $1 == exp/cv ]]; then echo train; else echo train_all; fi; }
 
-decode() { # MODEL FEATURES: tune on dev with exp/cv/MODEL, report exp/MODEL on test
-  local model=$1 feats=$2
-  python "$steps/make_graph.py" $lang data/lm_1gram_cv exp/cv/$model exp/cv/$model/graph_1gram "${force[@]}"
-  python "$steps/make_graph.py" $lang data/lm_1gram exp/$model exp/$model/graph_1gram "${force[@]}"
-  python "$steps/decode.py" exp/cv/$model exp/cv/$model/graph_1gram data/$feats/dev exp/cv/$model/decode_1gram_dev \
-    --id $model --part dev --config conf/decode_$feats.yaml "${force[@]}"
-  python "$steps/decode.py" exp/$model exp/$model/graph_1gram data/$feats/test exp/$model/decode_1gram_test \
-    --id $model --part test --config conf/decode_$feats.yaml --weights-from exp/cv/$model/decode_1gram_dev "${force[@]}"
+# Alignments by the GMM have more states for silence than those by the neural HMM, so each source has its lang.
+lang_of() { if [[ $1 == gmm ]]; then echo $gmm_lang; else echo $lang; fi; }
+
+chain() { # LANG SUFFIX ALI: monophones, triphones on deltas, with LDA and MLLT, speaker-adaptive; each aligns for the next
+  local exp data
+  for exp in exp/cv exp; do
+    data=data/mfcc/$(train_part $exp)
+    python "$steps/train_mono.py" $data $1 $exp/mono$2 --config conf/mono.yaml "${force[@]}"
+    python "$steps/align.py" $data $1 $exp/mono$2 $exp/mono$2_ali "${force[@]}"
+    python "$steps/train_deltas.py" $data $1 $exp/mono$2_ali $exp/tri1$2 --config conf/tri1.yaml "${force[@]}"
+    python "$steps/align.py" $data $1 $exp/tri1$2 $exp/tri1$2_ali "${force[@]}"
+    python "$steps/train_lda_mllt.py" $data $1 $exp/tri1$2_ali $exp/tri2$2 --config conf/tri2.yaml "${force[@]}"
+    python "$steps/align.py" $data $1 $exp/tri2$2 $exp/tri2$2_ali "${force[@]}"
+    python "$steps/train_sat.py" $data $1 $exp/tri2$2_ali $exp/tri3$2 --config conf/tri3.yaml "${force[@]}"
+    python "$steps/align.py" $data $1 $exp/tri3$2 $exp/$3 --transforms $exp/tri3$2 "${force[@]}"
+  done
+}
+
+graphs() { # MODEL LANG
+  python "$steps/make_graph.py" $2 data/lm_1gram_cv exp/cv/$1 exp/cv/$1/graph_1gram "${force[@]}"
+  python "$steps/make_graph.py" $2 data/lm_1gram exp/$1 exp/$1/graph_1gram "${force[@]}"
+}
+
+decode() { # MODEL FEATURES [NAME ID [OPTION]]: tune on dev with exp/cv/MODEL, report exp/MODEL on test
+  local model=$1 feats=$2 name=decode_1gram${3:+_$3} id=${4:-$1} dev=() test=()
+  if (($# > 4)); then dev=("$5" exp/cv/$model/fmllr_dev) test=("$5" exp/$model/fmllr_test); fi
+  python "$steps/decode.py" exp/cv/$model exp/cv/$model/graph_1gram data/$feats/dev exp/cv/$model/${name}_dev \
+    --id $id --part dev --config conf/decode_$feats.yaml "${dev[@]}" "${force[@]}"
+  python "$steps/decode.py" exp/$model exp/$model/graph_1gram data/$feats/test exp/$model/${name}_test \
+    --id $id --part test --config conf/decode_$feats.yaml --weights-from exp/cv/$model/${name}_dev "${test[@]}" "${force[@]}"
+}
+
+decode_sat() { # MODEL LANG: the words of a first pass without speaker transforms give the transforms of the second
+  local model=$1
+  graphs $model $2
+  decode $model mfcc first ${model}_first_pass
+  python "$steps/estimate_fmllr.py" data/mfcc/dev $2 exp/cv/$model exp/cv/$model/decode_1gram_first_dev \
+    exp/cv/$model/fmllr_dev "${force[@]}"
+  python "$steps/estimate_fmllr.py" data/mfcc/test $2 exp/$model exp/$model/decode_1gram_first_test \
+    exp/$model/fmllr_test "${force[@]}"
+  decode $model mfcc "" $model --transforms
 }
 
 if stage 0 "data: recordings and transcripts"; then
@@ -50,6 +85,8 @@ fi
 if stage 1 "lang: phone and grapheme lexicons, unigram language model of the training transcripts"; then
   python "$steps/make_lang.py" data/local/lexicon.txt $lang "${force[@]}"
   python "$steps/make_lang.py" data/local/lexicon.txt data/lang_grapheme --unit grapheme "${force[@]}"
+  python "$steps/make_lang.py" data/local/lexicon.txt $gmm_lang --config conf/lang_gmm.yaml "${force[@]}"
+  python "$steps/make_lang.py" data/local/lexicon.txt $chenone_lang --config conf/lang_gmm.yaml --unit grapheme "${force[@]}"
   python "$steps/train_lm.py" data/local/lm_text.txt $lang data/lm_1gram --order 1 "${force[@]}"
   python "$steps/train_lm.py" data/local/lm_text_train.txt $lang data/lm_1gram_cv --order 1 "${force[@]}"
 fi
@@ -62,12 +99,13 @@ if stage 2 "features: MFCC for the GMM, log-mel for the networks"; then
   done
 fi
 
-if stage 3 "GMM: monophones from a flat start, alignments"; then
-  for exp in exp/cv exp; do
-    part=$(train_part $exp)
-    python "$steps/train_mono.py" data/mfcc/$part $lang $exp/mono --config conf/mono.yaml "${force[@]}"
-    python "$steps/align.py" data/mfcc/$part $lang $exp/mono $exp/gmm_ali "${force[@]}"
-  done
+if stage 3 "GMM: monophones, triphones with deltas, LDA and MLLT, speaker-adaptive training; alignments"; then
+  chain $gmm_lang "" gmm_ali
+  python "$steps/sum_times.py" exp/chain exp/{mono,mono_ali,tri1,tri1_ali,tri2,tri2_ali,tri3,gmm_ali} "${force[@]}"
+fi
+
+if stage 4 "chenones: the same chain over graphemes in place of the lexicon's phones"; then
+  chain $chenone_lang _chenone chenone_ali
 fi
 
 if stage 5 "neural HMM: full-sum training with learned transitions, alignments"; then
@@ -84,16 +122,27 @@ fi
 if stage 6 "Viterbi training of a network on each alignment ($sources)"; then
   for exp in exp/cv exp; do
     for source in $sources; do
-      python "$steps/train_viterbi.py" data/fbank/"$(train_part $exp)" $lang $exp/${source}_ali $exp/hybrid_$source \
+      python "$steps/train_viterbi.py" data/fbank/"$(train_part $exp)" "$(lang_of $source)" $exp/${source}_ali $exp/hybrid_$source \
         --config conf/viterbi.yaml "${force[@]}"
     done
   done
 fi
 
 if stage 9 "decoding: weights tuned on dev, reported on test"; then
-  decode mono mfcc
+  for suffix in "" _chenone; do
+    gmm=$(if [[ -z $suffix ]]; then echo $gmm_lang; else echo $chenone_lang; fi)
+    for model in mono tri1 tri2; do
+      graphs $model$suffix $gmm
+      decode $model$suffix mfcc
+    done
+    decode_sat tri3$suffix $gmm
+  done
+  graphs nhmm_speech_silence $lang
   decode nhmm_speech_silence fbank
-  for source in $sources; do decode hybrid_$source fbank; done
+  for source in $sources; do
+    graphs hybrid_$source "$(lang_of $source)"
+    decode hybrid_$source fbank
+  done
 fi
 
 if stage 10 "report: RESULTS.md and results.json"; then
