@@ -79,7 +79,11 @@ def collect(recipe: Path) -> list[Row]:
         if changed:
             logger.warning("%s: left out, made from another %s than there is now", path.parent, ", ".join(changed))
             continue
-        rows += [{**row, **cell_of(path.parent, recipe)} for row in read_rows(path, recipe)]
+        cell = cell_of(path.parent, recipe)
+        for row in read_rows(path, recipe):
+            if cell:
+                row.pop("config", None)  # its table and command say the same, and there are many of them
+            rows.append({**row, **cell})
     if not rows:
         raise DataError(f"{recipe}: no {ROWS} below {recipe / 'exp'}; run the stages that score first")
     return sorted(rows, key=_order)
@@ -188,7 +192,10 @@ def stage_times(path: Path) -> list[dict[str, Any]]:
 
 
 def write_report(
-    recipe: Path, title: str | None = None, extra: Callable[[Path, list[Row]], Sequence[str]] | None = None
+    recipe: Path,
+    title: str | None = None,
+    extra: Callable[[Path, list[Row]], Sequence[str]] | None = None,
+    keep: Callable[[Row], bool] | None = None,
 ) -> list[Row]:
     """Writes RECIPE/results.json and RECIPE/RESULTS.md and returns the rows.
 
@@ -196,8 +203,9 @@ def write_report(
       recipe: directory of the recipe, with exp/ and, optionally, conf/references.yaml.
       title: heading; the name of the directory when not given.
       extra: makes further sections (Markdown) of the recipe and its rows, such as pipeline.tables.sections.
+      keep: which rows are of interest, such as pipeline.tables.shown; all when not given.
     """
-    rows = collect(recipe)
+    rows = [row for row in collect(recipe) if keep is None or keep(row)]
     references = read_references(recipe / "conf" / "references.yaml")
     times = stage_times(recipe / "exp" / "stage_times.jsonl")
     device = next((row["device"] for row in rows if row.get("device")), stamp.cpu_name())

@@ -13,7 +13,7 @@ import math
 import re
 import shlex
 from pathlib import Path
-from typing import Any, Iterator, Mapping, Sequence, Union
+from typing import Any, Callable, Iterator, Mapping, Sequence, Union
 
 import pydantic
 from pydantic import Field
@@ -262,6 +262,17 @@ def measure(recipe: Path, name: str, table: Table, rows: Sequence[Row], cell: Ce
         if found:
             values[seed] = found[0]
     return Measured(values)
+
+
+def shown(recipe: Path) -> Callable[[Row], bool]:
+    """Returns a test for rows: true for those outside of sweeps and for those that a column of their table shows."""
+    columns = {(name, c.metric, c.part) for name, table in load_tables(recipe).items() for c in table.columns}
+
+    def test(row: Row) -> bool:
+        table = row.get("table")
+        return table is None or any((table, row["metric"], part) in columns for part in (row["part"], None))
+
+    return test
 
 
 def sections(recipe: Path, rows: Sequence[Row]) -> list[str]:

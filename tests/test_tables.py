@@ -130,6 +130,15 @@ def test_run_and_report(recipe):
         assert "</svg>" in (recipe / "plots" / name).read_text()
 
 
+def test_rows_of_a_sweep_that_no_column_shows_are_left_out(recipe):
+    keep = tables.shown(recipe)
+    cell = {"table": "transitions", "cell": {"transition": "fixed", "ali": "gmm"}, "seeds": [1]}
+    row = {"id": "x", "part": "test", "metric": "wer", "value": 1.0}
+    assert keep({**row, **cell}) and keep(row) and keep({**row, "metric": "rtf"})
+    assert not keep({**row, **cell, "metric": "rtf"}) and not keep({**row, **cell, "part": "dev"})
+    assert not keep({**row, **cell, "table": "gone"})
+
+
 def test_pictures_are_equal_for_equal_data(recipe):
     table = tables.load_tables(recipe)["transitions"]
     tables.run_table(recipe, "transitions", table, parallel=2)

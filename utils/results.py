@@ -10,7 +10,7 @@ import click
 
 from pipeline import cli
 from pipeline.report import write_report
-from pipeline.tables import sections
+from pipeline.tables import sections, shown
 
 
 @click.command()
@@ -24,7 +24,7 @@ def main(recipe: Path, title: str | None) -> None:
     RECIPE/exp/stage_times.jsonl, figures of others from RECIPE/conf/references.yaml.
     """
     with cli.main_guard():
-        rows = write_report(recipe, title, sections)
+        rows = write_report(recipe, title, sections, shown(recipe))
         logging.getLogger("pipeline").info("%s: %d rows", recipe / "RESULTS.md", len(rows))
 
 

@@ -12,7 +12,7 @@ import click
 from pipeline import cli
 from pipeline.errors import PipelineError
 from pipeline.report import write_report
-from pipeline.tables import load_tables, run_table, sections
+from pipeline.tables import load_tables, run_table, sections, shown
 
 
 @click.command()
@@ -34,7 +34,7 @@ def main(recipe: Path, names: tuple[str, ...], parallel: int, threads: int, over
         failed = []
         for name, table in tables.items():
             failed += [f"{name}/log/{cell}.log" for cell in run_table(recipe, name, table, parallel, threads, overwrite)]
-        rows = write_report(recipe, extra=sections)
+        rows = write_report(recipe, extra=sections, keep=shown(recipe))
         logging.getLogger("pipeline").info("%s: %d rows", recipe / "RESULTS.md", len(rows))
         if failed:
             raise PipelineError(f"{len(failed)} cells failed, see in {recipe / 'exp' / 'tables'}: {', '.join(failed)}")
