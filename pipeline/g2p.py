@@ -56,6 +56,8 @@ class _Aligner:
         self.groups = [_Group(np.array(rows), np.array([[letter_id[c] for c in entries[r][0]] for r in rows]),
                               np.array([[phone_id[p] for p in entries[r][1]] for r in rows])) for rows in members.values()]
         self.radix = (len(self.letters) + 1, len(self.phones) + 1)
+        code = np.arange(self.radix[0] ** 2 * self.radix[1] ** 2)
+        self._long = (code // self.radix[1] ** 2 % self.radix[0] > 0) | (code % self.radix[1] > 0)
 
     def _codes(self, g: _Group, i: int, j: int, shape: tuple[int, int]) -> np.ndarray:
         """(N,) number of the unit that covers letters from i and phones from j."""
@@ -74,15 +76,20 @@ class _Aligner:
                         yield i, j, i + shape[0], j + shape[1], self._codes(g, i, j, shape)
 
     def train(self, iterations: int) -> np.ndarray:
-        """Probabilities of all possible units, (C,) by code."""
+        """Weights of all possible units, (C,) by code: their probability, squared for units of two letters or two phones.
+
+        Without the square fewer and longer units would win, (B A : B) (D : AA D), for a word then has fewer factors.
+        """
         size = self.radix[0] ** 2 * self.radix[1] ** 2
         probs = np.full(size, 1e-3)
         for _ in range(iterations):
+            probs[self._long] **= 2
             counts = np.zeros(size)
             for g in self.groups:
                 codes, weights = self._occupancies(g, probs)
                 counts += np.bincount(codes, weights, minlength=size)
             probs = counts / max(counts.sum(), 1e-300)
+        probs[self._long] **= 2
         return probs
 
     def _occupancies(self, g: _Group, probs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
