@@ -63,6 +63,15 @@ class TreeOptions:
 
 
 @dataclass(frozen=True, config=_CONFIG, kw_only=True)
+class TieOptions(TreeOptions):
+    """Tying the states of an alignment, and the features whose Gaussians the tree is built from."""
+
+    cmvn: Literal["none", "utterance", "speaker", "global"] = _option("speaker", "Over what feature means are normalised.")
+    deltas: int = _option(2, "Order of time derivatives appended to the features.", ge=0, le=3)
+    device: str = _option("cpu", "cpu or cuda.", json_schema_extra={"stamp": False})
+
+
+@dataclass(frozen=True, config=_CONFIG, kw_only=True)
 class TriphoneOptions(GmmOptions):
     """What all stages that build a tree share."""
 

@@ -16,8 +16,9 @@ from pipeline.files import read_json
 from pipeline.gmm import fmllr
 from pipeline.gmm.model import GmmModel, load_scorer, load_transforms
 from pipeline.gmm.mono import train_mono
-from pipeline.gmm.options import DeltasOptions, EstimateFmllrOptions, LdaMlltOptions, MonoOptions, SatOptions
+from pipeline.gmm.options import DeltasOptions, EstimateFmllrOptions, LdaMlltOptions, MonoOptions, SatOptions, TieOptions
 from pipeline.gmm.sat import estimate_fmllr, train_sat
+from pipeline.gmm.tie import tie_states
 from pipeline.gmm.triphone import train_deltas, train_lda_mllt
 from pipeline.model_dir import load_hmm
 from pipeline.tree import BOUNDARY, Leaf, questions
@@ -269,3 +270,19 @@ def test_data_shorter_than_its_words_is_refused(tmp_path):
     data = write_corpus(tmp_path / "data", short)
     with pytest.raises(DataError, match="aligned 0 of 3|shorter than its HMM"):
         train_mono(data, LANG, MONO, tmp_path / "mono")
+
+
+def test_tied_states_are_those_of_the_triphone_tree_and_keep_all_times(chain):
+    options = TieOptions(num_leaves=11, min_count=20.0, **RAW)
+    facts = tie_states(chain / "data", LANG, chain / "mono_ali", options, _new(chain / "tied"))
+    plain, tied = AliSet.load(chain / "mono_ali"), AliSet.load(chain / "tied")
+    assert tied.header.tree_id == load_hmm(chain / "tri1").tree.id != plain.header.tree_id
+    assert facts["pdfs"] == tied.transitions.num_pdfs > plain.transitions.num_pdfs
+    assert set(tied) == set(plain)
+    for name in tied:
+        assert tied.phone_segments(name) == plain.phone_segments(name)
+        assert np.array_equal(tied[name].words, plain[name].words)
+    counts = np.bincount(np.concatenate([a.transition_ids for a in tied.values()]), minlength=tied.transitions.num_tids)
+    often = counts.reshape(-1, 2).sum(1) > 50
+    measured = (counts[1::2] / np.maximum(counts.reshape(-1, 2).sum(1), 1))[often].clip(0.01, 0.99)
+    assert np.allclose(tied.transitions.forward_prob[often], measured)
