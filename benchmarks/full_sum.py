@@ -3,8 +3,9 @@
 
 All backends of a case run in one process, turn by turn, on the same emissions and graphs; times are medians over the
 repeats. Graphs are built once and outside the clock for everybody, since they do not change from epoch to epoch.
-Peak memory is measured in a fresh process per backend: the high-water mark of resident memory (VmHWM) during one
-forward and backward pass, over what was resident before it. So it includes the gradient of the emissions, (N, T, P).
+Peak memory is measured in a fresh process per backend: the high-water mark of resident memory (VmHWM) during the second
+forward and backward pass, over what was resident before it. It includes the gradient of the emissions, (N, T, P), which
+every backend has to hand over; "own mib" is without it.
 """
 from __future__ import annotations
 
@@ -175,13 +176,11 @@ def peak_mib(case: Case, backend: str, threads: int) -> float:
     import torch
 
     torch.set_num_threads(threads)
-    # Load libraries and compile kernels on a case that needs next to no memory.
-    small = Inputs(Case(case.kind, 2, 8, 3, 7, case.dtype, case.transitions))
-    once(*prepare(small, backend), case.kind != "viterbi")
     inputs = Inputs(case)
     run, emissions = prepare(inputs, backend)
     if emissions is not inputs.emissions:
         inputs.emissions = None
+    once(run, emissions, case.kind != "viterbi")  # libraries, compiled code and threads are there from now on
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)  # so that nothing freed before is used again unnoticed
     Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM
@@ -223,9 +222,12 @@ def measure(case: Case, backends: list[str], repeats: int, memory: bool, threads
     for backend in backends:
         forward, back = (statistics.median(t[i] for t in times[backend]) for i in (0, 1))
         total = statistics.median(t[0] + t[1] for t in times[backend])
-        row = {"shape": case.name, "backend": backend, "forward_s": forward, "backward_s": back if backward else None}
+        row: dict[str, Any] = {"shape": case.name, "backend": backend, "forward_s": forward}
+        row |= {"backward_s": back if backward else None}
         row |= {"total_s": total, "score": score[backend]}
         row["peak_mib"] = in_fresh_process(case, backend, threads) if memory else None
+        gradient = int(inputs.lengths.sum()) * case.pdfs * inputs.emissions.element_size() / 2**20 if backward else 0
+        row["own_mib"] = max(row["peak_mib"] - gradient, 0.0) if memory else None
         rows.append(row)
     for peer, key in (("k2", "ratio_to_k2"), ("torch ctc_loss", "ratio_to_torch_ctc")):
         other = next((r for r in rows if r["backend"] == peer), None)
@@ -236,15 +238,16 @@ def measure(case: Case, backends: list[str], repeats: int, memory: bool, threads
     return rows
 
 
-COLUMNS = ("shape", "backend", "forward_s", "backward_s", "total_s", "peak_mib", "ratio_to_k2", "ratio_to_torch_ctc")
+COLUMNS = ("shape", "backend", "forward_s", "backward_s", "total_s", "peak_mib", "own_mib", "ratio_to_k2",
+           "ratio_to_torch_ctc")
 
 
-def cells(row: dict[str, Any]) -> list[str]:
+def as_text(row: dict[str, Any]) -> list[str]:
     """A row as text."""
     out = [row["shape"], row["backend"]]
     for key in COLUMNS[2:]:
         value = row.get(key)
-        digits = 4 if key.endswith("_s") else 1 if key == "peak_mib" else 2
+        digits = 4 if key.endswith("_s") else 1 if key.endswith("_mib") else 2
         out.append("" if value is None else f"{value:,.{digits}f}")
     return out
 
@@ -252,20 +255,25 @@ def cells(row: dict[str, Any]) -> list[str]:
 def show(table: list[list[str]]) -> None:
     """Print a Markdown table."""
     widths = [max(len(line[i]) for line in table) for i in range(len(COLUMNS))]
-    for number, line in enumerate(table):
-        click.echo("| " + " | ".join(f"{c:<{w}}" if i < 2 else f"{c:>{w}}" for i, (c, w) in enumerate(zip(line, widths))) + " |")
-        if number == 0:
-            click.echo("|" + "|".join("-" * (w + 2) if i < 2 else "-" * (w + 1) + ":" for i, w in enumerate(widths)) + "|")
+    rule = ["-" * w if i < 2 else "-" * (w - 1) + ":" for i, w in enumerate(widths)]
+    for line in (table[0], rule, *table[1:]):
+        padded = (c.ljust(w) if i < 2 else c.rjust(w) for i, (c, w) in enumerate(zip(line, widths)))
+        click.echo("| " + " | ".join(padded) + " |")
 
 
 @click.command()
-@click.option("--shape", "shapes", multiple=True, help="Only shapes that contain this text, for instance 'viterbi' or '16x300x100x120'; several allowed.")
-@click.option("--backend", "backends", multiple=True, help="Run these instead of each shape's own: numba, torch, triton, k2, 'k2 beam 10', 'torch ctc_loss'.")
-@click.option("--repeats", default=7, show_default=True, help="Runs of each backend, turn by turn; medians are shown.")
+@click.option("--shape", "shapes", multiple=True,
+              help="Only shapes that contain this text, for instance 'viterbi' or '16x300x100x120'; several allowed.")
+@click.option("--backend", "backends", multiple=True,
+              help="Run these instead of each shape's own: numba, torch, triton, k2, 'k2 beam 10', 'torch ctc_loss'.")
+@click.option("--repeats", default=7, show_default=True,
+              help="Runs of each backend, turn by turn; the median is shown. Tiny shapes run 20 times as often, huge ones half.")
 @click.option("--threads", default=2, show_default=True, help="Threads of torch, and so of the engine.")
-@click.option("--memory/--no-memory", default=True, show_default=True, help="Also measure peak memory, each in a process of its own.")
+@click.option("--memory/--no-memory", default=True, show_default=True,
+              help="Also measure peak memory, each in a process of its own.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per line instead of a table.")
-def main(shapes: tuple[str, ...], backends: tuple[str, ...], repeats: int, threads: int, memory: bool, as_json: bool) -> None:
+def main(shapes: tuple[str, ...], backends: tuple[str, ...], repeats: int, threads: int, memory: bool,
+         as_json: bool) -> None:
     """Times the engine against k2 and torch's ctc_loss.
 
     A shape reads utterances x frames x states (labels, for ctc) x pdfs. ratio_to_k2 is k2's time over the row's, forward
@@ -284,9 +292,10 @@ def main(shapes: tuple[str, ...], backends: tuple[str, ...], repeats: int, threa
         chosen = [b for b in backends or case.backends if b == "torch ctc_loss" or available(b.split()[0])]
         if case.kind != "ctc":
             chosen = [b for b in chosen if b != "torch ctc_loss"]
-        few = max(1, repeats // 3) if case.frames * case.size > 1_000_000 else repeats
-        rows = measure(case, chosen, few, memory, threads)
-        table += [cells(row) for row in rows]
+        cells = case.num * case.frames * case.size
+        turns = max(1, repeats // 2) if cells > 5_000_000 else repeats * 20 if cells < 10_000 else repeats
+        rows = measure(case, chosen, turns, memory, threads)
+        table += [as_text(row) for row in rows]
         if as_json:
             for row in rows:
                 click.echo(json.dumps({**dict.fromkeys(COLUMNS), **row}))

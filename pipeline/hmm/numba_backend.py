@@ -104,15 +104,18 @@ def _call(
         timed = 0 if scores.ndim == 1 else 1
         scores = scores.reshape(1, 1, -1) if timed == 0 else scores
     frames = lengths.cpu().numpy().astype(np.int64)
-    sizes = np.diff(plan_of(graphs).splits)
+    splits = plan_of(graphs).splits
+    at = np.zeros((2, len(frames) + 1), np.int64)
+    np.cumsum(frames, out=at[0, 1:])
+    np.cumsum(frames * (splits[1:] - splits[:-1]), out=at[1, 1:])
     call = kernels.Call(
         emissions=array,
         half=half,
         lengths=frames,
         transitions=scores,
         timed=timed,
-        row_at=np.concatenate([[0], np.cumsum(frames)]),
-        cell_at=np.concatenate([[0], np.cumsum(frames * sizes)]),
+        row_at=at[0],
+        cell_at=at[1],
     )
     return call, dtype
 
@@ -131,9 +134,6 @@ class _Threads:
     def run(self, action: Callable[[np.ndarray], None], costs: np.ndarray) -> None:
         """Call action(tasks) until every task has run; tasks are dealt out by cost."""
         count = min(torch.get_num_threads(), len(costs))
-        if count <= 1 or costs.sum() < SERIAL_CELLS:
-            action(np.arange(len(costs)))
-            return
         order = np.argsort(-costs, kind="stable")
         if self.pool is None:
             self.pool = ThreadPoolExecutor(max_workers=os.cpu_count() or 1, thread_name_prefix="hmm")
@@ -148,37 +148,40 @@ _compiled: set = set()
 
 
 @contextlib.contextmanager
-def _one_process(key: tuple) -> Iterator[bool]:
-    """Let one process at a time compile: numba's cache files do not survive two writers. Yields whether it is due."""
-    if key in _compiled:
-        yield False
-        return
+def _one_process(key: tuple) -> Iterator[None]:
+    """Let one process at a time compile: numba's cache files do not survive two writers."""
     import fcntl
 
     path = os.path.join(tempfile.gettempdir(), f"pipeline-hmm-{os.getuid()}.lock")
     with open(path, "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        yield True
+        yield
     _compiled.add(key)
 
 
 def _key(kernel: Callable, *arrays: np.ndarray) -> tuple:
     """Tells apart the specialisations of a kernel."""
-    return (kernel.__name__, *((a.dtype.char, a.flags.c_contiguous) for a in arrays))
+    return (kernel, *((a.dtype, a.flags.c_contiguous) for a in arrays))
 
 
 def _tasks(kernel: Callable, call: kernels.Call, per_graph: int, *rest, key: tuple) -> None:
     """Run kernel(tasks, *rest) over all utterances, `per_graph` tasks each."""
-    with _one_process(key) as due:
-        if due:
+    if key not in _compiled:
+        with _one_process(key):
             kernel(np.zeros(0, np.int64), *rest)
-    cells = np.diff(call.cell_at)
-    _threads.run(lambda tasks: kernel(tasks, *rest), np.repeat(cells, per_graph))
+    if call.cell_at[-1] * per_graph < SERIAL_CELLS or torch.get_num_threads() == 1:
+        kernel(np.arange(per_graph * len(call.lengths)), *rest)
+    else:
+        _threads.run(lambda tasks: kernel(tasks, *rest), np.repeat(np.diff(call.cell_at), per_graph))
 
 
 def _run(kernel: Callable, *args, key: tuple = ()) -> None:
     """Run a kernel that needs no threads."""
-    with _one_process(key or (kernel.__name__,)):
+    key = key or (kernel.__name__,)
+    if key in _compiled:
+        kernel(*args)
+        return
+    with _one_process(key):
         kernel(*args)
 
 
