@@ -2,10 +2,11 @@
 from __future__ import annotations
 
 import logging
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, Mapping, Optional, Sequence
 
 import numpy as np
 import torch
@@ -28,6 +29,8 @@ from pipeline.nn.train import Task, clean_up, train
 
 logger = logging.getLogger(__name__)
 
+SPEED_SLACK = 2  # label frames by which rounding may change the length of an utterance at another speed
+
 
 def train_viterbi(data_dir: Path, lang_dir: Path, ali_dir: Path, out: Path, options: ViterbiOptions,
                   dev_dir: Optional[Path] = None, dev_ali_dir: Optional[Path] = None) -> dict[str, Any]:
@@ -36,7 +39,8 @@ def train_viterbi(data_dir: Path, lang_dir: Path, ali_dir: Path, out: Path, opti
     Args:
         data_dir: data directory with features.
         lang_dir: must have the phones and topology of the alignment.
-        ali_dir: alignment of the training data; its tree and transitions become the model's.
+        ali_dir: alignment of the training data; its tree and transitions become the model's. Utterances at another
+            speed (``pipeline.feats.augment``) take the labels of the original, stretched.
         out: model directory to write; checkpoints of an interrupted training in it are gone on from.
         dev_dir, dev_ali_dir: the same for the choice of epochs.
     Returns:
@@ -135,16 +139,33 @@ def _utterances(data_dir: Path, ali_dir: Path, hmm: HmmDir, facts: FeatureFacts,
     ali.check_tree(hmm.tree, hmm.topo, hmm.directory)
     factor = _factor(ali, facts, options.subsampling, data_dir)
     packed = load_packed(data_dir, options.feat_options())
-    keep = [i for i, cut_id in enumerate(packed.cut_ids) if cut_id in ali]
-    _check_missing(packed.cut_ids, ali, data_dir, options.max_skipped)
-    data = UtteranceSet(packed, keep)
-    labels = [ali.pdf_ids(cut_id, factor, options.majority) for cut_id in data.ids]
-    for cut_id, frames, length in zip(data.ids, labels, data.lens):
+    found = _with_speeds(ali, packed.cut_ids)
+    _check_missing(packed.cut_ids, found, ali, data_dir, options.max_skipped)
+    data = UtteranceSet(packed, [i for i, cut_id in enumerate(packed.cut_ids) if cut_id in found])
+    labels = []
+    for cut_id, length in zip(data.ids, data.lens):
+        frames = found[cut_id].pdf_ids(cut_id, factor, options.majority)
         expected = -(-int(length) // options.subsampling)
+        if found[cut_id] is not ali and abs(len(frames) - expected) <= SPEED_SLACK:
+            frames = np.pad(frames, (0, max(expected - len(frames), 0)), mode="edge")[:expected]
         if len(frames) != expected:
             raise MismatchError(f"{ali_dir} and {data_dir} do not belong together: utterance {cut_id!r} has {len(frames)} "
                                 f"labels and {expected} label frames")
+        labels.append(frames)
     return data, labels
+
+
+def _with_speeds(ali: AliSet, cut_ids: Sequence[str]) -> dict[str, AliSet]:
+    """The set that holds each cut: the alignment, or that alignment at another speed for cuts of steps/perturb_speed.py."""
+    found = {c: ali for c in cut_ids if c in ali}
+    at_speed: dict[str, AliSet] = {}
+    for cut_id in cut_ids:
+        base, mark, factor = cut_id.rpartition("_sp")
+        if cut_id not in found and mark and base in ali and re.fullmatch(r"\d+(\.\d+)?", factor):
+            if factor not in at_speed:
+                at_speed[factor] = ali.at_speed(float(factor))
+            found[cut_id] = at_speed[factor]
+    return found
 
 
 def _factor(ali: AliSet, facts: FeatureFacts, subsampling: int, data_dir: Path) -> int:
@@ -159,8 +180,9 @@ def _factor(ali: AliSet, facts: FeatureFacts, subsampling: int, data_dir: Path) 
     return factor
 
 
-def _check_missing(cut_ids: tuple[str, ...], ali: AliSet, data_dir: Path, max_missing: float) -> None:
-    missing = [c for c in cut_ids if c not in ali]
+def _check_missing(cut_ids: Sequence[str], found: Mapping[str, AliSet], ali: AliSet, data_dir: Path,
+                   max_missing: float) -> None:
+    missing = [c for c in cut_ids if c not in found]
     if not missing:
         return
     text = f"{ali.directory} has no alignment for {len(missing):,} of the {len(cut_ids):,} utterances of {data_dir}, " \

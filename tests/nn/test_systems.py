@@ -255,6 +255,21 @@ def test_short_utterances_are_counted_or_refused(tones, tmp_path):
         train_nhmm(tones.data, tones.lang, tmp_path, dataclasses.replace(NHMM, subsampling=8))
 
 
+def test_other_speeds_take_the_stretched_labels(nhmm_ali, tones, tmp_path):
+    """Training on data at three speeds with the alignment of the original only."""
+    from pipeline.feats.augment import perturb_speed
+    from pipeline.feats.compute import compute_feats
+    from pipeline.feats.options import FeatureOptions
+    (tmp_path / "sp").mkdir()
+    (tmp_path / "feats").mkdir()
+    perturb_speed(tones.data, tmp_path / "sp", (0.9, 1.0, 1.1))
+    compute_feats(tmp_path / "sp", tmp_path / "feats", tmp_path / "feats", FeatureOptions(type="fbank", dim=16, num_jobs=1))
+    options = dataclasses.replace(VITERBI, epochs=2)
+    facts = train_viterbi(tmp_path / "feats", tones.lang, nhmm_ali, tmp_path / "m", options, tmp_path / "feats", nhmm_ali)
+    assert facts["utterances"] == 72 and facts["dev_accuracy"] > 0.7
+    assert boundary_error(align_with(tmp_path / "m", tones, tmp_path / "ali"), tones.times) < 0.02
+
+
 def test_missing_alignments(nhmm_ali, tones, tmp_path):
     from pipeline.ali import AliWriter
     ali = AliSet.load(nhmm_ali)
