@@ -1,0 +1,59 @@
+"""Features as a mixture model sees them (LDA, MLLT, fMLLR) as a data directory, so that networks can be trained on them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from pipeline import stamp
+from pipeline.corpus import load_cuts, save_data_dir
+from pipeline.errors import DataError
+from pipeline.feats.cmvn import CmvnStats
+from pipeline.feats.facts import FeatureFacts
+from pipeline.feats.load import iter_packed
+
+_PIECE = 200_000  # frames that are loaded at a time
+
+
+def transform_feats(data_in: Path, model_dir: Path, transforms: Path | None, work_dir: Path, final_dir: Path) -> FeatureFacts:
+    """Write a data directory whose features are those of a GMM's mixtures, cf. Kaldi steps/nnet/make_fmllr_feats.sh.
+
+    Args:
+        data_in: data directory with features of the model's kind.
+        model_dir: GMM model directory; its normalisation, context and transform are applied.
+        transforms: directory with an fMLLR transform for each speaker, or None.
+        work_dir: where the new data directory is written.
+        final_dir: where it will stand; its manifests name the feature file there.
+    Returns:
+        the facts; features of two directories are of the same kind only if the same model made them.
+    Raises:
+        MismatchError: other features than the model's; DataError: a speaker without transform.
+    """
+    from lhotse.utils import fastcopy
+
+    from pipeline.feats.storage import PackedFramesWriter
+    from pipeline.gmm.model import GmmModel, GmmScorer, check_features, load_transforms
+
+    model = GmmModel.load(model_dir)
+    check_features(model, model_dir, data_in)
+    dim = model.gmms.dim
+    scorer = GmmScorer(model, None if transforms is None else load_transforms(transforms, dim), where=str(transforms))
+    cuts = {cut.id: cut for cut in load_cuts(data_in)}
+    path, stats, done = str(Path(final_dir).resolve() / "feats.bin"), CmvnStats(dim), []
+    with PackedFramesWriter(work_dir / "feats.bin") as writer:
+        for packed in iter_packed(data_in, model.feat_options, _PIECE):
+            for i, cut_id in enumerate(packed.cut_ids):
+                feats = scorer.features(packed[i], packed.speakers[i])
+                if feats.shape[1] != dim:
+                    raise DataError(f"{model_dir}: {feats.shape[1]} features per frame for mixtures of {dim}")
+                stats.add(packed.speakers[i], feats)
+                key, cut = writer.write(cut_id, feats.numpy()), cuts[cut_id]
+                features = fastcopy(cut.features, type="transformed", num_features=dim, storage_path=path, storage_key=key)
+                done.append(fastcopy(cut, features=features))
+    save_data_dir(work_dir, done)
+    stats.save(work_dir)
+    facts = FeatureFacts.load(data_in)
+    facts = replace(facts, type="transformed", dim=dim, extractor={"of": facts.extractor, "model": stamp.artifact_id(model_dir),
+                                                                   "speakers": transforms is not None})
+    facts.save(work_dir)
+    return facts
