@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.util
 from types import ModuleType
@@ -34,8 +35,13 @@ def load(backend: str, emissions: torch.Tensor) -> ModuleType:
     Raises:
         ConfigError: the backend's library is missing.
     """
+    return _module(backend, emissions.device.type)
+
+
+@functools.lru_cache(maxsize=None)
+def _module(backend: str, device: str) -> ModuleType:
     if backend == "auto":
-        fast = "triton" if emissions.is_cuda else "numba" if emissions.device.type == "cpu" else "torch"
+        fast = {"cuda": "triton", "cpu": "numba"}.get(device, "torch")
         backend = fast if available(fast) else "torch"
     if not available(backend):
         raise ConfigError(f"backend {backend!r} needs the package {NEEDS[backend]}, which is not installed here")

@@ -126,9 +126,10 @@ def check(
 ) -> None:
     """Assert that the shapes of a call fit together."""
     assert emissions.dim() == 3 and emissions.is_floating_point(), (emissions.shape, emissions.dtype)
-    assert len(graphs) == len(emissions) == len(lengths), (len(graphs), emissions.shape, lengths.shape)
+    num = len(graphs)
+    assert num == emissions.shape[0] == lengths.shape[0], (num, emissions.shape, lengths.shape)
     assert graphs.num_pdfs <= emissions.shape[2], (graphs.num_pdfs, emissions.shape)
-    assert len(lengths) == 0 or (0 <= int(lengths.min()) and int(lengths.max()) <= emissions.shape[1]), lengths
+    assert num == 0 or (0 <= int(lengths.min()) and int(lengths.max()) <= emissions.shape[1]), lengths
     if transitions is not None:
         assert transitions.is_floating_point() and transitions.shape[-1] >= graphs.num_tids, transitions.shape
         assert transitions.dim() == 1 or transitions.shape[:-1] == emissions.shape[:-1], transitions.shape

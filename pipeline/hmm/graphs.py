@@ -66,17 +66,17 @@ class Graphs:
             assert getattr(self, name).shape == self.arc_src.shape, (name, getattr(self, name).shape)
 
     def __len__(self) -> int:
-        return len(self.state_splits) - 1
+        return self.state_splits.shape[0] - 1
 
     @property
     def num_states(self) -> int:
         """States of the whole batch."""
-        return len(self.state_pdf)
+        return self.state_pdf.shape[0]
 
     @property
     def num_arcs(self) -> int:
         """Arcs of the whole batch."""
-        return len(self.arc_src)
+        return self.arc_src.shape[0]
 
     @property
     def device(self) -> torch.device:

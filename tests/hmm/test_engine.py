@@ -241,6 +241,7 @@ def test_many_arcs_and_many_states_per_pdf(backend):
 
 def test_missing_library_is_a_clear_error(monkeypatch):
     monkeypatch.setitem(hmm_backends.NEEDS, "triton", "no_such_package")
+    monkeypatch.setattr(hmm_backends, "_module", hmm_backends._module.__wrapped__)
     assert not available("triton")
     graphs, emissions = make_chains(1, 5, 2, 3)
     with pytest.raises(ConfigError, match="'triton' needs the package no_such_package"):
@@ -254,7 +255,7 @@ def test_triton_kernels_compile_for_a_gpu_that_is_not_there():
     script = Path(__file__).with_name("compile_triton.py")
     result = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, env=environment, timeout=300)
     assert result.returncode == 0, result.stderr
-    assert len(result.stdout.split()) == 10, result.stdout
+    assert len(result.stdout.split()) == 29, result.stdout
 
 
 @pytest.mark.cuda
