@@ -111,6 +111,52 @@ def test_subsampled_labels(tones, tmp_path):
     assert boundary_error(ali, tones.times) < 0.03
 
 
+def test_word_end_labels(tones, tmp_path):
+    """The last phone of a word has labels of its own; scoring sees plain phones again."""
+    from pipeline.ali_score import tiers_of_ali
+    from pipeline.lang import make_lang
+    make_lang(Lang.load(tones.lang).lexicon, position="word_end").save(tmp_path / "lang")
+    train_nhmm(tones.data, tmp_path / "lang", tmp_path / "m", NHMM)
+    ali = align_with(tmp_path / "m", tones._replace(lang=tmp_path / "lang"), tmp_path / "ali")
+    tiers = tiers_of_ali(ali)
+    marked = [p.symbol for c in ali for p in ali.phones(c) if p.symbol != "SIL"]
+    assert all(name.endswith("_E") == bool(i % 2) for i, name in enumerate(marked))
+    for cut_id, gold in tones.times.items():
+        assert [p.symbol for p in tiers[cut_id].phones if p.symbol != "SIL"] == [g[0] for g in gold]
+
+
+def test_labels_of_a_tree_with_context(tones, tmp_path):
+    """Senones: the first state of each phone is split by what stands before it; full-sum over the tied labels."""
+    from pipeline.model_dir import save_hmm
+    from pipeline.transitions import TransitionModel
+    from pipeline.tree import Leaf, Question, Root, Tree
+    lang = Lang.load(tones.lang)
+    roots, pdf = [], 0
+    for name, topo in lang.topo.phones.items():
+        for state in topo.pdf_classes:
+            node = Leaf(pdf)
+            if name != "SIL" and state == 0:
+                node, pdf = Question(-1, frozenset([0, lang.silence_id]), Leaf(pdf), Leaf(pdf + 1)), pdf + 1
+            roots.append(Root(frozenset([lang.phones.id(name)]), frozenset([state]), node))
+            pdf += 1
+    tree = Tree(roots, lang.phones, left=1)
+    save_hmm(tmp_path / "tree", lang.topo, tree, TransitionModel(tree, lang.topo))
+    train_nhmm(tones.data, tones.lang, tmp_path / "m", NHMM, tree_dir=tmp_path / "tree")
+    assert load_scorer(tmp_path / "m").num_pdfs == 13
+    ali = align_with(tmp_path / "m", tones, tmp_path / "ali")
+    assert boundary_error(ali, tones.times) < 0.02
+    train_viterbi(tones.data, tones.lang, tmp_path / "ali", tmp_path / "hybrid", dataclasses.replace(VITERBI, epochs=1))
+    assert load_scorer(tmp_path / "hybrid").num_pdfs == 13
+
+
+@pytest.mark.parametrize("shape", [dict(encoder="blstm", dim=16, frames_per_step=2), dict(encoder="tds", dim=24, heads=4, conv_kernel=5),
+                                   dict(encoder="transformer", dim=16, heads=2), dict(encoder="conformer", dim=16, heads=2, conv_kernel=5)])
+def test_every_encoder_trains_and_aligns(shape, tones, tmp_path):
+    options = dataclasses.replace(NHMM, layers=1, epochs=10, **shape)
+    train_nhmm(tones.data, tones.lang, tmp_path / "m", options)
+    assert boundary_error(align_with(tmp_path / "m", tones, tmp_path / "ali"), tones.times) < 0.03
+
+
 def test_viterbi_training_on_the_alignment(nhmm_ali, tones, tmp_path):
     facts = train_viterbi(tones.data, tones.lang, nhmm_ali, tmp_path / "m", VITERBI, tones.data, nhmm_ali)
     assert facts["dev_accuracy"] > 0.7
