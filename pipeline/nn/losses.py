@@ -118,7 +118,9 @@ class FullSum:
         if figures.get("silence", 0.0) > SILENCE_COLLAPSE:
             return (f"silence collapse: silence has {figures['silence']:.0%} of the label posterior. Usual cures: a prior "
                     f"(--prior transcripts), a lower --label-scale, --flat-start-epochs 1, a lower --learning-rate")
-        if model.transitions is not None and model.transitions.kind != "fixed":
+        net = model.transitions
+        # Of input-dependent probabilities only those at an encoder output of 0 are known here, which say little.
+        if net is not None and net.kind != "fixed" and not net.dynamic:
             speech = model.transitions.speech_forward(self.silence)
             if speech < ALL_LOOP:
                 return (f"all-loop: speech states are left with probability {speech:.4f} per frame. Usual cures: a lower "
