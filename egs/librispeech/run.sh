@@ -2,11 +2,12 @@
 # librispeech: read English, mini configuration: 3.55 h of training speech, 44 dev and 100 test utterances.
 #
 # Usage: ./run.sh [--stage N] [--stop-stage N] [--list] [--corpus-root DIR] [--units phone|grapheme|both]
-#                 [--models LIST] [--overwrite]
+#                 [--models LIST] [--parts LIST] [--overwrite]
 #   --corpus-root DIR     folder with the lists and part folders of the subset; else a folder corpora/librispeech_subset beside
 #                         the checkout. For the full corpus set the parts in conf/parts.yaml
 #   --units UNITS         chains that are trained: of phones (senones), of graphemes (chenones), or both
 #   --models LIST         models that are decoded, by default "mono tri1 tri2 tri3"
+#   --parts LIST          parts that are decoded, by default "dev test"; test needs dev's weights
 #   --overwrite           remake outputs whose options or inputs have changed
 #
 # The weights of language model and word penalty are tuned on dev and used on test, which is decoded once.
@@ -15,6 +16,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
 corpus_root=
 units=both
 models="mono tri1 tri2 tri3"
+parts="dev test"
 overwrite=false
 . ../../utils/stage.sh
 . ../../utils/parse_options.sh
@@ -40,27 +42,21 @@ align() { # UNIT MODEL [OPTION..]
   python "$steps/align.py" data/mfcc/train data/lang_$1 $exp/$2 $exp/${2}_ali "${@:3}" "${force[@]}"
 }
 
-decode() { # UNIT MODEL [--transforms]: tune on dev, report test; with --transforms a second pass on adapted features
-  local exp id graph part from feats
+decode() { # UNIT MODEL PART: tunes the weights on dev, uses them on test; tri3 adapts to the words of a first pass
+  local exp id graph out transforms=() weights
   exp=$(exp_of $1) id=$(id_of $1 $2)
-  graph=$exp/$2/graph_3gram
+  graph=$exp/$2/graph_3gram out=$exp/$2/decode_3gram_$3
   python "$steps/make_graph.py" data/lang_$1 $lm $exp/$2 $graph "${force[@]}"
-  for part in dev test; do
-    from=() feats=data/mfcc/$part
-    if [[ $part == test ]]; then from=(--weights-from $exp/$2/decode_3gram_dev); fi
-    if [[ ${3:-} != --transforms ]]; then
-      python "$steps/decode.py" $exp/$2 $graph $feats $exp/$2/decode_3gram_$part --id "$id" --part $part \
-        --config conf/decode.yaml "${from[@]}" "${force[@]}"
-      continue
-    fi
-    if [[ $part == test ]]; then from=(--weights-from $exp/$2/decode_3gram_dev_si); fi
-    python "$steps/decode.py" $exp/$2 $graph $feats $exp/$2/decode_3gram_${part}_si --id "${id}_si" --part $part \
-      --config conf/decode.yaml "${from[@]}" "${force[@]}"
-    python "$steps/estimate_fmllr.py" $feats data/lang_$1 $exp/$2 $exp/$2/decode_3gram_${part}_si $exp/$2/fmllr_$part "${force[@]}"
-    if [[ $part == test ]]; then from=(--weights-from $exp/$2/decode_3gram_dev); fi
-    python "$steps/decode.py" $exp/$2 $graph $feats $exp/$2/decode_3gram_$part --id "$id" --part $part \
-      --config conf/decode.yaml --transforms $exp/$2/fmllr_$part "${from[@]}" "${force[@]}"
-  done
+  if [[ $2 == tri3 ]]; then # the words of the first pass are only adapted to, so the weights of tri1 serve it
+    python "$steps/decode.py" $exp/$2 $graph data/mfcc/$3 ${out}_si --id "${id}_si" --part $3 --config conf/decode.yaml \
+      --weights-from $exp/tri1/decode_3gram_dev "${force[@]}"
+    python "$steps/estimate_fmllr.py" data/mfcc/$3 data/lang_$1 $exp/$2 ${out}_si $exp/$2/fmllr_$3 "${force[@]}"
+    transforms=(--transforms $exp/$2/fmllr_$3)
+  fi
+  weights=()
+  if [[ $3 == test ]]; then weights=(--weights-from $exp/$2/decode_3gram_dev); fi
+  python "$steps/decode.py" $exp/$2 $graph data/mfcc/$3 $out --id "$id" --part $3 --config conf/decode.yaml \
+    "${transforms[@]}" "${weights[@]}" "${force[@]}"
 }
 
 if stage 0 "data: recordings, transcripts, pronouncing dictionary"; then
@@ -100,7 +96,7 @@ fi
 if stage 9 "decoding: weights tuned on dev, reported on test"; then
   for unit in $units; do
     for model in $models; do
-      if [[ $model == tri3 ]]; then decode $unit tri3 --transforms; else decode $unit $model; fi
+      for part in $parts; do decode $unit $model $part; done
     done
   done
 fi
