@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+AT_ONCE = 500  # utterances whose distributions are held in memory
+
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class BoundaryOptions:
@@ -94,12 +96,11 @@ class Posteriors:
             raise MismatchError(f"{source.model} has other phones than the alignment {ali.directory}")
         self.scorer: Scorer = load_scorer(source.model, options.prior_scale, source.transforms, options.device)
 
-    def all(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    def of(self, cut_ids: Sequence[str]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         """Cut id -> (T,) centres of the model's frames in seconds and (T, K) F_k; cuts without a path are left out."""
         from pipeline.feats.load import iter_packed
-        wanted = list(self.ali)
         out = {}
-        for packed in iter_packed(self.source.data, self.scorer.feat_options, self.options.batch_frames, wanted):
+        for packed in iter_packed(self.source.data, self.scorer.feat_options, self.options.batch_frames, cut_ids):
             out.update(self._batch(packed))
         return out
 
@@ -171,15 +172,18 @@ def refine(ali: AliSet, sources: Sequence[Source], out_dir: str | Path, options:
     Returns:
         Counts for the stamp.
     """
-    found = [Posteriors(source, ali, options).all() for source in sources]
+    models = [Posteriors(source, ali, options) for source in sources]
     hmm = load_hmm(ali.directory)
     header = replace(ali.header, frame_shift=options.frame_shift, frame_offset=0.0, producer=producer)
-    kept = 0
+    cut_ids, kept = list(ali), 0
     with AliWriter(out_dir, header, hmm.tree, hmm.topo, hmm.transitions, ali.word_symbols) as writer:
-        for cut_id in progress(list(ali), desc="boundaries"):
-            distributions = [d[cut_id] for d in found if cut_id in d]
-            kept += len(distributions) < len(sources)
-            writer.write(_refined(ali, hmm, cut_id, distributions if len(distributions) == len(sources) else [], options))
+        for begin in progress(range(0, len(cut_ids), AT_ONCE), desc="boundaries"):
+            some = cut_ids[begin:begin + AT_ONCE]
+            found = [model.of(some) for model in models]
+            for cut_id in some:
+                complete = all(cut_id in d for d in found)
+                kept += not complete
+                writer.write(_refined(ali, hmm, cut_id, [d[cut_id] for d in found] if complete else [], options))
     logger.info("%d utterances refined, %d kept as they were", len(ali) - kept, kept)
     return {"utterances": len(ali), "kept": kept}
 
