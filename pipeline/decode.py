@@ -4,6 +4,7 @@ from __future__ import annotations
 import logging
 import time
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Iterator, Mapping, Optional, Sequence
 
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
     import torch
 
     from pipeline.graph.decoding import DecodingGraph
-    from pipeline.graph.search import Lattices, Searcher
+    from pipeline.graph.lm_lattice import LatticeRescorer
+    from pipeline.graph.search import Searcher
     from pipeline.scorer import Scorer
 
 logger = logging.getLogger(__name__)
@@ -75,13 +77,14 @@ def check_graph(graph: "DecodingGraph", graph_dir: str | Path, hmm: HmmDir) -> N
 
 
 def decode(scorer: "Scorer", hmm: HmmDir, graph: "DecodingGraph", data_dir: str | Path, options: DecodeOptions,
-           weights: Sequence[Weights]) -> Decoded:
+           weights: Sequence[Weights], rescorer: Optional["LatticeRescorer"] = None) -> Decoded:
     """Recognises a data directory with every pair of weights at once, on one set of lattices.
 
     Args:
         scorer, hmm: the model.
         graph: built for its tree (``check_graph``).
         weights: pairs of LM weight and word penalty.
+        rescorer: another language model, which replaces that of the graph in the lattices.
     """
     from pipeline.graph.search import Searcher
     scale = scorer.transition_scale if options.transition_scale is None else options.transition_scale
@@ -95,7 +98,7 @@ def decode(scorer: "Scorer", hmm: HmmDir, graph: "DecodingGraph", data_dir: str 
         is_dynamic = dynamic is not None
         if is_dynamic not in searchers:
             searchers[is_dynamic] = Searcher(graph, hmm.transitions.log_probs(), hmm.transitions.tid_pdf(), scale, options, is_dynamic)
-        _recognise(searchers[is_dynamic], batch.cut_ids, scores, lens, dynamic, options, out)
+        _recognise(searchers[is_dynamic], batch.cut_ids, scores, lens, dynamic, options, rescorer, out)
         out.audio_seconds += float(lens.sum()) * scorer.frame_shift
         for _ in batch.cut_ids:
             next(done, None)
@@ -143,18 +146,20 @@ def _batches(scorer: "Scorer", data_dir: str | Path, options: DecodeOptions) -> 
 
 
 def _recognise(searcher: "Searcher", cut_ids: Sequence[str], scores: "torch.Tensor", lens: "torch.Tensor",
-               dynamic: Optional["torch.Tensor"], options: DecodeOptions, out: Decoded) -> None:
+               dynamic: Optional["torch.Tensor"], options: DecodeOptions, rescorer: Optional["LatticeRescorer"],
+               out: Decoded) -> None:
     """Searches a batch, again with wider beams where that failed, and stores the words for all weights."""
     from pipeline.graph.nbest import nbest
     rows = list(range(len(cut_ids)))
     for widen in range(options.retries + 1):
         start = time.monotonic()
         lattices = searcher.search(scores[rows], lens[rows], None if dynamic is None else dynamic[rows], widen)
-        lattices.best_words(*next(iter(out.texts)))
+        best_words = lattices.best_words if rescorer is None else partial(rescorer.best_words, lattices)
+        best_words(*next(iter(out.texts)))
         out.seconds += time.monotonic() - start
         failed = [rows[i] for i in lattices.empty()]
         for weights, texts in out.texts.items():
-            for row, words in zip(rows, lattices.best_words(*weights)):
+            for row, words in zip(rows, best_words(*weights)):
                 texts[cut_ids[row]] = words
         if options.nbest:
             lists = nbest(lattices, options.nbest, 1 / options.acoustic_scale, options.lattice_beam)

@@ -1,0 +1,198 @@
+"""Exact best paths of lattices under another language model, whose histories are tracked along the lattice.
+
+cf. Kaldi lattice-lmrescore: there the lattice is composed with the difference of two models. Here every lattice state
+keeps its best path for each history of the new model; so nothing is lost as with n-best lists, and no composed lattice
+has to be built.
+"""
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple, Optional
+
+import numba
+import numpy as np
+
+from pipeline.arpa import LOG10, UNK, ZERO, Arpa
+from pipeline.graph.grammar import grammar_from_arpa
+from pipeline.symbols import SymbolTable
+
+if TYPE_CHECKING:
+    from pipeline.graph.search import Lattices
+
+
+class _Model(NamedTuple):
+    """A back-off model: arcs out of history h are splits[h]:splits[h + 1], sorted by word; `unknown` (V,) is the score of a
+    word without unigram."""
+
+    splits: np.ndarray
+    word: np.ndarray
+    dst: np.ndarray
+    weight: np.ndarray
+    backoff: np.ndarray
+    backoff_weight: np.ndarray
+    final: np.ndarray
+    unknown: float
+    start: int
+
+
+class LatticeRescorer:
+    """A language model that replaces the one in lattices."""
+
+    def __init__(self, arpa: Arpa, words: SymbolTable, old_lm: float = 0.0) -> None:
+        """Args:
+            arpa: the new model; words that it lacks score as its <unk>, or as zero probability.
+            words: the lang's table.
+            old_lm: share of the old log score that stays; the new model has the rest.
+        """
+        grammar = grammar_from_arpa(arpa, words)
+        order = np.lexsort((grammar.word, grammar.src))
+        splits = np.searchsorted(grammar.src[order], np.arange(grammar.num_states + 1))
+        unknown = arpa.probs.get((UNK,), ZERO * LOG10)
+        self._model = _Model(splits, grammar.word[order], grammar.dst[order], grammar.weight[order], grammar.backoff,
+                             grammar.backoff_weight, grammar.final, unknown, grammar.start)
+        self._old_lm = old_lm
+        self._sorted: Optional[_SortedArcs] = None
+
+    def best_words(self, lattices: "Lattices", lm_weight: float, word_penalty: float) -> list[list[int]]:
+        """Word ids of the best path of each utterance; empty for failed ones.
+
+        A path's total is acoustic / lm_weight + graph + (1 - old_lm) * (new - old language model) - penalty * words.
+        """
+        lattices.weigh(lm_weight, word_penalty)
+        share = 1.0 - self._old_lm
+        if self._sorted is None or self._sorted.lattices is not lattices:
+            self._sorted = _sorted_arcs(lattices)
+        arcs = self._sorted
+        scores = (lattices.fsa.scores.double() - share * lattices.fsa.lm_scores.double()).cpu().numpy()[arcs.order]
+        out = []
+        for b, e, state_splits in arcs.utterances:
+            path = _search(arcs.src[b:e], state_splits, arcs.label[b:e], scores[b:e], *arcs.spelling, self._model, share)
+            out.append(path[::-1].tolist())
+        return out
+
+
+class _SortedArcs(NamedTuple):
+    """What does not depend on weights: arcs sorted by destination within each utterance.
+
+    `order`, `src`, `label` (A,); `utterances` are (first arc, end, splits of the arcs by destination); `spelling` are the
+    words of output labels, see _spelling.
+    """
+
+    lattices: "Lattices"
+    order: np.ndarray
+    src: np.ndarray
+    label: np.ndarray
+    utterances: list[tuple[int, int, np.ndarray]]
+    spelling: tuple[np.ndarray, np.ndarray]
+
+
+def _sorted_arcs(lattices: "Lattices") -> _SortedArcs:
+    arcs = lattices.fsa.arcs.values()[:, :2].cpu().numpy()
+    splits = lattices.arc_splits().tolist()
+    order, utterances = np.arange(len(arcs)), []
+    for b, e in zip(splits[:-1], splits[1:]):
+        order[b:e] = b + np.argsort(arcs[b:e, 1], kind="stable")
+        last = int(arcs[b:e, 1].max(initial=-1))
+        utterances.append((b, e, np.searchsorted(arcs[order[b:e], 1], np.arange(last + 2))))
+    return _SortedArcs(lattices, order, arcs[order, 0], lattices.fsa.aux_labels.cpu().numpy()[order], utterances, _spelling(lattices))
+
+
+def _spelling(lattices: "Lattices") -> tuple[np.ndarray, np.ndarray]:
+    """Words of every output label in use, side by side: label l stands for words[splits[l]:splits[l + 1]]."""
+    labels = np.unique(lattices.fsa.aux_labels.cpu().numpy())
+    words: list[int] = []
+    counts = np.zeros(int(labels.max(initial=0)) + 1, dtype=np.int64)
+    for label in labels.tolist():
+        spelled = lattices.spell([label]) if label > 0 else []
+        counts[max(label, 0)] = len(spelled)
+        words += spelled
+    return np.concatenate([[0], np.cumsum(counts)]), np.array(words, dtype=np.int64)
+
+
+@numba.njit(cache=True)
+def _advance(history, word, model):
+    """(history after a word, its log probability)."""
+    score = 0.0
+    while True:
+        low, high = model.splits[history], model.splits[history + 1]
+        while low < high:
+            middle = (low + high) // 2
+            if model.word[middle] < word:
+                low = middle + 1
+            else:
+                high = middle
+        if low < model.splits[history + 1] and model.word[low] == word:
+            return model.dst[low], score + model.weight[low]
+        if model.backoff[history] < 0:
+            return history, score + model.unknown
+        score += model.backoff_weight[history]
+        history = model.backoff[history]
+
+
+@numba.njit(cache=True)
+def _end(history, model):
+    """Log probability of the sentence end."""
+    score = 0.0
+    while model.final[history] == -np.inf and model.backoff[history] >= 0:
+        score += model.backoff_weight[history]
+        history = model.backoff[history]
+    return score + max(model.final[history], model.unknown)
+
+
+@numba.njit(cache=True)
+def _search(src, splits, label, score, label_splits, label_words, model, share):
+    """Words of the best path from state 0 to the last state, last word first.
+
+    Tokens lie side by side; each has a history, a total, the token that it comes from and the label in between. Paths
+    with the same history in the same state are one token, the better one.
+    """
+    num_states = len(splits) - 1
+    if num_states < 1:  # the search failed
+        return np.empty(0, np.int64)
+    size = 1024
+    history, total = np.empty(size, np.int64), np.empty(size, np.float64)
+    back, said = np.empty(size, np.int64), np.empty(size, np.int64)
+    history[0], total[0], back[0], said[0] = model.start, 0.0, -1, 0
+    first = np.zeros(num_states + 1, np.int64)
+    first[1] = 1
+    slot, stamp = np.empty(len(model.backoff), np.int64), np.full(len(model.backoff), -1, np.int64)
+    count = 1
+    for state in range(1, num_states):
+        for arc in range(splits[state], splits[state + 1]):
+            begin, end = label_splits[max(label[arc], 0)], label_splits[max(label[arc], 0) + 1]
+            for token in range(first[src[arc]], first[src[arc] + 1]):
+                to, value = history[token], total[token] + score[arc]
+                for i in range(begin, end):
+                    to, log_prob = _advance(to, label_words[i], model)
+                    value += share * log_prob
+                if stamp[to] == state:
+                    at = slot[to]
+                    if value <= total[at]:
+                        continue
+                else:
+                    if count == size:
+                        size *= 2
+                        history, total = _grown(history, size), _grown(total, size)
+                        back, said = _grown(back, size), _grown(said, size)
+                    at, stamp[to], slot[to] = count, state, count
+                    count += 1
+                history[at], total[at], back[at], said[at] = to, value, token, label[arc]
+        first[state + 1] = count
+    best, best_total = -1, -np.inf
+    for token in range(first[num_states - 1], count):
+        value = total[token] + share * _end(history[token], model)
+        if value > best_total:
+            best, best_total = token, value
+    words = np.empty(0, np.int64)
+    while best >= 0:
+        begin, end = label_splits[max(said[best], 0)], label_splits[max(said[best], 0) + 1]
+        if end > begin:
+            words = np.concatenate((words, label_words[begin:end][::-1]))
+        best = back[best]
+    return words
+
+
+@numba.njit(cache=True)
+def _grown(old, size):
+    new = np.empty(size, old.dtype)
+    new[:len(old)] = old
+    return new
