@@ -37,6 +37,9 @@ train_part() { if [[ $1 == exp/cv ]]; then echo train; else echo train_all; fi; 
 # Alignments by the GMM have more states for silence than those by the neural HMM, so each source has its lang.
 lang_of() { if [[ $1 == gmm ]]; then echo $gmm_lang; else echo $lang; fi; }
 
+# Networks learn tied states of either alignment: those of the last GMM, or of a tree built on the neural HMM's alignment.
+labels_of() { if [[ $1 == gmm ]]; then echo gmm_ali; else echo nhmm_tied_ali; fi; }
+
 chain() { # LANG SUFFIX ALI: monophones, triphones on deltas, with LDA and MLLT, speaker-adaptive; each aligns for the next
   local exp data
   for exp in exp/cv exp; do
@@ -58,12 +61,13 @@ graphs() { # MODEL LANG
 }
 
 decode() { # MODEL FEATURES [NAME ID [OPTION]]: tune on dev with exp/cv/MODEL, report exp/MODEL on test
-  local model=$1 feats=$2 name=decode_1gram${3:+_$3} id=${4:-$1} dev=() test=()
+  local model=$1 feats=$2 name=decode_1gram${3:+_$3} id=${4:-$1} dev=() test=() conf=conf/decode_$2.yaml
+  if [[ $model == nhmm_* ]]; then conf=conf/decode_nhmm.yaml; fi
   if (($# > 4)); then dev=("$5" exp/cv/$model/fmllr_dev) test=("$5" exp/$model/fmllr_test); fi
   python "$steps/decode.py" exp/cv/$model exp/cv/$model/graph_1gram data/$feats/dev exp/cv/$model/${name}_dev \
-    --id $id --part dev --config conf/decode_$feats.yaml "${dev[@]}" "${force[@]}"
+    --id $id --part dev --config $conf "${dev[@]}" "${force[@]}"
   python "$steps/decode.py" exp/$model exp/$model/graph_1gram data/$feats/test exp/$model/${name}_test \
-    --id $id --part test --config conf/decode_$feats.yaml --weights-from exp/cv/$model/${name}_dev "${test[@]}" "${force[@]}"
+    --id $id --part test --config $conf --weights-from exp/cv/$model/${name}_dev "${test[@]}" "${force[@]}"
 }
 
 decode_sat() { # MODEL LANG: the words of a first pass without speaker transforms give the transforms of the second
@@ -114,6 +118,7 @@ if stage 5 "neural HMM: full-sum training with learned transitions, alignments";
     python "$steps/train_nhmm.py" data/fbank/$part $lang $exp/nhmm_speech_silence --config conf/nhmm.yaml "${force[@]}"
     python "$steps/align.py" data/fbank/$part $lang $exp/nhmm_speech_silence $exp/nhmm_ali \
       --config conf/nhmm_align.yaml "${force[@]}"
+    python "$steps/tie_states.py" data/mfcc/$part $lang $exp/nhmm_ali $exp/nhmm_tied_ali --config conf/tie.yaml "${force[@]}"
   done
   python "$steps/score_ali.py" exp/nhmm_ali exp/gmm_ali exp/nhmm_ali/score_train \
     --id nhmm_speech_silence --part train "${force[@]}"
@@ -122,8 +127,8 @@ fi
 if stage 6 "Viterbi training of a network on each alignment ($sources)"; then
   for exp in exp/cv exp; do
     for source in $sources; do
-      python "$steps/train_viterbi.py" data/fbank/"$(train_part $exp)" "$(lang_of $source)" $exp/${source}_ali $exp/hybrid_$source \
-        --config conf/viterbi.yaml "${force[@]}"
+      python "$steps/train_viterbi.py" data/fbank/"$(train_part $exp)" "$(lang_of $source)" $exp/"$(labels_of $source)" \
+        $exp/hybrid_$source --config conf/viterbi.yaml "${force[@]}"
     done
   done
 fi
