@@ -2,7 +2,8 @@
 """The search on k2 beside Kaldi's own decoders (packages kaldi-decoder and kaldifst): best paths, scores and speed.
 
 Both search the same graph with the same scores, beam and limit of active states, in one process, turn by turn; scoring
-by the model is shared and outside the clock. Times are the best of the repeats. `k2` makes lattices and takes the best
+by the model is shared and outside the clock. Times are processor seconds of the one thread that all of them have, so
+that other work on the machine matters little; the best of the repeats counts. `k2` makes lattices and takes the best
 path of them; Kaldi's FasterDecoder makes the best path alone, its LatticeSimpleDecoder lattices (but is written for
 plainness, not for speed; its fast sibling is not in any package for this Python).
 """
@@ -174,9 +175,9 @@ def measure(case: Case, decoders: Sequence[str], options: "DecodeOptions", repea
     seconds, found = {d: float("inf") for d in decoders}, {}
     for _ in range(repeats):
         for decoder in decoders:
-            start = time.perf_counter()
+            start = time.process_time()
             found[decoder] = runs[decoder]()
-            seconds[decoder] = min(seconds[decoder], time.perf_counter() - start)
+            seconds[decoder] = min(seconds[decoder], time.process_time() - start)
     rows = []
     for decoder in decoders:
         row = {"graph": case.name, "beam": options.beam, "max_active": options.max_active, "decoder": decoder,

@@ -12,6 +12,7 @@ from pipeline.arpa import Arpa
 from pipeline.errors import DataError
 from pipeline.graph.decoding import DecodingGraph, build_decoding_graph
 from pipeline.graph.grammar import grammar_from_arpa
+from pipeline.lang import Lang
 from tests.graph.cases import brute_force, hmm_of, language_model, random_tree, small_lang
 
 k2 = pytest.importorskip("k2")
@@ -29,10 +30,8 @@ def decode(graph: DecodingGraph, log_probs: np.ndarray, scores: np.ndarray, tran
     return graph.spell(best.aux_labels.tolist()), float(best.get_tot_scores(use_double_scores=True, log_semiring=False)[0])
 
 
-@pytest.mark.parametrize("left,right", CONTEXTS)
-@pytest.mark.parametrize("order", [1, 2, 3])
-def test_best_path_is_that_of_brute_force(left: int, right: int, order: int) -> None:
-    lang = small_lang(silence_prob=0.0 if order == 3 else 0.3, states=1 if order == 1 else 2)
+def check_best_paths(left: int, right: int, order: int, lang: Lang) -> None:
+    """The best path of random scores is the best of all word sequences, each scored on its own training graph."""
     arpa, hmm = language_model(order), hmm_of(lang, random_tree(lang, left, right, seed=order), seed=order)
     graph, grammar = build_decoding_graph(lang, arpa, hmm), grammar_from_arpa(arpa, lang.words)
     rng = np.random.default_rng(10 * left + right)
@@ -40,7 +39,6 @@ def test_best_path_is_that_of_brute_force(left: int, right: int, order: int) -> 
     for frames in (2, 3, 5, 6, 6, 7):
         scores = (3 * rng.standard_normal((frames, hmm.transitions.num_pdfs))).astype(np.float32)
         expected = brute_force(lang, grammar, hmm, scores, transition_scale=0.7)
-        # Longer word sequences than brute force tries are possible in the graph, so forbid them by their score.
         if not expected:
             continue
         words, total = decode(graph, hmm.transitions.log_probs(), scores, 0.7)
@@ -48,9 +46,27 @@ def test_best_path_is_that_of_brute_force(left: int, right: int, order: int) -> 
             assert total == pytest.approx(max(expected.values()), abs=1e-3), (words, frames)
             assert expected[tuple(words)] == pytest.approx(total, abs=1e-3)
             seen.add(tuple(words))
-        else:
+        else:  # brute force does not try that many words
             assert total >= max(expected.values()) - 1e-3
     assert len(seen) >= 2
+
+
+@pytest.mark.parametrize("left,right", CONTEXTS)
+@pytest.mark.parametrize("order", [1, 2, 3])
+def test_best_path_is_that_of_brute_force(left: int, right: int, order: int) -> None:
+    check_best_paths(left, right, order, small_lang(silence_prob=0.0 if order == 3 else 0.3, states=1 if order == 1 else 2))
+
+
+@pytest.mark.parametrize("left,right", [(2, 1), (2, 2)])
+@pytest.mark.parametrize("silence_prob", [0.0, 0.3])
+def test_wide_contexts_reach_over_several_words(left: int, right: int, silence_prob: float) -> None:
+    """Words of one phone: a window of five phones spans up to five words and the silences between them."""
+    check_best_paths(left, right, 2, small_lang(silence_prob=silence_prob, states=1))
+
+
+@pytest.mark.parametrize("left,right", [(0, 0), (1, 1), (0, 2)])
+def test_word_end_phones(left: int, right: int) -> None:
+    check_best_paths(left, right, 2, small_lang(states=1, position="word_end"))
 
 
 def test_two_words_on_the_first_arc_are_both_put_out() -> None:
