@@ -93,6 +93,30 @@ def test_every_pair_of_weights_gives_its_own_best_path(data) -> None:
     assert found.audio_seconds == pytest.approx(0.25) and found.real_time_factor > 0
 
 
+def test_another_language_model_has_the_last_word(data) -> None:
+    """A unigram graph makes the lattices, a bigram replaces its scores: best of all texts under the bigram."""
+    from pipeline.graph.lm_lattice import LatticeRescorer
+    lang = small_lang(0.3)
+    hmm = hmm_of(lang, random_tree(lang, 1, 1))
+    one, two = language_model(1), language_model(2)
+    graph, grammar = build_decoding_graph(lang, one, hmm), grammar_from_arpa(one, lang.words)
+    scorer, pairs = TableScorer(hmm.transitions.num_pdfs), [(0.5, 0.0), (2.0, 0.5), (5.0, -1.0)]
+    found = decode.decode(scorer, hmm, graph, "data", WIDE, pairs, LatticeRescorer(two, lang.words))
+    plain = decode.decode(scorer, hmm, graph, "data", WIDE, pairs)
+    compared = 0
+    for i, (cut_id, frames) in enumerate(FRAMES.items()):
+        for lm_weight, penalty in pairs:
+            expected = brute_force(lang, grammar, hmm, scorer.table[10 * i:10 * i + frames].numpy() / np.float32(lm_weight), 3, 0.7)
+            names = {text: [lang.words.name(w) for w in text] for text in expected}
+            totals = {t: s + two.sentence_log_prob(names[t]) - one.sentence_log_prob(names[t]) - penalty * len(t)
+                      for t, s in expected.items()}
+            words = tuple(found.texts[lm_weight, penalty][cut_id])
+            if len(words) <= 3:
+                assert max(totals.values()) - totals[words] < 2e-3, (cut_id, lm_weight, penalty)
+                compared += 1
+    assert compared >= 6 and found.texts != plain.texts
+
+
 def test_batches_do_not_change_the_result(data) -> None:
     _, hmm, graph = system()
     scorer = TableScorer(hmm.transitions.num_pdfs)

@@ -1,6 +1,8 @@
 """N-best lists of lattices against brute force over word sequences."""
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -50,3 +52,23 @@ def test_beam_drops_the_rest() -> None:
     wide, narrow = nbest(lattices, 50, 2.0, 1e4)[0], nbest(lattices, 50, 2.0, 2.0)[0]
     totals = [a.acoustic / 2.0 + a.graph for a in wide]
     assert 0 < len(narrow) < len(wide) and [a.words for a in narrow] == [a.words for a, t in zip(wide, totals) if t >= totals[0] - 2.0]
+
+
+def test_lists_under_their_own_language_model_keep_their_order() -> None:
+    """A unigram's share of the graph score is its sentence probability, so rescoring with it changes nothing."""
+    from pipeline.graph.nbest import nbest
+    from pipeline.graph.search import Searcher
+    from pipeline.hyp import NBest
+    from pipeline.rescore import rescore
+    lang, arpa = small_lang(), language_model(1)
+    hmm = hmm_of(lang, random_tree(lang, 1, 1))
+    options = DecodeOptions(acoustic_scale=0.5, beam=1e4, lattice_beam=1e4, max_active=10_000)
+    searcher = Searcher(build_decoding_graph(lang, arpa, hmm), hmm.transitions.log_probs(), hmm.transitions.tid_pdf(), 1.0, options)
+    scores = torch.randn(2, 6, hmm.transitions.num_pdfs, generator=torch.Generator().manual_seed(5))
+    lattices = searcher.search(scores, torch.tensor([6, 5]))
+    lists = []
+    for i, found in enumerate(nbest(lattices, 40, 2.0, 1e4)):
+        named = tuple(dataclasses.replace(a, words=tuple(lang.words.name(w) for w in a.words)) for a in found)
+        assert [a.lm for a in named] == pytest.approx([arpa.sentence_log_prob(a.words) for a in named], abs=1e-4)
+        lists.append(NBest(str(i), "s", (), named))
+    assert [h.hyp for h in rescore(lists, arpa, [(2.0, 0.0)])[2.0, 0.0]] == [x.alternatives[0].words for x in lists]
