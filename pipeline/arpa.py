@@ -121,12 +121,16 @@ class _Reader:
         for self.line_no, line in read_lines(self.path):
             if self.section == "end":
                 break
+            if self.section == "start" and line != "\\data\\":
+                continue  # free text, which may itself explain sections (the CMU toolkit's does)
             if line.startswith("\\"):
                 self._header(line)
             elif line and self.section == "data":
                 self._count(line)
-            elif line and self.section != "start":
+            elif line:
                 self._ngram(line)
+        if self.section == "start":
+            raise DataError(f"{self.path}: not an ARPA file (no line \\data\\)")
         if self.section != "end":
             raise self.fail("the file ends before \\end\\ (truncated?)")
         for word in (BOS, EOS):

@@ -79,7 +79,7 @@ GOOD = "\\data\\\nngram 1=3\nngram 2=1\n\n\\1-grams:\n-99 <s> -0.3\n-0.5 </s>\n-
     ("\\end\\", "", ": the file ends before"),
     ("\\2-grams:", "\\3-grams:", ":10: unexpected section"),
     ("ngram 2=1", "ngram two=1", ":3: expected 'ngram 2=COUNT'"),
-    ("\\data\\", "data", "unexpected section"),
+    ("\\data\\", "data", ": not an ARPA file"),
 ])
 def test_broken_files_are_refused_with_their_line(tmp_path: Path, old: str, new: str, message: str) -> None:
     path = tmp_path / "lm.arpa"
@@ -89,6 +89,18 @@ def test_broken_files_are_refused_with_their_line(tmp_path: Path, old: str, new:
     with pytest.raises(DataError) as error:
         Arpa.load(path)
     assert str(path) in str(error.value) and message in str(error.value)
+
+
+def test_text_in_front_may_explain_the_format(tmp_path: Path) -> None:
+    """The CMU toolkit writes a sketch of the sections before the data."""
+    path = tmp_path / "lm.arpa"
+    path.write_text("Formats:\nngram 1=nr\n\\1-grams:\np_1 wd_1 bo_wt_1\n\\end\\\n\n" + GOOD, encoding="utf-8")
+    assert Arpa.load(path).probs == _loaded(tmp_path / "plain.arpa").probs
+
+
+def _loaded(path: Path) -> Arpa:
+    path.write_text(GOOD, encoding="utf-8")
+    return Arpa.load(path)
 
 
 def test_texts_without_words_or_with_markers_are_refused(tmp_path: Path) -> None:
