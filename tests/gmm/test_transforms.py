@@ -179,3 +179,43 @@ def test_compose_applies_one_after_the_other():
 def test_speaker_index_repeats_names_over_frames():
     names, index = fmllr.speaker_index(("b", "a", "b"), np.array([0, 2, 3, 5]))
     assert names == ["a", "b"] and index.tolist() == [1, 1, 0, 1, 1]
+
+
+@settings(max_examples=15)
+@given(seed=st.integers(0, 10_000), frames=st.integers(1, 80))
+def test_mllt_never_loses_and_more_sweeps_never_lose(seed, frames):
+    """Also with fewer frames than dimensions, where the statistics are singular."""
+    rng = np.random.default_rng(seed)
+    gmms = random_gmms([2, 3], 4, seed)
+    feats = torch.from_numpy(rng.standard_normal((frames, 4)).astype(np.float32) * 2)
+    stats = mllt_stats(Evaluator(gmms), feats, FrameLabels.from_pdfs(rng.integers(0, 2, frames), 2))
+    gains = []
+    for num_iters in (1, 2, 5, 20):
+        matrix, gain = mllt(*stats, num_iters=num_iters, tolerance=0.0)
+        assert np.isfinite(matrix).all() and abs(np.linalg.det(matrix)) > 0
+        gains.append(gain)
+    assert gains[0] >= 0 and all(b >= a - 1e-9 * abs(a) for a, b in zip(gains, gains[1:]))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_more_sweeps_of_fmllr_never_lose(seed):
+    gmms, feats, labels, speaker, _ = adapted_corpus(seed=seed, frames=1000)
+    stats = fmllr.fmllr_stats(Evaluator(gmms), feats, labels, speaker, 2)
+    values = [fmllr.estimate(stats, 0.0, 0.0, num_iters=n, tolerance=0.0)[1] for n in (1, 2, 3, 5, 10, 40)]
+    assert (values[0] > 0).all() and all((b >= a - 1e-9).all() for a, b in zip(values, values[1:]))
+
+
+@settings(max_examples=15)
+@given(seed=st.integers(0, 10_000), dim=st.integers(1, 4))
+def test_no_projection_separates_better_than_lda(seed, dim):
+    """The ratio of determinants, total over within, which LDA maximises."""
+    feats, pdfs = classes(4, 400, 5, seed)
+    within, total = scatter(feats, pdfs)
+
+    def separation(rows: np.ndarray) -> float:
+        return float(np.linalg.slogdet(rows @ total @ rows.T)[1] - np.linalg.slogdet(rows @ within @ rows.T)[1])
+
+    best = separation(lda(feats, FrameLabels.from_pdfs(pdfs, 4), dim).double().numpy())
+    rng = np.random.default_rng(seed)
+    assert all(separation(rng.standard_normal((dim, 5))) <= best + 1e-3 for _ in range(20))
+    assert separation(np.eye(5)[:dim]) <= best + 1e-3
