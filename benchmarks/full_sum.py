@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable, Optional
@@ -155,17 +156,17 @@ def prepare(inputs: Inputs, backend: str) -> tuple[Callable[[Any], Any], Any]:
     return torch_ctc(inputs) if backend == "torch ctc_loss" else engine(inputs, backend)
 
 
-def once(run: Callable[[Any], Any], emissions: Any, backward: bool) -> tuple[float, float, float]:
+def once(
+    run: Callable[[Any], Any], emissions: Any, backward: bool, clock: Callable[[], float] = time.perf_counter
+) -> tuple[float, float, float]:
     """Seconds of one forward and one backward pass, and the score."""
-    import time
-
     leaf = emissions.detach().requires_grad_(backward)
-    begin = time.perf_counter()
+    begin = clock()
     total = run(leaf)
-    middle = time.perf_counter()
+    middle = clock()
     if backward:
         total.backward()
-    return middle - begin, time.perf_counter() - middle, float(total)
+    return middle - begin, clock() - middle, float(total)
 
 
 def peak_mib(case: Case, backend: str, threads: int) -> float:
@@ -206,7 +207,9 @@ def in_fresh_process(case: Case, backend: str, threads: int) -> float:
         return pool.submit(peak_mib, case, backend, threads).result()
 
 
-def measure(case: Case, backends: list[str], repeats: int, memory: bool, threads: int) -> list[dict[str, Any]]:
+def measure(
+    case: Case, backends: list[str], repeats: int, memory: bool, threads: int, clock: Callable[[], float]
+) -> list[dict[str, Any]]:
     """One row per backend."""
     import statistics
 
@@ -217,7 +220,7 @@ def measure(case: Case, backends: list[str], repeats: int, memory: bool, threads
     times: dict[str, list[tuple[float, float, float]]] = {backend: [] for backend in backends}
     for _ in range(repeats):
         for backend, (run, emissions) in prepared.items():
-            times[backend].append(once(run, emissions, backward))
+            times[backend].append(once(run, emissions, backward, clock))
     rows = []
     for backend in backends:
         forward, back = (statistics.median(t[i] for t in times[backend]) for i in (0, 1))
@@ -269,10 +272,12 @@ def show(table: list[list[str]]) -> None:
 @click.option("--repeats", default=7, show_default=True,
               help="Runs of each backend, turn by turn; the median is shown. Tiny shapes run 20 times as often, huge ones half.")
 @click.option("--threads", default=2, show_default=True, help="Threads of torch, and so of the engine.")
+@click.option("--clock", type=click.Choice(("wall", "cpu")), default="wall", show_default=True,
+              help="cpu: seconds of all threads on a processor, for a machine that is busy with other work.")
 @click.option("--memory/--no-memory", default=True, show_default=True,
               help="Also measure peak memory, each in a process of its own.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per line instead of a table.")
-def main(shapes: tuple[str, ...], backends: tuple[str, ...], repeats: int, threads: int, memory: bool,
+def main(shapes: tuple[str, ...], backends: tuple[str, ...], repeats: int, threads: int, clock: str, memory: bool,
          as_json: bool) -> None:
     """Times the engine against k2 and torch's ctc_loss.
 
@@ -294,7 +299,7 @@ def main(shapes: tuple[str, ...], backends: tuple[str, ...], repeats: int, threa
             chosen = [b for b in chosen if b != "torch ctc_loss"]
         cells = case.num * case.frames * case.size
         turns = max(1, repeats // 2) if cells > 5_000_000 else repeats * 20 if cells < 10_000 else repeats
-        rows = measure(case, chosen, turns, memory, threads)
+        rows = measure(case, chosen, turns, memory, threads, time.process_time if clock == "cpu" else time.perf_counter)
         table += [as_text(row) for row in rows]
         if as_json:
             for row in rows:

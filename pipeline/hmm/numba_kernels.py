@@ -291,13 +291,14 @@ def join(plan, call, mid, mid_cum, alive, scores, neg):
         scores[n] = -np.inf
         if not (alive[0, n] and alive[1, n]):
             continue
-        t, first, last = call.lengths[n] // 2, plan.splits[n], plan.splits[n + 1]
-        emissions = call.emissions[n, t]
+        first, last = plan.splits[n], plan.splits[n + 1]
+        frame, pdf = call.emissions[n, call.lengths[n] // 2], plan.pdf[first:last]
+        alpha, beta = mid[0, first:last], mid[1, first:last]
         both = np.full(last - first, NEG)
-        for s in range(first, last):
-            x = value(emissions[plan.pdf[s]], call.half)
+        for s in range(last - first):
+            x = value(frame[pdf[s]], call.half)
             if neg < x < -neg:
-                both[s - first] = np.float64(mid[0, s]) + np.float64(mid[1, s]) - np.float64(x)
+                both[s] = np.float64(alpha[s]) + np.float64(beta[s]) - np.float64(x)
         best = both.max()
         if best > DEAD:
             scores[n] = best + math.log(np.exp(both - best).sum()) + mid_cum[0, n] + mid_cum[1, n]

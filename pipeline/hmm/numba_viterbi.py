@@ -116,15 +116,25 @@ def viterbi_tasks(tasks, plan, call, backs, mid, mid_cum, alive, neg):
 
 
 @jit
-def other_end(plan, n, way, s, code):
-    """The arc that `code` stands for at state s, and the state at its other end."""
-    if code < SLOTS:
-        source = s - code if way == 0 else s + code
-        return plan.arc[code, plan.splits[n] + (s if way == 0 else source)], source
-    begin, end = plan.group_splits[way, n], plan.group_splits[way, n + 1]
-    g = begin + np.searchsorted(plan.groups[way, begin:end], s)
-    i = plan.group_edge[way, g] + code - SLOTS
-    return plan.edge_arc[way, i], plan.edge_from[way, i]
+def walk(states, arcs, chosen, backs, cell, way, slots, groups, group_edge, edge_arc, edge_from):
+    """Follow the ways from state `chosen` of the middle frame to one end of the utterance.
+
+    Plain arrays, no plan: handing on a tuple of arrays at every frame costs more than the frame.
+    """
+    num_frames, size = len(states), slots.shape[1]
+    d, stop = (-1, 0) if way == 0 else (1, num_frames - 1)
+    s = np.int64(chosen)
+    for t in range(num_frames // 2, stop, d):
+        code = np.int64(backs[cell + (t + way) * size + s])
+        if code < SLOTS:
+            source = s - code if way == 0 else s + code
+            arc = slots[code, s if way == 0 else source]
+        else:
+            i = group_edge[np.searchsorted(groups, s)] + code - SLOTS
+            arc, source = edge_arc[i], np.int64(edge_from[i])
+        arcs[t + way] = arc
+        s = source
+        states[t + d] = s
 
 
 @exact
@@ -134,24 +144,22 @@ def trace(plan, call, backs, mid, mid_cum, alive, scores, states, arcs, neg):
         scores[n] = -np.inf
         if not (alive[0, n] and alive[1, n]):
             continue
-        num_frames, first = call.lengths[n], plan.splits[n]
-        middle = num_frames // 2
+        num_frames, first, last = call.lengths[n], plan.splits[n], plan.splits[n + 1]
+        frame, pdf = call.emissions[n, num_frames // 2], plan.pdf[first:last]
+        alpha, beta = mid[0, first:last], mid[1, first:last]
         best, chosen = NEG, 0
-        for s in range(plan.splits[n + 1] - first):
-            x = value(call.emissions[n, middle, plan.pdf[first + s]], call.half)
+        for s in range(last - first):
+            x = value(frame[pdf[s]], call.half)
             if neg < x < -neg:
-                both = np.float64(mid[0, first + s]) + np.float64(mid[1, first + s]) - np.float64(x)
+                both = np.float64(alpha[s]) + np.float64(beta[s]) - np.float64(x)
                 if both > best:
                     best, chosen = both, s
         if best < DEAD:
             continue
         scores[n] = best + mid_cum[0, n] + mid_cum[1, n]
-        states[n, middle] = chosen
-        s = chosen
-        for t in range(middle, 0, -1):
-            arcs[n, t], s = other_end(plan, n, 0, s, backs[row_cell(plan, call, n, t) + s])
-            states[n, t - 1] = s
-        s = chosen
-        for t in range(middle, num_frames - 1):
-            arcs[n, t + 1], s = other_end(plan, n, 1, s, backs[row_cell(plan, call, n, t + 1) + s])
-            states[n, t + 1] = s
+        states[n, num_frames // 2] = chosen
+        cell = row_cell(plan, call, n, 0)
+        for way in range(2):
+            begin, end = plan.group_splits[way, n], plan.group_splits[way, n + 1]
+            walk(states[n, :num_frames], arcs[n], chosen, backs, cell, way, plan.arc[:, first:last],
+                 plan.groups[way, begin:end], plan.group_edge[way, begin:end], plan.edge_arc[way], plan.edge_from[way])
