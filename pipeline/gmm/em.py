@@ -34,17 +34,19 @@ class UpdateReport:
 
 
 def update(gmms: DiagGmms, stats: GmmStats, min_count: float = 10.0, min_weight: float = 1e-5,
-           min_var: float = 1e-3) -> tuple[DiagGmms, UpdateReport]:
+           min_var: float = 1e-3, min_trained: float = 1e-8) -> tuple[DiagGmms, UpdateReport]:
     """Maximum-likelihood update, cf. Kaldi MleDiagGmmUpdate.
 
     mean = first / occ, var = max(second / occ - mean^2, min_var), weight = occ / occ of the pdf. Gaussians below
     min_count frames or min_weight are removed; each pdf keeps at least its heaviest one, with its old mean and
-    variances when that one is too light as well. A Gaussian without any frame that stays (min_count 0) is unchanged.
+    variances when that one is too light as well. A Gaussian that stays although it has hardly any frame (min_count 0) keeps
+    its mean and variances.
 
     Args:
         gmms: the mixtures that the posteriors of `stats` come from.
         min_count: frames.
         min_var: squared feature units.
+        min_trained: frames that new means and variances need.
     """
     offsets, gauss_pdf = gmms.offsets.numpy(), gmms.gauss_pdf()
     occ = stats.occ.double().numpy()
@@ -52,7 +54,7 @@ def update(gmms: DiagGmms, stats: GmmStats, min_count: float = 10.0, min_weight:
     old_weight = gmms.weights.double().cpu().numpy()
     share = np.where(pdf_occ[gauss_pdf] > 0, occ / np.maximum(pdf_occ[gauss_pdf], 1e-30), old_weight)
     keep = (occ >= min_count) & (share >= min_weight)
-    enough = keep & (occ > 1e-8)
+    enough = keep & (occ > min_trained)
     light_pdf = np.bincount(gauss_pdf, weights=enough, minlength=gmms.num_pdfs) == 0
     keep[_heaviest(share, offsets)[light_pdf]] = True
     denominator = torch.from_numpy(np.where(enough, occ, 1.0))[:, None]

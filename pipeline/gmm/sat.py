@@ -113,7 +113,8 @@ def train_sat(data_dir: str | Path, lang: Lang, ali_dir: str | Path, model_dir: 
     silence = silence_pdfs(tree, lang)
     state = train_on_tree(aligned, feats, lang, tree, options, tmp_dir, FmllrAdaptation(speakers, silence, options))
     stats = accumulate(Evaluator(state.gmms), state.feats, state.assignment.labels, speakers.feats)
-    independent, _ = update(state.gmms, stats, min_count=0.0, min_weight=0.0, min_var=options.min_var)
+    independent, _ = update(state.gmms, stats, min_count=0.0, min_weight=0.0, min_var=options.min_var,
+                            min_trained=options.min_count)
     save_transforms(tmp_dir, speakers.names, speakers.transforms)
     model = GmmModel(state.gmms, base.feat_options, corpus.facts, base.transform, independent, meta(options, state))
     model.save(tmp_dir, lang.topo, tree, state.transitions, lang.id)

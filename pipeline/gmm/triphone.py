@@ -134,17 +134,18 @@ def train_deltas(data_dir: str | Path, lang: Lang, ali_dir: str | Path, options:
 class MlltAdaptation:
     """Estimates MLLT again in some iterations and keeps the product with LDA."""
 
-    def __init__(self, iters: tuple[int, ...], loaded: torch.Tensor, matrix: torch.Tensor) -> None:
+    def __init__(self, iters: tuple[int, ...], loaded: torch.Tensor, matrix: torch.Tensor, silence: list[int]) -> None:
         """Args:
             loaded: (sum of T, F) spliced features.
             matrix: (D, F) LDA.
+            silence: pdfs whose frames do not count.
         """
-        self.iters, self._loaded, self.matrix = iters, loaded, matrix
+        self.iters, self._loaded, self.matrix, self._silence = iters, loaded, matrix, silence
 
     def apply(self, gmms, feats, assignment):
         from pipeline.gmm.diag import Evaluator
 
-        square, gain = mllt(*mllt_stats(Evaluator(gmms), feats, assignment.labels))
+        square, gain = mllt(*mllt_stats(Evaluator(gmms), feats, assignment.labels.weighted(self._silence, 0.0)))
         logger.info("MLLT: objective gains %.4f per frame", gain)
         square = torch.from_numpy(square)
         self.matrix = (square @ self.matrix.double()).float()
@@ -169,7 +170,7 @@ def train_lda_mllt(data_dir: str | Path, lang: Lang, ali_dir: str | Path, option
     matrix = lda(loaded, labels, min(options.dim, loaded.shape[1]))
     feats = loaded @ matrix.t()
     tree = make_tree(aligned, feats, lang, options.tree, tmp_dir, questions_file)
-    adaptation = MlltAdaptation(options.mllt_iters, loaded, matrix)
+    adaptation = MlltAdaptation(options.mllt_iters, loaded, matrix, silence_pdfs(tree, lang))
     state = train_on_tree(aligned, feats, lang, tree, options, tmp_dir, adaptation)
     model = GmmModel(state.gmms, feat_options, aligned.corpus.facts, adaptation.matrix, meta=meta(options, state))
     model.save(tmp_dir, lang.topo, tree, state.transitions, lang.id)
