@@ -23,7 +23,7 @@ if stage 0 "data: recordings and transcripts"; then
 fi
 
 if stage 1 "lang: words as phones, unigram language model"; then
-  python "$steps/make_lang.py" data/local/lexicon.txt data/lang_phone "${force[@]}"
+  python "$steps/make_lang.py" data/local/lexicon.txt data/lang_phone --config conf/lang.yaml "${force[@]}"
   python "$steps/train_lm.py" data/local/lm_text.txt data/lang_phone data/lm_1gram --order 1 "${force[@]}"
 fi
 
