@@ -109,6 +109,20 @@ def test_two_feature_statistics():
     assert np.allclose(new.means, means, atol=5e-3) and np.allclose(new.vars, var, rtol=1e-2, atol=2e-2)
 
 
+def test_rare_gaussians_of_the_independent_mixtures_keep_their_parameters():
+    """As with gmm-est --remove-low-count-gaussians=false: under 10 frames only the weight changes."""
+    gmms = random_gmms([4, 3], 4, seed=5)
+    feats, pdfs, weights = frames(2, 60, 4, 6)
+    stats = accumulate(Evaluator(gmms), feats, FrameLabels.from_pdfs(pdfs, 2, weights=weights))
+    assert 0 < (stats.occ < 10).sum() < 7
+    new, _ = update(gmms, stats, min_count=0.0, min_weight=0.0, min_trained=10.0)
+    am, _ = their_update(gmms, feats, pdfs, weights, remove_low_count_gaussians=False)
+    their_weights, means, var, sizes = parameters(am)
+    assert sizes == [4, 3] and torch.equal(new.means[stats.occ < 10], gmms.means[stats.occ < 10])
+    assert np.allclose(new.weights, their_weights, atol=1e-3)
+    assert np.allclose(new.means, means, atol=5e-3) and np.allclose(new.vars, var, rtol=1e-2, atol=5e-3)
+
+
 @settings(max_examples=30, deadline=None)
 @given(occ=st.lists(st.integers(0, 4000), min_size=1, max_size=6, unique=True), wanted=st.integers(1, 50),
        power=st.sampled_from([0.2, 0.25, 0.5, 1.0]))
