@@ -1,0 +1,76 @@
+"""Alignment of a data directory by the mixtures' own search: the same as through score matrices; what fails is named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pipeline.ali import AliSet
+from pipeline.align import AlignOptions, align
+from pipeline.errors import DataError
+from pipeline.gmm.model import load_scorer
+from pipeline.gmm.mono import train_mono
+from pipeline.gmm.options import MonoOptions
+from pipeline.model_dir import load_hmm
+from tests.gmm.world import World, draw, make_world_lang, write_corpus
+
+LANG = make_world_lang()
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Path:
+    """data and mono of 30 utterances."""
+    d = tmp_path_factory.mktemp("align")
+    write_corpus(d / "data", draw(World.make(1), 30, seed=2))
+    options = MonoOptions(num_gauss=9, num_iters=6, grow_iters=4, realign_iters=(1, 2, 3, 4, 5), cmvn="none", deltas=0)
+    train_mono(d / "data", LANG, options, d / "mono")
+    return d
+
+
+def run(trained: Path, out: Path, **options):
+    model = trained / "mono"
+    return align(load_scorer(model), load_hmm(model), LANG, trained / "data", out, AlignOptions(**options), "mono")
+
+
+def test_the_search_finds_the_paths_of_the_engine(trained, tmp_path):
+    beam = run(trained, tmp_path / "beam")
+    exact = run(trained, tmp_path / "exact", confidence=True)  # a posterior per frame needs the engine
+    assert beam.num_aligned == exact.num_aligned == 30 and beam.num_frames == exact.num_frames
+    assert beam.total_log_like == pytest.approx(exact.total_log_like, rel=1e-5)
+    ours, theirs = AliSet.load(tmp_path / "beam"), AliSet.load(tmp_path / "exact")
+    for cut_id in theirs:
+        assert ours[cut_id].transition_ids.tolist() == theirs[cut_id].transition_ids.tolist()
+        assert ours[cut_id].words.tolist() == theirs[cut_id].words.tolist()
+
+
+def test_small_batches_change_nothing(trained, tmp_path):
+    whole, pieces = run(trained, tmp_path / "whole"), run(trained, tmp_path / "pieces", batch_frames=10)
+    assert whole == pieces
+    a, b = AliSet.load(tmp_path / "whole"), AliSet.load(tmp_path / "pieces")
+    assert all(a[c].transition_ids.tolist() == b[c].transition_ids.tolist() for c in a)
+
+
+def test_a_narrow_beam_is_never_better(trained, tmp_path):
+    narrow, wide = run(trained, tmp_path / "narrow", beam=1e-4), run(trained, tmp_path / "wide")
+    assert wide.num_retried == 0 and not narrow.failed
+    assert narrow.total_log_like < wide.total_log_like
+
+
+def test_utterances_shorter_than_their_words_fail_by_name(trained, tmp_path):
+    import gzip
+    import json
+    import shutil
+
+    shutil.copytree(trained / "data", tmp_path / "data")
+    path = tmp_path / "data" / "cuts.jsonl.gz"
+    cuts = [json.loads(line) for line in gzip.open(path, "rt")]
+    cuts[3]["supervisions"][0]["text"] = " ".join([cuts[3]["supervisions"][0]["text"]] * 60)
+    with gzip.open(path, "wt") as f:
+        f.writelines(json.dumps(cut) + "\n" for cut in cuts)
+    scorer, hmm = load_scorer(trained / "mono"), load_hmm(trained / "mono")
+    report = align(scorer, hmm, LANG, tmp_path / "data", tmp_path / "ali", AlignOptions(), "mono")
+    assert [cut_id for cut_id, _ in report.failed] == [cuts[3]["id"]] and report.num_aligned == 29
+    assert (tmp_path / "ali" / "failed.txt").read_text().startswith(cuts[3]["id"])
+    with pytest.raises(DataError, match="1 failed"):
+        report.check(tmp_path / "ali", 0.01)
