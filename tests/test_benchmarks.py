@@ -1,0 +1,36 @@
+"""The benchmark of the engine: its help is quick and its JSON lines hold what they promise."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+KEYS = {"shape", "backend", "forward_s", "backward_s", "peak_mib", "ratio_to_k2", "ratio_to_torch_ctc"}
+
+
+@pytest.mark.parametrize("name", ["full_sum.py", "corpus_epoch.py"])
+def test_help_is_quick(run_script, name):
+    times = []
+    for _ in range(3):
+        begin = time.perf_counter()
+        assert run_script(sys.executable, ROOT / "benchmarks" / name, "--help").returncode == 0
+        times.append(time.perf_counter() - begin)
+    assert min(times) < 1, times
+
+
+def test_json_lines(run_script):
+    options = ["--json", "--repeats", "1", "--no-memory", "--shape", "1x50x10x50"]
+    backends = ["--backend", "torch", "--backend", "torch ctc_loss"]
+    done = run_script(sys.executable, ROOT / "benchmarks" / "full_sum.py", *options, *backends)
+    assert done.returncode == 0, done.stderr
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [(r["shape"], r["backend"]) for r in rows] == [
+        ("hmm 1x50x10x50", "torch"), ("ctc 1x50x10x50", "torch"), ("ctc 1x50x10x50", "torch ctc_loss")
+    ]  # fmt: skip
+    assert all(KEYS <= set(r) for r in rows) and rows[1]["score"] == pytest.approx(rows[2]["score"], rel=1e-4)
+    assert rows[2]["ratio_to_torch_ctc"] == 1 and rows[0]["ratio_to_k2"] is None
