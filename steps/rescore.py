@@ -23,7 +23,8 @@ from pipeline.graph.options import RescoreOptions
 def main(decoded: Path, lm: Path, out: Path, weights_from: Path | None, row_id: str | None, part: str, config: RescoreOptions,
          overwrite: bool) -> None:
     """Replaces the language model scores in the n-best lists of DECODED (steps/decode.py --nbest) by those of LM, a
-    directory with lm.arpa or an ARPA file, and writes OUT as steps/decode.py does. cf. Kaldi steps/lmrescore.sh.
+    directory with lm.arpa or an ARPA file, and writes OUT as steps/decode.py does. For trying several models on one
+    search; steps/decode.py --rescore-lm ranks all paths of the lattices instead. cf. Kaldi steps/lmrescore.sh.
     """
     def action(tmp: Path) -> dict:
         from pipeline.arpa import Arpa
