@@ -63,12 +63,11 @@ def test_equals_enumeration(backend, seed, kind):
             assert scores[n] == best.scores[n] == float("-inf") and (best.states[n] == -1).all()
             continue
         np.testing.assert_allclose(scores[n].item(), np.logaddexp.reduce([p[0] for p in every]), **tolerance)
-        score, states, arcs = max(every)
-        length = int(lengths[n])
-        np.testing.assert_allclose(best.scores[n].item(), score, **tolerance)
-        assert best.states[n, :length].tolist() == states
-        shift = int(graphs.arc_splits[graphs.state_splits[n]])
-        assert best.arcs[n, 1:length].tolist() == [a + shift for a in arcs[1:]]
+        length, shift = int(lengths[n]), int(graphs.arc_splits[graphs.state_splits[n]])
+        states, arcs = best.states[n, :length].tolist(), [-1, *(best.arcs[n, 1:length] - shift).tolist()]
+        # Equal scores, differently rounded, may leave more than one path to be found.
+        score = {(tuple(s), tuple(a)): x for x, s, a in every}[tuple(states), tuple(arcs)]
+        np.testing.assert_allclose([best.scores[n].item(), score], max(every)[0], **tolerance)
         g = graphs[n].numpy()
         assert best.pdfs[n, :length].tolist() == g["state_pdf"][states].tolist()
         assert best.tids[n, :length].tolist() == [*g["arc_tid"][arcs[1:]], g["final_tid"][states[-1]]]
