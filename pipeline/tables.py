@@ -295,6 +295,8 @@ def table_section(recipe: Path, name: str, table: Table, rows: Sequence[Row]) ->
             head.append("known")
     lines = []
     for i, cell in enumerate(cells):
+        if not any(column[i].values for column in grid.values()):
+            continue
         line = [str(value) for value in cell.values()]
         for column in table.columns:
             line.append(_text(grid[column.key][i], _decimals(column), len(table.seeds)))
@@ -305,8 +307,10 @@ def table_section(recipe: Path, name: str, table: Table, rows: Sequence[Row]) ->
     text = f"## {table.title}\n\n" + (f"{table.about.strip()}\n\n" if table.about else "")
     text += markdown_table(head, lines)
     counts = [len(m.values) for column in grid.values() for m in column]
+    missing = len(cells) - len(lines)
     text += f"\nMean ± standard deviation over seeds {', '.join(map(str, table.seeds))}"
     text += "." if min(counts) == len(table.seeds) else "; (n): only n of them measured, –: none."
+    text += f" {missing} of {len(cells)} cells are not measured yet." if missing else ""
     text += f" Described by `conf/tables/{name}.yaml`.\n"
     for claim in table.claims:
         text += f"\n- {claim.text}: {verdict(claim, cells, grid[claim.column])}"
