@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import stamp
+from pipeline import log, stamp
 from pipeline.errors import DataError, StaleError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -149,6 +149,7 @@ def test_empty_directory_and_file_in_place_of_output(tmp_path, data):
 
 
 def test_failure_leaves_the_old_output(tmp_path, data):
+    log.setup()  # as every command does; without it debug messages, tracebacks among them, go nowhere
     out = tmp_path / "mono"
     run(out, data, writer("one"), n=1)
 
