@@ -2,12 +2,13 @@
 # librispeech: read English, mini configuration: 3.55 h of training speech, 44 dev and 100 test utterances.
 #
 # Usage: ./run.sh [--stage N] [--stop-stage N] [--list] [--corpus-root DIR] [--units phone|grapheme|both]
-#                 [--models LIST] [--parts LIST] [--overwrite]
+#                 [--models LIST] [--parts LIST] [--ali gmm|nhmm|both] [--overwrite]
 #   --corpus-root DIR     folder with the lists and part folders of the subset; else a folder corpora/librispeech_subset beside
 #                         the checkout. For the full corpus set the parts in conf/parts.yaml
 #   --units UNITS         chains that are trained: of phones (senones), of graphemes (chenones), or both
-#   --models LIST         models that are decoded, by default "mono tri1 tri2 tri3"
+#   --models LIST         GMMs that are decoded, by default "mono tri1 tri2 tri3"
 #   --parts LIST          parts that are decoded, by default "dev test"; test needs dev's weights
+#   --ali gmm|nhmm|both   alignments that the networks of stage 6 are trained on
 #   --overwrite           remake outputs whose options or inputs have changed
 #
 # The weights of language model and word penalty are tuned on dev and used on test, which is decoded once.
@@ -17,6 +18,7 @@ corpus_root=
 units=both
 models="mono tri1 tri2 tri3"
 parts="dev test"
+ali=both
 overwrite=false
 . ../../utils/stage.sh
 . ../../utils/parse_options.sh
@@ -25,6 +27,11 @@ case $units in
   both) units="phone grapheme" ;;
   phone | grapheme) ;;
   *) echo "$0: --units is phone, grapheme or both, not '$units'" >&2; exit 2 ;;
+esac
+case $ali in
+  both) sources="gmm nhmm" ;;
+  gmm | nhmm) sources=$ali ;;
+  *) echo "$0: --ali is gmm, nhmm or both, not '$ali'" >&2; exit 2 ;;
 esac
 steps=$FULLSUM_ROOT/steps
 utils=$FULLSUM_ROOT/utils
@@ -35,6 +42,9 @@ lm=data/lm_3gram
 
 exp_of() { if [[ $1 == phone ]]; then echo exp; else echo exp/$1; fi; }                # UNIT: where its models stand
 id_of() { if [[ $1 == phone ]]; then echo "$2"; else echo "${2}_chenone"; fi; }        # UNIT MODEL: name in the tables
+
+# Networks learn tied states of either alignment: those of the last GMM, or of a tree built on the neural HMM's alignment.
+labels_of() { if [[ $1 == gmm ]]; then echo tri3_ali; else echo nhmm_tied_ali; fi; }
 
 align() { # UNIT MODEL [OPTION..]
   local exp
@@ -59,6 +69,14 @@ decode() { # UNIT MODEL PART: tunes the weights on dev, uses them on test; tri3 
     "${transforms[@]}" "${weights[@]}" "${force[@]}"
 }
 
+decode_network() { # MODEL PART
+  local weights=()
+  if [[ $2 == test ]]; then weights=(--weights-from exp/$1/decode_3gram_dev); fi
+  python "$steps/make_graph.py" data/lang_phone $lm exp/$1 exp/$1/graph_3gram "${force[@]}"
+  python "$steps/decode.py" exp/$1 exp/$1/graph_3gram data/fbank/$2 exp/$1/decode_3gram_$2 --id $1 --part $2 \
+    --config conf/decode_fbank.yaml "${weights[@]}" "${force[@]}"
+}
+
 if stage 0 "data: recordings, transcripts, pronouncing dictionary"; then
   python "$local/prepare_librispeech.py" data/local ${corpus_root:+--corpus-root "$corpus_root"} --config conf/parts.yaml "${force[@]}"
   python "$local/prepare_cmudict.py" data/cmudict "${force[@]}"
@@ -73,9 +91,11 @@ if stage 1 "lang: lexicon with grapheme-to-phoneme conversion, phone and graphem
   python "$steps/train_lm.py" data/local/lm_text.txt data/lang_phone $lm --dev data/local/dev --config conf/lm.yaml "${force[@]}"
 fi
 
-if stage 2 "features: MFCC"; then
+if stage 2 "features: MFCC for the GMM, log-mel for the networks"; then
   for part in train dev test; do
-    python "$steps/compute_feats.py" data/local/$part data/mfcc/$part --config conf/mfcc.yaml "${force[@]}"
+    for feats in mfcc fbank; do
+      python "$steps/compute_feats.py" data/local/$part data/$feats/$part --config conf/$feats.yaml "${force[@]}"
+    done
   done
 fi
 
@@ -93,11 +113,28 @@ if stage 3 "GMM: monophones, triphones, LDA and MLLT, speaker-adaptive training,
   done
 fi
 
+if stage 5 "neural HMM: full-sum training with learned transitions, alignment, tied states"; then
+  python "$steps/train_nhmm.py" data/fbank/train data/lang_phone exp/nhmm_speech_silence --config conf/nhmm.yaml "${force[@]}"
+  python "$steps/align.py" data/fbank/train data/lang_phone exp/nhmm_speech_silence exp/nhmm_ali "${force[@]}"
+  python "$steps/tie_states.py" data/mfcc/train data/lang_phone exp/nhmm_ali exp/nhmm_tied_ali --config conf/tie.yaml "${force[@]}"
+  python "$steps/score_ali.py" exp/nhmm_ali exp/tri3_ali exp/nhmm_ali/score_train --id nhmm_speech_silence --part train "${force[@]}"
+fi
+
+if stage 6 "Viterbi training of a network on each alignment ($sources)"; then
+  for source in $sources; do
+    python "$steps/train_viterbi.py" data/fbank/train data/lang_phone exp/"$(labels_of $source)" exp/hybrid_$source \
+      --config conf/viterbi.yaml "${force[@]}"
+  done
+fi
+
 if stage 9 "decoding: weights tuned on dev, reported on test"; then
   for unit in $units; do
     for model in $models; do
       for part in $parts; do decode $unit $model $part; done
     done
+  done
+  for source in $sources; do
+    for part in $parts; do decode_network hybrid_$source $part; done
   done
 fi
 
