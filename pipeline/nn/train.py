@@ -9,20 +9,19 @@ from __future__ import annotations
 import logging
 import shutil
 import time
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Optional, Protocol
+from typing import Optional
 
 import numpy as np
 import torch
 from torch import nn
 
-from pipeline.errors import ConfigError, PipelineError
 from pipeline.log import duration, progress
-from pipeline.nn.data import Batch, UtteranceSet, plan
+from pipeline.nn.data import plan
 from pipeline.nn.options import TrainOptions
 from pipeline.nn.schedule import learning_rate, make_optimizer, set_rate
-from pipeline.nn.specaugment import spec_augment
+from pipeline.nn.step import (Criterion, DivergenceError, Loss, Task, add_sums, backward, evaluate, per_frame, pick_device,
+                              prepare, seed_step)
 from pipeline.nn.train_state import CHECKPOINT, TrainState, average, best_epochs, epoch_file, load_state, save_state
 
 logger = logging.getLogger(__name__)
@@ -31,62 +30,7 @@ SAVE_SECONDS = 300.0  # between checkpoints inside a long epoch
 MAX_BAD_STEPS = 20  # batches without a finite gradient, in a training
 EPOCHS = "epochs"
 
-
-class DivergenceError(PipelineError):
-    """The training has gone wrong; the message names how and what usually helps."""
-
-
-@dataclass
-class Loss:
-    """Criterion of a batch.
-
-    Attributes:
-        total: scalar, summed over frames; carries the gradient.
-        frames: number of frames in the sum.
-        skipped: utterances left out because they have no path.
-        sums: further figures summed over the frames ("correct", "silence", ..), reported per frame.
-    """
-
-    total: torch.Tensor
-    frames: int
-    skipped: int = 0
-    sums: dict[str, float] = field(default_factory=dict)
-
-
-class Criterion(Protocol):
-    """What is minimised on one data set; it knows the targets of that set's utterances by their index."""
-
-    def __call__(self, model: Any, batch: Batch, done: float) -> Loss:
-        """The loss of a batch.
-
-        Args:
-            model: in training or evaluation mode.
-            batch: features are normalised (and augmented) already.
-            done: share of the training that is done, 0 .. 1, for schedules.
-        """
-
-    def end_epoch(self, model: Any, data: UtteranceSet, done: float) -> None:
-        """Called after each training epoch, to refresh what is estimated on the whole data (priors)."""
-
-    def diagnose(self, model: Any, figures: dict[str, float], done: float) -> Optional[str]:
-        """Names the trouble that an epoch's figures show, with the usual cures; None when all is well."""
-
-
-@dataclass(frozen=True)
-class Task:
-    """Utterances and the criterion that knows their targets."""
-
-    data: UtteranceSet
-    criterion: Criterion
-
-
-def pick_device(name: str) -> str:
-    """"auto" becomes "cuda" where there is a GPU; a GPU that is not there is a ConfigError."""
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise ConfigError(f"--device {name}: there is no CUDA device")
-    return name
+__all__ = ["CHECKPOINT", "EPOCHS", "Criterion", "DivergenceError", "Loss", "Task", "clean_up", "pick_device", "train"]
 
 
 def train(model: nn.Module, task: Task, dev: Optional[Task], options: TrainOptions, out: Path,
@@ -154,10 +98,10 @@ class _Run:
                 self._save()
         done = (state.epoch + 1) / options.epochs
         self.task.criterion.end_epoch(self.model, self.task.data, done)
-        figures = self._figures(state.sums, "")
+        figures = per_frame(state.sums)
         figures["learning_rate"] = self._rate(done)
         if self.dev is not None:
-            figures.update(self._evaluate(done))
+            figures.update(evaluate(self.model, self.dev, options, self.device, done))
         self._plateau(figures)
         figures["seconds"] = time.monotonic() - began
         trouble = self.task.criterion.diagnose(self.model, figures, done)
@@ -172,66 +116,24 @@ class _Run:
 
     def _step(self, step: int, indices: np.ndarray, done: float) -> None:
         options, state = self.options, self.state
-        seed = np.random.SeedSequence((options.seed, state.epoch, step)).generate_state(1, np.uint64)[0]
-        torch.manual_seed(int(seed >> np.uint64(1)))
-        batch = self._augment(self._normalised(self.task.data.batch(indices, self.device)), done)
+        seed_step(options.seed, state.epoch, step)
+        batch = prepare(self.model, self.task.data, indices, options, done, self.frame_shift, self.device)
         set_rate(self.optimizer, self._rate(done))
         self.optimizer.zero_grad(set_to_none=True)
         loss = self.task.criterion(self.model, batch, done)
-        self._add(state.sums, loss)
+        add_sums(state.sums, loss)
         if loss.frames == 0:
             return
-        if not bool(torch.isfinite(loss.total)):
-            raise DivergenceError(
-                f"epoch {state.epoch + 1}, batch {step + 1}: the loss is {float(loss.total)} (NaN or infinity). Usual cures: "
-                f"a lower --learning-rate, a lower --clip, features that were normalised (--cmvn)")
-        (loss.total / loss.frames).backward()
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), options.clip)
-        if not bool(torch.isfinite(norm)):
-            state.skipped_steps += 1
-            if state.skipped_steps > MAX_BAD_STEPS:
-                raise DivergenceError(f"epoch {state.epoch + 1}: NaN in the gradient of more than {MAX_BAD_STEPS} batches. "
-                                      f"Usual cures: a lower --learning-rate, a lower --clip")
+        if backward(self.model, loss, options.clip, f"epoch {state.epoch + 1}, batch {step + 1}"):
+            self.optimizer.step()
             return
-        self.optimizer.step()
-
-    def _normalised(self, batch: Batch) -> Batch:
-        mask = torch.arange(batch.feats.shape[1], device=batch.lens.device)[None, :] < batch.lens[:, None]
-        return Batch(batch.indices, self.model.normalise(batch.feats) * mask[:, :, None], batch.lens)
-
-    def _augment(self, batch: Batch, done: float) -> Batch:
-        o = self.options
-        if done < o.augment_from or not (o.time_masks or o.feature_masks):
-            return batch
-        size = int(round(o.time_mask_seconds / self.frame_shift))
-        feats = spec_augment(batch.feats, batch.lens, o.time_masks, size, o.time_mask_share, o.feature_masks,
-                             o.feature_mask_size)
-        return Batch(batch.indices, feats, batch.lens)
+        state.skipped_steps += 1
+        if state.skipped_steps > MAX_BAD_STEPS:
+            raise DivergenceError(f"epoch {state.epoch + 1}: NaN in the gradient of more than {MAX_BAD_STEPS} batches. "
+                                  f"Usual cures: a lower --learning-rate, a lower --clip")
 
     def _rate(self, done: float) -> float:
         return learning_rate(min(done, 1.0), self.options, self.state.decays)
-
-    @staticmethod
-    def _add(sums: dict[str, float], loss: Loss) -> None:
-        for name, value in (("loss", float(loss.total.detach())), ("frames", loss.frames), ("skipped", loss.skipped),
-                            *loss.sums.items()):
-            sums[name] = sums.get(name, 0.0) + value
-
-    @staticmethod
-    def _figures(sums: dict[str, float], prefix: str) -> dict[str, float]:
-        frames = max(sums.get("frames", 0.0), 1.0)
-        out = {f"{prefix}{k}": v / frames for k, v in sums.items() if k not in ("frames", "skipped")}
-        if sums.get("skipped"):
-            out[f"{prefix}skipped"] = sums["skipped"]
-        return out
-
-    @torch.no_grad()
-    def _evaluate(self, done: float) -> dict[str, float]:
-        self.model.eval()
-        sums: dict[str, float] = {}
-        for batch in self.dev.data.batches(self.options.batch_frames, self.options.max_batch, self.device):
-            self._add(sums, self.dev.criterion(self.model, self._normalised(batch), done))
-        return self._figures(sums, "dev_")
 
     def _plateau(self, figures: dict[str, float]) -> None:
         name = "dev_loss" if self.dev is not None else "loss"

@@ -1,0 +1,137 @@
+"""One step of a training: features of a batch to gradients in a model's parameters, and sums of figures; the same steps
+for the training loop in one process (``pipeline.nn.train``) and for replicas of an asynchronous one."""
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Optional, Protocol
+
+import numpy as np
+import torch
+from torch import nn
+
+from pipeline.errors import ConfigError, PipelineError
+from pipeline.nn.data import Batch, UtteranceSet
+from pipeline.nn.options import TrainOptions
+from pipeline.nn.specaugment import spec_augment
+
+
+class DivergenceError(PipelineError):
+    """The training has gone wrong; the message names how and what usually helps."""
+
+
+@dataclass
+class Loss:
+    """Criterion of a batch.
+
+    Attributes:
+        total: scalar, summed over frames; carries the gradient.
+        frames: number of frames in the sum.
+        skipped: utterances left out because they have no path.
+        sums: further figures summed over the frames ("correct", "silence", ..), reported per frame.
+    """
+
+    total: torch.Tensor
+    frames: int
+    skipped: int = 0
+    sums: dict[str, float] = field(default_factory=dict)
+
+
+class Criterion(Protocol):
+    """What is minimised on one data set; it knows the targets of that set's utterances by their index."""
+
+    def __call__(self, model: Any, batch: Batch, done: float) -> Loss:
+        """The loss of a batch.
+
+        Args:
+            model: in training or evaluation mode.
+            batch: features are normalised (and augmented) already.
+            done: share of the training that is done, 0 .. 1, for schedules.
+        """
+
+    def end_epoch(self, model: Any, data: UtteranceSet, done: float) -> None:
+        """Called after each training epoch, to refresh what is estimated on the whole data (priors)."""
+
+    def diagnose(self, model: Any, figures: dict[str, float], done: float) -> Optional[str]:
+        """Names the trouble that an epoch's figures show, with the usual cures; None when all is well."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """Utterances and the criterion that knows their targets."""
+
+    data: UtteranceSet
+    criterion: Criterion
+
+
+def pick_device(name: str) -> str:
+    """"auto" becomes "cuda" where there is a GPU; a GPU that is not there is a ConfigError."""
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise ConfigError(f"--device {name}: there is no CUDA device")
+    return name
+
+
+def seed_step(*position: int) -> None:
+    """Seeds torch's random numbers by a place in a training: (seed, epoch, step)."""
+    seed = np.random.SeedSequence(position).generate_state(1, np.uint64)[0]
+    torch.manual_seed(int(seed >> np.uint64(1)))
+
+
+def prepare(model: Any, data: UtteranceSet, indices: np.ndarray, options: TrainOptions, done: float, frame_shift: float,
+            device: str) -> Batch:
+    """A training batch: normalised, then augmented if its time has come."""
+    batch = normalised(model, data.batch(indices, device))
+    if done < options.augment_from or not (options.time_masks or options.feature_masks):
+        return batch
+    size = int(round(options.time_mask_seconds / frame_shift))
+    feats = spec_augment(batch.feats, batch.lens, options.time_masks, size, options.time_mask_share, options.feature_masks,
+                         options.feature_mask_size)
+    return Batch(batch.indices, feats, batch.lens)
+
+
+def normalised(model: Any, batch: Batch) -> Batch:
+    """The batch with normalised features, zeros behind each end."""
+    mask = torch.arange(batch.feats.shape[1], device=batch.lens.device)[None, :] < batch.lens[:, None]
+    return Batch(batch.indices, model.normalise(batch.feats) * mask[:, :, None], batch.lens)
+
+
+def backward(model: nn.Module, loss: Loss, clip: float, where: str) -> bool:
+    """Adds the gradient of the mean loss per frame, clipped, to the parameters' gradients.
+
+    Args:
+        where: place in the training, for the message.
+    Returns:
+        whether the gradient is finite; a loss that is not is a DivergenceError.
+    """
+    if not bool(torch.isfinite(loss.total)):
+        raise DivergenceError(f"{where}: the loss is {float(loss.total)} (NaN or infinity). Usual cures: "
+                              f"a lower --learning-rate, a lower --clip, features that were normalised (--cmvn)")
+    (loss.total / loss.frames).backward()
+    return bool(torch.isfinite(nn.utils.clip_grad_norm_(model.parameters(), clip)))
+
+
+@torch.no_grad()
+def evaluate(model: Any, task: Task, options: TrainOptions, device: str, done: float) -> dict[str, float]:
+    """Figures of a task under a model that stays as it is, with names that begin with "dev_"."""
+    model.eval()
+    sums: dict[str, float] = {}
+    for batch in task.data.batches(options.batch_frames, options.max_batch, device):
+        add_sums(sums, task.criterion(model, normalised(model, batch), done))
+    return per_frame(sums, "dev_")
+
+
+def add_sums(sums: dict[str, float], loss: Loss) -> None:
+    """Adds what a batch has yielded to running sums."""
+    for name, value in (("loss", float(loss.total.detach())), ("frames", loss.frames), ("skipped", loss.skipped),
+                        *loss.sums.items()):
+        sums[name] = sums.get(name, 0.0) + value
+
+
+def per_frame(sums: dict[str, float], prefix: str = "") -> dict[str, float]:
+    """Running sums as means per frame, with the number of utterances left out, if there are any."""
+    frames = max(sums.get("frames", 0.0), 1.0)
+    out = {f"{prefix}{k}": v / frames for k, v in sums.items() if k not in ("frames", "skipped")}
+    if sums.get("skipped"):
+        out[f"{prefix}skipped"] = sums["skipped"]
+    return out
