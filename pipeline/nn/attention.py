@@ -2,12 +2,14 @@
 from __future__ import annotations
 
 import math
+from typing import Iterator
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from pipeline.errors import ConfigError
+from pipeline.nn.frames import Join, strides_of
 from pipeline.nn.masks import mask_of
 from pipeline.nn.options import EncoderOptions
 
@@ -112,16 +114,19 @@ class Transformer(nn.Module):
                 raise ConfigError(f"{name} {getattr(options, name)} must be odd, so that a frame stays at its place")
         self.input = nn.Conv1d(in_dim, options.dim, options.kernel, padding=options.kernel // 2)
         self.blocks = nn.ModuleList(Block(options, self.conformer) for _ in range(options.layers))
+        self.joins = nn.ModuleList(Join(s, options.dim) for s in [*strides_of(options.strides, options.layers), 1])
         self.norm = nn.LayerNorm(options.dim)
         self.out_dim = options.dim
 
-    def forward(self, x: torch.Tensor, lens: torch.Tensor) -> torch.Tensor:
-        """(N, T, F), (N,) -> (N, T, dim), zeros behind each end."""
+    def each_layer(self, x: torch.Tensor, lens: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """(N, T, F), (N,) -> (N, T', dim) and (N,) of every layer, zeros behind each end; the last one is normalised."""
         mask = mask_of(lens, x.shape[1])
         x = self.input((x * mask[:, :, None]).transpose(1, 2)).transpose(1, 2)
-        for block in self.blocks:
+        for number, (block, join) in enumerate(zip(self.blocks, self.joins), 1):
             x = block(x, mask)
-        return self.norm(x) * mask[:, :, None]
+            yield (self.norm(x) if number == len(self.blocks) else x) * mask[:, :, None], lens
+            x, lens = join(x, lens)
+            mask = mask_of(lens, x.shape[1])
 
 
 class Conformer(Transformer):

@@ -1,7 +1,7 @@
 """Encoders: feature frames in, hidden vectors at the label frame rate out; padding never reaches a real frame."""
 from __future__ import annotations
 
-from typing import Callable
+from typing import Callable, Collection, Iterator, NamedTuple
 
 import torch
 from torch import nn
@@ -9,78 +9,12 @@ from torch.nn import functional as F
 
 from pipeline.errors import ConfigError
 from pipeline.nn.attention import Conformer, Transformer
+from pipeline.nn.frames import Join, Subsample, strides_of
+from pipeline.nn.lc_blstm import LcBlstm
 from pipeline.nn.masks import ceil_div, mask_of
 from pipeline.nn.options import EncoderOptions
-
-
-class Subsample(nn.Module):
-    """Joins every `factor` frames; T' = ceil(T / factor), as ``pipeline.ali.subsample`` counts labels.
-
-    Missing frames of the last group are zeros for "concat"; "mean" and "max" leave them out.
-    """
-
-    def __init__(self, factor: int, by: str = "concat") -> None:
-        super().__init__()
-        assert by in ("concat", "mean", "max"), by
-        self.factor, self.by = factor, by
-
-    def out_dim(self, dim: int) -> int:
-        return dim * self.factor if self.by == "concat" else dim
-
-    def forward(self, x: torch.Tensor, lens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """(N, T, F), (N,) -> (N, T', F or factor * F), (N,)."""
-        n, num_frames, dim = x.shape
-        k = self.factor
-        if k == 1:
-            return x * mask_of(lens, num_frames)[:, :, None], lens
-        x = F.pad(x, (0, 0, 0, -num_frames % k))
-        mask = mask_of(lens, x.shape[1])
-        groups = (x * mask[:, :, None]).view(n, -1, k, dim)  # (N, T', k, F)
-        real = mask.view(n, -1, k, 1)
-        if self.by == "concat":
-            out = groups.reshape(n, -1, k * dim)
-        elif self.by == "mean":
-            out = groups.sum(2) / real.sum(2).clamp(min=1)
-        else:
-            out = groups.masked_fill(~real, float("-inf")).amax(2)
-            out = out.masked_fill(~real.any(2), 0.0)
-        return out, ceil_div(lens, k)
-
-
-class Blstm(nn.Module):
-    """Bidirectional LSTM layers with dropout behind each; the encoder of Mann et al. 2023."""
-
-    def __init__(self, in_dim: int, options: EncoderOptions) -> None:
-        super().__init__()
-        dims = [in_dim] + [2 * options.dim] * options.layers
-        self.layers = nn.ModuleList(
-            nn.LSTM(d, options.dim, batch_first=True, bidirectional=True) for d in dims[:-1])
-        for layer in self.layers:
-            _init_lstm(layer)
-        self.dropout = options.dropout
-        self.out_dim = dims[-1]
-
-    def forward(self, x: torch.Tensor, lens: torch.Tensor) -> torch.Tensor:
-        """(N, T, F), (N,) -> (N, T, 2 * dim), zeros behind each end."""
-        x = nn.utils.rnn.pack_padded_sequence(x, lens.cpu(), batch_first=True, enforce_sorted=False)
-        for layer in self.layers:
-            x, _ = layer(x)
-            x = x._replace(data=F.dropout(x.data, self.dropout, self.training))
-        return nn.utils.rnn.pad_packed_sequence(x, batch_first=True)[0]
-
-
-def _init_lstm(layer: nn.LSTM) -> None:
-    """Orthogonal recurrent weights and a forget bias of 1, so that gradients reach far from the start."""
-    for name, parameter in layer.named_parameters():
-        if name.startswith("weight_hh"):
-            for gate in parameter.data.chunk(4, 0):
-                nn.init.orthogonal_(gate)
-        elif name.startswith("weight_ih"):
-            nn.init.xavier_uniform_(parameter)
-        else:
-            nn.init.zeros_(parameter)
-            if name.startswith("bias_ih"):
-                nn.init.ones_(parameter.data.chunk(4, 0)[1])
+from pipeline.nn.recurrent import Blstm
+from pipeline.nn.vgg import Vgg
 
 
 class Tdnn(nn.Module):
@@ -101,16 +35,19 @@ class Tdnn(nn.Module):
             nn.Conv1d(options.dim, options.dim, options.kernel, padding=d * (options.kernel // 2), dilation=d)
             for d in dilations)
         self.norms = nn.ModuleList(nn.LayerNorm(options.dim) for _ in range(options.layers + 1))
+        self.joins = nn.ModuleList(Join(s, options.dim) for s in [*strides_of(options.strides, options.layers), 1])
         self.dropout = options.dropout
         self.out_dim = options.dim
 
-    def forward(self, x: torch.Tensor, lens: torch.Tensor) -> torch.Tensor:
-        """(N, T, F), (N,) -> (N, T, dim), zeros behind each end."""
+    def each_layer(self, x: torch.Tensor, lens: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """(N, T, F), (N,) -> (N, T', dim) and (N,) of every layer, zeros behind each end."""
         mask = mask_of(lens, x.shape[1])[:, None, :]  # (N, 1, T)
         x = self._finish(self.input((x.transpose(1, 2) * mask)), self.norms[0]) * mask
-        for conv, norm in zip(self.convs, self.norms[1:]):
+        for conv, norm, join in zip(self.convs, self.norms[1:], self.joins):
             x = (x + self._finish(conv(x), norm)) * mask
-        return x.transpose(1, 2)
+            yield x.transpose(1, 2), lens
+            y, lens = join(x.transpose(1, 2), lens)
+            x, mask = y.transpose(1, 2), mask_of(lens, y.shape[1])[:, None, :]
 
     def _finish(self, x: torch.Tensor, norm: nn.LayerNorm) -> torch.Tensor:
         x = norm(x.transpose(1, 2)).transpose(1, 2)
@@ -135,26 +72,43 @@ class Tds(nn.Module):
                                    for _ in range(options.layers))
         self.mixers = nn.ModuleList(nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, dim)) for _ in self.convs)
         self.norms = nn.ModuleList(nn.LayerNorm(dim) for _ in range(2 * options.layers))
+        self.joins = nn.ModuleList(Join(s, dim) for s in [*strides_of(options.strides, options.layers), 1])
 
-    def forward(self, x: torch.Tensor, lens: torch.Tensor) -> torch.Tensor:
-        """(N, T, F), (N,) -> (N, T, dim), zeros behind each end."""
-        mask = mask_of(lens, x.shape[1])[:, :, None]
-        x = self.input(x) * mask
-        n, num_frames, dim = x.shape
-        for i, (conv, mixer) in enumerate(zip(self.convs, self.mixers)):
+    def each_layer(self, x: torch.Tensor, lens: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """(N, T, F), (N,) -> (N, T', dim) and (N,) of every layer, zeros behind each end."""
+        x = self.input(x) * mask_of(lens, x.shape[1])[:, :, None]
+        for i, (conv, mixer, join) in enumerate(zip(self.convs, self.mixers, self.joins)):
+            mask = mask_of(lens, x.shape[1])[:, :, None]
+            n, num_frames, dim = x.shape
             picture = x.view(n, num_frames, self.channels, -1).transpose(1, 2)  # (N, C, T, width)
             y = F.relu(conv(picture)).transpose(1, 2).reshape(n, num_frames, dim)
             x = self.norms[2 * i](x + F.dropout(y, self.dropout, self.training))
             x = self.norms[2 * i + 1](x + F.dropout(mixer(x), self.dropout, self.training)) * mask
-        return x
+            yield x, lens
+            x, lens = join(x, lens)
 
 
 ENCODERS: dict[str, Callable[[int, EncoderOptions], nn.Module]] = {
-    "blstm": Blstm, "tdnn": Tdnn, "tds": Tds, "transformer": Transformer, "conformer": Conformer}
+    "blstm": Blstm, "lc_blstm": LcBlstm, "tdnn": Tdnn, "tds": Tds, "transformer": Transformer, "conformer": Conformer}
+
+
+class Hidden(NamedTuple):
+    """What a layer hands out.
+
+    Attributes:
+        x: (N, T', D).
+        lens: (N,).
+        factor: feature frames per frame of this layer.
+    """
+
+    x: torch.Tensor
+    lens: torch.Tensor
+    factor: int
 
 
 class Encoder(nn.Module):
-    """Subsampling, then a registered network, then (with frames_per_step > 1) one vector per label frame again.
+    """Frames are joined (or go through VGG blocks), then a registered network, whose layers may join frames as well,
+    then (with frames_per_step > 1) one vector per label frame again.
 
     With frames_per_step = k the network runs on k joined label frames, and a linear layer makes k vectors of each of
     its steps, so that a recurrent network costs a k-th at the same label frame rate.
@@ -168,14 +122,18 @@ class Encoder(nn.Module):
         super().__init__()
         if options.encoder not in ENCODERS:
             raise ConfigError(f"unknown encoder {options.encoder!r}; known: {', '.join(ENCODERS)}")
-        self.subsampling = options.subsampling
-        self.frames = Subsample(options.subsampling, options.subsampling_by)
-        self.steps = Subsample(options.frames_per_step)
-        dim = self.steps.out_dim(self.frames.out_dim(feature_dim))
-        self.network = ENCODERS[options.encoder](dim, options)
-        self.out_dim = self.network.out_dim
         k = options.frames_per_step
+        if k > 1 and (options.strides or options.vgg):
+            raise ConfigError("frames_per_step goes without strides and VGG blocks: frames that were joined are not taken apart")
+        self.subsampling, self.num_layers = options.label_factor, options.layers
+        self.frames = Subsample(options.subsampling, options.subsampling_by)
+        self.steps = Subsample(k)
+        dim = self.steps.out_dim(self.frames.out_dim(feature_dim))
+        self.vgg = Vgg(dim, options.vgg, options.vgg_channels, options.dim) if options.vgg else None
+        self.network = ENCODERS[options.encoder](dim if self.vgg is None else options.dim, options)
+        self.out_dim = self.network.out_dim
         self.spread = nn.Linear(self.out_dim, k * self.out_dim) if k > 1 else None
+        self._factors = layer_factors(options)
 
     def out_lens(self, lens: torch.Tensor) -> torch.Tensor:
         """(N,) label frames for (N,) feature frames: ceil(T / subsampling)."""
@@ -183,11 +141,37 @@ class Encoder(nn.Module):
 
     def forward(self, x: torch.Tensor, lens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """(N, T, F), (N,) -> (N, T', D), (N,) with T' = ceil(T / subsampling)."""
-        x = x[:, :int(lens.max())]
-        x, lens = self.frames(x, lens)
+        return self.layers(x, lens)[:2]
+
+    def layers(self, x: torch.Tensor, lens: torch.Tensor,
+               wanted: Collection[int] = ()) -> tuple[torch.Tensor, torch.Tensor, dict[int, Hidden]]:
+        """The output, and what some of the layers hand out, each before the frames behind it are joined.
+
+        Args:
+            wanted: numbers of layers, from 1.
+        Returns:
+            (N, T', D), (N,), and the layers by number.
+        """
+        assert all(1 <= number <= self.num_layers for number in wanted), wanted
+        x, label_lens = self.frames(x[:, :int(lens.max())], lens)
         num_frames = x.shape[1]
-        x, step_lens = self.steps(x, lens)
-        x = self.network(x, step_lens)
+        x, lens = self.steps(x, label_lens)
+        if self.vgg is not None:
+            x, lens = self.vgg(x, lens)
+        found = {}
+        for number, (x, lens) in enumerate(self.network.each_layer(x, lens), 1):
+            if number in wanted:
+                found[number] = Hidden(x, lens, self._factors[number - 1])
         if self.spread is not None:
-            x = self.spread(x).view(len(x), -1, self.out_dim)[:, :num_frames]  # (N, T', D)
-        return x, lens
+            x, lens = self.spread(x).view(len(x), -1, self.out_dim)[:, :num_frames], label_lens  # (N, T', D)
+        return x, lens, found
+
+
+def layer_factors(options: EncoderOptions) -> list[int]:
+    """Feature frames per frame of each layer's output."""
+    out = [options.subsampling * options.frames_per_step]
+    for stride in options.vgg:
+        out[0] *= stride
+    for stride in strides_of(options.strides, options.layers):
+        out.append(out[-1] * stride)
+    return out

@@ -94,7 +94,7 @@ def _train_rounds(model: AcousticModel, sets: list[Labelled], lang: Lang, hmm: H
         data, labels = sets[0][1:]
         if options.chunk_seconds:
             size = chunk_frames(options, frame_shift)
-            data, labels = data.chunks(size), chunk_labels(labels, size // options.subsampling)
+            data, labels = data.chunks(size), chunk_labels(labels, size // options.label_factor)
         criterion = CrossEntropy(labels, options.label_smoothing, options.focal)
         history += train(model, Task(data, criterion), dev, round_options, work, frame_shift)
     for number in range(1, options.realign_rounds + 1):
@@ -124,7 +124,7 @@ def realign(model: AcousticModel, hmm: HmmDir, lang: Lang, data_dir: Path, data:
 
 def chunk_frames(options: ViterbiOptions, frame_shift: float) -> int:
     """Feature frames of a chunk, a whole number of label frames."""
-    return max(1, round(options.chunk_seconds / (frame_shift * options.subsampling))) * options.subsampling
+    return max(1, round(options.chunk_seconds / (frame_shift * options.label_factor))) * options.label_factor
 
 
 def chunk_labels(labels: list[np.ndarray], size: int) -> list[np.ndarray]:
@@ -137,7 +137,7 @@ def _utterances(data_dir: Path, ali_dir: Path, hmm: HmmDir, facts: FeatureFacts,
     """The aligned utterances of a data directory and their labels at the label frame rate."""
     ali = AliSet.load(ali_dir)
     ali.check_tree(hmm.tree, hmm.topo, hmm.directory)
-    factor = _factor(ali, facts, options.subsampling, data_dir)
+    factor = _factor(ali, facts, options.label_factor, data_dir)
     packed = load_packed(data_dir, options.feat_options())
     found = _with_speeds(ali, packed.cut_ids)
     _check_missing(packed.cut_ids, found, ali, data_dir, options.max_skipped)
@@ -145,7 +145,7 @@ def _utterances(data_dir: Path, ali_dir: Path, hmm: HmmDir, facts: FeatureFacts,
     labels = []
     for cut_id, length in zip(data.ids, data.lens):
         frames = found[cut_id].pdf_ids(cut_id, factor, options.majority)
-        expected = -(-int(length) // options.subsampling)
+        expected = -(-int(length) // options.label_factor)
         if found[cut_id] is not ali and abs(len(frames) - expected) <= SPEED_SLACK:
             frames = np.pad(frames, (0, max(expected - len(frames), 0)), mode="edge")[:expected]
         if len(frames) != expected:

@@ -115,7 +115,7 @@ def load_acoustic_model(directory: str | Path) -> tuple[AcousticModel, HmmDir, d
     hmm = load_hmm(directory)
     where = Path(directory) / META
     try:
-        config = {**meta["config"], "dilations": tuple(meta["config"]["dilations"])}
+        config = {k: tuple(v) if isinstance(v, list) else v for k, v in meta["config"].items()}
         model = AcousticModel(int(meta["feature_dim"]), int(meta["num_pdfs"]), EncoderOptions(**config))
         if meta["transition_model"] is not None:
             net = meta["transition_model"]

@@ -52,14 +52,14 @@ def train_nhmm(data_dir: Path, lang_dir: Path, out: Path, options: NhmmOptions, 
     model = AcousticModel(feat_dim, hmm.tree.num_pdfs, encoder_options(options))
     model.set_normalisation(data.packed.feats)
     model.transitions = TransitionNet(options.transitions, hmm.transitions, model.encoder.out_dim, options.transition_init,
-                                      options.subsampling, options.transition_dim)
+                                      options.label_factor, options.transition_dim)
     for parameter in model.transitions.parameters():
         parameter.rate_factor = options.transition_rate
     if options.transition_update == "em":
         check_closed_form(options.transitions)
         model.transitions.requires_grad_(False)
     silence = silence_pdfs(hmm.transitions, lang)
-    shift = facts.frame_shift * options.subsampling
+    shift = facts.frame_shift * options.label_factor
     if options.prior == "transcripts":
         speech = np.isin(hmm.transitions.pdf, silence, invert=True)
         per_phone = float(hmm.transitions.num_states_of[hmm.transitions.phone[speech]].mean())
@@ -132,7 +132,7 @@ def _utterances(data_dir: Path, lang: Lang, hmm: HmmDir, options: NhmmOptions) -
     """The utterances that are long enough for their text, and their graphs."""
     packed = load_packed(data_dir, options.feat_options())
     graphs = compile_graphs(lang, hmm.tree, hmm.transitions, transcripts(data_dir, lang, packed.cut_ids))
-    lens = -(-packed.lengths().numpy() // options.subsampling)
+    lens = -(-packed.lengths().numpy() // options.label_factor)
     keep = np.flatnonzero(lens >= graphs.min_frames)
     short = len(lens) - len(keep)
     if short:

@@ -1,6 +1,7 @@
 """Options of the neural models; nothing heavy is imported here, so that every step answers --help at once."""
 from __future__ import annotations
 
+import math
 from typing import Literal, Optional
 
 from pydantic import ConfigDict, Field
@@ -20,8 +21,8 @@ PriorKind = Literal["none", "transcripts", "softmax", "on_the_fly"]
 class EncoderOptions:
     """The network between features and label posteriors; stored in the model, never asked for again."""
 
-    encoder: Literal["blstm", "tdnn", "tds", "transformer", "conformer"] = Field(
-        "blstm", description="blstm: bidirectional LSTM; tdnn: dilated convolutions, several times faster on a CPU; tds: "
+    encoder: Literal["blstm", "lc_blstm", "tdnn", "tds", "transformer", "conformer"] = Field(
+        "blstm", description="blstm: bidirectional LSTM; lc_blstm: the same with bounded latency (chunk, right_context); tdnn: dilated convolutions, several times faster on a CPU; tds: "
         "time-depth separable convolutions; transformer, conformer: self-attention, without and with convolutions.")
     layers: int = Field(3, ge=1, le=48, description="Number of layers.")
     dim: int = Field(128, ge=1, description="Width of a layer (blstm: per direction).")
@@ -42,6 +43,22 @@ class EncoderOptions:
                        json_schema_extra=IF_SET)
     conv_kernel: int = Field(15, ge=1, description="conformer, tds: steps that a convolution sees (odd).",
                              json_schema_extra=IF_SET)
+    strides: tuple[int, ...] = Field(
+        (), description="How many frames are joined behind the first, second .. layer: 2,2 makes the third layer run at a "
+        "fourth of the rate, and labels too.", json_schema_extra=IF_SET)
+    vgg: tuple[int, ...] = Field(
+        (), description="Blocks of convolutions over time and frequency in front of the layers, given by their strides over "
+        "time: 2,2,1.", json_schema_extra=IF_SET)
+    vgg_channels: int = Field(32, ge=1, description="Channels of the first of these blocks; the others have twice as many.",
+                              json_schema_extra=IF_SET)
+    chunk: int = Field(40, ge=1, description="lc_blstm: input frames of a chunk.", json_schema_extra=IF_SET)
+    right_context: int = Field(20, ge=0, description="lc_blstm: input frames that are read beyond a chunk.",
+                               json_schema_extra=IF_SET)
+
+    @property
+    def label_factor(self) -> int:
+        """Feature frames per label frame."""
+        return math.prod((self.subsampling, *self.vgg, *self.strides))
 
 
 @frozen

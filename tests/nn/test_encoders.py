@@ -10,7 +10,8 @@ import torch
 from pipeline.ali import subsample
 from pipeline.errors import ConfigError
 from pipeline.nn.attention import SelfAttention, rotate
-from pipeline.nn.encoders import Encoder, Subsample
+from pipeline.nn.encoders import Encoder, layer_factors
+from pipeline.nn.frames import Subsample
 from pipeline.nn.options import EncoderOptions
 
 SHAPES = [
@@ -24,6 +25,13 @@ SHAPES = [
     dict(encoder="transformer", layers=2, dim=8, heads=2),
     dict(encoder="conformer", layers=2, dim=8, heads=2, conv_kernel=3),
     dict(encoder="conformer", layers=1, dim=8, heads=2, conv_kernel=3, subsampling=3),
+    dict(encoder="blstm", layers=3, dim=8, strides=(2, 2)),
+    dict(encoder="lc_blstm", layers=3, dim=8, strides=(2,), chunk=4, right_context=2),
+    dict(encoder="lc_blstm", layers=2, dim=8, chunk=3, right_context=0, subsampling=2),
+    dict(encoder="tdnn", layers=3, dim=8, strides=(1, 2)),
+    dict(encoder="tds", layers=2, dim=8, conv_kernel=3, strides=(3,)),
+    dict(encoder="transformer", layers=2, dim=8, heads=2, vgg=(2, 2, 1), vgg_channels=2),
+    dict(encoder="conformer", layers=3, dim=8, heads=2, conv_kernel=3, strides=(2, 1)),
 ]
 
 
@@ -117,3 +125,58 @@ def test_attention_is_torch_s():
         got = ours(x, mask)
     expected, _ = theirs(x, x, x, key_padding_mask=~mask)
     assert torch.allclose(got[mask], expected[mask], atol=1e-5)
+
+
+def test_layers_are_handed_out_at_their_rate():
+    shape = dict(encoder="conformer", layers=3, dim=8, heads=2, conv_kernel=3, strides=(2, 3), subsampling=2)
+    assert layer_factors(EncoderOptions(**shape)) == [2, 4, 12]
+    encoder, lens = make(shape), torch.tensor([25, 13])
+    x = torch.randn(2, 25, 5)
+    out, out_lens, found = encoder.layers(x, lens, (1, 3))
+    assert sorted(found) == [1, 3] and found[3].x is out and [found[n].factor for n in (1, 3)] == [2, 12]
+    for hidden in found.values():
+        assert hidden.lens.tolist() == [-(-n // hidden.factor) for n in (25, 13)] and hidden.x.shape[:2] == (2, int(hidden.lens[0]))
+    assert torch.equal(out, encoder(x, lens)[0])
+
+
+def lc_and_plain(chunk: int, context: int, **shape) -> tuple[Encoder, Encoder]:
+    """A latency-controlled encoder and a plain one with the same weights."""
+    lc = make(dict(encoder="lc_blstm", layers=3, dim=8, chunk=chunk, right_context=context, **shape))
+    plain = make(dict(encoder="blstm", layers=3, dim=8, **shape))
+    for forward, backward, layer in zip(lc.network.forwards, lc.network.backwards, plain.network.layers):
+        for name, parameter in forward.named_parameters():
+            getattr(layer, name).data = parameter.data
+            getattr(layer, f"{name}_reverse").data = dict(backward.named_parameters())[name].data
+    return lc, plain
+
+
+def test_one_chunk_is_a_plain_blstm():
+    lc, plain = lc_and_plain(24, 12, strides=(2, 2))
+    x, lens = torch.randn(3, 23, 5), torch.tensor([23, 9, 1])
+    ours, theirs = lc(x, lens)[0], plain(x, lens)[0]
+    for i, n in enumerate(lc.out_lens(lens).tolist()):
+        assert torch.allclose(ours[i, :n], theirs[i, :n], atol=1e-5)
+
+
+def test_context_to_the_end_is_a_plain_blstm_in_the_first_layer():
+    """There the forward LSTM runs on from chunk to chunk and the backward one has seen everything."""
+    lc, plain = lc_and_plain(4, 40)
+    x, lens = torch.randn(2, 17, 5), torch.tensor([17, 10])
+    ours, theirs = (e.layers(x, lens, (1,))[2][1].x for e in (lc, plain))
+    assert torch.allclose(ours[0], theirs[0], atol=1e-5) and torch.allclose(ours[1, :10], theirs[1, :10], atol=1e-5)
+
+
+def test_nothing_behind_chunk_and_context_is_seen():
+    lc, _ = lc_and_plain(4, 2)
+    x = torch.randn(1, 16, 5, requires_grad=True)
+    lc(x, torch.tensor([16]))[0][0, 4:8].sum().backward()
+    assert lc.network.lookahead == 6
+    assert x.grad[0, 10:].abs().max() == 0 and (x.grad[0, :10].abs().sum(1) > 0).all()
+
+
+@pytest.mark.parametrize("shape", [
+    dict(strides=(2, 2, 2)), dict(strides=(0,)), dict(encoder="lc_blstm", strides=(2,), chunk=5),
+    dict(strides=(2,), frames_per_step=2)])
+def test_impossible_rates_are_refused(shape):
+    with pytest.raises(ConfigError):
+        Encoder(5, EncoderOptions(**{"layers": 3, "dim": 8, **shape}))
