@@ -16,7 +16,7 @@ LAYERS = {
     0: "errors files stamp log jobs",
     1: "symbols lexicon topo tree transitions lang arpa corpus ali model_dir checkpoint hyp g2p g2p_options tokens",
     2: "hmm graph",
-    3: "gmm nn feats scorer synth",
+    3: "gmm nn e2e feats scorer synth",
     4: "align boundaries ali_formats ali_score durations decode plot_ali rescore score sequence_training tables table_plots report",
     5: "cli",
 }

@@ -1,0 +1,1 @@
+"""End-to-end models: CTC, attention encoder-decoder and RNN transducer, with weak supervision by alignments."""
