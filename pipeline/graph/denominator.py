@@ -1,0 +1,189 @@
+"""Denominators of sequence training: how probable each label is at each frame over all word (or phone) sequences.
+
+Two ways to the same sums: over a whole graph by the HMM engine, which is exact and cheap for graphs of some thousand
+states (phone n-grams, small vocabularies); and over lattices that k2's pruned search leaves, for graphs of any size.
+"""
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Optional, Sequence
+
+import numpy as np
+import torch
+
+from pipeline.errors import ConfigError
+from pipeline.graph.decoding import DecodingGraph
+from pipeline.graph.options import DecodeOptions
+from pipeline.hmm import Graphs, occupancies
+from pipeline.hmm.convert import from_arcs
+
+if TYPE_CHECKING:
+    from pipeline.graph.search import Lattices
+
+References = Optional[Sequence[Sequence[int]]]
+
+
+@dataclass
+class Competitors:
+    """The denominators of a batch.
+
+    Attributes:
+        log_z: (N,) float64 natural-log sum over all paths; -inf without a path.
+        occupancy: (N, T, P) float32 label posteriors, 0 behind each end and in utterances without a path.
+        missing: rows whose reference is not among the paths (as far as that is known).
+        accuracy: (N,) float64 expected sum of the accuracies, where these were given.
+        gradient: (N, T, P) its derivative by the scores.
+    """
+
+    log_z: torch.Tensor
+    occupancy: torch.Tensor
+    missing: list[int] = field(default_factory=list)
+    accuracy: Optional[torch.Tensor] = None
+    gradient: Optional[torch.Tensor] = None
+
+    def add(self, row: int, log_weight: torch.Tensor, occupancy: torch.Tensor, accuracy: Optional[torch.Tensor]) -> None:
+        """Adds further paths to one utterance.
+
+        Args:
+            log_weight: () their log sum.
+            occupancy: (T, P) posteriors of their labels.
+            accuracy: (N, T, P) accuracies of the batch, where there are any.
+        """
+        total = torch.logaddexp(self.log_z[row], log_weight)
+        share = float((log_weight - total).exp())
+        if self.accuracy is not None:
+            assert accuracy is not None and self.gradient is not None
+            new = float((occupancy * accuracy[row]).sum())
+            old, mean = float(self.accuracy[row]), (1.0 - share) * float(self.accuracy[row]) + share * new
+            self.gradient[row] = (1.0 - share) * (self.gradient[row] + (old - mean) * self.occupancy[row]) \
+                + share * (new - mean) * occupancy
+            self.accuracy[row] = mean
+        self.occupancy[row] = (1.0 - share) * self.occupancy[row] + share * occupancy
+        self.log_z[row] = total
+
+
+class GraphSum:
+    """Sums over all paths of one graph, the same for every utterance, by the HMM engine.
+
+    Paths begin in the graph's start and end in its final states: utterances are whole, so nothing like the leaky
+    transitions that Kaldi needs for chunks (Povey et al. 2016) is wanted here.
+    """
+
+    def __init__(self, graph: DecodingGraph, log_probs: np.ndarray, transition_scale: float) -> None:
+        """Args:
+            graph: a decoding graph of words or phones.
+            log_probs: (n_tid,) natural-log transition probabilities.
+            transition_scale: their weight.
+        """
+        self.graphs = engine_graph(graph, log_probs, transition_scale)
+
+    def __call__(self, scores: torch.Tensor, lens: torch.Tensor, references: References = None,
+                 accuracy: Optional[torch.Tensor] = None) -> Competitors:
+        """The sums of a batch.
+
+        Args:
+            scores: (N, T, P) acoustic scores with all their scales, natural logs.
+            lens: (N,) frames.
+            references: not read; they are taken to be in the graph.
+            accuracy: must be None.
+        """
+        if accuracy is not None:
+            raise ConfigError("expected accuracies (smbr) need lattices: --denominator lattice")
+        log_z = torch.full((len(scores),), -np.inf, dtype=torch.float64)
+        occupancy = torch.zeros(scores.shape)
+        graphs = self.graphs.to(scores.device)
+        for n, length in enumerate(lens.tolist()):  # one graph, so nothing is copied per utterance
+            found = occupancies(graphs, scores[n:n + 1, :length], lens[n:n + 1])
+            log_z[n] = float(found.scores[0])
+            occupancy[n, :length] = found.pdf(length, scores.shape[2])[0].cpu()
+        return Competitors(log_z, occupancy.to(scores.device))
+
+
+def engine_graph(graph: DecodingGraph, log_probs: np.ndarray, transition_scale: float) -> Graphs:
+    """A decoding graph for the HMM engine, transition scores in its weights.
+
+    A decoding graph emits on the arc that leaves a state and scores the transition there; with fixed transition
+    probabilities that is a weight like any other.
+    """
+    src = np.repeat(np.arange(graph.num_states), np.diff(graph.splits))
+    emits = graph.pdf >= 0
+    weight = graph.lm + graph.lex + np.float32(transition_scale) * np.append(log_probs, np.float32(0.0))[graph.tid]
+    final = np.full(graph.num_states, -np.inf)
+    np.logaddexp.at(final, src[~emits], weight[~emits])
+    ends = np.flatnonzero(np.isfinite(final))
+    none = np.full(int(emits.sum()), -1)
+    return from_arcs(src[emits], graph.dst[emits], graph.pdf[emits], none, weight[emits], [(0, 0.0)],
+                     [(int(s), float(final[s])) for s in ends], graph.num_pdfs, 0)
+
+
+class LatticeSum:
+    """Sums over lattices made on the fly by k2's pruned search."""
+
+    def __init__(self, graph: DecodingGraph, log_probs: np.ndarray, tid_pdf: np.ndarray, transition_scale: float,
+                 options: DecodeOptions) -> None:
+        """Args:
+            graph, log_probs, transition_scale: as for ``GraphSum``.
+            tid_pdf: (n_tid,) pdf-id of each transition-id.
+            options: beams and retries of the search; its acoustic scale must be 1, for scores come scaled.
+        """
+        from pipeline.graph.search import Searcher
+        assert options.acoustic_scale == 1.0, options.acoustic_scale
+        self._searcher = Searcher(graph, log_probs, tid_pdf, transition_scale, options)
+        self._retries = options.retries
+        words = [graph.spell([label]) for label in range(len(graph.words) + len(graph.word_sequences))]
+        self._spell_splits = np.concatenate([[0], np.cumsum([len(w) for w in words])]).astype(np.int64)
+        self._spell_words = np.array([w for spelled in words for w in spelled], dtype=np.int64)
+
+    def __call__(self, scores: torch.Tensor, lens: torch.Tensor, references: References = None,
+                 accuracy: Optional[torch.Tensor] = None) -> Competitors:
+        """As ``GraphSum``; an empty lattice is searched for again with wider beams.
+
+        Args:
+            references: word ids of each utterance, to be looked for in the lattices.
+            accuracy: (N, T, P) accuracy of each label; the result then has expected accuracies and their gradient.
+        """
+        out = Competitors(torch.full((len(scores),), -np.inf, dtype=torch.float64), torch.zeros_like(scores))
+        if accuracy is not None:
+            out.accuracy, out.gradient = torch.zeros(len(scores), dtype=torch.float64), torch.zeros_like(scores)
+        rows = list(range(len(scores)))
+        for widen in range(self._retries + 1):
+            lattices = self._searcher.search(scores[rows], lens[rows], widen=widen)
+            empty = lattices.empty()
+            if len(empty) < len(rows):
+                self._collect(lattices, rows, scores, lens, references, accuracy, out)
+            rows = [rows[i] for i in empty]
+            if not rows:
+                break
+        return out
+
+    def _collect(self, lattices: "Lattices", rows: list[int], scores: torch.Tensor, lens: torch.Tensor, references: References,
+                 accuracy: Optional[torch.Tensor], out: Competitors) -> None:
+        """Writes the sums of the lattices of some rows into `out`."""
+        from pipeline.graph.lattice_sums import arc_frames, contains, expected_accuracy
+        fsa, splits = lattices.fsa, lattices.arc_splits().cpu().numpy().astype(np.int64)
+        arcs = fsa.arcs.values()[:, :3].cpu().numpy()
+        src, dst, label = (np.ascontiguousarray(arcs[:, i]) for i in range(3))
+        emits = label > 0
+        row = np.repeat(np.array(rows), np.diff(splits))[emits]
+        frame, pdf = arc_frames(splits, src, dst)[emits], label[emits] - 1
+        cell = torch.from_numpy((row * scores.shape[1] + frame) * scores.shape[2] + pdf).to(scores.device)
+        if accuracy is None:
+            gamma = fsa.get_arc_post(use_double_scores=True, log_semiring=True).exp().cpu().numpy()
+        else:
+            right = np.zeros(len(src))
+            right[emits] = accuracy.reshape(-1)[cell].cpu().numpy()
+            gamma, derivative, total = expected_accuracy(splits, src, dst, fsa.scores.double().cpu().numpy(), right)
+            out.gradient.view(-1).index_add_(0, cell, torch.from_numpy(derivative[emits]).to(scores))
+            out.accuracy[rows] += torch.from_numpy(total)
+        out.occupancy.view(-1).index_add_(0, cell, torch.from_numpy(gamma[emits]).to(scores))
+        sums = fsa.get_tot_scores(use_double_scores=True, log_semiring=True).cpu()
+        best = scores.max(2).values  # the searcher takes it out of each frame
+        words = lattices.fsa.aux_labels.cpu().numpy()
+        for i, n in enumerate(rows):
+            begin, end = splits[i], splits[i + 1]
+            if begin == end:
+                continue
+            out.log_z[n] = sums[i] + best[n, :int(lens[n])].double().sum().cpu()
+            if references is not None and not contains(src[begin:end], dst[begin:end], words[begin:end], self._spell_splits,
+                                                       self._spell_words, np.asarray(references[n], dtype=np.int64)):
+                out.missing.append(n)
