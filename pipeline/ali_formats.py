@@ -8,7 +8,7 @@ from typing import Any, Iterator, Mapping, Sequence
 from pipeline.ali import AliSet, Segment
 from pipeline.errors import DataError
 from pipeline.files import atomic_write, read_lines, write_jsonl
-from pipeline.lang import SILENCE, WORD_END
+from pipeline.lang import SILENCE, without_position
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ def timed_cuts(ali: AliSet, data_dir: str | Path | None = None, strip_word_end: 
     Args:
         data_dir: gives exact durations, offsets in the recordings and supervisions; without it an utterance is as long
             as its frames. Its utterances without alignment are left out; one more than it has is a DataError.
-        strip_word_end: take the word-end marker off the phones.
+        strip_word_end: take the position marker off the phones.
     """
     known: dict[str, dict[str, Any]] = {}
     if data_dir is not None:
@@ -40,7 +40,7 @@ def timed_cuts(ali: AliSet, data_dir: str | Path | None = None, strip_word_end: 
             raise DataError(f"{ali.directory}: cut {cut_id!r} is not in {data_dir}")
         phones, words = ali.phones(cut_id), ali.words(cut_id)
         if strip_word_end:
-            phones = [replace(p, symbol=p.symbol.removesuffix(WORD_END)) for p in phones]
+            phones = [replace(p, symbol=without_position(p.symbol)) for p in phones]
         if cut_id not in known:
             yield TimedCut(cut_id, phones, words, phones[-1].end)
             continue

@@ -11,7 +11,7 @@ import numpy as np
 from pipeline.ali import AliSet, Segment
 from pipeline.errors import DataError, MismatchError
 from pipeline.graph.options import AliScoreOptions
-from pipeline.lang import SILENCE, WORD_END
+from pipeline.lang import SILENCE, without_position
 from pipeline.score import bootstrap, interval
 
 GAP = "*"
@@ -28,14 +28,13 @@ class Tiers:
 
 
 def tiers_of_ali(ali: AliSet) -> dict[str, Tiers]:
-    """Tiers of all cuts of an alignment; word-end markers of phones are taken off."""
+    """Tiers of all cuts of an alignment; position markers of phones are taken off."""
     shift = ali.header.frame_shift
     return {c: Tiers([_unmarked(p) for p in ali.phones(c)], ali.words(c), len(ali[c].transition_ids) * shift) for c in ali}
 
 
 def _unmarked(phone: Segment) -> Segment:
-    name = phone.symbol[:-len(WORD_END)] if phone.symbol.endswith(WORD_END) else phone.symbol
-    return Segment(name, phone.start, phone.duration, phone.confidence)
+    return Segment(without_position(phone.symbol), phone.start, phone.duration, phone.confidence)
 
 
 def tiers_of_data(data_dir: str | Path) -> dict[str, Tiers]:

@@ -8,7 +8,7 @@ import numpy as np
 
 from pipeline.ali_score import Tiers
 from pipeline.errors import DataError, MismatchError
-from pipeline.lang import SILENCE, WORD_END
+from pipeline.lang import SILENCE, without_position
 from pipeline.model_dir import HmmDir
 
 MIN_COUNT = 5  # phones that are rarer in the reference are left out
@@ -25,7 +25,7 @@ def implied_seconds(hmm: HmmDir, frame_shift: float) -> dict[str, float]:
     for phone in np.unique(t.phone):
         mine = t.phone == phone
         states = [(frame_shift / t.forward_prob[mine & (t.state == s)]).mean() for s in np.unique(t.state[mine])]
-        found[_plain(t.phones.name(int(phone)))].append(float(sum(states)))
+        found[without_position(t.phones.name(int(phone)))].append(float(sum(states)))
     return {phone: float(np.mean(seconds)) for phone, seconds in found.items()}
 
 
@@ -34,7 +34,7 @@ def measured_seconds(tiers: Mapping[str, Tiers]) -> dict[str, tuple[float, int]]
     found: dict[str, list[float]] = defaultdict(list)
     for tier in tiers.values():
         for segment in tier.phones:
-            found[_plain(segment.symbol)].append(segment.duration)
+            found[without_position(segment.symbol)].append(segment.duration)
     return {phone: (float(np.mean(seconds)), len(seconds)) for phone, seconds in found.items()}
 
 
@@ -69,11 +69,6 @@ def _correlation(x: np.ndarray, y: np.ndarray, weight: np.ndarray) -> float:
     x, y = x - weight @ x, y - weight @ y
     spread = np.sqrt((weight @ x**2) * (weight @ y**2))
     return float(weight @ (x * y) / spread) if spread > 1e-12 else 0.0
-
-
-def _plain(symbol: str) -> str:
-    """The phone without its position marker."""
-    return symbol[:-len(WORD_END)] if symbol.endswith(WORD_END) else symbol
 
 
 def gold_silences(tiers: Mapping[str, Tiers]) -> dict[str, Tiers]:

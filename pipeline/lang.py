@@ -15,7 +15,13 @@ from pipeline.topo import Topo, make_topo
 SILENCE = "SIL"
 SPOKEN_NOISE = "SPN"  # the phone of the out-of-vocabulary word
 WORD_END = "_E"
-Position = Literal["none", "word_end"]
+POSITIONS = ("_B", "_I", WORD_END, "_S")  # first, inner, last and only phone of a word, as Kaldi marks them
+Position = Literal["none", "word_end", "full"]
+
+
+def without_position(symbol: str) -> str:
+    """A phone's name without its position marker, for symbols whose lang is not at hand."""
+    return symbol[:-2] if symbol[-2:] in POSITIONS else symbol
 
 
 @dataclass(frozen=True)
@@ -28,7 +34,8 @@ class Lang:
         words: <eps>, then the vocabulary in alphabetical order.
         lexicon: pronunciations over ``phones`` (word-end markers applied).
         topo: HMM topology of every phone but <eps>.
-        position: "word_end" gives the last phone of a word a symbol of its own (paper A's labels).
+        position: "word_end" gives the last phone of a word a symbol of its own (paper A's labels); "full" tells the
+            first, inner, last and only phone of a word apart (Kaldi's word-position-dependent phones).
         silence_prob: probability of the optional silence at each word boundary and at both ends.
         oov_word: word that stands for unknown ones; None: an unknown word is an error.
         blank: silence is CTC's blank: it may stand between any two phones, and must stand between equal ones.
@@ -59,7 +66,7 @@ class Lang:
 
     def base_phone(self, phone: str) -> str:
         """The phone without its position marker."""
-        return phone[:-len(WORD_END)] if self.position == "word_end" and phone.endswith(WORD_END) else phone
+        return phone[:-2] if phone[-2:] in _markers(self.position) else phone
 
     def base_phones(self) -> dict[str, str]:
         """Phone -> phone without position marker, for all phones with a topology."""
@@ -159,15 +166,14 @@ def make_lang(lexicon: Lexicon, unit: str = "phone", position: Position = "none"
     if clash:
         raise DataError(f"the lexicon uses the reserved phone {sorted(clash)[0]!r}")
     for phone in lexicon.phones():
-        if phone.startswith("#") or (position == "word_end" and phone.endswith(WORD_END)):
+        if phone.startswith("#") or phone[-2:] in _markers(position):
             raise DataError(f"phone {phone!r} looks like a disambiguation symbol or a position marker")
     entries = list(lexicon.entries)
     if oov_word is not None:
         if oov_word in lexicon:
             raise DataError(f"the lexicon already has the OOV word {oov_word!r}")
         entries.append(Pronunciation(oov_word, (SPOKEN_NOISE,)))
-    if position == "word_end":
-        entries = [e if e.phones == (SPOKEN_NOISE,) else replace(e, phones=_mark_word_end(e.phones)) for e in entries]
+    entries = [e if e.phones == (SPOKEN_NOISE,) else replace(e, phones=_mark(e.phones, position)) for e in entries]
     units = sorted({p for e in entries for p in e.phones} - {SPOKEN_NOISE})
     topo = make_topo(units + special[1:], [SILENCE], speech_states, silence_states, speech_forward, silence_forward)
     lang = Lang(unit, SymbolTable(special + units), SymbolTable(sorted({e.word for e in entries})),
@@ -176,8 +182,20 @@ def make_lang(lexicon: Lexicon, unit: str = "phone", position: Position = "none"
     return lang
 
 
-def _mark_word_end(phones: Sequence[str]) -> tuple[str, ...]:
-    return (*phones[:-1], phones[-1] + WORD_END)
+def _markers(position: Position) -> tuple[str, ...]:
+    return {"none": (), "word_end": (WORD_END,), "full": POSITIONS}[position]
+
+
+def _mark(phones: Sequence[str], position: Position) -> tuple[str, ...]:
+    """A word's phones with their position markers."""
+    if position == "none":
+        return tuple(phones)
+    if position == "word_end":
+        return (*phones[:-1], phones[-1] + WORD_END)
+    first, inner, last, only = POSITIONS
+    if len(phones) == 1:
+        return (phones[0] + only,)
+    return (phones[0] + first, *(p + inner for p in phones[1:-1]), phones[-1] + last)
 
 
 def uncovered_words(lang_words: Iterable[str], lexicon: Lexicon) -> list[str]:

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from pipeline.errors import DataError
-from pipeline.lang import Lang, make_lang
+from pipeline.lang import Lang, make_lang, without_position
 from pipeline.lexicon import Lexicon, Pronunciation
 from pipeline.topo import PhoneTopo, Topo
 
@@ -27,7 +27,23 @@ def test_word_end_positions_mark_only_the_last_phone():
     assert make_lang(LEXICON).base_phone("T_E") == "T_E"
 
 
-@pytest.mark.parametrize("kwargs", [{}, {"position": "word_end"}, {"oov_word": "<UNK>"}, {"silence_prob": 0.0}])
+def test_full_positions_are_kaldi_s_four():
+    lang = make_lang(LEXICON, position="full", oov_word="<UNK>")
+    assert [e.phones for e in lang.lexicon.by_word["A"]] == [("AH_S",), ("EY_S",)]
+    assert lang.lexicon.by_word["CAT"][0].phones == ("K_B", "AE_I", "T_E")
+    assert lang.lexicon.by_word["<UNK>"][0].phones == ("SPN",)
+    assert {p: lang.base_phone(p) for p in lang.phones} == lang.base_phones() | {"<eps>": "<eps>"}
+    assert sorted(set(lang.base_phones().values())) == ["AE", "AH", "EY", "K", "SIL", "SPN", "T"]
+    assert [without_position(p) for p in ("K_B", "AE_I", "T_E", "AH_S", "SIL", "X_")] == ["K", "AE", "T", "AH", "SIL", "X_"]
+
+
+@pytest.mark.parametrize("position, phone", [("word_end", "T_E"), ("full", "T_B"), ("full", "T_E")])
+def test_phones_that_look_like_positions_are_refused(position, phone):
+    with pytest.raises(DataError, match="position marker"):
+        make_lang(Lexicon([Pronunciation("A", (phone,))]), position=position)
+
+
+@pytest.mark.parametrize("kwargs", [{}, {"position": "full"}, {"position": "word_end"}, {"oov_word": "<UNK>"}, {"silence_prob": 0.0}])
 def test_round_trip(tmp_path, kwargs):
     lang = make_lang(LEXICON, **kwargs)
     lang.save(tmp_path)
@@ -40,8 +56,8 @@ def test_round_trip(tmp_path, kwargs):
 
 def test_ids_differ_when_anything_differs():
     ids = {make_lang(LEXICON, **k).id for k in ({}, {"silence_prob": 0.4}, {"speech_states": 1}, {"position": "word_end"},
-                                                 {"oov_word": "<UNK>"}, {"unit": "grapheme"})}
-    assert len(ids) == 6
+                                                 {"position": "full"}, {"oov_word": "<UNK>"}, {"unit": "grapheme"})}
+    assert len(ids) == 7
 
 
 def test_transcripts():

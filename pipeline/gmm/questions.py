@@ -10,7 +10,7 @@ import numpy as np
 from pipeline.errors import DataError
 from pipeline.files import atomic_write, read_lines
 from pipeline.gmm.tree_stats import TreeStats, objective
-from pipeline.lang import SILENCE, WORD_END, Lang
+from pipeline.lang import POSITIONS, SILENCE, Lang
 from pipeline.symbols import SymbolTable
 from pipeline.tree import BOUNDARY
 
@@ -40,8 +40,8 @@ def cluster_phones(stats: TreeStats, lang: Lang) -> list[frozenset[int]]:
     clusters = [frozenset(members[g]) for g in seen]
     found = set(clusters) | set(_merges(sums, clusters))
     found |= {frozenset([p]) for ids in members.values() if len(ids) > 1 for p in ids if (centre == p).any()}
-    if lang.position == "word_end":
-        found.add(frozenset(lang.phones.id(p) for p in base if p.endswith(WORD_END)))
+    at_position = (frozenset(lang.phones.id(p) for p, plain in base.items() if p == plain + mark) for mark in POSITIONS)
+    found |= {question for question in at_position if question}
     silence = lang.phones.id(SILENCE)
     questions = {q | {BOUNDARY} if silence in q else q for q in found}
     return sorted(questions, key=lambda q: (len(q), sorted(q)))

@@ -15,7 +15,8 @@ class LangOptions:
     """How a lang is made from a lexicon."""
 
     unit: Literal["phone", "grapheme"] = Field("phone", description="Units: the lexicon's phones, or the letters of its words.")
-    position: Literal["none", "word_end"] = Field("none", description="word_end: the last phone of a word is a symbol of its own.")
+    position: Literal["none", "word_end", "full"] = Field("none", description="word_end: the last phone of a word is a symbol of its "
+                                                          "own; full: so are the first, the inner and the only one, as in Kaldi.")
     probs: bool = Field(False, description="The lexicon has a probability behind each word (lexiconp.txt).")
     oov_word: str | None = Field(None, description="Word for unknown ones, with the phone SPN; none: unknown words are errors.")
     silence_prob: float = Field(0.5, ge=0, lt=1, description="Probability of silence at each word boundary and at both ends.")
@@ -92,4 +93,4 @@ class ExportOptions:
 
     format: Literal["ctm", "textgrid", "supervisions"] = Field("ctm", description="ctm (phones.ctm, words.ctm), textgrid (Praat, a "
                                                                "file per utterance) or supervisions (lhotse manifest).")
-    strip_word_end: bool = Field(True, description="Take the word-end marker off the phones.")
+    strip_word_end: bool = Field(True, description="Take the marker of the position in the word off the phones.")

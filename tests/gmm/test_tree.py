@@ -232,6 +232,20 @@ def test_position_variants_share_a_root_and_can_be_told_apart():
     assert split.pdfs_of(ids["a"], 0) != split.pdfs_of(ids["a_E"], 0)
 
 
+def test_each_position_in_the_word_is_asked_for():
+    lang = make_lang(Lexicon([Pronunciation("ABA", ("a", "b", "a")), Pronunciation("A", ("a",))]), position="full", speech_states=1)
+    ids = {n: lang.phones.id(n) for n in ("a_B", "b_I", "a_E", "a_S")}
+    rng = np.random.default_rng(0)
+    rows, sums = [], []
+    for phone in [SIL, *ids.values()]:
+        x = rng.standard_normal((20, DIM))
+        rows.append([BOUNDARY, phone, BOUNDARY])
+        sums.append(np.concatenate([[20], x.sum(0), (x * x).sum(0)]))
+    asked = cluster_phones(TreeStats(np.array(rows), np.zeros(len(rows), dtype=np.int64), np.array(sums), 1), lang)
+    assert {frozenset([i]) for i in ids.values()} <= set(asked)
+    assert frozenset([ids["a_B"], ids["a_E"], ids["a_S"]]) in asked
+
+
 def test_questions_are_the_clusters_of_similar_phones():
     """Two pairs of phones with nearly equal Gaussians: the pairs become questions, mixed pairs do not."""
     rng = np.random.default_rng(0)

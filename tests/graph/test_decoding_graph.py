@@ -64,9 +64,9 @@ def test_wide_contexts_reach_over_several_words(left: int, right: int, silence_p
     check_best_paths(left, right, 2, small_lang(silence_prob=silence_prob, states=1))
 
 
-@pytest.mark.parametrize("left,right", [(0, 0), (1, 1), (0, 2)])
-def test_word_end_phones(left: int, right: int) -> None:
-    check_best_paths(left, right, 2, small_lang(states=1, position="word_end"))
+@pytest.mark.parametrize("left,right,position", [(0, 0, "word_end"), (1, 1, "word_end"), (0, 2, "word_end"), (1, 1, "full")])
+def test_phones_that_know_their_position(left: int, right: int, position: str) -> None:
+    check_best_paths(left, right, 2, small_lang(states=1, position=position))
 
 
 def test_two_words_on_the_first_arc_are_both_put_out() -> None:
