@@ -37,3 +37,19 @@ class SearchOptions:
             raise ValueError("ctc_weights lie between 0 and 1")
         if any(w < 0.0 for w in (*self.lm_weights, *self.ilm_weights)):
             raise ValueError("lm_weights and ilm_weights are not negative")
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class NnLmOptions:
+    """An LSTM language model over tokens and its training."""
+
+    dim: int = Field(256, ge=1, description="Width of embeddings and layers.")
+    layers: int = Field(2, ge=1, le=16, description="LSTM layers.")
+    dropout: float = Field(0.2, ge=0.0, lt=1.0, description="Dropout on embeddings and behind layers.")
+    epochs: int = Field(15, ge=1, description="Passes over the text.")
+    batch_tokens: int = Field(1000, ge=1, description="Tokens per batch, padding included.")
+    max_batch: int = Field(64, ge=1, description="Sentences per batch at most.")
+    learning_rate: float = Field(3e-3, gt=0, description="Peak learning rate (one cycle).")
+    average: int = Field(1, ge=1, description="The final model is the mean of the best so many epochs by dev loss.")
+    seed: int = Field(1, ge=0, description="Seed of everything random.")
+    device: str = Field("cpu", description="cpu or cuda.", json_schema_extra=_NO_STAMP)

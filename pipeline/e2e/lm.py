@@ -1,0 +1,153 @@
+"""An LSTM language model over tokens, for shallow fusion; trained by the loop that trains everything else."""
+from __future__ import annotations
+
+import logging
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Optional, Sequence
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from pipeline.checkpoint import META, check_same, load_model, save_model
+from pipeline.e2e.search.options import NnLmOptions
+from pipeline.errors import DataError
+from pipeline.feats.load import PackedFeats
+from pipeline.nn.data import Batch, UtteranceSet
+from pipeline.nn.masks import mask_of
+from pipeline.nn.options import TrainOptions
+from pipeline.nn.train import Loss, Task, clean_up, train
+from pipeline.tokens import EOS_ID, Tokens
+
+logger = logging.getLogger(__name__)
+
+KIND = "nn_lm"
+
+
+@dataclass(frozen=True)
+class LmState:
+    """Hidden and cell values (L, N, D) of the LSTM."""
+
+    hidden: torch.Tensor
+    cell: torch.Tensor
+
+    def select(self, rows: torch.Tensor) -> LmState:
+        """The given rows in the given order; rows may be repeated or left out."""
+        return LmState(self.hidden[:, rows], self.cell[:, rows])
+
+    def cat(self, other: LmState) -> LmState:
+        """Rows of both."""
+        return LmState(torch.cat([self.hidden, other.hidden], 1), torch.cat([self.cell, other.cell], 1))
+
+
+class NeuralLm(nn.Module):
+    """Embedding, LSTM layers, softmax; ``pipeline.e2e.search.fusion.TokenLm``."""
+
+    def __init__(self, vocab_size: int, options: NnLmOptions) -> None:
+        super().__init__()
+        self.options, self.dropout = options, options.dropout
+        self.embedding = nn.Embedding(vocab_size, options.dim)
+        self.lstm = nn.LSTM(options.dim, options.dim, options.layers, batch_first=True,
+                            dropout=options.dropout if options.layers > 1 else 0.0)
+        self.output = nn.Linear(options.dim, vocab_size)
+
+    def normalise(self, feats: torch.Tensor) -> torch.Tensor:
+        """Token ids are left as they are."""
+        return feats
+
+    def start(self, n: int) -> LmState:
+        """The state before the sentence begin."""
+        zeros = self.output.weight.new_zeros((self.options.layers, n, self.options.dim))
+        return LmState(zeros, zeros)
+
+    def step(self, tokens: torch.Tensor, state: LmState) -> tuple[torch.Tensor, LmState]:
+        """(N,) last tokens -> (N, V) natural-log probabilities of the next, and the new state."""
+        log_probs, state = self(tokens[:, None], state)
+        return log_probs[:, 0], state
+
+    def forward(self, tokens: torch.Tensor, state: LmState) -> tuple[torch.Tensor, LmState]:
+        """(N, U) -> (N, U, V) natural-log probabilities of what follows each token, and the state behind the last."""
+        embedded = F.dropout(self.embedding(tokens), self.dropout, self.training)
+        out, (hidden, cell) = self.lstm(embedded, (state.hidden, state.cell))
+        out = self.output(F.dropout(out, self.dropout, self.training))
+        return torch.log_softmax(out, -1), LmState(hidden, cell)
+
+
+class NextToken:
+    """Cross-entropy of the next token; a criterion of ``pipeline.nn.train`` whose frames are tokens."""
+
+    def __call__(self, model: NeuralLm, batch: Batch, done: float) -> Loss:
+        """See ``pipeline.nn.train.Criterion``."""
+        targets = batch.feats[:, :, 0].long()  # (N, U), each ends with <sos/eos>
+        log_probs, _ = model(F.pad(targets[:, :-1], (1, 0), value=EOS_ID), model.start(len(targets)))
+        mask = mask_of(batch.lens, targets.shape[1])
+        picked = log_probs.gather(2, targets[:, :, None])[:, :, 0][mask]
+        return Loss(-picked.sum(), len(picked))
+
+    def end_epoch(self, model: NeuralLm, data: UtteranceSet, done: float) -> None:
+        """Nothing to refresh."""
+
+    def diagnose(self, model: NeuralLm, figures: dict[str, float], done: float) -> Optional[str]:
+        """No trouble of its own."""
+        return None
+
+
+def sentence_set(sentences: Sequence[Sequence[str]], tokens: Tokens) -> UtteranceSet:
+    """Sentences as utterances whose only feature is the token id; each ends with ``<sos/eos>``."""
+    rows = [[*tokens.encode(" ".join(words)), EOS_ID] for words in sentences]
+    offsets = torch.tensor([0, *map(len, rows)]).cumsum(0)
+    feats = torch.tensor([i for row in rows for i in row], dtype=torch.float32)[:, None]
+    names = tuple(str(i) for i in range(len(rows)))
+    return UtteranceSet(PackedFeats(names, names, feats, offsets))
+
+
+def train_nn_lm(sentences: Sequence[Sequence[str]], tokens: Tokens, options: NnLmOptions, out: Path,
+                dev: Optional[Sequence[Sequence[str]]] = None) -> dict[str, Any]:
+    """Trains a language model and writes its directory.
+
+    Args:
+        dev: sentences by whose loss the best epochs are chosen.
+    Returns:
+        facts for the stamp, with perplexities per token and per word (sentence ends are events).
+    """
+    torch.manual_seed(options.seed)
+    model = NeuralLm(len(tokens), options)
+    loop = TrainOptions(cmvn="none", epochs=options.epochs, batch_frames=options.batch_tokens, max_batch=options.max_batch,
+                        optimizer="adam", learning_rate=options.learning_rate, weight_decay=0.0, clip=1.0, time_masks=0,
+                        feature_masks=0, average=options.average, seed=options.seed, device=options.device)
+    data = sentence_set(sentences, tokens)
+    dev_task = None if dev is None else Task(sentence_set(dev, tokens), NextToken())
+    history = train(model, Task(data, NextToken()), dev_task, loop, out)
+    save_model(out, model.state_dict(), {"kind": KIND, "vocab_size": len(tokens), "tokens_id": tokens.id, "config": {
+        "dim": options.dim, "layers": options.layers, "dropout": options.dropout}, "epochs": history})
+    clean_up(out)
+    facts = {"sentences": len(data), "parameters": sum(p.numel() for p in model.parameters()), "loss": history[-1]["loss"]}
+    if dev is not None:
+        facts.update(perplexity(model.cpu(), dev, tokens))
+        logger.info("perplexity %.2f per token, %.2f per word", facts["token_perplexity"], facts["perplexity"])
+    return facts
+
+
+@torch.no_grad()
+def perplexity(model: NeuralLm, sentences: Sequence[Sequence[str]], tokens: Tokens) -> dict[str, float]:
+    """Perplexity per token and per word of a text; sentence ends are events of both."""
+    total, events = 0.0, 0
+    for batch in sentence_set(sentences, tokens).batches(10_000, 256):
+        loss = NextToken()(model, batch, 1.0)
+        total, events = total + float(loss.total), events + loss.frames
+    words = sum(map(len, sentences)) + len(sentences)
+    return {"token_perplexity": math.exp(total / events), "perplexity": math.exp(total / words)}
+
+
+def load_nn_lm(directory: str | Path, tokens: Tokens, tokens_dir: str | Path) -> NeuralLm:
+    """Rebuilds a language model; MismatchError when it was trained for other tokens."""
+    tensors, meta = load_model(directory, KIND)
+    check_same("tokens", str(meta.get("tokens_id")), directory, tokens.id, tokens_dir)
+    try:
+        model = NeuralLm(int(meta["vocab_size"]), NnLmOptions(**meta["config"]))
+        model.load_state_dict(tensors)
+    except (KeyError, TypeError, ValueError, RuntimeError) as e:
+        raise DataError(f"{Path(directory) / META}: not a language model of this version ({e})") from None
+    return model.eval()
