@@ -14,7 +14,8 @@ from pipeline.checkpoint import check_same
 from pipeline.errors import DataError
 from pipeline.files import atomic_write, read_json, write_json
 from pipeline.graph.options import DecodeOptions
-from pipeline.hyp import NBEST, RECOGS, Alternative, Hypothesis, NBest, save_hypotheses, save_nbest
+from pipeline.hyp import (NBEST, RECOGS, TRIED, Alternative, Hypothesis, NBest, load_tried, save_hypotheses, save_nbest,
+                          save_tried)
 from pipeline.log import progress
 from pipeline.model_dir import HmmDir
 from pipeline.score import Errors, count_errors, error_report, total_errors
@@ -191,7 +192,7 @@ def read_weights(directory: str | Path) -> Weights:
 
 
 def report(decoded: Decoded, words: Sequence[str], out_dir: str | Path, options: DecodeOptions) -> tuple[list[Hypothesis], dict[str, Any]]:
-    """Scores a run, writes recogs.jsonl.gz, errs.txt, wer.txt, best.json, failed.txt (and nbest.jsonl.gz).
+    """Scores a run, writes recogs.jsonl.gz, errs.txt, wer.txt, best.json, failed.txt (nbest.jsonl.gz, tried.jsonl.gz).
 
     Args:
         words: word of each id.
@@ -208,10 +209,35 @@ def report(decoded: Decoded, words: Sequence[str], out_dir: str | Path, options:
                         f"widen --beam, or allow more by --max-failed")
     if decoded.alternatives:
         save_nbest(d / NBEST, decoded.nbest_lists(words))
-    hyps, facts = write_best({w: decoded.hypotheses(w, words) for w in decoded.texts}, d)
+    found = {w: decoded.hypotheses(w, words) for w in decoded.texts}
+    if options.tried:
+        save_tried(d / TRIED, found)
+    hyps, facts = write_best(found, d)
     logger.info("real-time factor %.4f (%.1f s for %.1f s of audio); %d searches repeated, %d utterances failed",
                 decoded.real_time_factor, decoded.seconds, decoded.audio_seconds, decoded.retried, len(decoded.failed))
     return hyps, {**facts, "failed": len(decoded.failed), "retried": decoded.retried, "real_time_factor": decoded.real_time_factor}
+
+
+def pooled(directories: Sequence[str | Path]) -> dict[Weights, list[Hypothesis]]:
+    """What several decoding directories (``DecodeOptions.tried``) recognised with all weights, as if it were one.
+
+    Held-out folds of the training speakers make one large development set this way.
+
+    Raises:
+        DataError: directories that tried different weights or have an utterance in common.
+    """
+    out: dict[Weights, list[Hypothesis]] = {}
+    home: dict[str, str | Path] = {}
+    for directory in directories:
+        found = load_tried(directory)
+        if out and set(found) != set(out):
+            raise DataError(f"{directory} and {directories[0]} tried different weights")
+        for hyp in next(iter(found.values())):
+            if hyp.cut_id in home:
+                raise DataError(f"utterance {hyp.cut_id!r} is in {home[hyp.cut_id]} and in {directory}")
+            home[hyp.cut_id] = directory
+        out = {w: [*out.get(w, ()), *hyps] for w, hyps in found.items()}
+    return out
 
 
 def write_best(found: Mapping[Weights, list[Hypothesis]], out_dir: str | Path) -> tuple[list[Hypothesis], dict[str, Any]]:

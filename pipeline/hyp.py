@@ -1,16 +1,17 @@
-"""Recognised texts beside their references: recogs.jsonl.gz and nbest.jsonl.gz of a decoding directory."""
+"""Recognised texts beside their references: recogs.jsonl.gz, nbest.jsonl.gz and tried.jsonl.gz of a decoding directory."""
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Iterable
+from typing import Iterable, Mapping, Sequence
 
 from pipeline.errors import DataError
 from pipeline.files import read_jsonl, write_jsonl
 
 RECOGS = "recogs.jsonl.gz"
 NBEST = "nbest.jsonl.gz"
+TRIED = "tried.jsonl.gz"
 
 
 @dataclass(frozen=True)
@@ -99,3 +100,42 @@ def load_nbest(path: str | Path) -> list[NBest]:
     if not out:
         raise DataError(f"{p}: no utterances")
     return list(out.values())
+
+
+def save_tried(path: str | Path, found: Mapping[tuple[float, float], Sequence[Hypothesis]]) -> None:
+    """Writes what was recognised with all weights: per utterance id, speaker, ref and tried, a list of [LM weight, penalty, text].
+
+    Args:
+        found: (LM weight, word penalty) -> hypotheses, the same utterances in the same order for all weights.
+    """
+    rows = []
+    for same in zip(*found.values()):
+        tried = [[weight, penalty, " ".join(h.hyp)] for (weight, penalty), h in zip(found, same)]
+        rows.append({"id": same[0].cut_id, "speaker": same[0].speaker, "ref": " ".join(same[0].ref), "tried": tried})
+    write_jsonl(path, rows)
+
+
+def load_tried(path: str | Path) -> dict[tuple[float, float], list[Hypothesis]]:
+    """Reads a file of save_tried, or the one in a decoding directory.
+
+    Raises:
+        DataError: with file and line, for a missing key or utterances with different weights.
+    """
+    p = Path(path)
+    p = p / TRIED if p.is_dir() else p
+    out: dict[tuple[float, float], list[Hypothesis]] = {}
+    for line_no, row in enumerate(read_jsonl(p), 1):
+        try:
+            texts = {(float(weight), float(penalty)): tuple(text.split()) for weight, penalty, text in row["tried"]}
+            found = {w: Hypothesis(str(row["id"]), str(row["speaker"]), tuple(row["ref"].split()), t) for w, t in texts.items()}
+        except (KeyError, TypeError, AttributeError, ValueError) as e:
+            raise DataError(f"{p}:{line_no}: not the texts of an utterance ({e!r})") from None
+        if line_no == 1:
+            out = {w: [] for w in found}
+        if not found or set(found) != set(out):
+            raise DataError(f"{p}:{line_no}: other weights than in the first line")
+        for w, hyp in found.items():
+            out[w].append(hyp)
+    if not out:
+        raise DataError(f"{p}: no utterances")
+    return out

@@ -13,7 +13,7 @@ from pipeline.files import read_json, write_json
 from pipeline.graph.decoding import DecodingGraph, build_decoding_graph
 from pipeline.graph.grammar import grammar_from_arpa
 from pipeline.graph.options import DecodeOptions
-from pipeline.hyp import load_hypotheses
+from pipeline.hyp import TRIED, load_hypotheses, save_tried
 from pipeline.lang import Lang
 from pipeline.model_dir import HmmDir
 from pipeline.score import Errors
@@ -157,6 +157,30 @@ def test_report_writes_everything_and_fails_above_the_share(data, tmp_path: Path
     assert decode.read_weights(tmp_path) == (facts["lm_weight"], facts["word_penalty"])
     tried = read_json(tmp_path / "best.json")["tried"]
     assert len(tried) == 12 and min(t["wer"] for t in tried) == pytest.approx(facts["wer"], abs=1e-3)
+
+
+def test_pooled_folds_are_one_development_set(data, tmp_path: Path) -> None:
+    """Folds decoded apart and pooled choose the weights that decoding them together chooses, and none of the folds' own."""
+    lang, hmm, graph = system(silence_prob=0.0)
+    scorer, options = TableScorer(hmm.transitions.num_pdfs), dataclasses.replace(WIDE, tried=True)
+    folds = []
+    for name, frames in (("0", {"u1": 7, "u2": 5}), ("1", {"v1": 6, "v2": 9})):
+        data(frames)
+        found = decode.decode(scorer, hmm, graph, "data", options, all_weights(options))
+        (tmp_path / name).mkdir()
+        decode.report(found, list(lang.words), tmp_path / name, options)
+        folds.append({w: found.hypotheses(w, list(lang.words)) for w in found.texts})
+    together = decode.pooled([tmp_path / "0", tmp_path / "1"])
+    assert together == {w: folds[0][w] + folds[1][w] for w in folds[0]}
+    (tmp_path / "all").mkdir()
+    hyps, facts = decode.write_best(together, tmp_path / "all")
+    assert [h.cut_id for h in hyps] == ["u1", "u2", "v1", "v2"]
+    assert decode.read_weights(tmp_path / "all") == (facts["lm_weight"], facts["word_penalty"])
+    with pytest.raises(DataError, match="utterance 'u1' is in"):
+        decode.pooled([tmp_path / "0", tmp_path / "0"])
+    save_tried(tmp_path / "1" / TRIED, {(1.0, 1.0): folds[1][options.lm_weights[0], options.word_penalties[0]]})
+    with pytest.raises(DataError, match="tried different weights"):
+        decode.pooled([tmp_path / "0", tmp_path / "1"])
 
 
 def test_chosen_weights_have_fewest_errors_then_least_penalty_then_the_middle() -> None:

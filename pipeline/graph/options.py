@@ -8,6 +8,7 @@ from pydantic.dataclasses import dataclass
 
 _STRICT = ConfigDict(extra="forbid")
 _NO_STAMP = {"stamp": False}
+_IF_SET = {"stamp": "if_set"}  # options added later: what was made before them stays up to date
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -26,7 +27,7 @@ class LangOptions:
     silence_forward: float = Field(1 / 40, gt=0, lt=1, description="Initial probability of leaving a silence state.")
     drop: str = Field("", description="Characters that graphemes leave out, for example '.-'.")
     blank: bool = Field(False, description="Silence is CTC's blank: allowed between any two phones, demanded between equal ones. "
-                        "CTC is this with --speech-states 1.", json_schema_extra={"stamp": "if_set"})
+                        "CTC is this with --speech-states 1.", json_schema_extra=_IF_SET)
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -55,6 +56,7 @@ class DecodeOptions:
                                           description="LM weights tried: acoustic scores count 1 / weight against the graph's.")
     word_penalties: tuple[float, ...] = Field((0.0, 0.5, 1.0, 2.0, 3.0, 4.0), min_length=1, description="Penalties per word tried.")
     nbest: int = Field(0, ge=0, description="Also write lists of the n best word sequences, for steps/rescore.py.")
+    tried: bool = Field(False, description="Also write the texts at all weights, for steps/pool_weights.py.", json_schema_extra=_IF_SET)
     max_failed: float = Field(0.1, ge=0, le=1, description="Share of utterances without lattice above which the step fails.")
     batch_frames: int = Field(4000, gt=0, description="Feature frames per batch.", json_schema_extra=_NO_STAMP)
     device: str = Field("cpu", description="cpu or cuda.", json_schema_extra=_NO_STAMP)
