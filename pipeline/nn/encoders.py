@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from pipeline.errors import ConfigError
 from pipeline.nn.attention import Conformer, Transformer
+from pipeline.nn.dnn import Dnn
 from pipeline.nn.frames import Join, Subsample, strides_of
 from pipeline.nn.lc_blstm import LcBlstm
 from pipeline.nn.masks import ceil_div, mask_of
@@ -89,7 +90,8 @@ class Tds(nn.Module):
 
 
 ENCODERS: dict[str, Callable[[int, EncoderOptions], nn.Module]] = {
-    "blstm": Blstm, "lc_blstm": LcBlstm, "tdnn": Tdnn, "tds": Tds, "transformer": Transformer, "conformer": Conformer}
+    "blstm": Blstm, "lc_blstm": LcBlstm, "tdnn": Tdnn, "tds": Tds, "transformer": Transformer, "conformer": Conformer,
+    "dnn": Dnn}
 
 
 class Hidden(NamedTuple):

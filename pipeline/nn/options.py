@@ -21,9 +21,10 @@ PriorKind = Literal["none", "transcripts", "softmax", "on_the_fly"]
 class EncoderOptions:
     """The network between features and label posteriors; stored in the model, never asked for again."""
 
-    encoder: Literal["blstm", "lc_blstm", "tdnn", "tds", "transformer", "conformer"] = Field(
+    encoder: Literal["blstm", "lc_blstm", "tdnn", "tds", "transformer", "conformer", "dnn"] = Field(
         "blstm", description="blstm: bidirectional LSTM; lc_blstm: the same with bounded latency (chunk, right_context); tdnn: dilated convolutions, several times faster on a CPU; tds: "
-        "time-depth separable convolutions; transformer, conformer: self-attention, without and with convolutions.")
+        "time-depth separable convolutions; transformer, conformer: self-attention, without and with "
+        "convolutions; dnn: feed-forward layers over a window of frames.")
     layers: int = Field(3, ge=1, le=48, description="Number of layers.")
     dim: int = Field(128, ge=1, description="Width of a layer (blstm: per direction).")
     dropout: float = Field(0.1, ge=0.0, lt=1.0, description="Dropout behind each layer.")
@@ -54,6 +55,9 @@ class EncoderOptions:
     chunk: int = Field(40, ge=1, description="lc_blstm: input frames of a chunk.", json_schema_extra=IF_SET)
     right_context: int = Field(20, ge=0, description="lc_blstm: input frames that are read beyond a chunk.",
                                json_schema_extra=IF_SET)
+
+    window_left: int = Field(20, ge=0, description="dnn: frames that are seen before each frame.", json_schema_extra=IF_SET)
+    window_right: int = Field(5, ge=0, description="dnn: frames that are seen behind each frame.", json_schema_extra=IF_SET)
 
     @property
     def label_factor(self) -> int:
