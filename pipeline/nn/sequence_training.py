@@ -1,0 +1,216 @@
+"""Sequence training of a network that exists: a hybrid model or a neural HMM, a graph and transcripts in, a better model out."""
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Optional
+
+import numpy as np
+import torch
+
+from pipeline.ali import AliSet
+from pipeline.arpa import Arpa
+from pipeline.checkpoint import check_same
+from pipeline.errors import ConfigError, DataError, MismatchError
+from pipeline.feats.facts import FeatureFacts
+from pipeline.feats.load import load_packed
+from pipeline.feats.options import FeatLoadOptions
+from pipeline.files import atomic_write
+from pipeline.graph.decoding import DecodingGraph
+from pipeline.graph.denominator import GraphSum, LatticeSum
+from pipeline.hmm.compile import compile_graphs
+from pipeline.lang import Lang
+from pipeline.model_dir import HmmDir
+from pipeline.nn.data import UtteranceSet
+from pipeline.nn.mmi import Criterion, Denominator, SequenceObjective
+from pipeline.nn.model import AcousticModel, Scales, load_acoustic_model, save_acoustic_model
+from pipeline.nn.nhmm import silence_pdfs, transcripts
+from pipeline.nn.sequence import FrameCrossEntropy, SequenceCriterion
+from pipeline.nn.sequence_options import SequenceOptions
+from pipeline.nn.train import Task, clean_up, pick_device, train
+
+logger = logging.getLogger(__name__)
+
+FAILED = "failed.txt"
+COST_BATCHES = 2  # batches on which the cost of a step is measured
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What a sequence training reads beside its data; see ``train_sequence``."""
+
+    lang_dir: Path
+    model_dir: Path
+    graph_dir: Optional[Path]
+    lm: Optional[Path] = None
+
+
+def train_sequence(data_dir: Path, sources: Sources, out: Path, options: SequenceOptions, ali_dir: Optional[Path] = None,
+                   dev_dir: Optional[Path] = None) -> dict[str, Any]:
+    """Trains a model further by a sequence criterion and writes a model directory like its own.
+
+    Args:
+        data_dir: features of the kind that the model was trained on, with transcripts.
+        sources: lang and model; the decoding graph of the denominator (of words, or of phones for lattice-free MMI); the
+            language model in the graph, for the value of the criterion (without it F lacks the references' scores).
+        out: model directory to write; checkpoints of an interrupted training in it are gone on from.
+        ali_dir: alignment of the data by the model's tree, which the numerator keeps to.
+        dev_dir: data on which the criterion is followed.
+    Returns:
+        facts for the stamp.
+    """
+    model, hmm, meta = load_acoustic_model(sources.model_dir)
+    lang = Lang.load(sources.lang_dir)
+    hmm.check_lang(lang, sources.lang_dir)
+    device = pick_device(options.device)
+    denominator = make_denominator(sources, hmm, _transition_scale(meta, options), options, device)
+    task = sequence_task(model, hmm, meta, lang, data_dir, sources, denominator, options, ali_dir)
+    dev = None if dev_dir is None else sequence_task(model, hmm, meta, lang, dev_dir, sources, denominator, options, None)
+    select_parameters(model, options.update)
+    cost = step_cost(model.to(device), task, options, device)
+    logger.info("a step of %s takes %.2f times the CPU time of a cross-entropy step", options.criterion, cost)
+    feats = FeatLoadOptions(**meta["feat_options"])
+    frame_shift = float(meta["features"]["frame_shift"])
+    history = train(model, task, dev, options.training(feats), out, frame_shift)
+    model.requires_grad_(True)
+    save_acoustic_model(out, model.cpu(), hmm, meta["features"], feats, Scales(**meta["scales"]),
+                        {"criterion": options.criterion, "lang_id": lang.id, "start": str(sources.model_dir), "epochs": history})
+    failed = write_failures(out, task)
+    clean_up(out)
+    last = {k: v for k, v in history[-1].items() if k in ("loss", "accuracy", "cancelled", "rejected", "dev_loss", "dev_accuracy")}
+    return {"utterances": len(task.data), "cost_over_ce": cost, **failed, **last}
+
+
+def make_denominator(sources: Sources, hmm: HmmDir, transition_scale: float, options: SequenceOptions,
+                     device: str) -> Optional[Denominator]:
+    """The denominator that the options ask for; None for "realign"."""
+    if options.criterion == "realign":
+        return None
+    if sources.graph_dir is None:
+        raise ConfigError(f"{options.criterion} needs a decoding graph (--graph): by make_den_graph for lfmmi, else by make_graph")
+    graph = DecodingGraph.load(sources.graph_dir)
+    check_same("tree", graph.tree_id, sources.graph_dir, hmm.tree.id, hmm.directory)
+    check_same("topo", graph.topo_id, sources.graph_dir, hmm.topo.id, hmm.directory)
+    kind = options.denominator
+    if kind == "auto":
+        kind = "graph" if options.criterion == "lfmmi" else "lattice"
+    log_probs = hmm.transitions.log_probs()
+    if kind == "graph":
+        if options.criterion == "smbr":
+            raise ConfigError("smbr needs lattices: --denominator lattice")
+        return GraphSum(graph, log_probs, transition_scale)
+    return LatticeSum(graph, log_probs, hmm.transitions.tid_pdf(), transition_scale, options.search(device))
+
+
+def sequence_task(model: AcousticModel, hmm: HmmDir, meta: dict[str, Any], lang: Lang, data_dir: Path, sources: Sources,
+                  denominator: Optional[Denominator], options: SequenceOptions, ali_dir: Optional[Path]) -> Task:
+    """The utterances of a data directory and the criterion that knows their references."""
+    facts = FeatureFacts.load(data_dir)
+    facts.check_same_kind(replace(facts, **meta["features"]), data_dir, sources.model_dir)
+    packed = load_packed(data_dir, FeatLoadOptions(**meta["feat_options"]))
+    words = transcripts(data_dir, lang, packed.cut_ids)
+    graphs = compile_graphs(lang, hmm.tree, hmm.transitions, words)
+    keep = np.flatnonzero(model.encoder.out_lens(packed.lengths()).numpy() >= graphs.min_frames)
+    if len(packed) - len(keep) > options.max_failed * len(packed):
+        raise DataError(f"{data_dir}: {len(packed) - len(keep):,} of {len(packed):,} utterances are shorter than their HMM")
+    data = UtteranceSet(packed, keep)
+    labels = None if ali_dir is None else aligned_labels(data, ali_dir, hmm, facts.frame_shift * model.encoder.subsampling)
+    words, prior = [words[i] for i in keep], Scales(**meta["scales"]).prior
+    smoothed = options.criterion == "bmmi" or options.criterion == "smbr"
+    criterion = Criterion(
+        kind=options.criterion if options.criterion in ("smbr", "realign") else "mmi", acoustic_scale=options.acoustic_scale,
+        prior_scale=prior if options.prior_scale is None else options.prior_scale,
+        boost=options.boost if options.criterion == "bmmi" else 0.0, accuracy=options.accuracy,
+        cross_entropy=options.cross_entropy, reject_below=options.reject_below, cancel_below=options.cancel_below)
+    same = same_phone(hmm) if smoothed and options.accuracy == "phone" else None
+    lookup = words if isinstance(denominator, LatticeSum) and sources.lm is not None else None
+    transitions = torch.from_numpy(hmm.transitions.log_probs()) * _transition_scale(meta, options)
+    objective = SequenceObjective(
+        graphs.select(keep), transitions, denominator, model.log_prior.detach().clone(), criterion, words=lookup,
+        lm_scores=None if sources.lm is None else lm_scores(sources.lm, lang, words), alignment=labels,
+        tolerance=options.ali_tolerance, same=same, ignore=() if options.update_silence else silence_pdfs(hmm.transitions, lang),
+        max_failed=options.max_failed, max_missing=options.max_missing)
+    return Task(data, SequenceCriterion(objective, options.refresh))
+
+
+def aligned_labels(data: UtteranceSet, ali_dir: Path, hmm: HmmDir, frame_shift: float) -> list[np.ndarray]:
+    """(T_n,) pdf-ids of each utterance at the label frame rate, from an alignment by the same tree."""
+    ali = AliSet.load(ali_dir)
+    ali.check_tree(hmm.tree, hmm.topo, hmm.directory)
+    factor = max(1, round(frame_shift / ali.header.frame_shift))
+    if abs(factor * ali.header.frame_shift - frame_shift) > 1e-6:
+        raise MismatchError(f"{ali_dir} has a frame every {ali.header.frame_shift * 1000:g} ms, {hmm.directory} one every "
+                            f"{frame_shift * 1000:g} ms")
+    missing = [c for c in data.ids if c not in ali]
+    if missing:
+        raise DataError(f"{ali_dir} has no alignment for {len(missing):,} of {len(data):,} utterances, the first: {missing[0]!r}")
+    return [ali.pdf_ids(cut_id, factor) for cut_id in data.ids]
+
+
+def _transition_scale(meta: dict[str, Any], options: SequenceOptions) -> float:
+    return Scales(**meta["scales"]).transition if options.transition_scale is None else options.transition_scale
+
+
+def lm_scores(lm: Path, lang: Lang, words: list[list[int]]) -> np.ndarray:
+    """(M,) float64 natural-log probabilities of transcripts; -inf becomes an error that names the word."""
+    arpa = Arpa.load(lm / "lm.arpa" if lm.is_dir() else lm)
+    texts = [[lang.words.name(w) for w in row] for row in words]
+    out = np.array([arpa.sentence_log_prob(text) for text in texts])
+    if not np.isfinite(out).all():
+        raise DataError(f"{lm}: gives no probability to the transcript {' '.join(texts[int(np.argmin(out))])!r}; use a language "
+                        f"model with all words of the training transcripts")
+    return out
+
+
+def same_phone(hmm: HmmDir) -> torch.Tensor:
+    """(P, P) bool, labels that belong to the states of a common phone."""
+    owners = torch.zeros((hmm.tree.num_pdfs, len(hmm.phones)), dtype=torch.bool)
+    owners[torch.from_numpy(hmm.transitions.pdf).long(), torch.from_numpy(hmm.transitions.phone).long()] = True
+    return owners.float() @ owners.float().T > 0
+
+
+def select_parameters(model: AcousticModel, update: str) -> None:
+    """Only what is to be updated requires a gradient; trained transition probabilities never do."""
+    model.requires_grad_(update == "all")
+    model.output.requires_grad_(True)
+    if model.transitions is not None:
+        model.transitions.requires_grad_(False)
+
+
+def step_cost(model: AcousticModel, task: Task, options: SequenceOptions, device: str) -> float:
+    """CPU time of a step of the criterion over one of cross-entropy, lattices included; best of two on a few batches."""
+    labels = [np.zeros(int(n), dtype=np.int64) for n in model.encoder.out_lens(torch.from_numpy(task.data.lens))]
+    peers = {"ce": SequenceCriterion(FrameCrossEntropy(labels)), "own": SequenceCriterion(task.criterion.objective)}
+    batches = list(task.data.batches(options.batch_frames, options.max_batch, device))
+    chosen = [batches[i] for i in np.linspace(0, len(batches) - 1, COST_BATCHES + 2).astype(int)[1:-1]]
+    taken = {name: 0.0 for name in peers}
+    model.train()
+    with torch.random.fork_rng(devices=[]):
+        for batch in chosen:
+            feats = replace(batch, feats=model.normalise(batch.feats))
+            times: dict[str, list[float]] = {name: [] for name in peers}
+            for turn in range(3):
+                for name, criterion in peers.items():
+                    start = time.process_time()
+                    criterion(model, feats, 0.0).total.backward()
+                    if turn:
+                        times[name].append(time.process_time() - start)
+            for name in peers:
+                taken[name] += min(times[name])
+    model.zero_grad(set_to_none=True)
+    model.eval()
+    return taken["own"] / max(taken["ce"], 1e-9)
+
+
+def write_failures(out: Path, task: Task) -> dict[str, int]:
+    """Lists what went wrong in failed.txt; returns the counts for the stamp."""
+    failures = task.criterion.objective.failures
+    ids = task.data.ids
+    with atomic_write(out / FAILED) as f:
+        f.writelines(f"{ids[index]}\t{reason}\n" for index, reason in sorted(failures.reasons().items()))
+    counts = {name: len(getattr(failures, name)) for name in ("zero_numerator", "empty", "missing", "narrow")}
+    logger.info("left out: %d references without a path, %d empty lattices; added to the denominator: %d references that their "
+                "lattice lacks, %d that the search lost; listed in %s", *counts.values(), FAILED)
+    return counts
