@@ -14,7 +14,7 @@ from pipeline.files import atomic_write, read_json, write_json
 from pipeline.graph.context import expand_context
 from pipeline.graph.grammar import grammar_from_arpa
 from pipeline.graph.hmm_expansion import EmittingArcs, expand_hmm
-from pipeline.graph.phone_graph import build_phone_graph
+from pipeline.graph.phone_graph import PhoneGraph, build_phone_graph
 from pipeline.lang import Lang
 from pipeline.model_dir import HmmDir
 from pipeline.symbols import SymbolTable
@@ -172,6 +172,11 @@ def build_decoding_graph(lang: Lang, arpa: Arpa, hmm: HmmDir) -> DecodingGraph:
                     len(grammar.dropped), len(arpa.words()), ", ".join(grammar.dropped[:5]))
     phones = build_phone_graph(lang, grammar)
     logger.info("LG: %s states, %s arcs", f"{phones.num_states:,}", f"{len(phones.src):,}")
+    return expand_phone_graph(phones, lang, hmm)
+
+
+def expand_phone_graph(phones: PhoneGraph, lang: Lang, hmm: HmmDir) -> DecodingGraph:
+    """A graph over pdf-ids from one over phones: context expansion, then HMM states."""
     context = expand_context(phones, len(lang.phones), hmm.tree.left, hmm.tree.right)
     logger.info("CLG: %s states, %s arcs, %s windows", f"{context.num_states:,}", f"{len(context.src):,}", f"{len(context.windows):,}")
     arcs = _trim(expand_hmm(context, hmm.tree, hmm.topo, hmm.transitions, len(lang.words)))

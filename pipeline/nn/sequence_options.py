@@ -65,3 +65,11 @@ class SequenceOptions:
         """Options of the search for lattices, whose scores come scaled."""
         return DecodeOptions(acoustic_scale=1.0, beam=self.beam, lattice_beam=self.lattice_beam, min_active=self.min_active,
                              max_active=self.max_active, retries=self.retries, device=device)
+
+
+@frozen
+class PhoneLmOptions:
+    """The phone n-gram of lattice-free sequence training."""
+
+    order: int = Field(3, ge=2, le=6, description="n: phones of a history, plus one.")
+    min_count: float = Field(0.0, ge=0, description="Histories seen less often are shortened by a phone.")
