@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any, Iterator, Mapping, Optional, Sequence
 import numpy as np
 
 from pipeline.checkpoint import check_same
-from pipeline.errors import DataError
+from pipeline.errors import ConfigError, DataError
 from pipeline.files import atomic_write, read_json, write_json
 from pipeline.graph.options import DecodeOptions
 from pipeline.hyp import (NBEST, RECOGS, TRIED, Alternative, Hypothesis, NBest, load_tried, save_hypotheses, save_nbest,
                           save_tried)
 from pipeline.log import progress
 from pipeline.model_dir import HmmDir
+from pipeline.occupancies import Occupancies
 from pipeline.score import Errors, count_errors, error_report, total_errors
 
 if TYPE_CHECKING:
@@ -44,7 +45,8 @@ class Decoded:
         failed: utterances whose search reached no end even with the widest beam.
         retried: number of searches that were repeated with a wider beam.
         alternatives: utterance -> n-best list of word ids, where asked for.
-            audio_seconds, seconds: duration of the audio; time that scoring, search and one best path took.
+        occupancies: utterance -> posteriors of the pdfs at the scale of the search, where asked for.
+        audio_seconds, seconds: duration of the audio; time that scoring, search and one best path took.
     """
 
     texts: dict[Weights, dict[str, list[int]]]
@@ -52,6 +54,7 @@ class Decoded:
     failed: list[str] = field(default_factory=list)
     retried: int = 0
     alternatives: dict[str, list[Alternative]] = field(default_factory=dict)
+    occupancies: dict[str, Occupancies] = field(default_factory=dict)
     audio_seconds: float = 0.0
     seconds: float = 0.0
 
@@ -97,6 +100,8 @@ def decode(scorer: "Scorer", hmm: HmmDir, graph: "DecodingGraph", data_dir: str 
         scores, lens, dynamic = batch.score(scorer)
         out.seconds += time.monotonic() - start
         is_dynamic = dynamic is not None
+        if is_dynamic and options.posteriors:
+            raise ConfigError("posteriors of a model with input-dependent transitions: its lattices do not tell pdfs")
         if is_dynamic not in searchers:
             searchers[is_dynamic] = Searcher(graph, hmm.transitions.log_probs(), hmm.transitions.tid_pdf(), scale, options, is_dynamic)
         _recognise(searchers[is_dynamic], batch.cut_ids, scores, lens, dynamic, options, rescorer, out)
@@ -162,6 +167,9 @@ def _recognise(searcher: "Searcher", cut_ids: Sequence[str], scores: "torch.Tens
         for weights, texts in out.texts.items():
             for row, words in zip(rows, best_words(*weights)):
                 texts[cut_ids[row]] = words
+        if options.posteriors:
+            soft = lattices.occupancies(1 / options.acoustic_scale, 0.0)
+            out.occupancies.update((cut_ids[row], o) for row, o in zip(rows, soft))
         if options.nbest:
             lists = nbest(lattices, options.nbest, 1 / options.acoustic_scale, options.lattice_beam)
             out.alternatives.update((cut_ids[row], found) for row, found in zip(rows, lists))

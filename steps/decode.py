@@ -42,8 +42,10 @@ def main(model: Path, graph: Path, data: Path, out: Path, weights_from: Path | N
         from pipeline.graph.decoding import DecodingGraph
         from pipeline.graph.lm_lattice import LatticeRescorer
         from pipeline.model_dir import load_hmm
+        from pipeline.occupancies import save_occupancies
         from pipeline.score import result_row, wer_row
         from pipeline.scorer import load_scorer
+        from pipeline.stamp import artifact_id
         hmm, hclg = load_hmm(model), DecodingGraph.load(graph)
         check_graph(hclg, graph, hmm)
         scorer = load_scorer(model, config.prior_scale, transforms, config.device)
@@ -53,7 +55,10 @@ def main(model: Path, graph: Path, data: Path, out: Path, weights_from: Path | N
         rescorer = None
         if rescore_lm is not None:
             rescorer = LatticeRescorer(Arpa.load(rescore_lm / "lm.arpa" if rescore_lm.is_dir() else rescore_lm), hclg.words)
-        hyps, facts = report(decode(scorer, hmm, hclg, data, config, weights, rescorer), list(hclg.words), tmp, config)
+        decoded = decode(scorer, hmm, hclg, data, config, weights, rescorer)
+        if config.posteriors:
+            save_occupancies(tmp, decoded.occupancies, hmm.tree.id, "" if transforms is None else artifact_id(transforms))
+        hyps, facts = report(decoded, list(hclg.words), tmp, config)
         if row_id is not None:
             settings = {k: v for k, v in {**asdict(config), **facts}.items() if not isinstance(v, tuple)}
             write_json(tmp / "results.json", [wer_row(row_id, part, hyps, config=settings), result_row(

@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # A module imports only from its own layer and from those with a smaller number.
 LAYERS = {
     0: "errors files stamp log jobs",
-    1: "symbols lexicon topo tree transitions lang arpa corpus ali model_dir checkpoint hyp occupancies g2p g2p_options tokens",
+    1: "symbols lexicon topo tree transitions lang arpa corpus ali model_dir checkpoint hyp occupancies g2p g2p_options tokens token_lang",
     2: "hmm graph",
     3: "gmm nn e2e feats scorer synth",
     4: "align boundaries ali_formats ali_score durations decode decode_e2e plot_ali rescore score sequence_training tables table_plots report",

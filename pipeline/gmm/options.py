@@ -8,6 +8,7 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 _CONFIG = ConfigDict(extra="forbid")
+_IF_SET = {"stamp": "if_set"}  # options added later: what was made before them stays up to date
 
 
 def _option(default, text: str, **kwargs):
@@ -141,7 +142,9 @@ class SatOptions(TriphoneOptions):
 class EstimateFmllrOptions(FmllrOptions):
     """Speaker transforms for new data from a first recognition pass, cf. Kaldi decode_fmllr.sh."""
 
-    passes: int = _option(2, "Estimations; from the second on posteriors come from the adapted mixtures.", ge=1)
+    source: Literal["words", "lattices"] = _option("words", "words: align the words that the pass recognised; lattices: use the "
+                                                   "posteriors of its lattices (decode.py --posteriors).", json_schema_extra=_IF_SET)
+    passes: int = _option(2, "Estimations from words; from the second on posteriors come from the adapted mixtures.", ge=1)
     boost_silence: float = _option(1.0, "Factor on the likelihood of silence when aligning.", gt=0.0)
     max_failed: float = _option(0.1, "Largest share of utterances that may fail to align.", ge=0.0, le=1.0)
     device: str = _option("cpu", "cpu or cuda.", json_schema_extra={"stamp": False})

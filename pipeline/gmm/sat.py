@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 import logging
 from pathlib import Path
-from typing import Any, Optional
+from typing import TYPE_CHECKING, Any, Optional
 
 import numpy as np
 import torch
 
+from pipeline.errors import DataError, MismatchError
 from pipeline.gmm import fmllr
 from pipeline.gmm.assign import Aligner, Assignment, boosted
 from pipeline.gmm.data import load_corpus
@@ -22,6 +23,10 @@ from pipeline.gmm.stats import FrameLabels, accumulate
 from pipeline.gmm.triphone import load_aligned, make_tree, train_on_tree
 from pipeline.lang import Lang
 from pipeline.model_dir import load_hmm
+from pipeline.occupancies import Occupancies
+
+if TYPE_CHECKING:
+    from pipeline.feats.load import PackedFeats
 
 logger = logging.getLogger(__name__)
 
@@ -171,6 +176,65 @@ def estimate_fmllr(data_dir: str | Path, lang: Lang, model_dir: str | Path, text
         assignment.check(len(data), options.max_failed, f"pass {number + 1}")
         labels = assignment.labels.weighted(silence, options.silence_weight)
         gain = speakers.estimate(Evaluator(mixtures), scored, labels, options, model.gmms.to(options.device))
+    missing = _save_known(tmp_dir, speakers, everyone)
+    return {"speakers": len(everyone), "without_words": missing, "gain_per_frame": round(gain, 4),
+            "utterances": len(data), "failed": len(assignment.failed)}
+
+
+def estimate_fmllr_soft(data_dir: str | Path, lang: Lang, model_dir: str | Path, found: dict[str, Occupancies],
+                        options: EstimateFmllrOptions, tmp_dir: Path, transforms: Optional[str | Path] = None) -> dict[str, Any]:
+    """Speaker transforms of new data from the lattices of a pass over it, cf. Kaldi decode_fmllr.sh (lattice-to-post).
+
+    Unlike the one best path, posteriors tell which frames are in doubt. One estimation; decode with its transforms and
+    estimate again for better ones.
+
+    Args:
+        model_dir: a model trained by train_sat.
+        found: cut id -> posteriors of the model's pdfs; utterances without any do not count.
+        tmp_dir: gets fmllr.safetensors.
+        transforms: the transforms that the pass was made with; None: the first pass, by speaker-independent mixtures.
+    Returns:
+        Facts for the stamp.
+    """
+    from pipeline.feats.load import load_packed
+
+    model, hmm = GmmModel.load(model_dir), load_hmm(model_dir)
+    hmm.check_lang(lang, "the lang directory")
+    check_features(model, model_dir, data_dir)
+    if not model.adapted:
+        raise MismatchError(f"{model_dir} was not trained with speaker transforms")
+    packed = load_packed(data_dir, model.feat_options)
+    labels = _soft_labels(packed, found, hmm.tree.num_pdfs).weighted(silence_pdfs(hmm.tree, lang), options.silence_weight)
+    speakers = Speakers.of(packed.speakers, packed.offsets.numpy(), model.features(packed.feats.to(options.device)))
+    scored, mixtures = speakers.feats, model.independent
+    if transforms is not None:
+        known = load_transforms(transforms, model.gmms.dim)
+        speakers.transforms = np.stack([known[n].double().numpy() for n in speakers.names])
+        scored, mixtures = speakers.adapted(), model.gmms
+    gain = speakers.estimate(Evaluator(mixtures.to(options.device)), scored, labels, options, model.gmms.to(options.device))
+    missing = _save_known(tmp_dir, speakers, set(speakers.names))
+    return {"speakers": len(speakers.names), "without_words": missing, "gain_per_frame": round(gain, 4), "utterances": len(found)}
+
+
+def _soft_labels(packed: PackedFeats, found: dict[str, Occupancies], num_pdfs: int) -> FrameLabels:
+    """Occupancies of single utterances as labels of all frames; DataError where they do not fit the features."""
+    lens, frames, pdfs, shares = packed.lengths().tolist(), [], [], []
+    for n, cut_id in enumerate(packed.cut_ids):
+        if cut_id not in found:
+            continue
+        own = found[cut_id]
+        if own.frame.max(initial=-1) >= lens[n] or own.pdf.max(initial=-1) >= num_pdfs:
+            raise DataError(f"posteriors of utterance {cut_id!r} reach beyond its {lens[n]} frames or the {num_pdfs} pdfs")
+        frames.append(own.frame + int(packed.offsets[n]))
+        pdfs.append(own.pdf)
+        shares.append(own.share)
+    if not sum(map(len, frames)):
+        raise DataError("there are no posteriors of any utterance of the data")
+    return FrameLabels.from_pdfs(np.concatenate(pdfs), num_pdfs, np.concatenate(frames), np.concatenate(shares))
+
+
+def _save_known(out_dir: Path, speakers: Speakers, everyone: set[str]) -> int:
+    """Writes the transforms of `everyone`, the identity for those who are not among `speakers`; returns their number."""
     known = dict(zip(speakers.names, speakers.transforms))
     names = sorted(everyone)
     missing = [n for n in names if n not in known]
@@ -178,9 +242,8 @@ def estimate_fmllr(data_dir: str | Path, lang: Lang, model_dir: str | Path, text
         logger.warning("nothing was recognised for %d of %d speakers (%s): they get no transform", len(missing), len(names),
                        ", ".join(missing[:5]))
     plain = fmllr.identity(1, speakers.feats.shape[1])[0]
-    save_transforms(tmp_dir, names, np.stack([known.get(n, plain) for n in names]))
-    return {"speakers": len(names), "without_words": len(missing), "gain_per_frame": round(gain, 4),
-            "utterances": len(data), "failed": len(assignment.failed)}
+    save_transforms(out_dir, names, np.stack([known.get(n, plain) for n in names]))
+    return len(missing)
 
 
 def load_speakers(data_dir: str | Path) -> set[str]:

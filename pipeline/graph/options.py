@@ -56,6 +56,8 @@ class DecodeOptions:
                                           description="LM weights tried: acoustic scores count 1 / weight against the graph's.")
     word_penalties: tuple[float, ...] = Field((0.0, 0.5, 1.0, 2.0, 3.0, 4.0), min_length=1, description="Penalties per word tried.")
     nbest: int = Field(0, ge=0, description="Also write lists of the n best word sequences, for steps/rescore.py.")
+    posteriors: bool = Field(False, description="Also write the posteriors of the pdfs in each frame, for steps/estimate_fmllr.py.",
+                             json_schema_extra=_IF_SET)
     tried: bool = Field(False, description="Also write the texts at all weights, for steps/pool_weights.py.", json_schema_extra=_IF_SET)
     max_failed: float = Field(0.1, ge=0, le=1, description="Share of utterances without lattice above which the step fails.")
     batch_frames: int = Field(4000, gt=0, description="Feature frames per batch.", json_schema_extra=_NO_STAMP)

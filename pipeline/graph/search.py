@@ -9,6 +9,7 @@ import torch
 
 from pipeline.graph.decoding import DecodingGraph
 from pipeline.graph.options import DecodeOptions
+from pipeline.occupancies import Occupancies
 
 if TYPE_CHECKING:
     import k2
@@ -58,7 +59,8 @@ class Searcher:
         segments = torch.tensor([[i, 0, n] for i, n in enumerate(lens.tolist())], dtype=torch.int32)
         o = self.options
         lattice = k2.intersect_dense_pruned(
-            self.fsa, k2.DenseFsaVec(columns, segments), o.beam * 2**widen, o.lattice_beam, o.min_active, min(o.max_active * 2**widen, MOST_ACTIVE))
+            self.fsa, k2.DenseFsaVec(columns, segments), o.beam * 2**widen, o.lattice_beam, o.min_active,
+            min(o.max_active * 2**widen, MOST_ACTIVE), frame_idx_name="frame")
         return Lattices(lattice, self.graph, self.options.acoustic_scale)
 
 
@@ -99,6 +101,21 @@ class Lattices:
         best = k2.shortest_path(self.fsa, use_double_scores=True)
         splits, labels = _arc_splits(best).tolist(), best.aux_labels.tolist()
         return [self._graph.spell(labels[b:e]) for b, e in zip(splits[:-1], splits[1:])]
+
+    def occupancies(self, lm_weight: float, word_penalty: float) -> list[Occupancies]:
+        """Posteriors of the pdfs in each frame of each utterance over all paths of its lattice, cf. Kaldi lattice-to-post.
+
+        Not for dynamic searchers, whose labels are transition-ids.
+        """
+        splits = self.arc_splits().tolist()
+        if not self.fsa.num_arcs:
+            empty = np.zeros(0, dtype=np.int64)
+            return [Occupancies.summed(empty, empty, empty) for _ in splits[1:]]
+        self.weigh(lm_weight, word_penalty)
+        share = self.fsa.get_arc_post(use_double_scores=True, log_semiring=True).exp()
+        share = share.nan_to_num(0.0).cpu().numpy()  # arcs that lead to no end have no posterior
+        frame, pdf = self.fsa.frame.cpu().numpy(), self.fsa.labels.cpu().numpy().astype(np.int64) - 1
+        return [Occupancies.summed(frame[b:e], pdf[b:e], share[b:e]) for b, e in zip(splits[:-1], splits[1:])]
 
     def weigh(self, lm_weight: float, word_penalty: float) -> None:
         """Sets the scores of all arcs."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -11,13 +12,13 @@ import torch
 from pipeline.ali import AliSet
 from pipeline.align import AlignOptions, align
 from pipeline.arpa import train_unigram
-from pipeline.errors import DataError
+from pipeline.errors import DataError, MismatchError
 from pipeline.files import read_json
 from pipeline.gmm import fmllr
 from pipeline.gmm.model import GmmModel, load_scorer, load_transforms
 from pipeline.gmm.mono import train_mono
 from pipeline.gmm.options import DeltasOptions, EstimateFmllrOptions, LdaMlltOptions, MonoOptions, SatOptions, TieOptions
-from pipeline.gmm.sat import estimate_fmllr, train_sat
+from pipeline.gmm.sat import estimate_fmllr, estimate_fmllr_soft, train_sat
 from pipeline.gmm.tie import tie_states
 from pipeline.gmm.triphone import train_deltas, train_lda_mllt
 from pipeline.model_dir import load_hmm
@@ -98,6 +99,12 @@ def test_triphones_fit_better_and_align_right(chain):
 
 def word_errors(model: Path, data: Path, transforms: Path | None = None) -> tuple[float, dict[str, str]]:
     """Word error rate in percent by the decoding graph of the model, and the words found."""
+    wer, texts, _ = recognised(model, data, transforms)
+    return wer, texts
+
+
+def recognised(model: Path, data: Path, transforms: Path | None = None) -> tuple[float, dict[str, str], dict]:
+    """word_errors, and the posteriors of the lattices."""
     from pipeline.decode import decode
     from pipeline.graph.decoding import build_decoding_graph
     from pipeline.graph.options import DecodeOptions
@@ -105,9 +112,10 @@ def word_errors(model: Path, data: Path, transforms: Path | None = None) -> tupl
     hmm = load_hmm(model)
     arpa = train_unigram([list(WORDS_ONCE)])
     graph = build_decoding_graph(LANG, arpa, hmm)
-    decoded = decode(load_scorer(model, transforms), hmm, graph, data, DecodeOptions(acoustic_scale=1.0, beam=40.0), [(1.0, 0.0)])
+    options = DecodeOptions(acoustic_scale=1.0, beam=40.0, posteriors=True)
+    decoded = decode(load_scorer(model, transforms), hmm, graph, data, options, [(1.0, 0.0)])
     hyps = decoded.hypotheses((1.0, 0.0), list(graph.words))
-    return total_errors(count_errors(hyps)).wer, {h.cut_id: " ".join(h.hyp) for h in hyps}
+    return total_errors(count_errors(hyps)).wer, {h.cut_id: " ".join(h.hyp) for h in hyps}, decoded.occupancies
 
 
 WORDS_ONCE = tuple(LANG.words)[1:]
@@ -142,6 +150,20 @@ def test_full_sum_training_finds_the_same_mixtures(chain, tmp_path):
         means = [(g.weights[s, None] * g.means[s]).sum(0) for g in (soft, hard)
                  for s in [slice(int(g.offsets[pdf]), int(g.offsets[pdf + 1]))]]
         assert (means[0] - means[1]).abs().max() < 0.3
+
+
+def test_every_stage_trains_by_full_sum(sat, tmp_path):
+    """Monophones, LDA and MLLT, and speaker-adaptive training fit as well by sums over all paths as by the best ones."""
+    soft = {"full_sum": True}
+    train_mono(sat / "data", LANG, dataclasses.replace(MONO, **soft), _new(tmp_path / "mono"))
+    lda = LdaMlltOptions(**TRI, **RAW, splice_left=0, splice_right=0, dim=DIM, mllt_iters=(2, 4), **soft)
+    train_lda_mllt(sat / "data", LANG, sat / "mono_ali", lda, _new(tmp_path / "tri2"))
+    train_sat(sat / "data", LANG, sat / "tri1_ali", sat / "tri1", dataclasses.replace(SAT, **soft), _new(tmp_path / "tri3"))
+    likes = {d / m: read_json(d / m / "model.json")["history"][-1]["log_like"] for d, m in (
+        (sat, "mono"), (sat, "tri3"), (tmp_path, "mono"), (tmp_path, "tri2"), (tmp_path, "tri3"))}
+    assert all(abs(likes[tmp_path / m] - likes[sat / m]) < 0.5 for m in ("mono", "tri3")), likes
+    assert np.isfinite(likes[tmp_path / "tri2"]) and GmmModel.load(tmp_path / "tri3").adapted
+    align_by(tmp_path / "tri3", sat / "data", tmp_path / "ali", tmp_path / "tri3")
 
 
 def test_lda_and_mllt(chain, tmp_path):
@@ -210,6 +232,27 @@ def test_two_passes_recognise_new_speakers_better(sat, tmp_path):
     second, _ = word_errors(sat / "tri3", data, tmp_path / "all")
     independent, _ = word_errors(sat / "tri1", data)
     assert second < first and second < independent, (first, second, independent)
+
+
+def test_transforms_from_lattices(sat, tmp_path):
+    """Posteriors in place of words: as good a second pass, a third one from its own lattices; bad posteriors are refused."""
+    pytest.importorskip("k2")
+    data = write_corpus(tmp_path / "test", draw(WORLD, 60, 9, random_speakers(4, seed=8, strength=0.25, prefix="t"), noise=1.5))
+    options = EstimateFmllrOptions(fmllr_min_count=150.0, bias_min_count=50.0)
+    first, texts, found = recognised(sat / "tri3", data)
+    facts = estimate_fmllr_soft(data, LANG, sat / "tri3", found, options, tmp_path / "soft")
+    assert facts["speakers"] == 4 and facts["without_words"] == 0 and facts["gain_per_frame"] > 0
+    estimate_fmllr(data, LANG, sat / "tri3", texts, options, tmp_path / "words")
+    second, _, again = recognised(sat / "tri3", data, tmp_path / "soft")
+    assert second < first and second <= word_errors(sat / "tri3", data, tmp_path / "words")[0] + 1.0
+    estimate_fmllr_soft(data, LANG, sat / "tri3", again, options, tmp_path / "third", tmp_path / "soft")
+    assert word_errors(sat / "tri3", data, tmp_path / "third")[0] <= second + 1.0
+    cut = next(iter(found))
+    for broken, message in (({cut: dataclasses.replace(found[cut], frame=found[cut].frame + 1)}, "reach beyond"), ({}, "no posteriors")):
+        with pytest.raises(DataError, match=message):
+            estimate_fmllr_soft(data, LANG, sat / "tri3", broken, options, tmp_path / "broken")
+    with pytest.raises(MismatchError, match="was not trained with speaker transforms"):
+        estimate_fmllr_soft(data, LANG, sat / "tri1", found, options, tmp_path / "broken")
 
 
 def test_the_independent_mixtures_of_an_adapted_model_are_usable(sat):
