@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
-"""Prepares Samromur (Icelandic): OUT/{train,dev,test} after the column "status" of metadata.tsv, OUT/lm_text.txt.
+"""Prepares Samromur (Icelandic): OUT/{train,dev,test} after the column "status" of metadata.tsv, OUT/lm_text.txt, OUT/lexicon.txt.
 
-The transcript is the normalised sentence. There is no lexicon: build the lang from graphemes. lm_text.txt is the file text_corpus of
-the corpus folder or, without one, the training transcripts.
+The transcript is the normalised sentence. lm_text.txt is the file text_corpus of the corpus folder without the sentences of dev and
+test, or, where there is no such file, the training transcripts. There is no pronouncing dictionary: lexicon.txt spells the words of
+that text and of the training transcripts.
 """
 
 from __future__ import annotations
@@ -59,10 +60,16 @@ def prepare(root: Path, work_dir: Path) -> dict:
             raise DataError(f"{root / 'metadata.tsv'}: no utterance has status {part!r}")
         save_data_dir(work_dir / part, cuts)
     given = root / "text_corpus"
-    lines = [line for _, line in read_lines(given)] if given.is_file() else [cut.supervisions[0].text for cut in parts["train"]]
+    trained = [cut.supervisions[0].text for cut in parts["train"]]
+    held_out = {cut.supervisions[0].text for part in ("dev", "test") for cut in parts[part]} if given.is_file() else set()
+    lines = [" ".join(line.split()) for _, line in read_lines(given)] if given.is_file() else trained
+    lines = [line for line in lines if line and line not in held_out]
     with atomic_write(work_dir / "lm_text.txt") as out:
-        out.writelines(f"{' '.join(line.split())}\n" for line in lines if line)
-    return {"utterances": {part: len(cuts) for part, cuts in parts.items()}}
+        out.writelines(f"{line}\n" for line in lines)
+    words = sorted({word for line in [*lines, *trained] for word in line.split()})
+    with atomic_write(work_dir / "lexicon.txt") as out:
+        out.writelines(f"{word} {' '.join(word)}\n" for word in words)
+    return {"utterances": {part: len(cuts) for part, cuts in parts.items()}, "words": len(words)}
 
 
 def read_metadata(path: Path) -> Iterator[tuple[str, dict[str, str]]]:

@@ -337,12 +337,13 @@ def test_samromur(samromur, tmp_path):
     import prepare_samromur
 
     facts = prepare_samromur.prepare(samromur, tmp_path / "out")
-    assert facts == {"utterances": {"train": 2, "dev": 1, "test": 1}}
+    assert facts == {"utterances": {"train": 2, "dev": 1, "test": 1}, "words": 2}
     assert load_cuts(tmp_path / "out" / "dev")["002-0000002"].supervisions[0].text == "það er"
     assert (tmp_path / "out" / "lm_text.txt").read_text() == "það er\n" * 2
-    (samromur / "text_corpus").write_text("annað\n")
+    (samromur / "text_corpus").write_text("annað\nþað er\n")  # what dev and test say is kept from the language model
     prepare_samromur.prepare(samromur, tmp_path / "out2")
     assert (tmp_path / "out2" / "lm_text.txt").read_text() == "annað\n"
+    assert (tmp_path / "out2" / "lexicon.txt").read_text() == "annað a n n a ð\ner e r\nþað þ a ð\n"
 
 
 @pytest.mark.parametrize(

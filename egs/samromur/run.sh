@@ -1,0 +1,108 @@
+#!/usr/bin/env bash
+# samromur: read Icelandic, crowd-sourced; the sample of 399 training, 50 dev and 50 test utterances of 83 speakers, or the full corpus.
+#
+# Usage: ./run.sh [--stage N] [--stop-stage N] [--list] [--corpus-root DIR] [--ali gmm|nhmm|both] [--overwrite]
+#   --corpus-root DIR     folder with metadata.tsv and audio/; else a folder corpora/samromur_demo beside the checkout
+#   --ali gmm|nhmm|both   alignments that the networks of stages 6 and 7 start from; default gmm
+#   --overwrite           remake outputs whose options or inputs have changed
+#
+# There is no pronouncing dictionary: the units are letters. The language model's text is the corpus's own without the sentences
+# of dev and test, so every sixth word of test is unknown to it. All weights are tuned on dev; test is decoded once.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")"
+corpus_root=
+ali=gmm
+overwrite=false
+. ../../utils/stage.sh
+. ../../utils/parse_options.sh
+. ../../utils/path.sh
+case $ali in
+  both) sources="gmm nhmm" ;;
+  gmm | nhmm) sources=$ali ;;
+  *) echo "$0: --ali is gmm, nhmm or both, not '$ali'" >&2; exit 2 ;;
+esac
+steps=$FULLSUM_ROOT/steps
+utils=$FULLSUM_ROOT/utils
+force=()
+if $overwrite; then force=(--overwrite); fi
+lang=data/lang_grapheme
+lm=data/lm_3gram
+weak_lm=data/lm_1gram
+
+wanted() { [[ " $sources " == *" $1 "* ]]; } # SOURCE
+
+decode() { # MODEL FEATURES PART: tunes the weights on dev, uses them on test
+  local weights=()
+  if [[ $3 == test ]]; then weights=(--weights-from exp/$1/decode_3gram_dev); fi
+  python "$steps/make_graph.py" $lang $lm exp/$1 exp/$1/graph_3gram "${force[@]}"
+  python "$steps/decode.py" exp/$1 exp/$1/graph_3gram data/$2/$3 exp/$1/decode_3gram_$3 --id $1 --part $3 \
+    --config conf/decode_$2.yaml "${weights[@]}" "${force[@]}"
+}
+
+if stage 0 "data: recordings and transcripts"; then
+  python "$FULLSUM_ROOT/local/prepare_samromur.py" data/local ${corpus_root:+--corpus-root "$corpus_root"} "${force[@]}"
+  for part in train dev test; do python "$utils/validate_data.py" data/local/$part; done
+fi
+
+if stage 1 "lang: letters; 3-gram for decoding, unigram for sequence training"; then
+  python "$steps/make_lang.py" data/local/lexicon.txt $lang --config conf/lang.yaml "${force[@]}"
+  python "$steps/train_lm.py" data/local/lm_text.txt $lang $lm --dev data/local/dev --config conf/lm.yaml "${force[@]}"
+  python "$steps/train_lm.py" data/local/lm_text.txt $lang $weak_lm --order 1 --add 1 "${force[@]}"
+fi
+
+if stage 2 "features: MFCC for the GMM, log-mel for the networks"; then
+  for part in train dev test; do
+    for feats in mfcc fbank; do
+      python "$steps/compute_feats.py" data/local/$part data/$feats/$part --config conf/$feats.yaml "${force[@]}"
+    done
+  done
+fi
+
+if stage 3 "GMM: monophones, triphones with deltas, LDA and MLLT; alignments"; then
+  if wanted gmm; then
+    python "$steps/train_mono.py" data/mfcc/train $lang exp/mono --config conf/mono.yaml "${force[@]}"
+    python "$steps/align.py" data/mfcc/train $lang exp/mono exp/mono_ali "${force[@]}"
+    python "$steps/train_deltas.py" data/mfcc/train $lang exp/mono_ali exp/tri1 --config conf/tri1.yaml "${force[@]}"
+    python "$steps/align.py" data/mfcc/train $lang exp/tri1 exp/tri1_ali "${force[@]}"
+    python "$steps/train_lda_mllt.py" data/mfcc/train $lang exp/tri1_ali exp/tri2 --config conf/tri2.yaml "${force[@]}"
+    python "$steps/align.py" data/mfcc/train $lang exp/tri2 exp/gmm_ali "${force[@]}"
+  fi
+fi
+
+if stage 5 "neural HMM: full-sum training with learned transitions, alignments, tied states"; then
+  if wanted nhmm; then
+    python "$steps/train_nhmm.py" data/fbank/train $lang exp/nhmm_speech_silence --config conf/nhmm.yaml "${force[@]}"
+    python "$steps/align.py" data/fbank/train $lang exp/nhmm_speech_silence exp/nhmm_mono_ali "${force[@]}"
+    python "$steps/tie_states.py" data/mfcc/train $lang exp/nhmm_mono_ali exp/nhmm_ali --config conf/tie.yaml "${force[@]}"
+  fi
+fi
+
+if stage 6 "Viterbi training of a network on each alignment ($sources)"; then
+  for source in $sources; do
+    python "$steps/train_viterbi.py" data/fbank/train $lang exp/${source}_ali exp/hybrid_$source --config conf/viterbi.yaml "${force[@]}"
+  done
+fi
+
+if stage 7 "sequence training of these networks: MMI with lattices of a unigram"; then
+  for source in $sources; do
+    python "$steps/make_graph.py" $lang $weak_lm exp/hybrid_$source exp/hybrid_$source/graph_1gram "${force[@]}"
+    python "$steps/train_sequence.py" data/fbank/train $lang exp/hybrid_$source exp/mmi_$source \
+      --graph exp/hybrid_$source/graph_1gram --lm $weak_lm --config conf/mmi.yaml "${force[@]}"
+  done
+fi
+
+if stage 9 "decoding: weights tuned on dev, reported on test"; then
+  for part in dev test; do
+    if wanted gmm; then
+      for model in mono tri1 tri2; do decode $model mfcc $part; done
+    fi
+    for source in $sources; do
+      decode hybrid_$source fbank $part
+      decode mmi_$source fbank $part
+    done
+  done
+fi
+
+if stage 10 "report: RESULTS.md and results.json"; then
+  python "$utils/results.py" .
+fi
