@@ -16,6 +16,7 @@ from pipeline.files import atomic_write
 from pipeline.lang import Lang
 from pipeline.log import progress
 from pipeline.model_dir import HmmDir
+from pipeline.tokens import BLANK_ID
 
 if TYPE_CHECKING:
     from pipeline.feats.load import PackedFeats
@@ -102,7 +103,7 @@ def align(scorer: "Scorer", hmm: HmmDir, lang: Lang, data_dir: str | Path, out_d
     """
     header = AliHeader(lang.topo.id, hmm.tree.id, lang.id, scorer.frame_shift, scorer.frame_offset, producer)
     report = AlignReport(0, 0, 0.0, [])
-    paths = _search_paths if _can_search(scorer, options) else _engine_paths
+    paths = _emission_paths if getattr(scorer, "emits", False) else _search_paths if _can_search(scorer, options) else _engine_paths
     with AliWriter(out_dir, header, hmm.tree, hmm.topo, hmm.transitions, lang.words) as writer:
         for path in paths(scorer, hmm, lang, data_dir, options, report):
             if not np.isfinite(path.score):
@@ -161,6 +162,31 @@ def _engine_paths(scorer: "Scorer", hmm: HmmDir, lang: Lang, data_dir: str | Pat
             confidence = None if best.confidence is None else best.confidence[i, :length].cpu().numpy().astype(np.float16)
             yield _Path(cut_id, batch.words[i], float(best.scores[i]), best.tids[i, :length].cpu().numpy().astype(np.int32),
                         positions, confidence)
+
+
+def _emission_paths(scorer: "Scorer", hmm: HmmDir, lang: Lang, data_dir: str | Path, options: AlignOptions,
+                    report: AlignReport) -> Iterator[_Path]:
+    """Paths of models that say at which frame each token is emitted: that frame is the token's, all others are blank."""
+    from pipeline.corpus import cut_entries
+    from pipeline.feats.load import iter_packed
+    texts = {cut["id"]: cut["supervisions"][0].get("text") or "" for _, cut in cut_entries(Path(data_dir))}
+    pdf_of = {int(token): pdf for pdf, token in enumerate(scorer.token_of_pdf)}
+    loop = {int(pdf): 2 * i for i, pdf in enumerate(hmm.transitions.pdf)}
+    silence = loop[pdf_of[BLANK_ID]]
+    for packed in iter_packed(data_dir, scorer.feat_options, options.batch_frames):
+        words = [lang.word_ids(texts[c], f"{data_dir}/cuts.jsonl.gz: {c}") for c in packed.cut_ids]
+        spelt = [[lang.lexicon.by_word[lang.words.name(w)][0].phones for w in row] for row in words]
+        pdfs = [[hmm.tree.pdfs_of(hmm.phones.id(p), 0)[0] for word in row for p in word] for row in spelt]
+        found, lens = scorer.emission_frames(*pad(packed, options.device), [[int(scorer.token_of_pdf[p]) for p in row] for row in pdfs])
+        for i, (score, frames) in enumerate(found):
+            if lens[i] < len(frames):
+                report.failed.append((packed.cut_ids[i], f"{lens[i]} frames are too short for its {len(frames)} tokens"))
+                continue
+            tids, positions = np.full(lens[i], silence, dtype=np.int32), np.full(lens[i], -1, dtype=np.int64)
+            tids[np.maximum(frames - 1, 0)] += 1  # the blank before a token is left
+            tids[frames] = [loop[pdf] + 1 for pdf in pdfs[i]]
+            positions[frames] = np.repeat(np.arange(len(spelt[i])), [len(word) for word in spelt[i]])
+            yield _Path(packed.cut_ids[i], words[i], score, tids, positions)
 
 
 def batches(scorer: "Scorer", hmm: HmmDir, lang: Lang, data_dir: str | Path, options: AlignOptions,

@@ -67,4 +67,11 @@ def load_scorer(model_dir: str | Path, prior_scale: Optional[float] = None, tran
             raise ConfigError(f"{model_dir} is a network: it does not take speaker transforms")
         from pipeline.nn.model import load_scorer as load_nn
         return load_nn(model_dir, prior_scale=prior_scale, device=device)
+    if kind == "e2e_hmm":
+        if transforms is not None or prior_scale is not None:
+            raise ConfigError(f"{model_dir} is an end-to-end model: it has neither speaker transforms nor a prior scale")
+        from pipeline.e2e.scorer import load_scorer as load_e2e
+        return load_e2e(model_dir, device=device)
+    if kind == "e2e":
+        raise ConfigError(f"{model_dir}: an end-to-end model has no HMM; steps/export_e2e.py gives it one over its tokens")
     raise ConfigError(f"{model_dir}: cannot score with a model of kind {kind!r}")

@@ -106,6 +106,10 @@ class Tokens:
         """Ids of a text's words; no sentence ends are added."""
         return [i for word in text.split() for i in self.encode_word(word)]
 
+    def spell(self, words: Sequence[str]) -> list[str]:
+        """Pieces of a sentence, for language models over tokens."""
+        return [self.pieces[i] for word in words for i in self.encode_word(word)]
+
     def decode(self, ids: Sequence[int]) -> str:
         """Words of token ids, separated by blanks; blanks and sentence ends are left out."""
         text = "".join(self.pieces[i] for i in ids if i not in (BLANK_ID, EOS_ID))

@@ -20,7 +20,8 @@ from pipeline.graph.options import LmOptions
 def main(text: Path, lang: Path, out: Path, dev: Path | None, config: LmOptions, overwrite: bool) -> None:
     """Estimates OUT/lm.arpa on TEXT (one sentence a line, or a data directory) for the words of LANG.
 
-    Words that LANG lacks count as its unknown word, or, where it has none, as <unk>, which cannot be recognised.
+    Words that LANG lacks count as its unknown word, or, where it has none, as <unk>, which cannot be recognised. LANG may
+    also be the tokens of an end-to-end model (steps/train_tokens.py); the model is then one over tokens.
     """
     def action(tmp: Path) -> dict:
         import logging
@@ -28,19 +29,25 @@ def main(text: Path, lang: Path, out: Path, dev: Path | None, config: LmOptions,
         from pipeline.arpa import UNK, read_sentences, train_kneser_ney, train_unigram
         from pipeline.lang import Lang
         from pipeline.log import setup_default
+        from pipeline.tokens import FACTS, Tokens
         setup_default()
-        vocabulary = Lang.load(lang)
-        unknown = vocabulary.oov_word or UNK
-        sentences = [[w if w in vocabulary.words else unknown for w in s] for s in read_sentences(text)]
+        if (lang / FACTS).is_file():
+            tokens = Tokens.load(lang)
+            words, unknown, spell = tokens.pieces[3:], UNK, tokens.spell
+        else:
+            vocabulary = Lang.load(lang)
+            words, unknown, spell = list(vocabulary.words)[1:], vocabulary.oov_word or UNK, list
+        known = {*words, unknown}
+        sentences = [[w if w in known else unknown for w in spell(s)] for s in read_sentences(text)]
         if config.order == 1:
-            arpa = train_unigram(sentences, list(vocabulary.words)[1:], config.add)
+            arpa = train_unigram(sentences, words, config.add)
         else:
             arpa = train_kneser_ney(sentences, config.order, config.min_counts, config.prune)
         arpa.save(tmp / "lm.arpa")
         facts = {"ngrams": arpa.by_order, "sentences": len(sentences), "words": sum(map(len, sentences)),
                  "unknown_words": sum(s.count(unknown) for s in sentences)}
         if dev is not None:
-            facts["dev"] = arpa.perplexity(read_sentences(dev))
+            facts["dev"] = arpa.perplexity(map(spell, read_sentences(dev)))
         logging.getLogger("train_lm").info("%s", ", ".join(f"{k} {v}" for k, v in facts.items()))
         return facts
 

@@ -120,3 +120,19 @@ def test_broken_directories(tmp_path):
     facts.write_text("[]")
     with pytest.raises(DataError, match="needs \"unit\""):
         Tokens.load(tmp_path / "other")
+
+
+def test_language_models_over_tokens(tmp_path, run_script):
+    from pathlib import Path
+
+    from pipeline.arpa import Arpa
+    steps = Path(__file__).resolve().parent.parent / "steps"
+    (tmp_path / "text").write_text("\n".join(TEXT) + "\n", encoding="utf-8")
+    done = run_script(steps / "train_tokens.py", "text", "tokens", "--unit", "bpe", "--vocab-size", "45")
+    assert done.returncode == 0, done.stderr
+    done = run_script(steps / "train_lm.py", "text", "tokens", "lm", "--order", "2", "--dev", "text")
+    assert done.returncode == 0, done.stderr
+    tokens, arpa = Tokens.load(tmp_path / "tokens"), Arpa.load(tmp_path / "lm" / "lm.arpa")
+    assert set(arpa.words()) <= set(tokens.pieces) and len(arpa.words()) > 20
+    assert tokens.spell(["ONE"]) == [tokens.pieces[i] for i in tokens.encode("ONE")]
+    assert run_script(steps / "train_tokens.py", "text", "other", "--vocab-size", "4000").returncode == 2

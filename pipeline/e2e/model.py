@@ -87,13 +87,15 @@ def save_end_to_end(directory: str | Path, model: EndToEnd, tokens_id: str, fact
     save_model(directory, model.state_dict(), meta)
 
 
-def load_end_to_end(directory: str | Path) -> tuple[EndToEnd, dict[str, Any]]:
+def load_end_to_end(directory: str | Path, kind: str = KIND) -> tuple[EndToEnd, dict[str, Any]]:
     """Rebuilds a model from its directory alone.
 
+    Args:
+        kind: expected kind of directory.
     Returns:
         the model in evaluation mode, and model.json.
     """
-    tensors, meta = load_model(directory, KIND)
+    tensors, meta = load_model(directory, kind)
     try:
         config = {k: tuple(v) if isinstance(v, list) else v for k, v in meta["config"].items()}
         model = EndToEnd(int(meta["feature_dim"]), int(meta["vocab_size"]), EndToEndOptions(**config))

@@ -1,0 +1,96 @@
+"""An end-to-end model as a model with an HMM: its CTC output scores frames, and its decoder aligns tokens with frames."""
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, Literal, Optional, Sequence
+
+import numpy as np
+import torch
+
+from pipeline.checkpoint import check_same, save_model
+from pipeline.e2e.forced import attention_path, transducer_path
+from pipeline.e2e.model import EndToEnd, load_end_to_end
+from pipeline.errors import ConfigError
+from pipeline.feats.options import FeatLoadOptions
+from pipeline.lang import Lang
+from pipeline.model_dir import load_hmm, save_hmm
+from pipeline.token_lang import token_of_pdf
+from pipeline.tokens import Tokens
+from pipeline.transitions import TransitionModel
+from pipeline.tree import monophone_tree
+
+KIND = "e2e_hmm"
+Head = Literal["ctc", "transducer", "attention"]
+
+
+def export(model_dir: Path, tokens_dir: Path, lang_dir: Path, out: Path, head: Head) -> None:
+    """Writes a model directory that steps/align.py (and, for CTC, steps/make_graph.py and steps/decode.py) work on.
+
+    Args:
+        model_dir: an end-to-end model. tokens_dir: its tokens. lang_dir: made of them by steps/make_lang.py --tokens.
+        head: which part of the model says where tokens are.
+    """
+    model, meta = load_end_to_end(model_dir)
+    tokens, lang = Tokens.load(tokens_dir), Lang.load(lang_dir)
+    check_same("tokens", str(meta.get("tokens_id")), model_dir, tokens.id, tokens_dir)
+    if {"ctc": model.ctc, "transducer": model.transducer, "attention": model.decoder}[head] is None:
+        raise ConfigError(f"{model_dir} has no {head} part")
+    tree = monophone_tree(lang.phones, lang.topo)
+    token_of_pdf(tree, tokens)
+    save_hmm(out, lang.topo, tree, TransitionModel(tree, lang.topo))
+    tokens.save(out)
+    save_model(out, model.state_dict(), {**meta, "kind": KIND, "head": head, "lang_id": lang.id, "tree_id": tree.id})
+
+
+class EndToEndScorer:
+    """``pipeline.scorer.Scorer`` of an exported model: log probabilities of the CTC output.
+
+    Attributes:
+        emits: whether alignment asks for the frames of tokens (``emission_frames``) instead of scores.
+    """
+
+    acoustic_scale, transition_scale = 1.0, 0.0
+
+    def __init__(self, model: EndToEnd, meta: dict[str, Any], columns: np.ndarray, device: str) -> None:
+        self.model, self.device = model.to(device), device
+        self.head, self.emits = meta["head"], meta["head"] != "ctc"
+        known = {f.name for f in fields(FeatLoadOptions)}
+        self.feat_options = FeatLoadOptions(**{k: v for k, v in meta["feat_options"].items() if k in known})
+        facts = meta["features"]
+        self.frame_shift = float(meta["frame_shift"])
+        self.frame_offset = float(facts["frame_offset"]) - float(facts["frame_shift"]) / 2
+        self.num_pdfs = len(columns)
+        self.token_of_pdf = columns
+        self._columns = torch.from_numpy(columns).to(device)
+
+    @torch.no_grad()
+    def log_likes(self, feats: torch.Tensor, lens: torch.Tensor,
+                  speakers: Optional[Sequence[str]] = None) -> tuple[torch.Tensor, torch.Tensor]:
+        """(N, T, F), (N,) -> (N, T', P) natural logs, (N,); `speakers` is not read."""
+        encoded, lens = self.model.encode(feats.to(self.device), lens.to(self.device))
+        return self.model.ctc_log_probs(encoded)[:, :, self._columns], lens
+
+    def transition_scores(self, feats: torch.Tensor, lens: torch.Tensor) -> None:
+        """CTC has none."""
+
+    @torch.no_grad()
+    def emission_frames(self, feats: torch.Tensor, lens: torch.Tensor,
+                        tokens: Sequence[Sequence[int]]) -> tuple[list[tuple[float, np.ndarray]], list[int]]:
+        """Where a transducer or an attention decoder puts the tokens of each utterance.
+
+        Args:
+            feats: (N, T, F). lens: (N,). tokens: ids by utterance.
+        Returns:
+            by utterance the score and the label frame of each token, and the number of label frames.
+        """
+        encoded, lens = self.model.encode(feats.to(self.device), lens.to(self.device))
+        decoder = self.model.transducer if self.head == "transducer" else self.model.decoder
+        path = transducer_path if self.head == "transducer" else attention_path
+        return [path(decoder, encoded[i, :n], ids) for i, (n, ids) in enumerate(zip(lens.tolist(), tokens))], lens.tolist()
+
+
+def load_scorer(directory: str | Path, device: str = "cpu") -> EndToEndScorer:
+    """The scorer of a directory written by ``export``."""
+    model, meta = load_end_to_end(directory, KIND)
+    return EndToEndScorer(model, meta, token_of_pdf(load_hmm(directory).tree, Tokens.load(directory)), device)

@@ -1,0 +1,157 @@
+"""Forced alignment by transducers and attention, and end-to-end models as models with an HMM."""
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.ali import AliSet
+from pipeline.align import AlignOptions, align
+from pipeline.arpa import train_unigram
+from pipeline.e2e.forced import attention_path, monotonic_path, transducer_path
+from pipeline.e2e.scorer import export
+from pipeline.errors import ConfigError, MismatchError
+from pipeline.lang import SILENCE
+from pipeline.model_dir import load_hmm
+from pipeline.scorer import load_scorer
+from pipeline.token_lang import phone_name, token_lang, token_of_pdf
+from pipeline.tokens import BLANK_ID, TokenOptions, train_tokens
+from pipeline.tree import monophone_tree
+from tests.nn.conftest import tones  # noqa: F401
+
+from .test_decode_e2e import TOKENS, encode, make
+
+WORDS = ["AB", "CA", "BC"]
+
+
+@pytest.mark.parametrize("num_frames, num_tokens", [(4, 2), (5, 0), (3, 3), (6, 4)])
+def test_paths_against_enumeration(num_frames, num_tokens):
+    rng = np.random.default_rng(num_frames)
+    emit, stay = rng.normal(size=(num_frames, num_tokens)), rng.normal(size=(num_frames, num_tokens + 1))
+    found = {}
+    for frames in itertools.combinations(range(num_frames), num_tokens):
+        score, u = 0.0, 0
+        for t in range(num_frames):
+            if t in frames:
+                score, u = score + emit[t, u], u + 1
+            else:
+                score += stay[t, u]
+        found[frames] = score
+    best = max(found, key=found.get)
+    score, frames = monotonic_path(emit, stay)
+    assert tuple(frames) == best and score == pytest.approx(found[best])
+
+
+def test_more_tokens_than_frames():
+    assert monotonic_path(np.zeros((2, 3)), np.zeros((2, 4)))[0] == -np.inf
+
+
+@torch.no_grad()
+def test_transducer_and_attention_paths():
+    model = make("transducer")
+    encoded, _ = encode(model)
+    tokens = TOKENS.encode("AB")
+    score, frames = transducer_path(model.transducer, encoded[0], tokens)
+    pred, state = model.transducer.start(1)
+    total, u = 0.0, 0
+    for t in range(len(encoded[0])):
+        if u < len(tokens) and t == frames[u]:
+            total += float(model.transducer.joint(encoded[0, t:t + 1], pred)[0, tokens[u]])
+            pred, state = model.transducer.step(torch.tensor([tokens[u]]), state)
+            u += 1
+        total += float(model.transducer.joint(encoded[0, t:t + 1], pred)[0, BLANK_ID])
+    assert u == len(tokens) and score == pytest.approx(total, abs=1e-3)
+    assert transducer_path(model.transducer, encoded[0], [])[1].shape == (0,)
+    model = make("attention")
+    encoded, _ = encode(model)
+    score, frames = attention_path(model.decoder, encoded[0], tokens)
+    assert (np.diff(frames) > 0).all() and np.isfinite(score)
+    assert len(attention_path(model.decoder, encoded[0], [])[1]) == 0
+
+
+def test_the_lang_of_tokens():
+    tokens = train_tokens([["SIL", "SILT", "#"]] * 3, TokenOptions(unit="bpe", vocab_size=11))
+    lang = token_lang(["SIL", "SILT", "Ä", "SIL"], tokens)
+    assert "Ä" not in lang.lexicon and set(lang.lexicon.words()) == {"SIL", "SILT"}
+    assert lang.blank and all(t.num_states == 1 for t in lang.topo.phones.values())
+    tree = monophone_tree(lang.phones, lang.topo)
+    columns = token_of_pdf(tree, tokens)
+    for phone in list(lang.phones)[1:]:
+        pdf = tree.pdfs_of(lang.phones.id(phone), 0)[0]
+        assert columns[pdf] == (BLANK_ID if phone == SILENCE else next(i for i, p in enumerate(tokens.pieces) if phone_name(p) == phone))
+    assert phone_name("SIL") == "SIL=" and phone_name("SIL=") == "SIL==" and phone_name("#A") == "#A="
+    with pytest.raises(MismatchError, match="is no token"):
+        token_of_pdf(tree, TOKENS)
+
+
+def exported(tmp_path, data, head: str, name: str):
+    from pipeline.e2e.model import save_end_to_end
+    from pipeline.feats.facts import FeatureFacts
+    from pipeline.feats.options import FeatLoadOptions
+    from pipeline.nn.model import feature_facts
+    model = make(name, features=16)
+    save_end_to_end(tmp_path / "model", model, TOKENS.id, feature_facts(FeatureFacts.load(data)), FeatLoadOptions(), {})
+    TOKENS.save(tmp_path / "tokens")
+    token_lang(WORDS, TOKENS).save(tmp_path / "lang")
+    export(tmp_path / "model", tmp_path / "tokens", tmp_path / "lang", tmp_path / head, head)
+    return tmp_path / head
+
+
+@pytest.mark.parametrize("head, name", [("ctc", "ctc"), ("transducer", "transducer"), ("attention", "attention")])
+def test_alignment_sets(tones, tmp_path, head, name):  # noqa: F811
+    from pipeline.corpus import cut_entries
+    from pipeline.lang import Lang
+    directory = exported(tmp_path, tones.data, head, name)
+    scorer, hmm, lang = load_scorer(directory), load_hmm(directory), Lang.load(tmp_path / "lang")
+    report = align(scorer, hmm, lang, tones.data, tmp_path / "ali", AlignOptions(), "model")
+    ali = AliSet.load(tmp_path / "ali")
+    texts = {c["id"]: c["supervisions"][0]["text"] for _, c in cut_entries(tones.data)}
+    assert report.num_aligned == len(ali) == 24 and not report.failed
+    assert ali.header.frame_shift == pytest.approx(0.03)
+    for cut_id, text in texts.items():
+        phones = [s.symbol for s in ali.phones(cut_id) if s.symbol != SILENCE]
+        assert phones == [TOKENS.pieces[i] for i in TOKENS.encode(text)]
+        words = ali.words(cut_id)
+        assert [w.symbol for w in words] == text.split()
+        assert all(a.end <= b.start + 1e-6 for a, b in zip(words, words[1:]))
+        if head != "ctc":
+            assert all(s.duration <= 0.0301 for s in ali.phones(cut_id) if s.symbol != SILENCE)
+
+
+@torch.no_grad()
+def test_ctc_with_lexicon_and_lm(tones, tmp_path):  # noqa: F811
+    """No sentence of up to three words has a better path than the one that the search through the graph finds."""
+    pytest.importorskip("k2")
+    from pipeline.decode import decode
+    from pipeline.feats.load import load_packed
+    from pipeline.graph.decoding import build_decoding_graph
+    from pipeline.graph.options import DecodeOptions
+    from pipeline.hmm import viterbi
+    from pipeline.hmm.compile import compile_graphs
+    from pipeline.lang import Lang
+    directory = exported(tmp_path, tones.data, "ctc", "ctc")
+    scorer, hmm, lang = load_scorer(directory), load_hmm(directory), Lang.load(tmp_path / "lang")
+    lm = train_unigram([["AB", "CA"], ["AB", "BC", "AB"]])
+    options = DecodeOptions(acoustic_scale=1.0, beam=1e3, lattice_beam=50.0, max_active=10000, lm_weights=(1.0,), word_penalties=(0.0,))
+    decoded = decode(scorer, hmm, build_decoding_graph(lang, lm, hmm), tones.data, options, [(1.0, 0.0)])
+    assert not decoded.failed
+    ids = [lang.words.id(w) for w in WORDS]
+    candidates = [list(c) for n in (1, 2, 3) for c in itertools.product(ids, repeat=n)]
+    packed = load_packed(tones.data, scorer.feat_options)
+    for i in (0, 7, 11):
+        sentences = [decoded.texts[1.0, 0.0][packed.cut_ids[i]], *candidates]
+        scores, lens = scorer.log_likes(packed[i][None], packed.lengths()[i:i + 1])
+        graphs = compile_graphs(lang, hmm.tree, hmm.transitions, sentences).graphs
+        n = len(sentences)
+        paths = viterbi(graphs, scores.expand(n, -1, -1).contiguous(), lens.expand(n).contiguous(), torch.zeros(hmm.transitions.num_tids))
+        total = [float(s) + lm.sentence_log_prob([lang.words.name(w) for w in words]) for s, words in zip(paths.scores, sentences)]
+        assert sentences[0] and total[0] >= max(total) - 1e-3
+
+
+def test_parts_that_are_missing(tones, tmp_path):  # noqa: F811
+    with pytest.raises(ConfigError, match="has no transducer part"):
+        exported(tmp_path, tones.data, "transducer", "ctc")
+    with pytest.raises(ConfigError, match="export_e2e.py"):
+        load_scorer(tmp_path / "model")
