@@ -31,6 +31,12 @@ class PredictorState:
             return PredictorState(None, None, self.past[rows])
         return PredictorState(self.hidden[:, rows], self.cell[:, rows], None)
 
+    def cat(self, other: PredictorState) -> PredictorState:
+        """The rows of both, those of the other behind."""
+        if self.past is not None:
+            return PredictorState(None, None, torch.cat([self.past, other.past]))
+        return PredictorState(torch.cat([self.hidden, other.hidden], 1), torch.cat([self.cell, other.cell], 1), None)
+
 
 class LstmPredictor(nn.Module):
     """Embedding and LSTM layers; cf. the predictors of Liu et al. 2020."""
@@ -106,10 +112,24 @@ class Transducer(nn.Module):
         """(N, U) tokens -> (N, U + 1, Dp): predictions before the first and behind each token."""
         return self.predictor(F.pad(tokens, (1, 0), value=BLANK_ID), self.predictor.start(len(tokens)))[0]
 
-    def logits(self, encoded: torch.Tensor, predicted: torch.Tensor) -> torch.Tensor:
-        """(N, T', D) and (N, U + 1, Dp) -> (N, T', U + 1, V), not normalised."""
-        return self.output((self.from_encoder(encoded)[:, :, None] + self.from_predictor(predicted)[:, None]).tanh())
+    def logits(self, encoded: torch.Tensor, predicted: torch.Tensor, frozen: bool = False) -> torch.Tensor:
+        """(N, T', D) and (N, U + 1, Dp) -> (N, T', U + 1, V), not normalised.
+
+        Args:
+            frozen: no gradient reaches the joint network's weights.
+        """
+        apply = _without_gradient if frozen else _plainly
+        joined = apply(self.from_encoder, encoded)[:, :, None] + apply(self.from_predictor, predicted)[:, None]
+        return apply(self.output, joined.tanh())
 
     def joint(self, encoded: torch.Tensor, predicted: torch.Tensor) -> torch.Tensor:
         """(N, D) one frame each and (N, Dp) predictions -> (N, V) natural-log probabilities."""
         return torch.log_softmax(self.output((self.from_encoder(encoded) + self.from_predictor(predicted)).tanh()), -1)
+
+
+def _plainly(layer: nn.Linear, x: torch.Tensor) -> torch.Tensor:
+    return layer(x)
+
+
+def _without_gradient(layer: nn.Linear, x: torch.Tensor) -> torch.Tensor:
+    return F.linear(x, layer.weight.detach(), None if layer.bias is None else layer.bias.detach())

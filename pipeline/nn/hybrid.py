@@ -2,17 +2,16 @@
 from __future__ import annotations
 
 import logging
-import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Mapping, Optional, Sequence
+from typing import Any, Optional
 
 import numpy as np
 import torch
 
 from pipeline.ali import AliSet
-from pipeline.errors import DataError, MismatchError
+from pipeline.errors import DataError
 from pipeline.feats.facts import FeatureFacts
 from pipeline.feats.load import load_packed
 from pipeline.hmm import viterbi
@@ -20,6 +19,7 @@ from pipeline.hmm.compile import compile_graphs
 from pipeline.lang import Lang
 from pipeline.model_dir import HmmDir, load_hmm
 from pipeline.nn.data import UtteranceSet
+from pipeline.nn.labels import SPEED_SLACK, check_missing, fitted, frames_per_label, with_speeds
 from pipeline.nn.losses import CrossEntropy
 from pipeline.nn.model import AcousticModel, Scales, feature_facts, save_acoustic_model
 from pipeline.nn.nhmm import encoder_options, transcripts
@@ -28,8 +28,6 @@ from pipeline.nn.priors import label_prior
 from pipeline.nn.train import Task, clean_up, train
 
 logger = logging.getLogger(__name__)
-
-SPEED_SLACK = 2  # label frames by which rounding may change the length of an utterance at another speed
 
 
 def train_viterbi(data_dir: Path, lang_dir: Path, ali_dir: Path, out: Path, options: ViterbiOptions,
@@ -137,56 +135,15 @@ def _utterances(data_dir: Path, ali_dir: Path, hmm: HmmDir, facts: FeatureFacts,
     """The aligned utterances of a data directory and their labels at the label frame rate."""
     ali = AliSet.load(ali_dir)
     ali.check_tree(hmm.tree, hmm.topo, hmm.directory)
-    factor = _factor(ali, facts, options.label_factor, data_dir)
+    factor = frames_per_label(ali, facts.frame_shift, options.label_factor, data_dir)
     packed = load_packed(data_dir, options.feat_options())
-    found = _with_speeds(ali, packed.cut_ids)
-    _check_missing(packed.cut_ids, found, ali, data_dir, options.max_skipped)
+    found = with_speeds(ali, packed.cut_ids)
+    check_missing(packed.cut_ids, found, ali, data_dir, options.max_skipped)
     data = UtteranceSet(packed, [i for i, cut_id in enumerate(packed.cut_ids) if cut_id in found])
     labels = []
     for cut_id, length in zip(data.ids, data.lens):
         frames = found[cut_id].pdf_ids(cut_id, factor, options.majority)
         expected = -(-int(length) // options.label_factor)
-        if found[cut_id] is not ali and abs(len(frames) - expected) <= SPEED_SLACK:
-            frames = np.pad(frames, (0, max(expected - len(frames), 0)), mode="edge")[:expected]
-        if len(frames) != expected:
-            raise MismatchError(f"{ali_dir} and {data_dir} do not belong together: utterance {cut_id!r} has {len(frames)} "
-                                f"labels and {expected} label frames")
-        labels.append(frames)
+        slack = 0 if found[cut_id] is ali else SPEED_SLACK
+        labels.append(fitted(frames, expected, slack, cut_id, ali, data_dir))
     return data, labels
-
-
-def _with_speeds(ali: AliSet, cut_ids: Sequence[str]) -> dict[str, AliSet]:
-    """The set that holds each cut: the alignment, or that alignment at another speed for cuts of steps/perturb_speed.py."""
-    found = {c: ali for c in cut_ids if c in ali}
-    at_speed: dict[str, AliSet] = {}
-    for cut_id in cut_ids:
-        base, mark, factor = cut_id.rpartition("_sp")
-        if cut_id not in found and mark and base in ali and re.fullmatch(r"\d+(\.\d+)?", factor):
-            if factor not in at_speed:
-                at_speed[factor] = ali.at_speed(float(factor))
-            found[cut_id] = at_speed[factor]
-    return found
-
-
-def _factor(ali: AliSet, facts: FeatureFacts, subsampling: int, data_dir: Path) -> int:
-    """Alignment frames per label frame; MismatchError when the alignment is too coarse or does not divide."""
-    shift = facts.frame_shift * subsampling
-    factor = int(round(shift / ali.header.frame_shift))
-    if factor < 1 or abs(factor * ali.header.frame_shift - shift) > 1e-6:
-        raise MismatchError(
-            f"alignment {ali.directory} has a frame every {ali.header.frame_shift * 1000:g} ms; labels every "
-            f"{shift * 1000:g} ms (features of {data_dir}, subsampling {subsampling}) cannot be taken from it; "
-            f"--subsampling {max(1, round(ali.header.frame_shift / facts.frame_shift))} fits")
-    return factor
-
-
-def _check_missing(cut_ids: Sequence[str], found: Mapping[str, AliSet], ali: AliSet, data_dir: Path,
-                   max_missing: float) -> None:
-    missing = [c for c in cut_ids if c not in found]
-    if not missing:
-        return
-    text = f"{ali.directory} has no alignment for {len(missing):,} of the {len(cut_ids):,} utterances of {data_dir}, " \
-           f"the first: {missing[0]!r}"
-    if len(missing) > max_missing * len(cut_ids):
-        raise DataError(f"{text}; align that data first")
-    logger.warning("%s", text)

@@ -68,7 +68,7 @@ class FullSum:
         silence = float(log_post.detach()[..., self.silence.to(lens.device)].exp().sum(-1)[mask].sum())
         if done < self.linear_until and model.training:
             assert self.linear_labels is not None
-            targets = _padded([self.linear_labels[i] for i in batch.indices], log_post.shape[1]).to(lens.device)
+            targets = padded([self.linear_labels[i] for i in batch.indices], log_post.shape[1]).to(lens.device)
             loss = -log_post.gather(2, targets[:, :, None])[:, :, 0][mask].sum()
             return Loss(loss, int(mask.sum()), sums={"silence": silence})
         if self.prior == "on_the_fly" and model.training:
@@ -146,7 +146,7 @@ class CrossEntropy:
         """See ``pipeline.nn.train.Criterion``."""
         log_post, lens = model(batch.feats, batch.lens, normalised=True)
         mask = mask_of(lens, log_post.shape[1])
-        targets = _padded([self.labels[i] for i in batch.indices], log_post.shape[1]).to(lens.device)
+        targets = padded([self.labels[i] for i in batch.indices], log_post.shape[1]).to(lens.device)
         flat = log_post[mask]  # (frames, P)
         picked = flat.gather(1, targets[mask][:, None])[:, 0]
         smoothing = self.smoothing if model.training else 0.0
@@ -166,7 +166,7 @@ class CrossEntropy:
         return None
 
 
-def _padded(rows: Sequence[np.ndarray], width: int) -> torch.Tensor:
+def padded(rows: Sequence[np.ndarray], width: int) -> torch.Tensor:
     """(N, width) int64, 0 behind each row's end."""
     out = torch.zeros((len(rows), width), dtype=torch.int64)
     for i, row in enumerate(rows):

@@ -1,0 +1,132 @@
+"""What only training needs: outputs on layers of the encoder, and their losses. None of it is in the exported model."""
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from pipeline.e2e.model import EndToEnd
+from pipeline.e2e.options import TrainEndToEndOptions
+from pipeline.e2e.rnnt import rnnt_loss
+from pipeline.errors import ConfigError
+from pipeline.nn.encoders import Hidden, layer_factors
+from pipeline.nn.frames import Subsample
+from pipeline.nn.masks import mask_of
+
+
+class Head(nn.Sequential):
+    """A norm (layers of residual networks hand out sums of any size), a hidden layer if it has a width, and a linear one."""
+
+    def __init__(self, in_dim: int, hidden: int, out_dim: int) -> None:
+        middle = [nn.Linear(in_dim, hidden), nn.ReLU()] if hidden else []
+        super().__init__(nn.LayerNorm(in_dim), *middle, nn.Linear(hidden or in_dim, out_dim))
+
+
+class Auxiliary(nn.Module):
+    """The auxiliary outputs of a training.
+
+    Attributes:
+        frame, ctc, branches: outputs by the number of their layer, as text.
+        token: output at the top for tokens in time, or None.
+        simple_am, simple_lm: the cheap joint network of a pruned RNN-T loss, or None.
+    """
+
+    def __init__(self, model: EndToEnd, num_labels: int, num_states: int, options: TrainEndToEndOptions) -> None:
+        """Args:
+            num_labels: classes of the frame outputs. num_states: classes of the CTC outputs, without blank.
+        """
+        super().__init__()
+        check_layers(options)
+        dim, hidden = model.encoder.out_dim, options.aux_hidden
+
+        def heads(layers: tuple[int, ...], hidden: int, size: int) -> nn.ModuleDict:
+            return nn.ModuleDict({str(number): Head(dim, hidden, size) for number in layers})
+
+        self.frame = heads(options.aux_layers, hidden, num_labels)
+        self.ctc = heads(options.aux_ctc_layers, hidden, num_states + 1)
+        self.token = Head(dim, hidden, model.vocab_size) if options.aux_token_weight else None
+        self.branches = heads(options.aux_transducer_layers, hidden or dim, dim)
+        factors = layer_factors(options)
+        self.joins = nn.ModuleDict({number: Subsample(model.encoder.subsampling // factors[int(number) - 1], "mean")
+                                    for number in self.branches})
+        self.simple_am = self.simple_lm = None
+        if options.model == "transducer" and options.rnnt == "pruned":
+            self.simple_am = nn.Linear(dim, model.vocab_size)
+            self.simple_lm = nn.Linear(model.transducer.predictor.out_dim, model.vocab_size)
+
+    @property
+    def layers(self) -> set[int]:
+        """Numbers of all layers that have an output."""
+        return {int(number) for heads in (self.frame, self.ctc, self.branches) for number in heads}
+
+
+class Student(nn.Module):
+    """What the training loop trains: the model and its auxiliary outputs."""
+
+    def __init__(self, model: EndToEnd, auxiliary: Auxiliary) -> None:
+        super().__init__()
+        self.model, self.auxiliary = model, auxiliary
+
+    def normalise(self, feats: torch.Tensor) -> torch.Tensor:
+        """See ``EndToEnd.normalise``."""
+        return self.model.normalise(feats)
+
+
+def check_layers(options: TrainEndToEndOptions) -> None:
+    """ConfigError for a layer that the encoder does not have, or an auxiliary loss that does not go with the model."""
+    for name in ("aux_layers", "aux_ctc_layers", "aux_transducer_layers"):
+        layers, flag = getattr(options, name), f"--{name.replace('_', '-')}"
+        wrong = [number for number in layers if not 1 <= number <= options.layers]
+        if wrong:
+            raise ConfigError(f"{flag}: there is no layer {wrong[0]}; the encoder has layers 1 to {options.layers}")
+        if len(set(layers)) < len(layers):
+            raise ConfigError(f"{flag}: a layer stands twice in {layers}")
+    if options.aux_transducer_layers and (options.model != "transducer" or options.rnnt != "full"):
+        raise ConfigError("--aux-transducer-layers needs --model transducer with --rnnt full")
+    if options.aux_alternate and not (options.aux_layers and options.aux_token_weight):
+        raise ConfigError("--aux-alternate needs both --aux-layers and --aux-token-weight")
+
+
+def smoothed_cross_entropy(logits: torch.Tensor, targets: torch.Tensor, mask: torch.Tensor, smoothing: float) -> torch.Tensor:
+    """(1 - m) CE(label) + m CE(uniform), summed over the real frames (Jiang et al. 2023).
+
+    Args:
+        logits: (N, T, C). targets: (N, T) int64. mask: (N, T) bool.
+        smoothing: m.
+    """
+    log_probs = logits[mask].log_softmax(-1)
+    label = log_probs.gather(1, targets[mask][:, None])[:, 0]
+    return -((1.0 - smoothing) * label + smoothing * log_probs.mean(1)).sum()
+
+
+def symmetric_kl(logits: torch.Tensor, other: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """KL(P || Q) + KL(Q || P) = sum_v (p - q) (log p - log q), mean over the real cells (Liu et al. 2020).
+
+    Args:
+        logits, other: (N, T, U, V) of P and Q. mask: (N, T, U) bool.
+    """
+    p, q = logits[mask].log_softmax(-1), other[mask].log_softmax(-1)
+    return ((p.exp() - q.exp()) * (p - q)).sum(-1).mean()
+
+
+def branch_losses(student: Student, layers: dict[int, Hidden], logits: torch.Tensor, predicted: torch.Tensor, lens: torch.Tensor,
+                  tokens: torch.Tensor, token_lens: torch.Tensor, with_kl: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    """RNN-T losses of the branches, z_aux = joint(MLP(h_l), predictor), and their divergence from the decoder (Liu et al. 2020).
+
+    Predictor and joint network get no gradient through a branch; the divergence moves the encoder and the decoder through the
+    decoder's own output, and the layer through the branch's.
+
+    Args:
+        logits: (N, T', U + 1, V) of the decoder. predicted: (N, U + 1, Dp).
+    Returns:
+        sum over utterances and branches of the losses, and sum over branches of the mean divergence (0 unless with_kl).
+    """
+    cells = mask_of(lens, logits.shape[1])[:, :, None] & mask_of(token_lens + 1, logits.shape[2])[:, None, :]
+    total, divergence = logits.new_zeros(()), logits.new_zeros(())
+    for number, branch in student.auxiliary.branches.items():
+        hidden = layers[int(number)]
+        x, _ = student.auxiliary.joins[number](hidden.x, hidden.lens)
+        own = student.model.transducer.logits(branch(x), predicted.detach(), frozen=True)
+        total = total + rnnt_loss(own, lens, tokens, token_lens).sum()
+        if with_kl:
+            divergence = divergence + symmetric_kl(logits, own, cells)
+    return total, divergence

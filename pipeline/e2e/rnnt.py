@@ -1,0 +1,91 @@
+"""The RNN-T loss: the sum over all ways through a lattice of frames and tokens, with its exact gradient."""
+from __future__ import annotations
+
+from typing import Any
+
+import numba
+import numpy as np
+import torch
+
+from pipeline.tokens import BLANK_ID
+
+
+def rnnt_loss(logits: torch.Tensor, lens: torch.Tensor, tokens: torch.Tensor, token_lens: torch.Tensor) -> torch.Tensor:
+    """Negative log-likelihood of the tokens (Graves 2012, eq. 16 to 18): at each frame any number of tokens, then a blank.
+
+    Args:
+        logits: (N, T, U + 1, V), not normalised; id 0 is the blank. Cells behind an utterance's end get no gradient.
+        lens: (N,) frames, at least 1.
+        tokens: (N, U) int64. token_lens: (N,).
+    Returns:
+        (N,) float.
+    """
+    n, num_frames, width, _ = logits.shape
+    assert tokens.shape == (n, width - 1) and lens.shape == token_lens.shape == (n,), (logits.shape, tokens.shape)
+    norm = logits.logsumexp(-1)  # (N, T, U + 1)
+    blank = logits[..., BLANK_ID] - norm
+    index = tokens[:, None, :, None].expand(-1, num_frames, -1, 1)
+    label = logits[:, :, :-1].gather(3, index)[..., 0] - norm[:, :, :-1]  # (N, T, U)
+    return _Lattice.apply(blank, label, lens, token_lens)
+
+
+class _Lattice(torch.autograd.Function):
+    """(N, T, U + 1) blank and (N, T, U) token log-probabilities -> (N,) losses; gradients are minus the arcs' occupancies."""
+
+    @staticmethod
+    def forward(ctx: Any, blank: torch.Tensor, label: torch.Tensor, lens: torch.Tensor, token_lens: torch.Tensor) -> torch.Tensor:
+        arrays = [x.detach().double().cpu().contiguous().numpy() for x in (blank, label)]
+        d_blank, d_label = (np.zeros_like(a) for a in arrays)
+        log_z = np.zeros(len(blank))
+        _occupancies(*arrays, lens.cpu().numpy(), token_lens.cpu().numpy(), log_z, d_blank, d_label)
+        ctx.save_for_backward(torch.from_numpy(d_blank).to(blank), torch.from_numpy(d_label).to(label))
+        return torch.from_numpy(-log_z).to(blank)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple:
+        d_blank, d_label = ctx.saved_tensors
+        return -grad[:, None, None] * d_blank, -grad[:, None, None] * d_label, None, None
+
+
+@numba.njit(nogil=True, cache=True)
+def _log_add(a: float, b: float) -> float:
+    if a < b:
+        a, b = b, a
+    return a if b == -np.inf else a + np.log1p(np.exp(b - a))
+
+
+@numba.njit(nogil=True, cache=True)
+def _occupancies(blank: np.ndarray, label: np.ndarray, lens: np.ndarray, token_lens: np.ndarray, log_z: np.ndarray,
+                 d_blank: np.ndarray, d_label: np.ndarray) -> None:
+    """Fills log_z (N,) and the occupancies of all arcs; utterances without a path get -inf and zeros.
+
+    alpha[t, u]: sum of all ways to have read t frames and written u tokens; beta[t, u]: of all ways on from there.
+    """
+    for n in range(len(lens)):
+        num_frames, num_tokens = lens[n], token_lens[n]
+        beta = np.full((num_frames + 1, num_tokens + 2), -np.inf)
+        beta[num_frames, num_tokens] = 0.0
+        for t in range(num_frames - 1, -1, -1):
+            for u in range(num_tokens, -1, -1):
+                way = blank[n, t, u] + beta[t + 1, u]
+                if u < num_tokens:
+                    way = _log_add(way, label[n, t, u] + beta[t, u + 1])
+                beta[t, u] = way
+        log_z[n] = beta[0, 0]
+        if not np.isfinite(beta[0, 0]):
+            continue
+        alpha = np.full((num_frames + 1, num_tokens + 2), -np.inf)
+        alpha[0, 0] = 0.0
+        for t in range(num_frames):
+            for u in range(num_tokens + 1):
+                here = alpha[t, u]
+                if here == -np.inf:
+                    continue
+                way = here + blank[n, t, u]
+                d_blank[n, t, u] = np.exp(way + beta[t + 1, u] - log_z[n])
+                alpha[t + 1, u] = _log_add(alpha[t + 1, u], way)
+                if u < num_tokens:
+                    way = here + label[n, t, u]
+                    d_label[n, t, u] = np.exp(way + beta[t, u + 1] - log_z[n])
+                    alpha[t, u + 1] = _log_add(alpha[t, u + 1], way)

@@ -1,0 +1,66 @@
+"""Labels of an alignment for the frames of a network: which set holds a cut, at which rate, and of which length."""
+from __future__ import annotations
+
+import logging
+import re
+from pathlib import Path
+from typing import Mapping, Sequence
+
+import numpy as np
+
+from pipeline.ali import AliSet
+from pipeline.errors import DataError, MismatchError
+
+logger = logging.getLogger(__name__)
+
+SPEED_SLACK = 2  # frames by which rounding may change the length of an utterance at another speed
+
+
+def with_speeds(ali: AliSet, cut_ids: Sequence[str]) -> dict[str, AliSet]:
+    """The set that holds each cut: the alignment, or that alignment at another speed for cuts of steps/perturb_speed.py."""
+    found = {c: ali for c in cut_ids if c in ali}
+    at_speed: dict[str, AliSet] = {}
+    for cut_id in cut_ids:
+        base, mark, factor = cut_id.rpartition("_sp")
+        if cut_id not in found and mark and base in ali and re.fullmatch(r"\d+(\.\d+)?", factor):
+            if factor not in at_speed:
+                at_speed[factor] = ali.at_speed(float(factor))
+            found[cut_id] = at_speed[factor]
+    return found
+
+
+def frames_per_label(ali: AliSet, frame_shift: float, factor: int, data_dir: Path) -> int:
+    """Alignment frames per label; MismatchError when the alignment is too coarse or does not divide.
+
+    Args:
+        frame_shift: seconds between the features of data_dir.
+        factor: feature frames per label.
+    """
+    shift = frame_shift * factor
+    count = int(round(shift / ali.header.frame_shift))
+    if count < 1 or abs(count * ali.header.frame_shift - shift) > 1e-6:
+        raise MismatchError(
+            f"alignment {ali.directory} has a frame every {ali.header.frame_shift * 1000:g} ms; labels every "
+            f"{shift * 1000:g} ms (features of {data_dir}, {factor} of them per label) cannot be taken from it; "
+            f"--subsampling {max(1, round(ali.header.frame_shift / frame_shift))} fits")
+    return count
+
+
+def check_missing(cut_ids: Sequence[str], found: Mapping[str, AliSet], ali: AliSet, data_dir: Path, max_missing: float) -> None:
+    """DataError when a larger share of the cuts than max_missing has no alignment; a warning when some have none."""
+    missing = [c for c in cut_ids if c not in found]
+    if not missing:
+        return
+    text = f"{ali.directory} has no alignment for {len(missing):,} of the {len(cut_ids):,} utterances of {data_dir}, " \
+           f"the first: {missing[0]!r}"
+    if len(missing) > max_missing * len(cut_ids):
+        raise DataError(f"{text}; align that data first")
+    logger.warning("%s", text)
+
+
+def fitted(frames: np.ndarray, expected: int, slack: int, cut_id: str, ali: AliSet, data_dir: Path) -> np.ndarray:
+    """(expected,) labels: the same, or with the last one repeated or cut off where up to `slack` are missing or too many."""
+    if abs(len(frames) - expected) > slack:
+        raise MismatchError(f"{ali.directory} and {data_dir} do not belong together: utterance {cut_id!r} has {len(frames)} "
+                            f"labels and {expected} label frames")
+    return np.pad(frames, (0, max(expected - len(frames), 0)), mode="edge")[:expected]
