@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 MAX_BATCH = 32
-GREEDY = ("ctc_greedy", "transducer_greedy")
+PLAIN = ("ctc_greedy", "transducer_greedy", "transducer_k2")  # methods without weights
 
 
 @dataclass
@@ -79,12 +79,14 @@ def choose_method(model: "EndToEnd", options: SearchOptions) -> Method:
         raise ConfigError(f"--method {method}: the model has no CTC output")
     if not method.startswith("ctc") and not method.startswith(own):
         raise ConfigError(f"--method {method}: the model has {own}")
+    if method == "transducer_k2" and model.options.predictor != "stateless":
+        raise ConfigError(f"--method {method} needs a stateless predictor; this one is an LSTM")
     return method
 
 
 def grid(method: Method, model: "EndToEnd", options: SearchOptions, with_lm: bool) -> list[Weights]:
     """All weights that are tried."""
-    if method in GREEDY:
+    if method in PLAIN:
         if with_lm:
             raise ConfigError(f"--method {method} takes no language model")
         return [Weights()]
@@ -165,6 +167,8 @@ def search(model: "EndToEnd", encoded: "torch.Tensor", lens: "torch.Tensor", opt
         return ctc.CtcPrefixSearch(weights, options.beam, lm).search(model.ctc_log_probs(encoded), lens, number)
     if method == "transducer_greedy":
         return transducer.greedy(model.transducer, encoded, lens, options.max_symbols)
+    if method == "transducer_k2":
+        return transducer.by_k2(model.transducer, encoded, lens, model.vocab_size, options.beam)
     one = method == "transducer_one"
     beam = transducer.TransducerSearch(model.transducer, weights, options.beam, options.max_symbols, one, lm)
     return beam.search(encoded, lens, number)

@@ -89,6 +89,29 @@ def test_all_methods_run(method, name):
     assert len(found) == 2 and all(len(f) == 1 for f in found)
 
 
+@torch.no_grad()
+def test_search_by_k2():
+    """Its best path against all paths with one token per frame, by recursion over frames and tokens."""
+    pytest.importorskip("k2")
+    model = make("stateless")
+    encoded, lens = encode(model)
+    encoded, lens = encoded[:, :4], lens.clamp(max=4)
+    found = search(model, encoded, lens, SearchOptions(beam=200), "transducer_k2", Weights(), None)
+    for n in range(2):
+        paths = {(): 0.0}
+        for t in range(int(lens[n])):
+            new: dict = {}
+            for tokens, score in paths.items():
+                pred = model.transducer.predict(torch.tensor([tokens], dtype=torch.long))[:, -1]
+                row = model.transducer.joint(encoded[n, t][None], pred)[0]
+                new[tokens] = max(new.get(tokens, -1e9), score + float(row[0]))
+                for token in range(3, len(TOKENS)):
+                    new[(*tokens, token)] = max(new.get((*tokens, token), -1e9), score + float(row[token]))
+            paths = new
+        best = max(paths, key=paths.get)
+        assert found[n][0].tokens == best and found[n][0].total == pytest.approx(paths[best], abs=1e-3)
+
+
 def test_methods_that_do_not_fit():
     assert [choose_method(make(n), SearchOptions()) for n in MODELS] == ["ctc_prefix", "attention", "transducer_beam",
                                                                         "transducer_beam"]
@@ -96,6 +119,8 @@ def test_methods_that_do_not_fit():
         choose_method(make("stateless"), SearchOptions(method="ctc_greedy"))
     with pytest.raises(ConfigError, match="the model has ctc"):
         choose_method(make("ctc"), SearchOptions(method="attention"))
+    with pytest.raises(ConfigError, match="needs a stateless predictor"):
+        choose_method(make("transducer"), SearchOptions(method="transducer_k2"))
     with pytest.raises(ConfigError, match="takes no language model"):
         grid("ctc_greedy", make("ctc"), SearchOptions(), True)
 

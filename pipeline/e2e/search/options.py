@@ -7,7 +7,8 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 _NO_STAMP = {"stamp": False}
-Method = Literal["attention", "ctc_greedy", "ctc_prefix", "transducer_greedy", "transducer_beam", "transducer_one"]
+Method = Literal["attention", "ctc_greedy", "ctc_prefix", "transducer_greedy", "transducer_beam", "transducer_one",
+                 "transducer_k2"]
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -17,7 +18,7 @@ class SearchOptions:
     method: Optional[Method] = Field(
         None, description="attention: beam search with CTC prefix scores; ctc_greedy: best label of each frame; ctc_prefix: beam "
         "over label sequences; transducer_greedy; transducer_beam: beam, time-synchronous; transducer_one: beam with one "
-        "token per frame at most. None: attention, transducer_beam or ctc_prefix, by what the model has.")
+        "token per frame at most; transducer_k2: the same by k2, for stateless predictors. None: attention, transducer_beam or ctc_prefix, by what the model has.")
     beam: int = Field(8, ge=1, le=1000, description="Hypotheses kept per utterance.")
     ctc_weights: tuple[float, ...] = Field((0.3,), min_length=1, description="attention: weights of the CTC prefix score tried; the "
                                            "attention's score gets the rest to 1.")
