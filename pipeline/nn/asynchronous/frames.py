@@ -1,0 +1,208 @@
+"""Batches of frames under a frozen outer gradient (the auxiliary function of Heigold et al. 2014).
+
+Utterances are decoded when they are begun: their outer gradient is computed with the parameters of that moment and kept
+while their frames are walked through. Frames without a gradient (numerator and denominator cancel) are left out.
+"""
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass
+from typing import Callable, Iterable, Iterator, Optional, Sequence
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from pipeline.errors import ConfigError
+from pipeline.nn.asynchronous.job import Built
+from pipeline.nn.asynchronous.ledger import Item, Key
+from pipeline.nn.asynchronous.options import AsyncTraining
+from pipeline.nn.asynchronous.shuffle import consecutive, on_the_fly, shuffled
+from pipeline.nn.step import Loss
+
+logger = logging.getLogger(__name__)
+
+GROUP = 16  # utterances that are decoded together at most
+WAIT_SECONDS = 0.05
+
+Ask = Callable[[], Optional[Item]]
+Prepare = Callable[[Sequence[Item]], tuple[torch.Tensor, torch.Tensor, torch.Tensor]]
+
+
+@dataclass
+class Held:
+    """An utterance that is being walked through.
+
+    Attributes:
+        feats: (left + T + right, F), zeros at both ends.
+        frames: (K,) int64 frames that have a gradient.
+        gradient: (K, P) theirs.
+    """
+
+    item: Item
+    feats: torch.Tensor
+    frames: torch.Tensor
+    gradient: torch.Tensor
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return sum(t.numel() * t.element_size() for t in (self.feats, self.frames, self.gradient))
+
+
+@dataclass
+class Work:
+    """A batch of frames.
+
+    Attributes:
+        frames: (B, 2) int64, number of a held utterance and place among its frames with a gradient.
+        share: utterances that so many frames make up on average.
+        rate: learning rate.
+        where: place in the training, for messages.
+    """
+
+    frames: np.ndarray
+    share: float
+    rate: float
+    where: str
+
+
+class FrameBatches:
+    """Makes batches of frames out of items of one utterance each."""
+
+    def __init__(self, built: Built, options: AsyncTraining, prepare: Prepare, done: Callable[[Key], None]) -> None:
+        """Args:
+            prepare: items -> features (N, T, F), lengths (N,), outer gradients (N, T, P).
+            done: is told the items that have been walked through.
+        """
+        encoder = built.model.encoder
+        if not hasattr(encoder.network, "window") or encoder.subsampling != 1 or encoder.spread is not None:
+            raise ConfigError(f"--shuffle {options.shuffle} makes batches of frames, for a network that sees a window at the full "
+                              f"frame rate: --encoder dnn, --subsampling 1, --frames-per-step 1")
+        if built.objective is None:
+            raise ConfigError(f"--shuffle {options.shuffle}: this criterion has no outer gradient per frame")
+        self.model, self.options, self.prepare, self.done = built.model, options, prepare, done
+        self.left, self.right = encoder.network.window
+        self.mean_frames = float(built.data.lens.mean())
+        self.held: dict[int, Held] = {}
+        self._count = 0
+        self._last: Optional[Item] = None
+
+    def batches(self, ask: Ask) -> Iterator[Work]:
+        """Yields work until `ask` raises StopIteration and all has been walked through."""
+        if self.options.shuffle == "on_the_fly":
+            for frames, ended in on_the_fly(self._source(ask), self.options.frame_batch):
+                yield self._work(frames)
+                self._end(ended)
+            return
+        over = False
+        while not over:
+            pool, over = self._pool(ask)
+            numbers = np.array(pool, dtype=np.int64)
+            lens = [len(self.held[n].frames) for n in pool]
+            left = np.array(lens, dtype=np.int64)
+            for frames in self._order(lens):
+                yield self._work(np.stack([numbers[frames[:, 0]], frames[:, 1]], 1))
+                left -= np.bincount(frames[:, 0], minlength=len(left))
+                self._end(n for n in np.unique(numbers[frames[:, 0]]).tolist() if left[pool.index(n)] == 0)
+
+    def loss(self, work: Work) -> Loss:
+        """Minus the auxiliary function of a batch; its mean counts a full batch, so that the last, small one weighs less."""
+        rows, grads = [], []
+        width = self.left + 1 + self.right
+        for number, place in work.frames.tolist():
+            held = self.held[number]
+            first = int(held.frames[place])
+            rows.append(held.feats[first:first + width])
+            grads.append(held.gradient[place])
+        log_post = self.model.log_posteriors(self.model.encoder.network.windows(torch.stack(rows)))  # (B, P)
+        gradient = torch.stack(grads)
+        total = -(gradient * log_post.masked_fill(gradient == 0.0, 0.0)).sum()
+        return Loss(total, self.options.frame_batch)
+
+    def _order(self, lens: Sequence[int]) -> Iterator[np.ndarray]:
+        if self.options.shuffle == "none" or self._last is None:
+            return consecutive(lens, self.options.frame_batch)
+        return shuffled(lens, self.options.frame_batch, np.random.default_rng((self.options.seed, *self._last.key, 1)))
+
+    def _work(self, frames: np.ndarray) -> Work:
+        item = self._last
+        assert item is not None
+        return Work(frames, len(frames) / self.mean_frames, item.rate, f"epoch {item.key.epoch + 1}")
+
+    def _end(self, numbers: Iterable[int]) -> None:
+        for number in numbers:
+            self.done(self.held.pop(number).item.key)
+
+    def _source(self, ask: Ask) -> Iterator[Optional[tuple[int, int]]]:
+        """Utterances for slots, decoded in groups of `refresh`."""
+        over = False
+        while not over:
+            group, over = self._group(ask, max(self.options.refresh, 1))
+            if not group and not over:
+                if not self.held:
+                    time.sleep(WAIT_SECONDS)
+                yield None
+            for number in group:
+                if number in self.held:
+                    yield number, len(self.held[number].frames)
+
+    def _pool(self, ask: Ask) -> tuple[list[int], bool]:
+        """Utterances whose frames are used up together, and whether there will be no more: those of an epoch for full
+        shuffling (or of `refresh`, or what fits), one by one without shuffling."""
+        wanted = self.options.refresh or (1 if self.options.shuffle == "none" else 0)
+        pool: list[int] = []
+        begun, over = 0, False
+        while not over and (not wanted or begun < wanted):
+            group, over = self._group(ask, min(wanted - begun, GROUP) if wanted else 1)
+            if not group and not over:
+                if begun:
+                    break
+                time.sleep(WAIT_SECONDS)
+            begun += len(group)
+            pool += [n for n in group if n in self.held]
+            if self._last is not None and not wanted:
+                wanted = self._last.of
+            if sum(self.held[n].size for n in pool) > self.options.held_megabytes << 20:
+                logger.warning("outer gradients of %d utterances fill --held-megabytes %d; no more are shuffled together",
+                               len(pool), self.options.held_megabytes)
+                break
+        return pool, over
+
+    def _group(self, ask: Ask, count: int) -> tuple[list[int], bool]:
+        """Begins up to `count` utterances; their numbers, and whether there will be no more.
+
+        Those without any gradient are done with at once and not held.
+        """
+        items: list[Item] = []
+        over = False
+        while len(items) < count and not over:
+            try:
+                item = ask()
+            except StopIteration:
+                over = True
+                break
+            if item is None:
+                break
+            items.append(item)
+        numbers = []
+        for start in range(0, len(items), GROUP):
+            numbers += self._begin(items[start:start + GROUP])
+        return numbers, over
+
+    def _begin(self, items: Sequence[Item]) -> list[int]:
+        assert all(len(item.indices) == 1 for item in items), items
+        feats, lens, gradient = self.prepare(items)
+        self._last = items[-1]
+        numbers = []
+        for row, item in enumerate(items):
+            length = int(lens[row])
+            used = gradient[row, :length].ne(0).any(1).nonzero()[:, 0]  # (K,)
+            self._count += 1
+            numbers.append(self._count)
+            self.held[self._count] = Held(item, F.pad(feats[row, :length], (0, 0, self.left, self.right)), used,
+                                          gradient[row, used].clone())
+            if not len(used):
+                self._end([self._count])
+        return numbers

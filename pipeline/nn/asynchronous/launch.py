@@ -1,0 +1,231 @@
+"""Starts the processes of an asynchronous training on one machine or on several, and watches over them."""
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import socket
+import time
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any, Optional, Protocol
+
+from pipeline import errors
+from pipeline.errors import ConfigError, PipelineError
+from pipeline.nn.asynchronous.job import Job
+from pipeline.nn.asynchronous.options import AsyncTraining
+from pipeline.nn.asynchronous.service import ServerLostError
+from pipeline.nn.asynchronous.worker import Member, work
+from pipeline.nn.step import DivergenceError
+
+logger = logging.getLogger(__name__)
+
+LOCAL = "127.0.0.1"
+END_SECONDS = 20.0  # for processes to end by themselves
+_ERRORS = {c.__name__: c for c in (PipelineError, errors.DataError, errors.MismatchError, ConfigError, DivergenceError,
+                                   ServerLostError)}
+
+
+class Store(Protocol):
+    """The key-value store of torch.distributed."""
+
+    def set(self, key: str, value: str) -> None: ...
+
+    def get(self, key: str) -> bytes: ...
+
+
+@dataclass(frozen=True)
+class Node:
+    """This machine among those of a training; the servers run on the first one, replicas on all.
+
+    Attributes:
+        host: name under which the others reach the first machine.
+        store: shared by the machines; None for a single one.
+    """
+
+    index: int = 0
+    count: int = 1
+    host: str = LOCAL
+    store: Optional[Store] = None
+
+    def members(self, training: AsyncTraining) -> list[Member]:
+        """The processes of this machine."""
+        if self.count > training.replicas:
+            raise ConfigError(f"--replicas {training.replicas} on {self.count} machines: each machine needs one at least")
+        servers = [Member("server", k) for k in range(training.servers)] if self.index == 0 else []
+        return servers + [Member("replica", r) for r in range(self.index, training.replicas, self.count)]
+
+    def agree(self, training: AsyncTraining) -> int:
+        """The port to meet at, chosen by the first machine; ConfigError when the machines were given different options."""
+        if self.store is None:
+            return free_port(self.host, training.port)
+        setting = repr(training)
+        if self.index == 0:
+            port = free_port("", training.port)
+            self.store.set("setting", setting)
+            self.store.set("port", str(port))
+            return port
+        if self.store.get("setting").decode() != setting:
+            raise ConfigError(f"machine {self.index} was started with other options than machine 0: {setting} against "
+                              f"{self.store.get('setting').decode()}")
+        return int(self.store.get("port").decode())
+
+
+def free_port(host: str, port: int = 0) -> int:
+    """The port, if it is free, or any free one for 0."""
+    with socket.socket() as s:
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            s.bind((host, port))
+        except OSError as e:
+            raise ConfigError(f"--port {port} cannot be used ({e.strerror}); --port 0 takes a free one") from None
+        return int(s.getsockname()[1])
+
+
+def run_processes(job: Job, out: Path, node: Node = Node()) -> Optional[dict[str, Any]]:
+    """Runs a training to its end.
+
+    A lost replica is reported, the others go on. When a server is lost, all begin anew from its checkpoint, up to
+    `max_restarts` times; with several machines that is left to their launcher.
+
+    Args:
+        out: directory for checkpoints and logs.
+    Returns:
+        {"history": figures of each epoch, "facts": figures of the training} on the first machine, else None.
+    """
+    restarts = job.training.max_restarts if node.count == 1 else 0
+    for attempt in range(restarts + 1):
+        try:
+            with _Fleet(job, out, node) as fleet:
+                return fleet.run()
+        except ServerLostError as e:
+            if attempt == restarts:
+                raise
+            logger.warning("%s; starting again from the last checkpoint (%d of %d)", e, attempt + 1, restarts)
+    raise AssertionError("unreachable")
+
+
+@dataclass
+class _Process:
+    member: Member
+    process: Any
+    pipe: Connection
+    result: Any = None
+    done: bool = False
+    error: Optional[PipelineError] = None
+
+
+@dataclass
+class _Fleet:
+    """The processes of this machine in one attempt."""
+
+    job: Job
+    out: Path
+    node: Node
+    members: list[_Process] = field(default_factory=list)
+
+    def __enter__(self) -> "_Fleet":
+        self.port = self.node.agree(self.job.training)
+        # A server of forks imports everything once instead of once per process.
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload([work.__module__])
+        try:
+            for member in self.node.members(self.job.training):
+                here, there = context.Pipe()
+                process = context.Process(target=work, args=(member, self.job, self.out, there), name=member.name, daemon=True)
+                process.start()
+                there.close()
+                self.members.append(_Process(member, process, here))
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        for member in self.members:
+            if member.process.is_alive():
+                member.process.terminate()
+        for member in self.members:
+            member.process.join(END_SECONDS)
+            if member.process.is_alive():
+                member.process.kill()
+                member.process.join()
+            member.pipe.close()
+
+    def run(self) -> Optional[dict[str, Any]]:
+        waiting = {m.member.name for m in self.members}
+        while waiting:
+            for member, message in self._messages():
+                if message == ("ready",):
+                    waiting.discard(member.member.name)
+            for member in self.members:
+                if not member.process.is_alive() and not member.done:
+                    raise member.error or PipelineError(f"{member.member.name} ended before the training had begun, exit code "
+                                                        f"{member.process.exitcode}; see {self.out / 'log'}")
+        for member in self.members:
+            member.pipe.send(("go", self.node.host, self.port))
+        return self._watch()
+
+    def _watch(self) -> Optional[dict[str, Any]]:
+        told: set[str] = set()
+        while True:
+            self._messages()
+            servers = [m for m in self.members if m.member.role == "server"]
+            for member in servers:
+                if not member.done and not member.process.is_alive():
+                    raise member.error or ServerLostError(f"{member.member.name} is lost, exit code {member.process.exitcode}")
+            if servers and servers[0].done:
+                self._let_end()
+                return servers[0].result
+            lost = [m for m in self.members if m.member.role == "replica" and not m.done and not m.process.is_alive()]
+            for member in lost:
+                if member.member.name not in told:
+                    told.add(member.member.name)
+                    self._report(member, servers)
+            replicas = [m for m in self.members if m.member.role == "replica"]
+            if not servers and all(m.done or m in lost for m in replicas):
+                if len(lost) == len(replicas):
+                    raise lost[0].error or PipelineError("no replica of this machine is left")
+                return None
+
+    def _report(self, member: _Process, servers: list[_Process]) -> None:
+        """Tells the server of a lost replica; a server that was lost before is the cause and is met next."""
+        if isinstance(member.error, ServerLostError):
+            if not servers:
+                raise member.error
+            time.sleep(0.5)
+            if not all(s.process.is_alive() for s in servers):
+                return
+        why = str(member.error) if member.error else f"exit code {member.process.exitcode}"
+        if not servers:
+            logger.warning("%s is lost: %s", member.member.name, why)
+            return
+        try:
+            servers[0].pipe.send(("lost", member.member.number, why))
+        except OSError:
+            logger.debug("server0 has ended before it could be told of %s", member.member.name)
+
+    def _let_end(self) -> None:
+        until = time.monotonic() + END_SECONDS
+        for member in self.members:
+            member.process.join(max(until - time.monotonic(), 0.0))
+
+    def _messages(self) -> list[tuple[_Process, tuple]]:
+        """What the processes have sent, after waiting for it or for the end of one of them for a moment."""
+        alive = [m for m in self.members if m.process.is_alive()]
+        wait([*(m.process.sentinel for m in alive), *(m.pipe for m in alive)], timeout=1.0)
+        found = []
+        for member in self.members:
+            try:
+                while member.pipe.poll():
+                    message = member.pipe.recv()
+                    found.append((member, message))
+                    if message[0] == "done":
+                        member.done, member.result = True, message[1]
+                    elif message[0] == "error":
+                        kind = _ERRORS.get(message[1])
+                        text = message[2] if kind else f"{member.member.name} has failed:\n{message[2]}"
+                        member.error = (kind or PipelineError)(text)
+            except (EOFError, OSError):
+                continue
+        return found

@@ -1,0 +1,98 @@
+"""Asynchronous training in processes: equal to the plain loop with one replica, and what is left when processes are killed."""
+from __future__ import annotations
+
+import dataclasses
+import socket
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from async_job import TRAINING, SignJob
+
+from pipeline.errors import ConfigError, DataError
+from pipeline.nn.asynchronous.train import clean_up, train_async
+from pipeline.nn.train import train
+
+
+def run(out: Path, trouble: str = "", **options):
+    job = SignJob(dataclasses.replace(TRAINING, **options), trouble, out / "happened" if trouble else None)
+    out.mkdir(parents=True, exist_ok=True)
+    return train_async(job, out)
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory):
+    """The ordinary training."""
+    built = SignJob().build()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    history = train(built.model, built.task, built.dev, TRAINING, tmp_path_factory.mktemp("plain"))
+    torch.set_num_threads(threads)
+    return built.model.state_dict(), history
+
+
+def same(state: dict, other: dict) -> bool:
+    return all(torch.equal(tensor, other[name]) for name, tensor in state.items())
+
+
+def test_one_replica_is_the_plain_training(plain, tmp_path):
+    """Bit for bit, with the parameters of the model in two servers."""
+    trained = run(tmp_path, servers=2)
+    assert same(trained.built.model.state_dict(), plain[0])
+    for mine, other in zip(trained.history, plain[1]):
+        assert {k: mine[k] for k in other if k != "seconds"} == {k: v for k, v in other.items() if k != "seconds"}
+    assert trained.facts["staleness_max"] == 0 and trained.facts["replicas_lost"] == 0
+    clean_up(tmp_path)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["log"]
+
+
+def test_killed_replica_is_replaced_by_the_others(tmp_path):
+    """Its batches are finished by the others; nothing is done twice or left out."""
+    trained = run(tmp_path, "kill_replica", replicas=3)
+    assert (tmp_path / "happened").exists() and trained.facts["replicas_lost"] == 1
+    assert trained.facts["reassigned_batches"] > 0 and len(trained.history) == TRAINING.epochs
+    assert trained.history[-1]["dev_loss"] < trained.history[0]["dev_loss"]
+    log = (tmp_path / "log" / "server0.log").read_text()
+    assert "exit code -9" in log and "go to the 2 others" in log
+
+
+def test_hanging_replica_is_given_up(tmp_path):
+    """Its process lives, so that only the missing signs of life tell; the synchronous others must not wait for ever."""
+    trained = run(tmp_path, "hang", replicas=2, mode="synchronous", heartbeat_seconds=5.0)
+    assert trained.facts["replicas_lost"] == 1
+
+
+def test_killed_server_resumes_bit_for_bit(plain, tmp_path):
+    """Killed in the evaluation of an epoch: what follows is made again from the checkpoint of that epoch."""
+    trained = run(tmp_path, "kill_server", checkpoint_seconds=0.0)
+    assert (tmp_path / "happened").exists()
+    assert same(trained.built.model.state_dict(), plain[0])
+
+
+def test_synchronous_replicas_are_reproducible(tmp_path):
+    first, again = (run(tmp_path / name, replicas=2, mode="synchronous") for name in "ab")
+    assert same(first.built.model.state_dict(), again.built.model.state_dict())
+    assert first.facts["staleness_max"] == 0 and first.facts["updates"] < 3 * TRAINING.epochs * 2
+
+
+@pytest.mark.parametrize("shuffle", ["none", "on_the_fly", "full"])
+def test_frames_of_two_replicas(shuffle, tmp_path):
+    trained = run(tmp_path, replicas=2, shuffle=shuffle, frame_batch=8, epochs=6)
+    assert trained.history[-1]["dev_accuracy"] > 0.7
+    assert all("loss" in figures for figures in trained.history)
+
+
+def test_errors_name_their_cause(tmp_path):
+    with pytest.raises(DataError, match="feats.txt:3"):
+        run(tmp_path, "bad_data")
+    with pytest.raises(ConfigError, match="13.*only 12 utterances"):
+        run(tmp_path, replicas=13)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        with pytest.raises(ConfigError, match="--port"):
+            run(tmp_path, port=taken.getsockname()[1])
