@@ -7,9 +7,10 @@
 #   --ali gmm|nhmm|both   alignments that the networks of stage 6 are trained on
 #   --overwrite           remake outputs whose options or inputs have changed
 #
-# AN4 has no development part. One speaker-disjoint eighth of the training speakers is dev: whatever is tuned (weights of
-# language model, priors and transitions) is tuned there, with models trained on the other speakers (exp/cv). The models
-# that are reported are trained alike on all training speakers (exp) and see the test part once.
+# AN4 has no development part. GMMs are tuned by cross-validation: the training speakers are dealt into four folds, models
+# trained without a fold (exp/fold0..3) recognise it, and the weights of language model and words are those with the
+# fewest errors over all folds. For networks one speaker-disjoint eighth is dev, with models trained on the other speakers
+# (exp/cv). The models that are reported are trained alike on all training speakers (exp) and see the test part once.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 corpus_root=
@@ -30,9 +31,8 @@ if $overwrite; then force=(--overwrite); fi
 lang=data/lang_phone
 gmm_lang=data/lang_phone_gmm
 chenone_lang=data/lang_grapheme_gmm
-
-# exp/cv is trained on train and tunes on dev; exp is trained on train_all and reports on test.
-train_part() { if [[ $1 == exp/cv ]]; then echo train; else echo train_all; fi; }
+folds="fold0 fold1 fold2 fold3"
+. local/gmm.sh
 
 # Alignments by the GMM have more states for silence than those by the neural HMM, so each source has its lang.
 lang_of() { if [[ $1 == gmm ]]; then echo $gmm_lang; else echo $lang; fi; }
@@ -40,50 +40,27 @@ lang_of() { if [[ $1 == gmm ]]; then echo $gmm_lang; else echo $lang; fi; }
 # Networks learn tied states of either alignment: those of the last GMM, or of a tree built on the neural HMM's alignment.
 labels_of() { if [[ $1 == gmm ]]; then echo gmm_ali; else echo nhmm_tied_ali; fi; }
 
-chain() { # LANG SUFFIX ALI: monophones, triphones on deltas, with LDA and MLLT, speaker-adaptive; each aligns for the next
-  local exp data
-  for exp in exp/cv exp; do
-    data=data/mfcc/$(train_part $exp)
-    python "$steps/train_mono.py" $data $1 $exp/mono$2 --config conf/mono.yaml "${force[@]}"
-    python "$steps/align.py" $data $1 $exp/mono$2 $exp/mono$2_ali "${force[@]}"
-    python "$steps/train_deltas.py" $data $1 $exp/mono$2_ali $exp/tri1$2 --config conf/tri1.yaml "${force[@]}"
-    python "$steps/align.py" $data $1 $exp/tri1$2 $exp/tri1$2_ali "${force[@]}"
-    python "$steps/train_lda_mllt.py" $data $1 $exp/tri1$2_ali $exp/tri2$2 --config conf/tri2.yaml "${force[@]}"
-    python "$steps/align.py" $data $1 $exp/tri2$2 $exp/tri2$2_ali "${force[@]}"
-    python "$steps/train_sat.py" $data $1 $exp/tri2$2_ali $exp/tri3$2 --config conf/tri3.yaml "${force[@]}"
-    python "$steps/align.py" $data $1 $exp/tri3$2 $exp/$3 --transforms $exp/tri3$2 "${force[@]}"
-  done
-}
-
 graphs() { # MODEL LANG
   python "$steps/make_graph.py" $2 data/lm_1gram_cv exp/cv/$1 exp/cv/$1/graph_1gram "${force[@]}"
   python "$steps/make_graph.py" $2 data/lm_1gram exp/$1 exp/$1/graph_1gram "${force[@]}"
 }
 
-decode() { # MODEL FEATURES [NAME ID [OPTION]]: tune on dev with exp/cv/MODEL, report exp/MODEL on test
-  local model=$1 feats=$2 name=decode_1gram${3:+_$3} id=${4:-$1} dev=() test=() conf=conf/decode_$2.yaml
+decode() { # MODEL FEATURES: a network; tune on dev with exp/cv/MODEL, report exp/MODEL on test
+  local model=$1 feats=$2 name=decode_1gram conf=conf/decode_$2.yaml
   if [[ $model == nhmm_* ]]; then conf=conf/decode_nhmm.yaml; fi
-  if (($# > 4)); then dev=("$5" exp/cv/$model/fmllr_dev) test=("$5" exp/$model/fmllr_test); fi
   python "$steps/decode.py" exp/cv/$model exp/cv/$model/graph_1gram data/$feats/dev exp/cv/$model/${name}_dev \
-    --id $id --part dev --config $conf "${dev[@]}" "${force[@]}"
+    --id $model --part dev --config $conf "${force[@]}"
   python "$steps/decode.py" exp/$model exp/$model/graph_1gram data/$feats/test exp/$model/${name}_test \
-    --id $id --part test --config $conf --weights-from exp/cv/$model/${name}_dev "${test[@]}" "${force[@]}"
-}
-
-decode_sat() { # MODEL LANG: the words of a first pass without speaker transforms give the transforms of the second
-  local model=$1
-  graphs $model $2
-  decode $model mfcc first ${model}_first_pass
-  python "$steps/estimate_fmllr.py" data/mfcc/dev $2 exp/cv/$model exp/cv/$model/decode_1gram_first_dev \
-    exp/cv/$model/fmllr_dev "${force[@]}"
-  python "$steps/estimate_fmllr.py" data/mfcc/test $2 exp/$model exp/$model/decode_1gram_first_test \
-    exp/$model/fmllr_test "${force[@]}"
-  decode $model mfcc "" $model --transforms
+    --id $model --part test --config $conf --weights-from exp/cv/$model/${name}_dev "${force[@]}"
 }
 
 if stage 0 "data: recordings and transcripts"; then
   python "$FULLSUM_ROOT/local/prepare_an4.py" data/local ${corpus_root:+--corpus-root "$corpus_root"} "${force[@]}"
   for part in train_all dev test; do python "$utils/validate_data.py" data/local/$part; done
+  for fold in $folds; do
+    python "$FULLSUM_ROOT/local/prepare_an4.py" data/folds/$fold --folds 4 --dev-fold ${fold#fold} \
+      ${corpus_root:+--corpus-root "$corpus_root"} "${force[@]}"
+  done
 fi
 
 if stage 1 "lang: phone and grapheme lexicons, unigram language model of the training transcripts"; then
@@ -93,12 +70,20 @@ if stage 1 "lang: phone and grapheme lexicons, unigram language model of the tra
   python "$steps/make_lang.py" data/local/lexicon.txt $chenone_lang --config conf/lang_gmm.yaml --unit grapheme "${force[@]}"
   python "$steps/train_lm.py" data/local/lm_text.txt $lang data/lm_1gram --order 1 "${force[@]}"
   python "$steps/train_lm.py" data/local/lm_text_train.txt $lang data/lm_1gram_cv --order 1 "${force[@]}"
+  for fold in $folds; do
+    python "$steps/train_lm.py" data/folds/$fold/lm_text_train.txt $lang data/lm_1gram_$fold --order 1 "${force[@]}"
+  done
 fi
 
 if stage 2 "features: MFCC for the GMM, log-mel for the networks"; then
   for part in train_all train dev test; do
     for feats in mfcc fbank; do
       python "$steps/compute_feats.py" data/local/$part data/$feats/$part --config conf/$feats.yaml "${force[@]}"
+    done
+  done
+  for fold in $folds; do
+    for part in train dev; do
+      python "$steps/compute_feats.py" data/folds/$fold/$part data/mfcc/$fold/$part --config conf/mfcc.yaml "${force[@]}"
     done
   done
 fi
@@ -136,9 +121,9 @@ fi
 if stage 9 "decoding: weights tuned on dev, reported on test"; then
   for suffix in "" _chenone; do
     gmm=$(if [[ -z $suffix ]]; then echo $gmm_lang; else echo $chenone_lang; fi)
-    for model in mono tri1 tri2; do
-      graphs $model$suffix $gmm
-      decode $model$suffix mfcc
+    for model in mono$suffix tri1$suffix tri2$suffix; do
+      gmm_graphs $model $gmm
+      gmm_pass $model "" $model ""
     done
     decode_sat tri3$suffix $gmm
   done
