@@ -55,6 +55,10 @@ class SequenceOptions:
     seed: int = Field(1, ge=0, description="Seed of everything random.")
     device: str = Field("auto", description="cpu, cuda, cuda:1 ..; auto takes a GPU if there is one.", json_schema_extra=NOT_IN_STAMP)
 
+    def __post_init__(self) -> None:
+        if self.max_active <= self.min_active:
+            raise ValueError(f"max_active {self.max_active} must be above min_active {self.min_active}")
+
     def training(self, feats: FeatLoadOptions) -> TrainOptions:
         """Options of the training loop, with the features that the model was made for."""
         names = ("epochs", "batch_frames", "max_batch", "optimizer", "learning_rate", "schedule", "weight_decay", "clip", "average",

@@ -1,0 +1,195 @@
+"""Sums over whole graphs and over lattices, against enumeration of all word sequences, each other, and finite differences."""
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.errors import ConfigError
+from pipeline.graph.decoding import DecodingGraph, build_decoding_graph
+from pipeline.graph.denominator import Competitors, GraphSum, LatticeSum
+from pipeline.graph.lattice_sums import arc_frames, contains, expected_accuracy
+from pipeline.graph.options import DecodeOptions
+from pipeline.hmm import full_sum
+from pipeline.hmm.compile import compile_graphs
+from tests.graph.cases import hmm_of, language_model, random_tree, small_lang
+
+WIDE = DecodeOptions(acoustic_scale=1.0, beam=1e4, lattice_beam=1e4, max_active=100_000, retries=0)
+SCALE = 0.7  # of transitions
+
+
+class Case:
+    """A small lang with a unigram and a triphone tree, and random scores."""
+
+    def __init__(self, left: int = 1, right: int = 1, frames: tuple[int, ...] = (5, 4), silence_prob: float = 0.3) -> None:
+        self.lang = small_lang(silence_prob=silence_prob, states=1)
+        self.hmm = hmm_of(self.lang, random_tree(self.lang, left, right))
+        self.lm = language_model(1)
+        self.graph: DecodingGraph = build_decoding_graph(self.lang, self.lm, self.hmm)
+        self.log_probs = self.hmm.transitions.log_probs()
+        self.lens = torch.tensor(frames)
+        generator = torch.Generator().manual_seed(5)
+        self.scores = torch.randn(len(frames), max(frames), self.hmm.transitions.num_pdfs, generator=generator)
+
+    def graph_sum(self) -> GraphSum:
+        return GraphSum(self.graph, self.log_probs, SCALE)
+
+    def lattice_sum(self, options: DecodeOptions = WIDE) -> LatticeSum:
+        pytest.importorskip("k2")
+        return LatticeSum(self.graph, self.log_probs, self.hmm.transitions.tid_pdf(), SCALE, options)
+
+    def by_enumeration(self, row: int) -> float:
+        """Log sum over all word sequences that fit (only silence is no word sequence of the transcript compiler)."""
+        length = int(self.lens[row])
+        vocabulary = [self.lang.words.id(w) for w in "ABCD"]
+        texts = [list(t) for n in range(1, length + 1) for t in itertools.product(vocabulary, repeat=n)]
+        graphs = compile_graphs(self.lang, self.hmm.tree, self.hmm.transitions, texts)
+        fits = np.flatnonzero(graphs.min_frames <= length)
+        scores = self.scores[row, :length].expand(len(fits), -1, -1).contiguous()
+        sums = full_sum(graphs.select(fits).graphs, scores, torch.full((len(fits),), length), torch.from_numpy(self.log_probs) * SCALE)
+        lm = torch.tensor([self.lm.sentence_log_prob([self.lang.words.name(w) for w in texts[i]]) for i in fits])
+        return float(torch.logsumexp(sums.double() + lm, 0))
+
+
+@pytest.mark.parametrize("left, right", [(0, 0), (1, 1), (0, 1)])
+def test_graph_sum_is_the_sum_over_all_sentences(left: int, right: int) -> None:
+    case = Case(left, right, silence_prob=0.0)
+    found = case.graph_sum()(case.scores, case.lens)
+    for row in range(2):
+        assert float(found.log_z[row]) == pytest.approx(case.by_enumeration(row), abs=1e-4)
+        length = int(case.lens[row])
+        torch.testing.assert_close(found.occupancy[row].sum(1)[:length], torch.ones(length))
+    assert not found.occupancy[1, 4:].any()
+
+
+@pytest.mark.parametrize("silence_prob", [0.0, 0.3])
+def test_unpruned_lattices_give_the_sums_of_the_graph(silence_prob: float) -> None:
+    case = Case(frames=(6, 3, 5), silence_prob=silence_prob)
+    exact = case.graph_sum()(case.scores, case.lens)
+    found = case.lattice_sum()(case.scores, case.lens)
+    torch.testing.assert_close(found.log_z, exact.log_z, atol=1e-4, rtol=1e-5)
+    torch.testing.assert_close(found.occupancy, exact.occupancy, atol=1e-4, rtol=1e-4)
+
+
+def test_occupancies_are_the_derivatives_of_the_sum() -> None:
+    case = Case()
+    scores, total = case.scores.double(), case.graph_sum()
+    found = total(scores, case.lens).occupancy
+    for t, p in ((0, 1), (2, 0), (3, 4), (4, 2)):
+        moved = [scores.clone() for _ in range(2)]
+        moved[0][0, t, p] += 1e-4
+        moved[1][0, t, p] -= 1e-4
+        high, low = (float(total(m, case.lens).log_z[0]) for m in moved)
+        assert (high - low) / 2e-4 == pytest.approx(float(found[0, t, p]), abs=1e-5)
+
+
+def test_expected_accuracy_and_its_gradient() -> None:
+    """Against finite differences; the gradient sums to 0 in each frame."""
+    case = Case(frames=(5, 4))
+    total = case.lattice_sum()
+    accuracy = torch.rand(case.scores.shape, generator=torch.Generator().manual_seed(1))
+    found = total(case.scores, case.lens, None, accuracy)
+    torch.testing.assert_close(found.accuracy, (found.occupancy * accuracy).sum((1, 2)).double(), atol=1e-5, rtol=1e-5)
+    assert found.gradient.sum(2).abs().max() < 1e-5 and found.gradient.abs().max() > 0.01
+    for t, p in ((0, 1), (2, 0), (3, 4)):
+        moved = [case.scores.clone() for _ in range(2)]
+        moved[0][0, t, p] += 1e-2
+        moved[1][0, t, p] -= 1e-2
+        high, low = (float(total(m, case.lens, None, accuracy).accuracy[0]) for m in moved)
+        assert (high - low) / 2e-2 == pytest.approx(float(found.gradient[0, t, p]), abs=2e-3)
+
+
+def test_accuracies_need_lattices() -> None:
+    case = Case()
+    with pytest.raises(ConfigError, match="smbr"):
+        case.graph_sum()(case.scores, case.lens, None, torch.zeros_like(case.scores))
+
+
+def test_references_are_found_in_unpruned_lattices_and_missed_in_pruned_ones() -> None:
+    case = Case(frames=(6, 6, 6))
+    words = [[case.lang.words.id(w) for w in text.split()] for text in ("A B", "C", "A A A A A A A")]
+    found = case.lattice_sum()(case.scores, case.lens, words)
+    assert found.missing == [2]  # seven words need seven frames
+    narrow = case.lattice_sum(DecodeOptions(acoustic_scale=1.0, beam=1e4, lattice_beam=1e-3, max_active=100_000, retries=0))
+    assert len(narrow(case.scores, case.lens, words).missing) >= 2
+
+
+def test_a_failed_search_is_an_empty_lattice() -> None:
+    """Words of two frames at least in one frame: no path, beside an utterance that has one."""
+    lang = small_lang(silence_prob=0.0, states=2)
+    hmm = hmm_of(lang, random_tree(lang, 0, 0))
+    graph = build_decoding_graph(lang, language_model(1), hmm)
+    pytest.importorskip("k2")
+    total = LatticeSum(graph, hmm.transitions.log_probs(), hmm.transitions.tid_pdf(), 1.0, WIDE)
+    scores = torch.zeros(2, 4, hmm.transitions.num_pdfs)
+    found = total(scores, torch.tensor([4, 1]), [[1], [1]])
+    assert bool(torch.isfinite(found.log_z[0])) and float(found.log_z[1]) == -np.inf and not found.occupancy[1].any()
+
+
+def brute_force(arcs: list[tuple[int, int, int, float, float]]) -> list[tuple[list[int], float, float]]:
+    """(arc numbers, weight, accuracy) of every path of one lattice, given as (src, dst, label, score, accuracy)."""
+    last = max(a[1] for a in arcs)
+    done, grown = [], [([], 0, 0.0, 0.0)]
+    while grown:
+        path, state, score, right = grown.pop()
+        if state == last:
+            done.append((path, score, right))
+            continue
+        grown += [(path + [i], a[1], score + a[3], right + a[4]) for i, a in enumerate(arcs) if a[0] == state]
+    return done
+
+
+ARCS = [(0, 1, 3, -0.5, 1.0), (0, 2, 4, 0.2, 0.0), (1, 3, 0, 0.1, 0.5), (2, 3, 5, -1.0, 0.25), (2, 4, 0, 0.7, 1.0),
+        (3, 5, 0, 0.3, 0.0), (4, 5, 3, -0.2, 0.0)]
+SPELL = (np.array([0, 0, 0, 0, 1, 2, 4]), np.array([7, 8, 7, 9]))  # label 3: 7, 4: 8, 5: 7 9
+
+
+def columns(arcs=ARCS) -> tuple[np.ndarray, ...]:
+    src, dst, label = (np.array([a[i] for a in arcs], dtype=np.int32) for i in range(3))
+    return src, dst, label, *(np.array([a[i] for a in arcs]) for i in (3, 4))
+
+
+def test_lattice_recursions_against_all_paths() -> None:
+    src, dst, _, score, accuracy = columns()
+    splits = np.array([0, 0, len(src)])  # an empty lattice in front
+    gamma, derivative, total = expected_accuracy(splits, src, dst, score, accuracy)
+    paths = brute_force(ARCS)
+    weights = np.exp([p[1] for p in paths])
+    weights /= weights.sum()
+    mean = sum(w * p[2] for w, p in zip(weights, paths))
+    assert total.tolist() == pytest.approx([0.0, mean])
+    for a in range(len(src)):
+        through = [(w, p[2]) for w, p in zip(weights, paths) if a in p[0]]
+        assert gamma[a] == pytest.approx(sum(w for w, _ in through))
+        assert derivative[a] == pytest.approx(sum(w * (x - mean) for w, x in through))
+    assert arc_frames(splits, src, dst).tolist() == [0, 0, 1, 1, 1, 2, 2]
+
+
+@pytest.mark.parametrize("words, there", [([7], True), ([8, 7, 9], True), ([8, 7], True), ([8], False), ([7, 9], False), ([], False),
+                                          ([8, 7, 9, 9], False)])
+def test_contains(words: list[int], there: bool) -> None:
+    src, dst, label, _, _ = columns()
+    spell_splits = np.array([0, 0, 0, 0, 1, 2, 4])
+    assert contains(src, dst, label, spell_splits, SPELL[1], np.array(words, dtype=np.int64)) == there
+    assert not contains(src[:0], dst[:0], label[:0], spell_splits, SPELL[1], np.array(words, dtype=np.int64))
+
+
+def test_a_path_more_is_a_mixture() -> None:
+    """Adding the last path of a lattice to the sums of the others gives the sums of all."""
+    weights, labels = np.log([0.2, 0.5, 0.3]), torch.tensor([[0, 1], [1, 1], [2, 0]])
+    accuracy = torch.tensor([[[0.0, 1.0, 0.5], [0.25, 1.0, 0.0]]])
+
+    def sums(chosen: list[int]) -> Competitors:
+        p = torch.tensor(np.exp(weights[chosen]))
+        share, hot = (p / p.sum()), torch.nn.functional.one_hot(labels[chosen], 3).double()
+        right = (hot * accuracy).sum((1, 2))
+        mean = (share * right).sum()
+        gradient = (share[:, None, None] * (right - mean)[:, None, None] * hot).sum(0, keepdim=True)
+        return Competitors(p.sum().log()[None], (share[:, None, None] * hot).sum(0, keepdim=True), [0], mean[None], gradient)
+
+    found, everything = sums([0, 1]), sums([0, 1, 2])
+    found.add(0, torch.tensor(weights[2]), torch.nn.functional.one_hot(labels[2], 3).double(), accuracy)
+    for name in ("log_z", "occupancy", "accuracy", "gradient"):
+        torch.testing.assert_close(getattr(found, name), getattr(everything, name))

@@ -1,0 +1,148 @@
+"""From a hybrid network to sequence-trained ones by the step's function: what rises, what is written, what is refused."""
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+
+from pipeline.ali import AliSet, AliWriter
+from pipeline.align import AlignOptions, align
+from pipeline.arpa import Arpa, train_unigram
+from pipeline.errors import ConfigError, DataError, MismatchError
+from pipeline.files import read_json
+from pipeline.graph.decoding import build_decoding_graph, expand_phone_graph
+from pipeline.graph.phone_lm import phone_ngram
+from pipeline.lang import Lang
+from pipeline.model_dir import load_hmm
+from pipeline.nn.hybrid import train_viterbi
+from pipeline.nn.model import load_acoustic_model, load_scorer
+from pipeline.nn.nhmm import train_nhmm
+from pipeline.nn.options import NhmmOptions, ViterbiOptions
+from pipeline.nn.sequence_options import SequenceOptions
+from pipeline.nn.sequence_training import Sources, same_phone, select_parameters, train_sequence
+from tests.nn.conftest import WORDS
+
+pytest.importorskip("k2")
+SHAPE = dict(encoder="tdnn", layers=1, dim=16, dilations=(1,), batch_frames=400, time_masks=0, feature_masks=0, device="cpu")
+OPTIONS = SequenceOptions(epochs=2, batch_frames=400, learning_rate=1e-3, acoustic_scale=0.5, transition_scale=0.3, lattice_beam=20.0, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def root(tones, tmp_path_factory) -> Path:
+    """A neural HMM, its alignment, a hybrid network on it that is not finished, and graphs of words and phones."""
+    out = tmp_path_factory.mktemp("sequence")
+    lang = Lang.load(tones.lang)
+    train_nhmm(tones.data, tones.lang, out / "nhmm", NhmmOptions(epochs=6, learning_rate=5e-3, prior_scale=0.1, **SHAPE))
+    align(load_scorer(out / "nhmm"), load_hmm(out / "nhmm"), lang, tones.data, out / "ali", AlignOptions(), "nhmm")
+    train_viterbi(tones.data, tones.lang, out / "ali", out / "hybrid", ViterbiOptions(epochs=1, learning_rate=3e-3, **SHAPE))
+    hmm = load_hmm(out / "hybrid")
+    train_unigram([list(WORDS)] * 3).save(out / "lm.arpa")
+    build_decoding_graph(lang, Arpa.load(out / "lm.arpa"), hmm).save(out / "graph")
+    words = [[lang.words.id(w) for w in WORDS]] * 2 + [[lang.words.id(w) for w in reversed(list(WORDS))]]
+    expand_phone_graph(phone_ngram(lang, words, 2), lang, hmm).save(out / "den")
+    return out
+
+
+def sources(tones, root: Path, graph: str | None = "graph", model: str = "hybrid") -> Sources:
+    return Sources(tones.lang, root / model, None if graph is None else root / graph, root / "lm.arpa" if graph == "graph" else None)
+
+
+def run(tones, root: Path, out: Path, graph: str | None = "graph", model: str = "hybrid", dev: bool = False, ali: Path | None = None,
+        **changed) -> dict:
+    options = dataclasses.replace(OPTIONS, **changed)
+    return train_sequence(tones.data, sources(tones, root, graph, model), out, options, ali, tones.data if dev else None)
+
+
+@pytest.mark.parametrize("criterion, graph", [("mmi", "graph"), ("lfmmi", "den"), ("bmmi", "graph"), ("smbr", "graph"), ("realign", None)])
+def test_each_criterion_improves_its_objective(tones, root, tmp_path, criterion: str, graph: str | None) -> None:
+    facts = run(tones, root, tmp_path / "out", graph, dev=True, criterion=criterion, epochs=3)
+    _, _, meta = load_acoustic_model(tmp_path / "out")
+    losses = [e["dev_loss"] for e in meta["epochs"]]
+    assert losses[-1] < losses[0] and meta["criterion"] == criterion
+    assert facts["utterances"] == 24 and facts["cost_over_ce"] > 0 and facts["empty"] == facts["zero_numerator"] == 0
+    assert 0 <= facts["cancelled"] <= 1 and 0 <= facts["rejected"] < 0.5
+    assert not (tmp_path / "out" / "epochs").exists() and (tmp_path / "out" / "failed.txt").exists()
+    assert load_scorer(tmp_path / "out").num_pdfs == load_scorer(root / "hybrid").num_pdfs
+
+
+def test_a_neural_hmm_keeps_its_transitions(tones, root, tmp_path) -> None:
+    run(tones, root, tmp_path / "out", model="nhmm", epochs=1)
+    before, after = (load_acoustic_model(d)[0].transitions.state_dict() for d in (root / "nhmm", tmp_path / "out"))
+    assert before.keys() == after.keys() and all(torch.equal(before[k], after[k]) for k in before)
+    assert read_json(tmp_path / "out" / "transitions.json") == read_json(root / "nhmm" / "transitions.json")
+
+
+def test_equal_seeds_give_equal_bits_also_when_interrupted(tones, root, tmp_path, monkeypatch) -> None:
+    from pipeline.nn import train as loop
+    run(tones, root, tmp_path / "a")
+    keep = loop._Run._keep_epoch
+    monkeypatch.setattr(loop._Run, "_keep_epoch", lambda self: keep(self) if self.state.epoch < 2 else 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        run(tones, root, tmp_path / "b")
+    monkeypatch.undo()
+    run(tones, root, tmp_path / "b")
+    states = [load_acoustic_model(tmp_path / d)[0].state_dict() for d in "ab"]
+    assert all(torch.equal(states[0][k], states[1][k]) for k in states[0])
+
+
+def test_only_the_last_layer(tones, root, tmp_path) -> None:
+    run(tones, root, tmp_path / "out", update="last", epochs=1)
+    before, after = (load_acoustic_model(d)[0].state_dict() for d in (root / "hybrid", tmp_path / "out"))
+    changed = {k for k in before if not torch.equal(before[k], after[k])}
+    assert changed == {"output.weight", "output.bias"}
+    model = load_acoustic_model(root / "hybrid")[0]
+    select_parameters(model, "all")
+    assert all(p.requires_grad for p in model.parameters())
+
+
+def test_without_silence_and_with_an_alignment(tones, root, tmp_path) -> None:
+    plain = run(tones, root, tmp_path / "a", epochs=1)
+    speech = run(tones, root, tmp_path / "b", epochs=1, update_silence=False, ali=root / "ali", ali_tolerance=2)
+    assert plain["loss"] != speech["loss"]
+
+
+def test_states_of_a_phone_are_the_same_phone(root) -> None:
+    hmm = load_hmm(root / "hybrid")
+    same = same_phone(hmm)
+    assert torch.equal(same, same.T) and bool(same.diagonal().all())
+    a, b = (torch.from_numpy(hmm.transitions.pdf[hmm.transitions.phone == hmm.phones.id(p)]).long() for p in "ab")
+    assert bool(same[a[0], a[-1]]) and not bool(same[a[0], b[0]])
+
+
+def test_what_does_not_fit_is_refused(tones, root, tmp_path) -> None:
+    with pytest.raises(ConfigError, match="--graph"):
+        run(tones, root, tmp_path / "out", None)
+    with pytest.raises(ConfigError, match="smbr needs lattices"):
+        run(tones, root, tmp_path / "out", criterion="smbr", denominator="graph")
+    with pytest.raises(ValueError, match="max_active 100 must be above min_active 200"):
+        SequenceOptions(max_active=100)
+    other = tmp_path / "other"
+    other.mkdir()
+    for name in ("graph.safetensors", "words.txt"):
+        (other / name).write_bytes((root / "graph" / name).read_bytes())
+    (other / "graph.json").write_text((root / "graph" / "graph.json").read_text().replace(load_hmm(root / "hybrid").tree.id, "another"))
+    with pytest.raises(MismatchError, match="tree"):
+        train_sequence(tones.data, Sources(tones.lang, root / "hybrid", other), tmp_path / "out", OPTIONS)
+
+
+def test_a_language_model_without_a_word_of_the_transcripts(tones, root, tmp_path) -> None:
+    train_unigram([["AB", "CA"]]).save(tmp_path / "lm.arpa")
+    with pytest.raises(DataError, match="gives no probability to the transcript .*BC"):
+        train_sequence(tones.data, Sources(tones.lang, root / "hybrid", root / "graph", tmp_path / "lm.arpa"), tmp_path / "out", OPTIONS)
+
+
+def test_too_narrow_a_beam_stops_the_training_with_advice(tones, root, tmp_path) -> None:
+    with pytest.raises(DataError, match="--(lattice-)?beam"):
+        run(tones, root, tmp_path / "out", beam=0.1, lattice_beam=0.01, min_active=0, max_active=2, retries=0, max_missing=0.05)
+
+
+def test_missing_alignments_are_named(tones, root, tmp_path) -> None:
+    ali = AliSet.load(root / "ali")
+    hmm = load_hmm(root / "ali")
+    with AliWriter(tmp_path / "ali", ali.header, hmm.tree, hmm.topo, hmm.transitions, Lang.load(tones.lang).words) as writer:
+        for cut_id in list(ali)[1:]:
+            writer.write(ali[cut_id])
+    with pytest.raises(DataError, match="no alignment for 1 of 24 utterances, the first: 'utt00'"):
+        run(tones, root, tmp_path / "out", ali=tmp_path / "ali")
