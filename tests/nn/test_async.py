@@ -62,7 +62,7 @@ def test_killed_replica_is_replaced_by_the_others(tmp_path):
 
 def test_hanging_replica_is_given_up(tmp_path):
     """Its process lives, so that only the missing signs of life tell; the synchronous others must not wait for ever."""
-    trained = run(tmp_path, "hang", replicas=2, mode="synchronous", heartbeat_seconds=5.0)
+    trained = run(tmp_path, "hang", replicas=2, mode="synchronous", heartbeat_seconds=3.0)
     assert trained.facts["replicas_lost"] == 1
 
 

@@ -37,8 +37,9 @@ class AsyncOptions:
     threads: int = Field(1, ge=1, description="Threads of each process.", json_schema_extra=NOT_IN_STAMP)
     checkpoint_seconds: float = Field(300.0, ge=0, description="Between checkpoints of the server; each epoch ends with one.",
                                       json_schema_extra=NOT_IN_STAMP)
-    heartbeat_seconds: float = Field(60.0, gt=0, description="A replica that has been silent for so long is given up, and its "
-                                     "utterances go to the others.", json_schema_extra=NOT_IN_STAMP)
+    heartbeat_seconds: float = Field(
+        120.0, gt=0, description="A replica that has been silent for so long is given up, and its utterances go to the others; "
+        "likewise one that has been busy with one batch for so long.", json_schema_extra=NOT_IN_STAMP)
     max_restarts: int = Field(3, ge=0, description="How often a lost server is started again from its checkpoint.",
                               json_schema_extra=NOT_IN_STAMP)
     port: int = Field(0, ge=0, le=65535, description="Port of the server; 0: a free one.", json_schema_extra=NOT_IN_STAMP)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Iterable, Optional, Protocol, Sequence, Union
@@ -144,6 +145,12 @@ class RpcLink:
     def __init__(self, replica: int, shards: int, synchronous: bool) -> None:
         self.replica, self.names = replica, [server_name(k) for k in range(shards)]
         self._send = _submit if synchronous else _push
+        self._working_since: Optional[float] = None  # None while waiting for a server
+
+    def worked_for(self) -> float:
+        """Seconds since the last answer of a server, 0 while one is being waited for."""
+        since = self._working_since
+        return 0.0 if since is None else time.monotonic() - since
 
     def pull(self) -> list[tuple[int, list[torch.Tensor]]]:
         """See ``Link``; all shards at once."""
@@ -161,11 +168,16 @@ class RpcLink:
 
     def tell(self, what: str, *args: Any) -> None:
         """Calls "beat", "leave" (both for this replica) or "fail" of the coordinator."""
-        self._wait([rpc.rpc_async(self.names[0], _coordinator_call, (what, *(args or (self.replica,))))])
+        try:
+            rpc.rpc_sync(self.names[0], _coordinator_call, (what, *(args or (self.replica,))))
+        except RuntimeError as e:
+            raise ServerLostError(f"a server does not answer: {e}") from None
 
-    @staticmethod
-    def _wait(calls: Iterable["torch.futures.Future[Any]"]) -> list[Any]:
+    def _wait(self, calls: Iterable["torch.futures.Future[Any]"]) -> list[Any]:
+        self._working_since = None
         try:
             return [call.wait() for call in list(calls)]
         except RuntimeError as e:
             raise ServerLostError(f"a server does not answer: {e}") from None
+        finally:
+            self._working_since = time.monotonic()

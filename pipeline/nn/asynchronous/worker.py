@@ -29,6 +29,7 @@ from pipeline.nn.asynchronous.shard import Shard, SynchronousShard, partition_te
 logger = logging.getLogger(__name__)
 
 TICK_SECONDS = 0.1
+BEATS = 5  # signs of life in the time after which a replica is given up
 
 
 @dataclass(frozen=True)
@@ -136,7 +137,7 @@ def _replicate(number: int, built: Built, parameters: dict[str, torch.nn.Paramet
                training: AsyncTraining) -> None:
     link = RpcLink(number, training.servers, training.mode == "synchronous")
     stop = threading.Event()
-    pulse = threading.Thread(target=_pulse, args=(link, training.heartbeat_seconds / 5, stop), daemon=True)
+    pulse = threading.Thread(target=_pulse, args=(link, training.heartbeat_seconds / BEATS, stop), daemon=True)
     pulse.start()
     try:
         Replica(number, built, parameters, names, training, link).run()
@@ -152,9 +153,11 @@ def _replicate(number: int, built: Built, parameters: dict[str, torch.nn.Paramet
 
 
 def _pulse(link: RpcLink, seconds: float, stop: threading.Event) -> None:
-    """Tells the server every now and then that this replica lives."""
+    """Tells the server every now and then that this replica lives, unless it has been busy with a batch for too long."""
     while not stop.wait(seconds):
         _check_parent()
+        if link.worked_for() > BEATS * seconds:
+            continue
         try:
             link.tell("beat")
         except ServerLostError:
