@@ -4,7 +4,7 @@
 # Usage: ./run.sh [--stage N] [--stop-stage N] [--list] [--corpus-root DIR] [--ali gmm|nhmm|both] [--overwrite]
 #   --corpus-root DIR     folder with etc/ and wav/ (SPHERE, raw, WAV or FLAC); else a folder corpora/an4 beside the
 #                         checkout, else a download
-#   --ali gmm|nhmm|both   alignments that the networks of stage 6 are trained on
+#   --ali gmm|nhmm|both   alignments that the networks of stages 6 and 7 are trained on
 #   --overwrite           remake outputs whose options or inputs have changed
 #
 # AN4 has no development part. GMMs are tuned by cross-validation: the training speakers are dealt into four folds, models
@@ -47,7 +47,10 @@ graphs() { # MODEL LANG
 
 decode() { # MODEL FEATURES: a network; tune on dev with exp/cv/MODEL, report exp/MODEL on test
   local model=$1 feats=$2 name=decode_1gram conf=conf/decode_$2.yaml
-  if [[ $model == nhmm_* ]]; then conf=conf/decode_nhmm.yaml; fi
+  case $model in
+    nhmm_*) conf=conf/decode_nhmm.yaml ;;
+    mmi_*) conf=conf/decode_mmi.yaml ;;
+  esac
   python "$steps/decode.py" exp/cv/$model exp/cv/$model/graph_1gram data/$feats/dev exp/cv/$model/${name}_dev \
     --id $model --part dev --config $conf "${force[@]}"
   python "$steps/decode.py" exp/$model exp/$model/graph_1gram data/$feats/test exp/$model/${name}_test \
@@ -118,6 +121,16 @@ if stage 6 "Viterbi training of a network on each alignment ($sources)"; then
   done
 fi
 
+if stage 7 "sequence training of these networks: MMI with lattices of the unigram"; then
+  for source in $sources; do
+    graphs hybrid_$source "$(lang_of $source)"
+    python "$steps/train_sequence.py" data/fbank/train "$(lang_of $source)" exp/cv/hybrid_$source exp/cv/mmi_$source \
+      --graph exp/cv/hybrid_$source/graph_1gram --lm data/lm_1gram_cv --config conf/mmi.yaml "${force[@]}"
+    python "$steps/train_sequence.py" data/fbank/train_all "$(lang_of $source)" exp/hybrid_$source exp/mmi_$source \
+      --graph exp/hybrid_$source/graph_1gram --lm data/lm_1gram --config conf/mmi.yaml "${force[@]}"
+  done
+fi
+
 if stage 9 "decoding: weights tuned on dev, reported on test"; then
   for suffix in "" _chenone; do
     gmm=$(if [[ -z $suffix ]]; then echo $gmm_lang; else echo $chenone_lang; fi)
@@ -130,8 +143,10 @@ if stage 9 "decoding: weights tuned on dev, reported on test"; then
   graphs nhmm_speech_silence $lang
   decode nhmm_speech_silence fbank
   for source in $sources; do
-    graphs hybrid_$source "$(lang_of $source)"
-    decode hybrid_$source fbank
+    for model in hybrid mmi; do
+      graphs ${model}_$source "$(lang_of $source)"
+      decode ${model}_$source fbank
+    done
   done
 fi
 

@@ -129,7 +129,7 @@ class SequenceObjective:
     def outer(self, log_posteriors: torch.Tensor, lens: torch.Tensor, indices: np.ndarray) -> Outer:
         """See ``pipeline.nn.sequence.OuterGradient``."""
         c, mask = self.criterion, mask_of(lens, log_posteriors.shape[1])
-        scores = c.acoustic_scale * (log_posteriors - c.prior_scale * self.log_prior.to(log_posteriors.device))
+        scores = self._scores(log_posteriors)
         log_num, numerator = self._numerator(scores, lens, indices)
         failed = ~torch.isfinite(log_num)
         self.failures.zero_numerator.update(int(i) for i in indices[failed.numpy()])
@@ -155,6 +155,14 @@ class SequenceObjective:
         return Outer(gradient * keep[:, :, None], float(objective[~failed].sum()), int(used.sum()), int(cancelled.sum()),
                      int(rejected.sum()), failed.nonzero()[:, 0].tolist(), {"accuracy": right})
 
+    @torch.no_grad()
+    def references(self, log_posteriors: torch.Tensor, lens: torch.Tensor, indices: np.ndarray) -> list[np.ndarray]:
+        """(T_n,) int64, the state of each frame that the numerator knows best; no frame for utterances without a numerator."""
+        scores = self._scores(log_posteriors)
+        log_num, numerator = self._numerator(scores, lens, indices)
+        states = numerator.argmax(2).cpu().numpy()
+        return [states[row, :int(lens[row]) if bool(torch.isfinite(log_num[row])) else 0] for row in range(len(indices))]
+
     def diagnose(self, figures: dict[str, float]) -> Optional[str]:
         """An epoch in which hardly any frame is left to learn from."""
         gone = figures.get("rejected", 0.0)
@@ -162,6 +170,11 @@ class SequenceObjective:
             return (f"{gone:.0%} of the frames are rejected: the denominator hardly knows the reference. Usual cures: a lower "
                     f"--learning-rate, a wider --lattice-beam, a lower --acoustic-scale")
         return None
+
+    def _scores(self, log_posteriors: torch.Tensor) -> torch.Tensor:
+        """(N, T, P) scaled pseudo log-likelihoods."""
+        c = self.criterion
+        return c.acoustic_scale * (log_posteriors - c.prior_scale * self.log_prior.to(log_posteriors.device))
 
     def _numerator(self, scores: torch.Tensor, lens: torch.Tensor, indices: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
         """(N,) float64 log sums with the language model's score, (N, T, P) occupancies."""

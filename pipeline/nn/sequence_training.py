@@ -67,7 +67,8 @@ def train_sequence(data_dir: Path, sources: Sources, out: Path, options: Sequenc
     device = pick_device(options.device)
     denominator = make_denominator(sources, hmm, _transition_scale(meta, options), options, device)
     task = sequence_task(model, hmm, meta, lang, data_dir, sources, denominator, options, ali_dir)
-    dev = None if dev_dir is None else sequence_task(model, hmm, meta, lang, dev_dir, sources, denominator, options, None)
+    dev = None if dev_dir is None else sequence_task(model, hmm, meta, lang, dev_dir, sources, denominator, options, None, held_out=True)
+    watch = FrameErrors(model.to(device), dev or task, device)
     select_parameters(model, options.update)
     cost = step_cost(model.to(device), task, options, device)
     logger.info("a step of %s takes %.2f times the CPU time of a cross-entropy step", options.criterion, cost)
@@ -79,8 +80,9 @@ def train_sequence(data_dir: Path, sources: Sources, out: Path, options: Sequenc
                         {"criterion": options.criterion, "lang_id": lang.id, "start": str(sources.model_dir), "epochs": history})
     failed = write_failures(out, task)
     clean_up(out)
+    errors = watch.report(model.to(device))
     last = {k: v for k, v in history[-1].items() if k in ("loss", "accuracy", "cancelled", "rejected", "dev_loss", "dev_accuracy")}
-    return {"utterances": len(task.data), "cost_over_ce": cost, **failed, **last}
+    return {"utterances": len(task.data), "cost_over_ce": cost, **errors, **failed, **last}
 
 
 def make_denominator(sources: Sources, hmm: HmmDir, transition_scale: float, options: SequenceOptions,
@@ -105,8 +107,13 @@ def make_denominator(sources: Sources, hmm: HmmDir, transition_scale: float, opt
 
 
 def sequence_task(model: AcousticModel, hmm: HmmDir, meta: dict[str, Any], lang: Lang, data_dir: Path, sources: Sources,
-                  denominator: Optional[Denominator], options: SequenceOptions, ali_dir: Optional[Path]) -> Task:
-    """The utterances of a data directory and the criterion that knows their references."""
+                  denominator: Optional[Denominator], options: SequenceOptions, ali_dir: Optional[Path],
+                  held_out: bool = False) -> Task:
+    """The utterances of a data directory and the criterion that knows their references.
+
+    Args:
+        held_out: utterances with words that the language model lacks are left out; in training data they are an error.
+    """
     facts = FeatureFacts.load(data_dir)
     facts.check_same_kind(replace(facts, **meta["features"]), data_dir, sources.model_dir)
     packed = load_packed(data_dir, FeatLoadOptions(**meta["feat_options"]))
@@ -115,6 +122,8 @@ def sequence_task(model: AcousticModel, hmm: HmmDir, meta: dict[str, Any], lang:
     keep = np.flatnonzero(model.encoder.out_lens(packed.lengths()).numpy() >= graphs.min_frames)
     if len(packed) - len(keep) > options.max_failed * len(packed):
         raise DataError(f"{data_dir}: {len(packed) - len(keep):,} of {len(packed):,} utterances are shorter than their HMM")
+    scores = np.zeros(len(words)) if sources.lm is None else lm_scores(sources.lm, lang, words, strict=not held_out)
+    keep = keep[np.isfinite(scores[keep])]
     data = UtteranceSet(packed, keep)
     labels = None if ali_dir is None else aligned_labels(data, ali_dir, hmm, facts.frame_shift * model.encoder.subsampling)
     words, prior = [words[i] for i in keep], Scales(**meta["scales"]).prior
@@ -129,7 +138,7 @@ def sequence_task(model: AcousticModel, hmm: HmmDir, meta: dict[str, Any], lang:
     transitions = torch.from_numpy(hmm.transitions.log_probs()) * _transition_scale(meta, options)
     objective = SequenceObjective(
         graphs.select(keep), transitions, denominator, model.log_prior.detach().clone(), criterion, words=lookup,
-        lm_scores=None if sources.lm is None else lm_scores(sources.lm, lang, words), alignment=labels,
+        lm_scores=None if sources.lm is None else scores[keep], alignment=labels,
         tolerance=options.ali_tolerance, same=same, ignore=() if options.update_silence else silence_pdfs(hmm.transitions, lang),
         max_failed=options.max_failed, max_missing=options.max_missing)
     return Task(data, SequenceCriterion(objective, options.refresh))
@@ -153,12 +162,12 @@ def _transition_scale(meta: dict[str, Any], options: SequenceOptions) -> float:
     return Scales(**meta["scales"]).transition if options.transition_scale is None else options.transition_scale
 
 
-def lm_scores(lm: Path, lang: Lang, words: list[list[int]]) -> np.ndarray:
-    """(M,) float64 natural-log probabilities of transcripts; -inf becomes an error that names the word."""
+def lm_scores(lm: Path, lang: Lang, words: list[list[int]], strict: bool = True) -> np.ndarray:
+    """(M,) float64 natural-log probabilities of transcripts; with `strict` -inf becomes an error that names the transcript."""
     arpa = Arpa.load(lm / "lm.arpa" if lm.is_dir() else lm)
     texts = [[lang.words.name(w) for w in row] for row in words]
     out = np.array([arpa.sentence_log_prob(text) for text in texts])
-    if not np.isfinite(out).all():
+    if strict and not np.isfinite(out).all():
         raise DataError(f"{lm}: gives no probability to the transcript {' '.join(texts[int(np.argmin(out))])!r}; use a language "
                         f"model with all words of the training transcripts")
     return out
@@ -177,6 +186,43 @@ def select_parameters(model: AcousticModel, update: str) -> None:
     model.output.requires_grad_(True)
     if model.transitions is not None:
         model.transitions.requires_grad_(False)
+
+
+class FrameErrors:
+    """The share of frames whose most probable state is wrong, before and after a training, by one fixed reference.
+
+    The reference is what the model before it aligns. Sequence training is expected to raise it while words get better.
+    """
+
+    def __init__(self, model: AcousticModel, task: Task, device: str) -> None:
+        self._task, self._device = task, device
+        objective = task.criterion.objective
+        self._labels: list[np.ndarray] = [np.zeros(0, dtype=np.int64)] * len(task.data)
+        for batch in task.data.batches(20_000, 64, device):
+            with torch.no_grad():
+                log_post, lens = model(batch.feats, batch.lens)
+            for index, states in zip(batch.indices, objective.references(log_post, lens, batch.indices)):
+                self._labels[index] = states
+        self.before = self.of(model)
+
+    @torch.no_grad()
+    def of(self, model: AcousticModel) -> float:
+        """The share for a model."""
+        wrong, frames = 0, 0
+        model.eval()
+        for batch in self._task.data.batches(20_000, 64, self._device):
+            best = model(batch.feats, batch.lens)[0].argmax(2).cpu().numpy()
+            for row, index in enumerate(batch.indices):
+                labels = self._labels[index]
+                wrong += int((best[row, :len(labels)] != labels).sum())
+                frames += len(labels)
+        return wrong / max(frames, 1)
+
+    def report(self, model: AcousticModel) -> dict[str, float]:
+        """Logs and returns the shares before and now."""
+        after = self.of(model)
+        logger.info("frame error by the first model's alignment: %.2f %% before, %.2f %% after", 100 * self.before, 100 * after)
+        return {"frame_error_before": self.before, "frame_error": after}
 
 
 def step_cost(model: AcousticModel, task: Task, options: SequenceOptions, device: str) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -21,7 +22,7 @@ from pipeline.nn.model import load_acoustic_model, load_scorer
 from pipeline.nn.nhmm import train_nhmm
 from pipeline.nn.options import NhmmOptions, ViterbiOptions
 from pipeline.nn.sequence_options import SequenceOptions
-from pipeline.nn.sequence_training import Sources, same_phone, select_parameters, train_sequence
+from pipeline.nn.sequence_training import Sources, lm_scores, same_phone, select_parameters, train_sequence
 from tests.nn.conftest import WORDS
 
 pytest.importorskip("k2")
@@ -36,7 +37,7 @@ def root(tones, tmp_path_factory) -> Path:
     lang = Lang.load(tones.lang)
     train_nhmm(tones.data, tones.lang, out / "nhmm", NhmmOptions(epochs=6, learning_rate=5e-3, prior_scale=0.1, **SHAPE))
     align(load_scorer(out / "nhmm"), load_hmm(out / "nhmm"), lang, tones.data, out / "ali", AlignOptions(), "nhmm")
-    train_viterbi(tones.data, tones.lang, out / "ali", out / "hybrid", ViterbiOptions(epochs=1, learning_rate=3e-3, **SHAPE))
+    train_viterbi(tones.data, tones.lang, out / "ali", out / "hybrid", ViterbiOptions(epochs=3, learning_rate=5e-3, **SHAPE))
     hmm = load_hmm(out / "hybrid")
     train_unigram([list(WORDS)] * 3).save(out / "lm.arpa")
     build_decoding_graph(lang, Arpa.load(out / "lm.arpa"), hmm).save(out / "graph")
@@ -62,6 +63,7 @@ def test_each_criterion_improves_its_objective(tones, root, tmp_path, criterion:
     losses = [e["dev_loss"] for e in meta["epochs"]]
     assert losses[-1] < losses[0] and meta["criterion"] == criterion
     assert facts["utterances"] == 24 and facts["cost_over_ce"] > 0 and facts["empty"] == facts["zero_numerator"] == 0
+    assert 0 < facts["frame_error"] < 1 and 0 < facts["frame_error_before"] < 1
     assert 0 <= facts["cancelled"] <= 1 and 0 <= facts["rejected"] < 0.5
     assert not (tmp_path / "out" / "epochs").exists() and (tmp_path / "out" / "failed.txt").exists()
     assert load_scorer(tmp_path / "out").num_pdfs == load_scorer(root / "hybrid").num_pdfs
@@ -131,6 +133,9 @@ def test_a_language_model_without_a_word_of_the_transcripts(tones, root, tmp_pat
     train_unigram([["AB", "CA"]]).save(tmp_path / "lm.arpa")
     with pytest.raises(DataError, match="gives no probability to the transcript .*BC"):
         train_sequence(tones.data, Sources(tones.lang, root / "hybrid", root / "graph", tmp_path / "lm.arpa"), tmp_path / "out", OPTIONS)
+    with pytest.raises(DataError, match="gives no probability"):  # in held-out data such utterances are only left out
+        lm_scores(tmp_path / "lm.arpa", Lang.load(tones.lang), [[1, 2, 3]])
+    assert np.isfinite(lm_scores(tmp_path / "lm.arpa", Lang.load(tones.lang), [[1, 2, 3], [1], [3]], strict=False)).tolist().count(True) == 2
 
 
 def test_too_narrow_a_beam_stops_the_training_with_advice(tones, root, tmp_path) -> None:
