@@ -1,0 +1,161 @@
+"""The criterion of end-to-end training: the decoder's loss, CTC, and auxiliary losses at layers of the encoder."""
+from __future__ import annotations
+
+from typing import Optional, Sequence
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from pipeline.e2e.auxiliary import Student, branch_losses, smoothed_cross_entropy
+from pipeline.e2e.labels import Lessons
+from pipeline.e2e.options import TrainEndToEndOptions
+from pipeline.e2e.rnnt import rnnt_loss
+from pipeline.nn.data import Batch, UtteranceSet
+from pipeline.nn.encoders import Hidden
+from pipeline.nn.losses import padded
+from pipeline.nn.masks import mask_of
+from pipeline.nn.train import Loss
+from pipeline.tokens import BLANK_ID, EOS_ID
+
+Terms = dict[str, tuple[float, torch.Tensor]]  # weight and value of each part of the objective, per token or frame
+
+
+class EndToEndLoss:
+    """L = L_decoder + w L_CTC + sum of w L_aux; sequence losses per token, frame losses per frame (Jiang et al. 2023, Liu et
+    al. 2020). In evaluation mode there are no auxiliary losses, and the loss may be the share of wrong tokens.
+    """
+
+    def __init__(self, targets: Sequence[np.ndarray], options: TrainEndToEndOptions, lessons: Optional[Lessons] = None) -> None:
+        """Args:
+            targets: (U_n,) token ids, by utterance index.
+            lessons: of training data, where auxiliary losses need them.
+        """
+        self.targets, self.options, self.lessons = targets, options, lessons
+
+    def __call__(self, student: Student, batch: Batch, done: float) -> Loss:
+        """See ``pipeline.nn.train.Criterion``; frames are tokens, each sentence end included."""
+        model = student.model
+        rows = [self.targets[i] for i in batch.indices]
+        token_lens = torch.tensor([len(row) for row in rows], device=batch.lens.device)
+        tokens = padded(rows, int(token_lens.max())).to(batch.lens.device)
+        wanted = student.auxiliary.layers if model.training else ()
+        encoded, lens, layers = model.encode_layers(batch.feats, batch.lens, wanted)
+        terms: Terms = {}
+        errors = {}
+        if model.ctc is not None:
+            log_probs = model.ctc_log_probs(encoded)
+            weight = 1.0 if model.options.model == "ctc" else self.options.ctc_weight
+            terms["ctc"] = weight, _ctc(log_probs, tokens, lens, token_lens)
+            if not model.training:
+                errors["ctc"] = greedy_errors(log_probs, lens, rows)
+        if model.decoder is not None:
+            log_probs = model.decoder(encoded, lens, tokens)
+            terms["attention"] = 1.0, self._attention(log_probs, tokens, token_lens)
+            errors["attention"] = _next_token_errors(log_probs.detach(), tokens, token_lens)
+        if model.transducer is not None:
+            terms.update(self._transducer(student, layers, encoded, lens, tokens, token_lens))
+        if model.training:
+            terms.update(self._supervision(student, layers, encoded, lens, batch.indices))
+        return self._sum(terms, errors, int(token_lens.sum()) + len(rows), model.training)
+
+    def _sum(self, terms: Terms, errors: dict[str, int], count: int, training: bool) -> Loss:
+        total = sum(weight * value for weight, value in terms.values()) * count
+        sums = {name: float(value.detach()) * count for name, (_, value) in terms.items()}
+        sums.update({f"{name}_errors": float(value) for name, value in errors.items()})
+        if not training and self.options.choose_by == "errors" and errors:
+            sums["objective"] = float(total)
+            total = torch.tensor(float(errors.get("ctc", errors.get("attention", 0))))
+        return Loss(total, count, sums=sums)
+
+    def _attention(self, log_probs: torch.Tensor, tokens: torch.Tensor, token_lens: torch.Tensor) -> torch.Tensor:
+        """Mean cross-entropy per token and end; smoothed in training."""
+        target, mask = _with_end(tokens, token_lens), mask_of(token_lens + 1, log_probs.shape[1])
+        smoothing = self.options.label_smoothing if log_probs.requires_grad else 0.0
+        return smoothed_cross_entropy(log_probs, target, mask, smoothing) / mask.sum()
+
+    def _transducer(self, student: Student, layers: dict[int, Hidden], encoded: torch.Tensor, lens: torch.Tensor,
+                    tokens: torch.Tensor, token_lens: torch.Tensor) -> Terms:
+        """RNN-T loss per token and end, that of the branches, and their divergence."""
+        o, net, aux = self.options, student.model.transducer, student.auxiliary
+        count = token_lens.sum() + len(token_lens)
+        predicted = net.predict(tokens)
+        if aux.simple_am is not None and encoded.requires_grad:
+            from pipeline.graph.pruned_rnnt import pruned_rnnt_loss
+            simple, full = pruned_rnnt_loss(
+                aux.simple_am(encoded), aux.simple_lm(predicted), net.from_encoder(encoded), net.from_predictor(predicted), lens,
+                tokens, token_lens, lambda a, b: net.output((a + b).tanh()), o.prune_range)
+            return {"transducer": (1.0, full.sum() / count), "simple": (o.simple_weight, simple.sum() / count)}
+        logits = net.logits(encoded, predicted)
+        terms = {"transducer": (1.0, rnnt_loss(logits, lens, tokens, token_lens).sum() / count)}
+        if layers and aux.branches:
+            loss, divergence = branch_losses(student, layers, logits, predicted, lens, tokens, token_lens, o.aux_kl_weight > 0)
+            terms["aux_transducer"] = o.aux_transducer_weight, loss / count
+            if o.aux_kl_weight:
+                terms["aux_kl"] = o.aux_kl_weight, divergence
+        return terms
+
+    def _supervision(self, student: Student, layers: dict[int, Hidden], encoded: torch.Tensor, lens: torch.Tensor,
+                     indices: np.ndarray) -> Terms:
+        """Losses of what reads the alignment."""
+        o, aux, lessons = self.options, student.auxiliary, self.lessons
+        if lessons is None:
+            return {}
+        # Chance, drawn from the batch's own seed, keeps a resumed training bit-equal.
+        labels, tokens = (pick := bool(torch.rand(()) < 0.5), not pick) if o.aux_alternate else (True, True)
+        terms: Terms = {}
+        for number, head in aux.frame.items():
+            if labels:
+                hidden = layers[int(number)]
+                terms[f"frame_{number}"] = o.aux_weight, _frames(head(hidden.x), lessons.frame[int(number)], indices, o.aux_smoothing)
+        for number, head in aux.ctc.items():
+            rows = [lessons.states[i] for i in indices]
+            row_lens = torch.tensor([len(row) for row in rows], device=lens.device)
+            states = padded(rows, max(int(row_lens.max()), 1)).to(lens.device)
+            hidden = layers[int(number)]
+            terms[f"states_{number}"] = o.aux_ctc_weight, _ctc(head(hidden.x).log_softmax(-1), states, hidden.lens, row_lens)
+        if aux.token is not None and tokens:
+            terms["tokens"] = o.aux_token_weight, _frames(aux.token(encoded), lessons.token, indices, o.aux_smoothing)
+        return terms
+
+    def end_epoch(self, model: Student, data: UtteranceSet, done: float) -> None:
+        """Nothing to refresh."""
+
+    def diagnose(self, model: Student, figures: dict[str, float], done: float) -> Optional[str]:
+        """Nothing beyond what the loop sees."""
+        return None
+
+
+def _frames(logits: torch.Tensor, labels: Sequence[np.ndarray], indices: np.ndarray, smoothing: float) -> torch.Tensor:
+    """Mean smoothed cross-entropy per labelled frame; 0 without any."""
+    rows = [labels[i] for i in indices]
+    targets = padded(rows, logits.shape[1]).to(logits.device)
+    mask = mask_of(torch.tensor([len(row) for row in rows], device=logits.device), logits.shape[1])
+    return smoothed_cross_entropy(logits, targets, mask, smoothing) / mask.sum().clamp(min=1)
+
+
+def _ctc(log_probs: torch.Tensor, tokens: torch.Tensor, lens: torch.Tensor, token_lens: torch.Tensor) -> torch.Tensor:
+    """CTC loss per token and end; utterances too short for their tokens count 0."""
+    loss = F.ctc_loss(log_probs.transpose(0, 1).float(), tokens, lens, token_lens, BLANK_ID, "sum", zero_infinity=True)
+    return loss / (token_lens.sum() + len(token_lens))
+
+
+def _with_end(tokens: torch.Tensor, token_lens: torch.Tensor) -> torch.Tensor:
+    """(N, U + 1): the tokens and <sos/eos> behind each row's last one."""
+    return F.pad(tokens, (0, 1)).scatter(1, token_lens[:, None], EOS_ID)
+
+
+def _next_token_errors(log_probs: torch.Tensor, tokens: torch.Tensor, token_lens: torch.Tensor) -> int:
+    """How many tokens are not the most probable ones, given the right ones before them."""
+    wrong = log_probs.argmax(-1) != _with_end(tokens, token_lens)
+    return int((wrong & mask_of(token_lens + 1, log_probs.shape[1])).sum())
+
+
+def greedy_errors(log_probs: torch.Tensor, lens: torch.Tensor, rows: Sequence[np.ndarray]) -> int:
+    """Edit distance between the tokens and greedy CTC: the best label of each frame, repetitions and blanks removed."""
+    from kaldialign import edit_distance
+    total = 0
+    for best, length, row in zip(log_probs.detach().argmax(-1).cpu(), lens.tolist(), rows):
+        found = torch.unique_consecutive(best[:length])
+        total += edit_distance(row.tolist(), found[found != BLANK_ID].tolist())["total"]
+    return total

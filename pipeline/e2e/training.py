@@ -1,0 +1,144 @@
+"""Training of an end-to-end model: data directory and tokens in, model directory out."""
+from __future__ import annotations
+
+import logging
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, Optional
+
+import numpy as np
+import torch
+
+from pipeline.checkpoint import META, load_model
+from pipeline.corpus import cut_entries
+from pipeline.e2e.auxiliary import Auxiliary, Student, check_layers
+from pipeline.e2e.criterion import EndToEndLoss
+from pipeline.e2e.labels import make_lessons
+from pipeline.e2e.model import EndToEnd, save_end_to_end
+from pipeline.e2e.options import EndToEndOptions, TrainEndToEndOptions
+from pipeline.errors import ConfigError, DataError, MismatchError
+from pipeline.feats.facts import FeatureFacts
+from pipeline.feats.load import load_packed
+from pipeline.nn.data import UtteranceSet
+from pipeline.nn.model import feature_facts
+from pipeline.nn.train import Task, clean_up, train
+from pipeline.tokens import UNK_ID, Tokens
+
+logger = logging.getLogger(__name__)
+
+ENCODER = "encoder."
+
+
+def train_end_to_end(data_dir: Path, tokens_dir: Path, out: Path, options: TrainEndToEndOptions, dev_dir: Optional[Path] = None,
+                     ali_dir: Optional[Path] = None, init_dir: Optional[Path] = None) -> dict[str, Any]:
+    """Trains a model and writes its directory; the auxiliary outputs stay behind.
+
+    Args:
+        data_dir: data directory with features.
+        tokens_dir: tokens that the model writes, see ``pipeline.tokens``.
+        out: model directory to write; checkpoints of an interrupted training in it are gone on from.
+        dev_dir: utterances for the choice of epochs.
+        ali_dir: any alignment of the training data, for the auxiliary losses.
+        init_dir: a hybrid or end-to-end model whose encoder is the first one here; of any corpus, tree or tokens.
+    Returns:
+        facts for the stamp.
+    """
+    check_layers(options)
+    tokens, facts = Tokens.load(tokens_dir), FeatureFacts.load(data_dir)
+    options = _with_policy(options, facts.dim)
+    data, targets = _utterances(data_dir, tokens, tokens_dir, facts, options)
+    lessons = make_lessons(ali_dir, data_dir, data.ids, data.lens, facts, tokens, options)
+    dev = None
+    if dev_dir is not None:
+        facts.check_same_kind(FeatureFacts.load(dev_dir), data_dir, dev_dir)
+        dev_data, dev_targets = _utterances(dev_dir, tokens, tokens_dir, facts, options)
+        dev = Task(dev_data, EndToEndLoss(dev_targets, options))
+    torch.manual_seed(options.seed)
+    shape = EndToEndOptions(**{name: getattr(options, name) for name in asdict(EndToEndOptions())})
+    model = EndToEnd(data.packed.feats.shape[1], len(tokens), shape)
+    model.set_normalisation(data.packed.feats)
+    student = Student(model, Auxiliary(model, lessons.num_labels if lessons else 0, lessons.num_states if lessons else 0, options))
+    if init_dir is not None:
+        load_encoder(model, init_dir)
+    history = train(student, Task(data, EndToEndLoss(targets, options, lessons)), dev, options, out, facts.frame_shift)
+    extra = {"criterion": options.model, "ali": None if ali_dir is None else str(ali_dir), "epochs": history}
+    save_end_to_end(out, model.cpu(), tokens.id, feature_facts(facts), options.feat_options(), extra)
+    clean_up(out)
+    best = min(history, key=lambda h: h.get("dev_loss", h["loss"]))
+    return {"utterances": len(data), "parameters": sum(p.numel() for p in model.parameters()),
+            "auxiliary_parameters": sum(p.numel() for p in student.auxiliary.parameters()),
+            "seconds_per_epoch": float(np.median([h["seconds"] for h in history])),
+            **{k: v for k, v in best.items() if k.startswith("dev_") or k == "loss"}}
+
+
+def load_encoder(model: EndToEnd, init_dir: Path) -> None:
+    """Copies the encoder of a model directory; further layers here stay as they are.
+
+    Raises:
+        MismatchError: that encoder has other features or another shape.
+    """
+    tensors, meta = load_model(init_dir)
+    if meta.get("kind") not in ("nn", "e2e"):
+        raise DataError(f"{Path(init_dir) / META}: a model of kind {meta.get('kind')!r} has no encoder to begin with")
+    theirs = {k: v for k, v in tensors.items() if k.startswith(ENCODER)}
+    mine = model.state_dict()
+    for name, tensor in theirs.items():
+        if name not in mine or mine[name].shape != tensor.shape:
+            shape = tuple(mine[name].shape) if name in mine else "nothing"
+            raise MismatchError(f"the encoder of {init_dir} does not fit the options: {name} is {tuple(tensor.shape)} there and "
+                                f"{shape} here; encoder, layers, dim, strides and features must be those of that model")
+    model.load_state_dict({**mine, **theirs})
+    rest = sum(k.startswith(ENCODER) for k in mine) - len(theirs)
+    logger.info("encoder of %s taken over: %d tensors%s", init_dir, len(theirs), f", {rest} begin at random" if rest else "")
+
+
+def _with_policy(options: TrainEndToEndOptions, dim: int) -> TrainEndToEndOptions:
+    """Policy LD of Park et al. 2019: F = 27 of 80 features, mF = 2, T = 100 frames, p = 1, mT = 2."""
+    if options.spec_augment == "custom":
+        return options
+    return replace(options, feature_masks=2, feature_mask_size=round(27 * dim / 80), time_masks=2, time_mask_seconds=1.0,
+                   time_mask_share=1.0)
+
+
+def _utterances(data_dir: Path, tokens: Tokens, tokens_dir: Path, facts: FeatureFacts,
+                options: TrainEndToEndOptions) -> tuple[UtteranceSet, list[np.ndarray]]:
+    """The utterances that can be learned, and their tokens.
+
+    Raises:
+        DataError: more than max_skipped of them are too long, too short for their tokens, or have characters without a token.
+    """
+    packed = load_packed(data_dir, options.feat_options())
+    texts = {entry["id"]: entry["supervisions"][0]["text"] for _, entry in cut_entries(data_dir)}
+    rows = [np.array(tokens.encode(texts[cut_id]), dtype=np.int64) for cut_id in packed.cut_ids]
+    lens = packed.lengths().numpy()
+    frames = -(-lens // options.label_factor)
+    repeats = np.array([int((row[1:] == row[:-1]).sum()) for row in rows])
+    sizes = np.array([len(row) for row in rows])
+    limit = int(options.max_seconds / facts.frame_shift)
+    where = str(data_dir)
+    keep = np.ones(len(rows), dtype=bool)
+    unknown = np.array([UNK_ID in row for row in rows])
+    if unknown.mean() > options.max_skipped:
+        first = packed.cut_ids[int(np.flatnonzero(unknown)[0])]
+        raise DataError(f"{where}: {unknown.sum():,} of {len(rows):,} utterances have characters without a token in {tokens_dir}, the "
+                        f"first: {first!r}, {texts[first]!r}; were these tokens made for another text?")
+    for bad, what, cure in (
+            (lens > limit, f"longer than {options.max_seconds:g} s", "--max-seconds admits them at the cost of memory"),
+            (sizes == 0, "without text", "remove them"),
+            (options.ctc & (frames < sizes + repeats), f"shorter than their tokens at {options.label_factor} feature frames per "
+             "encoder frame", "fewer --strides, a lower --subsampling or longer tokens would admit them")):
+        keep &= ~bad
+        _report(bad, packed.cut_ids, f"{where}: utterances {what}", cure, options.max_skipped)
+    if not keep.any():
+        raise DataError(f"{where}: no utterance is left to train on")
+    index = np.flatnonzero(keep)
+    return UtteranceSet(packed, index), [rows[i] for i in index]
+
+
+def _report(bad: np.ndarray, cut_ids: tuple[str, ...], what: str, cure: str, max_skipped: float) -> None:
+    if not bad.any():
+        return
+    text = f"{what}: {bad.sum():,} of {len(bad):,}, the first: {cut_ids[int(np.flatnonzero(bad)[0])]!r}"
+    if bad.mean() > max_skipped:
+        raise DataError(f"{text}; {cure}")
+    logger.warning("%s; left out", text)

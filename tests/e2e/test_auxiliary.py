@@ -1,0 +1,194 @@
+"""Auxiliary losses: their formulas, and where their gradients go."""
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.e2e.auxiliary import Auxiliary, Student, branch_losses, check_layers, smoothed_cross_entropy, symmetric_kl
+from pipeline.e2e.criterion import EndToEndLoss, greedy_errors
+from pipeline.e2e.labels import Lessons, jitter
+from pipeline.e2e.model import EndToEnd
+from pipeline.e2e.options import TrainEndToEndOptions
+from pipeline.errors import ConfigError
+from pipeline.nn.data import Batch
+
+SMALL = dict(encoder="tdnn", layers=3, dim=6, dropout=0.0, embedding_dim=5, decoder_dim=7, decoder_dropout=0.0, attention_heads=2,
+             attention_dim=8, joint_dim=6, strides=(2,), device="cpu")
+TARGETS = [np.array([3, 4, 3]), np.array([5, 5])]
+LESSONS = Lessons(5, 4, {1: [np.arange(13) % 5, np.arange(7) % 5], 3: [np.arange(7) % 5, np.arange(4) % 5]},
+                  [np.array([1, 2]), np.array([4])], [np.array([0, 3, 3, 4, 4, 3, 0]), np.array([0, 5, 5, 0])])
+
+
+def make(**options) -> tuple[Student, EndToEndLoss, Batch]:
+    torch.manual_seed(0)
+    o = TrainEndToEndOptions(**{**SMALL, **options})
+    model = EndToEnd(4, 8, o)
+    student = Student(model, Auxiliary(model, 5, 4, o)).train()
+    feats = torch.randn(2, 13, 4)
+    return student, EndToEndLoss(TARGETS, o, LESSONS), Batch(np.arange(2), feats, torch.tensor([13, 7]))
+
+
+def gradients(student: Student, value: torch.Tensor) -> dict[str, float]:
+    """Largest gradient of each parameter; 0 where none arrives."""
+    student.zero_grad()
+    value.backward()
+    return {name: 0.0 if p.grad is None else float(p.grad.abs().max()) for name, p in student.named_parameters()}
+
+
+@pytest.mark.parametrize("m", [0.0, 0.5, 1.0])
+def test_smoothing_is_its_formula(m):
+    logits, mask = torch.randn(1, 2, 3), torch.tensor([[True, False]])
+    p = logits[0, 0].exp() / logits[0, 0].exp().sum()
+    expected = -(1 - m) * math.log(p[1]) - m * sum(math.log(x) / 3 for x in p.tolist())
+    assert float(smoothed_cross_entropy(logits, torch.tensor([[1, 0]]), mask, m)) == pytest.approx(expected, abs=1e-5)
+
+
+def test_masked_frames_get_no_gradient():
+    logits = torch.randn(2, 4, 3, requires_grad=True)
+    mask = torch.tensor([[True, True, False, False], [True, True, True, True]])
+    smoothed_cross_entropy(logits, torch.zeros(2, 4, dtype=torch.int64), mask, 0.3).backward()
+    assert logits.grad[0, 2:].abs().max() == 0 and (logits.grad[mask].abs().sum(-1) > 0).all()
+
+
+def test_divergence_is_symmetric_and_zero_for_equal_branches():
+    torch.manual_seed(0)
+    p, q = torch.randn(2, 3, 2, 5), torch.randn(2, 3, 2, 5)
+    mask = torch.ones(2, 3, 2, dtype=torch.bool)
+    mask[1, 2] = False
+    a, b = p.log_softmax(-1), q.log_softmax(-1)
+    kl = [torch.nn.functional.kl_div(y, x, log_target=True, reduction="none").sum(-1)[mask].mean() for x, y in ((a, b), (b, a))]
+    assert torch.allclose(symmetric_kl(p, q, mask), sum(kl), atol=1e-5)
+    assert torch.allclose(symmetric_kl(p, q, mask), symmetric_kl(q, p, mask), atol=1e-6)
+    assert float(symmetric_kl(p, p + 3.0, mask)) == pytest.approx(0.0, abs=1e-5)
+    changed = q.clone()
+    changed[1, 2] += torch.randn(2, 5)
+    assert torch.equal(symmetric_kl(p, q, mask), symmetric_kl(p, changed, mask))
+
+
+def branch_terms(kl: bool) -> tuple[Student, torch.Tensor, torch.Tensor]:
+    student, _, batch = make(model="transducer", aux_transducer_layers=(2,))
+    encoded, lens, layers = student.model.encode_layers(batch.feats, batch.lens, {2})
+    tokens, token_lens = torch.tensor([[3, 4, 3], [5, 5, 0]]), torch.tensor([3, 2])
+    predicted = student.model.transducer.predict(tokens)
+    logits = student.model.transducer.logits(encoded, predicted)
+    return student, *branch_losses(student, layers, logits, predicted, lens, tokens, token_lens, kl)
+
+
+def test_auxiliary_transducer_gives_nothing_to_predictor_and_joint():
+    student, loss, _ = branch_terms(False)
+    got = gradients(student, loss)
+    assert all(got[name] == 0 for name in got if name.startswith("model.transducer."))
+    for part in ("auxiliary.branches.2.", "model.encoder.network.convs.0.", "model.encoder.network.convs.1."):
+        assert all(got[name] > 0 for name in got if name.startswith(part)), part
+    assert all(got[name] == 0 for name in got if name.startswith("model.encoder.network.convs.2."))
+
+
+def test_divergence_moves_both_sides():
+    student, _, divergence = branch_terms(True)
+    got = gradients(student, divergence)
+    for part in ("auxiliary.branches.2.", "model.encoder.network.convs.2.", "model.transducer.output."):
+        assert all(got[name] > 0 for name in got if name.startswith(part)), part
+
+
+def test_equal_branch_has_the_loss_of_the_decoder():
+    """A branch on the top layer without an MLP of its own is the decoder; it costs the same and diverges by nothing."""
+    from pipeline.e2e.rnnt import rnnt_loss
+    student, _, batch = make(model="transducer", aux_transducer_layers=(3,))
+    student.auxiliary.branches["3"] = torch.nn.Identity()
+    encoded, lens, layers = student.model.encode_layers(batch.feats, batch.lens, {3})
+    tokens, token_lens = torch.tensor([[3, 4, 3], [5, 5, 0]]), torch.tensor([3, 2])
+    predicted = student.model.transducer.predict(tokens)
+    logits = student.model.transducer.logits(encoded, predicted)
+    loss, divergence = branch_losses(student, layers, logits, predicted, lens, tokens, token_lens, True)
+    assert torch.allclose(loss, rnnt_loss(logits, lens, tokens, token_lens).sum(), atol=1e-5)
+    assert float(divergence) == pytest.approx(0.0, abs=1e-6)
+
+
+@pytest.mark.parametrize("options, part, layer", [
+    (dict(aux_layers=(1,)), "frame.1", 1), (dict(aux_layers=(3,), aux_hidden=4), "frame.3", 3),
+    (dict(aux_ctc_layers=(2,)), "ctc.2", 2), (dict(aux_token_weight=1.0), "token", 3)], ids=str)
+def test_supervision_reaches_its_layer_and_those_below(options, part, layer):
+    student, criterion, batch = make(model="ctc", **options)
+    encoded, lens, layers = student.model.encode_layers(batch.feats, batch.lens, student.auxiliary.layers)
+    terms = criterion._supervision(student, layers, encoded, lens, batch.indices)
+    got = gradients(student, sum(value for _, value in terms.values()))
+    assert all(got[name] > 0 for name in got if name.startswith(f"auxiliary.{part}."))
+    for number in (1, 2, 3):
+        reached = got[f"model.encoder.network.convs.{number - 1}.weight"] > 0
+        assert reached == (number <= layer), number
+
+
+@pytest.mark.parametrize("options", [
+    dict(model="ctc"), dict(model="attention"), dict(model="transducer"), dict(model="attention", ctc=False),
+    dict(model="transducer", rnnt="pruned")], ids=str)
+def test_objective_is_the_weighted_sum_of_its_parts(options):
+    if options.get("rnnt") == "pruned":
+        pytest.importorskip("k2")
+    student, criterion, batch = make(ctc_weight=0.5, aux_layers=(1, 3), aux_weight=0.25, **options)
+    loss = criterion(student, batch, 0.0)
+    weights = {"ctc": 1.0 if options["model"] == "ctc" else 0.5, "frame_1": 0.25, "frame_3": 0.25, "simple": 0.5}
+    parts = {k: v for k, v in loss.sums.items() if not k.endswith("_errors")}
+    assert float(loss.total) == pytest.approx(sum(weights.get(k, 1.0) * v for k, v in parts.items()), rel=1e-5)
+    assert loss.frames == 7 and {"frame_1", "frame_3"} <= set(parts)
+    got = gradients(student, loss.total)
+    assert all(value > 0 for name, value in got.items() if "joins" not in name), got
+
+
+def test_dev_sees_neither_auxiliary_losses_nor_smoothing():
+    student, criterion, batch = make(model="attention", aux_layers=(1,), choose_by="loss")
+    student.eval()
+    with torch.no_grad():
+        loss = criterion(student, batch, 1.0)
+        encoded, lens = student.model.encode(batch.feats, batch.lens, normalised=True)
+        log_probs = student.model.decoder(encoded, lens, torch.tensor([[3, 4, 3], [5, 5, 0]]))
+    expected = -(log_probs[0, range(4), [3, 4, 3, 1]].sum() + log_probs[1, range(3), [5, 5, 1]].sum())
+    assert loss.sums["attention"] == pytest.approx(float(expected), rel=1e-5)
+    assert "frame_1" not in loss.sums
+    criterion.options = TrainEndToEndOptions(**SMALL, choose_by="errors")
+    with torch.no_grad():
+        assert float(criterion(student, batch, 1.0).total) == loss.sums["ctc_errors"]
+
+
+def test_company_changes_no_loss():
+    student, criterion, batch = make(model="transducer", aux_layers=(1,), aux_transducer_layers=(2,), choose_by="loss")
+    student.eval()
+    with torch.no_grad():
+        both = criterion(student, batch, 1.0)
+        alone = [criterion(student, Batch(np.array([i]), batch.feats[i:i + 1, :n], torch.tensor([n])), 1.0) for i, n in ((0, 13), (1, 7))]
+    for name in ("ctc", "transducer"):
+        assert both.sums[name] == pytest.approx(sum(a.sums[name] for a in alone), rel=1e-4)
+
+
+def test_alternation_takes_one_or_the_other():
+    student, criterion, batch = make(model="ctc", aux_layers=(1,), aux_token_weight=1.0, aux_alternate=True)
+    found = [{"frame_1", "tokens"} & set(criterion(student, batch, 0.0).sums) for _ in range(20)]
+    assert all(len(names) == 1 for names in found) and {"frame_1"} in found and {"tokens"} in found
+
+
+def test_greedy_errors_by_hand():
+    """Frames a a - a b b: tokens a a b; against a b c two edits."""
+    best = torch.tensor([[3, 3, 0, 3, 4, 4]])
+    log_probs = torch.nn.functional.one_hot(best, 6).float().log()
+    assert greedy_errors(log_probs, torch.tensor([6]), [np.array([3, 4, 5])]) == 2
+    assert greedy_errors(log_probs, torch.tensor([2]), [np.array([3])]) == 0
+
+
+def test_jitter_moves_boundaries_as_far_as_it_says():
+    labels = np.repeat(np.arange(200), 40)
+    moved = jitter(labels, 5.0, np.random.default_rng(0))
+    assert len(moved) == len(labels) and (np.diff(moved) >= 0).all()
+    starts = np.array([np.flatnonzero(moved >= k)[0] for k in range(1, 200)])
+    assert np.abs(starts - 40 * np.arange(1, 200)).mean() == pytest.approx(5.0, rel=0.15)
+    assert np.array_equal(jitter(labels, 0.0, np.random.default_rng(0)), labels)
+
+
+@pytest.mark.parametrize("options, text", [
+    (dict(aux_layers=(4,)), "no layer 4.*1 to 3"), (dict(aux_ctc_layers=(0,)), "no layer 0"), (dict(aux_layers=(1, 1)), "twice"),
+    (dict(aux_transducer_layers=(1,)), "--model transducer"), (dict(aux_alternate=True, aux_layers=(1,)), "--aux-token-weight"),
+    (dict(model="transducer", rnnt="pruned", aux_transducer_layers=(1,)), "full")], ids=str)
+def test_impossible_auxiliary_losses_are_refused(options, text):
+    with pytest.raises(ConfigError, match=text):
+        check_layers(TrainEndToEndOptions(**{**SMALL, **options}))
