@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # samromur: read Icelandic, crowd-sourced; the sample of 399 training, 50 dev and 50 test utterances of 83 speakers, or the full corpus.
 #
-# Usage: ./run.sh [--stage N] [--stop-stage N] [--list] [--corpus-root DIR] [--ali gmm|nhmm|both] [--overwrite]
+# Usage: ./run.sh [--stage N] [--stop-stage N] [--list] [--corpus-root DIR] [--ali gmm|nhmm|both] [--work DIR] [--overwrite]
 #   --corpus-root DIR     folder with metadata.tsv and audio/; else a folder corpora/samromur_demo beside the checkout
 #   --ali gmm|nhmm|both   alignments that the networks of stages 6 and 7 start from; default gmm
+#   --work DIR            recipe with conf/ of its own, whose data/ and exp/ are used (../malromur)
 #   --overwrite           remake outputs whose options or inputs have changed
 #
 # There is no pronouncing dictionary: the units are letters. The language model's text is the corpus's own without the sentences
@@ -12,6 +13,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 corpus_root=
 ali=gmm
+work=.
 overwrite=false
 . ../../utils/stage.sh
 . ../../utils/parse_options.sh
@@ -21,6 +23,7 @@ case $ali in
   gmm | nhmm) sources=$ali ;;
   *) echo "$0: --ali is gmm, nhmm or both, not '$ali'" >&2; exit 2 ;;
 esac
+cd "$work"
 steps=$FULLSUM_ROOT/steps
 utils=$FULLSUM_ROOT/utils
 force=()

@@ -1,0 +1,44 @@
+#!/usr/bin/env bash
+# malromur: read Icelandic, 152 h of 563 speakers, the open corpus closest to that of Heigold et al. 2014. For holders of the corpus.
+#
+# Usage: ./run.sh [--stage N] [--stop-stage N] [--list] [--corpus-root DIR] [--ali gmm|nhmm|both] [--overwrite]
+#   --corpus-root DIR     folder with info.txt and correct/; else a folder corpora/malromur beside the checkout
+#   --ali gmm|nhmm|both   alignments that the networks of stages 6 and 7 start from; default gmm
+#   --overwrite           remake outputs whose options or inputs have changed
+#
+# From the lang on, the stages are those of ../samromur/run.sh with the sizes in conf/ here.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")"
+corpus_root=
+ali=gmm
+overwrite=false
+. ../../utils/stage.sh
+. ../../utils/parse_options.sh
+. ../../utils/path.sh
+force=()
+if $overwrite; then force=(--overwrite); fi
+
+samromur() { # STAGE
+  ../samromur/run.sh --work "$PWD" --stage $1 --stop-stage $1 --ali "$ali" "${force[@]}"
+}
+
+if stage 0 "data: recordings and transcripts, speakers dealt out to training, dev and test"; then
+  python local/prepare_malromur.py data/local ${corpus_root:+--corpus-root "$corpus_root"} "${force[@]}"
+  for part in train dev test; do python "$FULLSUM_ROOT/utils/validate_data.py" data/local/$part; done
+fi
+
+if stage 1 "lang: letters; 3-gram for decoding, unigram for sequence training"; then samromur 1; fi
+
+if stage 2 "features: MFCC for the GMM, log-mel for the networks"; then samromur 2; fi
+
+if stage 3 "GMM: monophones, triphones with deltas, LDA and MLLT; alignments"; then samromur 3; fi
+
+if stage 5 "neural HMM: full-sum training with learned transitions, alignments, tied states"; then samromur 5; fi
+
+if stage 6 "Viterbi training of a network on each alignment"; then samromur 6; fi
+
+if stage 7 "sequence training of these networks: MMI with lattices of a unigram"; then samromur 7; fi
+
+if stage 9 "decoding: weights tuned on dev, reported on test"; then samromur 9; fi
+
+if stage 10 "report: RESULTS.md and results.json"; then samromur 10; fi
