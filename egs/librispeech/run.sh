@@ -8,7 +8,7 @@
 #   --units UNITS         chains that are trained: of phones (senones), of graphemes (chenones), or both
 #   --models LIST         GMMs that are decoded, by default "mono tri1 tri2 tri3"
 #   --parts LIST          parts that are decoded, by default "dev test"; test needs dev's weights
-#   --ali gmm|nhmm|both   alignments that the networks of stage 6 are trained on
+#   --ali gmm|nhmm|both   alignments that the networks of stages 6 and 7 are trained on
 #   --overwrite           remake outputs whose options or inputs have changed
 #
 # The weights of language model and word penalty are tuned on dev and used on test, which is decoded once.
@@ -127,6 +127,15 @@ if stage 6 "Viterbi training of a network on each alignment ($sources)"; then
   done
 fi
 
+if stage 7 "sequence training of these networks: MMI with lattices of a unigram"; then
+  python "$steps/train_lm.py" data/local/lm_text.txt data/lang_phone data/lm_1gram --order 1 --add 1 "${force[@]}"
+  for source in $sources; do
+    python "$steps/make_graph.py" data/lang_phone data/lm_1gram exp/hybrid_$source exp/hybrid_$source/graph_1gram "${force[@]}"
+    python "$steps/train_sequence.py" data/fbank/train data/lang_phone exp/hybrid_$source exp/mmi_$source \
+      --graph exp/hybrid_$source/graph_1gram --lm data/lm_1gram --config conf/mmi.yaml "${force[@]}"
+  done
+fi
+
 if stage 9 "decoding: weights tuned on dev, reported on test"; then
   for unit in $units; do
     for model in $models; do
@@ -134,7 +143,10 @@ if stage 9 "decoding: weights tuned on dev, reported on test"; then
     done
   done
   for source in $sources; do
-    for part in $parts; do decode_network hybrid_$source $part; done
+    for part in $parts; do
+      decode_network hybrid_$source $part
+      decode_network mmi_$source $part
+    done
   done
 fi
 
