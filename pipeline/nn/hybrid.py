@@ -44,18 +44,9 @@ def train_viterbi(data_dir: Path, lang_dir: Path, ali_dir: Path, out: Path, opti
     Returns:
         facts for the stamp.
     """
-    lang, hmm, facts = Lang.load(lang_dir), load_hmm(ali_dir), FeatureFacts.load(data_dir)
-    hmm.check_lang(lang, lang_dir)
-    data, labels = _utterances(data_dir, ali_dir, hmm, facts, options)
-    sets = [(data_dir, data, labels)]
-    if dev_dir is not None:
-        if dev_ali_dir is None:
-            raise DataError(f"{dev_dir}: dev data need an alignment as well (--dev-ali)")
-        facts.check_same_kind(FeatureFacts.load(dev_dir), data_dir, dev_dir)
-        sets.append((dev_dir, *_utterances(dev_dir, dev_ali_dir, hmm, facts, options)))
-    torch.manual_seed(options.seed)
-    model = AcousticModel(data.packed.feats.shape[1], hmm.tree.num_pdfs, encoder_options(options))
-    model.set_normalisation(data.packed.feats)
+    lang, hmm, facts, sets = load_labelled(data_dir, lang_dir, ali_dir, options, dev_dir, dev_ali_dir)
+    data = sets[0][1]
+    model = first_model(data, hmm, options)
     history, changed = _train_rounds(model, sets, lang, hmm, options, out, facts.frame_shift)
     save_acoustic_model(out, model.cpu(), hmm, feature_facts(facts), options.feat_options(), Scales(),
                         {"criterion": "cross_entropy", "lang_id": lang.id, "ali": str(ali_dir), "epochs": history})
@@ -65,6 +56,32 @@ def train_viterbi(data_dir: Path, lang_dir: Path, ali_dir: Path, out: Path, opti
 
 
 Labelled = tuple[Path, UtteranceSet, list[np.ndarray]]
+
+
+def load_labelled(data_dir: Path, lang_dir: Path, ali_dir: Path, options: ViterbiOptions, dev_dir: Optional[Path] = None,
+                  dev_ali_dir: Optional[Path] = None) -> tuple[Lang, HmmDir, FeatureFacts, list[Labelled]]:
+    """What a training on an alignment reads; arguments as for ``train_viterbi``.
+
+    Returns:
+        lang, the alignment's HMM, facts of the features; the training data with their labels, then the dev data, if any.
+    """
+    lang, hmm, facts = Lang.load(lang_dir), load_hmm(ali_dir), FeatureFacts.load(data_dir)
+    hmm.check_lang(lang, lang_dir)
+    sets = [(data_dir, *_utterances(data_dir, ali_dir, hmm, facts, options))]
+    if dev_dir is not None:
+        if dev_ali_dir is None:
+            raise DataError(f"{dev_dir}: dev data need an alignment as well (--dev-ali)")
+        facts.check_same_kind(FeatureFacts.load(dev_dir), data_dir, dev_dir)
+        sets.append((dev_dir, *_utterances(dev_dir, dev_ali_dir, hmm, facts, options)))
+    return lang, hmm, facts, sets
+
+
+def first_model(data: UtteranceSet, hmm: HmmDir, options: ViterbiOptions) -> AcousticModel:
+    """A model with random parameters and the normalisation of the data; equal seeds give equal models."""
+    torch.manual_seed(options.seed)
+    model = AcousticModel(data.packed.feats.shape[1], hmm.tree.num_pdfs, encoder_options(options))
+    model.set_normalisation(data.packed.feats)
+    return model
 
 
 def _train_rounds(model: AcousticModel, sets: list[Labelled], lang: Lang, hmm: HmmDir, options: ViterbiOptions, out: Path,

@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import Any, Optional, Protocol
+from typing import Any, Optional, Protocol, Sequence
 
 from pipeline import errors
 from pipeline.errors import ConfigError, PipelineError
@@ -56,7 +56,8 @@ class Node:
         return servers + [Member("replica", r) for r in range(self.index, training.replicas, self.count)]
 
     def agree(self, training: AsyncTraining) -> int:
-        """The port to meet at, chosen by the first machine; ConfigError when the machines were given different options."""
+        """The port to meet at, chosen by the first machine, 0 if it has nothing to do; ConfigError when the machines were
+        given different options."""
         if self.store is None:
             return free_port(self.host, training.port)
         setting = repr(training)
@@ -65,10 +66,11 @@ class Node:
             self.store.set("setting", setting)
             self.store.set("port", str(port))
             return port
-        if self.store.get("setting").decode() != setting:
+        port = int(self.store.get("port").decode())
+        if port and self.store.get("setting").decode() != setting:
             raise ConfigError(f"machine {self.index} was started with other options than machine 0: {setting} against "
                               f"{self.store.get('setting').decode()}")
-        return int(self.store.get("port").decode())
+        return port
 
 
 def free_port(host: str, port: int = 0) -> int:
@@ -91,13 +93,14 @@ def run_processes(job: Job, out: Path, node: Node = Node()) -> Optional[dict[str
     Args:
         out: directory for checkpoints and logs.
     Returns:
-        {"history": figures of each epoch, "facts": figures of the training} on the first machine, else None.
+        {"history": figures of each epoch, "facts": figures of the training, "lost": replicas that were given up,
+        "failed": utterance id -> what was wrong, of the replicas of this machine} on the first machine, else None.
     """
     restarts = job.training.max_restarts if node.count == 1 else 0
     for attempt in range(restarts + 1):
         try:
             with _Fleet(job, out, node) as fleet:
-                return fleet.run()
+                return fleet.run() if fleet.members else None
         except ServerLostError as e:
             if attempt == restarts:
                 raise
@@ -126,6 +129,8 @@ class _Fleet:
 
     def __enter__(self) -> "_Fleet":
         self.port = self.node.agree(self.job.training)
+        if not self.port:
+            return self
         # A server of forks imports everything once instead of once per process.
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload([work.__module__])
@@ -175,8 +180,10 @@ class _Fleet:
                 if not member.done and not member.process.is_alive():
                     raise member.error or ServerLostError(f"{member.member.name} is lost, exit code {member.process.exitcode}")
             if servers and servers[0].done:
-                self._let_end()
-                return servers[0].result
+                self._let_end(servers[0].result["lost"])
+                self._messages()
+                failed = [m.result for m in self.members if m.member.role == "replica" and m.result]
+                return {**servers[0].result, "failed": {cut_id: why for some in failed for cut_id, why in some.items()}}
             lost = [m for m in self.members if m.member.role == "replica" and not m.done and not m.process.is_alive()]
             for member in lost:
                 if member.member.name not in told:
@@ -205,10 +212,12 @@ class _Fleet:
         except OSError:
             logger.debug("server0 has ended before it could be told of %s", member.member.name)
 
-    def _let_end(self) -> None:
+    def _let_end(self, lost: Sequence[int]) -> None:
+        """Waits for the processes, except for replicas that were given up: they may hang."""
         until = time.monotonic() + END_SECONDS
         for member in self.members:
-            member.process.join(max(until - time.monotonic(), 0.0))
+            if member.member.role == "server" or member.member.number not in lost:
+                member.process.join(max(until - time.monotonic(), 0.0))
 
     def _messages(self) -> list[tuple[_Process, tuple]]:
         """What the processes have sent, after waiting for it or for the end of one of them for a moment."""

@@ -27,11 +27,13 @@ class Trained:
         built: its model holds the mean of the best epochs, in evaluation mode.
         history: figures of each epoch.
         facts: figures of the whole training: updates, staleness, lost replicas, seconds.
+        failed: utterance id -> what was wrong with it.
     """
 
     built: Built
     history: list[dict[str, float]]
     facts: dict[str, Any]
+    failed: dict[str, str]
 
 
 def train_async(job: Job, out: Path, node: Node = Node()) -> Trained:
@@ -56,7 +58,7 @@ def train_async(job: Job, out: Path, node: Node = Node()) -> Trained:
     logger.info("final model: mean of epochs %s; %d updates, staleness %.2f on average, %d at most; %d replicas lost",
                 ", ".join(map(str, chosen)), *(result["facts"][k] for k in ("updates", "staleness", "staleness_max",
                                                                             "replicas_lost")))
-    return Trained(built, result["history"], result["facts"])
+    return Trained(built, result["history"], result["facts"], result["failed"])
 
 
 def clean_up(out: Path) -> None:

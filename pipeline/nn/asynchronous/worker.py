@@ -124,7 +124,7 @@ def _lead(built: Built, training: AsyncTraining, out: Path, names: Sequence[Sequ
     facts = lead.facts()
     for other in others:
         other.stop()
-    return {"history": lead.history, "facts": facts}
+    return {"history": lead.history, "facts": facts, "lost": sorted(set(range(training.replicas)) - lead.ledger.alive)}
 
 
 def _idle() -> None:
@@ -134,7 +134,8 @@ def _idle() -> None:
 
 
 def _replicate(number: int, built: Built, parameters: dict[str, torch.nn.Parameter], names: Sequence[Sequence[str]],
-               training: AsyncTraining) -> None:
+               training: AsyncTraining) -> dict[str, str]:
+    """A replica; returns what was wrong with single utterances, by their ids."""
     link = RpcLink(number, training.servers, training.mode == "synchronous")
     stop = threading.Event()
     pulse = threading.Thread(target=_pulse, args=(link, training.heartbeat_seconds / BEATS, stop), daemon=True)
@@ -142,6 +143,8 @@ def _replicate(number: int, built: Built, parameters: dict[str, torch.nn.Paramet
     try:
         Replica(number, built, parameters, names, training, link).run()
         link.tell("leave")
+        failures = getattr(built.objective, "failures", None)
+        return {} if failures is None else {built.data.ids[i]: why for i, why in failures.reasons().items()}
     except ServerLostError:
         raise
     except PipelineError as e:

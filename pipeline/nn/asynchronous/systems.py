@@ -1,0 +1,150 @@
+"""What can be trained asynchronously: a hybrid network on an alignment, and any network further by a sequence criterion."""
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Callable, Optional
+
+from pipeline.checkpoint import load_tensors
+from pipeline.errors import ConfigError
+from pipeline.feats.facts import FeatureFacts
+from pipeline.feats.options import FeatLoadOptions
+from pipeline.files import atomic_write
+from pipeline.lang import Lang
+from pipeline.model_dir import HmmDir, load_hmm
+from pipeline.nn.asynchronous.job import Built
+from pipeline.nn.asynchronous.launch import Node, run_processes
+from pipeline.nn.asynchronous.options import AsyncSequenceOptions, AsyncTraining, AsyncViterbiOptions, training_of
+from pipeline.nn.asynchronous.train import Trained, clean_up, train_async
+from pipeline.nn.hybrid import first_model, load_labelled
+from pipeline.nn.losses import CrossEntropy
+from pipeline.nn.model import AcousticModel, Scales, feature_facts, load_acoustic_model, save_acoustic_model
+from pipeline.nn.priors import label_prior
+from pipeline.nn.sequence import FrameCrossEntropy, SequenceCriterion
+from pipeline.nn.sequence_training import FAILED, Sources, make_denominator, select_parameters, sequence_task
+from pipeline.nn.step import Task, pick_device
+from pipeline.nn.train import EPOCHS
+from pipeline.nn.train_state import epoch_file
+
+logger = logging.getLogger(__name__)
+
+SHOWN = ("loss", "accuracy", "cancelled", "rejected", "dev_loss", "dev_accuracy")
+
+
+@dataclass(frozen=True)
+class ViterbiJob:
+    """Frame cross-entropy on an alignment; see ``pipeline.nn.hybrid.train_viterbi`` for the directories."""
+
+    data_dir: Path
+    lang_dir: Path
+    ali_dir: Path
+    options: AsyncViterbiOptions
+    dev_dir: Optional[Path] = None
+    dev_ali_dir: Optional[Path] = None
+
+    @property
+    def training(self) -> AsyncTraining:
+        """See ``Job``."""
+        return training_of(self.options, self.options, self.options.refresh)
+
+    def build(self) -> Built:
+        """See ``Job``; with one replica the training is that of ``train_viterbi``, bit for bit."""
+        o = self.options
+        if o.realign_rounds or o.chunk_seconds:
+            raise ConfigError("asynchronous training has no --realign-rounds and no --chunk-seconds")
+        if (o.refresh or o.shuffle != "utterances") and (o.label_smoothing or o.focal):
+            raise ConfigError("--label-smoothing and --focal have no outer gradient: they go with --shuffle utterances and --refresh 0")
+        _, hmm, facts, sets = load_labelled(self.data_dir, self.lang_dir, self.ali_dir, o, self.dev_dir, self.dev_ali_dir)
+        _, data, labels = sets[0]
+        model = first_model(data, hmm, o)
+        model.log_prior.copy_(label_prior(labels, hmm.tree.num_pdfs))
+        objective = FrameCrossEntropy(labels)
+        criterion = SequenceCriterion(objective, o.refresh) if o.refresh else CrossEntropy(labels, o.label_smoothing, o.focal)
+        dev = Task(sets[1][1], CrossEntropy(sets[1][2])) if len(sets) > 1 else None
+        return Built(model, Task(data, criterion), objective, dev, facts.frame_shift)
+
+
+def train_viterbi_async(job: ViterbiJob, out: Path, node: Node = Node()) -> dict[str, Any]:
+    """Trains a hybrid network with replicas and writes its model directory; returns facts for the stamp."""
+    trained = train_async(job, out, node)
+    lang, hmm, facts = Lang.load(job.lang_dir), load_hmm(job.ali_dir), FeatureFacts.load(job.data_dir)
+
+    def save(directory: Path, model: AcousticModel, extra: dict[str, Any]) -> None:
+        save_acoustic_model(directory, model, hmm, feature_facts(facts), job.options.feat_options(), Scales(),
+                            {"criterion": "cross_entropy", "lang_id": lang.id, "ali": str(job.ali_dir), **extra})
+
+    return _finish(trained, out, job.training, save)
+
+
+@dataclass(frozen=True)
+class SequenceJob:
+    """A sequence criterion on a model that exists; see ``pipeline.nn.sequence_training.train_sequence``."""
+
+    data_dir: Path
+    sources: Sources
+    options: AsyncSequenceOptions
+    ali_dir: Optional[Path] = None
+    dev_dir: Optional[Path] = None
+
+    @property
+    def training(self) -> AsyncTraining:
+        """See ``Job``."""
+        meta = load_acoustic_model(self.sources.model_dir)[2]
+        return training_of(self.options, self.options.training(FeatLoadOptions(**meta["feat_options"])), self.options.refresh)
+
+    def build(self) -> Built:
+        """See ``Job``; each process has a denominator of its own."""
+        o, sources = self.options, self.sources
+        model, hmm, meta = load_acoustic_model(sources.model_dir)
+        lang = Lang.load(sources.lang_dir)
+        hmm.check_lang(lang, sources.lang_dir)
+        scale = Scales(**meta["scales"]).transition if o.transition_scale is None else o.transition_scale
+        denominator = make_denominator(sources, hmm, scale, o, pick_device(o.device))
+        task = sequence_task(model, hmm, meta, lang, self.data_dir, sources, denominator, o, self.ali_dir)
+        dev = None
+        if self.dev_dir is not None:
+            dev = sequence_task(model, hmm, meta, lang, self.dev_dir, sources, denominator, o, None)
+        select_parameters(model, o.update)
+        return Built(model, task, task.criterion.objective, dev, float(meta["features"]["frame_shift"]))
+
+
+def train_sequence_async(job: SequenceJob, out: Path, node: Node = Node()) -> dict[str, Any]:
+    """Trains a network further with replicas and writes a model directory like its own; returns facts for the stamp."""
+    trained = train_async(job, out, node)
+    _, hmm, meta = load_acoustic_model(job.sources.model_dir)
+    lang = Lang.load(job.sources.lang_dir)
+
+    def save(directory: Path, model: AcousticModel, extra: dict[str, Any]) -> None:
+        save_acoustic_model(directory, model, hmm, meta["features"], FeatLoadOptions(**meta["feat_options"]),
+                            Scales(**meta["scales"]), {"criterion": job.options.criterion, "lang_id": lang.id,
+                                                       "start": str(job.sources.model_dir), **extra})
+
+    with atomic_write(out / FAILED) as f:
+        f.writelines(f"{cut_id}\t{reason}\n" for cut_id, reason in sorted(trained.failed.items()))
+    return {**_finish(trained, out, job.training, save), "failed": len(trained.failed)}
+
+
+def help_train(job: ViterbiJob | SequenceJob, out: Path, node: Node) -> None:
+    """Runs the replicas of a machine that is not the first one; `out` gets their logs."""
+    assert node.index > 0, node
+    (out / "log").mkdir(parents=True, exist_ok=True)
+    run_processes(job, out, node)
+
+
+def _finish(trained: Trained, out: Path, training: AsyncTraining,
+            save: Callable[[Path, AcousticModel, dict[str, Any]], None]) -> dict[str, Any]:
+    """Saves the model, those of single epochs if they are wanted, and removes the checkpoints."""
+    model, history = trained.built.model.cpu(), trained.history
+    optimisation = {"replicas": training.replicas, "mode": training.mode, "simulated_decode_rtf": training.simulate_decode_rtf,
+                    **trained.facts}
+    save(out, model, {"epochs": history, "optimisation": optimisation})
+    if training.keep_epochs:
+        final = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        for number in range(1, len(history) + 1):
+            model.load_state_dict(load_tensors(epoch_file(out / EPOCHS, number)))
+            save(out / f"epoch-{number}", model, {"epochs": history[:number], "optimisation": optimisation})
+        model.load_state_dict(final)
+    clean_up(out)
+    return {"utterances": len(trained.built.data), "parameters": sum(p.numel() for p in model.parameters()), **trained.facts,
+            "simulated_decode_rtf": training.simulate_decode_rtf, **{k: v for k, v in history[-1].items() if k in SHOWN}}
