@@ -81,7 +81,7 @@ def test_synchronous_replicas_are_reproducible(tmp_path):
 
 @pytest.mark.parametrize("shuffle", ["none", "on_the_fly", "full"])
 def test_frames_of_two_replicas(shuffle, tmp_path):
-    trained = run(tmp_path, replicas=2, shuffle=shuffle, frame_batch=8, epochs=6)
+    trained = run(tmp_path, replicas=2, shuffle=shuffle, frame_batch=8, epochs=12)
     assert trained.history[-1]["dev_accuracy"] > 0.7
     assert all("loss" in figures for figures in trained.history)
 
