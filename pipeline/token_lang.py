@@ -15,6 +15,7 @@ from pipeline.tree import Tree, leaves
 
 logger = logging.getLogger(__name__)
 
+TOKEN_UNIT = "token"  # the unit of such a lang
 _MARK = "="  # put behind a token whose name is that of a special phone
 
 
@@ -38,7 +39,7 @@ def token_lang(words: Iterable[str], tokens: Tokens, silence_prob: float = 0.5) 
                        len(words), ", ".join(left_out[:5]))
     entries = [Pronunciation(word, tuple(phone_name(tokens.pieces[i]) for i in ids)) for word, ids in spelt.items()
                if word not in left_out]
-    return make_lang(Lexicon(entries), "token", silence_prob=silence_prob, speech_states=1, silence_states=1, blank=True)
+    return make_lang(Lexicon(entries), TOKEN_UNIT, silence_prob=silence_prob, speech_states=1, silence_states=1, blank=True)
 
 
 def token_of_pdf(tree: Tree, tokens: Tokens) -> np.ndarray:

@@ -14,6 +14,7 @@ import numpy as np
 from pipeline.errors import DataError
 from pipeline.graph.grammar import Grammar
 from pipeline.lang import Lang
+from pipeline.token_lang import TOKEN_UNIT
 
 NO_PHONE = -1
 
@@ -63,8 +64,9 @@ def build_phone_graph(lang: Lang, grammar: Grammar) -> PhoneGraph:
     parts.append(_arcs(state[has_backoff], grammar.backoff[has_backoff], NO_PHONE, lm=grammar.backoff_weight[has_backoff]))
     parts.append(_arcs(state[has_final], final, NO_PHONE, lm=grammar.final[has_final]))
     if with_silence:
-        parts.append(_arcs(state + ends, state, lang.silence_id, lex=math.log(lang.silence_prob)))
-        parts.append(_arcs(state + ends, state, NO_PHONE, lex=math.log1p(-lang.silence_prob)))
+        pause, none = _silence_scores(lang)
+        parts.append(_arcs(state + ends, state, lang.silence_id, lex=pause))
+        parts.append(_arcs(state + ends, state, NO_PHONE, lex=none))
     parts.append(_arcs(np.array([start]), grammar.start + ends, NO_PHONE))
     columns = [np.concatenate(c) for c in zip(*parts)]
     if lang.blank:
@@ -84,9 +86,16 @@ def _with_blanks(columns: list[np.ndarray], first_node: int, lang: Lang) -> list
     inner = np.unique(dst[dst >= first_node])
     shift = int(max(columns[0].max(), dst.max())) + 1 - first_node
     columns = [columns[0], np.where(dst >= first_node, dst + shift, dst), *columns[2:]]
-    blank = _arcs(inner + shift, inner, lang.silence_id, lex=math.log(lang.silence_prob))
-    none = _arcs(inner + shift, inner, NO_PHONE, lex=math.log1p(-lang.silence_prob))
+    pause, no_pause = _silence_scores(lang)
+    blank, none = _arcs(inner + shift, inner, lang.silence_id, lex=pause), _arcs(inner + shift, inner, NO_PHONE, lex=no_pause)
     return [np.concatenate(c) for c in zip(columns, blank, none)]
+
+
+def _silence_scores(lang: Lang) -> tuple[float, float]:
+    """Log probabilities of silence and of none, where both may be; the blank of tokens has them from the network alone."""
+    if lang.unit == TOKEN_UNIT:
+        return 0.0, 0.0
+    return math.log(lang.silence_prob), math.log1p(-lang.silence_prob)
 
 
 def _arcs(src: np.ndarray, dst: np.ndarray | int, phone: np.ndarray | int, word: np.ndarray | int = 0,
