@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from dataclasses import dataclass as plain_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Iterator, Optional
@@ -50,7 +51,7 @@ class Batch:
     cut_ids: list[str]
     words: list[list[int]]
     graphs: Any  # hmm.compile.TrainingGraphs
-    emissions: Any  # (N, T, P) float32, scaled
+    emissions: Any  # (N, T, P) float32, scaled; or hmm.OnDemand
     lengths: Any  # (N,) int64
     transitions: Any  # (n_tid,) or (N, T, n_tid), scaled
 
@@ -103,7 +104,7 @@ def align(scorer: "Scorer", hmm: HmmDir, lang: Lang, data_dir: str | Path, out_d
     """
     header = AliHeader(lang.topo.id, hmm.tree.id, lang.id, scorer.frame_shift, scorer.frame_offset, producer)
     report = AlignReport(0, 0, 0.0, [])
-    paths = _emission_paths if getattr(scorer, "emits", False) else _search_paths if _can_search(scorer, options) else _engine_paths
+    paths = _emission_paths if getattr(scorer, "emits", False) else _engine_paths
     with AliWriter(out_dir, header, hmm.tree, hmm.topo, hmm.transitions, lang.words) as writer:
         for path in paths(scorer, hmm, lang, data_dir, options, report):
             if not np.isfinite(path.score):
@@ -118,50 +119,29 @@ def align(scorer: "Scorer", hmm: HmmDir, lang: Lang, data_dir: str | Path, out_d
     return report
 
 
-def _can_search(scorer: "Scorer", options: AlignOptions) -> bool:
-    """Whether the model brings a search of its own that scores only what a beam needs (GMMs, without rescaled scores)."""
+def _on_demand(scorer: "Scorer", options: AlignOptions) -> bool:
+    """Whether the model scores only what a search with a beam needs (GMMs on the CPU, without rescaled scores)."""
     unscaled = options.acoustic_scale in (None, 1.0) and scorer.acoustic_scale == 1.0
-    return hasattr(scorer, "search") and options.device == "cpu" and unscaled and not options.confidence
-
-
-def _search_paths(scorer: "Scorer", hmm: HmmDir, lang: Lang, data_dir: str | Path, options: AlignOptions,
-                  report: AlignReport) -> Iterator[_Path]:
-    """Best paths by the model's own search."""
-    from pipeline.corpus import cut_entries
-    from pipeline.feats.load import iter_packed
-    texts = {cut["id"]: cut["supervisions"][0].get("text") or "" for _, cut in cut_entries(Path(data_dir))}
-    scale = scorer.transition_scale if options.transition_scale is None else options.transition_scale
-    done = progress(range(len(texts)), total=len(texts), desc=f"align {data_dir}")
-    for packed in iter_packed(data_dir, scorer.feat_options, 10 * options.batch_frames):
-        words = [lang.word_ids(texts[c], f"{data_dir}/cuts.jsonl.gz: {c}") for c in packed.cut_ids]
-        offsets = packed.offsets.numpy()
-        keep, graphs = _long_enough(packed.cut_ids, words, hmm, lang, np.diff(offsets).tolist(), report.failed)
-        if keep:
-            found = scorer.search(packed, keep, graphs, hmm.transitions.log_probs() * scale, options.beam)
-            report.num_retried += int((found.tries > 1).sum())
-        splits = graphs.graphs.state_splits.tolist() if keep else []
-        for row, i in enumerate(keep):
-            frames = slice(int(offsets[i]), int(offsets[i + 1]))
-            positions = graphs.state_word[splits[row]:splits[row + 1]][found.states[frames]]
-            yield _Path(packed.cut_ids[i], words[i], float(found.scores[i]), found.tids[frames], positions)
-        for _ in packed.cut_ids:
-            next(done, None)
-    next(done, None)
+    return hasattr(scorer, "on_demand") and options.device == "cpu" and unscaled and not options.confidence
 
 
 def _engine_paths(scorer: "Scorer", hmm: HmmDir, lang: Lang, data_dir: str | Path, options: AlignOptions,
                   report: AlignReport) -> Iterator[_Path]:
-    """Exact best paths through score matrices of any model."""
-    from pipeline.hmm import viterbi
-    for batch in batches(scorer, hmm, lang, data_dir, options, report.failed):
-        best = viterbi(batch.graphs.graphs, batch.emissions, batch.lengths, batch.transitions, confidence=options.confidence)
+    """Best paths of all utterances that are long enough."""
+    from pipeline.hmm import viterbi, widening
+    on_demand = _on_demand(scorer, options)
+    beams = widening(options.beam if on_demand else math.inf)
+    for batch in batches(scorer, hmm, lang, data_dir, options, report.failed, on_demand):
+        best = viterbi(batch.graphs.graphs, batch.emissions, batch.lengths, batch.transitions, confidence=options.confidence,
+                       beams=beams)
+        report.num_retried += int(((best.tries > 1) & best.scores.isfinite()).sum())
         splits = batch.graphs.graphs.state_splits.tolist()
+        states, tids = best.states.cpu().numpy(), best.tids.cpu().numpy().astype(np.int32)
         for i, cut_id in enumerate(batch.cut_ids):
             length = int(batch.lengths[i])
-            positions = batch.graphs.state_word[splits[i]:splits[i + 1]][best.states[i, :length].cpu().numpy()]
+            positions = batch.graphs.state_word[splits[i]:splits[i + 1]][states[i, :length]]
             confidence = None if best.confidence is None else best.confidence[i, :length].cpu().numpy().astype(np.float16)
-            yield _Path(cut_id, batch.words[i], float(best.scores[i]), best.tids[i, :length].cpu().numpy().astype(np.int32),
-                        positions, confidence)
+            yield _Path(cut_id, batch.words[i], float(best.scores[i]), tids[i, :length], positions, confidence)
 
 
 def _emission_paths(scorer: "Scorer", hmm: HmmDir, lang: Lang, data_dir: str | Path, options: AlignOptions,
@@ -190,28 +170,30 @@ def _emission_paths(scorer: "Scorer", hmm: HmmDir, lang: Lang, data_dir: str | P
 
 
 def batches(scorer: "Scorer", hmm: HmmDir, lang: Lang, data_dir: str | Path, options: AlignOptions,
-            failed: list[tuple[str, str]]) -> Iterator[Batch]:
-    """Scored batches of a data directory for alignment and accumulation.
+            failed: list[tuple[str, str]], on_demand: bool = False) -> Iterator[Batch]:
+    """Batches of a data directory for alignment and accumulation, with their scores.
 
     Args:
         failed: utterances too short for their HMM are appended here.
+        on_demand: leave the scoring to the search, which makes larger batches possible.
     """
     import torch
 
-    from pipeline.corpus import load_cuts
+    from pipeline.corpus import cut_entries
     from pipeline.feats.load import iter_packed
-    cuts = load_cuts(data_dir)
-    texts = {c.id: c.supervisions[0].text for c in cuts}
+    texts = {cut["id"]: cut["supervisions"][0].get("text") or "" for _, cut in cut_entries(Path(data_dir))}
     scale = scorer.acoustic_scale if options.acoustic_scale is None else options.acoustic_scale
     trans_scale = scorer.transition_scale if options.transition_scale is None else options.transition_scale
     static = torch.from_numpy(hmm.transitions.log_probs())
     done = progress(range(len(texts)), total=len(texts), desc=f"align {data_dir}")
-    for packed in iter_packed(data_dir, scorer.feat_options, options.batch_frames):
-        feats, lens = pad(packed, options.device)
-        speakers = list(packed.speakers)
-        with torch.no_grad():
-            scores, out_lens = scorer.log_likes(feats, lens, speakers)
-            dynamic = scorer.transition_scores(feats, lens)
+    for packed in iter_packed(data_dir, scorer.feat_options, options.batch_frames * (10 if on_demand else 1)):
+        if on_demand:
+            scores, out_lens, dynamic = scorer.on_demand(packed), packed.lengths(), None
+        else:
+            feats, lens = pad(packed, options.device)
+            with torch.no_grad():
+                scores, out_lens = scorer.log_likes(feats, lens, list(packed.speakers))
+                dynamic = scorer.transition_scores(feats, lens)
         words = [lang.word_ids(texts[c], f"{data_dir}/cuts.jsonl.gz: {c}") for c in packed.cut_ids]
         keep, graphs = _long_enough(packed.cut_ids, words, hmm, lang, out_lens.tolist(), failed)
         if keep:

@@ -14,14 +14,14 @@ import numpy as np
 import torch
 
 from pipeline.errors import DataError
-from pipeline.gmm.beam import Net, beams, net_of, search
 from pipeline.gmm.diag import DiagGmms, Evaluator
+from pipeline.gmm.on_demand import MixtureScores
 from pipeline.gmm.parallel import for_each
 from pipeline.gmm.stats import FrameLabels
 from pipeline.hmm.compile import TrainingGraphs
 from pipeline.hmm.full_sum import occupancies
 from pipeline.hmm.graphs import Graphs
-from pipeline.hmm.viterbi import viterbi
+from pipeline.hmm.viterbi import BestPaths, viterbi, widening
 
 logger = logging.getLogger(__name__)
 
@@ -101,7 +101,8 @@ class Assignment:
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Batch:
     members: np.ndarray  # utterances
-    graphs: Graphs  # with pdf-ids counted within each utterance
+    graphs: Graphs
+    local: Graphs  # the same with pdf-ids counted within each utterance
     pdfs: list[np.ndarray]  # per utterance: its pdf-ids
     lengths: torch.Tensor
 
@@ -122,9 +123,8 @@ class Aligner:
         self._pdfs = [keys[b:e] % num_pdfs for b, e in zip(first[:-1], first[1:])]
         local = local.reshape(-1) - first[graph_of]
         width = int(np.diff(first).max(initial=1))
-        self._graphs = dataclasses.replace(g, state_pdf=torch.from_numpy(local.astype(np.int32)), num_pdfs=width)
+        self._local = dataclasses.replace(g, state_pdf=torch.from_numpy(local.astype(np.int32)), num_pdfs=width)
         self._batches = list(self._make_batches())
-        self._net: Optional[Net] = None
 
     def _make_batches(self) -> Iterator[_Batch]:
         lengths = self.data.lengths
@@ -144,13 +144,14 @@ class Aligner:
 
     def _batch(self, members: list[int], width: int) -> _Batch:
         picked = np.array(members)
-        graphs = dataclasses.replace(self._graphs[picked], num_pdfs=width)
-        return _Batch(picked, graphs, [self._pdfs[n] for n in members], torch.from_numpy(self.data.lengths[picked]))
+        local = dataclasses.replace(self._local[picked], num_pdfs=width)
+        return _Batch(picked, self.data.graphs.graphs[picked], local, [self._pdfs[n] for n in members],
+                      torch.from_numpy(self.data.lengths[picked]))
 
     def _emissions(self, batch: _Batch, evaluator: Evaluator) -> torch.Tensor:
         """(N, T, P') log-likelihoods of each utterance's own pdfs; undefined behind its frames and pdfs."""
         feats, offsets = self.data.feats, self.data.offsets
-        shape = (len(batch.members), int(batch.lengths.max()), batch.graphs.num_pdfs)
+        shape = (len(batch.members), int(batch.lengths.max()), batch.local.num_pdfs)
         out = torch.empty(shape, dtype=torch.float32, device=feats.device)
 
         def score(row: int) -> None:
@@ -168,29 +169,26 @@ class Aligner:
             beam: natural logs by which a state may fall behind the best one of its frame. Utterances that find no path
                 are searched again with four times the beam and then without. On CUDA the search is always exact.
         """
-        if self.data.feats.device.type != "cpu":
-            return self._viterbi_dense(evaluator, transitions)
-        if self._net is None:
-            self._net = net_of(self.data.graphs.graphs)
-        usable = np.flatnonzero((self.data.lengths > 0) & (self.data.lengths >= self.data.graphs.min_frames))
-        found = search(self._net, evaluator, self.data.feats, self.data.offsets, transitions.numpy(), beams(beam), usable)
-        done = np.isfinite(found.scores)
-        assignment = self.from_tids(found.tids, float(found.scores[done].sum()), int(self.data.lengths[done].sum()), done)
-        return dataclasses.replace(assignment, retried=int((found.tries > 1).sum()))
-
-    def _viterbi_dense(self, evaluator: Evaluator, transitions: torch.Tensor) -> Assignment:
-        """Best paths by the engine, from scores of all pdfs of an utterance in all frames."""
         tids = np.full(int(self.data.offsets[-1]), -1, dtype=np.int32)
-        log_like, frames, done = 0.0, 0, np.zeros(len(self.data), dtype=bool)
+        log_like, frames, retried, done = 0.0, 0, 0, np.zeros(len(self.data), dtype=bool)
+        everything = MixtureScores(evaluator, self.data.feats, self.data.offsets[:-1], self.data.lengths)
         for batch in self._batches:
-            best = viterbi(batch.graphs, self._emissions(batch, evaluator), batch.lengths, transitions)
-            found, scores = best.tids.cpu().numpy(), best.scores.double().cpu().numpy()
+            best = self._best_paths(batch, everything, transitions, beam)
+            found, scores, tries = best.tids.cpu().numpy(), best.scores.double().cpu().numpy(), best.tries.tolist()
             for row, n in enumerate(batch.members.tolist()):
                 if np.isfinite(scores[row]):
                     begin, end = int(self.data.offsets[n]), int(self.data.offsets[n + 1])
                     tids[begin:end] = found[row, :end - begin]
                     log_like, frames, done[n] = log_like + float(scores[row]), frames + end - begin, True
-        return self.from_tids(tids, log_like, frames, done)
+                    retried += tries[row] > 1
+        return dataclasses.replace(self.from_tids(tids, log_like, frames, done), retried=retried)
+
+    def _best_paths(self, batch: _Batch, everything: MixtureScores, transitions: torch.Tensor, beam: float) -> BestPaths:
+        """On the CPU from scores on demand, elsewhere from those of all pdfs of an utterance in all frames."""
+        if everything.device.type == "cpu":
+            scores = everything[batch.members]
+            return viterbi(batch.graphs, scores, batch.lengths, transitions, beams=widening(beam))
+        return viterbi(batch.local, self._emissions(batch, everything.evaluator), batch.lengths, transitions)
 
     def from_tids(self, tids: np.ndarray, log_like: float, frames: int, done: np.ndarray) -> Assignment:
         """An assignment from transition-ids (sum of T,), -1 where an utterance (N,) is not `done`."""
@@ -206,17 +204,17 @@ class Aligner:
         rows, pdf_ids, weights = [], [], []
         log_like, frames, done = 0.0, 0, np.zeros(len(self.data), dtype=bool)
         for batch in self._batches:
-            occ = occupancies(batch.graphs, self._emissions(batch, evaluator), batch.lengths, transitions)
+            occ = occupancies(batch.local, self._emissions(batch, evaluator), batch.lengths, transitions)
             tid_counts = occ.tid_counts(include_final=True).cpu().numpy()
             counts[:len(tid_counts)] += tid_counts
             scores = occ.scores.double().cpu().numpy()
-            splits = batch.graphs.state_splits.numpy()
+            splits = batch.local.state_splits.numpy()
             for row, n in enumerate(batch.members.tolist()):
                 if not np.isfinite(scores[row]):
                     continue
                 begin, end = int(self.data.offsets[n]), int(self.data.offsets[n + 1])
                 gamma = occ.of(row).cpu().numpy()
-                local = batch.graphs.state_pdf[splits[row]:splits[row + 1]].numpy()
+                local = batch.local.state_pdf[splits[row]:splits[row + 1]].numpy()
                 merged = np.zeros((end - begin, len(batch.pdfs[row])), dtype=gamma.dtype)
                 np.add.at(merged.T, local, gamma.T)
                 t, p = np.nonzero(merged >= MIN_OCCUPANCY)

@@ -6,30 +6,23 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numba
 import numpy as np
+from numba.extending import overload
+
+from pipeline.hmm import numba_scores
+from pipeline.hmm.numba_backend import drop_stale_code
+from pipeline.hmm.numba_math import FLAGS, exp, log
 
 if TYPE_CHECKING:
     from pipeline.gmm.diag import Evaluator
 
 LANES = 8  # features are padded to a multiple, so that LLVM needs no scalar remainder
-FLAGS = {"nnan", "nsz", "contract", "reassoc", "arcp"}
 # Terms further below the largest change a float32 sum by nothing.
 NEGLIGIBLE = np.float32(-17.0)
 LOWEST = np.float32(-1e30)
-FAR = np.float32(1e15)  # features are clipped here, so that their squares stay numbers
+FAR = np.float32(1e11)  # features are clipped here, so that scores stay above what counts as impossible
 FLUSH = 256  # frames after which float32 sums move into the float64 ones
 
-_F = np.float32
-# exp(x) = (exp(x / 64))^64, the inner one by its Taylor polynomial around -0.65: free of branches and table look-ups, so
-# the loops below become vector instructions. Relative error under 1e-5 for -83 <= x <= 0.
-_LOWEST = _F(-83.0)
-_CENTRE = _F(-0.65)
-_SCALE = _F(np.exp(-0.65))
-_TAYLOR = tuple(_F(1.0 / k) for k in (2.0, 6.0, 24.0, 120.0, 720.0, 5040.0, 40320.0))
-_C2, _C3, _C4, _C5, _C6, _C7, _C8 = _TAYLOR
-_ONE, _INV64 = _F(1.0), _F(1.0 / 64.0)
-
-
-@numba.njit(nogil=True, cache=True, fastmath=True, error_model="numpy")
+@numba.njit(nogil=True, cache=True, fastmath=FLAGS)
 def log_sum(scores: np.ndarray, splits: np.ndarray, out: np.ndarray) -> None:
     """out[t, p] = log sum exp of scores[splits[p]:splits[p + 1], t].
 
@@ -50,7 +43,7 @@ def log_sum(scores: np.ndarray, splits: np.ndarray, out: np.ndarray) -> None:
             continue
         for t in range(num_frames):
             top[t] = row[t]
-            total[t] = _F(0.0)
+            total[t] = np.float32(0.0)
         for g in range(begin + 1, end):
             row = scores[g]
             for t in range(num_frames):
@@ -58,17 +51,9 @@ def log_sum(scores: np.ndarray, splits: np.ndarray, out: np.ndarray) -> None:
         for g in range(begin, end):
             row = scores[g]
             for t in range(num_frames):
-                x = max(row[t] - top[t], _LOWEST) * _INV64 - _CENTRE
-                y = _C5 + x * (_C6 + x * (_C7 + x * _C8))
-                y = _SCALE * (_ONE + x * (_ONE + x * (_C2 + x * (_C3 + x * (_C4 + x * y)))))
-                y = y * y
-                y = y * y
-                y = y * y
-                y = y * y
-                y = y * y
-                total[t] += y * y
+                total[t] += exp(row[t] - top[t])
         for t in range(num_frames):
-            out[t, p] = top[t] + np.log(total[t])
+            out[t, p] = top[t] + log(total[t])
 
 
 class Mixtures(NamedTuple):
@@ -81,7 +66,7 @@ class Mixtures(NamedTuple):
 
 
 def mixtures_of(evaluator: Evaluator) -> Mixtures:
-    """The mixtures of an evaluator (on the CPU) for the search."""
+    """The mixtures of an evaluator (on the CPU) for the loops here."""
     dim = evaluator.gmms.dim
     wide = -(-dim // LANES) * LANES
     matrix = evaluator.matrix.numpy()
@@ -107,10 +92,57 @@ def mixture(x, x2, mixtures, pdf, terms):
         return top
     total = np.float32(0.0)
     for i in range(end - begin):
-        gap = terms[i] - top
-        if gap > NEGLIGIBLE:
-            total += np.exp(gap)
-    return top + np.log(total)
+        total += exp(terms[i] - top)
+    return top + log(total)
+
+
+class Source(NamedTuple):
+    """Frames to score on demand: row begin[n] + t of `feats` is frame t of utterance n."""
+
+    mixtures: Mixtures
+    feats: np.ndarray
+    begin: np.ndarray
+
+
+@overload(numba_scores.make_scratch)
+def _make_scratch(source):
+    if source.instance_class is not Source:
+        return None
+
+    def make(source):
+        wide, most = source.mixtures.linear.shape[1], np.max(np.diff(source.mixtures.offsets))
+        return np.zeros(wide, np.float32), np.zeros(wide, np.float32), np.empty(most, np.float32)
+
+    return make
+
+
+@overload(numba_scores.load, inline="always")
+def _load(source, scratch, n, t):
+    if source.instance_class is not Source:
+        return None
+
+    def frame(source, scratch, n, t):
+        feats, row = source.feats, source.begin[n] + t
+        x, x2, _ = scratch
+        proper = True
+        for i in range(feats.shape[1]):
+            value = feats[row, i]
+            proper = proper and value == value
+            x[i] = min(max(value, -FAR), FAR)
+            x2[i] = x[i] * x[i]
+        return proper
+
+    return frame
+
+
+@overload(numba_scores.score, jit_options={"fastmath": FLAGS}, inline="always")
+def _score(source, scratch, pdf):
+    if source.instance_class is not Source:
+        return None
+    return lambda source, scratch, pdf: mixture(scratch[0], scratch[1], source.mixtures, pdf, scratch[2])
+
+
+drop_stale_code(__file__)
 
 
 @numba.njit(nogil=True, cache=True, fastmath=FLAGS)

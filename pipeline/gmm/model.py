@@ -22,8 +22,7 @@ from pipeline.tree import Tree
 
 if TYPE_CHECKING:
     from pipeline.feats.load import PackedFeats
-    from pipeline.gmm.beam import Found
-    from pipeline.hmm.compile import TrainingGraphs
+    from pipeline.gmm.on_demand import MixtureScores
 
 KIND = "gmm"
 FMLLR = "fmllr.safetensors"
@@ -178,23 +177,12 @@ class GmmScorer:
         for_each(score, range(len(feats)), feats.device)
         return out, lens
 
-    def search(self, packed: PackedFeats, chosen: Sequence[int], graphs: TrainingGraphs, transitions: np.ndarray,
-               beam: float) -> Found:
-        """Best paths of some utterances, scoring on demand (see pipeline.gmm.beam); on the CPU.
+    def on_demand(self, packed: PackedFeats) -> MixtureScores:
+        """Scores of packed utterances, computed where a search for best paths needs them."""
+        from pipeline.gmm.on_demand import MixtureScores
 
-        Args:
-            chosen: C utterances of `packed` to align; `graphs` are theirs.
-            transitions: (n_tid,) natural-log probabilities.
-            beam: natural logs; repeated with 4 times the beam and without where no path is found.
-        Returns:
-            Paths with rows as in `packed` and scores for all of its utterances.
-        """
-        from pipeline.gmm.beam import beams, net_of, search
-
-        offsets = packed.offsets.numpy()
         feats = torch.cat([self.features(packed[i], packed.speakers[i]) for i in range(len(packed))])
-        net = net_of(graphs.graphs, np.asarray(chosen), len(packed))
-        return search(net, self.evaluator, feats, offsets, transitions, beams(beam), np.asarray(chosen))
+        return MixtureScores(self.evaluator, feats, packed.offsets[:-1].numpy(), packed.lengths().numpy())
 
     def transition_scores(self, feats: torch.Tensor, lens: torch.Tensor) -> None:
         """None: the transition probabilities are those of transitions.json."""

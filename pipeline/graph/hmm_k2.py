@@ -17,6 +17,7 @@ from pipeline.errors import DataError
 from pipeline.hmm.convert import from_arcs
 from pipeline.hmm.graphs import NEG_INF, Graphs
 
+SEARCHES = False  # searches exactly, over all scores
 KEEP_ALL = 1e30  # an output beam that prunes nothing
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pipeline.hmm.backends import available
 from pipeline.hmm.full_sum import Occupancies, feasible, full_sum, occupancies
 from pipeline.hmm.graphs import Graphs
-from pipeline.hmm.viterbi import BestPaths, viterbi
+from pipeline.hmm.on_demand import OnDemand
+from pipeline.hmm.viterbi import BestPaths, viterbi, widening
 
-__all__ = ["BestPaths", "Graphs", "Occupancies", "available", "feasible", "full_sum", "occupancies", "viterbi"]
+__all__ = ["BestPaths", "Graphs", "Occupancies", "OnDemand", "available", "feasible", "full_sum", "occupancies", "viterbi", "widening"]

@@ -6,10 +6,12 @@ import functools
 import importlib
 import importlib.util
 from types import ModuleType
+from typing import Union
 
 import torch
 
 from pipeline.errors import ConfigError
+from pipeline.hmm.on_demand import OnDemand
 
 MODULES = {
     "numba": "pipeline.hmm.numba_backend",
@@ -26,12 +28,12 @@ def available(backend: str) -> bool:
     return all(importlib.util.find_spec(name) is not None for name in (NEEDS[backend], MODULES[backend]))
 
 
-def load(backend: str, emissions: torch.Tensor) -> ModuleType:
+def load(backend: str, emissions: Union[torch.Tensor, OnDemand]) -> ModuleType:
     """The module of a backend.
 
     Args:
         backend: a key of MODULES, or "auto": numba on the CPU, Triton on CUDA, plain torch where these lack.
-        emissions: decides by its device.
+        emissions: decide by their device.
     Raises:
         ConfigError: the backend's library is missing.
     """

@@ -10,12 +10,13 @@ priors and log-softmax are applied to e and r outside, where autograd sees them.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Optional
+from typing import Any, Optional, Union
 
 import torch
 
 from pipeline.hmm.backends import load
 from pipeline.hmm.graphs import Graphs
+from pipeline.hmm.on_demand import OnDemand
 
 
 def full_sum(
@@ -122,17 +123,21 @@ def occupancies(
 
 
 def check(
-    graphs: Graphs, emissions: torch.Tensor, lengths: torch.Tensor, transitions: Optional[torch.Tensor]
+    graphs: Graphs,
+    emissions: Union[torch.Tensor, OnDemand],
+    lengths: torch.Tensor,
+    transitions: Optional[torch.Tensor],
 ) -> None:
     """Assert that the shapes of a call fit together."""
-    assert emissions.dim() == 3 and emissions.is_floating_point(), (emissions.shape, emissions.dtype)
+    assert len(emissions.shape) == 3, emissions.shape
+    assert isinstance(emissions, OnDemand) or emissions.is_floating_point(), emissions.dtype
     num = len(graphs)
     assert num == emissions.shape[0] == lengths.shape[0], (num, emissions.shape, lengths.shape)
     assert graphs.num_pdfs <= emissions.shape[2], (graphs.num_pdfs, emissions.shape)
     assert num == 0 or (0 <= int(lengths.min()) and int(lengths.max()) <= emissions.shape[1]), lengths
     if transitions is not None:
         assert transitions.is_floating_point() and transitions.shape[-1] >= graphs.num_tids, transitions.shape
-        assert transitions.dim() == 1 or transitions.shape[:-1] == emissions.shape[:-1], transitions.shape
+        assert transitions.dim() == 1 or tuple(transitions.shape[:-1]) == tuple(emissions.shape[:-1]), transitions.shape
 
 
 class _FullSum(torch.autograd.Function):

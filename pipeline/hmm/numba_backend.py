@@ -9,25 +9,29 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import math
 import mmap
 import os
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Callable, Iterator, Optional
+from typing import Callable, Iterator, NamedTuple, Optional, Sequence, Union
 
 import numpy as np
 import torch
 
 from pipeline.hmm import numba_kernels as kernels
-from pipeline.hmm import numba_math
+from pipeline.hmm import numba_math, numba_scores
 from pipeline.hmm import numba_occupancy as occupancy
 from pipeline.hmm import numba_viterbi as best_paths
 from pipeline.hmm.graphs import Graphs
+from pipeline.hmm.on_demand import OnDemand
 
+SEARCHES = True  # takes scores on demand, and prunes
 SERIAL_CELLS = 20_000  # below this many states x frames a second thread costs more than it saves
 HALVES = {torch.bfloat16: 1, torch.float16: 2}
 HUGE_PAGE = 2 << 20  # bytes
+MAX_WAYS = 64 << 20  # states x frames whose ways a search keeps at once
 
 
 @dataclasses.dataclass
@@ -42,10 +46,14 @@ class Saved:
     scores: np.ndarray
 
 
-def _drop_stale_code() -> None:
-    """numba's cache looks at the file of a loop, not at those it calls into: drop what is older than any of them."""
-    sources = [Path(module.__file__) for module in (kernels, numba_math, occupancy, best_paths)]
-    newest = max(source.stat().st_mtime for source in sources)
+def drop_stale_code(*more: str) -> None:
+    """numba's cache looks at the file of a loop, not at those it calls into: drop what is older than any of them.
+
+    Args:
+        more: source files of further functions that the loops here are compiled with.
+    """
+    sources = [Path(module.__file__) for module in (kernels, numba_math, numba_scores, occupancy, best_paths)]
+    newest = max(source.stat().st_mtime for source in (*sources, *map(Path, more)))
     for source in sources:
         for cached in Path(kernels.forward_tasks.stats.cache_path).glob(f"{source.stem}.*.nb?"):
             with contextlib.suppress(OSError):  # another process was quicker
@@ -53,7 +61,7 @@ def _drop_stale_code() -> None:
                     cached.unlink()
 
 
-_drop_stale_code()
+drop_stale_code()
 
 
 def plan_of(graphs: Graphs) -> kernels.Plan:
@@ -89,14 +97,24 @@ def _make_plan(graphs: Graphs) -> kernels.Plan:
     return plan
 
 
-def _call(
-    graphs: Graphs, emissions: torch.Tensor, lengths: torch.Tensor, transitions: Optional[torch.Tensor]
-) -> tuple[kernels.Call, type]:
-    """Kernel inputs, and the type to compute in."""
+def _source(emissions: Union[torch.Tensor, OnDemand]) -> tuple[NamedTuple, type]:
+    """Emissions as the kernels read them, and the type to compute in."""
+    if isinstance(emissions, OnDemand):
+        return emissions.compiled(), np.float32
     half = HALVES.get(emissions.dtype, 0)
-    dtype = np.float64 if emissions.dtype == torch.float64 else np.float32
     array = emissions.detach()
     array = array.view(torch.int16).numpy().view(np.uint16) if half else array.numpy()
+    return numba_scores.Dense(array, half), np.float64 if emissions.dtype == torch.float64 else np.float32
+
+
+def _call(
+    graphs: Graphs,
+    emissions: Union[torch.Tensor, OnDemand],
+    lengths: torch.Tensor,
+    transitions: Optional[torch.Tensor],
+) -> tuple[kernels.Call, type]:
+    """Kernel inputs, and the type to compute in."""
+    source, dtype = _source(emissions)
     if transitions is None or transitions.shape[-1] == 0:
         scores, timed = np.zeros((1, 1, 1), dtype), -1
     else:
@@ -109,8 +127,8 @@ def _call(
     np.cumsum(frames, out=at[0, 1:])
     np.cumsum(frames * (splits[1:] - splits[:-1]), out=at[1, 1:])
     call = kernels.Call(
-        emissions=array,
-        half=half,
+        source=source,
+        num_pdfs=emissions.shape[2],
         lengths=frames,
         transitions=scores,
         timed=timed,
@@ -131,10 +149,10 @@ class _Threads:
         """Drop the pool (its threads do not survive a fork)."""
         self.pool = None
 
-    def run(self, action: Callable[[np.ndarray], None], costs: np.ndarray) -> None:
-        """Call action(tasks) until every task has run; tasks are dealt out by cost."""
-        count = min(torch.get_num_threads(), len(costs))
-        order = np.argsort(-costs, kind="stable")
+    def run(self, action: Callable[[np.ndarray], None], tasks: np.ndarray, costs: np.ndarray) -> None:
+        """Call action(some of the tasks) until every task has run; they are dealt out by cost."""
+        count = min(torch.get_num_threads(), len(tasks))
+        order = tasks[np.argsort(-costs, kind="stable")]
         if self.pool is None:
             self.pool = ThreadPoolExecutor(max_workers=os.cpu_count() or 1, thread_name_prefix="hmm")
         others = [self.pool.submit(action, order[i::count]) for i in range(1, count)]
@@ -159,20 +177,27 @@ def _one_process(key: tuple) -> Iterator[None]:
     _compiled.add(key)
 
 
-def _key(kernel: Callable, *arrays: np.ndarray) -> tuple:
+def _key(kernel: object, *arrays: np.ndarray) -> tuple:
     """Tells apart the specialisations of a kernel."""
     return (kernel, *((a.dtype, a.flags.c_contiguous) for a in arrays))
 
 
-def _tasks(kernel: Callable, call: kernels.Call, per_graph: int, *rest, key: tuple) -> None:
-    """Run kernel(tasks, *rest) over all utterances, `per_graph` tasks each."""
+def _tasks(kernel: Callable, tasks: np.ndarray, costs: np.ndarray, *rest, key: tuple) -> None:
+    """Run kernel(tasks, *rest); `costs` are the states x frames of each task."""
     if key not in _compiled:
         with _one_process(key):
-            kernel(np.zeros(0, np.int64), *rest)
-    if call.cell_at[-1] * per_graph < SERIAL_CELLS or torch.get_num_threads() == 1:
-        kernel(np.arange(per_graph * len(call.lengths)), *rest)
+            kernel(tasks[:0], *rest)
+    if costs.sum() < SERIAL_CELLS or torch.get_num_threads() == 1:
+        kernel(tasks, *rest)
     else:
-        _threads.run(lambda tasks: kernel(tasks, *rest), np.repeat(np.diff(call.cell_at), per_graph))
+        _threads.run(lambda some: kernel(some, *rest), tasks, costs)
+
+
+def _halves(cells: np.ndarray, utterances: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Tasks of both halves of some utterances, and their costs."""
+    tasks = np.repeat(2 * utterances, 2)
+    tasks[1::2] += 1
+    return tasks, np.repeat(cells[utterances], 2)
 
 
 def _run(kernel: Callable, *args, key: tuple = ()) -> None:
@@ -205,8 +230,9 @@ def _forward(
     )
     alive = np.zeros((2, num), np.bool_)
     args = (plan, call, keep, saved.rows, saved.cum, saved.mid, saved.mid_cum, alive, dtype(kernels.NEG))
-    arrays = (call.emissions, call.transitions)
-    _tasks(kernels.forward_tasks, call, 2, *args, key=_key(kernels.forward_tasks, *arrays))
+    arrays = (call.source.emissions, call.transitions)
+    halves = _halves(np.diff(call.cell_at), np.arange(num))
+    _tasks(kernels.forward_tasks, *halves, *args, key=_key(kernels.forward_tasks, *arrays))
     args = (plan, call, saved.mid, saved.mid_cum, alive, saved.scores, dtype(kernels.NEG))
     _run(kernels.join, *args, key=_key(kernels.join, *arrays))
     return saved
@@ -214,10 +240,11 @@ def _forward(
 
 def _backward(graphs: Graphs, saved: Saved, sink: occupancy.Sink, grads: np.ndarray) -> None:
     call = saved.call
-    key = _key(occupancy.backward_tasks, call.emissions, call.transitions, sink.emissions, sink.transitions)
+    key = _key(occupancy.backward_tasks, call.source.emissions, call.transitions, sink.emissions, sink.transitions)
     neg = saved.rows.dtype.type(kernels.NEG)
     args = (plan_of(graphs), call, sink, saved.rows, saved.cum, saved.mid, saved.mid_cum, saved.scores, grads, neg)
-    _tasks(occupancy.backward_tasks, call, 2, *args, key=key)
+    halves = _halves(np.diff(call.cell_at), np.arange(len(graphs)))
+    _tasks(occupancy.backward_tasks, *halves, *args, key=key)
 
 
 def forward(
@@ -244,7 +271,7 @@ def backward(
 ) -> tuple[torch.Tensor, Optional[torch.Tensor]]:
     """Gradients of emissions and transitions: the occupancies weighted by `grad` (N,)."""
     call, dtype = saved.call, saved.rows.dtype
-    d_emissions = _zeros(call.emissions.shape, call.emissions.dtype)
+    d_emissions = _zeros(call.source.emissions.shape, call.source.emissions.dtype)
     timed = need_transitions and call.timed == 1
     static = need_transitions and call.timed == 0
     sink = occupancy.Sink(
@@ -255,7 +282,7 @@ def backward(
         transitions=_zeros(call.transitions.shape if timed else (1, 1, 1), dtype),
     )
     _backward(graphs, saved, sink, grad.detach().double().numpy())
-    if call.half:
+    if call.source.half:
         d_emissions = torch.from_numpy(d_emissions.view(np.int16)).view(emissions.dtype)
     else:
         d_emissions = torch.from_numpy(d_emissions)
@@ -295,7 +322,7 @@ def occupancies(
     call, dtype = saved.call, saved.rows.dtype
     sink = occupancy.Sink(
         dense=0,
-        emissions=np.zeros((1, 1, 1), call.emissions.dtype),
+        emissions=np.zeros((1, 1, 1), call.source.emissions.dtype),
         arcs=1,
         counts=np.zeros((2, graphs.num_arcs), dtype),
         transitions=np.zeros((1, 1, 1), dtype),
@@ -308,21 +335,43 @@ def occupancies(
 
 
 def viterbi(
-    graphs: Graphs, emissions: torch.Tensor, lengths: torch.Tensor, transitions: Optional[torch.Tensor]
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Scores (N,), best states (N, T) numbered within their graph, arcs (N, T) taken into each frame; -1 elsewhere."""
+    graphs: Graphs,
+    emissions: Union[torch.Tensor, OnDemand],
+    lengths: torch.Tensor,
+    transitions: Optional[torch.Tensor],
+    beams: Sequence[float] = (math.inf,),
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Scores (N,), best states (N, T) numbered within their graph, arcs (N, T) taken into each frame, -1 elsewhere, and
+    how many of the beams were tried for each utterance (N,)."""
     call, dtype = _call(graphs, emissions, lengths, transitions)
     plan = plan_of(graphs)
     num, most = len(graphs), int(np.diff(graphs.numpy()["arc_splits"]).max(initial=0))
     most = max(most, int(np.diff(plan.group_edge[1]).max(initial=0)))
-    backs = np.empty(call.cell_at[-1] + graphs.num_states, np.uint8 if most <= 250 else np.int32)
     mid, mid_cum = np.empty((2, graphs.num_states), dtype), np.empty((2, num))
-    alive = np.zeros((2, num), np.bool_)
-    key = _key(best_paths.viterbi_tasks, call.emissions, call.transitions, backs)
-    args = (plan, call, backs, mid, mid_cum, alive, dtype(kernels.NEG))
-    _tasks(best_paths.viterbi_tasks, call, 2, *args, key=key)
-    scores = np.empty(num)
-    states, arcs = np.full((2, num, emissions.shape[1]), -1, np.int64)
-    args = (plan, call, backs, mid, mid_cum, alive, scores, states, arcs, dtype(kernels.NEG))
-    _run(best_paths.trace, *args, key=("trace", *key))
-    return torch.from_numpy(scores.astype(dtype)), torch.from_numpy(states), torch.from_numpy(arcs)
+    alive, tries = np.zeros((2, num), np.bool_), np.zeros(num, np.int64)
+    scores, (states, arcs) = np.full(num, -np.inf), np.full((2, num, emissions.shape[1]), -1, np.int64)
+    cells = np.diff(call.cell_at)
+    for beam in beams:
+        for some in _parts(np.flatnonzero(scores == -np.inf), cells):
+            cell_at = np.zeros(num, np.int64)
+            cell_at[some[1:]] = np.cumsum(cells[some])[:-1]
+            backs = np.empty(cells[some].sum(), np.uint8 if most <= 250 else np.int32)
+            key = _key(type(call.source), *_arrays(call.source), call.transitions, backs)
+            args = (plan, call, float(beam), backs, cell_at, mid, mid_cum, alive, dtype(kernels.NEG))
+            _tasks(best_paths.viterbi_tasks, *_halves(cells, some), *args, key=key)
+            args = (some, plan, call, backs, cell_at, mid, mid_cum, alive, scores, states, arcs)
+            _run(best_paths.trace, *args, key=("trace", *key))
+            tries[some] += 1
+    return torch.from_numpy(scores.astype(dtype)), *map(torch.from_numpy, (states, arcs, tries))
+
+
+def _arrays(source: NamedTuple) -> list[np.ndarray]:
+    """All arrays of a source."""
+    parts = [_arrays(x) if isinstance(x, tuple) else [x] for x in source]
+    return [x for part in parts for x in part if isinstance(x, np.ndarray)]
+
+
+def _parts(utterances: np.ndarray, cells: np.ndarray) -> Iterator[np.ndarray]:
+    """Runs of utterances whose ways fit into MAX_WAYS together (a larger utterance is a run)."""
+    number = np.cumsum(cells[utterances]) // MAX_WAYS
+    yield from np.split(utterances, np.flatnonzero(np.diff(number)) + 1) if len(utterances) else ()

@@ -3,8 +3,6 @@
 Log domain throughout: a scaled-probability recursion in float32 loses paths that fall 88 nats behind the best state of a
 frame and win later; with polynomials for exp and log that LLVM vectorises it costs about 1 ns per state and frame.
 Every row holds scores relative to the best state of the row before; the float64 sum of these offsets lies in `cum`.
-NEG stands for -inf, so that no NaN can arise from differences.
-
 Each utterance is cut at frame m = T // 2. Task (n, 0) runs alpha over frames 0..m, task (n, 1) runs beta over frames
 T-1..m on the reversed arcs; both count the emission of their own frame, and Z = sum_s alpha(m, s) beta(m, s) / e(m, s).
 The backward pass continues both over the other half. So even one utterance keeps two cores busy, and what is computed
@@ -19,11 +17,8 @@ from typing import NamedTuple
 import numpy as np
 
 from pipeline.hmm.numba_math import cast, exact, exp, jit, log, value
+from pipeline.hmm.numba_scores import DEAD, LANES, NEG, PAD, gather
 
-NEG = -1e30
-DEAD = -1e29
-LANES = 16  # loops run over whole blocks of this many states, so that LLVM needs no scalar remainder
-PAD = LANES  # free cells on both sides of a row; the slots reach two states aside
 SLOTS = 3
 
 
@@ -53,11 +48,11 @@ class Plan(NamedTuple):
 
 
 class Call(NamedTuple):
-    """Inputs of one call: emissions (N, T, P) (uint16 bits if `half` is 1, bfloat16, or 2, float16), lengths (N,),
-    transitions (N, T, K) if `timed` is 1, (1, 1, K) if 0, none if -1; first row and first cell of each utterance."""
+    """Inputs of one call: the source of emissions (see numba_scores) and its number of pdfs, lengths (N,), transitions
+    (N, T, K) if `timed` is 1, (1, 1, K) if 0, none if -1; first row and first cell of each utterance."""
 
-    emissions: np.ndarray
-    half: int
+    source: tuple
+    num_pdfs: int
     lengths: np.ndarray
     transitions: np.ndarray
     timed: int
@@ -86,14 +81,6 @@ def band(plan, n, num_frames):
         low[t] = low[t] // LANES * LANES
         high[t] = (high[t] + LANES - 1) // LANES * LANES
     return low, high
-
-
-@exact
-def gather(row, emissions, pdf, low, high, half, neg):
-    """Emissions of the states low..high; what is no number below infinity becomes NEG."""
-    for s in range(low, min(high, len(pdf))):
-        x = value(emissions[pdf[s]], half)
-        row[s + PAD] = x if neg < x < -neg else neg
 
 
 @exact
@@ -237,7 +224,7 @@ def forward_one(plan, n, way, call, keep, rows, cum, mid, mid_cum, neg):
     slots, edges, x = weights.copy(), base.copy(), np.empty_like(base)
     w0, w1, w2 = slots[0], slots[1], slots[2]
     pdf, ends = plan.pdf[first : first + size], plan.ends[way, first : first + size]
-    emissions, half = call.emissions[n], call.half
+    emissions, half = call.source.emissions[n], call.source.half
     timed, transitions = call.timed == 1, call.transitions[n if call.timed == 1 else 0]
     row, cell = call.row_at[n], call.cell_at[n]
     d, start, stop = (1, 0, num_frames // 2) if way == 0 else (-1, num_frames - 1, num_frames // 2)
@@ -292,11 +279,11 @@ def join(plan, call, mid, mid_cum, alive, scores, neg):
         if not (alive[0, n] and alive[1, n]):
             continue
         first, last = plan.splits[n], plan.splits[n + 1]
-        frame, pdf = call.emissions[n, call.lengths[n] // 2], plan.pdf[first:last]
+        frame, pdf = call.source.emissions[n, call.lengths[n] // 2], plan.pdf[first:last]
         alpha, beta = mid[0, first:last], mid[1, first:last]
         both = np.full(last - first, NEG)
         for s in range(last - first):
-            x = value(frame[pdf[s]], call.half)
+            x = value(frame[pdf[s]], call.source.half)
             if neg < x < -neg:
                 both[s] = np.float64(alpha[s]) + np.float64(beta[s]) - np.float64(x)
         best = both.max()

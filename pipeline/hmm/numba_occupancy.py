@@ -14,8 +14,9 @@ import numba
 import numpy as np
 from numba.extending import overload
 
-from pipeline.hmm.numba_kernels import DEAD, PAD, add_edges, band, edge_scores, fill, gather, orient, retime, settle, step
+from pipeline.hmm.numba_kernels import add_edges, band, edge_scores, fill, orient, retime, settle, step
 from pipeline.hmm.numba_math import cast, exp, jit
+from pipeline.hmm.numba_scores import DEAD, PAD, gather
 
 
 class Sink(NamedTuple):
@@ -157,9 +158,9 @@ def backward_one(plan, n, way, call, sink, rows, cum, mid, mid_cum, score, grad,
     slots, edges, x = weights.copy(), base.copy(), np.empty_like(base)
     w0, w1, w2 = slots[0], slots[1], slots[2]
     by_slot, by_edge = np.zeros_like(weights), np.zeros_like(base)
-    pdf, emissions, half = plan.pdf[first : first + size], call.emissions[n], call.half
+    pdf, emissions, half = plan.pdf[first : first + size], call.source.emissions[n], call.source.half
     timed, transitions = call.timed == 1, call.transitions[n if call.timed == 1 else 0]
-    pdf_total = np.zeros(call.emissions.shape[2] if half else 0, weights.dtype)
+    pdf_total = np.zeros(call.source.emissions.shape[2] if half else 0, weights.dtype)
     dense, by_arc, by_tid = sink.dense, sink.arcs == 1, sink.arcs == 2
     d_emissions, d_transitions = sink.emissions[n if dense else 0], sink.transitions[n if by_tid else 0]
     row, cell = call.row_at[n], call.cell_at[n]

@@ -1,17 +1,23 @@
-"""Compiled loops of the CPU backend: best paths.
+"""Compiled loops of the CPU backend: best paths, exact or within a beam, over stored scores or over scores on demand.
 
 Cut in the middle like the full sum: task (n, 0) finds the best way from the start to each state of frame T // 2, task
-(n, 1) the best way from there to the end, and the path is traced outwards from the best state of the middle frame.
-A way is kept as one byte (or an int32 where a state has very many arcs) per state and frame: the slot, or 3 plus the
-number of the edge among those that reach the state.
+(n, 1) the best way from the end to there, without that frame's emissions, and the path is traced outwards from the best
+state of the middle frame. A way is kept as one byte (or an int32 where a state has very many arcs) per state and frame:
+the slot, or 3 plus the number of the edge among those that reach the state.
+
+With a beam, a state that falls further behind the best one of its frame is given up, and only what the others reach is
+looked at in the next frame (cf. Kaldi's FasterDecoder): near the best path a dozen states, where the graph has hundreds.
 """
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
-from pipeline.hmm.numba_kernels import DEAD, NEG, PAD, SLOTS, band, edge_scores, fill, gather, orient, retime, settle
-from pipeline.hmm.numba_math import cast, exact, jit, value
+from pipeline.hmm.numba_kernels import SLOTS, band, edge_scores, fill, orient, retime, settle
+from pipeline.hmm.numba_math import cast, jit
+from pipeline.hmm.numba_scores import DEAD, LANES, NEG, PAD, emit, known_scores
 
 
 @jit
@@ -51,14 +57,46 @@ def best_edges(cur, back, x, groups, group_edge):
 
 
 @jit
-def row_cell(plan, call, n, row):
-    """First cell of a row of ways: an utterance has one row more than frames, since both halves reach the middle."""
-    return call.cell_at[n] + plan.splits[n] + row * (plan.splits[n + 1] - plan.splits[n])
+def widen(x, groups, group_edge, low, high):
+    """The range low..high with the states that a living edge reaches."""
+    first, last = 0, len(groups)
+    while first < last and not alive_edge(x, group_edge[first], group_edge[first + 1]):
+        first += 1
+    while first < last and not alive_edge(x, group_edge[last - 1], group_edge[last]):
+        last -= 1
+    if first < last:
+        low, high = min(low, groups[first]), max(high, groups[last - 1] + 1)
+    return low, high
 
 
 @jit
-def viterbi_one(plan, n, way, call, backs, mid, mid_cum, neg):
-    """Sweep one half of utterance n; False if no path survives it."""
+def alive_edge(x, begin, end):
+    """Whether one of the edges begin..end carries a path."""
+    for i in range(begin, end):
+        if x[i] > DEAD:
+            return True
+    return False
+
+
+@jit
+def prune(row, floor, low, high, neg):
+    """Give up the states below the floor; the range of the others."""
+    for s in range(np.uintp(low + PAD), np.uintp(high + PAD)):
+        row[s] = row[s] if row[s] >= floor else neg
+    while low < high and row[low + PAD] < DEAD:
+        low += 1
+    while low < high and row[high - 1 + PAD] < DEAD:
+        high -= 1
+    return low, high
+
+
+@jit
+def viterbi_one(plan, n, way, call, beam, backs, cell, mid, mid_cum, neg):
+    """Sweep one half of utterance n; False if no path survives it.
+
+    Args:
+        cell: first cell of the utterance in `backs`.
+    """
     num_frames, first = call.lengths[n], plan.splits[n]
     if num_frames == 0:
         return False
@@ -66,53 +104,63 @@ def viterbi_one(plan, n, way, call, backs, mid, mid_cum, neg):
     (weights, tids, _), (base, edge_tids, _, sources, groups, group_edge) = orient(plan, n, way, call, neg)
     size, width = tids.shape[1], plan.width[n]
     work = np.full((3, weights.shape[1]), neg)
-    prev, cur, emit = work[0], work[1], work[2]
+    prev, cur, emission = work[0], work[1], work[2]
     slots, edges, x = weights.copy(), base.copy(), np.empty_like(base)
     w0, w1, w2 = slots[0], slots[1], slots[2]
     pdf, ends = plan.pdf[first : first + size], plan.ends[way, first : first + size]
-    emissions, half = call.emissions[n], call.half
+    source = call.source
+    known = known_scores(source, call.num_pdfs, neg)
     timed, transitions = call.timed == 1, call.transitions[n if call.timed == 1 else 0]
-    cell = row_cell(plan, call, n, 0)
     d, start, stop = (1, 0, num_frames // 2) if way == 0 else (-1, num_frames - 1, num_frames // 2)
-    total, offset = 0.0, cast(0.0, neg)
+    total, offset, pruned = 0.0, cast(0.0, neg), beam < math.inf
+    ahead, behind = (0, width - 1) if way == 0 else (width - 1, 0)  # what the slots reach
+    live_low, live_high, low_1, high_1, low_2, high_2 = 0, size, 0, 0, 0, 0
     for t in range(start, stop + d, d):
         lo, hi = low[t], high[t]
         if lo >= hi:
             return False
-        gather(emit, emissions[t], pdf, lo, hi, half, neg)
+        prev, cur = cur, prev
+        fill(cur, low_2, high_2, neg)
         if t == start:
             for s in range(lo, min(hi, size)):
                 cur[s + PAD] = max(cast(ends[s], neg), neg)
         else:
-            prev, cur = cur, prev
-            if abs(t - start) > 1:
-                fill(cur, low[t - 2 * d], high[t - 2 * d], neg)
             if timed:
                 scores = transitions[t + way]
                 for k in range(width):
                     retime(slots[k], weights[k], tids[k], scores, lo, hi, PAD, neg)
                 retime(edges, base, edge_tids, scores, 0, len(x), 0, neg)
-            back = backs[cell + (t + way) * size : cell + (t + way + 1) * size]
-            best_step(prev, cur, back, w0, w1, w2, lo, min(hi, size), d, width)
             if len(x) > 0:
                 edge_scores(prev, x, edges, sources)
-                best_edges(cur, back, x, groups, group_edge)
-        best = settle(cur, emit, lo, hi, offset, neg)
+            if pruned:
+                live_low, live_high = widen(x, groups, group_edge, live_low - ahead, live_high + behind)
+                lo, hi = max(lo, live_low // LANES * LANES), min(hi, (live_high + LANES - 1) // LANES * LANES)
+            back = backs[cell + (t + way) * size : cell + (t + way + 1) * size]
+            best_step(prev, cur, back, w0, w1, w2, lo, min(hi, size), d, width)
+            best_edges(cur, back, x, groups, group_edge)
+        low_1, high_1, low_2, high_2 = lo, hi, low_1, high_1
+        if way == 0 or t != stop:
+            emit(emission, source, known, n, t, pdf, cur, lo, hi, neg)
+        else:
+            emission[:] = 0
+        best = settle(cur, emission, lo, hi, offset, neg)
         total += offset
         if best < DEAD:
             return False
         offset = best
+        if pruned:
+            live_low, live_high = prune(cur, best - cast(beam, neg), lo, min(hi, size), neg)
     mid[way, first : first + size] = cur[PAD : size + PAD]
     mid_cum[way, n] = total
     return True
 
 
 @jit
-def viterbi_tasks(tasks, plan, call, backs, mid, mid_cum, alive, neg):
+def viterbi_tasks(tasks, plan, call, beam, backs, cell_at, mid, mid_cum, alive, neg):
     """Run tasks 2 n + way."""
     for task in tasks:
         n, way = task // 2, task % 2
-        alive[way, n] = viterbi_one(plan, n, way, call, backs, mid, mid_cum, neg)
+        alive[way, n] = viterbi_one(plan, n, way, call, beam, backs, cell_at[n], mid, mid_cum, neg)
 
 
 @jit
@@ -137,29 +185,23 @@ def walk(states, arcs, chosen, backs, cell, way, slots, groups, group_edge, edge
         states[t + d] = s
 
 
-@exact
-def trace(plan, call, backs, mid, mid_cum, alive, scores, states, arcs, neg):
-    """Scores (N,) float64 and paths (N, T) from the two halves."""
-    for n in range(len(scores)):
-        scores[n] = -np.inf
+@jit
+def trace(utterances, plan, call, backs, cell_at, mid, mid_cum, alive, scores, states, arcs):
+    """Scores (N,) float64 and paths (N, T) of some utterances from their halves; untouched without a path."""
+    for n in utterances:
         if not (alive[0, n] and alive[1, n]):
             continue
-        num_frames, first, last = call.lengths[n], plan.splits[n], plan.splits[n + 1]
-        frame, pdf = call.emissions[n, num_frames // 2], plan.pdf[first:last]
-        alpha, beta = mid[0, first:last], mid[1, first:last]
+        first, last, num_frames = plan.splits[n], plan.splits[n + 1], call.lengths[n]
         best, chosen = NEG, 0
-        for s in range(last - first):
-            x = value(frame[pdf[s]], call.half)
-            if neg < x < -neg:
-                both = np.float64(alpha[s]) + np.float64(beta[s]) - np.float64(x)
-                if both > best:
-                    best, chosen = both, s
+        for s in range(first, last):
+            both = np.float64(mid[0, s]) + np.float64(mid[1, s])
+            if both > best:
+                best, chosen = both, s - first
         if best < DEAD:
             continue
         scores[n] = best + mid_cum[0, n] + mid_cum[1, n]
         states[n, num_frames // 2] = chosen
-        cell = row_cell(plan, call, n, 0)
         for way in range(2):
             begin, end = plan.group_splits[way, n], plan.group_splits[way, n + 1]
-            walk(states[n, :num_frames], arcs[n], chosen, backs, cell, way, plan.arc[:, first:last],
+            walk(states[n, :num_frames], arcs[n], chosen, backs, cell_at[n], way, plan.arc[:, first:last],
                  plan.groups[way, begin:end], plan.group_edge[way, begin:end], plan.edge_arc[way], plan.edge_from[way])

@@ -14,6 +14,7 @@ import torch
 
 from pipeline.hmm.graphs import NEG_INF, Graphs
 
+SEARCHES = False  # searches exactly, over all scores
 warnings.filterwarnings("ignore", message="scatter_reduce.* is in beta")  # torch 1.13 says so at each first use
 
 

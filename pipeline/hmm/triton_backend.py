@@ -14,6 +14,7 @@ from pipeline.hmm import triton_kernels as kernels
 from pipeline.hmm import triton_viterbi as best_paths
 from pipeline.hmm.graphs import Graphs
 
+SEARCHES = False  # searches exactly, over all scores
 MAX_BLOCK = 1024  # states that a program treats at once
 
 

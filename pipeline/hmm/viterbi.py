@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Optional
+import math
+from typing import Optional, Sequence, Union
 
 import torch
 
 from pipeline.hmm.backends import load
 from pipeline.hmm.full_sum import check, occupancies
 from pipeline.hmm.graphs import Graphs
+from pipeline.hmm.on_demand import OnDemand
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,6 +28,7 @@ class BestPaths:
             as in Kaldi's alignments.
         confidence: (N, T) float32, posterior of the frame's pdf given the utterance (0 behind the end); None unless
             asked for.
+        tries: (N,) int64, how many beams were tried.
     """
 
     scores: torch.Tensor
@@ -33,33 +36,53 @@ class BestPaths:
     arcs: torch.Tensor
     pdfs: torch.Tensor
     tids: torch.Tensor
-    confidence: Optional[torch.Tensor] = None
+    confidence: Optional[torch.Tensor]
+    tries: torch.Tensor
+
+
+def widening(first: float) -> tuple[float, ...]:
+    """A beam, four times the beam, and none: the last search is exact, so only scores without any path fail."""
+    return (first, 4 * first, math.inf) if math.isfinite(first) else (math.inf,)
 
 
 def viterbi(
     graphs: Graphs,
-    emissions: torch.Tensor,
+    emissions: Union[torch.Tensor, OnDemand],
     lengths: torch.Tensor,
     transitions: Optional[torch.Tensor] = None,
     backend: str = "auto",
     confidence: bool = False,
+    beams: Sequence[float] = (math.inf,),
 ) -> BestPaths:
     """Best path of each utterance. Equal scores resolve to the first arc into a state, so results repeat.
 
     Args:
-        graphs, emissions, lengths, transitions, backend: as for `full_sum`.
-        confidence: also compute the posterior of each frame's pdf, at the cost of a full-sum pass.
+        graphs, lengths, transitions, backend: as for `full_sum`.
+        emissions: as for `full_sum`, or scores on demand.
+        confidence: also compute the posterior of each frame's pdf, at the cost of a full-sum pass over all scores.
+        beams: natural logs by which a path may fall behind the best one of its frame, counted from either end of the
+            utterance; each but the first is for the utterances that found no path with the one before. For the CPU
+            backend, which gains by it; the others search exactly.
     """
     check(graphs, emissions, lengths, transitions)
     engine = load(backend, emissions)
     with torch.no_grad():
-        scores, states, arcs = engine.viterbi(graphs, emissions, lengths, transitions)
+        if engine.SEARCHES:
+            scores, states, arcs, tries = engine.viterbi(graphs, emissions, lengths, transitions, beams)
+        else:
+            scores, states, arcs = engine.viterbi(graphs, all_scores(emissions), lengths, transitions)
+            tries = torch.ones_like(lengths)
     pdfs, tids = _names(graphs.to(states.device), states, arcs, lengths)
     posterior = None
     if confidence:
-        occupied = occupancies(graphs, emissions, lengths, transitions, backend)
+        occupied = occupancies(graphs, all_scores(emissions), lengths, transitions, backend)
         posterior = _confidence(occupied, pdfs)
-    return BestPaths(scores, states, arcs, pdfs, tids, posterior)
+    return BestPaths(scores, states, arcs, pdfs, tids, posterior, tries)
+
+
+def all_scores(emissions: Union[torch.Tensor, OnDemand]) -> torch.Tensor:
+    """(N, T, P) scores as a tensor."""
+    return emissions.dense() if isinstance(emissions, OnDemand) else emissions
 
 
 def _names(
