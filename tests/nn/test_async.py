@@ -81,8 +81,8 @@ def test_synchronous_replicas_are_reproducible(tmp_path):
 
 @pytest.mark.parametrize("shuffle", ["none", "on_the_fly", "full"])
 def test_frames_of_two_replicas(shuffle, tmp_path):
-    trained = run(tmp_path, replicas=2, shuffle=shuffle, frame_batch=8, epochs=12)
-    assert trained.history[-1]["dev_accuracy"] > 0.7
+    trained = run(tmp_path, replicas=2, shuffle=shuffle, frame_batch=8, epochs=12, learning_rate=0.01, time_masks=0, feature_masks=0)
+    assert trained.history[-1]["dev_accuracy"] > 0.85
     assert all("loss" in figures for figures in trained.history)
 
 

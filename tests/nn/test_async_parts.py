@@ -22,6 +22,7 @@ from pipeline.nn.asynchronous.nodes import place_of
 from pipeline.nn.asynchronous.replica import Replica, make_plan
 from pipeline.nn.asynchronous.shard import REFUSED, Shard, SynchronousShard, partition_tensors
 from pipeline.nn.asynchronous.shuffle import consecutive, on_the_fly, shuffled
+from pipeline.nn.asynchronous.train import seconds_to
 
 
 def pairs(batches) -> list[tuple[int, int]]:
@@ -301,6 +302,12 @@ def test_places_of_torchrun():
     assert (place.index, place.count, place.host) == (1, 3, "h")
     with pytest.raises(ConfigError, match="nproc-per-node"):
         place_of({"RANK": "1", "WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2"})
+
+
+def test_time_of_a_target():
+    """Worked out by hand: 3.0 at 10 s, 2.0 at 20 s, 1.0 at 40 s."""
+    history = [{"dev_loss": loss, "seconds": s} for loss, s in ((3.0, 10.0), (2.0, 20.0), (1.0, 40.0))]
+    assert [seconds_to(history, loss) for loss in (3.5, 2.5, 1.5, 0.5)] == [10.0, 15.0, 30.0, None]
 
 
 class FakeStore(dict):

@@ -2,11 +2,11 @@
 from __future__ import annotations
 
 from dataclasses import fields
-from typing import Literal
+from typing import Literal, Optional
 
 from pydantic import Field
 
-from pipeline.nn.options import NOT_IN_STAMP, TrainOptions, ViterbiOptions, frozen
+from pipeline.nn.options import IF_SET, NOT_IN_STAMP, TrainOptions, ViterbiOptions, frozen
 from pipeline.nn.sequence_options import SequenceOptions
 
 
@@ -30,6 +30,9 @@ class AsyncOptions:
     held_megabytes: int = Field(
         1000, ge=1, description="Outer gradients that a replica holds at most, where batches are made of frames; full "
         "shuffling is then done within what fits.")
+    target_loss: Optional[float] = Field(
+        None, description="The result says after how many seconds the dev loss was as low as this, if ever (linear between epochs).",
+        json_schema_extra=IF_SET)
     keep_epochs: bool = Field(False, description="The model after each epoch is kept as a model directory OUT/epoch-N.")
     simulate_decode_rtf: float = Field(
         0.0, ge=0, description="Replicas sleep so many seconds per second of speech, in place of a decoder on a core of its "

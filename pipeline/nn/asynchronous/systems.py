@@ -16,7 +16,7 @@ from pipeline.model_dir import HmmDir, load_hmm
 from pipeline.nn.asynchronous.job import Built
 from pipeline.nn.asynchronous.launch import Node, run_processes
 from pipeline.nn.asynchronous.options import AsyncSequenceOptions, AsyncTraining, AsyncViterbiOptions, training_of
-from pipeline.nn.asynchronous.train import Trained, clean_up, train_async
+from pipeline.nn.asynchronous.train import Trained, clean_up, seconds_to, train_async
 from pipeline.nn.hybrid import first_model, load_labelled
 from pipeline.nn.losses import CrossEntropy
 from pipeline.nn.model import AcousticModel, Scales, feature_facts, load_acoustic_model, save_acoustic_model
@@ -146,5 +146,6 @@ def _finish(trained: Trained, out: Path, training: AsyncTraining,
             save(out / f"epoch-{number}", model, {"epochs": history[:number], "optimisation": optimisation})
         model.load_state_dict(final)
     clean_up(out)
-    return {"utterances": len(trained.built.data), "parameters": sum(p.numel() for p in model.parameters()), **trained.facts,
+    target = None if training.target_loss is None else seconds_to(history, training.target_loss)
+    return {**({} if target is None else {"target_seconds": target}), "utterances": len(trained.built.data), "parameters": sum(p.numel() for p in model.parameters()), **trained.facts,
             "simulated_decode_rtf": training.simulate_decode_rtf, **{k: v for k, v in history[-1].items() if k in SHOWN}}

@@ -5,7 +5,7 @@ import logging
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Optional, Sequence
 
 import torch
 
@@ -59,6 +59,21 @@ def train_async(job: Job, out: Path, node: Node = Node()) -> Trained:
                 ", ".join(map(str, chosen)), *(result["facts"][k] for k in ("updates", "staleness", "staleness_max",
                                                                             "replicas_lost")))
     return Trained(built, result["history"], result["facts"], result["failed"])
+
+
+def seconds_to(history: Sequence[dict[str, float]], loss: float) -> Optional[float]:
+    """When the dev loss was as low as `loss` for the first time: linear between epochs, None when it never was.
+
+    Before the end of the first epoch nothing is known, so that it counts from there on.
+    """
+    for number, figures in enumerate(history):
+        if figures.get("dev_loss", float("inf")) <= loss:
+            if number == 0:
+                return figures["seconds"]
+            before = history[number - 1]
+            share = (before["dev_loss"] - loss) / (before["dev_loss"] - figures["dev_loss"])
+            return before["seconds"] + share * (figures["seconds"] - before["seconds"])
+    return None
 
 
 def clean_up(out: Path) -> None:
