@@ -5,7 +5,7 @@ states (phone n-grams, small vocabularies); and over lattices that k2's pruned s
 """
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Optional, Sequence
 
 import numpy as np
@@ -126,8 +126,12 @@ class LatticeSum:
             tid_pdf: (n_tid,) pdf-id of each transition-id.
             options: beams and retries of the search; its acoustic scale must be 1, for scores come scaled.
         """
+        import k2
         from pipeline.graph.search import Searcher
         assert options.acoustic_scale == 1.0, options.acoustic_scale
+        if not k2.with_cuda:  # the network may be on a GPU that this k2 does not know
+            options = replace(options, device="cpu")
+        self._device = options.device
         self._searcher = Searcher(graph, log_probs, tid_pdf, transition_scale, options)
         self._retries = options.retries
         words = [graph.spell([label]) for label in range(len(graph.words) + len(graph.word_sequences))]
@@ -147,7 +151,7 @@ class LatticeSum:
             out.accuracy, out.gradient = torch.zeros(len(scores), dtype=torch.float64), torch.zeros_like(scores)
         rows = list(range(len(scores)))
         for widen in range(self._retries + 1):
-            lattices = self._searcher.search(scores[rows], lens[rows], widen=widen)
+            lattices = self._searcher.search(scores[rows].to(self._device), lens[rows].to(self._device), widen=widen)
             empty = lattices.empty()
             if len(empty) < len(rows):
                 self._collect(lattices, rows, scores, lens, references, accuracy, out)
