@@ -14,15 +14,18 @@ import numpy as np
 
 from pipeline.errors import DataError
 from pipeline.hmm.convert import build
+from pipeline.hmm.graph_cache import GraphCache, content_key
 from pipeline.hmm.graphs import NEG_INF, Graphs
 from pipeline.lang import Lang
 from pipeline.transitions import TransitionModel
 from pipeline.tree import BOUNDARY, Tree
 
+_cache = GraphCache()
+
 
 @dataclass(frozen=True)
 class TrainingGraphs:
-    """Graphs of N transcripts and what their states mean.
+    """Graphs of N transcripts and what their states mean; not to be changed, since others may have the same ones.
 
     Attributes:
         graphs: the HMM graphs; arcs carry the transition-id of the state they leave.
@@ -36,6 +39,11 @@ class TrainingGraphs:
 
     def __len__(self) -> int:
         return len(self.graphs)
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory of all arrays."""
+        return sum(a.nbytes for a in (*self.graphs.numpy().values(), self.state_word, self.min_frames))
 
     def select(self, indices: Sequence[int]) -> TrainingGraphs:
         """The graphs of some transcripts, in the order given."""
@@ -61,7 +69,7 @@ class _PhoneGraphs:
 
 def compile_graphs(lang: Lang, tree: Tree, transitions: TransitionModel,
                    transcripts: Sequence[Sequence[int]]) -> TrainingGraphs:
-    """Builds the training graphs of a list of transcripts.
+    """Builds the training graphs of a list of transcripts, or finds them where the same were built before.
 
     Args:
         lang: lexicon, silence probability, topology.
@@ -72,12 +80,17 @@ def compile_graphs(lang: Lang, tree: Tree, transitions: TransitionModel,
         DataError: an empty transcript.
     """
     assert transitions.tree_id == tree.id and transitions.topo_id == lang.topo.id, "tree, topology and transitions differ"
-    nodes = _phone_graphs(lang, transcripts)
-    for _ in range(tree.left):
-        nodes = _split_by_neighbour(nodes, len(lang.phones))
-    for _ in range(tree.right):
-        nodes = _reverse(_split_by_neighbour(_reverse(nodes), len(lang.phones)))
-    return _expand_states(nodes, lang, tree, transitions)
+    key = content_key(lang, tree, transcripts)
+    graphs = _cache.get(key)
+    if graphs is None:
+        nodes = _phone_graphs(lang, transcripts)
+        for _ in range(tree.left):
+            nodes = _split_by_neighbour(nodes, len(lang.phones))
+        for _ in range(tree.right):
+            nodes = _reverse(_split_by_neighbour(_reverse(nodes), len(lang.phones)))
+        graphs = _expand_states(nodes, lang, tree, transitions)
+        _cache.put(key, graphs)
+    return graphs
 
 
 class _Pronunciations:
