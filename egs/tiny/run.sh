@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # tiny: synthetic speech with exact phone and word times; from nothing to alignments and word error rates in minutes.
 #
-# Usage: ./run.sh [--stage N] [--stop-stage N] [--list] [--ali gmm|nhmm|both] [--overwrite]
-#   --ali gmm|nhmm|both   alignments that the networks of stage 6 are trained on
-#   --overwrite           remake outputs whose options or inputs have changed
+# Usage: ./run.sh [--stage N] [--stop-stage N] [--list] [--ali gmm|nhmm|both|none] [--overwrite]
+#   --ali ALI     alignments that the networks of stage 6 are trained on, and by which the end-to-end model of stage 8 is supervised
+#                 (both: there by the GMM's; none: no networks of stage 6, and an end-to-end model without supervision)
+#   --overwrite   remake outputs whose options or inputs have changed
 # Every step is skipped when its output is up to date.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
@@ -15,8 +16,10 @@ overwrite=false
 case $ali in
   both) sources="gmm nhmm" ;;
   gmm | nhmm) sources=$ali ;;
-  *) echo "$0: --ali is gmm, nhmm or both, not '$ali'" >&2; exit 2 ;;
+  none) sources= ;;
+  *) echo "$0: --ali is gmm, nhmm, both or none, not '$ali'" >&2; exit 2 ;;
 esac
+weak=${sources%% *} weak=${weak:-none} # source of the weak supervision
 steps=$FULLSUM_ROOT/steps
 utils=$FULLSUM_ROOT/utils
 force=()
@@ -28,10 +31,12 @@ if stage 0 "data: synthesise speech with exact times"; then
   for part in $parts; do python "$utils/validate_data.py" data/local/$part; done
 fi
 
-if stage 1 "lang: phone and grapheme lexicons, unigram and 2-gram language models"; then
+if stage 1 "lang: phone and grapheme lexicons, 2-gram language model, subword tokens"; then
   python "$steps/make_lang.py" data/local/lexicon.txt data/lang_phone "${force[@]}"
   python "$steps/make_lang.py" data/local/lexicon.txt data/lang_grapheme --unit grapheme "${force[@]}"
   python "$steps/train_lm.py" data/local/lm_text.txt data/lang_phone data/lm_2gram --order 2 "${force[@]}"
+  python "$steps/train_tokens.py" data/local/train data/tokens --config conf/tokens.yaml "${force[@]}"
+  python "$steps/make_lang.py" data/local/lexicon.txt data/lang_tokens --tokens data/tokens "${force[@]}"
 fi
 
 if stage 2 "features: MFCC for the GMM, log-mel for the networks"; then
@@ -68,8 +73,16 @@ if stage 6 "Viterbi training of a network on each alignment ($sources)"; then
   done
 fi
 
+if stage 8 "end to end: CTC over subword tokens with weak supervision by an alignment ($weak)"; then
+  supervision=()
+  if [[ $weak != none ]]; then supervision=(--ali exp/${weak}_ali/train --aux-layers 3); fi
+  python "$steps/train_e2e.py" data/fbank/train data/tokens exp/e2e_ctc_$weak --dev data/fbank/dev --config conf/e2e.yaml \
+    "${supervision[@]}" "${force[@]}"
+  python "$steps/export_e2e.py" exp/e2e_ctc_$weak data/tokens data/lang_tokens exp/e2e_ctc_$weak/hmm "${force[@]}"
+fi
+
 if stage 9 "decoding: LM weight and insertion penalty tuned on dev, reported on test"; then
-  for model in mono nhmm_speech_silence $(printf 'hybrid_%s ' $sources); do
+  for model in mono nhmm_speech_silence ${sources:+$(printf 'hybrid_%s ' $sources)}; do
     feats=fbank
     if [[ $model == mono ]]; then feats=mfcc; fi
     python "$steps/make_graph.py" data/lang_phone data/lm_2gram exp/$model exp/$model/graph_2gram "${force[@]}"
@@ -78,6 +91,17 @@ if stage 9 "decoding: LM weight and insertion penalty tuned on dev, reported on 
     python "$steps/decode.py" exp/$model exp/$model/graph_2gram data/$feats/test exp/$model/decode_2gram_test \
       --id $model --part test --config conf/decode_$feats.yaml \
       --weights-from exp/$model/decode_2gram_dev "${force[@]}"
+  done
+  # End to end: without anything but the network, and with the lexicon and the 2-gram.
+  ctc=exp/e2e_ctc_$weak
+  python "$steps/make_graph.py" data/lang_tokens data/lm_2gram $ctc/hmm $ctc/graph_2gram "${force[@]}"
+  for part in dev test; do
+    weights=()
+    if [[ $part == test ]]; then weights=(--weights-from $ctc/decode_2gram_dev); fi
+    python "$steps/decode_e2e.py" $ctc data/tokens data/fbank/$part $ctc/decode_greedy_$part --method ctc_greedy \
+      --id e2e_ctc_${weak}_greedy --part $part "${force[@]}"
+    python "$steps/decode.py" $ctc/hmm $ctc/graph_2gram data/fbank/$part $ctc/decode_2gram_$part --id e2e_ctc_$weak --part $part \
+      --config conf/decode_ctc.yaml "${weights[@]}" "${force[@]}"
   done
 fi
 
