@@ -1,10 +1,13 @@
 #!/usr/bin/env bash
 # an4: CMU AN4, spelled words, numbers and commands of 84 speakers; 948 training and 130 test utterances.
 #
-# Usage: ./run.sh [--stage N] [--stop-stage N] [--list] [--corpus-root DIR] [--ali gmm|nhmm|both] [--overwrite]
+# Usage: ./run.sh [--stage N] [--stop-stage N] [--list] [--corpus-root DIR] [--ali gmm|nhmm|both|none]
+#                 [--e2e attention|transducer|both] [--overwrite]
 #   --corpus-root DIR     folder with etc/ and wav/ (SPHERE, raw, WAV or FLAC); else a folder corpora/an4 beside the
 #                         checkout, else a download
-#   --ali gmm|nhmm|both   alignments that the networks of stages 6 and 7 are trained on
+#   --ali gmm|nhmm|both   alignments that the networks of stages 6 and 7 are trained on, and by which the end-to-end models of
+#                         stage 8 are supervised; none: no such networks, and end-to-end models without supervision
+#   --e2e MODELS          end-to-end models of stage 8, by default attention
 #   --overwrite           remake outputs whose options or inputs have changed
 #
 # AN4 has no development part. GMMs are tuned by cross-validation: the training speakers are dealt into four folds, models
@@ -15,6 +18,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 corpus_root=
 ali=both
+e2e=attention
 overwrite=false
 . ../../utils/stage.sh
 . ../../utils/parse_options.sh
@@ -22,7 +26,13 @@ overwrite=false
 case $ali in
   both) sources="gmm nhmm" ;;
   gmm | nhmm) sources=$ali ;;
-  *) echo "$0: --ali is gmm, nhmm or both, not '$ali'" >&2; exit 2 ;;
+  none) sources= ;;
+  *) echo "$0: --ali is gmm, nhmm, both or none, not '$ali'" >&2; exit 2 ;;
+esac
+case $e2e in
+  both) e2e="attention transducer" ;;
+  attention | transducer) ;;
+  *) echo "$0: --e2e is attention, transducer or both, not '$e2e'" >&2; exit 2 ;;
 esac
 steps=$FULLSUM_ROOT/steps
 utils=$FULLSUM_ROOT/utils
@@ -33,6 +43,7 @@ gmm_lang=data/lang_phone_gmm
 chenone_lang=data/lang_grapheme_gmm
 folds="fold0 fold1 fold2 fold3"
 . local/gmm.sh
+. local/e2e.sh
 
 # Alignments by the GMM have more states for silence than those by the neural HMM, so each source has its lang.
 lang_of() { if [[ $1 == gmm ]]; then echo $gmm_lang; else echo $lang; fi; }
@@ -66,13 +77,15 @@ if stage 0 "data: recordings and transcripts"; then
   done
 fi
 
-if stage 1 "lang: phone and grapheme lexicons, unigram language model of the training transcripts"; then
+if stage 1 "lang: phone and grapheme lexicons, unigram of the training transcripts, tokens"; then
   python "$steps/make_lang.py" data/local/lexicon.txt $lang "${force[@]}"
   python "$steps/make_lang.py" data/local/lexicon.txt data/lang_grapheme --unit grapheme "${force[@]}"
   python "$steps/make_lang.py" data/local/lexicon.txt $gmm_lang --config conf/lang_gmm.yaml "${force[@]}"
   python "$steps/make_lang.py" data/local/lexicon.txt $chenone_lang --config conf/lang_gmm.yaml --unit grapheme "${force[@]}"
   python "$steps/train_lm.py" data/local/lm_text.txt $lang data/lm_1gram --order 1 "${force[@]}"
   python "$steps/train_lm.py" data/local/lm_text_train.txt $lang data/lm_1gram_cv --order 1 "${force[@]}"
+  python "$steps/train_tokens.py" data/local/lm_text_train.txt data/tokens --config conf/tokens.yaml "${force[@]}"
+  python "$steps/make_lang.py" data/local/lexicon.txt data/lang_tokens --tokens data/tokens "${force[@]}"
   for fold in $folds; do
     python "$steps/train_lm.py" data/folds/$fold/lm_text_train.txt $lang data/lm_1gram_$fold --order 1 "${force[@]}"
   done
@@ -131,6 +144,12 @@ if stage 7 "sequence training of these networks: MMI with lattices of the unigra
   done
 fi
 
+if stage 8 "end to end ($e2e) over subword tokens, supervised by alignments (${sources:-none})"; then
+  for model in $e2e; do
+    for source in ${sources:-none}; do train_e2e $model $source; done
+  done
+fi
+
 if stage 9 "decoding: weights tuned on dev, reported on test"; then
   for suffix in "" _chenone; do
     gmm=$(if [[ -z $suffix ]]; then echo $gmm_lang; else echo $chenone_lang; fi)
@@ -147,6 +166,9 @@ if stage 9 "decoding: weights tuned on dev, reported on test"; then
       graphs ${model}_$source "$(lang_of $source)"
       decode ${model}_$source fbank
     done
+  done
+  for model in $e2e; do
+    for source in ${sources:-none}; do decode_e2e $model $source; done
   done
 fi
 
