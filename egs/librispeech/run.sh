@@ -2,13 +2,15 @@
 # librispeech: read English, mini configuration: 3.55 h of training speech, 44 dev and 100 test utterances.
 #
 # Usage: ./run.sh [--stage N] [--stop-stage N] [--list] [--corpus-root DIR] [--units phone|grapheme|both]
-#                 [--models LIST] [--parts LIST] [--ali gmm|nhmm|both] [--overwrite]
+#                 [--models LIST] [--parts LIST] [--ali gmm|nhmm|both|none] [--e2e attention|transducer|both] [--overwrite]
 #   --corpus-root DIR     folder with the lists and part folders of the subset; else a folder corpora/librispeech_subset beside
 #                         the checkout. For the full corpus set the parts in conf/parts.yaml
 #   --units UNITS         chains that are trained: of phones (senones), of graphemes (chenones), or both
 #   --models LIST         GMMs that are decoded, by default "mono tri1 tri2 tri3"
 #   --parts LIST          parts that are decoded, by default "dev test"; test needs dev's weights
-#   --ali gmm|nhmm|both   alignments that the networks of stages 6 and 7 are trained on
+#   --ali gmm|nhmm|both   alignments that the networks of stages 6 and 7 are trained on, and by which the end-to-end models of
+#                         stage 8 are supervised; none: no such networks, and end-to-end models without supervision
+#   --e2e MODELS          end-to-end models of stage 8, by default attention
 #   --overwrite           remake outputs whose options or inputs have changed
 #
 # The weights of language model and word penalty are tuned on dev and used on test, which is decoded once.
@@ -19,6 +21,7 @@ units=both
 models="mono tri1 tri2 tri3"
 parts="dev test"
 ali=both
+e2e=attention
 overwrite=false
 . ../../utils/stage.sh
 . ../../utils/parse_options.sh
@@ -31,7 +34,13 @@ esac
 case $ali in
   both) sources="gmm nhmm" ;;
   gmm | nhmm) sources=$ali ;;
-  *) echo "$0: --ali is gmm, nhmm or both, not '$ali'" >&2; exit 2 ;;
+  none) sources= ;;
+  *) echo "$0: --ali is gmm, nhmm, both or none, not '$ali'" >&2; exit 2 ;;
+esac
+case $e2e in
+  both) e2e="attention transducer" ;;
+  attention | transducer) ;;
+  *) echo "$0: --e2e is attention, transducer or both, not '$e2e'" >&2; exit 2 ;;
 esac
 steps=$FULLSUM_ROOT/steps
 utils=$FULLSUM_ROOT/utils
@@ -77,18 +86,30 @@ decode_network() { # MODEL PART
     --config conf/decode_fbank.yaml "${weights[@]}" "${force[@]}"
 }
 
+decode_e2e() { # MODEL SOURCE PART: its own search without a language model, and its CTC output with the lexicon and the 3-gram
+  local exp=exp/e2e_$1_$2 weights=() ctc_weights=()
+  if [[ $3 == test ]]; then weights=(--weights-from $exp/decode_dev) ctc_weights=(--weights-from $exp/decode_3gram_dev); fi
+  python "$steps/decode_e2e.py" $exp data/tokens data/fbank/$3 $exp/decode_$3 --id e2e_$1_$2 --part $3 \
+    --config conf/decode_e2e.yaml "${weights[@]}" "${force[@]}"
+  python "$steps/make_graph.py" data/lang_tokens $lm $exp/hmm $exp/graph_3gram "${force[@]}"
+  python "$steps/decode.py" $exp/hmm $exp/graph_3gram data/fbank/$3 $exp/decode_3gram_$3 --id e2e_$1_$2_ctc_3gram --part $3 \
+    --config conf/decode_ctc.yaml "${ctc_weights[@]}" "${force[@]}"
+}
+
 if stage 0 "data: recordings, transcripts, pronouncing dictionary"; then
   python "$local/prepare_librispeech.py" data/local ${corpus_root:+--corpus-root "$corpus_root"} --config conf/parts.yaml "${force[@]}"
   python "$local/prepare_cmudict.py" data/cmudict "${force[@]}"
   for part in train dev test; do python "$utils/validate_data.py" data/local/$part; done
 fi
 
-if stage 1 "lang: lexicon with grapheme-to-phoneme conversion, phone and grapheme langs, 3-gram language model"; then
+if stage 1 "lang: lexicon with grapheme-to-phoneme conversion, phone and grapheme langs, 3-gram, tokens"; then
   python "$steps/train_g2p.py" data/cmudict/lexicon.txt data/g2p --config conf/g2p.yaml "${force[@]}"
   python "$steps/make_lexicon.py" data/cmudict/lexicon.txt data/g2p data/local/lm_text.txt data/local/train data/lexicon "${force[@]}"
   python "$steps/make_lang.py" data/lexicon/lexicon.txt data/lang_phone --config conf/lang_phone.yaml "${force[@]}"
   python "$steps/make_lang.py" data/lexicon/lexicon.txt data/lang_grapheme --config conf/lang_grapheme.yaml "${force[@]}"
   python "$steps/train_lm.py" data/local/lm_text.txt data/lang_phone $lm --dev data/local/dev --config conf/lm.yaml "${force[@]}"
+  python "$steps/train_tokens.py" data/local/train data/tokens --config conf/tokens.yaml "${force[@]}"
+  python "$steps/make_lang.py" data/lexicon/lexicon.txt data/lang_tokens --tokens data/tokens "${force[@]}"
 fi
 
 if stage 2 "features: MFCC for the GMM, log-mel for the networks"; then
@@ -136,6 +157,18 @@ if stage 7 "sequence training of these networks: MMI with lattices of a unigram"
   done
 fi
 
+if stage 8 "end to end ($e2e) over subword tokens, supervised by alignments (${sources:-none})"; then
+  for model in $e2e; do
+    for source in ${sources:-none}; do
+      exp=exp/e2e_${model}_$source supervision=()
+      if [[ $source != none ]]; then supervision=(--ali exp/"$(labels_of $source)" --aux-layers 3); fi
+      python "$steps/train_e2e.py" data/fbank/train data/tokens $exp --dev data/fbank/dev --config conf/e2e_$model.yaml \
+        "${supervision[@]}" "${force[@]}"
+      python "$steps/export_e2e.py" $exp data/tokens data/lang_tokens $exp/hmm "${force[@]}"
+    done
+  done
+fi
+
 if stage 9 "decoding: weights tuned on dev, reported on test"; then
   for unit in $units; do
     for model in $models; do
@@ -146,6 +179,11 @@ if stage 9 "decoding: weights tuned on dev, reported on test"; then
     for part in $parts; do
       decode_network hybrid_$source $part
       decode_network mmi_$source $part
+    done
+  done
+  for model in $e2e; do
+    for source in ${sources:-none}; do
+      for part in $parts; do decode_e2e $model $source $part; done
     done
   done
 fi
