@@ -39,6 +39,8 @@ if stage 6 "Viterbi training of a network on each alignment"; then samromur 6; f
 
 if stage 7 "sequence training of these networks: MMI with lattices of a unigram"; then samromur 7; fi
 
+if stage 8 "end to end over subword tokens, supervised by alignments"; then samromur 8; fi
+
 if stage 9 "decoding: weights tuned on dev, reported on test"; then samromur 9; fi
 
 if stage 10 "report: RESULTS.md and results.json"; then samromur 10; fi

@@ -1,9 +1,12 @@
 #!/usr/bin/env bash
 # samromur: read Icelandic, crowd-sourced; the sample of 399 training, 50 dev and 50 test utterances of 83 speakers, or the full corpus.
 #
-# Usage: ./run.sh [--stage N] [--stop-stage N] [--list] [--corpus-root DIR] [--ali gmm|nhmm|both] [--work DIR] [--overwrite]
+# Usage: ./run.sh [--stage N] [--stop-stage N] [--list] [--corpus-root DIR] [--ali gmm|nhmm|both|none]
+#                 [--e2e attention|transducer|both] [--work DIR] [--overwrite]
 #   --corpus-root DIR     folder with metadata.tsv and audio/; else a folder corpora/samromur_demo beside the checkout
-#   --ali gmm|nhmm|both   alignments that the networks of stages 6 and 7 start from; default gmm
+#   --ali gmm|nhmm|both   alignments that the networks of stages 6 and 7 start from, and by which the end-to-end models of stage 8
+#                         are supervised; default gmm; none: no such networks, and end-to-end models without supervision
+#   --e2e MODELS          end-to-end models of stage 8, by default attention
 #   --work DIR            recipe with conf/ of its own, whose data/ and exp/ are used (../malromur)
 #   --overwrite           remake outputs whose options or inputs have changed
 #
@@ -13,6 +16,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 corpus_root=
 ali=gmm
+e2e=attention
 work=.
 overwrite=false
 . ../../utils/stage.sh
@@ -21,7 +25,13 @@ overwrite=false
 case $ali in
   both) sources="gmm nhmm" ;;
   gmm | nhmm) sources=$ali ;;
-  *) echo "$0: --ali is gmm, nhmm or both, not '$ali'" >&2; exit 2 ;;
+  none) sources= ;;
+  *) echo "$0: --ali is gmm, nhmm, both or none, not '$ali'" >&2; exit 2 ;;
+esac
+case $e2e in
+  both) e2e="attention transducer" ;;
+  attention | transducer) ;;
+  *) echo "$0: --e2e is attention, transducer or both, not '$e2e'" >&2; exit 2 ;;
 esac
 cd "$work"
 steps=$FULLSUM_ROOT/steps
@@ -42,15 +52,27 @@ decode() { # MODEL FEATURES PART: tunes the weights on dev, uses them on test
     --config conf/decode_$2.yaml "${weights[@]}" "${force[@]}"
 }
 
+decode_e2e() { # MODEL SOURCE PART: its own search without a language model, and its CTC output with the lexicon and the 3-gram
+  local exp=exp/e2e_$1_$2 weights=() ctc_weights=()
+  if [[ $3 == test ]]; then weights=(--weights-from $exp/decode_dev) ctc_weights=(--weights-from $exp/decode_3gram_dev); fi
+  python "$steps/decode_e2e.py" $exp data/tokens data/fbank/$3 $exp/decode_$3 --id e2e_$1_$2 --part $3 \
+    --config conf/decode_e2e.yaml "${weights[@]}" "${force[@]}"
+  python "$steps/make_graph.py" data/lang_tokens $lm $exp/hmm $exp/graph_3gram "${force[@]}"
+  python "$steps/decode.py" $exp/hmm $exp/graph_3gram data/fbank/$3 $exp/decode_3gram_$3 --id e2e_$1_$2_ctc_3gram --part $3 \
+    --config conf/decode_ctc.yaml "${ctc_weights[@]}" "${force[@]}"
+}
+
 if stage 0 "data: recordings and transcripts"; then
   python "$FULLSUM_ROOT/local/prepare_samromur.py" data/local ${corpus_root:+--corpus-root "$corpus_root"} "${force[@]}"
   for part in train dev test; do python "$utils/validate_data.py" data/local/$part; done
 fi
 
-if stage 1 "lang: letters; 3-gram for decoding, unigram for sequence training"; then
+if stage 1 "lang: letters; 3-gram for decoding, unigram for sequence training; subword tokens"; then
   python "$steps/make_lang.py" data/local/lexicon.txt $lang --config conf/lang.yaml "${force[@]}"
   python "$steps/train_lm.py" data/local/lm_text.txt $lang $lm --dev data/local/dev --config conf/lm.yaml "${force[@]}"
   python "$steps/train_lm.py" data/local/lm_text.txt $lang $weak_lm --order 1 --add 1 "${force[@]}"
+  python "$steps/train_tokens.py" data/local/train data/tokens --config conf/tokens.yaml "${force[@]}"
+  python "$steps/make_lang.py" data/local/lexicon.txt data/lang_tokens --tokens data/tokens "${force[@]}"
 fi
 
 if stage 2 "features: MFCC for the GMM, log-mel for the networks"; then
@@ -94,6 +116,18 @@ if stage 7 "sequence training of these networks: MMI with lattices of a unigram"
   done
 fi
 
+if stage 8 "end to end ($e2e) over subword tokens, supervised by alignments (${sources:-none})"; then
+  for model in $e2e; do
+    for source in ${sources:-none}; do
+      exp=exp/e2e_${model}_$source supervision=()
+      if [[ $source != none ]]; then supervision=(--ali exp/${source}_ali --aux-layers 3); fi
+      python "$steps/train_e2e.py" data/fbank/train data/tokens $exp --dev data/fbank/dev --config conf/e2e_$model.yaml \
+        "${supervision[@]}" "${force[@]}"
+      python "$steps/export_e2e.py" $exp data/tokens data/lang_tokens $exp/hmm "${force[@]}"
+    done
+  done
+fi
+
 if stage 9 "decoding: weights tuned on dev, reported on test"; then
   for part in dev test; do
     if wanted gmm; then
@@ -102,6 +136,9 @@ if stage 9 "decoding: weights tuned on dev, reported on test"; then
     for source in $sources; do
       decode hybrid_$source fbank $part
       decode mmi_$source fbank $part
+    done
+    for model in $e2e; do
+      for source in ${sources:-none}; do decode_e2e $model $source $part; done
     done
   done
 fi

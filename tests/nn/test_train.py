@@ -72,7 +72,8 @@ def test_it_learns(tmp_path):
 @pytest.mark.parametrize("stop_at", [0, 5, 11])
 def test_resumed_is_bit_equal(tmp_path, monkeypatch, optimizer, stop_at):
     """Interrupted at once, inside an epoch (checkpoint after every batch) and in a later epoch."""
-    options = dataclasses.replace(OPTIONS, optimizer=optimizer, schedule="plateau" if optimizer == "adamw" else "one_cycle")
+    schedule = {"adamw": "plateau", "adam": "tri_stage"}.get(optimizer, "one_cycle")
+    options = dataclasses.replace(OPTIONS, optimizer=optimizer, schedule=schedule, accumulate=2 if optimizer == "adam" else 1)
     whole, history = run(tmp_path / "whole", options)
     monkeypatch.setattr("pipeline.nn.train.SAVE_SECONDS", 0.0 if stop_at == 5 else 300.0)
     with pytest.raises(Interrupt):
@@ -83,6 +84,35 @@ def test_resumed_is_bit_equal(tmp_path, monkeypatch, optimizer, stop_at):
         assert torch.equal(tensor, resumed.state_dict()[name]), name
     assert [{k: v for k, v in h.items() if k != "seconds"} for h in again] == \
         [{k: v for k, v in h.items() if k != "seconds"} for h in history]
+
+
+def test_accumulated_batches_are_one_large_batch(tmp_path):
+    """All utterances at once, or one after the other with a single update: the same mean over frames."""
+    plain = dict(epochs=2, time_masks=0, feature_masks=0, learning_rate=0.05, optimizer="adam")
+    states = []
+    for name, options in (("one", dict(batch_frames=10_000)), ("many", dict(batch_frames=1, accumulate=12))):
+        model = fresh_model()
+        model.encoder.network.dropout = 0.0
+        run(tmp_path / name, dataclasses.replace(OPTIONS, **plain, **options), model=model)
+        states.append(model.state_dict())
+    first = fresh_model().state_dict()
+    for name, tensor in states[0].items():
+        assert torch.allclose(tensor, states[1][name], atol=1e-4), name
+    assert any(not torch.allclose(states[0][name], first[name], atol=1e-2) for name in first)
+
+
+def test_mixed_precision_learns_and_keeps_parameters_exact(tmp_path):
+    options = dataclasses.replace(OPTIONS, epochs=30, learning_rate=0.02, time_masks=0, feature_masks=0, precision="bfloat16")
+    encoder = dataclasses.replace(SMALL, encoder="tdnn", dim=8)
+    torch.manual_seed(5)
+    model, history = run(tmp_path, options, model=AcousticModel(4, 2, encoder))
+    assert history[-1]["dev_accuracy"] > 0.95 and all(p.dtype == torch.float32 for p in model.parameters())
+
+
+def test_tri_stage():
+    options = TrainOptions(schedule="tri_stage", learning_rate=1.0, lr_rise=0.2, lr_start=0.1, lr_hold=0.3, lr_final=0.01)
+    rates = [learning_rate(x, options) for x in (0.0, 0.1, 0.2, 0.5, 0.75, 1.0)]
+    assert rates == pytest.approx([0.1, 0.55, 1.0, 1.0, 0.1, 0.01])
 
 
 def test_global_random_numbers_are_left_alone(tmp_path):
