@@ -4,7 +4,6 @@ from __future__ import annotations
 import logging
 import time
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Iterator, Mapping, Optional, Sequence
 
@@ -160,13 +159,16 @@ def _recognise(searcher: "Searcher", cut_ids: Sequence[str], scores: "torch.Tens
     for widen in range(options.retries + 1):
         start = time.monotonic()
         lattices = searcher.search(scores[rows], lens[rows], None if dynamic is None else dynamic[rows], widen)
-        best_words = lattices.best_words if rescorer is None else partial(rescorer.best_words, lattices)
-        best_words(*next(iter(out.texts)))
+        first = next(iter(out.texts))
+        if rescorer is None:
+            lattices.best_words(*first)
+        else:
+            rescorer.best_words(lattices, *first)
         out.seconds += time.monotonic() - start
         failed = [rows[i] for i in lattices.empty()]
-        for weights, texts in out.texts.items():
-            for row, words in zip(rows, best_words(*weights)):
-                texts[cut_ids[row]] = words
+        found = lattices.best_words_of(list(out.texts)) if rescorer is None else (rescorer.best_words(lattices, *w) for w in out.texts)
+        for texts, best in zip(out.texts.values(), found):
+            texts.update(zip((cut_ids[row] for row in rows), best))
         if options.posteriors:
             soft = lattices.occupancies(1 / options.acoustic_scale, 0.0)
             out.occupancies.update((cut_ids[row], o) for row, o in zip(rows, soft))

@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Optional
+from typing import TYPE_CHECKING, Optional, Sequence
 
 import numpy as np
 import torch
@@ -94,13 +94,23 @@ class Lattices:
 
     def best_words(self, lm_weight: float, word_penalty: float) -> list[list[int]]:
         """Word ids of the best path of each utterance; empty for failed ones."""
-        import k2
-        if not self.fsa.num_arcs:  # k2 cannot go through lattices that are all empty
-            return [[] for _ in range(len(self.arc_splits()) - 1)]
-        self.weigh(lm_weight, word_penalty)
-        best = k2.shortest_path(self.fsa, use_double_scores=True)
-        splits, labels = _arc_splits(best).tolist(), best.aux_labels.tolist()
-        return [self._graph.spell(labels[b:e]) for b, e in zip(splits[:-1], splits[1:])]
+        return self.best_words_of([(lm_weight, word_penalty)])[0]
+
+    def best_words_of(self, weights: Sequence[tuple[float, float]]) -> list[list[list[int]]]:
+        """For each pair of LM weight and word penalty the word ids of the best path of each utterance."""
+        from pipeline.graph.lattice_paths import best_labels
+        splits = self.arc_splits().tolist()
+        states = np.diff(self.fsa.arcs.shape().row_splits(1).cpu().numpy())
+        ends = self.fsa.arcs.values()[:, :2].cpu().numpy()
+        columns = [ends[:, 0], ends[:, 1], self.fsa.aux_labels.cpu().numpy(),
+                   *(x.double().cpu().numpy() for x in (self.acoustic, self.fsa.graph_scores.detach(), self._words))]
+        inverse, penalty = (np.array(x, dtype=np.float64) for x in zip(*((1 / w, p) for w, p in weights)))
+        out: list[list[list[int]]] = [[] for _ in weights]
+        for n, (b, e) in enumerate(zip(splits[:-1], splits[1:])):
+            found = best_labels(*(c[b:e] for c in columns), int(states[n]), inverse, penalty).tolist() if e > b else [[] for _ in weights]
+            for texts, labels in zip(out, found):
+                texts.append(self._graph.spell(labels))
+        return out
 
     def occupancies(self, lm_weight: float, word_penalty: float) -> list[Occupancies]:
         """Posteriors of the pdfs in each frame of each utterance over all paths of its lattice, cf. Kaldi lattice-to-post.

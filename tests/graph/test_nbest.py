@@ -72,3 +72,24 @@ def test_lists_under_their_own_language_model_keep_their_order() -> None:
         assert [a.lm for a in named] == pytest.approx([arpa.sentence_log_prob(a.words) for a in named], abs=1e-4)
         lists.append(NBest(str(i), "s", (), named))
     assert [h.hyp for h in rescore(lists, arpa, [(2.0, 0.0)])[2.0, 0.0]] == [x.alternatives[0].words for x in lists]
+
+
+def test_best_paths_under_many_weights_are_k2_s() -> None:
+    """The same totals as k2's shortest paths, one pair of weights after the other; failed searches stay empty."""
+    import k2
+    from tests.graph.test_lm_lattice import lattices_of
+    weights = [(w, p) for w in (0.3, 1.0, 4.0, 20.0) for p in (-2.0, 0.0, 0.7, 3.0)]
+    for left, right, states, frames in ((0, 0, 1, (7, 4, 1)), (1, 1, 1, (6, 5, 2)), (0, 1, 2, (9, 6, 1))):
+        _, lattices = lattices_of(left, right, frames, silence_prob=0.0 if states == 2 else 0.3, states=states)
+        found = lattices.best_words_of(weights)
+        different = {tuple(map(tuple, texts)) for texts in found}
+        assert len(different) > 2
+        for (lm_weight, penalty), texts in zip(weights, found):
+            lattices.weigh(lm_weight, penalty)
+            best = k2.shortest_path(lattices.fsa, use_double_scores=True)
+            rows = best.arcs.shape()
+            splits = rows.row_splits(2)[rows.row_splits(1).long()].tolist()
+            labels = best.aux_labels.tolist()
+            assert texts == [lattices.spell(labels[b:e]) for b, e in zip(splits[:-1], splits[1:])]
+            assert texts == lattices.best_words_of([(lm_weight, penalty)])[0] == lattices.best_words(lm_weight, penalty)
+        assert lattices.empty() == ([2] if states == 2 else [])
