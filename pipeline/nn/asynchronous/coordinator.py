@@ -128,7 +128,7 @@ class Coordinator:
             if now - last > self.options.heartbeat_seconds:
                 self.bury(replica, f"no sign of life for {self.options.heartbeat_seconds:g} s")
         if self._failure is not None:
-            raise DivergenceError(self._failure)
+            raise PipelineError(self._failure)
 
     def expect(self, replicas: Sequence[int]) -> None:
         """From now on these are missed when they are silent."""

@@ -68,6 +68,18 @@ class Work:
     where: str
 
 
+def check_frames(built: Built, options: AsyncTraining) -> None:
+    """ConfigError unless batches of frames can be made, where they are asked for."""
+    if options.shuffle == "utterances":
+        return
+    encoder = built.model.encoder
+    if not hasattr(encoder.network, "window") or encoder.subsampling != 1 or encoder.spread is not None:
+        raise ConfigError(f"--shuffle {options.shuffle} makes batches of frames, for a network that sees a window at the full "
+                          f"frame rate: --encoder dnn, --subsampling 1, --frames-per-step 1")
+    if built.objective is None:
+        raise ConfigError(f"--shuffle {options.shuffle}: this criterion has no outer gradient per frame")
+
+
 class FrameBatches:
     """Makes batches of frames out of items of one utterance each."""
 
@@ -76,14 +88,9 @@ class FrameBatches:
             prepare: items -> features (N, T, F), lengths (N,), outer gradients (N, T, P).
             done: is told the items that have been walked through.
         """
-        encoder = built.model.encoder
-        if not hasattr(encoder.network, "window") or encoder.subsampling != 1 or encoder.spread is not None:
-            raise ConfigError(f"--shuffle {options.shuffle} makes batches of frames, for a network that sees a window at the full "
-                              f"frame rate: --encoder dnn, --subsampling 1, --frames-per-step 1")
-        if built.objective is None:
-            raise ConfigError(f"--shuffle {options.shuffle}: this criterion has no outer gradient per frame")
+        check_frames(built, options)
         self.model, self.options, self.prepare, self.done = built.model, options, prepare, done
-        self.left, self.right = encoder.network.window
+        self.left, self.right = built.model.encoder.network.window
         self.mean_frames = float(built.data.lens.mean())
         self.held: dict[int, Held] = {}
         self._count = 0

@@ -22,7 +22,7 @@ from pipeline.nn.losses import CrossEntropy
 from pipeline.nn.model import AcousticModel, Scales, feature_facts, load_acoustic_model, save_acoustic_model
 from pipeline.nn.priors import label_prior
 from pipeline.nn.sequence import FrameCrossEntropy, SequenceCriterion
-from pipeline.nn.sequence_training import FAILED, Sources, make_denominator, select_parameters, sequence_task
+from pipeline.nn.sequence_training import FAILED, FrameErrors, Sources, make_denominator, select_parameters, sequence_task
 from pipeline.nn.step import Task, pick_device
 from pipeline.nn.train import EPOCHS
 from pipeline.nn.train_state import epoch_file
@@ -104,7 +104,7 @@ class SequenceJob:
         task = sequence_task(model, hmm, meta, lang, self.data_dir, sources, denominator, o, self.ali_dir)
         dev = None
         if self.dev_dir is not None:
-            dev = sequence_task(model, hmm, meta, lang, self.dev_dir, sources, denominator, o, None)
+            dev = sequence_task(model, hmm, meta, lang, self.dev_dir, sources, denominator, o, None, held_out=True)
         select_parameters(model, o.update)
         return Built(model, task, task.criterion.objective, dev, float(meta["features"]["frame_shift"]))
 
@@ -112,7 +112,7 @@ class SequenceJob:
 def train_sequence_async(job: SequenceJob, out: Path, node: Node = Node()) -> dict[str, Any]:
     """Trains a network further with replicas and writes a model directory like its own; returns facts for the stamp."""
     trained = train_async(job, out, node)
-    _, hmm, meta = load_acoustic_model(job.sources.model_dir)
+    start, hmm, meta = load_acoustic_model(job.sources.model_dir)
     lang = Lang.load(job.sources.lang_dir)
 
     def save(directory: Path, model: AcousticModel, extra: dict[str, Any]) -> None:
@@ -122,7 +122,9 @@ def train_sequence_async(job: SequenceJob, out: Path, node: Node = Node()) -> di
 
     with atomic_write(out / FAILED) as f:
         f.writelines(f"{cut_id}\t{reason}\n" for cut_id, reason in sorted(trained.failed.items()))
-    return {**_finish(trained, out, job.training, save), "failed": len(trained.failed)}
+    watch = FrameErrors(start, trained.built.dev or trained.built.task, "cpu")
+    facts = _finish(trained, out, job.training, save, watch.of)
+    return {**facts, **watch.report(trained.built.model), "failed": len(trained.failed)}
 
 
 def help_train(job: ViterbiJob | SequenceJob, out: Path, node: Node) -> None:
@@ -133,18 +135,21 @@ def help_train(job: ViterbiJob | SequenceJob, out: Path, node: Node) -> None:
 
 
 def _finish(trained: Trained, out: Path, training: AsyncTraining,
-            save: Callable[[Path, AcousticModel, dict[str, Any]], None]) -> dict[str, Any]:
-    """Saves the model, those of single epochs if they are wanted, and removes the checkpoints."""
+            save: Callable[[Path, AcousticModel, dict[str, Any]], None],
+            frame_error: Optional[Callable[[AcousticModel], float]] = None) -> dict[str, Any]:
+    """Saves the model, those of single epochs (with their frame errors) if they are wanted, and removes the checkpoints."""
     model, history = trained.built.model.cpu(), trained.history
     optimisation = {"replicas": training.replicas, "mode": training.mode, "simulated_decode_rtf": training.simulate_decode_rtf,
                     **trained.facts}
-    save(out, model, {"epochs": history, "optimisation": optimisation})
     if training.keep_epochs:
         final = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-        for number in range(1, len(history) + 1):
+        for number, figures in enumerate(history, 1):
             model.load_state_dict(load_tensors(epoch_file(out / EPOCHS, number)))
+            if frame_error is not None:
+                figures["frame_error"] = frame_error(model)
             save(out / f"epoch-{number}", model, {"epochs": history[:number], "optimisation": optimisation})
         model.load_state_dict(final)
+    save(out, model, {"epochs": history, "optimisation": optimisation})
     clean_up(out)
     target = None if training.target_loss is None else seconds_to(history, training.target_loss)
     return {**({} if target is None else {"target_seconds": target}), "utterances": len(trained.built.data), "parameters": sum(p.numel() for p in model.parameters()), **trained.facts,

@@ -9,7 +9,9 @@ from typing import Any, Optional, Sequence
 
 import torch
 
+from pipeline.errors import ConfigError
 from pipeline.nn.asynchronous.coordinator import STATE
+from pipeline.nn.asynchronous.frames import check_frames
 from pipeline.nn.asynchronous.job import Built, Job
 from pipeline.nn.asynchronous.launch import Node, run_processes
 from pipeline.nn.asynchronous.ledger import partition
@@ -45,7 +47,10 @@ def train_async(job: Job, out: Path, node: Node = Node()) -> Trained:
     with torch.random.fork_rng(devices=[]):
         built = job.build()
     training = job.training
+    if training.schedule == "plateau":
+        raise ConfigError("--schedule plateau needs epochs that end one after the other: one_cycle or constant go")
     partition(built.data.lens, training.replicas, training.seed)
+    check_frames(built, training)
     if training.simulate_decode_rtf:
         logger.warning("replicas sleep %g s per second of speech in place of a decoder: times are those of a simulation",
                        training.simulate_decode_rtf)
