@@ -62,3 +62,22 @@ class FeatLoadOptions:
     def output_dim(self, dim: int) -> int:
         """Features per frame after loading, from those stored."""
         return dim * (self.deltas + 1) * (self.splice_left + 1 + self.splice_right)
+
+
+@dataclass(frozen=True, config=_STRICT)
+class NoiseOptions:
+    """Which noise is added, and how loud."""
+
+    kind: Literal["babble", "pink", "white"] = Field("babble", description="babble: other utterances of the same data at once.")
+    voices: int = Field(5, ge=1, description="babble: utterances at once.")
+    min_snr: float = Field(5.0, description="Smallest ratio of signal to noise in dB.")
+    max_snr: float = Field(20.0, description="Largest ratio of signal to noise in dB.")
+    copies: int = Field(1, ge=1, le=20, description="Noisy copies of each utterance.")
+    keep: bool = Field(True, description="The utterances without noise are kept.")
+    seed: int = Field(1, ge=0, description="Seed of everything random.")
+
+    @model_validator(mode="after")
+    def _check(self) -> NoiseOptions:
+        if self.min_snr > self.max_snr:
+            raise ValueError(f"min_snr {self.min_snr} is greater than max_snr {self.max_snr}")
+        return self

@@ -3,12 +3,13 @@ from __future__ import annotations
 
 import logging
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Mapping, Sequence
 
 import numpy as np
 
-from pipeline.ali import AliSet
+from pipeline.ali import Alignment, AliSet
 from pipeline.errors import DataError, MismatchError
 
 logger = logging.getLogger(__name__)
@@ -17,15 +18,24 @@ SPEED_SLACK = 2  # frames by which rounding may change the length of an utteranc
 
 
 def with_speeds(ali: AliSet, cut_ids: Sequence[str]) -> dict[str, AliSet]:
-    """The set that holds each cut: the alignment, or that alignment at another speed for cuts of steps/perturb_speed.py."""
+    """The set that holds each cut: the alignment; or that alignment at another speed for cuts of steps/perturb_speed.py; or
+    under another name for the copies of steps/add_noise.py, of either."""
     found = {c: ali for c in cut_ids if c in ali}
     at_speed: dict[str, AliSet] = {}
-    for cut_id in cut_ids:
-        base, mark, factor = cut_id.rpartition("_sp")
-        if cut_id not in found and mark and base in ali and re.fullmatch(r"\d+(\.\d+)?", factor):
-            if factor not in at_speed:
-                at_speed[factor] = ali.at_speed(float(factor))
-            found[cut_id] = at_speed[factor]
+    renamed: dict[int, list[Alignment]] = {}
+    for cut_id in (c for c in cut_ids if c not in found):
+        name = re.sub(r"_noise\d+$", "", cut_id)
+        base, mark, factor = name.rpartition("_sp")
+        own = ali if name in ali else None
+        if own is None and mark and base in ali and re.fullmatch(r"\d+(\.\d+)?", factor):
+            own = at_speed[factor] = at_speed.get(factor) or ali.at_speed(float(factor))
+        if own is not None and name == cut_id:
+            found[cut_id] = own
+        elif own is not None:
+            renamed.setdefault(id(own), []).append(replace(own[name], cut_id=cut_id))
+    for copies in renamed.values():
+        noisy = AliSet(ali.header, ali.transitions, ali.word_symbols, copies, ali.directory)
+        found.update({copy.cut_id: noisy for copy in copies})
     return found
 
 

@@ -1,0 +1,91 @@
+"""Noise added to the audio of a data directory; words and times stay as they are."""
+
+from __future__ import annotations
+
+import zlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Iterator
+
+import numpy as np
+
+from pipeline.corpus import load_cuts, save_data_dir, store_audio
+from pipeline.feats.options import NoiseOptions
+
+if TYPE_CHECKING:
+    from lhotse import CutSet, MonoCut
+
+FULL_SCALE = 32767
+
+
+def add_noise(data_in: Path, work_dir: Path, out_dir: Path, options: NoiseOptions) -> dict[str, int]:
+    """Write a data directory with the utterances of another one and noisy copies of each.
+
+    Copy k of utterance ``u`` of speaker ``s`` is ``u_noise{k}`` of ``s_noise{k}``; alignments of ``u`` hold for it. The ratio of
+    signal to noise is uniform in decibels between the options' limits, a function of seed, utterance and copy.
+
+    Args:
+        data_in: data directory.
+        work_dir: where the new one is written; out_dir: where it will stand.
+    Returns:
+        facts for the stamp.
+    """
+    cuts = load_cuts(data_in)
+    originals = list(cuts) if options.keep else []
+    copies = list(_copies(cuts, work_dir, out_dir, options))
+    save_data_dir(work_dir, [*(_without_features(cut) for cut in originals), *copies])
+    return {"utterances": len(originals) + len(copies)}
+
+
+def _without_features(cut: MonoCut) -> MonoCut:
+    from lhotse.utils import fastcopy
+
+    return fastcopy(cut, features=None)
+
+
+def _copies(cuts: CutSet, work_dir: Path, out_dir: Path, options: NoiseOptions) -> Iterator[MonoCut]:
+    from lhotse.utils import fastcopy
+
+    ids = list(cuts.ids)
+    for cut in cuts:
+        speech = cut.load_audio()[0].astype(np.float64)
+        for copy in range(1, options.copies + 1):
+            rng = np.random.default_rng((options.seed, zlib.crc32(cut.id.encode()), copy))
+            if options.kind == "babble":
+                voices = [cuts[ids[i]].load_audio()[0] for i in rng.integers(0, len(ids), options.voices)]
+                noise = babble(voices, len(speech), rng)
+            else:
+                noise = coloured(len(speech), 1.0 if options.kind == "pink" else 0.0, rng)
+            name = f"{cut.id}_noise{copy}"
+            mixed = mix(speech, noise, rng.uniform(options.min_snr, options.max_snr))
+            samples = (mixed * FULL_SCALE).round().astype(np.int16)
+            path = Path("audio") / f"{name}.flac"
+            recording = store_audio(name, samples, cut.sampling_rate, work_dir / path, out_dir / path)
+            supervision = fastcopy(
+                cut.supervisions[0], id=name, recording_id=name, speaker=f"{cut.supervisions[0].speaker}_noise{copy}"
+            )
+            yield fastcopy(cut, id=name, start=0.0, recording=recording, features=None, supervisions=[supervision])
+
+
+def mix(speech: np.ndarray, noise: np.ndarray, snr: float) -> np.ndarray:
+    """Speech plus noise at a ratio of their mean powers in dB, (T,) both; scaled down where the sum would clip."""
+    power = np.mean(noise**2)
+    gain = np.sqrt(np.mean(speech**2) / max(power, 1e-20) / 10 ** (snr / 10))
+    mixed = speech + gain * noise
+    return mixed / max(1.0, float(np.abs(mixed).max()))
+
+
+def coloured(length: int, exponent: float, rng: np.random.Generator) -> np.ndarray:
+    """(T,) noise whose power falls with frequency to the given power: 0 white, 1 pink."""
+    spectrum = np.fft.rfft(rng.standard_normal(length))
+    spectrum *= np.maximum(np.arange(len(spectrum)), 1.0) ** (-exponent / 2)
+    return np.fft.irfft(spectrum, length)
+
+
+def babble(voices: list[np.ndarray], length: int, rng: np.random.Generator) -> np.ndarray:
+    """(T,) sum of voices of equal power, each repeated from a random place on."""
+    out = np.zeros(length)
+    for voice in voices:
+        power = max(float(np.mean(voice.astype(np.float64) ** 2)), 1e-20)
+        place = (int(rng.integers(len(voice))) + np.arange(length)) % len(voice)
+        out += voice[place] / np.sqrt(power)
+    return out
