@@ -119,7 +119,7 @@ def test_what_does_not_fit_is_refused(tones, root, tmp_path) -> None:
     with pytest.raises(ConfigError, match="smbr needs lattices"):
         run(tones, root, tmp_path / "out", criterion="smbr", denominator="graph")
     with pytest.raises(ValueError, match="max_active 100 must be above min_active 200"):
-        SequenceOptions(max_active=100)
+        SequenceOptions(min_active=200, max_active=100)
     other = tmp_path / "other"
     other.mkdir()
     for name in ("graph.safetensors", "words.txt"):
