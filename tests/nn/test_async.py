@@ -1,15 +1,20 @@
 """Asynchronous training in processes: equal to the plain loop with one replica, and what is left when processes are killed."""
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import os
 import socket
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 import torch
 
-sys.path.insert(0, str(Path(__file__).parent))
+ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT / "tests" / "nn"))
 
 from async_job import TRAINING, SignJob
 
@@ -96,3 +101,32 @@ def test_errors_name_their_cause(tmp_path):
         taken.listen()
         with pytest.raises(ConfigError, match="--port"):
             run(tmp_path, port=taken.getsockname()[1])
+
+
+def marked(mark: str) -> list[int]:
+    """Processes with a variable of this value in their environment."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):
+                if f"ASYNC_TEST={mark}".encode() in (entry / "environ").read_bytes():
+                    found.append(int(entry.name))
+    return found
+
+
+def test_nothing_is_left_of_a_killed_training(tmp_path):
+    """kill -9 of the process that was started: servers and replicas notice and end; the same call goes on afterwards."""
+    script = (f"import sys, dataclasses; sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / 'tests' / 'nn')!r}]\n"
+              f"import test_async, pathlib\ntest_async.run(pathlib.Path({str(tmp_path)!r}), 'hang', replicas=2)\n")
+    process = subprocess.Popen([sys.executable, "-c", script], env={**os.environ, "ASYNC_TEST": str(tmp_path)},
+                               stderr=subprocess.DEVNULL)
+    until = time.monotonic() + 60
+    while not (tmp_path / "happened").exists() and time.monotonic() < until:
+        time.sleep(0.1)
+    assert len(marked(str(tmp_path))) >= 4
+    process.kill()
+    process.wait()
+    while marked(str(tmp_path)) and time.monotonic() < until:
+        time.sleep(0.1)
+    assert not marked(str(tmp_path))
+    assert run(tmp_path, "hang", replicas=2).facts["replicas_lost"] == 0
