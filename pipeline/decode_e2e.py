@@ -200,7 +200,11 @@ def latency(model: "EndToEnd", frame_shift: float) -> Optional[float]:
     """
     from pipeline.nn.encoders import layer_factors
     lookahead = getattr(model.encoder.network, "lookahead", None)
-    return None if lookahead is None else lookahead * layer_factors(model.options)[0] * frame_shift
+    if lookahead is None:
+        return None
+    seconds = lookahead * layer_factors(model.options)[0] * frame_shift
+    logger.info("latency of the encoder when streaming: at most %.2f s beside computing", seconds)
+    return seconds
 
 
 def check_tokens(meta: Mapping[str, Any], model_dir: Path, tokens: Tokens, tokens_dir: Path) -> None:

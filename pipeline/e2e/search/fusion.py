@@ -1,8 +1,11 @@
 """Language models for shallow fusion: n-grams over tokens or over words, scored token by token."""
 from __future__ import annotations
 
-from typing import Any, Protocol, Sequence
+import functools
+import math
+from typing import Any, Optional, Protocol, Sequence
 
+import numpy as np
 import torch
 
 from pipeline.arpa import BOS, EOS, UNK, Arpa
@@ -10,6 +13,8 @@ from pipeline.e2e.search.results import NEVER
 from pipeline.tokens import BLANK_ID, EOS_ID, UNK_ID, Tokens
 
 UNKNOWN_WORD = -20.0  # natural log; for words without probability, so that a word outside the model stays possible
+LEAST = 1e-12  # probability below which a prefix counts as hardly possible
+HISTORIES = 500  # whose sums over the vocabulary are kept
 
 
 class TokenLm(Protocol):
@@ -53,15 +58,8 @@ class NgramLm:
         new = []
         for token, history in zip(tokens.tolist(), state.items):
             piece = BOS if token == EOS_ID else self.tokens.pieces[token]
-            new.append(self._known((*history, piece)))
+            new.append(_shortened(self.arpa, (*history, piece)))
         return torch.stack([self._row(h) for h in new]).to(tokens.device), ListState(new)
-
-    def _known(self, history: tuple[str, ...]) -> tuple[str, ...]:
-        """The part of a history that the model can tell from others."""
-        history = history[-(self.arpa.order - 1):] if self.arpa.order > 1 else ()
-        while history and history not in self.arpa.backoffs and history not in self.arpa.probs:
-            history = history[1:]
-        return history
 
     def _row(self, history: tuple[str, ...]) -> torch.Tensor:
         if history not in self._rows:
@@ -72,15 +70,33 @@ class NgramLm:
 
 
 class WordNgramLm:
-    """An n-gram over words as ``TokenLm``: a word counts when the next one begins or the sentence ends.
+    """An n-gram over words as ``TokenLm``, by looking ahead (Hori et al. 2018): a token costs what it takes from the sum over all
+    words that may still come, so that the tokens of a sentence cost together what the n-gram says of its words.
 
-    A state is the history of words and the tokens of the word that is under way.
+        p(token | history, prefix) = sum of p(w | history) over words with prefix and token / sum over words with the prefix
+
+    Leaving the vocabulary costs UNKNOWN_WORD once. A state is the history of words and the tokens of the word under way, None
+    where no word begins with them.
     """
 
     def __init__(self, arpa: Arpa, tokens: Tokens) -> None:
         self.arpa, self.tokens = arpa, tokens
-        self._starts = torch.tensor(tokens.starts_word())
+        starts = tokens.starts_word()
+        self._starts = np.array(starts)
+        spelt = sorted((tuple(tokens.encode_word(word)), word) for word in arpa.words())
+        spelt = [(ids, word) for ids, word in spelt if UNK_ID not in ids]
+        self._words = [word for _, word in spelt]
+        self._word_of = {ids: i for i, (ids, _) in enumerate(spelt)}
+        self._ranges: dict[tuple[int, ...], tuple[int, int]] = {}  # prefix -> words from .. to that begin with it
+        self._children: dict[tuple[int, ...], list[int]] = {}
+        for i, (ids, _) in enumerate(spelt):
+            for k in range(len(ids) + 1):
+                first, _ = self._ranges.get(ids[:k], (i, i))
+                if k and ids[:k] not in self._ranges:
+                    self._children.setdefault(ids[:k - 1], []).append(ids[k - 1])
+                self._ranges[ids[:k]] = first, i + 1
         self._rows: dict[tuple, torch.Tensor] = {}
+        self._masses = functools.lru_cache(maxsize=HISTORIES)(self._sums)
 
     def start(self, n: int) -> ListState:
         """No words yet."""
@@ -91,31 +107,61 @@ class WordNgramLm:
         new = []
         for token, (history, word) in zip(tokens.tolist(), state.items):
             if token == EOS_ID:
-                new.append(((BOS,), ()))
-            elif word and bool(self._starts[token]):
-                new.append((self._after(history, word), (token,)))
+                new.append((self._known((BOS,)), ()))
+            elif word != () and self._starts[token]:
+                new.append((self._after(history, word), self._prefix((token,))))
             else:
-                new.append((history, (*word, token)))
+                new.append((history, None if word is None else self._prefix((*word, token))))
         return torch.stack([self._row(*item) for item in new]).to(tokens.device), ListState(new)
 
-    def _after(self, history: tuple[str, ...], word: tuple[int, ...]) -> tuple[str, ...]:
-        keep = (*history, self.tokens.decode(word))
-        return keep[-(self.arpa.order - 1):] if self.arpa.order > 1 else ()
+    def _prefix(self, ids: tuple[int, ...]) -> Optional[tuple[int, ...]]:
+        return ids if ids in self._ranges else None
 
-    def _log_prob(self, history: tuple[str, ...], name: str) -> float:
-        return max(self.arpa.log_prob(history, name), UNKNOWN_WORD)
+    def _known(self, history: tuple[str, ...]) -> tuple[str, ...]:
+        """The part of a history that the model can tell from others."""
+        return _shortened(self.arpa, history)
 
-    def _row(self, history: tuple[str, ...], word: tuple[int, ...]) -> torch.Tensor:
+    def _after(self, history: tuple[str, ...], word: Optional[tuple[int, ...]]) -> tuple[str, ...]:
+        known = None if word is None else self._word_of.get(word)
+        return self._known((*history, UNK if known is None else self._words[known]))
+
+    def _sums(self, history: tuple[str, ...]) -> np.ndarray:
+        """(W + 1,) sums of the probabilities of the first words in the order of their spellings."""
+        return np.concatenate([[0.0], np.cumsum([math.exp(self.arpa.log_prob(history, word)) for word in self._words])])
+
+    def _mass(self, history: tuple[str, ...], prefix: tuple[int, ...]) -> float:
+        """Log probability that the next word begins with a prefix."""
+        sums, (first, last) = self._masses(history), self._ranges[prefix]
+        return math.log(max(sums[last] - sums[first], LEAST))
+
+    def _row(self, history: tuple[str, ...], word: Optional[tuple[int, ...]]) -> torch.Tensor:
         key = (history, word)
         if key not in self._rows:
-            row = torch.zeros(len(self.tokens))
+            row = np.full(len(self.tokens), 0.0 if word is None else UNKNOWN_WORD)
+            end, after = 0.0, history
             if word:
-                row[self._starts] = self._log_prob(history, self.tokens.decode(word))
-            after = self._after(history, word) if word else history
-            row[EOS_ID] = (float(row[self._starts][0]) if word else 0.0) + self._log_prob(after, EOS)
+                base = self._mass(history, word)
+                for token in self._children.get(word, []):
+                    row[token] = self._mass(history, (*word, token)) - base
+                known = self._word_of.get(word)
+                end = UNKNOWN_WORD if known is None else self.arpa.log_prob(history, self._words[known]) - base
+            if word != ():
+                after = self._after(history, word)
+            row[self._starts] = end + UNKNOWN_WORD
+            for token in self._children.get((), []):
+                row[token] = end + self._mass(after, (token,))
+            row[EOS_ID] = end + max(self.arpa.log_prob(after, EOS), UNKNOWN_WORD)
             row[BLANK_ID] = NEVER
-            self._rows[key] = row
+            self._rows[key] = torch.from_numpy(row).float()
         return self._rows[key]
+
+
+def _shortened(arpa: Arpa, history: tuple[str, ...]) -> tuple[str, ...]:
+    """A history without what the model cannot tell from others."""
+    history = history[-(arpa.order - 1):] if arpa.order > 1 else ()
+    while history and history not in arpa.backoffs and history not in arpa.probs:
+        history = history[1:]
+    return history
 
 
 def ngram_lm(arpa: Arpa, tokens: Tokens) -> NgramLm | WordNgramLm:

@@ -22,9 +22,9 @@ class SearchOptions:
     beam: int = Field(8, ge=1, le=1000, description="Hypotheses kept per utterance.")
     ctc_weights: tuple[float, ...] = Field((0.3,), min_length=1, description="attention: weights of the CTC prefix score tried; the "
                                            "attention's score gets the rest to 1.")
-    lm_weights: tuple[float, ...] = Field((0.0, 0.2, 0.4, 0.6), min_length=1, description="Weights of the language model tried, "
+    lm_weights: tuple[float, ...] = Field((0.3, 0.6, 0.9), min_length=1, description="Weights of the language model tried, "
                                           "where there is one.")
-    length_bonuses: tuple[float, ...] = Field((0.0, 0.5, 1.0), min_length=1, description="Bonuses per token tried.")
+    length_bonuses: tuple[float, ...] = Field((0.0, 1.0, 2.0), min_length=1, description="Bonuses per token tried.")
     ilm_weights: tuple[float, ...] = Field((0.0,), min_length=1, description="transducer: weights tried with which the score of its "
                                            "predictor alone is subtracted (Variani et al. 2020).")
     max_length: float = Field(1.0, gt=0, le=10, description="attention: most tokens per encoder frame.")
