@@ -93,7 +93,7 @@ class FrameBatches:
         self.left, self.right = built.model.encoder.network.window
         self.mean_frames = float(built.data.lens.mean())
         self.held: dict[int, Held] = {}
-        self._count = 0
+        self._count, self._bytes = 0, 0
         self._last: Optional[Item] = None
 
     def batches(self, ask: Ask) -> Iterator[Work]:
@@ -140,12 +140,22 @@ class FrameBatches:
 
     def _end(self, numbers: Iterable[int]) -> None:
         for number in numbers:
-            self.done(self.held.pop(number).item.key)
+            held = self.held.pop(number)
+            self._bytes -= held.size
+            self.done(held.item.key)
+
+    @property
+    def _full(self) -> bool:
+        """Whether no more fits; a single utterance always does."""
+        return bool(self.held) and self._bytes > self.options.held_megabytes << 20
 
     def _source(self, ask: Ask) -> Iterator[Optional[tuple[int, int]]]:
         """Utterances for slots, decoded in groups of `refresh`."""
         over = False
         while not over:
+            if self._full:
+                yield None
+                continue
             group, over = self._group(ask, max(self.options.refresh, 1))
             if not group and not over:
                 if not self.held:
@@ -171,7 +181,7 @@ class FrameBatches:
             pool += [n for n in group if n in self.held]
             if self._last is not None and not wanted:
                 wanted = self._last.of
-            if sum(self.held[n].size for n in pool) > self.options.held_megabytes << 20:
+            if self._full:
                 logger.warning("outer gradients of %d utterances fill --held-megabytes %d; no more are shuffled together",
                                len(pool), self.options.held_megabytes)
                 break
@@ -208,8 +218,9 @@ class FrameBatches:
             used = gradient[row, :length].ne(0).any(1).nonzero()[:, 0]  # (K,)
             self._count += 1
             numbers.append(self._count)
-            self.held[self._count] = Held(item, F.pad(feats[row, :length], (0, 0, self.left, self.right)), used,
-                                          gradient[row, used].clone())
+            held = Held(item, F.pad(feats[row, :length], (0, 0, self.left, self.right)), used, gradient[row, used].clone())
+            self.held[self._count] = held
+            self._bytes += held.size
             if not len(used):
                 self._end([self._count])
         return numbers

@@ -29,7 +29,7 @@ class AsyncOptions:
     frame_batch: int = Field(200, ge=1, le=100_000, description="Frames per batch, where batches are made of frames.")
     held_megabytes: int = Field(
         1000, ge=1, description="Outer gradients that a replica holds at most, where batches are made of frames; full "
-        "shuffling is then done within what fits.")
+        "shuffling is then done within what fits, and on-the-fly shuffling in fewer places.")
     target_loss: Optional[float] = Field(
         None, description="The result says after how many seconds the dev loss was as low as this, if ever (linear between epochs).",
         json_schema_extra=IF_SET)
@@ -41,7 +41,7 @@ class AsyncOptions:
     checkpoint_seconds: float = Field(300.0, ge=0, description="Between checkpoints of the server; each epoch ends with one.",
                                       json_schema_extra=NOT_IN_STAMP)
     heartbeat_seconds: float = Field(
-        120.0, gt=0, description="A replica that has been silent for so long is given up, and its utterances go to the others; "
+        300.0, gt=0, description="A replica that has been silent for so long is given up, and its utterances go to the others; "
         "likewise one that has been busy with one batch for so long.", json_schema_extra=NOT_IN_STAMP)
     max_restarts: int = Field(3, ge=0, description="How often a lost server is started again from its checkpoint.",
                               json_schema_extra=NOT_IN_STAMP)

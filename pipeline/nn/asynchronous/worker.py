@@ -58,7 +58,7 @@ def work(member: Member, job: Job, out: Path, pipe: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the first one ends the others
     _keep_console(out / "log" / f"{member.name}.stderr")
     log.setup()
-    torch.set_num_threads(job.training.threads)
+    _limit(member, job.training.threads)
     with log.to_file(out / "log" / f"{member.name}.log"):
         try:
             pipe.send(("done", _work(member, job, out, pipe)))
@@ -70,6 +70,15 @@ def work(member: Member, job: Job, out: Path, pipe: Connection) -> None:
         finally:
             # Last, since it may take the process with it while calls are under way.
             service.part()
+
+
+def _limit(member: Member, threads: int) -> None:
+    """Threads of this process, and its GPU: replicas take turns over those of the machine."""
+    import numba
+    torch.set_num_threads(threads)
+    numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
+    if torch.cuda.is_available():
+        torch.cuda.set_device(member.number % torch.cuda.device_count())
 
 
 def _keep_console(path: Path) -> None:
