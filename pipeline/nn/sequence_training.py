@@ -81,6 +81,8 @@ def train_sequence(data_dir: Path, sources: Sources, out: Path, options: Sequenc
     failed = write_failures(out, task)
     clean_up(out)
     errors = watch.report(model.to(device))
+    logger.info("last epoch: %.1f %% of the frames skipped, because numerator and denominator cancel; %.1f %% rejected",
+                *(100 * history[-1].get(name, 0.0) for name in ("cancelled", "rejected")))
     last = {k: v for k, v in history[-1].items() if k in ("loss", "accuracy", "cancelled", "rejected", "dev_loss", "dev_accuracy")}
     return {"utterances": len(task.data), "cost_over_ce": cost, **errors, **failed, **last}
 
