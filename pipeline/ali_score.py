@@ -133,6 +133,8 @@ def score_alignment(ours: Mapping[str, Tiers], reference: Mapping[str, Tiers], o
 
 
 def _spoken(phones: Sequence[Segment], options: AliScoreOptions) -> list[Segment]:
+    if options.words_only:
+        return []
     named = (Segment(options.same.get(p.symbol, p.symbol), p.start, p.duration, p.confidence) for p in phones)
     return [p for p in named if p.symbol != SILENCE and p.symbol not in options.drop]
 

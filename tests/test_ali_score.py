@@ -91,3 +91,13 @@ def test_interval_over_speakers_is_wider() -> None:
     narrow = figures(score_alignment(ours, gold, OPTIONS), OPTIONS)["boundary_mae_ms"]
     assert wide["high"] - wide["low"] > 2 * (narrow["high"] - narrow["low"]) > 0
     assert wide["value"] == narrow["value"] == pytest.approx(25.0)
+
+
+def test_tokens_named_like_phones_are_left_out() -> None:
+    tokens = tiers(tier(("a", 0.25, 0.3), ("c", 0.7, 0.75)), tier(("AB", 0.25, 0.5), ("C", 0.65, 1.0)))
+    options = AliScoreOptions(words_only=True)
+    assert "boundary_mae_ms" in values({"u": tokens}, {"u": GOLD})
+    found = values({"u": tokens}, {"u": GOLD}, options)
+    assert found and all(name.startswith("word_") for name in found)
+    assert found["word_start_mae_ms"] == pytest.approx(50)
+    assert len(list(phone_table(score_alignment({"u": tokens}, {"u": GOLD}, options)))) == 1

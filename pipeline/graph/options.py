@@ -89,6 +89,8 @@ class AliScoreOptions:
     drop: tuple[str, ...] = Field((), description="Phones that count as silence, on both sides, beside SIL.")
     match: dict[str, tuple[str, ...]] = Field(default_factory=dict, description="Reference phone -> other phones that match it too; in a --config file.")
     tolerances: tuple[float, ...] = Field((0.01, 0.02, 0.05), description="Seconds within which a boundary counts as hit.")
+    words_only: bool = Field(False, description="Leave phones out: for alignments of tokens, which may be named like phones.",
+                             json_schema_extra={"stamp": "if_set"})
 
 
 @dataclass(frozen=True, config=_STRICT)
