@@ -19,17 +19,35 @@ from pipeline.e2e.options import TrainEndToEndOptions
 @click.option("--ali", type=click.Path(path_type=Path), help="Alignment of DATA, by any model, for --aux-layers and its like.")
 @click.option("--init-from", type=click.Path(path_type=Path), help="Model directory, hybrid or end-to-end, of any corpus, whose "
               "encoder is the first one here.")
+@click.option("--rank", envvar="RANK", default=0, hidden=True, help="Number of this process, set by torchrun.")
+@click.option("--world-size", envvar="WORLD_SIZE", default=1, hidden=True, help="Number of processes, set by torchrun.")
 @cli.options(TrainEndToEndOptions)
 @cli.step_options
-def main(data: Path, tokens: Path, out: Path, dev: Optional[Path], ali: Optional[Path], init_from: Optional[Path],
-         config: TrainEndToEndOptions, overwrite: bool) -> None:
-    """Trains a network on DATA (with features) that writes TOKENS (steps/train_tokens.py), and puts it into OUT."""
-    def action(tmp: Path) -> dict:
+def main(data: Path, tokens: Path, out: Path, dev: Optional[Path], ali: Optional[Path], init_from: Optional[Path], rank: int,
+         world_size: int, config: TrainEndToEndOptions, overwrite: bool) -> None:
+    """Trains a network on DATA (with features) that writes TOKENS (steps/train_tokens.py), and puts it into OUT.
+
+    Several GPUs, or processes on CPUs: torchrun --nproc_per_node N steps/train_e2e.py ...
+    """
+    def work(tmp: Path) -> dict:
         from pipeline.e2e.training import train_end_to_end
         return train_end_to_end(data, tokens, tmp, config, dev, ali, init_from)
 
-    cli.run_step(out, inputs={"data": data, "tokens": tokens, "dev": dev, "ali": ali, "init_from": init_from}, options=config,
-                 action=action, overwrite=overwrite, command="train_e2e")
+    def action(tmp: Path) -> dict:
+        if world_size > 1:
+            from pipeline.nn.distributed import lead
+            lead(tmp)
+        return work(tmp)
+
+    if rank:
+        from pipeline.nn.distributed import follow
+        with cli.main_guard():
+            follow(work)
+        return
+    inputs = {"data": data, "tokens": tokens, "dev": dev, "ali": ali, "init_from": init_from}
+    if not cli.run_step(out, inputs, config, action, overwrite=overwrite, command="train_e2e") and world_size > 1:
+        from pipeline.nn.distributed import lead
+        lead(None)
 
 
 if __name__ == "__main__":

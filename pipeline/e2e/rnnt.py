@@ -22,6 +22,8 @@ def rnnt_loss(logits: torch.Tensor, lens: torch.Tensor, tokens: torch.Tensor, to
     """
     n, num_frames, width, _ = logits.shape
     assert tokens.shape == (n, width - 1) and lens.shape == token_lens.shape == (n,), (logits.shape, tokens.shape)
+    if logits.dtype in (torch.float16, torch.bfloat16):
+        logits = logits.float()
     norm = logits.logsumexp(-1)  # (N, T, U + 1)
     blank = logits[..., BLANK_ID] - norm
     index = tokens[:, None, :, None].expand(-1, num_frames, -1, 1)

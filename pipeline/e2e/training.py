@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import logging
+import resource
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Optional
@@ -20,8 +21,9 @@ from pipeline.errors import ConfigError, DataError, MismatchError
 from pipeline.feats.facts import FeatureFacts
 from pipeline.feats.load import load_packed
 from pipeline.nn.data import UtteranceSet
+from pipeline.nn.distributed import World
 from pipeline.nn.model import feature_facts
-from pipeline.nn.train import Task, clean_up, train
+from pipeline.nn.train import Task, clean_up, pick_device, train
 from pipeline.tokens import UNK_ID, Tokens
 
 logger = logging.getLogger(__name__)
@@ -61,13 +63,17 @@ def train_end_to_end(data_dir: Path, tokens_dir: Path, out: Path, options: Train
     if init_dir is not None:
         load_encoder(model, init_dir)
     history = train(student, Task(data, EndToEndLoss(targets, options, lessons)), dev, options, out, facts.frame_shift)
+    if World.current().rank:
+        return {}
+    peak = peak_memory(options.device)
+    logger.info("peak memory %.0f MiB", peak)
     extra = {"criterion": options.model, "ali": None if ali_dir is None else str(ali_dir), "epochs": history}
     save_end_to_end(out, model.cpu(), tokens.id, feature_facts(facts), options.feat_options(), extra)
     clean_up(out)
     best = min(history, key=lambda h: h.get("dev_loss", h["loss"]))
     return {"utterances": len(data), "parameters": sum(p.numel() for p in model.parameters()),
             "auxiliary_parameters": sum(p.numel() for p in student.auxiliary.parameters()),
-            "seconds_per_epoch": float(np.median([h["seconds"] for h in history])),
+            "peak_memory_mib": peak, "seconds_per_epoch": float(np.median([h["seconds"] for h in history])),
             **{k: v for k, v in best.items() if k.startswith("dev_") or k == "loss"}}
 
 
@@ -90,6 +96,13 @@ def load_encoder(model: EndToEnd, init_dir: Path) -> None:
     model.load_state_dict({**mine, **theirs})
     rest = sum(k.startswith(ENCODER) for k in mine) - len(theirs)
     logger.info("encoder of %s taken over: %d tensors%s", init_dir, len(theirs), f", {rest} begin at random" if rest else "")
+
+
+def peak_memory(device: str) -> float:
+    """MiB that this process has held at most: on the GPU if it uses one, else in main memory."""
+    if pick_device(device).startswith("cuda"):
+        return torch.cuda.max_memory_allocated() / 2 ** 20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def _with_policy(options: TrainEndToEndOptions, dim: int) -> TrainEndToEndOptions:

@@ -77,13 +77,19 @@ class TrainOptions:
     epochs: int = Field(20, ge=1, description="Passes over the training data.")
     batch_frames: int = Field(5000, ge=1, description="Feature frames per batch, padding included.")
     max_batch: int = Field(64, ge=1, description="Utterances per batch at most.")
+    accumulate: int = Field(1, ge=1, description="Batches per update (of each process, with torchrun): a large batch in little "
+                            "memory.", json_schema_extra=IF_SET)
+    precision: Literal["float32", "bfloat16"] = Field(
+        "float32", description="bfloat16: mixed precision on a GPU, matrix products in 16 bits.", json_schema_extra=IF_SET)
     optimizer: Literal["nadam", "adam", "adamw"] = Field("nadam", description="Optimizer.")
     learning_rate: float = Field(2e-3, gt=0, description="Peak learning rate.")
-    schedule: Literal["one_cycle", "plateau", "constant"] = Field(
+    schedule: Literal["one_cycle", "plateau", "constant", "tri_stage"] = Field(
         "one_cycle", description="one_cycle: linear rise, linear fall, short final decay (as in Mann et al. 2023); "
-        "plateau: multiplied by lr_decay when the dev loss does not fall.")
-    lr_rise: float = Field(0.3, gt=0, lt=1, description="one_cycle: share of the training in which the rate rises.")
-    lr_start: float = Field(0.1, gt=0, le=1, description="one_cycle: first rate relative to the peak.")
+        "plateau: multiplied by lr_decay when the dev loss does not fall; tri_stage: linear rise, constant, exponential fall.")
+    lr_rise: float = Field(0.3, gt=0, lt=1, description="one_cycle, tri_stage: share of the training in which the rate rises.")
+    lr_start: float = Field(0.1, gt=0, le=1, description="one_cycle, tri_stage: first rate relative to the peak.")
+    lr_hold: float = Field(0.3, ge=0, lt=1, description="tri_stage: share of the training at the peak.", json_schema_extra=IF_SET)
+    lr_final: float = Field(0.02, gt=0, le=1, description="tri_stage: last rate relative to the peak.", json_schema_extra=IF_SET)
     lr_decay: float = Field(0.5, gt=0, lt=1, description="plateau: factor of a decay.")
     weight_decay: float = Field(1e-4, ge=0, description="L2 regularisation (adamw: decoupled).")
     clip: float = Field(5.0, gt=0, description="Largest norm of the gradient of the mean loss per frame.")

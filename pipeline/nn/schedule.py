@@ -34,6 +34,7 @@ def learning_rate(done: float, options: TrainOptions, decays: int = 0) -> float:
 
     one_cycle: linear from lr_start * peak up to the peak at lr_rise, linear back to the same value at
     1 - FINAL_PHASE, then down to a hundredth of it (cf. Smith and Topin 2018; the shape of Mann et al. 2023).
+    tri_stage: linear up to the peak at lr_rise, the peak for lr_hold, exponential down to lr_final * peak (Park et al. 2019).
 
     Args:
         done: 0 .. 1.
@@ -46,6 +47,11 @@ def learning_rate(done: float, options: TrainOptions, decays: int = 0) -> float:
     if options.schedule == "plateau":
         warm = min(done / 0.02, 1.0)
         return (low + (peak - low) * warm) * options.lr_decay ** decays
+    if options.schedule == "tri_stage":
+        if done < options.lr_rise:
+            return low + (peak - low) * done / options.lr_rise
+        fall = max(1.0 - options.lr_rise - options.lr_hold, 1e-9)
+        return peak * options.lr_final ** min(max(done - options.lr_rise - options.lr_hold, 0.0) / fall, 1.0)
     turn, end = min(options.lr_rise, 1.0 - FINAL_PHASE), 1.0 - FINAL_PHASE
     if done < turn:
         return low + (peak - low) * done / turn

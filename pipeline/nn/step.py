@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from pipeline.errors import ConfigError, PipelineError
-from pipeline.nn.data import Batch, UtteranceSet
+from pipeline.nn.data import Batch, UtteranceSet, plan
+from pipeline.nn.distributed import World
 from pipeline.nn.options import TrainOptions
 from pipeline.nn.specaugment import spec_augment
 
@@ -104,21 +105,33 @@ def backward(model: nn.Module, loss: Loss, clip: float, where: str) -> bool:
     Returns:
         whether the gradient is finite; a loss that is not is a DivergenceError.
     """
+    add_gradient(loss, loss.frames, where)
+    return clip_gradient(model, clip)
+
+
+def add_gradient(loss: Loss, scale: float, where: str) -> None:
+    """Adds the gradient of the loss's sum, divided by `scale`; a loss that is not finite is a DivergenceError."""
     if not bool(torch.isfinite(loss.total)):
         raise DivergenceError(f"{where}: the loss is {float(loss.total)} (NaN or infinity). Usual cures: "
                               f"a lower --learning-rate, a lower --clip, features that were normalised (--cmvn)")
-    (loss.total / loss.frames).backward()
+    (loss.total / scale).backward()
+
+
+def clip_gradient(model: nn.Module, clip: float) -> bool:
+    """Shortens the gradient of all parameters to the norm `clip`, and says whether it is finite."""
     return bool(torch.isfinite(nn.utils.clip_grad_norm_(model.parameters(), clip)))
 
 
 @torch.no_grad()
-def evaluate(model: Any, task: Task, options: TrainOptions, device: str, done: float) -> dict[str, float]:
-    """Figures of a task under a model that stays as it is, with names that begin with "dev_"."""
+def evaluate(model: Any, task: Task, options: TrainOptions, device: str, done: float,
+             world: World = World()) -> dict[str, float]:
+    """Figures of a task under a model that stays as it is, with names that begin with "dev_"; each process does its share."""
     model.eval()
     sums: dict[str, float] = {}
-    for batch in task.data.batches(options.batch_frames, options.max_batch, device):
-        add_sums(sums, task.criterion(model, normalised(model, batch), done))
-    return per_frame(sums, "dev_")
+    batches = plan(task.data.lens, options.batch_frames, options.max_batch)
+    for indices in batches[world.rank::world.size]:
+        add_sums(sums, task.criterion(model, normalised(model, task.data.batch(indices, device)), done))
+    return per_frame(world.sum_of(sums), "dev_")
 
 
 def add_sums(sums: dict[str, float], loss: Loss) -> None:

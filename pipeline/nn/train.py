@@ -16,12 +16,14 @@ import numpy as np
 import torch
 from torch import nn
 
+from pipeline.errors import ConfigError
 from pipeline.log import duration, progress
 from pipeline.nn.data import plan
+from pipeline.nn.distributed import World
 from pipeline.nn.options import TrainOptions
 from pipeline.nn.schedule import learning_rate, make_optimizer, set_rate
-from pipeline.nn.step import (Criterion, DivergenceError, Loss, Task, add_sums, backward, evaluate, per_frame, pick_device,
-                              prepare, seed_step)
+from pipeline.nn.step import (Criterion, DivergenceError, Loss, Task, add_gradient, add_sums, clip_gradient, evaluate, per_frame,
+                              pick_device, prepare, seed_step)
 from pipeline.nn.train_state import CHECKPOINT, TrainState, average, best_epochs, epoch_file, load_state, save_state
 
 logger = logging.getLogger(__name__)
@@ -47,6 +49,8 @@ def train(model: nn.Module, task: Task, dev: Optional[Task], options: TrainOptio
         figures of each epoch ("loss" and "dev_loss" are per frame).
     """
     device = pick_device(options.device)
+    if options.precision != "float32" and not device.startswith("cuda"):
+        raise ConfigError(f"--precision {options.precision} is for GPUs; the device is {device}")
     devices = [torch.cuda.current_device()] if device.startswith("cuda") else []
     model.to(device)
     with torch.random.fork_rng(devices=devices):
@@ -67,7 +71,7 @@ class _Run:
     def __init__(self, model: nn.Module, task: Task, dev: Optional[Task], options: TrainOptions, out: Path, device: str,
                  frame_shift: float) -> None:
         self.model, self.task, self.dev, self.options, self.out = model, task, dev, options, out
-        self.device, self.frame_shift = device, frame_shift
+        self.device, self.frame_shift, self.world = device, frame_shift, World.current()
         self.optimizer = make_optimizer(model.parameters(), options)
         self.state = load_state(out, model, self.optimizer) or TrainState()
         self.start, self.start_share = time.monotonic(), self.state.epoch / options.epochs
@@ -76,6 +80,8 @@ class _Run:
     def go(self) -> None:
         from torch.utils.tensorboard import SummaryWriter
         (self.out / EPOCHS).mkdir(parents=True, exist_ok=True)
+        if self.world.rank:
+            return self._follow()
         if self.state.epoch or self.state.step:
             logger.info("going on after epoch %d, batch %d", self.state.epoch, self.state.step)
         with SummaryWriter(str(self.out / "log" / "tensorboard"), purge_step=self.state.epoch + 1) as board:
@@ -85,15 +91,22 @@ class _Run:
                     board.add_scalar(name, value, self.state.epoch)
         self._finish()
 
+    def _follow(self) -> None:
+        """The part of a process that has no files to write."""
+        while self.state.epoch < self.options.epochs:
+            self._epoch()
+
     def _epoch(self) -> dict[str, float]:
         options, state = self.options, self.state
         batches = plan(self.task.data.lens, options.batch_frames, options.max_batch, (options.seed, state.epoch))
         began = time.monotonic()
         self.model.train()
         todo = list(enumerate(batches))[state.step:]
-        for step, indices in progress(todo, desc=f"epoch {state.epoch + 1} of {options.epochs}"):
-            self._step(step, indices, (state.epoch + step / len(batches)) / options.epochs)
-            state.step = step + 1
+        size = options.accumulate * self.world.size
+        groups = [todo[i:i + size] for i in range(0, len(todo), size)]
+        for group in progress(groups, desc=f"epoch {state.epoch + 1} of {options.epochs}"):
+            self._update(group, (state.epoch + group[0][0] / len(batches)) / options.epochs)
+            state.step = group[-1][0] + 1
             if time.monotonic() - self.last_save > SAVE_SECONDS:
                 self._save()
         done = (state.epoch + 1) / options.epochs
@@ -101,7 +114,7 @@ class _Run:
         figures = per_frame(state.sums)
         figures["learning_rate"] = self._rate(done)
         if self.dev is not None:
-            figures.update(evaluate(self.model, self.dev, options, self.device, done))
+            figures.update(evaluate(self.model, self.dev, options, self.device, done, self.world))
         self._plateau(figures)
         figures["seconds"] = time.monotonic() - began
         trouble = self.task.criterion.diagnose(self.model, figures, done)
@@ -109,28 +122,48 @@ class _Run:
             raise DivergenceError(f"epoch {state.epoch + 1}: {trouble}")
         state.history.append(figures)
         state.epoch, state.step, state.sums = state.epoch + 1, 0, {}
+        if self.world.rank:
+            return figures
         self._keep_epoch()
         self._save()
         self._report(figures)
         return figures
 
-    def _step(self, step: int, indices: np.ndarray, done: float) -> None:
-        options, state = self.options, self.state
-        seed_step(options.seed, state.epoch, step)
-        batch = prepare(self.model, self.task.data, indices, options, done, self.frame_shift, self.device)
+    def _update(self, group: list[tuple[int, np.ndarray]], done: float) -> None:
+        """One update with the gradient of the mean loss per frame of some batches, of which each process takes its share."""
+        state = self.state
         set_rate(self.optimizer, self._rate(done))
         self.optimizer.zero_grad(set_to_none=True)
-        loss = self.task.criterion(self.model, batch, done)
-        add_sums(state.sums, loss)
-        if loss.frames == 0:
+        sums: dict[str, float] = {"frames": 0}
+        scale = 0  # what the gradients of this process's sums have been divided by
+        for step, indices in group[self.world.rank::self.world.size]:
+            loss = self._loss(step, indices, done)
+            add_sums(sums, loss)
+            if loss.frames:
+                scale = scale or loss.frames
+                add_gradient(loss, scale, f"epoch {state.epoch + 1}, batch {step + 1}")
+        sums = self.world.sum_of(sums)
+        for name, value in sums.items():
+            state.sums[name] = state.sums.get(name, 0.0) + value
+        if not sums["frames"]:
             return
-        if backward(self.model, loss, options.clip, f"epoch {state.epoch + 1}, batch {step + 1}"):
+        if len(group) > 1 or self.world.size > 1:
+            self.world.join_gradients(self.model, scale / sums["frames"])
+        if clip_gradient(self.model, self.options.clip):
             self.optimizer.step()
             return
         state.skipped_steps += 1
         if state.skipped_steps > MAX_BAD_STEPS:
             raise DivergenceError(f"epoch {state.epoch + 1}: NaN in the gradient of more than {MAX_BAD_STEPS} batches. "
                                   f"Usual cures: a lower --learning-rate, a lower --clip")
+
+    def _loss(self, step: int, indices: np.ndarray, done: float) -> Loss:
+        """The criterion of one batch; what is random in it depends on the number of the batch alone."""
+        options = self.options
+        seed_step(options.seed, self.state.epoch, step)
+        batch = prepare(self.model, self.task.data, indices, options, done, self.frame_shift, self.device)
+        with torch.autocast(self.device.split(":")[0], torch.bfloat16, enabled=options.precision == "bfloat16"):
+            return self.task.criterion(self.model, batch, done)
 
     def _rate(self, done: float) -> float:
         return learning_rate(min(done, 1.0), self.options, self.state.decays)
@@ -151,6 +184,8 @@ class _Run:
                 path.unlink()
 
     def _save(self) -> None:
+        if self.world.rank:
+            return
         save_state(self.out, self.state, self.model, self.optimizer)
         self.last_save = time.monotonic()
 

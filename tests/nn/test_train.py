@@ -101,12 +101,17 @@ def test_accumulated_batches_are_one_large_batch(tmp_path):
     assert any(not torch.allclose(states[0][name], first[name], atol=1e-2) for name in first)
 
 
+@pytest.mark.cuda
 def test_mixed_precision_learns_and_keeps_parameters_exact(tmp_path):
-    options = dataclasses.replace(OPTIONS, epochs=30, learning_rate=0.02, time_masks=0, feature_masks=0, precision="bfloat16")
-    encoder = dataclasses.replace(SMALL, encoder="tdnn", dim=8)
-    torch.manual_seed(5)
-    model, history = run(tmp_path, options, model=AcousticModel(4, 2, encoder))
+    options = dataclasses.replace(OPTIONS, epochs=30, learning_rate=0.02, time_masks=0, feature_masks=0, precision="bfloat16",
+                                  device="cuda")
+    model, history = run(tmp_path, options)
     assert history[-1]["dev_accuracy"] > 0.95 and all(p.dtype == torch.float32 for p in model.parameters())
+
+
+def test_mixed_precision_needs_a_gpu(tmp_path):
+    with pytest.raises(ConfigError, match="--precision bfloat16 is for GPUs"):
+        run(tmp_path, dataclasses.replace(OPTIONS, precision="bfloat16"))
 
 
 def test_tri_stage():

@@ -1,0 +1,75 @@
+"""Several processes, each with a GPU or some cores, train one model; started by torchrun.
+
+Every update takes accumulate * size batches. Each process computes the gradient of its share; the sums of all are the gradient
+of the whole, so that n processes do what one does with n times the accumulation. Model and optimizer are equal everywhere, since
+all begin with the same seed or checkpoint and apply the same gradient. The first process alone writes files.
+"""
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Callable, Optional
+
+import torch
+from torch import distributed, nn
+
+
+@dataclass(frozen=True)
+class World:
+    """This process among those that train together; rank 0 of 1 by default."""
+
+    rank: int = 0
+    size: int = 1
+
+    @classmethod
+    def current(cls) -> World:
+        """The processes that have been joined by ``lead`` and ``follow``."""
+        if not (distributed.is_available() and distributed.is_initialized()):
+            return cls()
+        return cls(distributed.get_rank(), distributed.get_world_size())
+
+    def sum_of(self, sums: dict[str, float]) -> dict[str, float]:
+        """Sums over all processes, names that only some have included."""
+        if self.size == 1:
+            return sums
+        parts: list[Optional[dict[str, float]]] = [None] * self.size
+        distributed.all_gather_object(parts, sums)
+        out: dict[str, float] = {}
+        for part in parts:
+            for name, value in part.items():
+                out[name] = out.get(name, 0.0) + value
+        return out
+
+    def join_gradients(self, model: nn.Module, factor: float) -> None:
+        """Multiplies this process's gradients by a factor and adds up those of all processes."""
+        for parameter in model.parameters():
+            if not parameter.requires_grad or (parameter.grad is None and self.size == 1):
+                continue
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+            parameter.grad.mul_(factor)
+            if self.size > 1:
+                distributed.all_reduce(parameter.grad)
+
+
+def lead(directory: Optional[Path]) -> None:
+    """Rank 0: tells the others where the training works; None: there is nothing to do."""
+    _join()
+    distributed.broadcast_object_list([None if directory is None else str(directory)], src=0)
+
+
+def follow(action: Callable[[Path], object]) -> None:
+    """The other ranks: wait for rank 0 and take part in its training."""
+    _join()
+    found: list[Optional[str]] = [None]
+    distributed.broadcast_object_list(found, src=0)
+    if found[0] is not None:
+        action(Path(found[0]))
+
+
+def _join() -> None:
+    """Meets the other processes where torchrun says, and takes a GPU of its own, if there are any."""
+    gpus = torch.cuda.device_count()
+    distributed.init_process_group("nccl" if gpus else "gloo")
+    if gpus:
+        torch.cuda.set_device(distributed.get_rank() % gpus)
