@@ -44,6 +44,8 @@ def save_hmm(directory: str | Path, topo: Topo, tree: Tree, transitions: Transit
 def load_hmm(directory: str | Path) -> HmmDir:
     """Reads what save_hmm wrote; DataError or MismatchError when files are missing or contradict each other."""
     d = Path(directory)
+    if (d / META).is_file() and not (d / "phones.txt").is_file() and model_kind(d) == "e2e":
+        raise DataError(f"{d} is an end-to-end model and has no HMM; steps/export_e2e.py gives it one over its tokens")
     phones = SymbolTable.load(d / "phones.txt")
     topo = Topo.load(d / "topo.json")
     tree = Tree.load(d / "tree.json", phones)

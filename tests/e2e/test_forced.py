@@ -13,7 +13,7 @@ from pipeline.align import AlignOptions, align
 from pipeline.arpa import train_unigram
 from pipeline.e2e.forced import attention_path, monotonic_path, transducer_path
 from pipeline.e2e.scorer import export
-from pipeline.errors import ConfigError, MismatchError
+from pipeline.errors import ConfigError, DataError, MismatchError
 from pipeline.lang import SILENCE
 from pipeline.model_dir import load_hmm
 from pipeline.scorer import load_scorer
@@ -158,3 +158,5 @@ def test_parts_that_are_missing(tones, tmp_path):  # noqa: F811
         exported(tmp_path, tones.data, "transducer", "ctc")
     with pytest.raises(ConfigError, match="export_e2e.py"):
         load_scorer(tmp_path / "model")
+    with pytest.raises(DataError, match="export_e2e.py"):
+        load_hmm(tmp_path / "model")
