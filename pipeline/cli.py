@@ -30,7 +30,7 @@ import sys
 import types
 import typing
 from pathlib import Path
-from typing import Any, Callable, Iterator, Mapping
+from typing import Any, Callable, Iterator, Mapping, Sequence
 
 import click
 import pydantic
@@ -42,6 +42,8 @@ from pipeline.errors import ConfigError, PipelineError
 from pipeline.files import read_yaml
 
 logger = logging.getLogger(__name__)
+
+ROOT = Path(__file__).resolve().parent.parent
 
 # The user can mend these: a full disk or quota, a place where nothing may be written.
 _USER_ERRNO = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS)
@@ -131,10 +133,17 @@ def run_step(
         paths = {name: Path(path) for name, path in inputs.items() if path is not None}
         ids = {name: stamp.artifact_id(path) for name, path in paths.items()}
         work = stamp.Work(command, options_json(options), ids)
-        # Paths relative, since the line ends up in results that others read and repeat.
-        parts = [os.path.relpath(part) if os.path.isabs(part) else part for part in sys.argv]
-        record = {"command_line": shlex.join(parts)}
+        record = {"command_line": command_line(sys.argv, Path.cwd())}
         return stamp.run(out, work, action, paths, overwrite, resume, record)
+
+
+def command_line(argv: Sequence[str], cwd: Path) -> str:
+    """The command as others may repeat it: relative paths; the step as seen from a recipe, whichever checkout runs it."""
+    parts = [os.path.relpath(part, cwd) if os.path.isabs(part) else part for part in argv]
+    script = (cwd / argv[0]).resolve()
+    if script.is_relative_to(ROOT) and not cwd.resolve().is_relative_to(ROOT):
+        parts[0] = os.path.join("..", "..", script.relative_to(ROOT))
+    return shlex.join(parts)
 
 
 @contextlib.contextmanager

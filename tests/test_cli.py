@@ -214,3 +214,11 @@ def test_an_option_added_later_counts_only_when_set():
 
     assert cli.options_json(Newer()) == cli.options_json(Older()) == {"count": 3}
     assert cli.options_json(Newer(added=0.7)) == {"count": 3, "added": 0.7}
+
+
+def test_command_line_has_no_absolute_paths(tmp_path):
+    """From outside the checkout a step is named as a recipe would; inside, by its way from here."""
+    step = str(cli.ROOT / "steps" / "align.py")
+    assert cli.command_line([step, str(tmp_path / "a b")], tmp_path) == "../../steps/align.py 'a b'"
+    assert cli.command_line([step, "data"], cli.ROOT / "egs" / "tiny") == "../../steps/align.py data"
+    assert cli.command_line(["steps/align.py", "data"], cli.ROOT) == "steps/align.py data"
