@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from pipeline.e2e.model import EndToEnd
 from pipeline.e2e.options import TrainEndToEndOptions
@@ -86,16 +87,14 @@ def check_layers(options: TrainEndToEndOptions) -> None:
         raise ConfigError("--aux-alternate needs both --aux-layers and --aux-token-weight")
 
 
-def smoothed_cross_entropy(logits: torch.Tensor, targets: torch.Tensor, mask: torch.Tensor, smoothing: float) -> torch.Tensor:
-    """(1 - m) CE(label) + m CE(uniform), summed over the real frames (Jiang et al. 2023).
+def smoothed_cross_entropy(logits: torch.Tensor, targets: torch.Tensor, smoothing: float) -> torch.Tensor:
+    """(1 - m) CE(label) + m CE(uniform), summed (Jiang et al. 2023), where CE(uniform) = - mean over classes of log p.
 
     Args:
-        logits: (N, T, C). targets: (N, T) int64. mask: (N, T) bool.
+        logits: (M, C), normalised or not. targets: (M,) int64.
         smoothing: m.
     """
-    log_probs = logits[mask].log_softmax(-1)
-    label = log_probs.gather(1, targets[mask][:, None])[:, 0]
-    return -((1.0 - smoothing) * label + smoothing * log_probs.mean(1)).sum()
+    return F.cross_entropy(logits.float(), targets, reduction="sum", label_smoothing=smoothing)
 
 
 def symmetric_kl(logits: torch.Tensor, other: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

@@ -5,6 +5,7 @@ from typing import Optional, Sequence
 
 import numpy as np
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 from pipeline.e2e.auxiliary import Student, branch_losses, smoothed_cross_entropy
@@ -72,7 +73,7 @@ class EndToEndLoss:
         """Mean cross-entropy per token and end; smoothed in training."""
         target, mask = _with_end(tokens, token_lens), mask_of(token_lens + 1, log_probs.shape[1])
         smoothing = self.options.label_smoothing if log_probs.requires_grad else 0.0
-        return smoothed_cross_entropy(log_probs, target, mask, smoothing) / mask.sum()
+        return smoothed_cross_entropy(log_probs[mask], target[mask], smoothing) / mask.sum()
 
     def _transducer(self, student: Student, layers: dict[int, Hidden], encoded: torch.Tensor, lens: torch.Tensor,
                     tokens: torch.Tensor, token_lens: torch.Tensor) -> Terms:
@@ -107,7 +108,8 @@ class EndToEndLoss:
         for number, head in aux.frame.items():
             if labels:
                 hidden = layers[int(number)]
-                terms[f"frame_{number}"] = o.aux_weight, _frames(head(hidden.x), lessons.frame[int(number)], indices, o.aux_smoothing)
+                terms[f"frame_{number}"] = o.aux_weight, frame_loss(head, hidden.x, lessons.frame[int(number)], indices,
+                                                                  o.aux_smoothing)
         for number, head in aux.ctc.items():
             rows = [lessons.states[i] for i in indices]
             row_lens = torch.tensor([len(row) for row in rows], device=lens.device)
@@ -115,7 +117,7 @@ class EndToEndLoss:
             hidden = layers[int(number)]
             terms[f"states_{number}"] = o.aux_ctc_weight, _ctc(head(hidden.x).log_softmax(-1), states, hidden.lens, row_lens)
         if aux.token is not None and tokens:
-            terms["tokens"] = o.aux_token_weight, _frames(aux.token(encoded), lessons.token, indices, o.aux_smoothing)
+            terms["tokens"] = o.aux_token_weight, frame_loss(aux.token, encoded, lessons.token, indices, o.aux_smoothing)
         return terms
 
     def end_epoch(self, model: Student, data: UtteranceSet, done: float) -> None:
@@ -126,12 +128,19 @@ class EndToEndLoss:
         return None
 
 
-def _frames(logits: torch.Tensor, labels: Sequence[np.ndarray], indices: np.ndarray, smoothing: float) -> torch.Tensor:
-    """Mean smoothed cross-entropy per labelled frame; 0 without any."""
+def frame_loss(head: nn.Module, x: torch.Tensor, labels: Sequence[np.ndarray], indices: np.ndarray,
+               smoothing: float) -> torch.Tensor:
+    """Mean smoothed cross-entropy per labelled frame; 0 without any.
+
+    Args:
+        head: from (M, D) to (M, C). It sees the labelled frames only, which costs less than masking its output.
+        x: (N, T, D). labels: by utterance, (T_n,), or empty ones. indices: (N,) utterances.
+    """
     rows = [labels[i] for i in indices]
-    targets = padded(rows, logits.shape[1]).to(logits.device)
-    mask = mask_of(torch.tensor([len(row) for row in rows], device=logits.device), logits.shape[1])
-    return smoothed_cross_entropy(logits, targets, mask, smoothing) / mask.sum().clamp(min=1)
+    place = np.concatenate([n * x.shape[1] + np.arange(len(row)) for n, row in enumerate(rows)])
+    targets = torch.from_numpy(np.concatenate(rows).astype(np.int64)).to(x.device)
+    frames = x.flatten(0, 1).index_select(0, torch.from_numpy(place.astype(np.int64)).to(x.device))
+    return smoothed_cross_entropy(head(frames), targets, smoothing) / max(len(targets), 1)
 
 
 def _ctc(log_probs: torch.Tensor, tokens: torch.Tensor, lens: torch.Tensor, token_lens: torch.Tensor) -> torch.Tensor:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from pipeline.e2e.auxiliary import Auxiliary, Student, branch_losses, check_layers, smoothed_cross_entropy, symmetric_kl
-from pipeline.e2e.criterion import EndToEndLoss, greedy_errors
+from pipeline.e2e.criterion import EndToEndLoss, frame_loss, greedy_errors
 from pipeline.e2e.labels import Lessons, jitter
 from pipeline.e2e.model import EndToEnd
 from pipeline.e2e.options import TrainEndToEndOptions
@@ -40,17 +40,23 @@ def gradients(student: Student, value: torch.Tensor) -> dict[str, float]:
 
 @pytest.mark.parametrize("m", [0.0, 0.5, 1.0])
 def test_smoothing_is_its_formula(m):
-    logits, mask = torch.randn(1, 2, 3), torch.tensor([[True, False]])
-    p = logits[0, 0].exp() / logits[0, 0].exp().sum()
-    expected = -(1 - m) * math.log(p[1]) - m * sum(math.log(x) / 3 for x in p.tolist())
-    assert float(smoothed_cross_entropy(logits, torch.tensor([[1, 0]]), mask, m)) == pytest.approx(expected, abs=1e-5)
+    logits = torch.randn(2, 3)
+    p = logits.exp() / logits.exp().sum(1, keepdim=True)
+    expected = sum(-(1 - m) * math.log(row[k]) - m * sum(math.log(x) / 3 for x in row) for row, k in zip(p.tolist(), (1, 0)))
+    assert float(smoothed_cross_entropy(logits, torch.tensor([1, 0]), m)) == pytest.approx(expected, abs=1e-5)
 
 
-def test_masked_frames_get_no_gradient():
-    logits = torch.randn(2, 4, 3, requires_grad=True)
-    mask = torch.tensor([[True, True, False, False], [True, True, True, True]])
-    smoothed_cross_entropy(logits, torch.zeros(2, 4, dtype=torch.int64), mask, 0.3).backward()
-    assert logits.grad[0, 2:].abs().max() == 0 and (logits.grad[mask].abs().sum(-1) > 0).all()
+def test_frames_without_a_label_get_no_gradient():
+    """Those behind an end, and all of an utterance without an alignment."""
+    x, head = torch.randn(3, 4, 5, requires_grad=True), torch.nn.Linear(5, 3)
+    labels = [np.array([], dtype=np.int64), np.array([0, 2]), np.array([1, 1, 0, 2]), np.array([2])]
+    loss = frame_loss(head, x, labels, np.array([1, 2, 0]), 0.3)
+    loss.backward()
+    reached = x.grad.abs().sum(-1) > 0
+    assert reached.tolist() == [[True, True, False, False], [True] * 4, [False] * 4]
+    rows = torch.cat([head(x[0, :2]), head(x[1])])
+    assert torch.allclose(loss, smoothed_cross_entropy(rows, torch.tensor([0, 2, 1, 1, 0, 2]), 0.3) / 6)
+    assert float(frame_loss(head, x, labels, np.array([0, 0, 0]), 0.3)) == 0.0
 
 
 def test_divergence_is_symmetric_and_zero_for_equal_branches():
