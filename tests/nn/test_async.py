@@ -3,10 +3,13 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import multiprocessing
 import os
+import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -19,6 +22,8 @@ sys.path.insert(0, str(ROOT / "tests" / "nn"))
 from async_job import TRAINING, SignJob
 
 from pipeline.errors import ConfigError, DataError
+from pipeline.nn.asynchronous.coordinator import STATE
+from pipeline.nn.asynchronous.service import ServerLostError
 from pipeline.nn.asynchronous.train import clean_up, train_async
 from pipeline.nn.train import train
 
@@ -76,6 +81,25 @@ def test_killed_server_resumes_bit_for_bit(plain, tmp_path):
     trained = run(tmp_path, "kill_server", checkpoint_seconds=0.0)
     assert (tmp_path / "happened").exists()
     assert same(trained.built.model.state_dict(), plain[0])
+
+
+def test_killed_shard_resumes_bit_for_bit(plain, tmp_path, caplog):
+    """The second server, which only holds tensors, is killed as soon as there is a checkpoint."""
+    def kill() -> None:
+        while not (tmp_path / STATE).exists():
+            time.sleep(0.002)
+        os.kill(next(p.pid for p in multiprocessing.active_children() if p.name == "server1"), signal.SIGKILL)
+
+    killer = threading.Thread(target=kill, daemon=True)
+    killer.start()
+    trained = run(tmp_path, servers=2, checkpoint_seconds=0.0)
+    assert "server1 is lost, exit code -9; starting again from the last checkpoint" in caplog.text
+    assert same(trained.built.model.state_dict(), plain[0])
+
+
+def test_server_that_is_lost_each_time_ends_the_training(tmp_path):
+    with pytest.raises(ServerLostError, match="server0 is lost"):
+        run(tmp_path, "kill_server", max_restarts=0)
 
 
 def test_synchronous_replicas_are_reproducible(tmp_path):

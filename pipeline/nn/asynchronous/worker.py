@@ -75,8 +75,8 @@ def work(member: Member, job: Job, out: Path, pipe: Connection) -> None:
 def _limit(member: Member, threads: int) -> None:
     """Threads of this process, and its GPU: replicas take turns over those of the machine."""
     import numba
-    torch.set_num_threads(threads)
     numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
+    torch.set_num_threads(threads)  # last: numba's call may set the number for all users of OpenMP
     if torch.cuda.is_available():
         torch.cuda.set_device(member.number % torch.cuda.device_count())
 
