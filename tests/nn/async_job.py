@@ -12,13 +12,13 @@ import numpy as np
 import torch
 
 from pipeline.feats.load import PackedFeats
+from pipeline.nn.asynchronous.frames import FrameTargets
 from pipeline.nn.asynchronous.job import Built
 from pipeline.nn.asynchronous.options import AsyncTraining
 from pipeline.nn.data import UtteranceSet
 from pipeline.nn.losses import CrossEntropy
 from pipeline.nn.model import AcousticModel
 from pipeline.nn.options import EncoderOptions
-from pipeline.nn.sequence import FrameCrossEntropy, SequenceCriterion
 from pipeline.nn.step import Task
 
 ENCODER = EncoderOptions(encoder="dnn", layers=2, dim=8, dropout=0.2, window_left=2, window_right=1)
@@ -93,8 +93,6 @@ class SignJob:
         torch.manual_seed(5)
         model = AcousticModel(4, 2, ENCODER)
         criterion = CrossEntropy(labels)
-        if self.training.refresh:
-            criterion = SequenceCriterion(FrameCrossEntropy(labels), self.training.refresh)
         dev = CrossEntropy(labels)
         if self.trouble == "kill_replica":
             criterion = Killing(labels, 2, self.once)
@@ -102,4 +100,4 @@ class SignJob:
             criterion = Hanging(labels, self.once)
         if self.trouble == "kill_server":
             dev = Killing(labels, 5, self.once)
-        return Built(model, Task(data, criterion), FrameCrossEntropy(labels), Task(data, dev), 0.01)
+        return Built(model, Task(data, criterion), FrameTargets(labels), Task(data, dev), 0.01)

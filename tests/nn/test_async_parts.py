@@ -11,7 +11,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from async_job import TRAINING, SignJob
+from async_job import TRAINING, SignJob, make_data
 
 from pipeline.errors import ConfigError, DataError
 from pipeline.nn.asynchronous.coordinator import STATE, Coordinator
@@ -280,6 +280,33 @@ def test_each_frame_is_trained_once_per_epoch(shuffle, tmp_path, monkeypatch):
     frames = replica.built.model.normalise(replica.built.data.packed.feats)
     assert sorted(torch.cat(seen).tolist()) == sorted(frames.tolist() * 2)
     assert link.coordinator.ledger.complete == 2
+
+
+@pytest.mark.parametrize("shuffle", ["none", "on_the_fly", "full"])
+def test_frozen_targets_stay_exact(shuffle, tmp_path):
+    """However long ago an utterance was begun, its batches have the loss and the gradient of cross-entropy."""
+    replica, _ = local(tmp_path, shuffle=shuffle, frame_batch=7, epochs=2, time_masks=0, feature_masks=0)
+    replica.model.encoder.network.dropout = 0.0
+    labels, found = make_data()[1], []
+    padded = [torch.nn.functional.pad(replica.model.normalise(replica.built.data.packed[i]), (0, 0, 2, 1)) for i in range(12)]
+
+    def check(batches, work):
+        places = [(batches.held[n].item.indices[0], int(batches.held[n].frames[t])) for n, t in work.frames.tolist()]
+        windows = torch.stack([padded[i][t:t + 4] for i, t in places])
+        log_post = replica.model.log_posteriors(replica.model.encoder.network.windows(windows))
+        exact = torch.nn.functional.nll_loss(log_post, torch.tensor([int(labels[i][t]) for i, t in places]), reduction="sum")
+        mine = loss(batches, work)
+        weight = replica.model.output.weight
+        assert torch.allclose(mine.total, exact)
+        assert torch.allclose(*(torch.autograd.grad(x, weight, retain_graph=True)[0] for x in (mine.total, exact)), atol=1e-5)
+        found.extend(places)
+        return mine
+
+    loss = FrameBatches.loss
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(FrameBatches, "loss", check)
+        replica.run()
+    assert len(found) == 2 * replica.built.data.num_frames
 
 
 def test_frames_need_a_network_with_a_window(tmp_path):

@@ -84,7 +84,7 @@ def test_mmi_in_frames_of_two_replicas(tones, root, tmp_path):
 
 
 def test_what_does_not_go_together_is_refused(tones, root, tmp_path):
-    for options, match in ((dict(realign_rounds=1), "realign-rounds"), (dict(refresh=3, focal=1.0), "--focal")):
+    for options, match in ((dict(realign_rounds=1), "realign-rounds"), (dict(shuffle="full", focal=1.0), "--focal")):
         job = ViterbiJob(tones.data, tones.lang, root / "ali", AsyncViterbiOptions(**{**CE, **options}))
         with pytest.raises(ConfigError, match=match):
             train_viterbi_async(job, tmp_path / "m")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Callable, Iterable, Iterator, Optional, Sequence
 
 import numpy as np
@@ -19,6 +19,7 @@ from pipeline.nn.asynchronous.job import Built
 from pipeline.nn.asynchronous.ledger import Item, Key
 from pipeline.nn.asynchronous.options import AsyncTraining
 from pipeline.nn.asynchronous.shuffle import consecutive, on_the_fly, shuffled
+from pipeline.nn.sequence import FrameCrossEntropy, Outer
 from pipeline.nn.step import Loss
 
 logger = logging.getLogger(__name__)
@@ -66,6 +67,29 @@ class Work:
     share: float
     rate: float
     where: str
+
+
+class FrameTargets:
+    """Cross-entropy as an ``OuterGradient`` that stays exact: the 1 of the label, and nothing for the others.
+
+    The gradient with respect to scores before the softmax, 1 minus posteriors, would be another choice
+    (``pipeline.nn.sequence.FrameCrossEntropy``); frozen for long it pushes the scores of wrong labels down without end,
+    while here the softmax in the log posterior is always that of the current parameters.
+    """
+
+    def __init__(self, labels: Sequence[np.ndarray]) -> None:
+        """Args:
+            labels: (T_n,) int pdf-ids at the label frame rate, by utterance index.
+        """
+        self.labels, self._scores = labels, FrameCrossEntropy(labels)
+
+    def outer(self, log_posteriors: torch.Tensor, lens: torch.Tensor, indices: np.ndarray) -> Outer:
+        """See ``OuterGradient``."""
+        gradient = torch.zeros_like(log_posteriors)
+        for row, index in enumerate(indices):
+            frames = torch.arange(int(lens[row]))
+            gradient[row, frames, torch.from_numpy(np.asarray(self.labels[index], dtype=np.int64))] = 1.0
+        return replace(self._scores.outer(log_posteriors, lens, indices), gradient=gradient)
 
 
 def check_frames(built: Built, options: AsyncTraining) -> None:

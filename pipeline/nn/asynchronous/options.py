@@ -48,23 +48,16 @@ class AsyncOptions:
     port: int = Field(0, ge=0, le=65535, description="Port of the server; 0: a free one.", json_schema_extra=NOT_IN_STAMP)
 
 
-REFRESH = Field(
-    0, ge=0, description="Outer gradients come from parameters that are renewed after so many utterances; 0: from those of the "
-    "batch (where batches are made of frames: of the moment at which the utterance is begun).")
-
-
 @frozen
 class AsyncTraining(AsyncOptions, TrainOptions):
     """An asynchronous training as its processes see it, whatever the criterion."""
 
-    refresh: int = REFRESH
+    refresh: int = Field(0, ge=0, description="Utterances that are decoded together, see SequenceOptions.")
 
 
 @frozen
 class AsyncViterbiOptions(AsyncOptions, ViterbiOptions):
     """Frame cross-entropy on an alignment by replicas and a parameter server."""
-
-    refresh: int = REFRESH
 
 
 @frozen

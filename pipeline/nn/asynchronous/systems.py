@@ -13,6 +13,7 @@ from pipeline.feats.options import FeatLoadOptions
 from pipeline.files import atomic_write
 from pipeline.lang import Lang
 from pipeline.model_dir import HmmDir, load_hmm
+from pipeline.nn.asynchronous.frames import FrameTargets
 from pipeline.nn.asynchronous.job import Built
 from pipeline.nn.asynchronous.launch import Node, run_processes
 from pipeline.nn.asynchronous.options import AsyncSequenceOptions, AsyncTraining, AsyncViterbiOptions, training_of
@@ -21,7 +22,6 @@ from pipeline.nn.hybrid import first_model, load_labelled
 from pipeline.nn.losses import CrossEntropy
 from pipeline.nn.model import AcousticModel, Scales, feature_facts, load_acoustic_model, save_acoustic_model
 from pipeline.nn.priors import label_prior
-from pipeline.nn.sequence import FrameCrossEntropy, SequenceCriterion
 from pipeline.nn.sequence_training import FAILED, FrameErrors, Sources, make_denominator, select_parameters, sequence_task
 from pipeline.nn.step import Task, pick_device
 from pipeline.nn.train import EPOCHS
@@ -46,23 +46,22 @@ class ViterbiJob:
     @property
     def training(self) -> AsyncTraining:
         """See ``Job``."""
-        return training_of(self.options, self.options, self.options.refresh)
+        return training_of(self.options, self.options, refresh=0)
 
     def build(self) -> Built:
         """See ``Job``; with one replica the training is that of ``train_viterbi``, bit for bit."""
         o = self.options
         if o.realign_rounds or o.chunk_seconds:
             raise ConfigError("asynchronous training has no --realign-rounds and no --chunk-seconds")
-        if (o.refresh or o.shuffle != "utterances") and (o.label_smoothing or o.focal):
-            raise ConfigError("--label-smoothing and --focal have no outer gradient: they go with --shuffle utterances and --refresh 0")
+        if o.shuffle != "utterances" and (o.label_smoothing or o.focal):
+            raise ConfigError("--label-smoothing and --focal go with --shuffle utterances only")
         _, hmm, facts, sets = load_labelled(self.data_dir, self.lang_dir, self.ali_dir, o, self.dev_dir, self.dev_ali_dir)
         _, data, labels = sets[0]
         model = first_model(data, hmm, o)
         model.log_prior.copy_(label_prior(labels, hmm.tree.num_pdfs))
-        objective = FrameCrossEntropy(labels)
-        criterion = SequenceCriterion(objective, o.refresh) if o.refresh else CrossEntropy(labels, o.label_smoothing, o.focal)
+        criterion = CrossEntropy(labels, o.label_smoothing, o.focal)
         dev = Task(sets[1][1], CrossEntropy(sets[1][2])) if len(sets) > 1 else None
-        return Built(model, Task(data, criterion), objective, dev, facts.frame_shift)
+        return Built(model, Task(data, criterion), FrameTargets(labels), dev, facts.frame_shift)
 
 
 def train_viterbi_async(job: ViterbiJob, out: Path, node: Node = Node()) -> dict[str, Any]:
