@@ -48,16 +48,23 @@ class AsyncOptions:
     port: int = Field(0, ge=0, le=65535, description="Port of the server; 0: a free one.", json_schema_extra=NOT_IN_STAMP)
 
 
+REFRESH = Field(
+    0, ge=0, description="Where batches are made of frames: utterances that are begun together, which with full shuffling are those "
+    "whose frames are shuffled together; 0: one, and with full shuffling all of a replica's in an epoch.")
+
+
 @frozen
 class AsyncTraining(AsyncOptions, TrainOptions):
     """An asynchronous training as its processes see it, whatever the criterion."""
 
-    refresh: int = Field(0, ge=0, description="Utterances that are decoded together, see SequenceOptions.")
+    refresh: int = REFRESH
 
 
 @frozen
 class AsyncViterbiOptions(AsyncOptions, ViterbiOptions):
     """Frame cross-entropy on an alignment by replicas and a parameter server."""
+
+    refresh: int = REFRESH
 
 
 @frozen

@@ -46,7 +46,7 @@ class ViterbiJob:
     @property
     def training(self) -> AsyncTraining:
         """See ``Job``."""
-        return training_of(self.options, self.options, refresh=0)
+        return training_of(self.options, self.options, self.options.refresh)
 
     def build(self) -> Built:
         """See ``Job``; with one replica the training is that of ``train_viterbi``, bit for bit."""
