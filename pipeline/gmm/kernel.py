@@ -57,35 +57,51 @@ def log_sum(scores: np.ndarray, splits: np.ndarray, out: np.ndarray) -> None:
 
 
 class Mixtures(NamedTuple):
-    """log w N(x; m, v) of Gaussian g is const[g] + linear[g] . x + square[g] . x^2; zeros pad the rows."""
+    """Gaussians as rows (G, W) of [linear, square, constant, zeros]: log w N(x; m, v) is the product with [x, x^2, 1, ...].
 
-    const: np.ndarray
-    linear: np.ndarray
-    square: np.ndarray
+    Those of pdf p are offsets[p]:offsets[p + 1].
+    """
+
+    rows: np.ndarray
     offsets: np.ndarray
 
 
 def mixtures_of(evaluator: Evaluator) -> Mixtures:
     """The mixtures of an evaluator (on the CPU) for the loops here."""
-    dim = evaluator.gmms.dim
-    wide = -(-dim // LANES) * LANES
-    matrix = evaluator.matrix.numpy()
-    linear, square = np.zeros((2, len(matrix), wide), dtype=np.float32)
-    linear[:, :dim], square[:, :dim] = matrix[:, :dim], matrix[:, dim:]
-    return Mixtures(evaluator.const.numpy(), linear, square, evaluator.gmms.offsets.numpy())
+    matrix = evaluator.matrix.numpy()  # (G, 2F)
+    rows = np.zeros((len(matrix), width_of(evaluator.gmms.dim)), dtype=np.float32)
+    rows[:, :matrix.shape[1]], rows[:, matrix.shape[1]] = matrix, evaluator.const.numpy()
+    return Mixtures(rows, evaluator.gmms.offsets.numpy())
 
 
-@numba.njit(nogil=True, cache=True, fastmath=FLAGS, inline="always")
-def mixture(x, x2, mixtures, pdf, terms):
-    """Log-likelihood of a frame under a pdf; x, x2 are the padded frame and its squares."""
-    begin, end = mixtures.offsets[pdf], mixtures.offsets[pdf + 1]
+@numba.njit(nogil=True, cache=True)
+def width_of(dim):
+    """Length of [x, x^2, 1] in whole lanes."""
+    return (2 * dim + LANES) // LANES * LANES
+
+
+@numba.njit(nogil=True, cache=True)
+def load(out, feats, row):
+    """Set `out` (W,) to [x, x^2, 1, 0, ...] of a frame, kept in bounds; whether all of it are numbers."""
+    dim = feats.shape[1]
+    proper = True
+    for i in range(dim):
+        value = feats[row, i]
+        proper = proper and value == value
+        out[i] = min(max(value, -FAR), FAR)
+        out[dim + i] = out[i] * out[i]
+    out[2 * dim] = 1
+    return proper
+
+
+@numba.njit(nogil=True, cache=True, fastmath=FLAGS)
+def mixture(x, rows, begin, end, terms):
+    """Log-likelihood of a loaded frame under the Gaussians begin..end; `terms` receives those of each with its weight."""
     top = LOWEST
     for g in range(begin, end):
-        linear, square = mixtures.linear[g], mixtures.square[g]
         total = np.float32(0.0)
         for i in range(len(x)):
-            total += linear[i] * x[i] + square[i] * x2[i]
-        total += mixtures.const[g]
+            total += rows[g, i] * x[i]
         terms[g - begin] = total
         top = max(top, total)
     if end == begin + 1 or top <= LOWEST:
@@ -110,36 +126,28 @@ def _make_scratch(source):
         return None
 
     def make(source):
-        wide, most = source.mixtures.linear.shape[1], np.max(np.diff(source.mixtures.offsets))
-        return np.zeros(wide, np.float32), np.zeros(wide, np.float32), np.empty(most, np.float32)
+        return np.zeros(source.mixtures.rows.shape[1], np.float32), np.empty(np.max(np.diff(source.mixtures.offsets)), np.float32)
 
     return make
 
 
-@overload(numba_scores.load, inline="always")
-def _load(source, scratch, n, t):
+@overload(numba_scores.score, jit_options={"_nrt": False})
+def _score(source, scratch, n, t, pdfs, count, scores):
     if source.instance_class is not Source:
         return None
 
-    def frame(source, scratch, n, t):
-        feats, row = source.feats, source.begin[n] + t
-        x, x2, _ = scratch
-        proper = True
-        for i in range(feats.shape[1]):
-            value = feats[row, i]
-            proper = proper and value == value
-            x[i] = min(max(value, -FAR), FAR)
-            x2[i] = x[i] * x[i]
-        return proper
+    def score(source, scratch, n, t, pdfs, count, scores):
+        score_frame(source.feats, source.begin[n] + t, source.mixtures.rows, source.mixtures.offsets, *scratch, pdfs, count, scores)
 
-    return frame
+    return score
 
 
-@overload(numba_scores.score, jit_options={"fastmath": FLAGS}, inline="always")
-def _score(source, scratch, pdf):
-    if source.instance_class is not Source:
-        return None
-    return lambda source, scratch, pdf: mixture(scratch[0], scratch[1], source.mixtures, pdf, scratch[2])
+@numba.njit(nogil=True, cache=True)
+def score_frame(feats, row, rows, offsets, x, terms, pdfs, count, scores):
+    """Set scores[p] for the first `count` pdfs p; plain arrays, since counting references to a tuple's costs more than a pdf."""
+    proper = load(x, feats, row)
+    for pdf in pdfs[:count]:
+        scores[pdf] = mixture(x, rows, offsets[pdf], offsets[pdf + 1], terms) if proper else LOWEST
 
 
 drop_stale_code(__file__)
@@ -157,40 +165,29 @@ def accumulate(pdfs, frames, splits, weights, feats, target, mixtures, sums, log
         sums: (G, 2F + 1) float64, increased by sum of x, sum of x^2 and occupancy of each Gaussian.
         log_like: (P,) float64, increased by the log-likelihood of each pdf's frames.
     """
-    dim, wide = feats.shape[1], mixtures.linear.shape[1]
-    most = np.max(mixtures.offsets[1:] - mixtures.offsets[:-1])
-    x, x2, y, y2 = np.zeros(wide, np.float32), np.zeros(wide, np.float32), np.zeros(wide, np.float32), np.zeros(wide, np.float32)
-    terms, occ = np.empty(most, np.float32), np.zeros(most, np.float32)
-    first, second = np.zeros((most, wide), np.float32), np.zeros((most, wide), np.float32)
+    gaussians, offsets = mixtures.rows, mixtures.offsets
+    wide, most = gaussians.shape[1], np.max(np.diff(offsets))
+    x, y, terms = np.zeros(wide, np.float32), np.zeros(wide, np.float32), np.empty(most, np.float32)
+    moments = np.zeros((most, wide), np.float32)
     for pdf in pdfs:
-        begin, size = mixtures.offsets[pdf], mixtures.offsets[pdf + 1] - mixtures.offsets[pdf]
+        begin, size = offsets[pdf], offsets[pdf + 1] - offsets[pdf]
         for row in range(splits[pdf], splits[pdf + 1]):
-            frame = frames[row]
-            for i in range(dim):
-                x[i] = min(max(feats[frame, i], -FAR), FAR)
-                x2[i] = x[i] * x[i]
-                y[i] = target[frame, i]
-                y2[i] = y[i] * y[i]
+            load(x, feats, frames[row])
+            load(y, target, frames[row])
             weight = weights[row] if len(weights) else np.float32(1.0)
-            total = mixture(x, x2, mixtures, pdf, terms)
+            total = mixture(x, gaussians, begin, begin + size, terms)
             log_like[pdf] += np.float64(weight) * total
             for g in range(size):
                 gap = terms[g] - total
                 if gap > NEGLIGIBLE:
-                    share = weight * np.exp(gap)
-                    occ[g] += share
+                    share = weight * exp(gap)
                     for i in range(wide):
-                        first[g, i] += share * y[i]
-                        second[g, i] += share * y2[i]
+                        moments[g, i] += share * y[i]
             if (row - splits[pdf]) % FLUSH == FLUSH - 1 or row == splits[pdf + 1] - 1:
                 for g in range(size):
-                    for i in range(dim):
-                        sums[begin + g, i] += first[g, i]
-                        sums[begin + g, dim + i] += second[g, i]
-                    sums[begin + g, 2 * dim] += occ[g]
-                    occ[g] = 0.0
-                    first[g] = 0.0
-                    second[g] = 0.0
+                    for i in range(sums.shape[1]):
+                        sums[begin + g, i] += moments[g, i]
+                    moments[g] = 0.0
 
 
 @numba.njit(nogil=True, cache=True, fastmath=FLAGS - {"nnan"}, error_model="numpy")

@@ -1,8 +1,8 @@
 """Compiled access to emission scores: rows of a tensor, or what another package computes on demand.
 
 The best-path loops ask `emit` for a frame and are compiled anew for each type of source. A package that scores on demand
-has a named tuple of arrays as its source and overloads for it, with `numba.extending.overload`, `make_scratch`, `load`
-and `score`; an overload returns None for other types. `sources_of` names its file to the check for stale compiled code.
+has a named tuple of arrays as its source, overloads `make_scratch` and `score` for it with `numba.extending.overload`
+(returning None for other types), and names its file to `numba_backend.drop_stale_code`.
 """
 
 from __future__ import annotations
@@ -33,21 +33,18 @@ def make_scratch(source):
     raise NotImplementedError
 
 
-def load(source, scratch, n, t):
-    """Prepare frame t of utterance n; whether its scores are numbers."""
-    raise NotImplementedError
-
-
-def score(source, scratch, pdf):
-    """Natural-log score of a pdf in the frame loaded last."""
+def score(source, scratch, n, t, pdfs, count, scores):
+    """Set scores[p] (P,), natural logs, for the first `count` pdfs p at frame t of utterance n."""
     raise NotImplementedError
 
 
 class Known(NamedTuple):
-    """What an on-demand task remembers: scores (P,), the frame that each is of (P,), scratch of the source."""
+    """What an on-demand task remembers: scores (P,), the frame that each is of (P,), pdfs to score (P,), scratch of the
+    source."""
 
     scores: np.ndarray
     frame: np.ndarray
+    wanted: np.ndarray
     scratch: tuple
 
 
@@ -62,7 +59,8 @@ def _known_scores(source, num_pdfs, neg):
         return lambda source, num_pdfs, neg: None
 
     def make(source, num_pdfs, neg):
-        return Known(np.full(num_pdfs, neg), np.full(num_pdfs, -1), make_scratch(source))
+        frame, wanted = np.full(num_pdfs, -1), np.empty(num_pdfs, np.int32)
+        return Known(np.full(num_pdfs, neg), frame, wanted, make_scratch(source))
 
     return make
 
@@ -85,7 +83,7 @@ def emit(row, source, known, n, t, pdf, reached, low, high, neg):
     raise NotImplementedError
 
 
-@overload(emit, jit_options={"fastmath": FLAGS}, inline="always")
+@overload(emit, jit_options={"fastmath": FLAGS, "_nrt": False})
 def _emit(row, source, known, n, t, pdf, reached, low, high, neg):
     if is_dense(source):
 
@@ -95,14 +93,20 @@ def _emit(row, source, known, n, t, pdf, reached, low, high, neg):
         return dense
 
     def on_demand(row, source, known, n, t, pdf, reached, low, high, neg):
-        usable = load(source, known.scratch, n, t)
-        scores, frame = known.scores, known.frame
-        for s in range(low, min(high, len(pdf))):
-            if reached[s + PAD] > DEAD:
-                p = pdf[s]
-                if frame[p] != t:
-                    frame[p] = t
-                    scores[p] = score(source, known.scratch, p) if usable else neg
-                row[s + PAD] = scores[p]
+        count = want(known.wanted, known.frame, t, pdf, reached, low, high)
+        score(source, known.scratch, n, t, known.wanted, count, known.scores)
+        gather(row, known.scores, pdf, low, high, 0, neg)
 
     return on_demand
+
+
+@jit
+def want(wanted, frame, t, pdf, reached, low, high):
+    """List the pdfs of the states low..high that are reached, each once; their number."""
+    count = 0
+    for s in range(low, min(high, len(pdf))):
+        if reached[s + PAD] > DEAD and frame[pdf[s]] != t:
+            frame[pdf[s]] = t
+            wanted[count] = pdf[s]
+            count += 1
+    return count

@@ -21,29 +21,18 @@ class Source(NamedTuple):
 
 @overload(numba_scores.make_scratch)
 def _make_scratch(source):
-    return (lambda source: np.zeros(2, np.int64)) if source.instance_class is Source else None
-
-
-@overload(numba_scores.load)
-def _load(source, scratch, n, t):
-    if source.instance_class is not Source:
-        return None
-
-    def remember(source, scratch, n, t):
-        scratch[0], scratch[1] = n, t
-        return not np.isnan(source.scores[n, t, 0])
-
-    return remember
+    return (lambda source: None) if source.instance_class is Source else None
 
 
 @overload(numba_scores.score)
-def _score(source, scratch, pdf):
+def _score(source, scratch, n, t, pdfs, count, scores):
     if source.instance_class is not Source:
         return None
 
-    def read(source, scratch, pdf):
-        source.asked[scratch[0], scratch[1], pdf] += 1
-        return source.scores[scratch[0], scratch[1], pdf]
+    def read(source, scratch, n, t, pdfs, count, scores):
+        for p in pdfs[:count]:
+            source.asked[n, t, p] += 1
+            scores[p] = source.scores[n, t, p]
 
     return read
 
