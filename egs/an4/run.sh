@@ -12,8 +12,8 @@
 #
 # AN4 has no development part. GMMs are tuned by cross-validation: the training speakers are dealt into four folds, models
 # trained without a fold (exp/fold0..3) recognise it, and the weights of language model and words are those with the
-# fewest errors over all folds. For networks one speaker-disjoint eighth is dev, with models trained on the other speakers
-# (exp/cv). The models that are reported are trained alike on all training speakers (exp) and see the test part once.
+# fewest errors over all folds. For networks and chenones one speaker-disjoint eighth is dev, with models trained on the other
+# speakers (exp/cv). The models that are reported are trained alike on all training speakers (exp) and see test once.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 corpus_root=
@@ -42,6 +42,7 @@ lang=data/lang_phone
 gmm_lang=data/lang_phone_gmm
 chenone_lang=data/lang_grapheme_gmm
 folds="fold0 fold1 fold2 fold3"
+held_out="exp/fold0 exp/fold1 exp/fold2 exp/fold3"
 . local/gmm.sh
 . local/e2e.sh
 
@@ -105,12 +106,12 @@ if stage 2 "features: MFCC for the GMM, log-mel for the networks"; then
 fi
 
 if stage 3 "GMM: monophones, triphones with deltas, LDA and MLLT, speaker-adaptive training; alignments"; then
-  chain $gmm_lang "" gmm_ali
+  chain $gmm_lang "" gmm_ali tri1 tri2 tri3
   python "$steps/sum_times.py" exp/chain exp/{mono,mono_ali,tri1,tri1_ali,tri2,tri2_ali,tri3,gmm_ali} "${force[@]}"
 fi
 
 if stage 4 "chenones: the same chain over graphemes in place of the lexicon's phones"; then
-  chain $chenone_lang _chenone chenone_ali
+  held_out=exp/cv chain $chenone_lang _chenone chenone_ali tri_chenone tri_chenone tri_chenone
 fi
 
 if stage 5 "neural HMM: full-sum training with learned transitions, alignments"; then
@@ -151,14 +152,8 @@ if stage 8 "end to end ($e2e) over subword tokens, supervised by alignments (${s
 fi
 
 if stage 9 "decoding: weights tuned on dev, reported on test"; then
-  for suffix in "" _chenone; do
-    gmm=$(if [[ -z $suffix ]]; then echo $gmm_lang; else echo $chenone_lang; fi)
-    for model in mono$suffix tri1$suffix tri2$suffix; do
-      gmm_graphs $model $gmm
-      gmm_pass $model "" $model ""
-    done
-    decode_sat tri3$suffix $gmm
-  done
+  decode_gmms "" $gmm_lang
+  held_out=exp/cv decode_gmms _chenone $chenone_lang
   graphs nhmm_speech_silence $lang
   decode nhmm_speech_silence fbank
   for source in $sources; do
