@@ -17,8 +17,9 @@ class SearchOptions:
 
     method: Optional[Method] = Field(
         None, description="attention: beam search with CTC prefix scores; ctc_greedy: best label of each frame; ctc_prefix: beam "
-        "over label sequences; transducer_greedy; transducer_beam: beam, time-synchronous; transducer_one: beam with one "
-        "token per frame at most; transducer_k2: the same by k2, for stateless predictors. None: attention, transducer_beam or ctc_prefix, by what the model has.")
+        "over label sequences; transducer_greedy; transducer_beam: beam, time-synchronous; transducer_one: beam with one token "
+        "per frame at most; transducer_k2: the same by k2, for stateless predictors. None: attention, transducer_beam or "
+        "ctc_prefix, by what the model has.")
     beam: int = Field(8, ge=1, le=1000, description="Hypotheses kept per utterance.")
     ctc_weights: tuple[float, ...] = Field((0.3,), min_length=1, description="attention: weights of the CTC prefix score tried; the "
                                            "attention's score gets the rest to 1.")

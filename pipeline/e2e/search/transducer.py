@@ -157,7 +157,9 @@ class TransducerSearch:
         out = []
         for utterance, new in found.items():
             others = sorted((h.total(w) for h in finished[utterance].values()), reverse=True)
-            worst = others[self.beam - 1] - max(w.length, 0.0) if len(others) >= self.beam and not w.ilm else NEVER
+            worst = NEVER
+            if len(others) >= self.beam and not w.ilm:  # what further tokens at this frame may still gain is their bonus
+                worst = others[self.beam - 1] - max(w.length, 0.0) * self.max_symbols
             out += [h for h in self._best(new) if h.total(w) > worst]
         return out
 
