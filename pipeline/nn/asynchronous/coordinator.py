@@ -64,7 +64,7 @@ class Coordinator:
         self.ledger = Ledger(plan, options.replicas, options.epochs, helping=options.mode == "asynchronous")
         self.history: list[dict[str, float]] = []
         self._sums: Sums = {}
-        self._ended: dict[int, float] = {}
+        self._ended: Sums = {}  # of epochs that are not evaluated yet: updates, staleness and seconds at their ends
         self._tag, self._before = 0, 0.0
         self._beats: dict[int, float] = {}
         self._gone: set[int] = set()
@@ -84,7 +84,8 @@ class Coordinator:
                         mine[name] = mine.get(name, 0.0) + value
             completed = self.ledger.finish(replica, finished)
             for epoch in completed:
-                self._ended[epoch] = self._seconds()
+                updates, staleness = self._staleness()
+                self._ended[epoch] = {"updates": float(updates), "staleness": staleness, "seconds": self._seconds()}
                 self._keep_epoch(epoch)
             if completed or time.monotonic() - self._saved > self.options.checkpoint_seconds:
                 self._save()
@@ -161,15 +162,14 @@ class Coordinator:
         trouble = self.criterion.diagnose(self.model, figures, done)
         if trouble is not None:
             raise DivergenceError(f"epoch {number + 1}: {trouble}")
-        updates, staleness = self._staleness()
         with self._lock:
-            figures.update(updates=float(updates), staleness=staleness, seconds=self._ended.get(number, self._seconds()))
+            figures.update(self._ended.pop(number))
             self.history.append(figures)
             self._sums.pop(number, None)
             self._drop_epochs()
         text = ", ".join(f"{k} {v:.3g}" if k == "learning_rate" else f"{k} {v:.3f}" for k, v in figures.items()
                          if k not in ("seconds", "updates"))
-        logger.info("epoch %d of %d: %s; %d updates, %s since the start", number + 1, self.options.epochs, text, updates,
+        logger.info("epoch %d of %d: %s; ended after %d updates, %s", number + 1, self.options.epochs, text, figures["updates"],
                     duration(figures["seconds"]))
         return figures
 
