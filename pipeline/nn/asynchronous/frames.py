@@ -136,7 +136,7 @@ class FrameBatches:
             for frames in self._order(lens):
                 yield self._work(np.stack([numbers[frames[:, 0]], frames[:, 1]], 1))
                 left -= np.bincount(frames[:, 0], minlength=len(left))
-                self._end(n for n in np.unique(numbers[frames[:, 0]]).tolist() if left[pool.index(n)] == 0)
+                self._end(pool[i] for i in np.unique(frames[:, 0]).tolist() if left[i] == 0)
 
     def loss(self, work: Work) -> Loss:
         """Minus the auxiliary function of a batch; its mean counts a full batch, so that the last, small one weighs less."""

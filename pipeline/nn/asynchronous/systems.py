@@ -151,5 +151,6 @@ def _finish(trained: Trained, out: Path, training: AsyncTraining,
     save(out, model, {"epochs": history, "optimisation": optimisation})
     clean_up(out)
     target = None if training.target_loss is None else seconds_to(history, training.target_loss)
-    return {**({} if target is None else {"target_seconds": target}), "utterances": len(trained.built.data), "parameters": sum(p.numel() for p in model.parameters()), **trained.facts,
-            "simulated_decode_rtf": training.simulate_decode_rtf, **{k: v for k, v in history[-1].items() if k in SHOWN}}
+    return {"utterances": len(trained.built.data), "parameters": sum(p.numel() for p in model.parameters()), **trained.facts,
+            "simulated_decode_rtf": training.simulate_decode_rtf, **({} if target is None else {"target_seconds": target}),
+            **{k: v for k, v in history[-1].items() if k in SHOWN}}

@@ -58,10 +58,11 @@ def work(member: Member, job: Job, out: Path, pipe: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the first one ends the others
     _keep_console(out / "log" / f"{member.name}.stderr")
     log.setup()
-    _limit(member, job.training.threads)
+    training = job.training
+    _limit(member, training.threads)
     with log.to_file(out / "log" / f"{member.name}.log"):
         try:
-            pipe.send(("done", _work(member, job, out, pipe)))
+            pipe.send(("done", _work(member, job, training, out, pipe)))
         except PipelineError as e:
             pipe.send(("error", type(e).__name__, str(e)))
         except Exception:
@@ -89,8 +90,7 @@ def _keep_console(path: Path) -> None:
     sys.stderr = os.fdopen(console, "w", buffering=1)
 
 
-def _work(member: Member, job: Job, out: Path, pipe: Connection) -> Any:
-    training = job.training
+def _work(member: Member, job: Job, training: AsyncTraining, out: Path, pipe: Connection) -> Any:
     built = job.build()
     parameters = trained_parameters(built)
     names = partition_tensors(parameters, training.servers)
