@@ -86,14 +86,17 @@ decode_network() { # MODEL PART
     --config conf/decode_fbank.yaml "${weights[@]}" "${force[@]}"
 }
 
-decode_e2e() { # MODEL SOURCE PART: its own search without a language model, and its CTC output with the lexicon and the 3-gram
-  local exp=exp/e2e_$1_$2 weights=() ctc_weights=()
-  if [[ $3 == test ]]; then weights=(--weights-from $exp/decode_dev) ctc_weights=(--weights-from $exp/decode_3gram_dev); fi
+tuned() { if [[ $2 == test ]]; then echo --weights-from $1_dev; fi; } # DIR PART: options with weights chosen on dev
+
+decode_e2e() { # MODEL SOURCE PART: its own search without and with the 3-gram, and its CTC output with the lexicon and the 3-gram
+  local exp=exp/e2e_$1_$2
   python "$steps/decode_e2e.py" $exp data/tokens data/fbank/$3 $exp/decode_$3 --id e2e_$1_$2 --part $3 \
-    --config conf/decode_e2e.yaml "${weights[@]}" "${force[@]}"
+    --config conf/decode_e2e.yaml $(tuned $exp/decode $3) "${force[@]}"
+  python "$steps/decode_e2e.py" $exp data/tokens data/fbank/$3 $exp/decode_fusion_$3 --id e2e_$1_$2_3gram --part $3 --lm $lm \
+    --config conf/decode_e2e_lm.yaml $(tuned $exp/decode_fusion $3) "${force[@]}"
   python "$steps/make_graph.py" data/lang_tokens $lm $exp/hmm $exp/graph_3gram "${force[@]}"
   python "$steps/decode.py" $exp/hmm $exp/graph_3gram data/fbank/$3 $exp/decode_3gram_$3 --id e2e_$1_$2_ctc_3gram --part $3 \
-    --config conf/decode_ctc.yaml "${ctc_weights[@]}" "${force[@]}"
+    --config conf/decode_ctc.yaml $(tuned $exp/decode_3gram $3) "${force[@]}"
 }
 
 if stage 0 "data: recordings, transcripts, pronouncing dictionary"; then

@@ -11,12 +11,16 @@ train_e2e() { # MODEL SOURCE: CTC with an attention decoder or an RNN-T, supervi
   done
 }
 
-decode_e2e() { # MODEL SOURCE: its own search without a language model, and its CTC output with the lexicon and the unigram
+decode_e2e() { # MODEL SOURCE: its own search without and with the unigram, and its CTC output with the lexicon and the unigram
   local name=e2e_$1_$2 cv=exp/cv/e2e_$1_$2 all=exp/e2e_$1_$2
   python "$steps/decode_e2e.py" $cv data/tokens data/fbank/dev $cv/decode_dev --id $name --part dev \
     --config conf/decode_e2e.yaml "${force[@]}"
   python "$steps/decode_e2e.py" $all data/tokens data/fbank/test $all/decode_test --id $name --part test \
     --config conf/decode_e2e.yaml --weights-from $cv/decode_dev "${force[@]}"
+  python "$steps/decode_e2e.py" $cv data/tokens data/fbank/dev $cv/decode_fusion_dev --id ${name}_1gram --part dev \
+    --lm data/lm_1gram_cv --config conf/decode_e2e_lm.yaml "${force[@]}"
+  python "$steps/decode_e2e.py" $all data/tokens data/fbank/test $all/decode_fusion_test --id ${name}_1gram --part test \
+    --lm data/lm_1gram --config conf/decode_e2e_lm.yaml --weights-from $cv/decode_fusion_dev "${force[@]}"
   python "$steps/make_graph.py" data/lang_tokens data/lm_1gram_cv $cv/hmm $cv/graph_1gram "${force[@]}"
   python "$steps/make_graph.py" data/lang_tokens data/lm_1gram $all/hmm $all/graph_1gram "${force[@]}"
   python "$steps/decode.py" $cv/hmm $cv/graph_1gram data/fbank/dev $cv/decode_1gram_dev --id ${name}_ctc_1gram --part dev \

@@ -95,6 +95,7 @@ class WordNgramLm:
                 if k and ids[:k] not in self._ranges:
                     self._children.setdefault(ids[:k - 1], []).append(ids[k - 1])
                 self._ranges[ids[:k]] = first, i + 1
+        self._own = _by_history(arpa, {word: i for i, word in enumerate(self._words)})
         self._rows: dict[tuple, torch.Tensor] = {}
         self._masses = functools.lru_cache(maxsize=HISTORIES)(self._sums)
 
@@ -127,7 +128,17 @@ class WordNgramLm:
 
     def _sums(self, history: tuple[str, ...]) -> np.ndarray:
         """(W + 1,) sums of the probabilities of the first words in the order of their spellings."""
-        return np.concatenate([[0.0], np.cumsum([math.exp(self.arpa.log_prob(history, word)) for word in self._words])])
+        return np.concatenate([[0.0], np.cumsum(self._probs(history))])
+
+    def _probs(self, history: tuple[str, ...]) -> np.ndarray:
+        """(W,) probabilities of all words: those of the shorter history, scaled, but for the words that have their own."""
+        if history:
+            probs = self._probs(history[1:]) * math.exp(self.arpa.backoffs.get(history, 0.0))
+        else:
+            probs = np.zeros(len(self._words))
+        places, own = self._own.get(history, ((), ()))
+        probs[list(places)] = np.exp(own)
+        return probs
 
     def _mass(self, history: tuple[str, ...], prefix: tuple[int, ...]) -> float:
         """Log probability that the next word begins with a prefix."""
@@ -154,6 +165,17 @@ class WordNgramLm:
             row[BLANK_ID] = NEVER
             self._rows[key] = torch.from_numpy(row).float()
         return self._rows[key]
+
+
+def _by_history(arpa: Arpa, places: dict[str, int]) -> dict[tuple[str, ...], tuple[list[int], list[float]]]:
+    """History -> places and log probabilities of the words that the model lists behind it."""
+    out: dict[tuple[str, ...], tuple[list[int], list[float]]] = {}
+    for ngram, log_prob in arpa.probs.items():
+        if ngram[-1] in places:
+            words, log_probs = out.setdefault(ngram[:-1], ([], []))
+            words.append(places[ngram[-1]])
+            log_probs.append(log_prob)
+    return out
 
 
 def _shortened(arpa: Arpa, history: tuple[str, ...]) -> tuple[str, ...]:
