@@ -23,6 +23,7 @@ from async_job import TRAINING, SignJob
 
 from pipeline.errors import ConfigError, DataError
 from pipeline.nn.asynchronous.coordinator import STATE
+from pipeline.nn.asynchronous.launch import Node
 from pipeline.nn.asynchronous.service import ServerLostError
 from pipeline.nn.asynchronous.train import clean_up, train_async
 from pipeline.nn.train import train
@@ -154,3 +155,15 @@ def test_nothing_is_left_of_a_killed_training(tmp_path):
         time.sleep(0.1)
     assert not marked(str(tmp_path))
     assert run(tmp_path, "hang", replicas=2).facts["replicas_lost"] == 0
+
+
+def test_port_that_is_taken_meanwhile(tmp_path, monkeypatch, caplog):
+    """Another program listens at the port before the server does: all begin anew at another one."""
+    agree, first = Node.agree, []
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        monkeypatch.setattr(Node, "agree", lambda self, training: (
+            agree(self, training) if first else first.append(1) or taken.getsockname()[1]))
+        trained = run(tmp_path, epochs=1)
+    assert "cannot meet the others" in caplog.text and len(trained.history) == 1

@@ -100,7 +100,7 @@ def run_processes(job: Job, out: Path, node: Node = Node()) -> Optional[dict[str
     for attempt in range(restarts + 1):
         try:
             with _Fleet(job, out, node) as fleet:
-                return fleet.run() if fleet.members else None
+                return fleet.run()
         except ServerLostError as e:
             if attempt == restarts:
                 raise
@@ -128,9 +128,8 @@ class _Fleet:
     members: list[_Process] = field(default_factory=list)
 
     def __enter__(self) -> "_Fleet":
-        self.port = self.node.agree(self.job.training)
-        if not self.port:
-            return self
+        if self.node.index == 0 and self.job.training.port:
+            free_port("", self.job.training.port)
         # A server of forks imports everything once instead of once per process.
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload([work.__module__])
@@ -167,8 +166,12 @@ class _Fleet:
                 if not member.process.is_alive() and not member.done:
                     raise member.error or PipelineError(f"{member.member.name} ended before the training had begun, exit code "
                                                         f"{member.process.exitcode}; see {self.out / 'log'}")
+        # Chosen as late as possible: until a server listens there, another program may take it.
+        port = self.node.agree(self.job.training)
+        if not port:
+            return None
         for member in self.members:
-            member.pipe.send(("go", self.node.host, self.port))
+            member.pipe.send(("go", self.node.host, port))
         return self._watch()
 
     def _watch(self) -> Optional[dict[str, Any]]:

@@ -46,12 +46,19 @@ def replica_name(number: int) -> str:
     return f"replica{number}"
 
 
+class ServerLostError(PipelineError):
+    """A server process does not answer any more."""
+
+
 def join(name: str, rank: int, world: int, host: str, port: int) -> None:
     """Enters the group; returns when all have entered it."""
     # Sockets only: TensorPipe's shared memory waits by spinning, which takes a core from the replicas.
     options = rpc.TensorPipeRpcBackendOptions(num_worker_threads=min(16 + world, 128), rpc_timeout=CALL_SECONDS,
                                               init_method=f"tcp://{host}:{port}", _transports=["uv"])
-    rpc.init_rpc(name, rank=rank, world_size=world, rpc_backend_options=options)
+    try:
+        rpc.init_rpc(name, rank=rank, world_size=world, rpc_backend_options=options)
+    except RuntimeError as e:
+        raise ServerLostError(f"{name} cannot meet the others at {host}:{port}: {e}") from None
 
 
 def part() -> None:
@@ -133,10 +140,6 @@ class Link(Protocol):
 
     def next(self, finished: Sequence[tuple[int, int, int]], sums: Sums) -> Union[Item, Wait, None]:
         """See ``Coordinator.next``."""
-
-
-class ServerLostError(PipelineError):
-    """A server process does not answer any more."""
 
 
 class RpcLink:
