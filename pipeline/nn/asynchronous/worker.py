@@ -65,6 +65,8 @@ def work(member: Member, job: Job, out: Path, pipe: Connection) -> None:
             pipe.send(("done", _work(member, job, training, out, pipe)))
         except PipelineError as e:
             pipe.send(("error", type(e).__name__, str(e)))
+        except (BrokenPipeError, EOFError):
+            logger.warning("%s: the process that started it is gone", member.name)
         except Exception:
             logger.exception("%s: bug or broken environment", member.name)
             pipe.send(("error", "", traceback.format_exc()))
