@@ -15,11 +15,12 @@ from pipeline.e2e.transducer import Transducer
 from pipeline.errors import ConfigError, DataError
 from pipeline.feats.options import FeatLoadOptions
 from pipeline.nn.encoders import Encoder, Hidden
+from pipeline.nn.normalised import Normalised
 
 KIND = "e2e"
 
 
-class EndToEnd(nn.Module):
+class EndToEnd(Normalised):
     """Features -> tokens.
 
     Attributes:
@@ -31,12 +32,10 @@ class EndToEnd(nn.Module):
     """
 
     def __init__(self, feature_dim: int, vocab_size: int, options: EndToEndOptions) -> None:
-        super().__init__()
+        super().__init__(feature_dim)
         if options.model == "ctc" and not options.ctc:
             raise ConfigError("a model of kind ctc has a CTC output: leave --ctc on")
         self.options, self.vocab_size = options, vocab_size
-        self.register_buffer("mean", torch.zeros(feature_dim))
-        self.register_buffer("scale", torch.ones(feature_dim))
         self.encoder = Encoder(feature_dim, options)
         dim = self.encoder.out_dim
         self.ctc = nn.Linear(dim, vocab_size) if options.ctc else None
@@ -46,15 +45,6 @@ class EndToEnd(nn.Module):
             self.decoder = AttentionDecoder(dim, vocab_size, options)
         elif options.model == "transducer":
             self.transducer = Transducer(dim, vocab_size, options)
-
-    def set_normalisation(self, feats: torch.Tensor) -> None:
-        """Takes mean and standard deviation from (sum T, F) training features."""
-        self.mean.copy_(feats.double().mean(0))
-        self.scale.copy_(1.0 / feats.double().std(0, unbiased=False).clamp(min=1e-5))
-
-    def normalise(self, feats: torch.Tensor) -> torch.Tensor:
-        """(.., F) features with mean 0 and variance 1 over the training data."""
-        return (feats - self.mean) * self.scale
 
     def encode(self, feats: torch.Tensor, lens: torch.Tensor, normalised: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
         """(N, T, F), (N,) -> encoder output (N, T', D), (N,) with T' = ceil(T / subsampling)."""

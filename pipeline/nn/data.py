@@ -82,6 +82,9 @@ class UtteranceSet:
 def plan(lens: np.ndarray, max_frames: int, max_batch: int, seed: tuple[int, ...] | None = None) -> list[np.ndarray]:
     """Divides utterances into batches of similar length.
 
+    What lhotse's DynamicBucketingSampler does for streams; here features lie in memory, and a plan that is a function of its
+    arguments lets an interrupted training, and each of several processes, find its batches without walking through others.
+
     Args:
         lens: (M,) frames of each utterance.
         max_frames: frames per batch with padding; a longer utterance is a batch of its own.

@@ -14,6 +14,7 @@ from pipeline.feats.facts import FeatureFacts
 from pipeline.feats.options import FeatLoadOptions
 from pipeline.model_dir import HmmDir, load_hmm, save_hmm
 from pipeline.nn.encoders import Encoder
+from pipeline.nn.normalised import Normalised
 from pipeline.nn.options import EncoderOptions
 from pipeline.nn.transitions import TransitionNet
 
@@ -30,7 +31,7 @@ class Scales:
     prior: float = 1.0
 
 
-class AcousticModel(nn.Module):
+class AcousticModel(Normalised):
     """Features -> log label posteriors.
 
     Attributes:
@@ -41,10 +42,8 @@ class AcousticModel(nn.Module):
     """
 
     def __init__(self, feature_dim: int, num_pdfs: int, options: EncoderOptions) -> None:
-        super().__init__()
+        super().__init__(feature_dim)
         self.options = options
-        self.register_buffer("mean", torch.zeros(feature_dim))
-        self.register_buffer("scale", torch.ones(feature_dim))
         self.register_buffer("log_prior", torch.full((num_pdfs,), -float(torch.tensor(float(num_pdfs)).log())))
         self.encoder = Encoder(feature_dim, options)
         self.output = nn.Linear(self.encoder.out_dim, num_pdfs)
@@ -55,15 +54,6 @@ class AcousticModel(nn.Module):
     @property
     def num_pdfs(self) -> int:
         return self.output.out_features
-
-    def set_normalisation(self, feats: torch.Tensor) -> None:
-        """Takes mean and standard deviation from (sum T, F) training features."""
-        self.mean.copy_(feats.double().mean(0))
-        self.scale.copy_(1.0 / feats.double().std(0, unbiased=False).clamp(min=1e-5))
-
-    def normalise(self, feats: torch.Tensor) -> torch.Tensor:
-        """(.., F) features with mean 0 and variance 1 over the training data."""
-        return (feats - self.mean) * self.scale
 
     def encode(self, feats: torch.Tensor, lens: torch.Tensor, normalised: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
         """(N, T, F), (N,) -> encoder output (N, T', D), (N,)."""

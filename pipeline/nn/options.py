@@ -22,9 +22,9 @@ class EncoderOptions:
     """The network between features and label posteriors; stored in the model, never asked for again."""
 
     encoder: Literal["blstm", "lc_blstm", "tdnn", "tds", "transformer", "conformer", "dnn"] = Field(
-        "blstm", description="blstm: bidirectional LSTM; lc_blstm: the same with bounded latency (chunk, right_context); tdnn: dilated convolutions, several times faster on a CPU; tds: "
-        "time-depth separable convolutions; transformer, conformer: self-attention, without and with "
-        "convolutions; dnn: feed-forward layers over a window of frames.")
+        "blstm", description="blstm: bidirectional LSTM; lc_blstm: the same with bounded latency (chunk, right_context); "
+        "tdnn: dilated convolutions, several times faster on a CPU; tds: time-depth separable convolutions; transformer, "
+        "conformer: self-attention, without and with convolutions; dnn: feed-forward layers over a window of frames.")
     layers: int = Field(3, ge=1, le=48, description="Number of layers.")
     dim: int = Field(128, ge=1, description="Width of a layer (blstm: per direction).")
     dropout: float = Field(0.1, ge=0.0, lt=1.0, description="Dropout behind each layer.")

@@ -1,0 +1,23 @@
+"""What all networks begin with: features of mean 0 and variance 1 over the training data."""
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+
+class Normalised(nn.Module):
+    """A network that normalises its features itself, so that a model directory needs no statistics beside it."""
+
+    def __init__(self, feature_dim: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(feature_dim))
+        self.register_buffer("scale", torch.ones(feature_dim))
+
+    def set_normalisation(self, feats: torch.Tensor) -> None:
+        """Takes mean and standard deviation from (sum T, F) training features."""
+        self.mean.copy_(feats.double().mean(0))
+        self.scale.copy_(1.0 / feats.double().std(0, unbiased=False).clamp(min=1e-5))
+
+    def normalise(self, feats: torch.Tensor) -> torch.Tensor:
+        """(.., F) features with mean 0 and variance 1 over the training data."""
+        return (feats - self.mean) * self.scale
