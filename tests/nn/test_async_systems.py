@@ -91,5 +91,7 @@ def test_what_does_not_go_together_is_refused(tones, root, tmp_path):
     with pytest.raises(ConfigError, match="--encoder dnn"):
         job = ViterbiJob(tones.data, tones.lang, root / "ali", AsyncViterbiOptions(**{**CE, "encoder": "blstm", "shuffle": "full"}))
         train_viterbi_async(job, tmp_path / "m")
-    with pytest.raises(ConfigError, match="plateau"):
-        train_viterbi_async(ViterbiJob(tones.data, tones.lang, root / "ali", AsyncViterbiOptions(**CE, schedule="plateau")), tmp_path / "m")
+    for options, match in ((dict(schedule="plateau"), "plateau"), (dict(accumulate=2), "--accumulate")):
+        job = ViterbiJob(tones.data, tones.lang, root / "ali", AsyncViterbiOptions(**CE, **options))
+        with pytest.raises(ConfigError, match=match):
+            train_viterbi_async(job, tmp_path / "m")

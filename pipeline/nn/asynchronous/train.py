@@ -49,6 +49,8 @@ def train_async(job: Job, out: Path, node: Node = Node()) -> Trained:
     training = job.training
     if training.schedule == "plateau":
         raise ConfigError("--schedule plateau needs epochs that end one after the other: one_cycle or constant go")
+    if training.accumulate > 1:
+        raise ConfigError("--accumulate: a replica sends the gradient of each batch; larger batches (--batch-frames) do the same")
     partition(built.data.lens, training.replicas, training.seed)
     check_frames(built, training)
     if training.simulate_decode_rtf:
