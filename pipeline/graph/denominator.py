@@ -20,6 +20,7 @@ from pipeline.hmm.convert import from_arcs
 if TYPE_CHECKING:
     from pipeline.graph.search import Lattices
 
+EXACT = 1e-200  # leaves out nothing that float64 can tell, and keeps clear of its slow smallest numbers
 References = Optional[Sequence[Sequence[int]]]
 
 
@@ -63,19 +64,26 @@ class Competitors:
 
 
 class GraphSum:
-    """Sums over all paths of one graph, the same for every utterance, by the HMM engine.
+    """Sums over all paths of one graph, the same for every utterance: on a GPU by the HMM engine, on the CPU by a recursion
+    that leaves out states of next to no probability.
 
     Paths begin in the graph's start and end in its final states: utterances are whole, so nothing like the leaky
     transitions that Kaldi needs for chunks (Povey et al. 2016) is wanted here.
     """
 
-    def __init__(self, graph: DecodingGraph, log_probs: np.ndarray, transition_scale: float) -> None:
+    def __init__(self, graph: DecodingGraph, log_probs: np.ndarray, transition_scale: float, floor: float = 1e-8) -> None:
         """Args:
             graph: a decoding graph of words or phones.
             log_probs: (n_tid,) natural-log transition probabilities.
             transition_scale: their weight.
+            floor: states with less than this share of the probability of a frame's best state are left out.
         """
-        self.graphs = engine_graph(graph, log_probs, transition_scale)
+        assert floor >= EXACT, floor
+        self._weight, self._final = _weights(graph, log_probs, transition_scale)
+        self._graph, self._floor = graph, floor
+        # Copies, for arrays of a file may be read-only, which would be another type to compile for.
+        self._arcs = tuple(np.array(x, dtype=np.int32) for x in (graph.splits, graph.dst, graph.pdf))
+        self._engine: Optional[Graphs] = None
 
     def __call__(self, scores: torch.Tensor, lens: torch.Tensor, references: References = None,
                  accuracy: Optional[torch.Tensor] = None) -> Competitors:
@@ -89,30 +97,59 @@ class GraphSum:
         """
         if accuracy is not None:
             raise ConfigError("expected accuracies (smbr) need lattices: --denominator lattice")
-        log_z = torch.full((len(scores),), -np.inf, dtype=torch.float64)
-        occupancy = torch.zeros(scores.shape)
-        graphs = self.graphs.to(scores.device)
+        out = Competitors(torch.full((len(scores),), -np.inf, dtype=torch.float64), torch.zeros(scores.shape, device=scores.device))
         for n, length in enumerate(lens.tolist()):  # one graph, so nothing is copied per utterance
-            found = occupancies(graphs, scores[n:n + 1, :length], lens[n:n + 1])
-            log_z[n] = float(found.scores[0])
-            occupancy[n, :length] = found.pdf(length, scores.shape[2])[0].cpu()
-        return Competitors(log_z, occupancy.to(scores.device))
+            own = scores[n, :length]
+            out.log_z[n], out.occupancy[n, :length] = self._by_engine(own) if scores.is_cuda else self._by_recursion(own)
+        return out
+
+    def _by_engine(self, scores: torch.Tensor) -> tuple[float, torch.Tensor]:
+        """Log sum and (T, P) posteriors of one utterance by the HMM engine."""
+        if self._engine is None:
+            self._engine = engine_graph(self._graph, self._weight, self._final).to(scores.device)
+        found = occupancies(self._engine, scores[None], torch.tensor([len(scores)], device=scores.device))
+        return float(found.scores[0]), found.pdf(len(scores), scores.shape[1])[0]
+
+    def _by_recursion(self, scores: torch.Tensor) -> tuple[float, torch.Tensor]:
+        """The same by the recursion; exact where leaving states out has lost every path."""
+        from pipeline.graph.graph_sums import label_posteriors
+        best = scores.max(1, keepdim=True).values
+        emission = (scores - best).double().exp().numpy()
+        posteriors = np.zeros(emission.shape)
+        args = (*self._arcs, np.exp(self._weight), np.exp(self._final), emission)
+        log_z = label_posteriors(*args, self._floor, posteriors)
+        if log_z == -np.inf and self._floor > EXACT:
+            posteriors[:] = 0.0
+            log_z = label_posteriors(*args, EXACT, posteriors)
+        if log_z == -np.inf:
+            posteriors[:] = 0.0
+        return log_z + float(best.double().sum()), torch.from_numpy(posteriors.astype(np.float32))
 
 
-def engine_graph(graph: DecodingGraph, log_probs: np.ndarray, transition_scale: float) -> Graphs:
-    """A decoding graph for the HMM engine, transition scores in its weights.
+def _weights(graph: DecodingGraph, log_probs: np.ndarray, transition_scale: float) -> tuple[np.ndarray, np.ndarray]:
+    """(A,) float64 log weights of all arcs with the transition scores, and (S,) those of ending in each state.
 
     A decoding graph emits on the arc that leaves a state and scores the transition there; with fixed transition
     probabilities that is a weight like any other.
     """
     src = np.repeat(np.arange(graph.num_states), np.diff(graph.splits))
-    emits = graph.pdf >= 0
-    weight = graph.lm + graph.lex + np.float32(transition_scale) * np.append(log_probs, np.float32(0.0))[graph.tid]
+    weight = (graph.lm + graph.lex).astype(np.float64) + transition_scale * np.append(log_probs, 0.0)[graph.tid]
     final = np.full(graph.num_states, -np.inf)
-    np.logaddexp.at(final, src[~emits], weight[~emits])
+    ends = graph.pdf < 0
+    np.logaddexp.at(final, src[ends], weight[ends])
+    return weight, final
+
+
+def engine_graph(graph: DecodingGraph, weight: np.ndarray, final: np.ndarray) -> Graphs:
+    """A decoding graph for the HMM engine.
+
+    Args:
+        weight: (A,) log weights of the arcs.
+        final: (S,) log weights of ending.
+    """
+    src, emits = np.repeat(np.arange(graph.num_states), np.diff(graph.splits)), graph.pdf >= 0
     ends = np.flatnonzero(np.isfinite(final))
-    none = np.full(int(emits.sum()), -1)
-    return from_arcs(src[emits], graph.dst[emits], graph.pdf[emits], none, weight[emits], [(0, 0.0)],
+    return from_arcs(src[emits], graph.dst[emits], graph.pdf[emits], np.full(int(emits.sum()), -1), weight[emits], [(0, 0.0)],
                      [(int(s), float(final[s])) for s in ends], graph.num_pdfs, 0)
 
 

@@ -9,7 +9,7 @@ import torch
 
 from pipeline.errors import ConfigError
 from pipeline.graph.decoding import DecodingGraph, build_decoding_graph
-from pipeline.graph.denominator import Competitors, GraphSum, LatticeSum
+from pipeline.graph.denominator import EXACT, Competitors, GraphSum, LatticeSum
 from pipeline.graph.lattice_sums import arc_frames, contains, expected_accuracy
 from pipeline.graph.options import DecodeOptions
 from pipeline.hmm import full_sum
@@ -71,6 +71,30 @@ def test_unpruned_lattices_give_the_sums_of_the_graph(silence_prob: float) -> No
     found = case.lattice_sum()(case.scores, case.lens)
     torch.testing.assert_close(found.log_z, exact.log_z, atol=1e-4, rtol=1e-5)
     torch.testing.assert_close(found.occupancy, exact.occupancy, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("spread", [1.0, 30.0])
+def test_the_engine_and_the_recursion_agree(spread: float) -> None:
+    """Also where one path has everything, and where leaving states out loses all paths."""
+    case = Case(frames=(9, 1, 4))
+    for floor in (EXACT, 1e-8, 0.99):
+        total = GraphSum(case.graph, case.log_probs, SCALE, floor)
+        for n, length in enumerate(case.lens.tolist()):
+            own = spread * case.scores[n, :length]
+            log_z, posteriors = total._by_recursion(own)
+            assert posteriors.sum(1).sub(1.0).abs().max() < 1e-5
+            if floor < 0.5:
+                exact = total._by_engine(own)
+                assert log_z == pytest.approx(exact[0], rel=1e-5, abs=1e-4)
+                torch.testing.assert_close(posteriors, exact[1], atol=2e-4, rtol=1e-3)
+
+
+def test_no_path_is_no_occupancy() -> None:
+    lang = small_lang(silence_prob=0.0, states=2)
+    hmm = hmm_of(lang, random_tree(lang, 0, 0))
+    total = GraphSum(build_decoding_graph(lang, language_model(1), hmm), hmm.transitions.log_probs(), 1.0)
+    found = total(torch.zeros(2, 4, hmm.transitions.num_pdfs), torch.tensor([4, 1]))
+    assert bool(torch.isfinite(found.log_z[0])) and float(found.log_z[1]) == -np.inf and not found.occupancy[1].any()
 
 
 def test_occupancies_are_the_derivatives_of_the_sum() -> None:
