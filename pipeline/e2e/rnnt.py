@@ -24,30 +24,38 @@ def rnnt_loss(logits: torch.Tensor, lens: torch.Tensor, tokens: torch.Tensor, to
     assert tokens.shape == (n, width - 1) and lens.shape == token_lens.shape == (n,), (logits.shape, tokens.shape)
     if logits.dtype in (torch.float16, torch.bfloat16):
         logits = logits.float()
-    norm = logits.logsumexp(-1)  # (N, T, U + 1)
-    blank = logits[..., BLANK_ID] - norm
-    index = tokens[:, None, :, None].expand(-1, num_frames, -1, 1)
-    label = logits[:, :, :-1].gather(3, index)[..., 0] - norm[:, :, :-1]  # (N, T, U)
-    return _Lattice.apply(blank, label, lens, token_lens)
+    return _Loss.apply(logits, lens, tokens, token_lens)
 
 
-class _Lattice(torch.autograd.Function):
-    """(N, T, U + 1) blank and (N, T, U) token log-probabilities -> (N,) losses; gradients are minus the arcs' occupancies."""
+class _Loss(torch.autograd.Function):
+    """With occupancies gamma of the lattice's arcs:  d loss / d logits[v] = (gamma_blank + gamma_token) p(v) - gamma_v,
+    written into a single array, where autograd through softmax and gather would keep four.
+    """
 
     @staticmethod
-    def forward(ctx: Any, blank: torch.Tensor, label: torch.Tensor, lens: torch.Tensor, token_lens: torch.Tensor) -> torch.Tensor:
-        arrays = [x.detach().double().cpu().contiguous().numpy() for x in (blank, label)]
-        d_blank, d_label = (np.zeros_like(a) for a in arrays)
-        log_z = np.zeros(len(blank))
-        _occupancies(*arrays, lens.cpu().numpy(), token_lens.cpu().numpy(), log_z, d_blank, d_label)
-        ctx.save_for_backward(torch.from_numpy(d_blank).to(blank), torch.from_numpy(d_label).to(label))
-        return torch.from_numpy(-log_z).to(blank)
+    def forward(ctx: Any, logits: torch.Tensor, lens: torch.Tensor, tokens: torch.Tensor, token_lens: torch.Tensor) -> torch.Tensor:
+        norm = logits.logsumexp(-1)  # (N, T, U + 1)
+        index = tokens[:, None, :, None].expand(-1, logits.shape[1], -1, 1)  # (N, T, U, 1)
+        blank = logits[..., BLANK_ID] - norm
+        label = logits[:, :, :-1].gather(3, index)[..., 0] - norm[:, :, :-1]  # (N, T, U)
+        arrays = [x.double().cpu().contiguous().numpy() for x in (blank, label)]
+        gammas = [np.zeros_like(a) for a in arrays]
+        log_z = np.zeros(len(logits))
+        _occupancies(*arrays, lens.cpu().numpy(), token_lens.cpu().numpy(), log_z, *gammas)
+        ctx.save_for_backward(logits, norm, index, *(torch.from_numpy(g).to(logits) for g in gammas))
+        return torch.from_numpy(-log_z).to(logits)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: torch.Tensor) -> tuple:
-        d_blank, d_label = ctx.saved_tensors
-        return -grad[:, None, None] * d_blank, -grad[:, None, None] * d_label, None, None
+        logits, norm, index, *gammas = ctx.saved_tensors
+        blank, label = (grad[:, None, None] * g for g in gammas)
+        both = blank.clone()
+        both[:, :, :-1] += label
+        out = (logits - norm[..., None]).exp_().mul_(both[..., None])
+        out[..., BLANK_ID] -= blank
+        out[:, :, :-1].scatter_add_(3, index, -label[..., None])
+        return out, None, None, None
 
 
 @numba.njit(nogil=True, cache=True)
