@@ -76,7 +76,8 @@ def make_lessons(ali_dir: Optional[Path], data_dir: Path, cut_ids: Sequence[str]
             rows = {number: fitted(subsample(labels, rates[number], options.aux_majority), -(-length // factor), slack, cut_id,
                                    ali, data_dir) for number, factor in factors.items()}
             sequence = state_sequence(own, cut_id)
-            spoken = tokens_in_time(own, cut_id, tokens, -(-length // options.label_factor), options.label_factor * facts.frame_shift)
+            spoken = tokens_in_time(own, cut_id, tokens, -(-length // options.label_factor),
+                                    options.label_factor * facts.frame_shift)
         for number in frame:
             frame[number].append(rows.get(number, np.zeros(0, np.int64)))
         states.append(sequence)

@@ -61,8 +61,8 @@ class TrainEndToEndOptions(TrainOptions, EndToEndOptions):
     aux_token_weight: float = Field(0.0, ge=0, description="Weight of a frame cross-entropy at the top with tokens at the times "
                                     "of their words in --ali; 0: none.")
     aux_alternate: bool = Field(False, description="A batch learns either the labels or the tokens of --ali, by chance.")
-    ali_shift_ms: float = Field(0.0, ge=0, description="Boundaries of --ali are moved at random by so much on average: what a worse "
-                                "alignment would do.")
+    ali_shift_ms: float = Field(0.0, ge=0, description="Boundaries of --ali are moved at random by so much on average: what a "
+                                "worse alignment would do.")
     aux_transducer_layers: tuple[int, ...] = Field((), description="transducer: layers from which a branch goes into the shared "
                                                    "decoder (Liu et al. 2020).")
     aux_transducer_weight: float = Field(0.3, ge=0, description="Weight of these branches' RNN-T losses.")

@@ -17,7 +17,7 @@ from pipeline.e2e.criterion import EndToEndLoss
 from pipeline.e2e.labels import make_lessons
 from pipeline.e2e.model import EndToEnd, save_end_to_end
 from pipeline.e2e.options import EndToEndOptions, TrainEndToEndOptions
-from pipeline.errors import ConfigError, DataError, MismatchError
+from pipeline.errors import DataError, MismatchError
 from pipeline.feats.facts import FeatureFacts
 from pipeline.feats.load import load_packed
 from pipeline.nn.data import UtteranceSet
@@ -133,8 +133,8 @@ def _utterances(data_dir: Path, tokens: Tokens, tokens_dir: Path, facts: Feature
     unknown = np.array([UNK_ID in row for row in rows])
     if unknown.mean() > options.max_skipped:
         first = packed.cut_ids[int(np.flatnonzero(unknown)[0])]
-        raise DataError(f"{where}: {unknown.sum():,} of {len(rows):,} utterances have characters without a token in {tokens_dir}, the "
-                        f"first: {first!r}, {texts[first]!r}; were these tokens made for another text?")
+        raise DataError(f"{where}: {unknown.sum():,} of {len(rows):,} utterances have characters without a token in "
+                        f"{tokens_dir}, the first: {first!r}, {texts[first]!r}; were these tokens made for another text?")
     for bad, what, cure in (
             (lens > limit, f"longer than {options.max_seconds:g} s", "--max-seconds admits them at the cost of memory"),
             (sizes == 0, "without text", "remove them"),
