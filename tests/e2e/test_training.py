@@ -171,6 +171,12 @@ def test_processes_do_what_one_does_with_accumulation(tones, tokens, tmp_path, r
     assert again.returncode == 0 and "up to date" in again.stderr
 
 
+def test_bad_input_ends_the_step_with_2(tones, tokens, ali, tmp_path, run_script):  # noqa: F811
+    done = run_script(sys.executable, ROOT / "steps" / "train_e2e.py", tones.data, tokens, tmp_path / "out", "--layers", "3", "--ali", ali,
+                      "--aux-layers", "2,9")
+    assert done.returncode == 2 and "there is no layer 9" in done.stderr and not (tmp_path / "out").exists()
+
+
 def test_lessons_are_those_of_the_alignment(tones, tokens, ali):  # noqa: F811
     facts, table = FeatureFacts.load(tones.data), Tokens.load(tokens)
     packed = load_packed(tones.data, OPTIONS.feat_options())
