@@ -92,9 +92,12 @@ def _make_plan(graphs: Graphs) -> kernels.Plan:
         groups=ints((2, arcs)),
         group_edge=ints((2, arcs + 1)),
         group_splits=ints((2, num + 1)),
+        final_tid=g["final_tid"],
+        most=0,
     )
     _run(kernels.make_plan, plan, g["arc_splits"], g["arc_src"])
-    return plan
+    most = max(int(np.diff(splits).max(initial=0)) for splits in (g["arc_splits"], plan.group_edge[1]))
+    return plan._replace(most=most)
 
 
 def _source(emissions: Union[torch.Tensor, OnDemand]) -> tuple[NamedTuple, type]:
@@ -121,19 +124,16 @@ def _call(
         scores = transitions.detach().to(torch.float64 if dtype == np.float64 else torch.float32).numpy()
         timed = 0 if scores.ndim == 1 else 1
         scores = scores.reshape(1, 1, -1) if timed == 0 else scores
-    frames = lengths.cpu().numpy().astype(np.int64)
-    splits = plan_of(graphs).splits
-    at = np.zeros((2, len(frames) + 1), np.int64)
-    np.cumsum(frames, out=at[0, 1:])
-    np.cumsum(frames * (splits[1:] - splits[:-1]), out=at[1, 1:])
+    frames = lengths.cpu().long().numpy()
+    row_at, cell_at = kernels.offsets(frames, plan_of(graphs).splits)
     call = kernels.Call(
         source=source,
         num_pdfs=emissions.shape[2],
         lengths=frames,
         transitions=scores,
         timed=timed,
-        row_at=at[0],
-        cell_at=at[1],
+        row_at=row_at,
+        cell_at=cell_at,
     )
     return call, dtype
 
@@ -182,22 +182,15 @@ def _key(kernel: object, *arrays: np.ndarray) -> tuple:
     return (kernel, *((a.dtype, a.flags.c_contiguous) for a in arrays))
 
 
-def _tasks(kernel: Callable, tasks: np.ndarray, costs: np.ndarray, *rest, key: tuple) -> None:
-    """Run kernel(tasks, *rest); `costs` are the states x frames of each task."""
+def _tasks(kernel: Callable, tasks: np.ndarray, cell_at: np.ndarray, *rest, key: tuple) -> None:
+    """Run kernel(tasks, *rest), task 2 n + way being a half of utterance n, whose cells begin at cell_at[n]."""
     if key not in _compiled:
         with _one_process(key):
             kernel(tasks[:0], *rest)
-    if costs.sum() < SERIAL_CELLS or torch.get_num_threads() == 1:
+    if cell_at[-1] < SERIAL_CELLS or torch.get_num_threads() == 1:
         kernel(tasks, *rest)
     else:
-        _threads.run(lambda some: kernel(some, *rest), tasks, costs)
-
-
-def _halves(cells: np.ndarray, utterances: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Tasks of both halves of some utterances, and their costs."""
-    tasks = np.repeat(2 * utterances, 2)
-    tasks[1::2] += 1
-    return tasks, np.repeat(cells[utterances], 2)
+        _threads.run(lambda some: kernel(some, *rest), tasks, np.diff(cell_at)[tasks // 2])
 
 
 def _run(kernel: Callable, *args, key: tuple = ()) -> None:
@@ -231,8 +224,7 @@ def _forward(
     alive = np.zeros((2, num), np.bool_)
     args = (plan, call, keep, saved.rows, saved.cum, saved.mid, saved.mid_cum, alive, dtype(kernels.NEG))
     arrays = (call.source.emissions, call.transitions)
-    halves = _halves(np.diff(call.cell_at), np.arange(num))
-    _tasks(kernels.forward_tasks, *halves, *args, key=_key(kernels.forward_tasks, *arrays))
+    _tasks(kernels.forward_tasks, np.arange(2 * num), call.cell_at, *args, key=_key(kernels.forward_tasks, *arrays))
     args = (plan, call, saved.mid, saved.mid_cum, alive, saved.scores, dtype(kernels.NEG))
     _run(kernels.join, *args, key=_key(kernels.join, *arrays))
     return saved
@@ -243,8 +235,7 @@ def _backward(graphs: Graphs, saved: Saved, sink: occupancy.Sink, grads: np.ndar
     key = _key(occupancy.backward_tasks, call.source.emissions, call.transitions, sink.emissions, sink.transitions)
     neg = saved.rows.dtype.type(kernels.NEG)
     args = (plan_of(graphs), call, sink, saved.rows, saved.cum, saved.mid, saved.mid_cum, saved.scores, grads, neg)
-    halves = _halves(np.diff(call.cell_at), np.arange(len(graphs)))
-    _tasks(occupancy.backward_tasks, *halves, *args, key=key)
+    _tasks(occupancy.backward_tasks, np.arange(2 * len(graphs)), call.cell_at, *args, key=key)
 
 
 def forward(
@@ -296,7 +287,7 @@ def backward(
 
 def _zeros(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     """Zeros in huge pages where there are such: taking a large gradient page by page costs more than computing it."""
-    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    size = math.prod(shape) * np.dtype(dtype).itemsize
     if size < 2 * HUGE_PAGE or not hasattr(mmap, "MADV_HUGEPAGE"):
         return np.zeros(shape, dtype)
     pages = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
@@ -340,29 +331,26 @@ def viterbi(
     lengths: torch.Tensor,
     transitions: Optional[torch.Tensor],
     beams: Sequence[float] = (math.inf,),
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Scores (N,), best states (N, T) numbered within their graph, arcs (N, T) taken into each frame, -1 elsewhere, and
-    how many of the beams were tried for each utterance (N,)."""
+) -> tuple[torch.Tensor, ...]:
+    """Scores (N,), best states (N, T) numbered within their graph, arcs (N, T) taken into each frame, pdf-ids and
+    transition-ids (N, T), -1 elsewhere; and how many of the beams were tried for each utterance (N,)."""
     call, dtype = _call(graphs, emissions, lengths, transitions)
     plan = plan_of(graphs)
-    num, most = len(graphs), int(np.diff(graphs.numpy()["arc_splits"]).max(initial=0))
-    most = max(most, int(np.diff(plan.group_edge[1]).max(initial=0)))
+    num = len(graphs)
     mid, mid_cum = np.empty((2, graphs.num_states), dtype), np.empty((2, num))
     alive, tries = np.zeros((2, num), np.bool_), np.zeros(num, np.int64)
-    scores, (states, arcs) = np.full(num, -np.inf), np.full((2, num, emissions.shape[1]), -1, np.int64)
-    cells = np.diff(call.cell_at)
+    scores, paths = np.full(num, -np.inf), np.full((4, num, emissions.shape[1]), -1, np.int64)
     for beam in beams:
-        for some in _parts(np.flatnonzero(scores == -np.inf), cells):
-            cell_at = np.zeros(num, np.int64)
-            cell_at[some[1:]] = np.cumsum(cells[some])[:-1]
-            backs = np.empty(cells[some].sum(), np.uint8 if most <= 250 else np.int32)
+        for some in _parts(np.flatnonzero(scores == -np.inf), call.cell_at):
+            backs = np.empty(call.cell_at[some[-1] + 1] - call.cell_at[some[0]], np.uint8 if plan.most <= 250 else np.int32)
             key = _key(type(call.source), *_arrays(call.source), call.transitions, backs)
-            args = (plan, call, float(beam), backs, cell_at, mid, mid_cum, alive, dtype(kernels.NEG))
-            _tasks(best_paths.viterbi_tasks, *_halves(cells, some), *args, key=key)
-            args = (some, plan, call, backs, cell_at, mid, mid_cum, alive, scores, states, arcs)
-            _run(best_paths.trace, *args, key=("trace", *key))
+            cells = call.cell_at - call.cell_at[some[0]]
+            args = (plan, call, float(beam), backs, cells, mid, mid_cum, alive, dtype(kernels.NEG))
+            tasks = np.stack([2 * some, 2 * some + 1], axis=1).reshape(-1)
+            _tasks(best_paths.viterbi_tasks, tasks, call.cell_at, *args, key=key)
+            _run(best_paths.trace, some, plan, call, backs, cells, mid, mid_cum, alive, scores, paths, key=("trace", *key))
             tries[some] += 1
-    return torch.from_numpy(scores.astype(dtype)), *map(torch.from_numpy, (states, arcs, tries))
+    return torch.from_numpy(scores.astype(dtype)), *torch.from_numpy(paths), torch.from_numpy(tries)
 
 
 def _arrays(source: NamedTuple) -> list[np.ndarray]:
@@ -371,7 +359,9 @@ def _arrays(source: NamedTuple) -> list[np.ndarray]:
     return [x for part in parts for x in part if isinstance(x, np.ndarray)]
 
 
-def _parts(utterances: np.ndarray, cells: np.ndarray) -> Iterator[np.ndarray]:
-    """Runs of utterances whose ways fit into MAX_WAYS together (a larger utterance is a run)."""
-    number = np.cumsum(cells[utterances]) // MAX_WAYS
-    yield from np.split(utterances, np.flatnonzero(np.diff(number)) + 1) if len(utterances) else ()
+def _parts(utterances: np.ndarray, cell_at: np.ndarray) -> Iterator[np.ndarray]:
+    """Runs of utterances whose ways lie within MAX_WAYS cells of the batch (a larger utterance is a run)."""
+    if len(utterances) and cell_at[-1] <= MAX_WAYS:
+        yield utterances
+    elif len(utterances):
+        yield from np.split(utterances, np.flatnonzero(np.diff(cell_at[utterances] // MAX_WAYS)) + 1)

@@ -28,7 +28,8 @@ class Plan(NamedTuple):
     `ends` (2, S) are start and final weights. `arc` (3, S) is -1 where a slot is empty; `width` (N,) counts the slots
     that a graph uses. `depth` (2, S) is the number of frames before and after the state at the least. Edges (2, R) are
     sorted by the state they reach, in time order [0] and against it [1]; `groups` (2, R) are the states reached,
-    `group_edge` (2, R + 1) their first edges, `group_splits` (2, N + 1) the groups of each graph.
+    `group_edge` (2, R + 1) their first edges, `group_splits` (2, N + 1) the groups of each graph. `most` is the largest
+    number of arcs that enter or of edges that leave a state.
     """
 
     splits: np.ndarray
@@ -45,6 +46,8 @@ class Plan(NamedTuple):
     groups: np.ndarray
     group_edge: np.ndarray
     group_splits: np.ndarray
+    final_tid: np.ndarray
+    most: int
 
 
 class Call(NamedTuple):
@@ -58,6 +61,16 @@ class Call(NamedTuple):
     timed: int
     row_at: np.ndarray
     cell_at: np.ndarray
+
+
+@jit
+def offsets(lengths, splits):
+    """First row (frame) and first cell (frame and state) of each utterance, and their totals: (N + 1,) each."""
+    row_at, cell_at = np.zeros(len(lengths) + 1, np.int64), np.zeros(len(lengths) + 1, np.int64)
+    for n in range(len(lengths)):
+        row_at[n + 1] = row_at[n] + lengths[n]
+        cell_at[n + 1] = cell_at[n] + lengths[n] * (splits[n + 1] - splits[n])
+    return row_at, cell_at
 
 
 @jit
@@ -97,8 +110,9 @@ def orient(plan, n, way, call, neg):
     """Arcs of one graph as one direction of time sees them, with static transition scores in their weights.
 
     Returns:
-        Slots: weights (3, S') and transition-ids and arcs (3, S); edges: weights, transition-ids, arcs, sources (R,);
-        their groups: states (G,), first edges (G + 1,).
+        Slots: weights (3, S'), transition-ids and arcs (3, S), room for weights of one frame (3, S'); edges: weights,
+        transition-ids, arcs, sources (R,), their groups: states (G,), first edges (G + 1,), room for weights of one frame
+        and for path scores (R,).
     """
     first = plan.splits[n]
     size = plan.splits[n + 1] - first
@@ -127,8 +141,9 @@ def orient(plan, n, way, call, neg):
             edge_weights[i] += transition_score(static, edge_tids[i], neg)
     group, group_end = plan.group_splits[way, n], plan.group_splits[way, n + 1]
     groups, group_edge = plan.groups[way, group:group_end], plan.group_edge[way, group : group_end + 1] - begin
-    edges = (edge_weights, edge_tids, edge_arcs, plan.edge_from[way, begin:end], groups, group_edge)
-    return (weights, tids, arcs), edges
+    room = edge_weights.copy(), np.empty_like(edge_weights)
+    edges = (edge_weights, edge_tids, edge_arcs, plan.edge_from[way, begin:end], groups, group_edge, *room)
+    return (weights, tids, arcs, weights.copy()), edges
 
 
 @jit
@@ -136,6 +151,14 @@ def retime(out, base, tids, scores, low, high, pad, neg):
     """out = base + transition scores of one frame, for the arcs low..high; rows of `out` and `base` start at `pad`."""
     for s in range(low, min(high, len(tids))):
         out[s + pad] = base[s + pad] + transition_score(scores, tids[s], neg)
+
+
+@jit
+def retime_all(weights, base, tids, width, edges, edge_base, edge_tids, scores, low, high, neg):
+    """Weights of slots and edges at one frame: the fixed ones and the transition scores into the frame."""
+    for k in range(width):
+        retime(weights[k], base[k], tids[k], scores, low, high, PAD, neg)
+    retime(edges, edge_base, edge_tids, scores, 0, len(edges), 0, neg)
 
 
 @jit
@@ -216,7 +239,7 @@ def forward_one(plan, n, way, call, keep, rows, cum, mid, mid_cum, neg):
     if num_frames == 0:
         return False
     low, high = band(plan, n, num_frames)
-    (weights, tids, _), (base, edge_tids, _, sources, groups, group_edge) = orient(plan, n, way, call, neg)
+    (weights, tids, _, _), (base, edge_tids, _, sources, groups, group_edge, _, _) = orient(plan, n, way, call, neg)
     size, width = tids.shape[1], plan.width[n]
     work = np.full((3, weights.shape[1]), neg)
     prev, cur, emit = work[0], work[1], work[2]

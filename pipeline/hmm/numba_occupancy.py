@@ -151,7 +151,7 @@ def backward_one(plan, n, way, call, sink, rows, cum, mid, mid_cum, score, grad,
     num_frames, first = call.lengths[n], plan.splits[n]
     middle = num_frames // 2
     low, high = band(plan, n, num_frames)
-    (weights, tids, arcs), (base, edge_tids, edge_arcs, sources, groups, group_edge) = orient(plan, n, way, call, neg)
+    (weights, tids, arcs, _), (base, edge_tids, edge_arcs, sources, groups, group_edge, _, _) = orient(plan, n, way, call, neg)
     size, width = tids.shape[1], plan.width[n]
     work = np.full((5, weights.shape[1]), neg)
     prev, cur, emit, b, states = work[0], work[1], work[2], work[3], work[4]

@@ -15,8 +15,8 @@ import math
 
 import numpy as np
 
-from pipeline.hmm.numba_kernels import SLOTS, band, edge_scores, fill, orient, retime, settle
-from pipeline.hmm.numba_math import cast, jit
+from pipeline.hmm.numba_kernels import SLOTS, band, edge_scores, fill, orient, retime_all, settle
+from pipeline.hmm.numba_math import cast, frames, jit
 from pipeline.hmm.numba_scores import DEAD, LANES, NEG, PAD, emit, known_scores
 
 
@@ -97,20 +97,30 @@ def viterbi_one(plan, n, way, call, beam, backs, cell, mid, mid_cum, neg):
     Args:
         cell: first cell of the utterance in `backs`.
     """
-    num_frames, first = call.lengths[n], plan.splits[n]
-    if num_frames == 0:
+    if call.lengths[n] == 0:
         return False
-    low, high = band(plan, n, num_frames)
-    (weights, tids, _), (base, edge_tids, _, sources, groups, group_edge) = orient(plan, n, way, call, neg)
+    limits = band(plan, n, call.lengths[n])
+    slots, edges = orient(plan, n, way, call, neg)
+    work = np.full((3, slots[0].shape[1]), neg)
+    known = known_scores(call.source, call.num_pdfs, neg)
+    return sweep(plan, n, way, call, beam, limits, slots, edges, known, work, backs, cell, mid, mid_cum, neg)
+
+
+@frames
+def sweep(plan, n, way, call, beam, limits, slots, edges, known, work, backs, cell, mid, mid_cum, neg):
+    """The recursion of one half."""
+    num_frames, first = call.lengths[n], plan.splits[n]
+    low, high = limits
+    weights, tids, timed_weights = slots[0], slots[1], slots[3]
+    base, edge_tids, sources, groups, group_edge, timed_base, x = edges[0], edges[1], edges[3], edges[4], edges[5], edges[6], edges[7]
     size, width = tids.shape[1], plan.width[n]
-    work = np.full((3, weights.shape[1]), neg)
     prev, cur, emission = work[0], work[1], work[2]
-    slots, edges, x = weights.copy(), base.copy(), np.empty_like(base)
-    w0, w1, w2 = slots[0], slots[1], slots[2]
     pdf, ends = plan.pdf[first : first + size], plan.ends[way, first : first + size]
-    source = call.source
-    known = known_scores(source, call.num_pdfs, neg)
     timed, transitions = call.timed == 1, call.transitions[n if call.timed == 1 else 0]
+    if timed:
+        weights_now, base_now = timed_weights, timed_base
+    else:
+        weights_now, base_now = weights, base
     d, start, stop = (1, 0, num_frames // 2) if way == 0 else (-1, num_frames - 1, num_frames // 2)
     total, offset, pruned = 0.0, cast(0.0, neg), beam < math.inf
     ahead, behind = (0, width - 1) if way == 0 else (width - 1, 0)  # what the slots reach
@@ -126,23 +136,20 @@ def viterbi_one(plan, n, way, call, beam, backs, cell, mid, mid_cum, neg):
                 cur[s + PAD] = max(cast(ends[s], neg), neg)
         else:
             if timed:
-                scores = transitions[t + way]
-                for k in range(width):
-                    retime(slots[k], weights[k], tids[k], scores, lo, hi, PAD, neg)
-                retime(edges, base, edge_tids, scores, 0, len(x), 0, neg)
+                retime_all(timed_weights, weights, tids, width, timed_base, base, edge_tids, transitions[t + way], lo, hi, neg)
             if len(x) > 0:
-                edge_scores(prev, x, edges, sources)
+                edge_scores(prev, x, base_now, sources)
             if pruned:
                 live_low, live_high = widen(x, groups, group_edge, live_low - ahead, live_high + behind)
                 lo, hi = max(lo, live_low // LANES * LANES), min(hi, (live_high + LANES - 1) // LANES * LANES)
             back = backs[cell + (t + way) * size : cell + (t + way + 1) * size]
-            best_step(prev, cur, back, w0, w1, w2, lo, min(hi, size), d, width)
+            best_step(prev, cur, back, weights_now[0], weights_now[1], weights_now[2], lo, min(hi, size), d, width)
             best_edges(cur, back, x, groups, group_edge)
         low_1, high_1, low_2, high_2 = lo, hi, low_1, high_1
         if way == 0 or t != stop:
-            emit(emission, source, known, n, t, pdf, cur, lo, hi, neg)
+            emit(emission, call.source, known, n, t, pdf, cur, lo, hi, neg)
         else:
-            emission[:] = 0
+            fill(emission, lo, hi, cast(0.0, neg))
         best = settle(cur, emission, lo, hi, offset, neg)
         total += offset
         if best < DEAD:
@@ -150,7 +157,8 @@ def viterbi_one(plan, n, way, call, beam, backs, cell, mid, mid_cum, neg):
         offset = best
         if pruned:
             live_low, live_high = prune(cur, best - cast(beam, neg), lo, min(hi, size), neg)
-    mid[way, first : first + size] = cur[PAD : size + PAD]
+    for s in range(size):
+        mid[way, first + s] = cur[s + PAD]
     mid_cum[way, n] = total
     return True
 
@@ -164,12 +172,13 @@ def viterbi_tasks(tasks, plan, call, beam, backs, cell_at, mid, mid_cum, alive, 
 
 
 @jit
-def walk(states, arcs, chosen, backs, cell, way, slots, groups, group_edge, edge_arc, edge_from):
+def walk(path, chosen, backs, cell, way, pdf, arc_tid, slots, groups, group_edge, edge_arc, edge_from):
     """Follow the ways from state `chosen` of the middle frame to one end of the utterance.
 
-    Plain arrays, no plan: handing on a tuple of arrays at every frame costs more than the frame.
+    Args:
+        path: (4, T) states, arcs into frames, pdf-ids and transition-ids of the arcs out of frames, to be set.
     """
-    num_frames, size = len(states), slots.shape[1]
+    num_frames, size = path.shape[1], slots.shape[1]
     d, stop = (-1, 0) if way == 0 else (1, num_frames - 1)
     s = np.int64(chosen)
     for t in range(num_frames // 2, stop, d):
@@ -180,14 +189,14 @@ def walk(states, arcs, chosen, backs, cell, way, slots, groups, group_edge, edge
         else:
             i = group_edge[np.searchsorted(groups, s)] + code - SLOTS
             arc, source = edge_arc[i], np.int64(edge_from[i])
-        arcs[t + way] = arc
+        path[1, t + way], path[3, t + way - 1] = arc, arc_tid[arc]
         s = source
-        states[t + d] = s
+        path[0, t + d], path[2, t + d] = s, pdf[s]
 
 
 @jit
-def trace(utterances, plan, call, backs, cell_at, mid, mid_cum, alive, scores, states, arcs):
-    """Scores (N,) float64 and paths (N, T) of some utterances from their halves; untouched without a path."""
+def trace(utterances, plan, call, backs, cell_at, mid, mid_cum, alive, scores, paths):
+    """Scores (N,) float64 and paths (4, N, T), see `walk`, of some utterances from their halves; untouched without a path."""
     for n in utterances:
         if not (alive[0, n] and alive[1, n]):
             continue
@@ -200,8 +209,10 @@ def trace(utterances, plan, call, backs, cell_at, mid, mid_cum, alive, scores, s
         if best < DEAD:
             continue
         scores[n] = best + mid_cum[0, n] + mid_cum[1, n]
-        states[n, num_frames // 2] = chosen
+        path, pdf = paths[:, n, :num_frames], plan.pdf[first:last]
+        path[0, num_frames // 2], path[2, num_frames // 2] = chosen, pdf[chosen]
         for way in range(2):
             begin, end = plan.group_splits[way, n], plan.group_splits[way, n + 1]
-            walk(states[n, :num_frames], arcs[n], chosen, backs, cell_at[n], way, plan.arc[:, first:last],
-                 plan.groups[way, begin:end], plan.group_edge[way, begin:end], plan.edge_arc[way], plan.edge_from[way])
+            walk(path, chosen, backs, cell_at[n], way, pdf, plan.tid, plan.arc[:, first:last], plan.groups[way, begin:end],
+                 plan.group_edge[way, begin:end], plan.edge_arc[way], plan.edge_from[way])
+        path[3, num_frames - 1] = plan.final_tid[first + path[0, num_frames - 1]]

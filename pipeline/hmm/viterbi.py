@@ -68,11 +68,11 @@ def viterbi(
     engine = load(backend, emissions)
     with torch.no_grad():
         if engine.SEARCHES:
-            scores, states, arcs, tries = engine.viterbi(graphs, emissions, lengths, transitions, beams)
+            scores, states, arcs, pdfs, tids, tries = engine.viterbi(graphs, emissions, lengths, transitions, beams)
         else:
             scores, states, arcs = engine.viterbi(graphs, all_scores(emissions), lengths, transitions)
+            pdfs, tids = _names(graphs.to(states.device), states, arcs, lengths)
             tries = torch.ones_like(lengths)
-    pdfs, tids = _names(graphs.to(states.device), states, arcs, lengths)
     posterior = None
     if confidence:
         occupied = occupancies(graphs, all_scores(emissions), lengths, transitions, backend)
