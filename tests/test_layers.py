@@ -17,7 +17,7 @@ LAYERS = {
     1: "symbols lexicon topo tree transitions lang arpa corpus ali model_dir checkpoint hyp occupancies g2p g2p_options tokens token_lang",
     2: "hmm graph",
     3: "gmm nn e2e feats scorer synth",
-    4: "align boundaries ali_formats ali_import ali_score durations decode decode_e2e plot_ali rescore score sequence_training tables table_plots report training_curve",
+    4: "align boundaries ali_formats ali_import ali_score durations decode decode_e2e plot_ali rescore score tables table_plots report training_curve",
     5: "cli",
 }
 LAYER = {name: number for number, names in LAYERS.items() for name in names.split()}
