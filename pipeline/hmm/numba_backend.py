@@ -28,7 +28,7 @@ from pipeline.hmm.graphs import Graphs
 from pipeline.hmm.on_demand import OnDemand
 
 SEARCHES = True  # takes scores on demand, and prunes
-SERIAL_CELLS = 20_000  # below this many states x frames a second thread costs more than it saves
+SERIAL_CELLS = 10_000  # below this many states x frames a second thread costs more than it saves
 HALVES = {torch.bfloat16: 1, torch.float16: 2}
 HUGE_PAGE = 2 << 20  # bytes
 MAX_WAYS = 64 << 20  # states x frames whose ways a search keeps at once

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pipeline.hmm.numba_math import cast, exact, exp, jit, log, value
+from pipeline.hmm.numba_math import cast, exact, exp, frames, jit, log, value
 from pipeline.hmm.numba_scores import DEAD, LANES, NEG, PAD, gather
 
 SLOTS = 3
@@ -233,19 +233,36 @@ def settle(cur, emit, low, high, offset, neg):
 
 
 @jit
+def advance(prev, cur, slots, edges, width, scores, timed, low, high, d, neg):
+    """cur = log sum over all arcs of prev and the arc's weight, which at a frame with `timed` scores holds these too."""
+    weights, base, tids = slots[3], slots[0], slots[1]
+    now, edge_base, edge_tids, sources, groups, group_edge, x = edges[6], edges[0], edges[1], edges[3], edges[4], edges[5], edges[7]
+    if timed:
+        retime_all(weights, base, tids, width, now, edge_base, edge_tids, scores, low, high, neg)
+    step(prev, cur, weights[0], weights[1], weights[2], low, high, d, width)
+    if len(x) > 0:
+        edge_scores(prev, x, now, sources)
+        add_edges(cur, x, groups, group_edge)
+
+
+@jit
 def forward_one(plan, n, way, call, keep, rows, cum, mid, mid_cum, neg):
     """Sweep one half of utterance n; False if no path survives it."""
-    num_frames, first = call.lengths[n], plan.splits[n]
-    if num_frames == 0:
+    if call.lengths[n] == 0:
         return False
-    low, high = band(plan, n, num_frames)
-    (weights, tids, _, _), (base, edge_tids, _, sources, groups, group_edge, _, _) = orient(plan, n, way, call, neg)
-    size, width = tids.shape[1], plan.width[n]
-    work = np.full((3, weights.shape[1]), neg)
+    limits = band(plan, n, call.lengths[n])
+    slots, edges = orient(plan, n, way, call, neg)
+    work = np.full((3, slots[0].shape[1]), neg)
+    return forward_sweep(plan, n, way, call, limits, slots, edges, work, keep, rows, cum, mid, mid_cum, neg)
+
+
+@frames
+def forward_sweep(plan, n, way, call, limits, slots, edges, work, keep, rows, cum, mid, mid_cum, neg):
+    """The recursion of one half."""
+    num_frames, first = call.lengths[n], plan.splits[n]
+    low, high = limits
+    size, width = slots[1].shape[1], plan.width[n]
     prev, cur, emit = work[0], work[1], work[2]
-    # Reaching into a tuple of arrays costs more than the arithmetic of a frame, so the loop sees plain arrays.
-    slots, edges, x = weights.copy(), base.copy(), np.empty_like(base)
-    w0, w1, w2 = slots[0], slots[1], slots[2]
     pdf, ends = plan.pdf[first : first + size], plan.ends[way, first : first + size]
     emissions, half = call.source.emissions[n], call.source.half
     timed, transitions = call.timed == 1, call.transitions[n if call.timed == 1 else 0]
@@ -264,15 +281,7 @@ def forward_one(plan, n, way, call, keep, rows, cum, mid, mid_cum, neg):
             prev, cur = cur, prev
             if abs(t - start) > 1:
                 fill(cur, low[t - 2 * d], high[t - 2 * d], neg)
-            if timed:
-                scores = transitions[t + way]
-                for k in range(width):
-                    retime(slots[k], weights[k], tids[k], scores, lo, hi, PAD, neg)
-                retime(edges, base, edge_tids, scores, 0, len(x), 0, neg)
-            step(prev, cur, w0, w1, w2, lo, hi, d, width)
-            if len(x) > 0:
-                edge_scores(prev, x, edges, sources)
-                add_edges(cur, x, groups, group_edge)
+            advance(prev, cur, slots, edges, width, transitions[t + way if timed else 0], timed, lo, hi, d, neg)
         best = settle(cur, emit, lo, hi, offset, neg)
         total += offset
         if best < DEAD:
@@ -281,7 +290,8 @@ def forward_one(plan, n, way, call, keep, rows, cum, mid, mid_cum, neg):
         if keep and (way == 1 or t < stop):
             copy_out(rows, cell + t * size, cur, lo, min(hi, size))
             cum[row + t] = total
-    mid[way, first : first + size] = cur[PAD : size + PAD]
+    for s in range(size):
+        mid[way, first + s] = cur[s + PAD]
     mid_cum[way, n] = total
     return True
 

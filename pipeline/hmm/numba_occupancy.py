@@ -14,8 +14,8 @@ import numba
 import numpy as np
 from numba.extending import overload
 
-from pipeline.hmm.numba_kernels import add_edges, band, edge_scores, fill, orient, retime, settle, step
-from pipeline.hmm.numba_math import cast, exp, jit
+from pipeline.hmm.numba_kernels import advance, band, fill, orient, settle
+from pipeline.hmm.numba_math import cast, exp, frames, jit
 from pipeline.hmm.numba_scores import DEAD, PAD, gather
 
 
@@ -148,26 +148,37 @@ def keep_states(rows, at, states, low, high, size):
 @jit
 def backward_one(plan, n, way, call, sink, rows, cum, mid, mid_cum, score, grad, neg):
     """Continue one sweep of utterance n over its other half."""
+    limits = band(plan, n, call.lengths[n])
+    slots, edges = orient(plan, n, way, call, neg)
+    work = np.full((5, slots[0].shape[1]), neg)
+    by_slot, by_edge = np.zeros_like(slots[0]), np.zeros_like(edges[0])
+    pdf_total = np.zeros(call.num_pdfs if call.source.half else 0, slots[0].dtype)
+    backward_sweep(plan, n, way, call, limits, slots, edges, work, by_slot, by_edge, pdf_total, sink, rows, cum, mid, mid_cum,
+                   score, grad, neg)
+    if sink.arcs == 1:
+        flush(sink.counts[way], slots[2], by_slot, edges[2], by_edge)
+
+
+@frames
+def backward_sweep(plan, n, way, call, limits, slots, edges, work, by_slot, by_edge, pdf_total, sink, rows, cum, mid, mid_cum,
+                   score, grad, neg):
+    """The recursion over the other half, and the occupancies."""
     num_frames, first = call.lengths[n], plan.splits[n]
     middle = num_frames // 2
-    low, high = band(plan, n, num_frames)
-    (weights, tids, arcs, _), (base, edge_tids, edge_arcs, sources, groups, group_edge, _, _) = orient(plan, n, way, call, neg)
+    low, high = limits
+    tids, weights, edge_tids, groups, group_edge, x = slots[1], slots[3], edges[1], edges[4], edges[5], edges[7]
     size, width = tids.shape[1], plan.width[n]
-    work = np.full((5, weights.shape[1]), neg)
     prev, cur, emit, b, states = work[0], work[1], work[2], work[3], work[4]
-    slots, edges, x = weights.copy(), base.copy(), np.empty_like(base)
-    w0, w1, w2 = slots[0], slots[1], slots[2]
-    by_slot, by_edge = np.zeros_like(weights), np.zeros_like(base)
     pdf, emissions, half = plan.pdf[first : first + size], call.source.emissions[n], call.source.half
     timed, transitions = call.timed == 1, call.transitions[n if call.timed == 1 else 0]
-    pdf_total = np.zeros(call.source.emissions.shape[2] if half else 0, weights.dtype)
     dense, by_arc, by_tid = sink.dense, sink.arcs == 1, sink.arcs == 2
     d_emissions, d_transitions = sink.emissions[n if dense else 0], sink.transitions[n if by_tid else 0]
     row, cell = call.row_at[n], call.cell_at[n]
     d, stop = (1, num_frames) if way == 0 else (-1, -1)
+    total, offset = mid_cum[way, n], neg
     for s in range(size):
         cur[s + PAD] = mid[way, first + s]
-    total, offset = mid_cum[way, n], cast(cur.max(), neg)
+        offset = max(offset, cur[s + PAD])
     for t in range(middle if way == 0 else middle - 1, stop, d):
         lo, hi, at = low[t], high[t], cell + t * size
         gather(emit, emissions[t], pdf, lo, hi, half, neg)
@@ -177,15 +188,7 @@ def backward_one(plan, n, way, call, sink, rows, cum, mid, mid_cum, score, grad,
             prev, cur = cur, prev
             if abs(t - middle) > 1:
                 fill(cur, low[t - 2 * d], high[t - 2 * d], neg)
-            if timed:
-                scores = transitions[t + way]
-                for k in range(width):
-                    retime(slots[k], weights[k], tids[k], scores, lo, hi, PAD, neg)
-                retime(edges, base, edge_tids, scores, 0, len(x), 0, neg)
-            step(prev, cur, w0, w1, w2, lo, hi, d, width)
-            if len(x) > 0:
-                edge_scores(prev, x, edges, sources)
-                add_edges(cur, x, groups, group_edge)
+            advance(prev, cur, slots, edges, width, transitions[t + way if timed else 0], timed, lo, hi, d, neg)
             offset = settle(cur, emit, lo, hi, used, neg)
             total += used
         log_z = score - total - cum[row + t]
@@ -194,20 +197,18 @@ def backward_one(plan, n, way, call, sink, rows, cum, mid, mid_cum, score, grad,
         if t != middle and by_arc:
             at_arc = cast(log_z + used, neg)
             for k in range(width):
-                slot_occupancies(by_slot[k], prev, slots[k], b, lo, hi, k * d, at_arc, factor)
+                slot_occupancies(by_slot[k], prev, weights[k], b, lo, hi, k * d, at_arc, factor)
             edge_occupancies(by_edge, x, b, groups, group_edge, edge_tids, False, at_arc, factor)
         elif t != middle and by_tid:
             at_arc, out = cast(log_z + used, neg), d_transitions[t + way]
             for k in range(width):
-                timed_occupancies(out, prev, slots[k], b, tids[k], lo, hi, k * d, at_arc, factor)
+                timed_occupancies(out, prev, weights[k], b, tids[k], lo, hi, k * d, at_arc, factor)
             edge_occupancies(out, x, b, groups, group_edge, edge_tids, True, at_arc, factor)
         scale(states, lo, hi, factor)
         if dense:
             scatter(d_emissions[t], states, pdf, lo, min(hi, size), pdf_total, half)
         else:
             keep_states(rows, at, states, lo, hi, size)
-    if by_arc:
-        flush(sink.counts[way], arcs, by_slot, edge_arcs, by_edge)
 
 
 @jit

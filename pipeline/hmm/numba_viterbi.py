@@ -111,16 +111,12 @@ def sweep(plan, n, way, call, beam, limits, slots, edges, known, work, backs, ce
     """The recursion of one half."""
     num_frames, first = call.lengths[n], plan.splits[n]
     low, high = limits
-    weights, tids, timed_weights = slots[0], slots[1], slots[3]
-    base, edge_tids, sources, groups, group_edge, timed_base, x = edges[0], edges[1], edges[3], edges[4], edges[5], edges[6], edges[7]
+    base, tids, weights = slots[0], slots[1], slots[3]
+    edge_base, edge_tids, sources, groups, group_edge, now, x = edges[0], edges[1], edges[3], edges[4], edges[5], edges[6], edges[7]
     size, width = tids.shape[1], plan.width[n]
     prev, cur, emission = work[0], work[1], work[2]
     pdf, ends = plan.pdf[first : first + size], plan.ends[way, first : first + size]
     timed, transitions = call.timed == 1, call.transitions[n if call.timed == 1 else 0]
-    if timed:
-        weights_now, base_now = timed_weights, timed_base
-    else:
-        weights_now, base_now = weights, base
     d, start, stop = (1, 0, num_frames // 2) if way == 0 else (-1, num_frames - 1, num_frames // 2)
     total, offset, pruned = 0.0, cast(0.0, neg), beam < math.inf
     ahead, behind = (0, width - 1) if way == 0 else (width - 1, 0)  # what the slots reach
@@ -136,14 +132,14 @@ def sweep(plan, n, way, call, beam, limits, slots, edges, known, work, backs, ce
                 cur[s + PAD] = max(cast(ends[s], neg), neg)
         else:
             if timed:
-                retime_all(timed_weights, weights, tids, width, timed_base, base, edge_tids, transitions[t + way], lo, hi, neg)
+                retime_all(weights, base, tids, width, now, edge_base, edge_tids, transitions[t + way], lo, hi, neg)
             if len(x) > 0:
-                edge_scores(prev, x, base_now, sources)
+                edge_scores(prev, x, now, sources)
             if pruned:
                 live_low, live_high = widen(x, groups, group_edge, live_low - ahead, live_high + behind)
                 lo, hi = max(lo, live_low // LANES * LANES), min(hi, (live_high + LANES - 1) // LANES * LANES)
             back = backs[cell + (t + way) * size : cell + (t + way + 1) * size]
-            best_step(prev, cur, back, weights_now[0], weights_now[1], weights_now[2], lo, min(hi, size), d, width)
+            best_step(prev, cur, back, weights[0], weights[1], weights[2], lo, min(hi, size), d, width)
             best_edges(cur, back, x, groups, group_edge)
         low_1, high_1, low_2, high_2 = lo, hi, low_1, high_1
         if way == 0 or t != stop:

@@ -159,7 +159,7 @@ def test_padding_and_batch_do_not_matter(backend):
     torch.testing.assert_close(full_sum(graphs, strided, lengths, backend=backend), together, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("backend", EXACT)
+@pytest.mark.parametrize("backend", ALL)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_emissions(backend, dtype):
     graphs, emissions = make_chains(2, 30, 8, 11)
@@ -172,6 +172,9 @@ def test_half_precision_emissions(backend, dtype):
     b.sum().backward()
     assert half.grad.dtype == dtype
     torch.testing.assert_close(half.grad.float(), wide.grad, rtol=1e-2, atol=1e-3)
+    a, b = (viterbi(graphs, x.detach(), lengths, backend=backend) for x in (half, wide))
+    assert a.tids.equal(b.tids) and a.pdfs.equal(b.pdfs)
+    torch.testing.assert_close(a.scores.float(), b.scores, rtol=1e-6, atol=1e-5)
 
 
 @pytest.mark.parametrize("backend", backends("numba", "torch", "k2"))
