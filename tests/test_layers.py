@@ -27,7 +27,6 @@ HEAVY = {"torch", "k2", "lhotse", "numba", "scipy", "matplotlib", "tensorboard"}
 
 # Functions and modules that are better whole than split, each with its reason.
 LONGER = {
-    "pipeline/hmm/numba_occupancy.py:backward_one": "one compiled recursion",
     "pipeline/hmm/triton_kernels.py:backward": "one compiled recursion",
 }
 
