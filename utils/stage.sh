@@ -79,3 +79,7 @@ _stage_exit() {
   exit "$code"
 }
 trap _stage_exit EXIT
+# Without these the exit trap sees the status of the last command, and an ended stage would count as done.
+trap 'exit 129' HUP
+trap 'exit 130' INT
+trap 'exit 143' TERM

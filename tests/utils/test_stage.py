@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -89,3 +93,17 @@ def test_failure_stops_and_is_recorded(recipe, tmp_path):
 def test_no_such_stage(recipe, args):
     result = recipe(*args)
     assert result.returncode == 2 and result.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_recipe_that_is_ended_has_not_done_its_stage(tmp_path, number):
+    path = tmp_path / "run.sh"
+    path.write_text(f"set -euo pipefail\n. {UTILS}/stage.sh\nif stage 3 endless; then\n  touch begun\n  sleep 60\nfi\n")
+    # A session of its own: the signal reaches the step as well, as from a terminal or from timeout.
+    process = subprocess.Popen(["bash", str(path)], cwd=tmp_path, start_new_session=True)
+    while not (tmp_path / "begun").exists():
+        time.sleep(0.02)
+    os.killpg(process.pid, number)
+    assert process.wait(20) == 128 + number
+    (line,) = (tmp_path / "exp" / "stage_times.jsonl").read_text().splitlines()
+    assert json.loads(line)["stage"] == 3 and json.loads(line)["ok"] is False
