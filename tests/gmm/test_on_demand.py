@@ -41,9 +41,12 @@ def test_all_scores_are_the_evaluator_s(data):  # noqa: F811
     train_set, _ = data
     scores, _ = full_scores(train_set, EVALUATOR)
     demanded = MixtureScores(EVALUATOR, train_set.feats, train_set.offsets[:-1], train_set.lengths)
-    assert demanded.shape == tuple(scores.shape) and demanded.dense().equal(scores)
+    assert demanded.shape == tuple(scores.shape)
+    # Matrix products of other sizes and threads round differently.
+    torch.testing.assert_close(demanded.dense(), scores, rtol=1e-5, atol=1e-4)
     some = demanded[[2, 0]]
-    assert some.shape == (2, LENGTHS[2], TREE.num_pdfs) and some.dense()[1, :LENGTHS[0]].equal(scores[0, :LENGTHS[0]])
+    assert some.shape == (2, LENGTHS[2], TREE.num_pdfs)
+    torch.testing.assert_close(some.dense()[1, :LENGTHS[0]], scores[0, :LENGTHS[0]], rtol=1e-5, atol=1e-4)
 
 
 def test_a_narrow_beam_finds_no_better_path_and_wider_ones_mend_a_failure(data):  # noqa: F811
