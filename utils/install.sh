@@ -158,6 +158,13 @@ cd "$root"
 links=()
 if [[ -n $find_links ]]; then links=(--find-links "$find_links"); fi
 pip_install "setuptools>=64,<81" wheel
+if $with_k2 && [[ $k2 == 1.23.4 && -z $find_links ]]; then
+  # The index has one wheel per Python, py3.7 to py3.11, whose tags read as "any Python 3": pip takes whichever is
+  # listed first. Only the digests (Linux, macOS) pick those built for Python 3.10.
+  printf '%s' "k2==$k2" " --hash=sha256:1404589732fdb7f6f5bf62297a20dd73318b7b4f2e10dd52dc3d5b6669688a4c" \
+    " --hash=sha256:89d38aab1df9e5d10f59379a93f0c8b033ea10a7515083e05740afa3edf15e84" >"$env/k2.txt"
+  pip_install --no-deps -r "$env/k2.txt"
+fi
 pip_install --no-build-isolation "${links[@]}" "${requirements[@]}"
 for module in "${modules[@]}"; do
   "$env/bin/python" -c "import $module" 2>"$env/import.log" || {
