@@ -125,7 +125,7 @@ def test_shell_syntax(path):
 def test_recipe(path):
     text = path.read_text(encoding="utf-8")
     assert text.count("\n") <= 200, "a recipe is read like a method section; find the split"
-    for name in ("stage.sh", "parse_options.sh", "path.sh"):
+    for name in ("stage.sh", "parse_options.sh", "recipe.sh"):
         assert f"utils/{name}" in text, f"does not source utils/{name}"
     numbers = [int(n) for n in re.findall(r"^\s*if stage (\d+) [\"']", text, re.M)]
     assert numbers and numbers == sorted(set(numbers)), f"stages {numbers}"
@@ -155,6 +155,19 @@ def test_recipe_list_and_help(path):
     for option, text in (("--list", "  0  "), ("--help", "")):
         result = subprocess.run([str(path), option], capture_output=True, text=True, env=environment, timeout=30)
         assert result.returncode == 0 and text in result.stdout, result.stderr
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=ids(RECIPES))
+def test_recipe_sources(path):
+    """--ali and --e2e, where a recipe has them, take what its help says and nothing else."""
+    text = path.read_text(encoding="utf-8")
+    for option, good in (("ali", "gmm nhmm both none"), ("e2e", "attention transducer both")):
+        if not re.search(rf"^{option}=", text, re.M):
+            continue
+        for value in good.split():
+            assert subprocess.run([str(path), "--list", f"--{option}", value], capture_output=True).returncode == 0
+        result = subprocess.run([str(path), "--list", f"--{option}", "gmm,nhmm"], capture_output=True, text=True)
+        assert result.returncode == 2 and f"--{option} is " in result.stderr
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=ids(RECIPES))

@@ -22,22 +22,7 @@ e2e=attention
 overwrite=false
 . ../../utils/stage.sh
 . ../../utils/parse_options.sh
-. ../../utils/path.sh
-case $ali in
-  both) sources="gmm nhmm" ;;
-  gmm | nhmm) sources=$ali ;;
-  none) sources= ;;
-  *) echo "$0: --ali is gmm, nhmm, both or none, not '$ali'" >&2; exit 2 ;;
-esac
-case $e2e in
-  both) e2e="attention transducer" ;;
-  attention | transducer) ;;
-  *) echo "$0: --e2e is attention, transducer or both, not '$e2e'" >&2; exit 2 ;;
-esac
-steps=$FULLSUM_ROOT/steps
-utils=$FULLSUM_ROOT/utils
-force=()
-if $overwrite; then force=(--overwrite); fi
+. ../../utils/recipe.sh
 lang=data/lang_phone
 gmm_lang=data/lang_phone_gmm
 chenone_lang=data/lang_grapheme_gmm
@@ -70,10 +55,10 @@ decode() { # MODEL FEATURES: a network; tune on dev with exp/cv/MODEL, report ex
 }
 
 if stage 0 "data: recordings and transcripts"; then
-  python "$FULLSUM_ROOT/local/prepare_an4.py" data/local ${corpus_root:+--corpus-root "$corpus_root"} "${force[@]}"
+  python "$local/prepare_an4.py" data/local ${corpus_root:+--corpus-root "$corpus_root"} "${force[@]}"
   for part in train_all dev test; do python "$utils/validate_data.py" data/local/$part; done
   for fold in $folds; do
-    python "$FULLSUM_ROOT/local/prepare_an4.py" data/folds/$fold --folds 4 --dev-fold ${fold#fold} \
+    python "$local/prepare_an4.py" data/folds/$fold --folds 4 --dev-fold ${fold#fold} \
       ${corpus_root:+--corpus-root "$corpus_root"} "${force[@]}"
   done
 fi

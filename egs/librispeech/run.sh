@@ -25,28 +25,12 @@ e2e=attention
 overwrite=false
 . ../../utils/stage.sh
 . ../../utils/parse_options.sh
-. ../../utils/path.sh
+. ../../utils/recipe.sh
 case $units in
   both) units="phone grapheme" ;;
   phone | grapheme) ;;
   *) echo "$0: --units is phone, grapheme or both, not '$units'" >&2; exit 2 ;;
 esac
-case $ali in
-  both) sources="gmm nhmm" ;;
-  gmm | nhmm) sources=$ali ;;
-  none) sources= ;;
-  *) echo "$0: --ali is gmm, nhmm, both or none, not '$ali'" >&2; exit 2 ;;
-esac
-case $e2e in
-  both) e2e="attention transducer" ;;
-  attention | transducer) ;;
-  *) echo "$0: --e2e is attention, transducer or both, not '$e2e'" >&2; exit 2 ;;
-esac
-steps=$FULLSUM_ROOT/steps
-utils=$FULLSUM_ROOT/utils
-local=$FULLSUM_ROOT/local
-force=()
-if $overwrite; then force=(--overwrite); fi
 lm=data/lm_3gram
 
 exp_of() { if [[ $1 == phone ]]; then echo exp; else echo exp/$1; fi; }                # UNIT: where its models stand

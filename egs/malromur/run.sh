@@ -14,9 +14,7 @@ ali=gmm
 overwrite=false
 . ../../utils/stage.sh
 . ../../utils/parse_options.sh
-. ../../utils/path.sh
-force=()
-if $overwrite; then force=(--overwrite); fi
+. ../../utils/recipe.sh
 
 samromur() { # STAGE
   ../samromur/run.sh --work "$PWD" --stage $1 --stop-stage $1 --ali "$ali" "${force[@]}"
@@ -24,7 +22,7 @@ samromur() { # STAGE
 
 if stage 0 "data: recordings and transcripts, speakers dealt out to training, dev and test"; then
   python local/prepare_malromur.py data/local ${corpus_root:+--corpus-root "$corpus_root"} "${force[@]}"
-  for part in train dev test; do python "$FULLSUM_ROOT/utils/validate_data.py" data/local/$part; done
+  for part in train dev test; do python "$utils/validate_data.py" data/local/$part; done
 fi
 
 if stage 1 "lang: letters; 3-gram for decoding, unigram for sequence training"; then samromur 1; fi

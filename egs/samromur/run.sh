@@ -21,23 +21,8 @@ work=.
 overwrite=false
 . ../../utils/stage.sh
 . ../../utils/parse_options.sh
-. ../../utils/path.sh
-case $ali in
-  both) sources="gmm nhmm" ;;
-  gmm | nhmm) sources=$ali ;;
-  none) sources= ;;
-  *) echo "$0: --ali is gmm, nhmm, both or none, not '$ali'" >&2; exit 2 ;;
-esac
-case $e2e in
-  both) e2e="attention transducer" ;;
-  attention | transducer) ;;
-  *) echo "$0: --e2e is attention, transducer or both, not '$e2e'" >&2; exit 2 ;;
-esac
+. ../../utils/recipe.sh
 cd "$work"
-steps=$FULLSUM_ROOT/steps
-utils=$FULLSUM_ROOT/utils
-force=()
-if $overwrite; then force=(--overwrite); fi
 lang=data/lang_grapheme
 lm=data/lm_3gram
 weak_lm=data/lm_1gram
@@ -66,7 +51,7 @@ decode_e2e() { # MODEL SOURCE PART: its own search without and with the 3-gram, 
 }
 
 if stage 0 "data: recordings and transcripts"; then
-  python "$FULLSUM_ROOT/local/prepare_samromur.py" data/local ${corpus_root:+--corpus-root "$corpus_root"} "${force[@]}"
+  python "$local/prepare_samromur.py" data/local ${corpus_root:+--corpus-root "$corpus_root"} "${force[@]}"
   for part in train dev test; do python "$utils/validate_data.py" data/local/$part; done
 fi
 

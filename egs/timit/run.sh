@@ -19,12 +19,7 @@ part=sample
 overwrite=false
 . ../../utils/stage.sh
 . ../../utils/parse_options.sh
-. ../../utils/path.sh
-steps=$FULLSUM_ROOT/steps
-utils=$FULLSUM_ROOT/utils
-local=$FULLSUM_ROOT/local
-force=()
-if $overwrite; then force=(--overwrite); fi
+. ../../utils/recipe.sh
 
 train_on() { # SYSTEM: data that its models are trained on
   if [[ $1 == own ]]; then echo data/mfcc/$part; else echo data/mfcc/librispeech; fi

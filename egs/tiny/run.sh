@@ -12,18 +12,8 @@ ali=both
 overwrite=false
 . ../../utils/stage.sh
 . ../../utils/parse_options.sh
-. ../../utils/path.sh
-case $ali in
-  both) sources="gmm nhmm" ;;
-  gmm | nhmm) sources=$ali ;;
-  none) sources= ;;
-  *) echo "$0: --ali is gmm, nhmm, both or none, not '$ali'" >&2; exit 2 ;;
-esac
+. ../../utils/recipe.sh
 weak=${sources%% *} weak=${weak:-none} # source of the weak supervision
-steps=$FULLSUM_ROOT/steps
-utils=$FULLSUM_ROOT/utils
-force=()
-if $overwrite; then force=(--overwrite); fi
 parts="train dev test"
 
 if stage 0 "data: synthesise speech with exact times"; then

@@ -11,14 +11,10 @@ corpus_root=
 overwrite=false
 . ../../utils/stage.sh
 . ../../utils/parse_options.sh
-. ../../utils/path.sh
-steps=$FULLSUM_ROOT/steps
-utils=$FULLSUM_ROOT/utils
-force=()
-if $overwrite; then force=(--overwrite); fi
+. ../../utils/recipe.sh
 
 if stage 0 "data: recordings and transcripts"; then
-  python "$FULLSUM_ROOT/local/prepare_yesno.py" data/local ${corpus_root:+--corpus-root "$corpus_root"} "${force[@]}"
+  python "$local/prepare_yesno.py" data/local ${corpus_root:+--corpus-root "$corpus_root"} "${force[@]}"
   for part in train test; do python "$utils/validate_data.py" data/local/$part; done
 fi
 

@@ -83,6 +83,16 @@ def test_installs_once(checkout):
     assert checkout.pip_calls() == calls
 
 
+def test_k2_is_pinned_by_digest(checkout):
+    """The wheels of k2 1.23.4 look alike to pip whatever Python they are for, so which one it takes must not be left to it."""
+    checkout.python("3.10")
+    assert checkout.install()[0] == 0
+    names, digests, all_else = checkout.pip_calls()
+    requirement = checkout.root / ".venv" / "k2.txt"
+    assert digests.endswith(f"--no-deps -r {requirement}") and "setuptools" in names and "k2==1.23.4" in all_else
+    assert requirement.read_text().startswith("k2==1.23.4 --hash=sha256:")
+
+
 def test_new_requirements_are_installed(checkout):
     checkout.python("3.10")
     checkout.install()
@@ -201,7 +211,7 @@ def test_two_at_once(checkout):
     both = [checkout.start(PIP_SECONDS="0.3") for _ in range(2)]
     texts = [process.communicate(timeout=60)[1] for process in both]
     assert [process.returncode for process in both] == [0, 0]
-    assert len(checkout.pip_calls()) == 2  # two calls of one install.sh
+    assert len(checkout.pip_calls()) == 3  # those of one install.sh
     assert sum("waiting for another" in text for text in texts) == 1
 
 

@@ -1,0 +1,26 @@
+# Sourced by every run.sh after utils/parse_options.sh: the environment (utils/path.sh), and what options of all recipes mean.
+#
+#   steps, utils, local   directories of the programs
+#   force                 array: --overwrite where the recipe's variable `overwrite` is true
+#   sources               from `ali` (gmm|nhmm|both|none): alignments that networks are trained on, "gmm nhmm", one or none
+#   e2e                   from `e2e` (attention|transducer|both): end-to-end models, "both" spelled out
+
+. "${BASH_SOURCE[0]%/*}/path.sh"
+steps=$FULLSUM_ROOT/steps
+utils=$FULLSUM_ROOT/utils
+local=$FULLSUM_ROOT/local
+force=()
+if ${overwrite:-false}; then force=(--overwrite); fi
+
+case ${ali=none} in
+  both) sources="gmm nhmm" ;;
+  gmm | nhmm) sources=$ali ;;
+  none) sources= ;;
+  *) echo "$0: --ali is gmm, nhmm, both or none, not '$ali'" >&2; exit 2 ;;
+esac
+
+case ${e2e=attention} in
+  both) e2e="attention transducer" ;;
+  attention | transducer) ;;
+  *) echo "$0: --e2e is attention, transducer or both, not '$e2e'" >&2; exit 2 ;;
+esac
