@@ -32,10 +32,14 @@ held_out="exp/fold0 exp/fold1 exp/fold2 exp/fold3"
 . local/e2e.sh
 
 # Alignments by the GMM have more states for silence than those by the neural HMM, so each source has its lang.
-lang_of() { if [[ $1 == gmm ]]; then echo $gmm_lang; else echo $lang; fi; }
+lang_of() { if [[ $1 == nhmm ]]; then echo $lang; else echo $gmm_lang; fi; }
 
-# Networks learn tied states of either alignment: those of the last GMM, or of a tree built on the neural HMM's alignment.
-labels_of() { if [[ $1 == gmm ]]; then echo gmm_ali; else echo nhmm_tied_ali; fi; }
+# Networks learn tied states of either alignment: those of the last GMM, or of a tree built on the neural HMM's alignment. With
+# the GMM there is also a network on its speaker-adapted features ("sat"), which likewise learns the GMM's states.
+labels_of() { if [[ $1 == nhmm ]]; then echo nhmm_tied_ali; else echo gmm_ali; fi; }
+feats_of() { if [[ $1 == sat ]]; then echo fmllr; else echo fbank; fi; }
+conf_of() { if [[ $1 == sat ]]; then echo conf/viterbi_sat.yaml; else echo conf/viterbi.yaml; fi; }
+networks=${sources/gmm/gmm sat}
 
 graphs() { # MODEL LANG
   python "$steps/make_graph.py" $2 data/lm_1gram_cv exp/cv/$1 exp/cv/$1/graph_1gram "${force[@]}"
@@ -43,7 +47,7 @@ graphs() { # MODEL LANG
 }
 
 decode() { # MODEL FEATURES: a network; tune on dev with exp/cv/MODEL, report exp/MODEL on test
-  local model=$1 feats=$2 name=decode_1gram conf=conf/decode_$2.yaml
+  local model=$1 feats=$2 name=decode_1gram conf=conf/decode_fbank.yaml
   case $model in
     nhmm_*) conf=conf/decode_nhmm.yaml ;;
     mmi_*) conf=conf/decode_mmi.yaml ;;
@@ -111,21 +115,25 @@ if stage 5 "neural HMM: full-sum training with learned transitions, alignments";
     --id nhmm_speech_silence --part train "${force[@]}"
 fi
 
-if stage 6 "Viterbi training of a network on each alignment ($sources)"; then
+if stage 6 "Viterbi training of a network on each alignment ($networks)"; then
   for exp in exp/cv exp; do
-    for source in $sources; do
-      python "$steps/train_viterbi.py" data/fbank/"$(train_part $exp)" "$(lang_of $source)" $exp/"$(labels_of $source)" \
-        $exp/hybrid_$source --config conf/viterbi.yaml "${force[@]}"
+    for source in $networks; do
+      if [[ $source == sat ]]; then
+        python "$steps/transform_feats.py" data/mfcc/"$(train_part $exp)" $exp/tri3 data/fmllr/"$(train_part $exp)" \
+          --transforms $exp/tri3 "${force[@]}"
+      fi
+      python "$steps/train_viterbi.py" data/"$(feats_of $source)"/"$(train_part $exp)" "$(lang_of $source)" \
+        $exp/"$(labels_of $source)" $exp/hybrid_$source --config "$(conf_of $source)" "${force[@]}"
     done
   done
 fi
 
 if stage 7 "sequence training of these networks: MMI with lattices of the unigram"; then
-  for source in $sources; do
+  for source in $networks; do
     graphs hybrid_$source "$(lang_of $source)"
-    python "$steps/train_sequence.py" data/fbank/train "$(lang_of $source)" exp/cv/hybrid_$source exp/cv/mmi_$source \
+    python "$steps/train_sequence.py" data/"$(feats_of $source)"/train "$(lang_of $source)" exp/cv/hybrid_$source exp/cv/mmi_$source \
       --graph exp/cv/hybrid_$source/graph_1gram --lm data/lm_1gram_cv --config conf/mmi.yaml "${force[@]}"
-    python "$steps/train_sequence.py" data/fbank/train_all "$(lang_of $source)" exp/hybrid_$source exp/mmi_$source \
+    python "$steps/train_sequence.py" data/"$(feats_of $source)"/train_all "$(lang_of $source)" exp/hybrid_$source exp/mmi_$source \
       --graph exp/hybrid_$source/graph_1gram --lm data/lm_1gram --config conf/mmi.yaml "${force[@]}"
   done
 fi
@@ -141,10 +149,11 @@ if stage 9 "decoding: weights tuned on dev, reported on test"; then
   held_out=exp/cv decode_gmms _chenone $chenone_lang
   graphs nhmm_speech_silence $lang
   decode nhmm_speech_silence fbank
-  for source in $sources; do
+  for source in $networks; do
+    if [[ $source == sat ]]; then adapted_feats tri3 $gmm_lang; fi
     for model in hybrid mmi; do
       graphs ${model}_$source "$(lang_of $source)"
-      decode ${model}_$source fbank
+      decode ${model}_$source "$(feats_of $source)"
     done
   done
   for model in $e2e; do

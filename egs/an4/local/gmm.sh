@@ -86,3 +86,16 @@ decode_gmms() { # SUFFIX LANG: all models of a chain
   done
   decode_sat tri3$1 $2
 }
+
+adapted_feats() { # MODEL LANG: dev and test as the mixtures see them after the last speaker transforms of decode_sat
+  local exp=exp/cv/$1 pass next=fmllr use=()
+  python "$steps/make_graph.py" $2 data/lm_1gram_cv $exp $exp/graph_1gram "${force[@]}"
+  for pass in _first _second; do # the passes of dev, whose speakers only exp/cv does not know, with the weights of all folds
+    python "$steps/decode.py" $exp $exp/graph_1gram data/mfcc/dev $exp/decode_1gram$pass --config conf/decode_mfcc.yaml \
+      --weights-from exp/$1/decode_1gram${pass}_cv --posteriors "${use[@]}" "${force[@]}"
+    python "$steps/estimate_fmllr.py" data/mfcc/dev $2 $exp $exp/decode_1gram$pass $exp/$next --source lattices "${use[@]}" "${force[@]}"
+    use=(--transforms $exp/$next) next=fmllr_again
+  done
+  python "$steps/transform_feats.py" data/mfcc/dev $exp data/fmllr/dev --transforms $exp/fmllr_again "${force[@]}"
+  python "$steps/transform_feats.py" data/mfcc/test exp/$1 data/fmllr/test --transforms exp/$1/fmllr_again "${force[@]}"
+}

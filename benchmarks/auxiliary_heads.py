@@ -1,0 +1,98 @@
+#!/usr/bin/env python3
+"""What weak supervision costs: whole training steps of end-to-end models with and without a frame cross-entropy at a layer.
+
+Both run in one process, turn by turn, on the same batch. The clock is the processor time of one thread, so that other programs
+do not count. The target is at most 10 % more time; nothing is added to decoding, since the exported model has no such output.
+"""
+from __future__ import annotations
+
+import statistics
+import sys
+import time
+from pathlib import Path
+from typing import Callable
+
+import click
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+NETWORKS = {
+    "CTC, tdnn 128 x 6": dict(model="ctc", encoder="tdnn", dim=128, layers=6),
+    "CTC, tdnn 256 x 6": dict(model="ctc", encoder="tdnn", dim=256, layers=6),
+    "CTC, tdnn 512 x 6": dict(model="ctc", encoder="tdnn", dim=512, layers=6),
+    "CTC, conformer 144 x 6": dict(model="ctc", encoder="conformer", dim=144, layers=6),
+    "attention and CTC, tdnn 128 x 6": dict(model="attention", encoder="tdnn", dim=128, layers=6),
+    "attention and CTC, blstm 128 x 3": dict(model="attention", encoder="blstm", dim=128, layers=3),
+    "RNN-T and CTC, tdnn 128 x 6": dict(model="transducer", encoder="tdnn", dim=128, layers=6),
+}
+FEATURES = 80
+
+
+def steps_of(shape: dict, num: int, seconds: float, labels: int, vocab: int, subsampling: int) -> dict[str, Callable[[], None]]:
+    """Training steps without the optimizer, by "without" and "with" a cross-entropy of `labels` classes at the middle layer."""
+    import numpy as np
+    import torch
+
+    from pipeline.e2e.auxiliary import Auxiliary, Student
+    from pipeline.e2e.criterion import EndToEndLoss
+    from pipeline.e2e.labels import Lessons
+    from pipeline.e2e.model import EndToEnd
+    from pipeline.e2e.options import TrainEndToEndOptions
+    from pipeline.nn.data import Batch
+
+    rng = np.random.default_rng(0)
+    frames = int(100 * seconds)
+    targets = [rng.integers(3, vocab, int(4 * seconds)) for _ in range(num)]
+    batch = Batch(np.arange(num), torch.randn(num, frames, FEATURES), torch.full((num,), frames))
+    runs = {}
+    for name, layers in (("without", ()), ("with", (shape["layers"] // 2,))):
+        torch.manual_seed(0)
+        options = TrainEndToEndOptions(subsampling=subsampling, aux_layers=layers, **shape)
+        model = EndToEnd(FEATURES, vocab, options)
+        frame = {layer: [rng.integers(0, labels, frames // subsampling) for _ in range(num)] for layer in layers}
+        student = Student(model, Auxiliary(model, labels, 0, options)).train()
+        criterion = EndToEndLoss(targets, options, Lessons(labels, 0, frame, [], []) if layers else None)
+
+        def run(student: Student = student, criterion: EndToEndLoss = criterion) -> None:
+            student.zero_grad(set_to_none=True)
+            criterion(student, batch, 0.5).total.backward()
+
+        runs[name] = run
+    return runs
+
+
+def seconds_of(runs: dict[str, Callable[[], None]], repeats: int) -> dict[str, float]:
+    """Median processor seconds of each, taken turn by turn after a first turn that counts for nothing."""
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    for turn in range(repeats + 1):
+        for name, run in runs.items():
+            start = time.process_time()
+            run()
+            if turn:
+                times[name].append(time.process_time() - start)
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+@click.command()
+@click.option("--repeats", type=click.IntRange(1), default=9, show_default=True, help="Timed steps of each.")
+@click.option("--num", type=click.IntRange(1), default=8, show_default=True, help="Utterances in the batch.")
+@click.option("--seconds", type=click.FloatRange(1.0), default=5.0, show_default=True, help="Length of each.")
+@click.option("--labels", type=click.IntRange(2), default=500, show_default=True, help="Tied states.")
+@click.option("--vocab", type=click.IntRange(8), default=500, show_default=True, help="Tokens.")
+@click.option("--subsampling", type=click.IntRange(1), default=4, show_default=True, help="Feature frames per encoder frame.")
+def main(repeats: int, num: int, seconds: float, labels: int, vocab: int, subsampling: int) -> None:
+    """Prints processor time per training step without and with a frame cross-entropy at the middle layer."""
+    import torch
+
+    torch.set_num_threads(1)
+    print(f"{num} utterances of {seconds:g} s, {FEATURES} features, {subsampling} of 10 ms frames joined, {labels} tied states, "
+          f"{vocab} tokens, one thread")
+    print("| model | without s | with s | more time % |\n| --- | --- | --- | --- |")
+    for name, shape in NETWORKS.items():
+        taken = seconds_of(steps_of(shape, num, seconds, labels, vocab, subsampling), repeats)
+        print(f"| {name} | {taken['without']:.3f} | {taken['with']:.3f} | "
+              f"{100 * (taken['with'] / taken['without'] - 1):.1f} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
