@@ -48,15 +48,18 @@ class Scorer(Protocol):
 
 
 def load_scorer(model_dir: str | Path, prior_scale: Optional[float] = None, transforms: Optional[str | Path] = None,
-                device: str = "cpu") -> Scorer:
+                device: str = "cpu", blank_penalty: float = 0.0) -> Scorer:
     """Loads the scorer of a model directory of any kind.
 
     Args:
         prior_scale: weight of the label prior of a network (None: the model's own); GMMs have none.
         transforms: directory of speaker transforms (fMLLR), for models trained with them.
         device: "cpu" or "cuda".
+        blank_penalty: natural log taken off the blank of an end-to-end model; others have no blank.
     """
     kind = model_kind(model_dir)
+    if blank_penalty and kind in ("gmm", "nn"):
+        raise ConfigError(f"{model_dir} is no end-to-end model, so --blank-penalty does not apply")
     if kind == "gmm":
         if prior_scale is not None:
             raise ConfigError(f"{model_dir} is a GMM: it has likelihoods, so --prior-scale does not apply")
@@ -71,7 +74,7 @@ def load_scorer(model_dir: str | Path, prior_scale: Optional[float] = None, tran
         if transforms is not None or prior_scale is not None:
             raise ConfigError(f"{model_dir} is an end-to-end model: it has neither speaker transforms nor a prior scale")
         from pipeline.e2e.scorer import load_scorer as load_e2e
-        return load_e2e(model_dir, device=device)
+        return load_e2e(model_dir, device, blank_penalty)
     if kind == "e2e":
         raise ConfigError(f"{model_dir}: an end-to-end model has no HMM; steps/export_e2e.py gives it one over its tokens")
     raise ConfigError(f"{model_dir}: cannot score with a model of kind {kind!r}")

@@ -48,7 +48,7 @@ def main(model: Path, graph: Path, data: Path, out: Path, weights_from: Path | N
         from pipeline.stamp import artifact_id
         hmm, hclg = load_hmm(model), DecodingGraph.load(graph)
         check_graph(hclg, graph, hmm)
-        scorer = load_scorer(model, config.prior_scale, transforms, config.device)
+        scorer = load_scorer(model, config.prior_scale, transforms, config.device, config.blank_penalty)
         weights = [(w, p) for w in config.lm_weights for p in config.word_penalties]
         if weights_from is not None:
             weights = [read_weights(weights_from)]

@@ -16,7 +16,7 @@ from pipeline.feats.options import FeatLoadOptions
 from pipeline.lang import Lang
 from pipeline.model_dir import load_hmm, save_hmm
 from pipeline.token_lang import token_of_pdf
-from pipeline.tokens import Tokens
+from pipeline.tokens import BLANK_ID, Tokens
 from pipeline.transitions import TransitionModel
 from pipeline.tree import monophone_tree
 
@@ -52,8 +52,8 @@ class EndToEndScorer:
 
     acoustic_scale, transition_scale = 1.0, 0.0
 
-    def __init__(self, model: EndToEnd, meta: dict[str, Any], columns: np.ndarray, device: str) -> None:
-        self.model, self.device = model.to(device), device
+    def __init__(self, model: EndToEnd, meta: dict[str, Any], columns: np.ndarray, device: str, blank_penalty: float = 0.0) -> None:
+        self.model, self.device, self.blank_penalty = model.to(device), device, blank_penalty
         self.head, self.emits = meta["head"], meta["head"] != "ctc"
         known = {f.name for f in fields(FeatLoadOptions)}
         self.feat_options = FeatLoadOptions(**{k: v for k, v in meta["feat_options"].items() if k in known})
@@ -69,7 +69,9 @@ class EndToEndScorer:
                   speakers: Optional[Sequence[str]] = None) -> tuple[torch.Tensor, torch.Tensor]:
         """(N, T, F), (N,) -> (N, T', P) natural logs, (N,); `speakers` is not read."""
         encoded, lens = self.model.encode(feats.to(self.device), lens.to(self.device))
-        return self.model.ctc_log_probs(encoded)[:, :, self._columns], lens
+        log_probs = self.model.ctc_log_probs(encoded)
+        log_probs[:, :, BLANK_ID] -= self.blank_penalty
+        return log_probs[:, :, self._columns], lens
 
     def transition_scores(self, feats: torch.Tensor, lens: torch.Tensor) -> None:
         """CTC has none."""
@@ -90,7 +92,7 @@ class EndToEndScorer:
         return [path(decoder, encoded[i, :n], ids) for i, (n, ids) in enumerate(zip(lens.tolist(), tokens))], lens.tolist()
 
 
-def load_scorer(directory: str | Path, device: str = "cpu") -> EndToEndScorer:
-    """The scorer of a directory written by ``export``."""
+def load_scorer(directory: str | Path, device: str = "cpu", blank_penalty: float = 0.0) -> EndToEndScorer:
+    """The scorer of a directory written by ``export``; see ``pipeline.scorer.load_scorer``."""
     model, meta = load_end_to_end(directory, KIND)
-    return EndToEndScorer(model, meta, token_of_pdf(load_hmm(directory).tree, Tokens.load(directory)), device)
+    return EndToEndScorer(model, meta, token_of_pdf(load_hmm(directory).tree, Tokens.load(directory)), device, blank_penalty)

@@ -47,6 +47,8 @@ class DecodeOptions:
     acoustic_scale: float = Field(0.1, gt=0, description="Weight of acoustic scores during the search; beams are in this scale.")
     transition_scale: float | None = Field(None, ge=0, description="Weight of transition log probabilities; none: the model's.")
     prior_scale: float | None = Field(None, ge=0, description="Weight of a network's label prior; none: the model's.")
+    blank_penalty: float = Field(0.0, description="End-to-end models: taken off the blank's log probability in every frame; more "
+                                 "than 0 against missing words.", json_schema_extra=_IF_SET)
     beam: float = Field(15.0, gt=0, description="Search beam.")
     lattice_beam: float = Field(8.0, gt=0, description="Beam of the lattices on which weights are tuned.")
     min_active: int = Field(200, ge=0, description="Active states per frame below which the beam is not tightened.")

@@ -11,6 +11,7 @@ import torch
 from pipeline.ali import AliSet
 from pipeline.align import AlignOptions, align
 from pipeline.arpa import train_unigram
+from pipeline.checkpoint import save_model
 from pipeline.e2e.forced import attention_path, monotonic_path, transducer_path
 from pipeline.e2e.scorer import export
 from pipeline.errors import ConfigError, DataError, MismatchError
@@ -151,6 +152,23 @@ def test_ctc_with_lexicon_and_lm(tones, tmp_path):  # noqa: F811
         places = [1 + sum(len(lang.lexicon.by_word[lang.words.name(w)][0].phones) for w in words) for words in sentences]
         total = [float(s) + k * math.log(2) + lm.sentence_log_prob([lang.words.name(w) for w in words]) for s, k, words in zip(paths.scores, places, sentences)]
         assert sentences[0] and total[0] >= max(total) - 1e-3
+
+
+@torch.no_grad()
+def test_blank_penalty(tones, tmp_path):  # noqa: F811
+    """It lowers the score of the blank in every frame, and nothing else; models without a blank refuse it."""
+    from pipeline.feats.load import load_packed
+    directory = exported(tmp_path, tones.data, "ctc", "ctc")
+    plain, lower = load_scorer(directory), load_scorer(directory, blank_penalty=1.5)
+    packed = load_packed(tones.data, plain.feat_options)
+    feats, lens = packed[3][None], packed.lengths()[3:4]
+    difference = plain.log_likes(feats, lens)[0] - lower.log_likes(feats, lens)[0]
+    blank = torch.from_numpy(plain.token_of_pdf) == BLANK_ID
+    assert blank.sum() == 1
+    torch.testing.assert_close(difference, torch.where(blank, 1.5, 0.0).expand_as(difference))
+    save_model(tmp_path / "gmm", {}, {"kind": "gmm"})
+    with pytest.raises(ConfigError, match="--blank-penalty does not apply"):
+        load_scorer(tmp_path / "gmm", blank_penalty=1.0)
 
 
 def test_parts_that_are_missing(tones, tmp_path):  # noqa: F811
