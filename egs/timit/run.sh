@@ -10,7 +10,8 @@
 # Two systems align the part: "own", trained on its audio and words (never on its times), with TIMIT's dictionary; and
 # "librispeech", trained without any TIMIT speaker, with the CMU dictionary. Each has monophones with and without deltas; the
 # boundaries of the Viterbi alignment ("mono_...") are then refined by the posteriors of both ("refined_..."). The settings were
-# chosen on the speakers of part "tuned"; "unseen" has the others.
+# chosen on the speakers of part "tuned"; "unseen" has the others. Stage 5 does the same with neural HMMs instead of GMMs ("nhmm_...",
+# "nhmm_refined_...").
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 corpus_root=
@@ -61,9 +62,21 @@ if stage 3 "GMM: monophones with deltas and without, alignments, refined boundar
   done
 fi
 
+if stage 5 "neural HMM, without the GMM: networks of deltas and without, alignments, refined boundaries"; then
+  for system in own librispeech; do
+    exp=exp/$system train=$(train_on $system) lang=data/lang_$system
+    for deltas in 1 0; do
+      python "$steps/train_nhmm.py" $train $lang $exp/nhmm_deltas$deltas --config conf/nhmm_$system.yaml --deltas $deltas "${force[@]}"
+    done
+    python "$steps/align.py" data/mfcc/$part $lang $exp/nhmm_deltas1 $exp/nhmm_ali --config conf/nhmm_align.yaml "${force[@]}"
+    python "$steps/refine_ali.py" $exp/nhmm_ali $exp/nhmm_refined_ali --by $exp/nhmm_deltas1 data/mfcc/$part \
+      --by $exp/nhmm_deltas0 data/mfcc/$part --config conf/refine_nhmm.yaml "${force[@]}"
+  done
+fi
+
 if stage 9 "score: boundaries against the hand-made times"; then
   for system in own librispeech; do
-    for ali in mono refined; do
+    for ali in mono refined nhmm nhmm_refined; do
       for data in local/$part halves/tuned halves/unseen; do
         python "$steps/score_ali.py" exp/$system/${ali}_ali data/$data exp/$system/${ali}_ali/score_${data#*/} \
           --id ${ali}_$system --part ${data#*/} --config conf/score_$system.yaml "${force[@]}"
