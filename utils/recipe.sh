@@ -3,7 +3,7 @@
 #   steps, utils, local   directories of the programs
 #   force                 array: --overwrite where the recipe's variable `overwrite` is true
 #   sources               from `ali` (gmm|nhmm|both|none): alignments that networks are trained on, "gmm nhmm", one or none
-#   e2e                   from `e2e` (attention|transducer|both): end-to-end models, "both" spelled out
+#   e2e                   checked: a list of end-to-end models, ctc, attention or transducer
 
 . "${BASH_SOURCE[0]%/*}/path.sh"
 steps=$FULLSUM_ROOT/steps
@@ -19,8 +19,10 @@ case ${ali=none} in
   *) echo "$0: --ali is gmm, nhmm, both or none, not '$ali'" >&2; exit 2 ;;
 esac
 
-case ${e2e=attention} in
-  both) e2e="attention transducer" ;;
-  attention | transducer) ;;
-  *) echo "$0: --e2e is attention, transducer or both, not '$e2e'" >&2; exit 2 ;;
-esac
+for _model in ${e2e=attention}; do
+  case $_model in
+    ctc | attention | transducer) ;;
+    *) echo "$0: --e2e is a list of ctc, attention and transducer, not '$e2e'" >&2; exit 2 ;;
+  esac
+done
+unset _model

@@ -2,12 +2,12 @@
 # an4: CMU AN4, spelled words, numbers and commands of 84 speakers; 948 training and 130 test utterances.
 #
 # Usage: ./run.sh [--stage N] [--stop-stage N] [--list] [--corpus-root DIR] [--ali gmm|nhmm|both|none]
-#                 [--e2e attention|transducer|both] [--overwrite]
+#                 [--e2e LIST] [--overwrite]
 #   --corpus-root DIR     folder with etc/ and wav/ (SPHERE, raw, WAV or FLAC); else a folder corpora/an4 beside the
 #                         checkout, else a download
 #   --ali gmm|nhmm|both   alignments that the networks of stages 6 and 7 are trained on, and by which the end-to-end models of
 #                         stage 8 are supervised; none: no such networks, and end-to-end models without supervision
-#   --e2e MODELS          end-to-end models of stage 8, by default attention
+#   --e2e LIST            end-to-end models of stage 8 among "ctc attention transducer"; by default attention
 #   --overwrite           remake outputs whose options or inputs have changed
 #
 # AN4 has no development part. GMMs are tuned by cross-validation: the training speakers are dealt into four folds, models

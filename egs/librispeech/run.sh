@@ -2,7 +2,7 @@
 # librispeech: read English, mini configuration: 3.55 h of training speech, 44 dev and 100 test utterances.
 #
 # Usage: ./run.sh [--stage N] [--stop-stage N] [--list] [--corpus-root DIR] [--units phone|grapheme|both]
-#                 [--models LIST] [--parts LIST] [--ali gmm|nhmm|both|none] [--e2e attention|transducer|both] [--overwrite]
+#                 [--models LIST] [--parts LIST] [--ali gmm|nhmm|both|none] [--e2e LIST] [--overwrite]
 #   --corpus-root DIR     folder with the lists and part folders of the subset; else a folder corpora/librispeech_subset beside
 #                         the checkout. For the full corpus set the parts in conf/parts.yaml
 #   --units UNITS         chains that are trained: of phones (senones), of graphemes (chenones), or both
@@ -10,7 +10,7 @@
 #   --parts LIST          parts that are decoded, by default "dev test"; test needs dev's weights
 #   --ali gmm|nhmm|both   alignments that the networks of stages 6 and 7 are trained on, and by which the end-to-end models of
 #                         stage 8 are supervised; none: no such networks, and end-to-end models without supervision
-#   --e2e MODELS          end-to-end models of stage 8, by default attention
+#   --e2e LIST            end-to-end models of stage 8 among "ctc attention transducer"; by default attention
 #   --overwrite           remake outputs whose options or inputs have changed
 #
 # The weights of language model and word penalty are tuned on dev and used on test, which is decoded once.

@@ -2,11 +2,11 @@
 # samromur: read Icelandic, crowd-sourced; the sample of 399 training, 50 dev and 50 test utterances of 83 speakers, or the full corpus.
 #
 # Usage: ./run.sh [--stage N] [--stop-stage N] [--list] [--corpus-root DIR] [--ali gmm|nhmm|both|none]
-#                 [--e2e attention|transducer|both] [--work DIR] [--overwrite]
+#                 [--e2e LIST] [--work DIR] [--overwrite]
 #   --corpus-root DIR     folder with metadata.tsv and audio/; else a folder corpora/samromur_demo beside the checkout
 #   --ali gmm|nhmm|both   alignments that the networks of stages 6 and 7 start from, and by which the end-to-end models of stage 8
 #                         are supervised; default gmm; none: no such networks, and end-to-end models without supervision
-#   --e2e MODELS          end-to-end models of stage 8, by default attention
+#   --e2e LIST            end-to-end models of stage 8 among "ctc attention transducer"; by default attention
 #   --work DIR            recipe with conf/ of its own, whose data/ and exp/ are used (../malromur)
 #   --overwrite           remake outputs whose options or inputs have changed
 #
