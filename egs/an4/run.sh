@@ -139,6 +139,7 @@ if stage 7 "sequence training of these networks: MMI with lattices of the unigra
 fi
 
 if stage 8 "end to end ($e2e) over subword tokens, supervised by alignments (${sources:-none})"; then
+  perturbed_feats
   for model in $e2e; do
     for source in ${sources:-none}; do train_e2e $model $source; done
   done

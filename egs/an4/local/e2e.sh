@@ -1,11 +1,19 @@
 # Sourced by run.sh: training and decoding of end-to-end models, alike on the cross-validation part and on all speakers.
 
-train_e2e() { # MODEL SOURCE: CTC with an attention decoder or an RNN-T, supervised by the alignment of SOURCE (none: without)
+perturbed_feats() { # the training data at three speeds; alignments are stretched when they are used
+  local part
+  for part in train train_all; do
+    python "$steps/perturb_speed.py" data/local/$part data/local/${part}_sp "${force[@]}"
+    python "$steps/compute_feats.py" data/local/${part}_sp data/fbank/${part}_sp --config conf/fbank.yaml "${force[@]}"
+  done
+}
+
+train_e2e() { # MODEL SOURCE: CTC, beside it an attention decoder or an RNN-T, supervised by the alignment of SOURCE (none: without)
   local exp supervision name=e2e_$1_$2
   for exp in exp/cv exp; do
     supervision=()
     if [[ $2 != none ]]; then supervision=(--ali $exp/"$(labels_of $2)" --aux-layers 3); fi
-    python "$steps/train_e2e.py" data/fbank/"$(train_part $exp)" data/tokens $exp/$name --config conf/e2e_$1.yaml \
+    python "$steps/train_e2e.py" data/fbank/"$(train_part $exp)"_sp data/tokens $exp/$name --config conf/e2e_$1.yaml \
       "${supervision[@]}" "${force[@]}"
     python "$steps/export_e2e.py" $exp/$name data/tokens data/lang_tokens $exp/$name/hmm "${force[@]}"
   done
