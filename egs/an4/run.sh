@@ -50,7 +50,7 @@ decode() { # MODEL FEATURES: a network; tune on dev with exp/cv/MODEL, report ex
   local model=$1 feats=$2 name=decode_1gram conf=conf/decode_fbank.yaml
   case $model in
     nhmm_*) conf=conf/decode_nhmm.yaml ;;
-    mmi_*) conf=conf/decode_mmi.yaml ;;
+    mmi_* | *_sat) conf=conf/decode_mmi.yaml ;;
   esac
   python "$steps/decode.py" exp/cv/$model exp/cv/$model/graph_1gram data/$feats/dev exp/cv/$model/${name}_dev \
     --id $model --part dev --config $conf "${force[@]}"
