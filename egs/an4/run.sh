@@ -38,7 +38,7 @@ lang_of() { if [[ $1 == nhmm ]]; then echo $lang; else echo $gmm_lang; fi; }
 # the GMM there is also a network on its speaker-adapted features ("sat"), which likewise learns the GMM's states.
 labels_of() { if [[ $1 == nhmm ]]; then echo nhmm_tied_ali; else echo gmm_ali; fi; }
 feats_of() { if [[ $1 == sat ]]; then echo fmllr; else echo fbank; fi; }
-conf_of() { if [[ $1 == sat ]]; then echo conf/viterbi_sat.yaml; else echo conf/viterbi.yaml; fi; }
+conf_of() { if [[ $1 == sat ]]; then echo conf/$2_sat.yaml; else echo conf/$2.yaml; fi; } # SOURCE STEP
 networks=${sources/gmm/gmm sat}
 
 graphs() { # MODEL LANG
@@ -123,7 +123,7 @@ if stage 6 "Viterbi training of a network on each alignment ($networks)"; then
           --transforms $exp/tri3 "${force[@]}"
       fi
       python "$steps/train_viterbi.py" data/"$(feats_of $source)"/"$(train_part $exp)" "$(lang_of $source)" \
-        $exp/"$(labels_of $source)" $exp/hybrid_$source --config "$(conf_of $source)" "${force[@]}"
+        $exp/"$(labels_of $source)" $exp/hybrid_$source --config "$(conf_of $source viterbi)" "${force[@]}"
     done
   done
 fi
@@ -132,9 +132,9 @@ if stage 7 "sequence training of these networks: MMI with lattices of the unigra
   for source in $networks; do
     graphs hybrid_$source "$(lang_of $source)"
     python "$steps/train_sequence.py" data/"$(feats_of $source)"/train "$(lang_of $source)" exp/cv/hybrid_$source exp/cv/mmi_$source \
-      --graph exp/cv/hybrid_$source/graph_1gram --lm data/lm_1gram_cv --config conf/mmi.yaml "${force[@]}"
+      --graph exp/cv/hybrid_$source/graph_1gram --lm data/lm_1gram_cv --config "$(conf_of $source mmi)" "${force[@]}"
     python "$steps/train_sequence.py" data/"$(feats_of $source)"/train_all "$(lang_of $source)" exp/hybrid_$source exp/mmi_$source \
-      --graph exp/hybrid_$source/graph_1gram --lm data/lm_1gram --config conf/mmi.yaml "${force[@]}"
+      --graph exp/hybrid_$source/graph_1gram --lm data/lm_1gram --config "$(conf_of $source mmi)" "${force[@]}"
   done
 fi
 
