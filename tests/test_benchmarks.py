@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent
 KEYS = {"shape", "backend", "forward_s", "backward_s", "peak_mib", "ratio_to_k2", "ratio_to_torch_ctc"}
 
 
-@pytest.mark.parametrize("name", ["full_sum.py", "corpus_epoch.py", "rnnt_loss.py"])
+@pytest.mark.parametrize("name", ["full_sum.py", "corpus_epoch.py", "rnnt_loss.py", "auxiliary_heads.py"])
 def test_help_is_quick(run_script, name):
     times = []
     for _ in range(3):
@@ -44,3 +44,12 @@ def test_rnnt_losses(run_script):
     ours, theirs, pruned = (json.loads(line) for line in done.stdout.splitlines())
     assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-4) and pruned["loss"] > ours["loss"]
     assert theirs["ratio_to_k2"] == 1 and all(row["seconds"] > 0 and row["peak_mib"] >= 0 for row in (ours, theirs, pruned))
+
+
+def test_auxiliary_heads(run_script):
+    """Each network gets a row with the times of both steps."""
+    options = ["--repeats", "1", "--num", "2", "--seconds", "1", "--labels", "20", "--vocab", "20"]
+    done = run_script(sys.executable, ROOT / "benchmarks" / "auxiliary_heads.py", *options)
+    assert done.returncode == 0, done.stderr
+    rows = [line.strip("| ").split(" | ") for line in done.stdout.splitlines() if line.startswith("| ")][2:]
+    assert len(rows) == 7 and all(float(without) > 0 and float(both) > 0 for _, without, both, _ in rows)
