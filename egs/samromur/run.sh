@@ -58,7 +58,7 @@ fi
 if stage 1 "lang: letters; 3-gram for decoding, unigram for sequence training; subword tokens"; then
   python "$steps/make_lang.py" data/local/lexicon.txt $lang --config conf/lang.yaml "${force[@]}"
   python "$steps/train_lm.py" data/local/lm_text.txt $lang $lm --dev data/local/dev --config conf/lm.yaml "${force[@]}"
-  python "$steps/train_lm.py" data/local/lm_text.txt $lang $weak_lm --order 1 --add 1 "${force[@]}"
+  python "$steps/train_lm.py" data/local/train $lang $weak_lm --order 1 "${force[@]}"
   python "$steps/train_tokens.py" data/local/train data/tokens --config conf/tokens.yaml "${force[@]}"
   python "$steps/make_lang.py" data/local/lexicon.txt data/lang_tokens --tokens data/tokens "${force[@]}"
 fi
