@@ -75,12 +75,15 @@ def _map(figure: Any, axes: Any, plot: Plot, label: str, points: list[tuple[Cell
     for line in lines:
         means = [[m.mean for c, m in points if c[plot.x] == column and c[plot.y] == line] for column in columns]
         grid.append([sum(found) / len(found) if found else float("nan") for found in means])
-    image = axes.imshow(grid, origin="lower", aspect="auto")
+    known = [value for line in grid for value in line if value == value]
+    scale = "log" if known and min(known) > 0 and max(known) > 10 * min(known) else "linear"  # a collapse hides all differences
+    image = axes.imshow(grid, origin="lower", aspect="auto", norm=scale)
     axes.set_xticks(range(len(columns)), [str(value) for value in columns])
     axes.set_yticks(range(len(lines)), [str(value) for value in lines])
     for i, line in enumerate(grid):
         for j, value in enumerate(line):
             if value == value:
-                axes.text(j, i, f"{value:.3g}", ha="center", va="center", color="white", fontsize=8)
+                dark = image.norm(value) < 0.6
+                axes.text(j, i, f"{value:.3g}", ha="center", va="center", color="white" if dark else "black", fontsize=8)
     axes.set_ylabel(str(plot.y).replace("_", " "))
     figure.colorbar(image, label=label)
