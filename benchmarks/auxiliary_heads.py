@@ -6,7 +6,6 @@ do not count. The target is at most 10 % more time; nothing is added to decoding
 """
 from __future__ import annotations
 
-import statistics
 import sys
 import time
 from pathlib import Path
@@ -61,18 +60,6 @@ def steps_of(shape: dict, num: int, seconds: float, labels: int, vocab: int, sub
     return runs
 
 
-def seconds_of(runs: dict[str, Callable[[], None]], repeats: int) -> dict[str, float]:
-    """Median processor seconds of each, taken turn by turn after a first turn that counts for nothing."""
-    times: dict[str, list[float]] = {name: [] for name in runs}
-    for turn in range(repeats + 1):
-        for name, run in runs.items():
-            start = time.process_time()
-            run()
-            if turn:
-                times[name].append(time.process_time() - start)
-    return {name: statistics.median(values) for name, values in times.items()}
-
-
 @click.command()
 @click.option("--repeats", type=click.IntRange(1), default=9, show_default=True, help="Timed steps of each.")
 @click.option("--num", type=click.IntRange(1), default=8, show_default=True, help="Utterances in the batch.")
@@ -83,13 +70,16 @@ def seconds_of(runs: dict[str, Callable[[], None]], repeats: int) -> dict[str, f
 def main(repeats: int, num: int, seconds: float, labels: int, vocab: int, subsampling: int) -> None:
     """Prints processor time per training step without and with a frame cross-entropy at the middle layer."""
     import torch
+    from train_step import seconds_of  # beside this file
+
+    import pipeline.cli  # noqa: F401  chooses the code path of MKL, as in all steps
 
     torch.set_num_threads(1)
     print(f"{num} utterances of {seconds:g} s, {FEATURES} features, {subsampling} of 10 ms frames joined, {labels} tied states, "
           f"{vocab} tokens, one thread")
     print("| model | without s | with s | more time % |\n| --- | --- | --- | --- |")
     for name, shape in NETWORKS.items():
-        taken = seconds_of(steps_of(shape, num, seconds, labels, vocab, subsampling), repeats)
+        taken = seconds_of(steps_of(shape, num, seconds, labels, vocab, subsampling), repeats, time.process_time)
         print(f"| {name} | {taken['without']:.3f} | {taken['with']:.3f} | "
               f"{100 * (taken['with'] / taken['without'] - 1):.1f} |", flush=True)
 

@@ -12,6 +12,8 @@ from typing import Callable
 import hypothesis
 import pytest
 
+import pipeline.cli  # noqa: F401  chooses the code path of MKL, before the first product, as in all steps
+
 ROOT = Path(__file__).resolve().parent.parent
 
 # Other work on the machine makes single examples slow; that is no failure.
