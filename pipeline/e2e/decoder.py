@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from pipeline.e2e.options import EndToEndOptions
 from pipeline.errors import ConfigError
+from pipeline.nn.dropout import dropout
 from pipeline.nn.masks import mask_of
 from pipeline.tokens import EOS_ID
 
@@ -126,7 +127,7 @@ class AttentionDecoder(nn.Module):
         return self._log_probs(torch.stack(readouts, 1))
 
     def _embed(self, tokens: torch.Tensor) -> torch.Tensor:
-        return F.dropout(self.embedding(tokens), self.dropout, self.training)
+        return dropout(self.embedding(tokens), self.dropout, self.training)
 
     def _advance(self, embedded: torch.Tensor, state: State) -> tuple[torch.Tensor, State]:
         """(N, E) -> (N, width) readout before the output layer, and the new state."""
@@ -136,11 +137,11 @@ class AttentionDecoder(nn.Module):
             h, c = layer(x, (h, c))
             hidden.append(h)
             cell.append(c)
-            x = F.dropout(h, self.dropout, self.training)
+            x = dropout(h, self.dropout, self.training)
         context, weights = self.attention(x, state)
         readout = self.readout(torch.cat([x, context, embedded], -1)).tanh()
         return readout, State(state.keys, state.values, state.mask, torch.stack(hidden), torch.stack(cell), context,
                               state.seen + weights, weights)
 
     def _log_probs(self, readout: torch.Tensor) -> torch.Tensor:
-        return torch.log_softmax(self.output(F.dropout(readout, self.dropout, self.training)), -1)
+        return torch.log_softmax(self.output(dropout(readout, self.dropout, self.training)), -1)

@@ -16,6 +16,7 @@ from pipeline.e2e.search.options import NnLmOptions
 from pipeline.errors import DataError
 from pipeline.feats.load import PackedFeats
 from pipeline.nn.data import Batch, UtteranceSet
+from pipeline.nn.dropout import dropout
 from pipeline.nn.masks import mask_of
 from pipeline.nn.options import TrainOptions
 from pipeline.nn.train import Loss, Task, clean_up, train
@@ -69,9 +70,9 @@ class NeuralLm(nn.Module):
 
     def forward(self, tokens: torch.Tensor, state: LmState) -> tuple[torch.Tensor, LmState]:
         """(N, U) -> (N, U, V) natural-log probabilities of what follows each token, and the state behind the last."""
-        embedded = F.dropout(self.embedding(tokens), self.dropout, self.training)
+        embedded = dropout(self.embedding(tokens), self.dropout, self.training)
         out, (hidden, cell) = self.lstm(embedded, (state.hidden, state.cell))
-        out = self.output(F.dropout(out, self.dropout, self.training))
+        out = self.output(dropout(out, self.dropout, self.training))
         return torch.log_softmax(out, -1), LmState(hidden, cell)
 
 

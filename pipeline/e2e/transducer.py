@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from pipeline.e2e.options import EndToEndOptions
+from pipeline.nn.dropout import dropout
 from pipeline.tokens import BLANK_ID
 
 
@@ -55,9 +56,9 @@ class LstmPredictor(nn.Module):
 
     def forward(self, tokens: torch.Tensor, state: PredictorState) -> tuple[torch.Tensor, PredictorState]:
         """(N, U) tokens -> (N, U, Dp), and the state behind them."""
-        embedded = F.dropout(self.embedding(tokens), self.dropout, self.training)
+        embedded = dropout(self.embedding(tokens), self.dropout, self.training)
         out, (hidden, cell) = self.lstm(embedded, (state.hidden, state.cell))
-        return F.dropout(out, self.dropout, self.training), PredictorState(hidden, cell, None)
+        return dropout(out, self.dropout, self.training), PredictorState(hidden, cell, None)
 
 
 class StatelessPredictor(nn.Module):
@@ -77,9 +78,9 @@ class StatelessPredictor(nn.Module):
     def forward(self, tokens: torch.Tensor, state: PredictorState) -> tuple[torch.Tensor, PredictorState]:
         """(N, U) tokens -> (N, U, Dp), and the state behind them."""
         past = torch.cat([state.past, tokens], 1)
-        embedded = F.dropout(self.embedding(past[:, 1:]), self.dropout, self.training)
+        embedded = dropout(self.embedding(past[:, 1:]), self.dropout, self.training)
         out = F.relu(self.convolution(embedded.transpose(1, 2))).transpose(1, 2)
-        return F.dropout(out, self.dropout, self.training), PredictorState(None, None, past[:, -self.context:])
+        return dropout(out, self.dropout, self.training), PredictorState(None, None, past[:, -self.context:])
 
 
 class Transducer(nn.Module):

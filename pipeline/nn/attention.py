@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from pipeline.errors import ConfigError
+from pipeline.nn.dropout import Dropout, dropout
 from pipeline.nn.frames import Join, strides_of
 from pipeline.nn.masks import mask_of
 from pipeline.nn.options import EncoderOptions
@@ -49,7 +50,7 @@ class SelfAttention(nn.Module):
         query, key, value = rotate(parts[0]), rotate(parts[1]), parts[2]  # (N, H, T, D / H)
         scores = query @ key.transpose(-1, -2) / math.sqrt(dim // self.heads)
         weights = scores.masked_fill(~mask[:, None, None, :], float("-inf")).softmax(-1)
-        out = F.dropout(weights, self.dropout, self.training) @ value
+        out = dropout(weights, self.dropout, self.training) @ value
         return self.output(out.transpose(1, 2).reshape(n, num_frames, dim))
 
 
@@ -57,7 +58,7 @@ class FeedForward(nn.Sequential):
     """Norm, four times as wide, back."""
 
     def __init__(self, dim: int, dropout: float) -> None:
-        super().__init__(nn.LayerNorm(dim), nn.Linear(dim, 4 * dim), nn.SiLU(), nn.Dropout(dropout), nn.Linear(4 * dim, dim))
+        super().__init__(nn.LayerNorm(dim), nn.Linear(dim, 4 * dim), nn.SiLU(), Dropout(dropout), nn.Linear(4 * dim, dim))
 
 
 class Convolution(nn.Module):
@@ -99,7 +100,7 @@ class Block(nn.Module):
         return x + half * self._drop(self.after(x))
 
     def _drop(self, x: torch.Tensor) -> torch.Tensor:
-        return F.dropout(x, self.dropout, self.training)
+        return dropout(x, self.dropout, self.training)
 
 
 class Transformer(nn.Module):

@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from pipeline.errors import ConfigError
+from pipeline.nn.dropout import dropout
 from pipeline.nn.masks import mask_of
 from pipeline.nn.options import EncoderOptions
 
@@ -57,4 +58,4 @@ class Dnn(nn.Module):
         return x
 
     def _finish(self, x: torch.Tensor) -> torch.Tensor:
-        return F.dropout(F.relu(x), self.dropout, self.training)
+        return dropout(F.relu(x), self.dropout, self.training)

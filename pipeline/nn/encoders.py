@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from pipeline.errors import ConfigError
 from pipeline.nn.attention import Conformer, Transformer
 from pipeline.nn.dnn import Dnn
+from pipeline.nn.dropout import dropout
 from pipeline.nn.frames import Join, Subsample, strides_of
 from pipeline.nn.lc_blstm import LcBlstm
 from pipeline.nn.masks import ceil_div, mask_of
@@ -52,7 +53,7 @@ class Tdnn(nn.Module):
 
     def _finish(self, x: torch.Tensor, norm: nn.LayerNorm) -> torch.Tensor:
         x = norm(x.transpose(1, 2)).transpose(1, 2)
-        return F.dropout(F.relu(x), self.dropout, self.training)
+        return dropout(F.relu(x), self.dropout, self.training)
 
 
 class Tds(nn.Module):
@@ -83,8 +84,8 @@ class Tds(nn.Module):
             n, num_frames, dim = x.shape
             picture = x.view(n, num_frames, self.channels, -1).transpose(1, 2)  # (N, C, T, width)
             y = F.relu(conv(picture)).transpose(1, 2).reshape(n, num_frames, dim)
-            x = self.norms[2 * i](x + F.dropout(y, self.dropout, self.training))
-            x = self.norms[2 * i + 1](x + F.dropout(mixer(x), self.dropout, self.training)) * mask
+            x = self.norms[2 * i](x + dropout(y, self.dropout, self.training))
+            x = self.norms[2 * i + 1](x + dropout(mixer(x), self.dropout, self.training)) * mask
             yield x, lens
             x, lens = join(x, lens)
 

@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from pipeline.errors import ConfigError
+from pipeline.nn.dropout import dropout
 from pipeline.nn.frames import Subsample, strides_of
 from pipeline.nn.masks import ceil_div, mask_of
 from pipeline.nn.options import EncoderOptions
@@ -58,7 +59,7 @@ class LcBlstm(nn.Module):
             flat = x.flatten(0, 1)  # (N * K, C + R, D)
             turned = _turn(backward(_turn(flat, chunk_lens))[0], chunk_lens)
             y = torch.cat([past.flatten(0, 1), turned], -1) * mask_of(chunk_lens, flat.shape[1])[:, :, None]
-            y = F.dropout(y, self.dropout, self.training)
+            y = dropout(y, self.dropout, self.training)
             yield y.view(n, chunks, -1, y.shape[-1])[:, :, :size].flatten(1, 2)[:, :int(lens.max())], lens
             y, chunk_lens = join(y, chunk_lens)
             size, lens = size // join.factor, ceil_div(lens, join.factor)

@@ -5,8 +5,8 @@ from typing import Iterator
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
+from pipeline.nn.dropout import dropout
 from pipeline.nn.frames import Subsample, strides_of
 from pipeline.nn.options import EncoderOptions
 
@@ -30,7 +30,7 @@ class Blstm(nn.Module):
         for layer, join in zip(self.layers, self.joins):
             packed = nn.utils.rnn.pack_padded_sequence(x, lens.cpu(), batch_first=True, enforce_sorted=False)
             packed, _ = layer(packed)
-            packed = packed._replace(data=F.dropout(packed.data, self.dropout, self.training))
+            packed = packed._replace(data=dropout(packed.data, self.dropout, self.training))
             x = nn.utils.rnn.pad_packed_sequence(packed, batch_first=True)[0]
             yield x, lens
             x, lens = join(x, lens)
