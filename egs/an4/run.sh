@@ -7,7 +7,7 @@
 #                         checkout, else a download
 #   --ali gmm|nhmm|both   alignments that the networks of stages 6 and 7 are trained on, and by which the end-to-end models of
 #                         stage 8 are supervised; none: no such networks, and end-to-end models without supervision
-#   --e2e LIST            end-to-end models of stage 8 among "ctc attention transducer"; by default attention
+#   --e2e LIST            end-to-end models of stage 8 among "ctc attention transducer", or none; by default attention
 #   --overwrite           remake outputs whose options or inputs have changed
 #
 # AN4 has no development part. GMMs are tuned by cross-validation: the training speakers are dealt into four folds, models

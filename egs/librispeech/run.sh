@@ -10,7 +10,7 @@
 #   --parts LIST          parts that are decoded, by default "dev test"; test needs dev's weights
 #   --ali gmm|nhmm|both   alignments that the networks of stages 6 and 7 are trained on, and by which the end-to-end models of
 #                         stage 8 are supervised; none: no such networks, and end-to-end models without supervision
-#   --e2e LIST            end-to-end models of stage 8 among "ctc attention transducer"; by default attention
+#   --e2e LIST            end-to-end models of stage 8 among "ctc attention transducer", or none; by default attention
 #   --overwrite           remake outputs whose options or inputs have changed
 #
 # The weights of language model and word penalty are tuned on dev and used on test, which is decoded once.

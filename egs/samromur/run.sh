@@ -6,7 +6,7 @@
 #   --corpus-root DIR     folder with metadata.tsv and audio/; else a folder corpora/samromur_demo beside the checkout
 #   --ali gmm|nhmm|both   alignments that the networks of stages 6 and 7 start from, and by which the end-to-end models of stage 8
 #                         are supervised; default gmm; none: no such networks, and end-to-end models without supervision
-#   --e2e LIST            end-to-end models of stage 8 among "ctc attention transducer"; by default attention
+#   --e2e LIST            end-to-end models of stage 8 among "ctc attention transducer", or none; by default attention
 #   --work DIR            recipe with conf/ of its own, whose data/ and exp/ are used (../malromur)
 #   --overwrite           remake outputs whose options or inputs have changed
 #
