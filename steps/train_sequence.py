@@ -18,8 +18,8 @@ from pipeline.nn.sequence_options import SequenceOptions
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option("--graph", type=click.Path(path_type=Path), help="Decoding graph of MODEL's tree with a weak language model, or "
               "a graph by make_den_graph: the competing sequences.")
-@click.option("--lm", type=click.Path(path_type=Path), help="Language model in the graph (directory or ARPA file); with it references "
-              "are looked up in the lattices and the criterion is a log posterior.")
+@click.option("--lm", type=click.Path(path_type=Path), help="Language model in the graph (directory or ARPA file); with it "
+              "references that the search lost are noticed and the criterion is a log posterior.")
 @click.option("--ali", type=click.Path(path_type=Path), help="Alignment of DATA with MODEL's tree that the numerator keeps to.")
 @click.option("--dev", type=click.Path(path_type=Path), help="Data directory on which the criterion is followed.")
 @cli.options(SequenceOptions)

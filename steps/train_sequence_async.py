@@ -28,7 +28,7 @@ def main(data: Path, lang: Path, model: Path, out: Path, graph: Optional[Path], 
          dev: Optional[Path], config: AsyncSequenceOptions, overwrite: bool) -> None:
     """Trains MODEL on DATA by a sequence criterion, as train_sequence.py does, with asynchronous replicas, and writes OUT.
 
-    Each replica makes lattices of its own utterances with the parameters it has fetched (Heigold et al. 2014); --shuffle
+    Each replica searches its own utterances for competitors with the parameters it has fetched (Heigold et al. 2014); --shuffle
     on_the_fly makes batches of frames that walk through utterances. For the processes, what happens when they are killed,
     and several machines, see train_async.py --help; failed.txt lists the utterances that went wrong.
     """

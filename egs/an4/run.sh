@@ -128,7 +128,7 @@ if stage 6 "Viterbi training of a network on each alignment ($networks)"; then
   done
 fi
 
-if stage 7 "sequence training of these networks: MMI with lattices of the unigram"; then
+if stage 7 "sequence training of these networks: MMI against the unigram"; then
   for source in $networks; do
     graphs hybrid_$source "$(lang_of $source)"
     python "$steps/train_sequence.py" data/"$(feats_of $source)"/train "$(lang_of $source)" exp/cv/hybrid_$source exp/cv/mmi_$source \

@@ -135,7 +135,7 @@ if stage 6 "Viterbi training of a network on each alignment ($sources)"; then
   done
 fi
 
-if stage 7 "sequence training of these networks: MMI with lattices of a unigram"; then
+if stage 7 "sequence training of these networks: MMI against a unigram"; then
   python "$steps/train_lm.py" data/local/lm_text.txt data/lang_phone data/lm_1gram --order 1 --add 1 "${force[@]}"
   for source in $sources; do
     python "$steps/make_graph.py" data/lang_phone data/lm_1gram exp/hybrid_$source exp/hybrid_$source/graph_1gram "${force[@]}"

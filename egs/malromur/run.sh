@@ -35,7 +35,7 @@ if stage 5 "neural HMM: full-sum training with learned transitions, alignments, 
 
 if stage 6 "Viterbi training of a network on each alignment"; then samromur 6; fi
 
-if stage 7 "sequence training of these networks: MMI with lattices of a unigram"; then samromur 7; fi
+if stage 7 "sequence training of these networks: MMI against a unigram"; then samromur 7; fi
 
 if stage 8 "end to end over subword tokens, supervised by alignments"; then samromur 8; fi
 

@@ -96,7 +96,7 @@ if stage 6 "Viterbi training of a network on each alignment ($sources)"; then
   done
 fi
 
-if stage 7 "sequence training of these networks: MMI with lattices of a unigram"; then
+if stage 7 "sequence training of these networks: MMI against a unigram"; then
   for source in $sources; do
     python "$steps/make_graph.py" $lang $weak_lm exp/hybrid_$source exp/hybrid_$source/graph_1gram "${force[@]}"
     python "$steps/train_sequence.py" data/fbank/train $lang exp/hybrid_$source exp/mmi_$source \

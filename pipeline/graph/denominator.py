@@ -1,17 +1,17 @@
 """Denominators of sequence training: how probable each label is at each frame over all word (or phone) sequences.
 
-Two ways to the same sums: over a whole graph by the HMM engine, which is exact and cheap for graphs of some thousand
-states (phone n-grams, small vocabularies); and over lattices that k2's pruned search leaves, for graphs of any size.
+Two ways to the same sums: over a whole graph, by a recursion that keeps to a beam; and over lattices that k2's pruned search
+leaves, which takes longer and loses more (benchmarks/denominators.py).
 """
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Optional, Sequence
 
 import numpy as np
 import torch
 
-from pipeline.errors import ConfigError
 from pipeline.graph.decoding import DecodingGraph
 from pipeline.graph.options import DecodeOptions
 from pipeline.hmm import Graphs, occupancies
@@ -20,7 +20,8 @@ from pipeline.hmm.convert import from_arcs
 if TYPE_CHECKING:
     from pipeline.graph.search import Lattices
 
-EXACT = 1e-200  # leaves out nothing that float64 can tell, and keeps clear of its slow smallest numbers
+EXACT = 1e-200  # a share that float64 hardly tells from 0, clear of its slow smallest numbers
+ENGINE_STATES = 5000  # of a graph that a GPU sums over as a whole
 References = Optional[Sequence[Sequence[int]]]
 
 
@@ -64,43 +65,65 @@ class Competitors:
 
 
 class GraphSum:
-    """Sums over all paths of one graph, the same for every utterance: on a GPU by the HMM engine, on the CPU by a recursion
-    that leaves out states of next to no probability.
+    """Sums over all paths of one graph, the same for every utterance, by a recursion on the CPU that leaves out states of next
+    to no probability; for a small graph on a GPU by the HMM engine.
 
-    Paths begin in the graph's start and end in its final states: utterances are whole, so nothing like the leaky
-    transitions that Kaldi needs for chunks (Povey et al. 2016) is wanted here.
+    Nothing but that beam stands between these sums and the exact ones, where a lattice also lacks what its own beam and the
+    choice of one path per word sequence cut off. Paths begin in the graph's start and end in its final states: utterances are
+    whole, so nothing like the leaky transitions that Kaldi needs for chunks (Povey et al. 2016) is wanted here.
     """
 
-    def __init__(self, graph: DecodingGraph, log_probs: np.ndarray, transition_scale: float, floor: float = 1e-8) -> None:
+    def __init__(self, graph: DecodingGraph, log_probs: np.ndarray, transition_scale: float, beam: float = 13.0,
+                 max_active: int = 1 << 30, retries: int = 2) -> None:
         """Args:
             graph: a decoding graph of words or phones.
             log_probs: (n_tid,) natural-log transition probabilities.
             transition_scale: their weight.
-            floor: states with less than this share of the probability of a frame's best state are left out.
+            beam: states whose natural-log probability is by more below that of a frame's best state are left out.
+            max_active: states of a frame beyond so many, too.
+            retries: how often an utterance without a path is tried again with a doubled beam and max_active.
         """
-        assert floor >= EXACT, floor
+        assert beam > 0 and max_active > 0, (beam, max_active)
         self._weight, self._final = _weights(graph, log_probs, transition_scale)
-        self._graph, self._floor = graph, floor
-        # Copies, for arrays of a file may be read-only, which would be another type to compile for.
-        self._arcs = tuple(np.array(x, dtype=np.int32) for x in (graph.splits, graph.dst, graph.pdf))
+        self._graph, self._beam, self._max_active, self._retries = graph, beam, max_active, retries
+        self._arranged: Optional[tuple[np.ndarray, ...]] = None
         self._engine: Optional[Graphs] = None
 
     def __call__(self, scores: torch.Tensor, lens: torch.Tensor, references: References = None,
                  accuracy: Optional[torch.Tensor] = None) -> Competitors:
-        """The sums of a batch.
+        """The sums of a batch; utterances side by side in as many threads as numba may use.
 
         Args:
             scores: (N, T, P) acoustic scores with all their scales, natural logs.
             lens: (N,) frames.
             references: not read; they are taken to be in the graph.
-            accuracy: must be None.
+            accuracy: (N, T, P) accuracy of each label; the result then has expected accuracies and their gradient.
         """
-        if accuracy is not None:
-            raise ConfigError("expected accuracies (smbr) need lattices: --denominator lattice")
+        import numba
+        by_engine = scores.is_cuda and accuracy is None and self._graph.num_states <= ENGINE_STATES
         out = Competitors(torch.full((len(scores),), -np.inf, dtype=torch.float64), torch.zeros(scores.shape, device=scores.device))
-        for n, length in enumerate(lens.tolist()):  # one graph, so nothing is copied per utterance
-            own = scores[n, :length]
-            out.log_z[n], out.occupancy[n, :length] = self._by_engine(own) if scores.is_cuda else self._by_recursion(own)
+        if accuracy is not None:
+            out.accuracy, out.gradient = torch.zeros(len(scores), dtype=torch.float64), torch.zeros_like(out.occupancy)
+
+        def one(n: int) -> None:  # one graph, so nothing is copied per utterance
+            length = int(lens[n])
+            if by_engine:
+                out.log_z[n], out.occupancy[n, :length] = self._by_engine(scores[n, :length])
+                return
+            right = None if accuracy is None else accuracy[n, :length].cpu()
+            out.log_z[n], posteriors, mean, derivative = self._by_recursion(scores[n, :length].cpu(), right)
+            out.occupancy[n, :length] = posteriors
+            if accuracy is not None:
+                out.accuracy[n], out.gradient[n, :length] = mean, derivative
+
+        threads = 1 if by_engine else min(numba.get_num_threads(), len(scores))
+        if threads == 1:
+            for n in range(len(scores)):
+                one(n)
+        else:
+            self._arrange()  # once, not by each of the threads
+            with ThreadPoolExecutor(threads) as pool:
+                list(pool.map(one, range(len(scores))))
         return out
 
     def _by_engine(self, scores: torch.Tensor) -> tuple[float, torch.Tensor]:
@@ -110,20 +133,35 @@ class GraphSum:
         found = occupancies(self._engine, scores[None], torch.tensor([len(scores)], device=scores.device))
         return float(found.scores[0]), found.pdf(len(scores), scores.shape[1])[0]
 
-    def _by_recursion(self, scores: torch.Tensor) -> tuple[float, torch.Tensor]:
-        """The same by the recursion; exact where leaving states out has lost every path."""
-        from pipeline.graph.graph_sums import label_posteriors
+    def _by_recursion(self, scores: torch.Tensor,
+                      accuracy: Optional[torch.Tensor] = None) -> tuple[float, torch.Tensor, float, Optional[torch.Tensor]]:
+        """The same by the recursion, with the expected accuracy and its (T, P) derivative where accuracies are given."""
+        from pipeline.graph.graph_sums import graph_sums
         best = scores.max(1, keepdim=True).values
         emission = (scores - best).double().exp().numpy()
-        posteriors = np.zeros(emission.shape)
-        args = (*self._arcs, np.exp(self._weight), np.exp(self._final), emission)
-        log_z = label_posteriors(*args, self._floor, posteriors)
-        if log_z == -np.inf and self._floor > EXACT:
-            posteriors[:] = 0.0
-            log_z = label_posteriors(*args, EXACT, posteriors)
-        if log_z == -np.inf:
-            posteriors[:] = 0.0
-        return log_z + float(best.double().sum()), torch.from_numpy(posteriors.astype(np.float32))
+        right = np.zeros((0, 0)) if accuracy is None else accuracy.double().numpy()
+        beam, max_active = self._beam, self._max_active
+        for _ in range(self._retries + 1):
+            posteriors, derivative = np.zeros(emission.shape), np.zeros(right.shape)
+            log_z, mean = graph_sums(*self._arrange(), emission, right, max(float(np.exp(-beam)), EXACT), max_active, posteriors,
+                                     derivative)
+            if log_z > -np.inf:
+                break
+            beam, max_active = 2 * beam, 2 * max_active
+        return (log_z + float(best.double().sum()), torch.from_numpy(posteriors.astype(np.float32)), mean,
+                None if accuracy is None else torch.from_numpy(derivative.astype(np.float32)))
+
+    def _arrange(self) -> tuple[np.ndarray, ...]:
+        """The arcs that emit, by the states at either end, and the probabilities of ending."""
+        if self._arranged is None:
+            from pipeline.graph.graph_sums import arrange
+            graph = self._graph
+            emits = np.flatnonzero(graph.pdf >= 0)
+            src = np.repeat(np.arange(graph.num_states), np.diff(graph.splits))[emits]
+            dst, pdf, weight = graph.dst[emits], graph.pdf[emits], np.exp(self._weight[emits])
+            self._arranged = (*arrange(src, dst, pdf, weight, graph.num_states), *arrange(dst, src, pdf, weight, graph.num_states),
+                              np.exp(self._final))
+        return self._arranged
 
 
 def _weights(graph: DecodingGraph, log_probs: np.ndarray, transition_scale: float) -> tuple[np.ndarray, np.ndarray]:

@@ -1,103 +1,229 @@
 """Compiled forward-backward over a decoding graph as it stands, visiting only states that matter.
 
-Probabilities in float64, scaled at every frame, hold paths up to 700 nats behind the best. States whose forward
-probability is less than `floor` of the frame's best are dropped: for a denominator, most of a graph at most frames.
+Probabilities in float64, scaled at every frame, hold paths up to 700 nats behind the best. The forward pass drops states whose
+probability is less than `floor` of the frame's best: for a denominator, most of a graph at most frames. The backward pass
+visits only what ends in a path: at frames where few states are left by then it goes against the arcs.
 """
 from __future__ import annotations
 
 import numba
 import numpy as np
 
+ARC = np.dtype([("state", np.int32), ("pdf", np.int32), ("weight", np.float64)])  # one after the other, for the cache
+THIN = 0.01  # the backward pass drops states of a posterior below THIN * floor
+BINS = 256
 
-@numba.njit(cache=True)
-def label_posteriors(splits: np.ndarray, dst: np.ndarray, pdf: np.ndarray, weight: np.ndarray, final: np.ndarray, emission: np.ndarray,
-                     floor: float, out: np.ndarray) -> float:
-    """Sum over all paths of one utterance, and the label posteriors.
+
+def arrange(near: np.ndarray, far: np.ndarray, pdf: np.ndarray, weight: np.ndarray, num_states: int) -> tuple[np.ndarray, np.ndarray]:
+    """The arcs by the state at one end.
 
     Args:
-        splits: (S + 1,) arcs out of state s are splits[s]:splits[s + 1]; state 0 is the start.
-        dst, pdf: (A,) states entered and labels; arcs with a negative label are not taken.
-        weight: (A,) float64 probabilities of arcs.
+        near, far: (A,) states at either end.
+        pdf: (A,) labels.
+        weight: (A,) probabilities.
+    Returns:
+        (S + 1,) int64 and (A,) ARC: those of state s, with the state at the far end, are arcs[splits[s]:splits[s + 1]].
+    """
+    order = np.argsort(near, kind="stable")
+    arcs = np.empty(len(order), ARC)
+    arcs["state"], arcs["pdf"], arcs["weight"] = far[order], pdf[order], weight[order]
+    return np.concatenate([[0], np.cumsum(np.bincount(near, minlength=num_states))]).astype(np.int64), arcs
+
+
+@numba.njit(cache=True, nogil=True)
+def graph_sums(splits: np.ndarray, arcs: np.ndarray, in_splits: np.ndarray, in_arcs: np.ndarray, final: np.ndarray,
+               emission: np.ndarray, accuracy: np.ndarray, floor: float, max_active: int, occupancy: np.ndarray,
+               derivative: np.ndarray) -> tuple[float, float]:
+    """Sum over all paths of one utterance, the label posteriors, and the expected accuracy with its derivative.
+
+    Args:
+        splits, arcs: arcs out of each state, see ``arrange``; state 0 is the start.
+        in_splits, in_arcs: the same arcs by the state that they enter.
         final: (S,) float64 probabilities of ending.
         emission: (T, P) float64 label likelihoods.
+        accuracy: (T, P) float64 accuracies of labels, or (0, 0) where they are of no interest.
         floor: see above; far above the smallest float64, next to which arithmetic is slow.
-        out: (T, P) zeros, filled with the posteriors.
+        max_active: states that are kept at a frame at most; what is below the floor that this needs is dropped.
+        occupancy: (T, P) zeros, filled with the posteriors.
+        derivative: like accuracy, zeros, filled with the derivative of the expected sum of accuracies by the log likelihoods.
     Returns:
-        Natural log of the sum, -inf without a path.
+        Natural log of the sum, -inf without a path; expected sum of the accuracies.
     """
-    frames = emission.shape[0]
-    kept, prob, first, scale = _forward(splits, dst, pdf, weight, emission, floor)
-    value, ended = np.zeros(len(splits) - 1), 0.0
+    frames, states, with_accuracy = emission.shape[0], len(splits) - 1, len(accuracy) > 0
+    kept, prob, right, first, scale, fanout = _forward(splits, arcs, emission, accuracy, floor, max_active)
+    value, right_after = np.zeros(states), np.zeros(states if with_accuracy else 0)  # of live states, backward
+    live, place, num_live, ended, mean = np.empty(states, np.int32), np.zeros(states, np.int32), 0, 0.0, 0.0
     for i in range(first[frames], first[frames + 1]):
-        value[kept[i]] = final[kept[i]]
-        ended += prob[i] * final[kept[i]]
+        s = kept[i]
+        if final[s] > 0.0:
+            value[s] = final[s]
+            live[num_live] = s
+            num_live += 1
+            ended += prob[i] * final[s]
+            if with_accuracy:
+                mean += prob[i] * final[s] * right[i]
     if ended == 0.0:
-        return -np.inf
+        return -np.inf, 0.0
+    mean /= ended
+    width = 0
+    for t in range(frames):
+        width = max(width, first[t + 1] - first[t])
+    back, back_right = np.zeros(width), np.zeros(width if with_accuracy else 0)
+    touched = np.empty(width, np.int32)
     total = np.log(ended)
     for t in range(frames - 1, -1, -1):
-        mass = 0.0
-        for i in range(first[t], first[t + 1]):
-            after = 0.0
-            for a in range(splits[kept[i]], splits[kept[i] + 1]):
-                if pdf[a] >= 0 and value[dst[a]] > 0.0:
-                    x = weight[a] * emission[t, pdf[a]] * value[dst[a]]
-                    after += x
-                    out[t, pdf[a]] += prob[i] * x
-            mass += prob[i] * after
-            prob[i] = after / scale[t + 1]  # from here on the backward probability
-        for i in range(first[t + 1], first[t + 2]):
-            value[kept[i]] = 0.0
-        for i in range(first[t], first[t + 1]):
-            value[kept[i]] = prob[i]
-        for p in range(out.shape[1]):
-            out[t, p] /= mass
+        begin, end, mass, count, fanin = first[t], first[t + 1], 0.0, 0, 0
+        for k in range(num_live):
+            fanin += in_splits[live[k] + 1] - in_splits[live[k]]
+        if fanin < fanout[t]:
+            for i in range(begin, end):
+                place[kept[i]] = i - begin + 1
+            for k in range(num_live):
+                d = live[k]
+                for a in range(in_splits[d], in_splits[d + 1]):
+                    arc = in_arcs[a]
+                    j = place[arc.state] - 1
+                    if j >= 0:
+                        x = arc.weight * emission[t, arc.pdf] * value[d]
+                        if x > 0.0:
+                            if back[j] == 0.0:
+                                touched[count] = j
+                                count += 1
+                            back[j] += x
+                            g = prob[begin + j] * x
+                            occupancy[t, arc.pdf] += g
+                            mass += g
+                            if with_accuracy:
+                                ahead = accuracy[t, arc.pdf] + right_after[d]
+                                back_right[j] += x * ahead
+                                derivative[t, arc.pdf] += g * (right[begin + j] + ahead)
+            for i in range(begin, end):
+                place[kept[i]] = 0
+        else:
+            for j in range(end - begin):
+                s = kept[begin + j]
+                for a in range(splits[s], splits[s + 1]):
+                    arc = arcs[a]
+                    x = value[arc.state]
+                    if x > 0.0:
+                        x *= arc.weight * emission[t, arc.pdf]
+                        if x > 0.0:
+                            if back[j] == 0.0:
+                                touched[count] = j
+                                count += 1
+                            back[j] += x
+                            g = prob[begin + j] * x
+                            occupancy[t, arc.pdf] += g
+                            mass += g
+                            if with_accuracy:
+                                ahead = accuracy[t, arc.pdf] + right_after[arc.state]
+                                back_right[j] += x * ahead
+                                derivative[t, arc.pdf] += g * (right[begin + j] + ahead)
+        for k in range(num_live):
+            value[live[k]] = 0.0
+        num_live = 0
+        for k in range(count):
+            j = touched[k]
+            if prob[begin + j] * back[j] >= THIN * floor * mass:
+                s = kept[begin + j]
+                live[num_live] = s
+                num_live += 1
+                value[s] = back[j] / scale[t + 1]
+                if with_accuracy:
+                    right_after[s] = back_right[j] / back[j]
+            back[j] = 0.0
+            if with_accuracy:
+                back_right[j] = 0.0
+        for p in range(occupancy.shape[1]):
+            occupancy[t, p] /= mass
+            if with_accuracy:
+                derivative[t, p] = derivative[t, p] / mass - mean * occupancy[t, p]
         total += np.log(scale[t + 1])
-    return total
+    return total, mean
 
 
-@numba.njit(cache=True)
-def _forward(splits, dst, pdf, weight, emission, floor):
+@numba.njit(cache=True, nogil=True)
+def _forward(splits, arcs, emission, accuracy, floor, max_active):
     """States kept at each frame and their forward probabilities.
 
     Returns:
         kept, prob: states and probabilities, frame by frame; those before frame t lie at first[t]:first[t + 1].
+        right: expected accuracy up to there, where accuracies are given.
         first: (T + 2,), all equal from the frame on in which no path is left.
         scale: (T + 1,) what the probabilities of each frame were divided by.
+        fanout: (T,) arcs out of the states kept before each frame.
     """
-    frames, states = emission.shape[0], len(splits) - 1
-    kept, prob = np.empty(1024, np.int64), np.empty(1024)
-    first, scale = np.zeros(frames + 2, np.int64), np.ones(frames + 1)
+    frames, states, with_accuracy = emission.shape[0], len(splits) - 1, len(accuracy) > 0
+    kept, prob, right = np.empty(4096, np.int32), np.empty(4096), np.empty(4096 if with_accuracy else 0)
+    first, scale, fanout = np.zeros(frames + 2, np.int64), np.ones(frames + 1), np.zeros(frames, np.int64)
     kept[0], prob[0], first[1] = 0, 1.0, 1
-    value, reached = np.zeros(states), np.empty(states, np.int64)
+    if with_accuracy:
+        right[0] = 0.0
+    value, reached = np.zeros(states), np.empty(states, np.int32)
+    gained = np.zeros(states if with_accuracy else 0)
+    top = 0  # where the best state of the frame lies: its arcs show how much the others have to offer at least
     for t in range(frames):
         count, best = 0, 0.0
+        if first[t] < first[t + 1]:
+            for a in range(splits[kept[top]], splits[kept[top] + 1]):
+                best = max(best, prob[top] * arcs[a].weight * emission[t, arcs[a].pdf])
         for i in range(first[t], first[t + 1]):
-            for a in range(splits[kept[i]], splits[kept[i] + 1]):
-                if pdf[a] < 0:
-                    continue
-                x = prob[i] * weight[a] * emission[t, pdf[a]]
-                if x > 0.0:
-                    if value[dst[a]] == 0.0:
-                        reached[count] = dst[a]
+            s, p, cut = kept[i], prob[i], floor * best
+            fanout[t] += splits[s + 1] - splits[s]
+            for a in range(splits[s], splits[s + 1]):
+                arc = arcs[a]
+                x = p * arc.weight * emission[t, arc.pdf]
+                if x > 0.0 and x >= cut:
+                    before = value[arc.state]
+                    if before == 0.0:
+                        reached[count] = arc.state
                         count += 1
-                    value[dst[a]] += x
-                    best = max(best, value[dst[a]])
+                    value[arc.state] = before + x
+                    best = max(best, before + x)
+                    if with_accuracy:
+                        gained[arc.state] += x * (right[i] + accuracy[t, arc.pdf])
         end = first[t + 1]
         while end + count > len(kept):
             kept, prob = _grown(kept), _grown(prob)
+            if with_accuracy:
+                right = _grown(right)
+        least = floor * best
+        if count > max_active:
+            least = max(least, _least_of(value, reached, count, best, floor, max_active))
+        top = end
         for i in range(count):
             s = reached[i]
-            if value[s] >= floor * best:
+            if value[s] >= least:
                 kept[end], prob[end] = s, value[s] / best
+                if with_accuracy:
+                    right[end] = gained[s] / value[s]
+                if prob[end] == 1.0:
+                    top = end
                 end += 1
             value[s] = 0.0
+            if with_accuracy:
+                gained[s] = 0.0
         first[t + 2] = end
         if best > 0.0:
             scale[t + 1] = best
-    return kept, prob, first, scale
+    return kept, prob, right, first, scale, fanout
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, nogil=True)
+def _least_of(value, reached, count, best, floor, max_active):
+    """A probability that about `max_active` of the states have at least, and no more than these."""
+    histogram, step = np.zeros(BINS + 1, np.int64), BINS / -np.log(floor)
+    for i in range(count):
+        histogram[min(BINS, int(np.log(best / value[reached[i]]) * step))] += 1
+    total = 0
+    for k in range(BINS + 1):
+        total += histogram[k]
+        if total > max_active:
+            return best * np.exp(-max(k, 1) / step)
+    return 0.0
+
+
+@numba.njit(cache=True, nogil=True)
 def _grown(old: np.ndarray) -> np.ndarray:
     new = np.empty(2 * len(old), old.dtype)
     new[:len(old)] = old

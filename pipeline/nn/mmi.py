@@ -27,6 +27,7 @@ from pipeline.nn.sequence import Outer
 logger = logging.getLogger(__name__)
 
 MIN_UTTERANCES = 20  # shares of failures say little before so many
+ROUNDING = 0.01  # natural logs of an utterance's score, within which two ways to the same sum may differ
 
 
 class Denominator(Protocol):
@@ -84,8 +85,9 @@ class Failures:
             return
         for name, limit, advice in (
                 ("zero_numerator", max_failed, "references without any path: do the transcripts belong to the audio?"),
-                ("empty", max_failed, "empty lattices: widen --beam or raise --max-active and --retries"),
-                ("narrow", max_missing, "utterances whose search lost a better scored reference: widen --beam or raise --max-active"),
+                ("empty", max_failed, "empty lattices: widen --beam (--graph-beam) or raise --max-active and --retries"),
+                ("narrow", max_missing, "utterances whose search lost a better scored reference: widen --beam (--graph-beam) or raise "
+                 "--max-active (--graph-max-active)"),
                 ("missing", max_missing, "references that are not in their lattice: widen --lattice-beam, lower "
                                          "--acoustic-scale, or check that the graph has the words of the transcripts")):
             count = len(getattr(self, name))
@@ -239,13 +241,15 @@ class SequenceObjective:
             boosted = log_num - self.criterion.boost * (numerator * accuracy).sum((1, 2)).double().cpu()
         empty = ~torch.isfinite(found.log_z)
         self.failures.empty.update(int(i) for i in indices[empty.numpy()])
-        for row in found.missing:
+        # A sum cannot be less than one of its terms: then the search has lost the reference, whether it was looked up or not.
+        lost = (boosted > found.log_z + ROUNDING).numpy() & (self.lm_scores is not None)
+        lacking = np.union1d(found.missing, np.flatnonzero(lost)).astype(np.int64)
+        for row in lacking.tolist():
             if not torch.isfinite(boosted[row]) or empty[row]:
                 continue
-            narrow = self.lm_scores is not None and bool(boosted[row] > found.log_z[row])
-            (self.failures.narrow if narrow else self.failures.missing).add(int(indices[row]))
+            (self.failures.narrow if lost[row] else self.failures.missing).add(int(indices[row]))
             found.add(row, boosted[row], numerator[row], accuracy)
-        for index in indices[~np.isin(np.arange(len(indices)), found.missing)]:
+        for index in indices[~np.isin(np.arange(len(indices)), lacking)]:
             self.failures.missing.discard(int(index))
             self.failures.narrow.discard(int(index))
         return found

@@ -15,11 +15,15 @@ class SequenceOptions:
     """Criterion, denominator and optimisation of sequence training (Heigold et al. 2014)."""
 
     criterion: Literal["mmi", "lfmmi", "bmmi", "smbr", "realign"] = Field(
-        "mmi", description="mmi: lattices made on the fly; lfmmi: the full sum over the graph, as made by make_den_graph; bmmi: boosted "
+        "mmi", description="mmi: against the words of the graph; lfmmi: against phones, with a graph by make_den_graph; bmmi: boosted "
         "MMI; smbr: expected state accuracy; realign: cross-entropy with the states of a realignment, without a denominator.")
-    denominator: Literal["auto", "lattice", "graph"] = Field(
-        "auto", description="lattice: k2's pruned search; graph: exact sum over the graph by the HMM engine, for graphs of some thousand "
-        "states; auto: graph for lfmmi, else lattice.")
+    denominator: Literal["graph", "lattice"] = Field(
+        "graph", description="graph: the sum over all paths of the graph within --graph-beam; lattice: over those that k2's pruned search "
+        "leaves in lattices, slower and less exact.")
+    graph_beam: float = Field(13.0, gt=0, description="graph: states whose natural-log probability is by more below that of a "
+                              "frame's best one are left out.", json_schema_extra={"stamp": "if_set"})
+    graph_max_active: int = Field(20_000, ge=1, description="graph: states of a frame at most; bounds memory.",
+                                  json_schema_extra={"stamp": "if_set"})
     acoustic_scale: float = Field(0.2, gt=0, description="k, weight of the acoustic scores: the inverse of decoding's LM weight.")
     transition_scale: Optional[float] = Field(None, ge=0, description="Weight of transition log probabilities; none: the model's.")
     prior_scale: Optional[float] = Field(None, ge=0, description="Weight of the label prior; none: the model's.")
@@ -29,8 +33,8 @@ class SequenceOptions:
     ali_tolerance: int = Field(0, ge=0, description="With --ali: frames by which the numerator may differ from the alignment.")
     reject_below: float = Field(0.001, ge=0, lt=1, description="Frames whose reference state has a smaller denominator occupancy are left out.")
     cancel_below: float = Field(0.001, ge=0, lt=1, description="Frames in which no state's occupancies differ by as much are skipped.")
-    beam: float = Field(10.0, gt=0, description="Beam of the search for lattices.")
-    lattice_beam: float = Field(8.0, gt=0, description="Beam of the lattices.")
+    beam: float = Field(10.0, gt=0, description="lattice: beam of the search.")
+    lattice_beam: float = Field(8.0, gt=0, description="lattice: beam of the lattices themselves.")
     min_active: int = Field(30, ge=0, description="Active states per frame below which the beam is not tightened.")
     max_active: int = Field(2000, ge=1, description="Active states per frame above which the beam is tightened.")
     retries: int = Field(2, ge=0, description="How often a search that reaches no end is repeated with doubled beam and max_active.")

@@ -97,15 +97,10 @@ def make_denominator(sources: Sources, hmm: HmmDir, transition_scale: float, opt
     graph = DecodingGraph.load(sources.graph_dir)
     check_same("tree", graph.tree_id, sources.graph_dir, hmm.tree.id, hmm.directory)
     check_same("topo", graph.topo_id, sources.graph_dir, hmm.topo.id, hmm.directory)
-    kind = options.denominator
-    if kind == "auto":
-        kind = "graph" if options.criterion == "lfmmi" else "lattice"
     log_probs = hmm.transitions.log_probs()
-    if kind == "graph":
-        if options.criterion == "smbr":
-            raise ConfigError("smbr needs lattices: --denominator lattice")
-        return GraphSum(graph, log_probs, transition_scale)
-    return LatticeSum(graph, log_probs, hmm.transitions.tid_pdf(), transition_scale, options.search(device))
+    if options.denominator == "lattice":
+        return LatticeSum(graph, log_probs, hmm.transitions.tid_pdf(), transition_scale, options.search(device))
+    return GraphSum(graph, log_probs, transition_scale, options.graph_beam, options.graph_max_active, options.retries)
 
 
 def sequence_task(model: AcousticModel, hmm: HmmDir, meta: dict[str, Any], lang: Lang, data_dir: Path, sources: Sources,

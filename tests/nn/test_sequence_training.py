@@ -116,8 +116,6 @@ def test_states_of_a_phone_are_the_same_phone(root) -> None:
 def test_what_does_not_fit_is_refused(tones, root, tmp_path) -> None:
     with pytest.raises(ConfigError, match="--graph"):
         run(tones, root, tmp_path / "out", None)
-    with pytest.raises(ConfigError, match="smbr needs lattices"):
-        run(tones, root, tmp_path / "out", criterion="smbr", denominator="graph")
     with pytest.raises(ValueError, match="max_active 100 must be above min_active 200"):
         SequenceOptions(min_active=200, max_active=100)
     other = tmp_path / "other"
@@ -138,9 +136,11 @@ def test_a_language_model_without_a_word_of_the_transcripts(tones, root, tmp_pat
     assert np.isfinite(lm_scores(tmp_path / "lm.arpa", Lang.load(tones.lang), [[1, 2, 3], [1], [3]], strict=False)).tolist().count(True) == 2
 
 
-def test_too_narrow_a_beam_stops_the_training_with_advice(tones, root, tmp_path) -> None:
-    with pytest.raises(DataError, match="--(lattice-)?beam"):
-        run(tones, root, tmp_path / "out", beam=0.1, lattice_beam=0.01, min_active=0, max_active=2, retries=0, max_missing=0.05)
+@pytest.mark.parametrize("narrow", [dict(denominator="lattice", beam=0.1, lattice_beam=0.01, min_active=0, max_active=2),
+                                    dict(denominator="graph", graph_beam=0.1, graph_max_active=2)])
+def test_too_narrow_a_beam_stops_the_training_with_advice(tones, root, tmp_path, narrow: dict) -> None:
+    with pytest.raises(DataError, match="--(lattice-|graph-)?beam"):
+        run(tones, root, tmp_path / "out", retries=0, max_missing=0.05, **narrow)
 
 
 def test_missing_alignments_are_named(tones, root, tmp_path) -> None:
