@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent
 KEYS = {"shape", "backend", "forward_s", "backward_s", "peak_mib", "ratio_to_k2", "ratio_to_torch_ctc"}
 
 
-@pytest.mark.parametrize("name", ["full_sum.py", "corpus_epoch.py", "rnnt_loss.py", "auxiliary_heads.py"])
+@pytest.mark.parametrize("name", ["full_sum.py", "corpus_epoch.py", "rnnt_loss.py", "auxiliary_heads.py", "denominators.py"])
 def test_help_is_quick(run_script, name):
     times = []
     for _ in range(3):

@@ -20,7 +20,6 @@ from pipeline.hmm.convert import from_arcs
 if TYPE_CHECKING:
     from pipeline.graph.search import Lattices
 
-EXACT = 1e-200  # a share that float64 hardly tells from 0, clear of its slow smallest numbers
 ENGINE_STATES = 5000  # of a graph that a GPU sums over as a whole
 References = Optional[Sequence[Sequence[int]]]
 
@@ -136,14 +135,14 @@ class GraphSum:
     def _by_recursion(self, scores: torch.Tensor,
                       accuracy: Optional[torch.Tensor] = None) -> tuple[float, torch.Tensor, float, Optional[torch.Tensor]]:
         """The same by the recursion, with the expected accuracy and its (T, P) derivative where accuracies are given."""
-        from pipeline.graph.graph_sums import graph_sums
+        from pipeline.graph.graph_sums import LEAST, graph_sums
         best = scores.max(1, keepdim=True).values
         emission = (scores - best).double().exp().numpy()
         right = np.zeros((0, 0)) if accuracy is None else accuracy.double().numpy()
         beam, max_active = self._beam, self._max_active
         for _ in range(self._retries + 1):
             posteriors, derivative = np.zeros(emission.shape), np.zeros(right.shape)
-            log_z, mean = graph_sums(*self._arrange(), emission, right, max(float(np.exp(-beam)), EXACT), max_active, posteriors,
+            log_z, mean = graph_sums(*self._arrange(), emission, right, max(float(np.exp(-beam)), LEAST), max_active, posteriors,
                                      derivative)
             if log_z > -np.inf:
                 break

@@ -1,8 +1,9 @@
 """Compiled forward-backward over a decoding graph as it stands, visiting only states that matter.
 
 Probabilities in float64, scaled at every frame, hold paths up to 700 nats behind the best. The forward pass drops states whose
-probability is less than `floor` of the frame's best: for a denominator, most of a graph at most frames. The backward pass
-visits only what ends in a path: at frames where few states are left by then it goes against the arcs.
+probability is less than `floor` of the frame's best: for a denominator, most of a graph at most frames; where one state is far
+ahead of all others, a FEW of them stay. The backward pass visits only what ends in a path: at frames where few states are left
+by then it goes against the arcs.
 """
 from __future__ import annotations
 
@@ -12,6 +13,8 @@ import numpy as np
 ARC = np.dtype([("state", np.int32), ("pdf", np.int32), ("weight", np.float64)])  # one after the other, for the cache
 THIN = 0.01  # the backward pass drops states of a posterior below THIN * floor
 BINS = 256
+LEAST = 1e-200  # of floors: a share that float64 hardly tells from 0, clear of its slow smallest numbers
+FEW = 200  # states of a frame that are kept beyond the floor, down to its square, where the best state is far ahead of all others
 
 
 def arrange(near: np.ndarray, far: np.ndarray, pdf: np.ndarray, weight: np.ndarray, num_states: int) -> tuple[np.ndarray, np.ndarray]:
@@ -42,7 +45,7 @@ def graph_sums(splits: np.ndarray, arcs: np.ndarray, in_splits: np.ndarray, in_a
         final: (S,) float64 probabilities of ending.
         emission: (T, P) float64 label likelihoods.
         accuracy: (T, P) float64 accuracies of labels, or (0, 0) where they are of no interest.
-        floor: see above; far above the smallest float64, next to which arithmetic is slow.
+        floor: see above; at least LEAST.
         max_active: states that are kept at a frame at most; what is below the floor that this needs is dropped.
         occupancy: (T, P) zeros, filled with the posteriors.
         derivative: like accuracy, zeros, filled with the derivative of the expected sum of accuracies by the log likelihoods.
@@ -161,35 +164,32 @@ def _forward(splits, arcs, emission, accuracy, floor, max_active):
         right[0] = 0.0
     value, reached = np.zeros(states), np.empty(states, np.int32)
     gained = np.zeros(states if with_accuracy else 0)
-    top = 0  # where the best state of the frame lies: its arcs show how much the others have to offer at least
+    deep = max(floor * floor, LEAST)
+    top = 0  # where the best state of the frame lies
     for t in range(frames):
-        count, best = 0, 0.0
-        if first[t] < first[t + 1]:
-            for a in range(splits[kept[top]], splits[kept[top] + 1]):
-                best = max(best, prob[top] * arcs[a].weight * emission[t, arcs[a].pdf])
-        for i in range(first[t], first[t + 1]):
-            s, p, cut = kept[i], prob[i], floor * best
-            fanout[t] += splits[s + 1] - splits[s]
-            for a in range(splits[s], splits[s + 1]):
-                arc = arcs[a]
-                x = p * arc.weight * emission[t, arc.pdf]
-                if x > 0.0 and x >= cut:
-                    before = value[arc.state]
-                    if before == 0.0:
-                        reached[count] = arc.state
-                        count += 1
-                    value[arc.state] = before + x
-                    best = max(best, before + x)
-                    if with_accuracy:
-                        gained[arc.state] += x * (right[i] + accuracy[t, arc.pdf])
-        end = first[t + 1]
+        begin, end = first[t], first[t + 1]
+        for i in range(begin, end):
+            fanout[t] += splits[kept[i] + 1] - splits[kept[i]]
+        count, best = _reach(kept, prob, right, begin, end, top, splits, arcs, emission[t], accuracy[t:t + 1], floor, value, gained, reached)
+        least, enough = floor * best, 0
+        for i in range(count):
+            enough += value[reached[i]] >= least
+        if enough < min(FEW, states):
+            for i in range(count):
+                value[reached[i]] = 0.0
+                if with_accuracy:
+                    gained[reached[i]] = 0.0
+            count, best = _reach(kept, prob, right, begin, end, top, splits, arcs, emission[t], accuracy[t:t + 1], deep, value, gained,
+                                 reached)
+            least = deep * best
+            if count > FEW:
+                least = max(least, _least_of(value, reached, count, best, deep, FEW))
+        elif enough > max_active:
+            least = _least_of(value, reached, count, best, floor, max_active)
         while end + count > len(kept):
             kept, prob = _grown(kept), _grown(prob)
             if with_accuracy:
                 right = _grown(right)
-        least = floor * best
-        if count > max_active:
-            least = max(least, _least_of(value, reached, count, best, floor, max_active))
         top = end
         for i in range(count):
             s = reached[i]
@@ -207,6 +207,40 @@ def _forward(splits, arcs, emission, accuracy, floor, max_active):
         if best > 0.0:
             scale[t + 1] = best
     return kept, prob, right, first, scale, fanout
+
+
+@numba.njit(cache=True, nogil=True)
+def _reach(kept, prob, right, begin, end, top, splits, arcs, emission, accuracy, floor, value, gained, reached):
+    """Follows the arcs of a frame's states, those at begin .. end, and leaves out what is below the floor from the outset.
+
+    Args:
+        top: where the best of the states lies: its arcs show how much the others have to offer at least.
+        emission: (P,) likelihoods of the frame.
+        accuracy: (1, P) or (0, P).
+        value, gained: (S,) zeros, filled with probabilities and, with accuracies, their products with expected accuracies.
+        reached: (S,) filled with the states reached.
+    Returns:
+        Number of states reached, and the highest probability among them.
+    """
+    count, best = 0, 0.0
+    if begin < end:
+        for a in range(splits[kept[top]], splits[kept[top] + 1]):
+            best = max(best, prob[top] * arcs[a].weight * emission[arcs[a].pdf])
+    for i in range(begin, end):
+        s, p, cut = kept[i], prob[i], floor * best
+        for a in range(splits[s], splits[s + 1]):
+            arc = arcs[a]
+            x = p * arc.weight * emission[arc.pdf]
+            if x > 0.0 and x >= cut:
+                before = value[arc.state]
+                if before == 0.0:
+                    reached[count] = arc.state
+                    count += 1
+                value[arc.state] = before + x
+                best = max(best, before + x)
+                if len(accuracy):
+                    gained[arc.state] += x * (right[i] + accuracy[0, arc.pdf])
+    return count, best
 
 
 @numba.njit(cache=True, nogil=True)

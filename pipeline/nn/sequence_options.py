@@ -22,7 +22,7 @@ class SequenceOptions:
         "leaves in lattices, slower and less exact.")
     graph_beam: float = Field(13.0, gt=0, description="graph: states whose natural-log probability is by more below that of a "
                               "frame's best one are left out.", json_schema_extra={"stamp": "if_set"})
-    graph_max_active: int = Field(20_000, ge=1, description="graph: states of a frame at most; bounds memory.",
+    graph_max_active: int = Field(10_000, ge=1, description="graph: states of a frame at most; bounds memory.",
                                   json_schema_extra={"stamp": "if_set"})
     acoustic_scale: float = Field(0.2, gt=0, description="k, weight of the acoustic scores: the inverse of decoding's LM weight.")
     transition_scale: Optional[float] = Field(None, ge=0, description="Weight of transition log probabilities; none: the model's.")

@@ -2,6 +2,8 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -151,3 +153,15 @@ def test_missing_alignments_are_named(tones, root, tmp_path) -> None:
             writer.write(ali[cut_id])
     with pytest.raises(DataError, match="no alignment for 1 of 24 utterances, the first: 'utt00'"):
         run(tones, root, tmp_path / "out", ali=tmp_path / "ali")
+
+
+def test_benchmark_of_denominators(tones, root, run_script) -> None:
+    """A wide beam over the graph is exact; a narrow one, or lattices, can only lose."""
+    benchmark = Path(__file__).resolve().parents[2] / "benchmarks" / "denominators.py"
+    options = ["--json", "--repeats", "1", "--batches", "2", "--batch-frames", "400"]
+    done = run_script(sys.executable, benchmark, root / "hybrid", root / "graph", tones.data, *options)
+    assert done.returncode == 0, done.stderr
+    rows = {row["way"]: row for row in map(json.loads, done.stdout.splitlines())}
+    assert rows["graph 18"]["mean_gap"] == pytest.approx(0.0, abs=1e-3) and rows["lattice 10/8"]["faster_than_lattice"] == 1
+    assert all(row["mean_gap"] > -1e-3 and row["failed"] == 0 and row["ms_per_second"] > 0 for row in rows.values())
+    assert rows["graph 10"]["occupancy_error"] >= rows["graph 18"]["occupancy_error"] >= 0
