@@ -171,38 +171,23 @@ def _forward(splits, arcs, emission, accuracy, floor, max_active):
         for i in range(begin, end):
             fanout[t] += splits[kept[i] + 1] - splits[kept[i]]
         count, best = _reach(kept, prob, right, begin, end, top, splits, arcs, emission[t], accuracy[t:t + 1], floor, value, gained, reached)
-        least, enough = floor * best, 0
-        for i in range(count):
-            enough += value[reached[i]] >= least
-        if enough < min(FEW, states):
-            for i in range(count):
-                value[reached[i]] = 0.0
-                if with_accuracy:
-                    gained[reached[i]] = 0.0
+        limit = max_active
+        kept, prob, right = _room(kept, prob, right, end + count)
+        last = _keep(kept, prob, right, end, value, gained, reached, count, floor * best)
+        if last - end < min(FEW, states):
+            limit = FEW
             count, best = _reach(kept, prob, right, begin, end, top, splits, arcs, emission[t], accuracy[t:t + 1], deep, value, gained,
                                  reached)
-            least = deep * best
-            if count > FEW:
-                least = max(least, _least_of(value, reached, count, best, deep, FEW))
-        elif enough > max_active:
-            least = _least_of(value, reached, count, best, floor, max_active)
-        while end + count > len(kept):
-            kept, prob = _grown(kept), _grown(prob)
-            if with_accuracy:
-                right = _grown(right)
+            kept, prob, right = _room(kept, prob, right, end + count)
+            last = _keep(kept, prob, right, end, value, gained, reached, count, deep * best)
+        if last - end > limit:
+            last = _shortened(kept, prob, right, end, last, best, deep, limit)
         top = end
-        for i in range(count):
-            s = reached[i]
-            if value[s] >= least:
-                kept[end], prob[end] = s, value[s] / best
-                if with_accuracy:
-                    right[end] = gained[s] / value[s]
-                if prob[end] == 1.0:
-                    top = end
-                end += 1
-            value[s] = 0.0
-            if with_accuracy:
-                gained[s] = 0.0
+        for i in range(end, last):
+            prob[i] /= best
+            if prob[i] == 1.0:
+                top = i
+        end = last
         first[t + 2] = end
         if best > 0.0:
             scale[t + 1] = best
@@ -244,17 +229,49 @@ def _reach(kept, prob, right, begin, end, top, splits, arcs, emission, accuracy,
 
 
 @numba.njit(cache=True, nogil=True)
-def _least_of(value, reached, count, best, floor, max_active):
-    """A probability that about `max_active` of the states have at least, and no more than these."""
-    histogram, step = np.zeros(BINS + 1, np.int64), BINS / -np.log(floor)
+def _keep(kept, prob, right, end, value, gained, reached, count, least):
+    """Moves the states of at least this probability behind `end`, and clears what was noted of all; returns the new end."""
     for i in range(count):
-        histogram[min(BINS, int(np.log(best / value[reached[i]]) * step))] += 1
-    total = 0
-    for k in range(BINS + 1):
+        s = reached[i]
+        if value[s] >= least:
+            kept[end], prob[end] = s, value[s]
+            if len(gained):
+                right[end] = gained[s] / value[s]
+            end += 1
+        value[s] = 0.0
+        if len(gained):
+            gained[s] = 0.0
+    return end
+
+
+@numba.njit(cache=True, nogil=True)
+def _shortened(kept, prob, right, begin, end, best, floor, limit):
+    """Drops the least probable of the states at begin .. end, so that about `limit` are left; returns the new end."""
+    histogram, step = np.zeros(BINS + 1, np.int64), BINS / -np.log(floor)
+    for i in range(begin, end):
+        histogram[min(BINS, int(np.log(best / prob[i]) * step))] += 1
+    k, total = 0, histogram[0]
+    while total <= limit:
+        k += 1
         total += histogram[k]
-        if total > max_active:
-            return best * np.exp(-max(k, 1) / step)
-    return 0.0
+    least, to = best * np.exp(-max(k, 1) / step), begin
+    for i in range(begin, end):
+        if prob[i] > least:
+            kept[to], prob[to] = kept[i], prob[i]
+            if len(right):
+                right[to] = right[i]
+            to += 1
+    return to
+
+
+@numba.njit(cache=True, nogil=True)
+def _room(kept, prob, right, size):
+    """The arrays, grown to at least so many places."""
+    while size > len(kept):
+        kept, prob = _grown(kept), _grown(prob)
+        if len(right):
+            right = _grown(right)
+    return kept, prob, right
 
 
 @numba.njit(cache=True, nogil=True)
