@@ -3,8 +3,8 @@
 
 Both get the same scores of a trained network, utterance by utterance in batches as in training, turn by turn in one process;
 times are processor seconds of one thread, the network outside the clock. What is exact is found by a beam so wide that a wider
-one changes nothing. The lattices of k2's pruned search lose paths in two ways: by the beams, and because a lattice keeps one state
-sequence of those that spell the same words from the same state.
+one changes nothing. The lattices of k2's pruned search lose paths in three ways: by its beam, by its limit of active states (2,000 as
+in training), and by the beam of the lattices.
 """
 from __future__ import annotations
 

@@ -67,9 +67,9 @@ class GraphSum:
     """Sums over all paths of one graph, the same for every utterance, by a recursion on the CPU that leaves out states of next
     to no probability; for a small graph on a GPU by the HMM engine.
 
-    Nothing but that beam stands between these sums and the exact ones, where a lattice also lacks what its own beam and the
-    choice of one path per word sequence cut off. Paths begin in the graph's start and end in its final states: utterances are
-    whole, so nothing like the leaky transitions that Kaldi needs for chunks (Povey et al. 2016) is wanted here.
+    Nothing but that beam stands between these sums and the exact ones, where a lattice also lacks what its own beam cuts off.
+    Paths begin in the graph's start and end in its final states: utterances are whole, so nothing like the leaky transitions
+    that Kaldi needs for chunks (Povey et al. 2016) is wanted here.
     """
 
     def __init__(self, graph: DecodingGraph, log_probs: np.ndarray, transition_scale: float, beam: float = 13.0,
