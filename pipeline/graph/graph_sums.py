@@ -71,57 +71,19 @@ def graph_sums(splits: np.ndarray, arcs: np.ndarray, in_splits: np.ndarray, in_a
     width = 0
     for t in range(frames):
         width = max(width, first[t + 1] - first[t])
-    back, back_right = np.zeros(width), np.zeros(width if with_accuracy else 0)
-    touched = np.empty(width, np.int32)
+    back, back_right, touched = np.zeros(width), np.zeros(width if with_accuracy else 0), np.empty(width, np.int32)
     total = np.log(ended)
     for t in range(frames - 1, -1, -1):
-        begin, end, mass, count, fanin = first[t], first[t + 1], 0.0, 0, 0
+        begin, end = first[t], first[t + 1]
+        row = prob[begin:end], right[begin:end], emission[t], accuracy[t:t + 1], occupancy[t], derivative[t:t + 1]
+        fanin = 0
         for k in range(num_live):
             fanin += in_splits[live[k] + 1] - in_splits[live[k]]
         if fanin < fanout[t]:
-            for i in range(begin, end):
-                place[kept[i]] = i - begin + 1
-            for k in range(num_live):
-                d = live[k]
-                for a in range(in_splits[d], in_splits[d + 1]):
-                    arc = in_arcs[a]
-                    j = place[arc.state] - 1
-                    if j >= 0:
-                        x = arc.weight * emission[t, arc.pdf] * value[d]
-                        if x > 0.0:
-                            if back[j] == 0.0:
-                                touched[count] = j
-                                count += 1
-                            back[j] += x
-                            g = prob[begin + j] * x
-                            occupancy[t, arc.pdf] += g
-                            mass += g
-                            if with_accuracy:
-                                ahead = accuracy[t, arc.pdf] + right_after[d]
-                                back_right[j] += x * ahead
-                                derivative[t, arc.pdf] += g * (right[begin + j] + ahead)
-            for i in range(begin, end):
-                place[kept[i]] = 0
+            count, mass = _against(kept[begin:end], place, live[:num_live], in_splits, in_arcs, value, right_after, row, back, back_right,
+                                   touched)
         else:
-            for j in range(end - begin):
-                s = kept[begin + j]
-                for a in range(splits[s], splits[s + 1]):
-                    arc = arcs[a]
-                    x = value[arc.state]
-                    if x > 0.0:
-                        x *= arc.weight * emission[t, arc.pdf]
-                        if x > 0.0:
-                            if back[j] == 0.0:
-                                touched[count] = j
-                                count += 1
-                            back[j] += x
-                            g = prob[begin + j] * x
-                            occupancy[t, arc.pdf] += g
-                            mass += g
-                            if with_accuracy:
-                                ahead = accuracy[t, arc.pdf] + right_after[arc.state]
-                                back_right[j] += x * ahead
-                                derivative[t, arc.pdf] += g * (right[begin + j] + ahead)
+            count, mass = _along(kept[begin:end], splits, arcs, value, right_after, row, back, back_right, touched)
         for k in range(num_live):
             value[live[k]] = 0.0
         num_live = 0
@@ -137,12 +99,73 @@ def graph_sums(splits: np.ndarray, arcs: np.ndarray, in_splits: np.ndarray, in_a
             back[j] = 0.0
             if with_accuracy:
                 back_right[j] = 0.0
-        for p in range(occupancy.shape[1]):
-            occupancy[t, p] /= mass
-            if with_accuracy:
-                derivative[t, p] = derivative[t, p] / mass - mean * occupancy[t, p]
+        occupancy[t] /= mass
+        if with_accuracy:
+            derivative[t] = derivative[t] / mass - mean * occupancy[t]
         total += np.log(scale[t + 1])
     return total, mean
+
+
+@numba.njit(cache=True, nogil=True)
+def _along(kept, splits, arcs, value, right_after, row, back, back_right, touched):
+    """A frame backward, along the arcs out of its states; see ``_take``. Returns how many states are touched, and the mass."""
+    count, mass, emission = 0, 0.0, row[2]
+    for j in range(len(kept)):
+        for a in range(splits[kept[j]], splits[kept[j] + 1]):
+            arc = arcs[a]
+            if value[arc.state] > 0.0:
+                x = arc.weight * emission[arc.pdf] * value[arc.state]
+                if x > 0.0:
+                    count, g = _take(j, arc.pdf, arc.state, x, right_after, row, back, back_right, touched, count)
+                    mass += g
+    return count, mass
+
+
+@numba.njit(cache=True, nogil=True)
+def _against(kept, place, live, in_splits, in_arcs, value, right_after, row, back, back_right, touched):
+    """The same against the arcs into the live states behind it; place: (S,) zeros."""
+    count, mass, emission = 0, 0.0, row[2]
+    for j in range(len(kept)):
+        place[kept[j]] = j + 1
+    for state in live:
+        for a in range(in_splits[state], in_splits[state + 1]):
+            arc = in_arcs[a]
+            j = place[arc.state] - 1
+            if j >= 0:
+                x = arc.weight * emission[arc.pdf] * value[state]
+                if x > 0.0:
+                    count, g = _take(j, arc.pdf, state, x, right_after, row, back, back_right, touched, count)
+                    mass += g
+    for s in kept:
+        place[s] = 0
+    return count, mass
+
+
+@numba.njit(cache=True, nogil=True)
+def _take(j, pdf, after, x, right_after, row, back, back_right, touched, count):
+    """Credits all paths through one arc: to the backward sum of the frame's state j, and to the label.
+
+    Args:
+        after: the state that the arc enters.
+        x: what the arc and all that follows weigh.
+        row: forward probabilities and accuracies of the frame's states; emission, accuracy, occupancy and derivative of the frame.
+        back, back_right: by state of the frame, as j; backward sums and their products with expected accuracies.
+        touched: the `count` states that have one.
+    Returns:
+        The new count, and the probability of all these paths.
+    """
+    prob, right, _, accuracy, occupancy, derivative = row
+    if back[j] == 0.0:
+        touched[count] = j
+        count += 1
+    back[j] += x
+    g = prob[j] * x
+    occupancy[pdf] += g
+    if len(accuracy):
+        ahead = accuracy[0, pdf] + right_after[after]
+        back_right[j] += x * ahead
+        derivative[0, pdf] += g * (right[j] + ahead)
+    return count, g
 
 
 @numba.njit(cache=True, nogil=True)
