@@ -109,14 +109,15 @@ def graph_sums(splits: np.ndarray, arcs: np.ndarray, in_splits: np.ndarray, in_a
 @numba.njit(cache=True, nogil=True)
 def _along(kept, splits, arcs, value, right_after, row, back, back_right, touched):
     """A frame backward, along the arcs out of its states; see ``_take``. Returns how many states are touched, and the mass."""
-    count, mass, emission = 0, 0.0, row[2]
+    (prob, right, emission, accuracy, occupancy, derivative), count, mass = row, 0, 0.0
     for j in range(len(kept)):
         for a in range(splits[kept[j]], splits[kept[j] + 1]):
             arc = arcs[a]
             if value[arc.state] > 0.0:
                 x = arc.weight * emission[arc.pdf] * value[arc.state]
                 if x > 0.0:
-                    count, g = _take(j, arc.pdf, arc.state, x, right_after, row, back, back_right, touched, count)
+                    count, g = _take(j, arc.pdf, arc.state, x, right_after, prob, right, accuracy, occupancy, derivative, back, back_right,
+                                     touched, count)
                     mass += g
     return count, mass
 
@@ -124,7 +125,7 @@ def _along(kept, splits, arcs, value, right_after, row, back, back_right, touche
 @numba.njit(cache=True, nogil=True)
 def _against(kept, place, live, in_splits, in_arcs, value, right_after, row, back, back_right, touched):
     """The same against the arcs into the live states behind it; place: (S,) zeros."""
-    count, mass, emission = 0, 0.0, row[2]
+    (prob, right, emission, accuracy, occupancy, derivative), count, mass = row, 0, 0.0
     for j in range(len(kept)):
         place[kept[j]] = j + 1
     for state in live:
@@ -134,27 +135,28 @@ def _against(kept, place, live, in_splits, in_arcs, value, right_after, row, bac
             if j >= 0:
                 x = arc.weight * emission[arc.pdf] * value[state]
                 if x > 0.0:
-                    count, g = _take(j, arc.pdf, state, x, right_after, row, back, back_right, touched, count)
+                    count, g = _take(j, arc.pdf, state, x, right_after, prob, right, accuracy, occupancy, derivative, back, back_right,
+                                     touched, count)
                     mass += g
     for s in kept:
         place[s] = 0
     return count, mass
 
 
-@numba.njit(cache=True, nogil=True)
-def _take(j, pdf, after, x, right_after, row, back, back_right, touched, count):
+@numba.njit(inline="always")  # a call would count references to ten arrays at every arc
+def _take(j, pdf, after, x, right_after, prob, right, accuracy, occupancy, derivative, back, back_right, touched, count):
     """Credits all paths through one arc: to the backward sum of the frame's state j, and to the label.
 
     Args:
         after: the state that the arc enters.
         x: what the arc and all that follows weigh.
-        row: forward probabilities and accuracies of the frame's states; emission, accuracy, occupancy and derivative of the frame.
+        prob, right: forward probabilities and expected accuracies of the frame's states.
+        accuracy, occupancy, derivative: of the frame, by label.
         back, back_right: by state of the frame, as j; backward sums and their products with expected accuracies.
         touched: the `count` states that have one.
     Returns:
         The new count, and the probability of all these paths.
     """
-    prob, right, _, accuracy, occupancy, derivative = row
     if back[j] == 0.0:
         touched[count] = j
         count += 1
