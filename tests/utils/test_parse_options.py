@@ -23,12 +23,9 @@ printf '%s|' "$some_name" "$count" "$flag" "$@"
 
 
 @pytest.fixture
-def script(tmp_path, run_script):
+def script(write_script):
     """Runs the script with the arguments given."""
-    path = tmp_path / "script"
-    path.write_text(SCRIPT)
-    path.chmod(0o755)
-    return lambda *args: run_script(path, *args)
+    return write_script(SCRIPT)
 
 
 @pytest.mark.parametrize(

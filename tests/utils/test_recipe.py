@@ -21,12 +21,9 @@ printf '%s|' "$sources" "$e2e" "${{force[@]}}"
 
 
 @pytest.fixture
-def script(tmp_path, run_script):
+def script(write_script):
     """Runs the recipe with the arguments given."""
-    path = tmp_path / "script"
-    path.write_text(SCRIPT)
-    path.chmod(0o755)
-    return lambda *args: run_script(path, *args)
+    return write_script(SCRIPT)
 
 
 @pytest.mark.parametrize(

@@ -36,12 +36,9 @@ fi
 
 
 @pytest.fixture
-def recipe(tmp_path, run_script):
+def recipe(write_script):
     """Runs the recipe with the arguments given."""
-    path = tmp_path / "run.sh"
-    path.write_text(RECIPE)
-    path.chmod(0o755)
-    return lambda *args: run_script(path, *args)
+    return write_script(RECIPE)
 
 
 def ran(result) -> list[int]:
