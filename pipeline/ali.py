@@ -160,12 +160,30 @@ class AliSet(Mapping[str, Alignment]):
 
         Args:
             factor: > 1 is faster. Cut ids get the suffix ``_sp{factor}``; T becomes round(T / factor) and every new
-                frame takes the label at its place in the old time axis.
+                frame takes the label at its place in the old time axis. Phones keep their number: each has at least one
+                frame where the utterance has as many.
         """
         if not factor > 0.0:
             raise DataError(f"speed factor {factor} must be positive")
         return AliSet(self.header, self.transitions, self.word_symbols,
-                      (_stretch(a, factor) for a in self.values()), self.directory)
+                      (self._stretch(a, factor) for a in self.values()), self.directory)
+
+    def _stretch(self, ali: Alignment, factor: float) -> Alignment:
+        old = len(ali.transition_ids)
+        new = max(1, int(round(old / factor)))
+        bounds = np.array([0, *(first + count for _, first, count in self.phone_segments(ali.cut_id))])
+        moved = spread(np.ceil(bounds * (new / old) - 0.5).astype(np.int64), new)
+        phone = np.repeat(np.arange(len(bounds) - 1), np.diff(moved))
+        source = ((np.arange(new) + 0.5) * old / new).astype(np.int64).clip(bounds[phone], bounds[phone + 1] - 1)
+        last = np.append(phone[1:] != phone[:-1], True)
+        source[last] = bounds[phone[last] + 1] - 1
+        # A frame that stands twice leaves its state once: even transition-ids are loops.
+        tids = ali.transition_ids[source]
+        tids = np.where(np.append(source[1:] == source[:-1], False), tids & ~1, tids).astype(tids.dtype)
+        words = ali.words.copy()
+        words[:, 1] = moved[np.searchsorted(bounds, words[:, 1])].clip(max=new - 1)
+        return replace(ali, cut_id=f"{ali.cut_id}_sp{factor}", transition_ids=tids, words=words,
+                       confidence=None if ali.confidence is None else ali.confidence[source])
 
     def check_tree(self, tree: Tree, topo: Topo, other_dir: str | Path) -> None:
         """MismatchError naming both directories unless the labels belong to this tree and topology."""
@@ -234,14 +252,19 @@ def subsample(labels: np.ndarray, factor: int, majority: bool = False) -> np.nda
     return np.array([np.bincount(b).argmax() for b in blocks], dtype=labels.dtype)
 
 
-def _stretch(ali: Alignment, factor: float) -> Alignment:
-    old = len(ali.transition_ids)
-    new = max(1, int(round(old / factor)))
-    source = np.minimum(((np.arange(new) + 0.5) * old / new).astype(np.int64), old - 1)
-    words = ali.words.copy()
-    words[:, 1] = np.minimum(np.searchsorted(source, words[:, 1]), new - 1)
-    return replace(ali, cut_id=f"{ali.cut_id}_sp{factor}", transition_ids=ali.transition_ids[source], words=words,
-                   confidence=None if ali.confidence is None else ali.confidence[source])
+def spread(bounds: np.ndarray, total: int) -> np.ndarray:
+    """Moves bounds, as little as possible, such that each span between them holds at least one of `total` frames.
+
+    Args:
+        bounds: (K + 1,) ascending, from 0 to total.
+    Returns:
+        (K + 1,) bounds, strictly ascending if K <= total; else as they were.
+    """
+    steps = np.arange(len(bounds))
+    if steps[-1] > total:
+        return bounds
+    rising = np.maximum.accumulate(bounds - steps) + steps
+    return np.minimum(rising, total - steps[::-1])
 
 
 def _write_shard(path: Path, alignments: list[Alignment]) -> None:

@@ -39,7 +39,7 @@ FAMILIES: dict[str, dict[str, tuple[str, int]]] = {
         "cer": ("CER %", 2),
         "frame_error": ("frame errors %", 2),
     },
-    "Alignments against known times": {
+    "Alignments against reference times": {
         "tse_ms": ("TSE ms", 1),
         "boundary_mae_ms": ("phone boundaries ms", 1),
         "word_boundary_mae_ms": ("word boundaries ms", 1),
@@ -48,16 +48,24 @@ FAMILIES: dict[str, dict[str, tuple[str, int]]] = {
         "within_50ms": ("within 50 ms %", 1),
         "silence_share": ("silence %", 1),
     },
-    "Phone starts against known times": {
+    "Phone starts against reference times": {
         "start_mae_ms": ("phone starts ms", 1),
         "start_within_20ms": ("starts within 20 ms %", 1),
     },
     "Speed": {"seconds": ("seconds", 1), "rtf": ("real-time factor", 3)},
 }
+# What a reader has to know of a table.
+NOTES = {
+    "Alignments against reference times": (
+        "Reference: exact or hand-made times where the corpus has them (egs/tiny, egs/timit), else the alignment of the GMM. TSE is over "
+        "the utterances whose phones agree in number with the reference (scored), boundaries over all phones that match."
+    ),
+}
 # Variants of the alignment metrics that would hide the table they stand in; results.json has them.
 DETAILS = re.compile(r"(word_)?(start|end)_\w+|word_within_\w+")
 # Their intervals follow from the others' and would make the lines too long to read.
 NO_INTERVAL = re.compile(r"within_\w+|silence_share|word_boundary_mae_ms")
+MANY_COMMITS = 10
 SYSTEMS = ("mono", "tri1", "tri2", "tri3", "nhmm", "hybrid", "mmi", "e2e")
 PARTS = ("train", "dev", "test")
 
@@ -179,7 +187,7 @@ def stage_times(path: Path) -> list[dict[str, Any]]:
     Args:
       path: stage_times.jsonl as utils/stage.sh writes it.
     Returns:
-      dicts with stage, title, seconds, made, in the order of the stages; empty without the file.
+      dicts with stage, title, seconds, made, in the order of the stages, those that made nothing left out; empty without the file.
     """
     best: dict[int, dict[str, Any]] = {}
     for number, entry in enumerate(read_jsonl(path) if path.is_file() else (), start=1):
@@ -188,7 +196,7 @@ def stage_times(path: Path) -> list[dict[str, Any]]:
         before = best.get(entry["stage"])
         if entry["ok"] and (before is None or entry["made"] >= before["made"]):
             best[entry["stage"]] = entry
-    return [best[stage] for stage in sorted(best)]
+    return [best[stage] for stage in sorted(best) if best[stage]["made"]]
 
 
 def write_report(
@@ -269,7 +277,8 @@ def _family_table(title: str, metrics: Mapping[str, tuple[str, int]], rows: list
         table.append([*cells, f"`{key[4]}`" if key[4] else ""])
     notes = [f"\nReference {_letter(i)}: {source}." for i, source in enumerate(sources)]
     intervals = "\nIn brackets: 95 % interval." if any("low" in row for row in rows) else ""
-    return f"## {title}\n\n{markdown_table(head, table)}{intervals}{''.join(notes)}\n"
+    about = f"\n{NOTES[title]}" if title in NOTES else ""
+    return f"## {title}\n\n{markdown_table(head, table)}{intervals}{about}{''.join(notes)}\n"
 
 
 def value_text(row: Row, decimals: int) -> str:
@@ -316,16 +325,19 @@ def _head(name: str, rows: Sequence[Row]) -> str:
     text += "Each row with its command, options and commit stands in [results.json](results.json).\n"
     if devices:
         text += f"\nMachine: {'; '.join(devices)}.\n"
-    if commits:
+    if len(commits) > MANY_COMMITS:
+        changed = sum(commit.endswith("+") for commit in commits)
+        text += f"Made at {len(commits)} commits, {changed} of them with changes beside; results.json has them row by row.\n"
+    elif commits:
         text += f"Commit: {', '.join(commits)} (+: with changes).\n"
     return text
 
 
 def _times_table(times: Sequence[Mapping[str, Any]]) -> str:
     table = [[str(t["stage"]), t["title"], duration(t["seconds"]), str(t["made"])] for t in times]
-    table.append(["", "all", duration(sum(t["seconds"] for t in times)), str(sum(t["made"] for t in times))])
     text = markdown_table(["stage", "title", "time", "outputs made"], table)
-    return f"## Times per stage\n\n{text}"
+    about = "Of each stage the successful run that made the most outputs; what was made in parts or by hand is not counted."
+    return f"## Times per stage\n\n{text}\n{about}\n"
 
 
 def _letter(index: int) -> str:

@@ -28,6 +28,7 @@ from pipeline.report import CELL, FAMILIES, Row, markdown_table
 
 logger = logging.getLogger(__name__)
 
+NOT_MEASURED = "not measured"
 ROOT = Path(pipeline.__file__).resolve().parent.parent
 Scalar = Union[bool, int, float, str, None]
 Cell = dict[str, Scalar]
@@ -308,13 +309,14 @@ def table_section(recipe: Path, name: str, table: Table, rows: Sequence[Row]) ->
     text += markdown_table(head, lines)
     counts = [len(m.values) for column in grid.values() for m in column]
     missing = len(cells) - len(lines)
-    text += f"\nMean ± standard deviation over seeds {', '.join(map(str, table.seeds))}"
+    seeds = ", ".join(map(str, table.seeds))
+    text += f"\nMean ± standard deviation over seeds {seeds}" if len(table.seeds) > 1 else f"\nSeed {seeds} only"
     text += "." if min(counts) == len(table.seeds) else "; (n): only n of them measured, –: none."
     text += f" {missing} of {len(cells)} cells are not measured yet." if missing else ""
     text += f" Described by `conf/tables/{name}.yaml`.\n"
-    for claim in table.claims:
-        text += f"\n- {claim.text}: {verdict(claim, cells, grid[claim.column])}"
-    text += "\n" if table.claims else ""
+    verdicts = {claim.text: verdict(claim, cells, grid[claim.column]) for claim in table.claims}
+    text += "".join(f"\n- {claim}: {said}" for claim, said in verdicts.items() if said != NOT_MEASURED)
+    text += "\n" if verdicts else ""
     if table.plots and any(counts):
         from pipeline.table_plots import draw
 
@@ -345,7 +347,7 @@ def verdict(claim: Claim, cells: Sequence[Cell], measured: Sequence[Measured]) -
                     by_seed.setdefault(seed, []).append(values.values[seed] - reference.values[seed])
     differences = [sum(d) / len(d) for _, d in sorted(by_seed.items())]
     if not differences:
-        return "not measured"
+        return NOT_MEASURED
     number = len(differences)
     mean = sum(differences) / number
     if number < 3:

@@ -32,7 +32,7 @@ def main(data: Path, lang: Path, ali: Path, out: Path, dev: Optional[Path], dev_
 
     On several machines, with DATA, LANG and ALI under the same names on all of them and OUT on the first:
 
-      torchrun --nnodes 4 --nproc-per-node 1 --rdzv-backend c10d --rdzv-endpoint HOST:29400 --max-restarts 3
+      torchrun --nnodes 4 --nproc_per_node 1 --rdzv_backend c10d --rdzv_endpoint HOST:29400 --max_restarts 3
       steps/train_async.py DATA LANG ALI OUT --replicas 16
 
     Replicas are dealt to the machines. Messages are not encrypted and trusted: use a private network; TP_SOCKET_IFNAME

@@ -4,7 +4,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipeline.ali import AliHeader, Alignment, AliSet, AliWriter, subsample
+from pipeline.ali import AliHeader, Alignment, AliSet, AliWriter, spread, subsample
 from pipeline.checkpoint import load_model, save_model
 from pipeline.errors import DataError, MismatchError
 from pipeline.lang import make_lang
@@ -83,6 +83,30 @@ def test_at_speed_scales_the_times(factor):
         assert after.symbol == before.symbol
         assert abs(after.start - before.start / factor) <= 0.01
     assert make_set(example()).at_speed(1.0)["u_sp1.0"].transition_ids.tolist() == example().transition_ids.tolist()
+
+
+@pytest.mark.parametrize("factor", [0.5, 0.9, 1.1, 1.5])
+def test_at_speed_keeps_phones_and_words(factor):
+    """Slower: a repeated frame ends its phone once. Faster: phones of one frame stay."""
+    slow = make_set(example())
+    fast = slow.at_speed(factor)
+    cut_id = f"u_sp{factor}"
+    assert [p for p, _, _ in fast.phone_segments(cut_id)] == [p for p, _, _ in slow.phone_segments("u")]
+    assert [w.symbol for w in fast.words(cut_id)] == [w.symbol for w in slow.words("u")]
+
+
+@pytest.mark.parametrize(
+    "bounds, total, moved",
+    [
+        ([0, 2, 5], 5, [0, 2, 5]),
+        ([0, 1, 1, 1, 5], 5, [0, 1, 2, 3, 5]),
+        ([0, 3, 5, 5, 5], 5, [0, 2, 3, 4, 5]),
+        ([0, 0, 4, 4, 4], 4, [0, 1, 2, 3, 4]),
+        ([0, 1, 1, 2], 2, [0, 1, 1, 2]),  # more spans than frames
+    ],
+)
+def test_spread(bounds, total, moved):
+    assert spread(np.array(bounds), total).tolist() == moved
 
 
 def test_missing_cut_names_the_directory():

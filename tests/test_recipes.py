@@ -150,11 +150,13 @@ def test_recipe_calls(path):
 
 @pytest.mark.parametrize("path", RECIPES, ids=ids(RECIPES))
 def test_recipe_list_and_help(path):
-    """--list and --help work at once, in a checkout without any data or environment."""
+    """--list and --help work at once, from any directory, in a checkout without any data or environment."""
     environment = {"PATH": os.environ["PATH"], "HOME": "/nonexistent"}
-    for option, text in (("--list", "  0  "), ("--help", "")):
-        result = subprocess.run([str(path), option], capture_output=True, text=True, env=environment, timeout=30)
-        assert result.returncode == 0 and text in result.stdout, result.stderr
+    for option, text in (("--list", "  0  "), ("--help", "Usage: ./run.sh")):
+        for start in (ROOT, path.parent):
+            call = ["bash", os.path.relpath(path, start), option]
+            result = subprocess.run(call, cwd=start, capture_output=True, text=True, env=environment, timeout=30)
+            assert result.returncode == 0 and text in result.stdout, result.stderr
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=ids(RECIPES))

@@ -43,10 +43,12 @@ _option_config() { # FILE
 }
 
 _option_given=()
+_option_script=$0
+if [[ ! -f $0 ]]; then _option_script=$PWD/${0##*/}; fi # the script was called from elsewhere and has gone to its directory
 while (($#)); do
   case $1 in
     --help | -h)
-      awk 'NR > 1 && !/^#/ { exit } NR > 1 { sub(/^# ?/, ""); print }' "$0"
+      awk 'NR > 1 && !/^#/ { exit } NR > 1 { sub(/^# ?/, ""); print }' "$_option_script"
       exit 0
       ;;
     --config)
@@ -77,4 +79,4 @@ done
 for ((_option_i = 0; _option_i < ${#_option_given[@]}; _option_i += 2)); do
   _option_set "${_option_given[_option_i]#--}" "${_option_given[_option_i + 1]}" "${_option_given[_option_i]}"
 done
-unset _option_given _option_i _option_name
+unset _option_given _option_i _option_name _option_script

@@ -19,7 +19,7 @@ case ${ali=none} in
   *) echo "$0: --ali is gmm, nhmm, both or none, not '$ali'" >&2; exit 2 ;;
 esac
 
-if [[ ${e2e=attention} == none ]]; then
+if [[ ${e2e=ctc} == none ]]; then
   e2e=
 else
   for _model in ${e2e:-""}; do

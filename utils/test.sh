@@ -3,14 +3,14 @@
 #
 # Usage: utils/test.sh [--no-k2] [arguments of pytest]
 #   --no-k2   in the environment with the newest torch and without k2
-# For instance: utils/test.sh tests/test_lexicon.py -x
+# For instance: utils/test.sh tests/test_symbols_lexicon.py -x
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 environment=.venv
 install=()
 case ${1-} in
   --no-k2) environment=.venv-no-k2 install=(--no-k2); shift ;;
-  --help | -h) sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p}' "$0"; exit 0 ;;
+  --help | -h) sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p}' "utils/${BASH_SOURCE[0]##*/}"; exit 0 ;;
 esac
 utils/install.sh "${install[@]}"
 PATH=$PWD/$environment/bin:$PATH

@@ -3,11 +3,11 @@
 #
 # Usage: ./run.sh [--stage N] [--stop-stage N] [--list] [--corpus-root DIR] [--ali gmm|nhmm|both|none]
 #                 [--e2e LIST] [--overwrite]
-#   --corpus-root DIR     folder with etc/ and wav/ (SPHERE, raw, WAV or FLAC); else a folder corpora/an4 beside the
+#   --corpus-root DIR     folder with etc/ and wav/ (SPHERE, raw, WAV or FLAC); else ../shared/corpora/an4 beside the
 #                         checkout, else a download
 #   --ali gmm|nhmm|both   alignments that the networks of stages 6 and 7 are trained on, and by which the end-to-end models of
 #                         stage 8 are supervised; none: no such networks, and end-to-end models without supervision
-#   --e2e LIST            end-to-end models of stage 8 among "ctc attention transducer", or none; by default attention
+#   --e2e LIST            end-to-end models of stage 8 among "ctc attention transducer", or none; by default ctc
 #   --overwrite           remake outputs whose options or inputs have changed
 #
 # AN4 has no development part. GMMs are tuned by cross-validation: the training speakers are dealt into four folds, models
@@ -18,7 +18,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 corpus_root=
 ali=both
-e2e=attention
+e2e=ctc
 overwrite=false
 . ../../utils/stage.sh
 . ../../utils/parse_options.sh

@@ -3,14 +3,14 @@
 #
 # Usage: ./run.sh [--stage N] [--stop-stage N] [--list] [--corpus-root DIR] [--units phone|grapheme|both]
 #                 [--models LIST] [--parts LIST] [--ali gmm|nhmm|both|none] [--e2e LIST] [--overwrite]
-#   --corpus-root DIR     folder with the lists and part folders of the subset; else a folder corpora/librispeech_subset beside
+#   --corpus-root DIR     folder with the lists and part folders of the subset; else ../shared/corpora/librispeech_subset beside
 #                         the checkout. For the full corpus set the parts in conf/parts.yaml
 #   --units UNITS         chains that are trained: of phones (senones), of graphemes (chenones), or both
 #   --models LIST         GMMs that are decoded, by default "mono tri1 tri2 tri3"
 #   --parts LIST          parts that are decoded, by default "dev test"; test needs dev's weights
 #   --ali gmm|nhmm|both   alignments that the networks of stages 6 and 7 are trained on, and by which the end-to-end models of
 #                         stage 8 are supervised; none: no such networks, and end-to-end models without supervision
-#   --e2e LIST            end-to-end models of stage 8 among "ctc attention transducer", or none; by default attention
+#   --e2e LIST            end-to-end models of stage 8 among "ctc attention transducer", or none; by default ctc
 #   --overwrite           remake outputs whose options or inputs have changed
 #
 # The weights of language model and word penalty are tuned on dev and used on test, which is decoded once.
@@ -21,7 +21,7 @@ units=both
 models="mono tri1 tri2 tri3"
 parts="dev test"
 ali=both
-e2e=attention
+e2e=ctc
 overwrite=false
 . ../../utils/stage.sh
 . ../../utils/parse_options.sh

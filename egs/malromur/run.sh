@@ -1,9 +1,12 @@
 #!/usr/bin/env bash
 # malromur: read Icelandic, 152 h of 563 speakers, the open corpus closest to that of Heigold et al. 2014. For holders of the corpus.
 #
-# Usage: ./run.sh [--stage N] [--stop-stage N] [--list] [--corpus-root DIR] [--ali gmm|nhmm|both] [--overwrite]
-#   --corpus-root DIR     folder with info.txt and correct/; else a folder corpora/malromur beside the checkout
-#   --ali gmm|nhmm|both   alignments that the networks of stages 6 and 7 start from; default gmm
+# Usage: ./run.sh [--stage N] [--stop-stage N] [--list] [--corpus-root DIR] [--ali gmm|nhmm|both|none]
+#                 [--e2e LIST] [--overwrite]
+#   --corpus-root DIR     folder with info.txt and correct/; else ../shared/corpora/malromur beside the checkout
+#   --ali gmm|nhmm|both   alignments that the networks of stages 6 and 7 start from, and by which the end-to-end models of stage 8
+#                         are supervised; default gmm; none: no such networks, and end-to-end models without supervision
+#   --e2e LIST            end-to-end models of stage 8 among "ctc attention transducer", or none; by default ctc
 #   --overwrite           remake outputs whose options or inputs have changed
 #
 # From the lang on, the stages are those of ../samromur/run.sh with the sizes in conf/ here.
@@ -11,13 +14,14 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 corpus_root=
 ali=gmm
+e2e=ctc
 overwrite=false
 . ../../utils/stage.sh
 . ../../utils/parse_options.sh
 . ../../utils/recipe.sh
 
 samromur() { # STAGE
-  ../samromur/run.sh --work "$PWD" --stage $1 --stop-stage $1 --ali "$ali" "${force[@]}"
+  ../samromur/run.sh --work "$PWD" --stage $1 --stop-stage $1 --ali "$ali" --e2e "${e2e:-none}" "${force[@]}"
 }
 
 if stage 0 "data: recordings and transcripts, speakers dealt out to training, dev and test"; then

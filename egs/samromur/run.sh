@@ -3,10 +3,10 @@
 #
 # Usage: ./run.sh [--stage N] [--stop-stage N] [--list] [--corpus-root DIR] [--ali gmm|nhmm|both|none]
 #                 [--e2e LIST] [--work DIR] [--overwrite]
-#   --corpus-root DIR     folder with metadata.tsv and audio/; else a folder corpora/samromur_demo beside the checkout
+#   --corpus-root DIR     folder with metadata.tsv and audio/; else ../shared/corpora/samromur_demo beside the checkout
 #   --ali gmm|nhmm|both   alignments that the networks of stages 6 and 7 start from, and by which the end-to-end models of stage 8
 #                         are supervised; default gmm; none: no such networks, and end-to-end models without supervision
-#   --e2e LIST            end-to-end models of stage 8 among "ctc attention transducer", or none; by default attention
+#   --e2e LIST            end-to-end models of stage 8 among "ctc attention transducer", or none; by default ctc
 #   --work DIR            recipe with conf/ of its own, whose data/ and exp/ are used (../malromur)
 #   --overwrite           remake outputs whose options or inputs have changed
 #
@@ -16,7 +16,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 corpus_root=
 ali=gmm
-e2e=attention
+e2e=ctc
 work=.
 overwrite=false
 . ../../utils/stage.sh

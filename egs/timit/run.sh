@@ -2,8 +2,8 @@
 # timit: alignments measured against hand-made phone times, on the sample or the full corpus.
 #
 # Usage: ./run.sh [--stage N] [--stop-stage N] [--list] [--corpus-root DIR] [--librispeech-root DIR] [--part NAME] [--overwrite]
-#   --corpus-root DIR       folder with TRAIN/ and TEST/, or with the sample; else corpora/timit_sample beside the checkout
-#   --librispeech-root DIR  folder of the LibriSpeech subset; else corpora/librispeech_subset beside the checkout
+#   --corpus-root DIR       folder with TRAIN/ and TEST/, or with the sample; else ../shared/corpora/timit_sample beside the checkout
+#   --librispeech-root DIR  folder of the LibriSpeech subset; else ../shared/corpora/librispeech_subset beside the checkout
 #   --part NAME             part that is aligned and scored: sample (default), or train, dev, test of the full corpus
 #   --overwrite             remake outputs whose options or inputs have changed
 #

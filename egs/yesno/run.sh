@@ -2,7 +2,7 @@
 # yesno: 60 recordings of one speaker saying yes and no in Hebrew; a smoke test on real speech (Kaldi egs/yesno).
 #
 # Usage: ./run.sh [--stage N] [--stop-stage N] [--list] [--corpus-root DIR] [--overwrite]
-#   --corpus-root DIR   folder with the .wav files; else a folder corpora/yesno beside the checkout, else a download
+#   --corpus-root DIR   folder with the .wav files; else ../shared/corpora/yesno beside the checkout, else a download
 #   --overwrite         remake outputs whose options or inputs have changed
 # There is no development part: decoding uses the fixed weights of conf/decode_*.yaml.
 set -euo pipefail

@@ -338,7 +338,7 @@ def test_places_of_torchrun():
     assert place_of({}).count == 1
     place = place_of({"RANK": "1", "WORLD_SIZE": "3", "LOCAL_WORLD_SIZE": "1", "MASTER_ADDR": "h"})
     assert (place.index, place.count, place.host) == (1, 3, "h")
-    with pytest.raises(ConfigError, match="nproc-per-node"):
+    with pytest.raises(ConfigError, match="nproc_per_node"):
         place_of({"RANK": "1", "WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2"})
 
 

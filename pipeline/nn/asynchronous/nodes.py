@@ -43,6 +43,6 @@ def place_of(environment: Mapping[str, str]) -> Place:
     if "WORLD_SIZE" not in environment or "RANK" not in environment:
         return Place()
     if environment.get("LOCAL_WORLD_SIZE", "1") != "1":
-        raise ConfigError(f"torchrun --nproc-per-node {environment['LOCAL_WORLD_SIZE']}: needs --nproc-per-node 1, since this step "
+        raise ConfigError(f"torchrun --nproc_per_node {environment['LOCAL_WORLD_SIZE']}: needs --nproc_per_node 1, since this step "
                           f"starts the replicas of a machine itself (--replicas)")
     return Place(int(environment["RANK"]), int(environment["WORLD_SIZE"]), environment.get("MASTER_ADDR", ""))
