@@ -25,6 +25,7 @@ import errno
 import functools
 import logging
 import os
+import re
 import shlex
 import sys
 import types
@@ -46,6 +47,8 @@ logger = logging.getLogger(__name__)
 ROOT = Path(__file__).resolve().parent.parent
 
 # The user can mend these: a full disk or quota, a place where nothing may be written.
+# MemoryError's siblings: torch raises plain RuntimeErrors.
+_OUT_OF_MEMORY = re.compile(r"DefaultCPUAllocator: can't allocate memory|CUDA out of memory")
 _USER_ERRNO = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS)
 
 
@@ -180,7 +183,11 @@ def main_guard(out: Path | None = None) -> Iterator[None]:
             sys.exit(1)
         name = err.filename or out or "output"
         _fail(f"{name}: {err.strerror}; nothing was changed under the final name", 2)
-    except Exception:
+    except Exception as err:
+        if isinstance(err, MemoryError) or _OUT_OF_MEMORY.search(str(err)):
+            logger.debug("traceback", exc_info=True)
+            _fail(f"out of memory ({str(err).splitlines()[0] if str(err) else 'main memory'}); smaller batches need less, in most "
+                  "steps --batch-frames; the same command goes on from here", 2)
         logger.exception("bug; the traceback follows")
         sys.exit(1)
 

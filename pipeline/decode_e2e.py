@@ -5,6 +5,7 @@ import itertools
 import logging
 import time
 from dataclasses import asdict, dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Iterator, Mapping, Optional, Sequence
 
@@ -81,11 +82,13 @@ def choose_method(model: "EndToEnd", options: SearchOptions) -> Method:
         raise ConfigError(f"--method {method}: the model has {own}")
     if method == "transducer_k2" and model.options.predictor != "stateless":
         raise ConfigError(f"--method {method} needs a stateless predictor; this one is an LSTM")
+    if method == "transducer_k2" and find_spec("k2") is None:
+        raise ConfigError(f"--method {method} needs k2, which this environment lacks")
     return method
 
 
 def grid(method: Method, model: "EndToEnd", options: SearchOptions, with_lm: bool) -> list[Weights]:
-    """All weights that are tried."""
+    """All weights that are tried; ConfigError for a language model with a method that takes none."""
     if method in PLAIN:
         if with_lm:
             raise ConfigError(f"--method {method} takes no language model")
@@ -193,7 +196,8 @@ def _load(data_dir: Path, meta: Mapping[str, Any]) -> tuple[Any, float]:
 def latency(model: "EndToEnd", frame_shift: float) -> Optional[float]:
     """Seconds for which a latency-controlled encoder waits at most before it puts out a frame, without computing time.
 
-    Its mean is that less half a chunk. None: the encoder sees the whole utterance.
+    Its mean is that less half a chunk. None: the encoder sees the whole utterance. Normalisation of features over an utterance or
+    a speaker (``--cmvn``) would have to run along in a streaming system and is not counted.
 
     Args:
         frame_shift: of the features, in seconds.
@@ -202,7 +206,10 @@ def latency(model: "EndToEnd", frame_shift: float) -> Optional[float]:
     lookahead = getattr(model.encoder.network, "lookahead", None)
     if lookahead is None:
         return None
-    seconds = lookahead * layer_factors(model.options)[0] * frame_shift
+    frames = lookahead * layer_factors(model.options)[0]
+    if model.encoder.vgg is not None:
+        frames += model.encoder.vgg.lookahead * model.options.subsampling
+    seconds = frames * frame_shift
     logger.info("latency of the encoder when streaming: at most %.2f s beside computing", seconds)
     return seconds
 
@@ -217,14 +224,29 @@ def choose_weights(errors: Mapping[Weights, Errors]) -> Weights:
     return min(errors, key=lambda w: (errors[w].total, abs(w.length), w.lm, w.ilm, w.ctc))
 
 
-def read_weights(directory: Path) -> Weights:
-    """The weights that another decoding directory chose."""
+def read_weights(directory: Path, method: Method, with_lm: bool) -> Weights:
+    """The weights that another decoding directory chose.
+
+    Args:
+        with_lm: whether this search has a language model.
+    Raises:
+        DataError: there are none. MismatchError: they were chosen for another kind of search.
+    """
     path = directory / BEST
     facts = read_json(path)
     try:
-        return Weights(**{name: float(facts["weights"][name]) for name in asdict(Weights())})
+        weights = Weights(**{name: float(facts["weights"][name]) for name in asdict(Weights())})
+        had_lm = any(float(tried["lm"]) > 0 for tried in facts["tried"])
     except (KeyError, TypeError, ValueError) as e:
         raise DataError(f"{path}: names no weights of an end-to-end model ({e!r})") from None
+    if had_lm != with_lm:
+        theirs, ours = ("with", "without") if had_lm else ("without", "with")
+        raise MismatchError(f"{path}: weights of a search {theirs} a language model, but this one is {ours} (--lm)")
+    if method in PLAIN and weights != Weights():
+        raise MismatchError(f"{path}: weights of a beam search, but --method {method} takes none")
+    if weights.ilm and not method.startswith("transducer"):
+        raise MismatchError(f"{path}: weights of a transducer, but this search is by {method}")
+    return weights
 
 
 def report(decoded: Decoded, tokens: Tokens, out_dir: Path, options: SearchOptions) -> tuple[list[Hypothesis], dict[str, Any]]:

@@ -42,7 +42,10 @@ def main(model: Path, tokens: Path, data: Path, out: Path, lm: Path | None, weig
         table = Tokens.load(tokens)
         check_tokens(meta, model, table, tokens)
         method = choose_method(network, config)
-        weights = grid(method, network, config, lm is not None) if weights_from is None else [read_weights(weights_from)]
+        if weights_from is None:
+            weights = grid(method, network, config, lm is not None)
+        else:
+            weights = [read_weights(weights_from, method, lm is not None)]
         language_model = None if lm is None else load_lm(lm, table, tokens)
         hyps, facts = report(decode(network, meta, data, config, method, weights, language_model), table, tmp, config)
         facts.update(method=method, latency_seconds=latency(network, meta["features"]["frame_shift"]))

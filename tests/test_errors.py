@@ -30,7 +30,10 @@ def test_hierarchy():
         (KeyboardInterrupt(), 130),
         (AssertionError("x"), 1),
         (ValueError("x"), 1),
-        (MemoryError(), 1),
+        (MemoryError(), 2),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"), 2),
+        (RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"), 2),
+        (RuntimeError("x"), 1),
     ],
 )
 def test_exit_codes(error, code):

@@ -1,6 +1,8 @@
 """What only training needs: outputs on layers of the encoder, and their losses. None of it is in the exported model."""
 from __future__ import annotations
 
+from importlib.util import find_spec
+
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -83,6 +85,10 @@ def check_layers(options: TrainEndToEndOptions) -> None:
             raise ConfigError(f"{flag}: a layer stands twice in {layers}")
     if options.aux_transducer_layers and (options.model != "transducer" or options.rnnt != "full"):
         raise ConfigError("--aux-transducer-layers needs --model transducer with --rnnt full")
+    if options.aux_transducer_layers and options.frames_per_step > 1:
+        raise ConfigError("--aux-transducer-layers needs --frames-per-step 1: its layers have to run at the rate of the output")
+    if options.model == "transducer" and options.rnnt == "pruned" and find_spec("k2") is None:
+        raise ConfigError("--rnnt pruned needs k2, which this environment lacks")
     if options.aux_alternate and not (options.aux_layers and options.aux_token_weight):
         raise ConfigError("--aux-alternate needs both --aux-layers and --aux-token-weight")
 

@@ -111,11 +111,7 @@ class EndToEndLoss:
                 terms[f"frame_{number}"] = o.aux_weight, frame_loss(head, hidden.x, lessons.frame[int(number)], indices,
                                                                   o.aux_smoothing)
         for number, head in aux.ctc.items():
-            rows = [lessons.states[i] for i in indices]
-            row_lens = torch.tensor([len(row) for row in rows], device=lens.device)
-            states = padded(rows, max(int(row_lens.max()), 1)).to(lens.device)
-            hidden = layers[int(number)]
-            terms[f"states_{number}"] = o.aux_ctc_weight, _ctc(head(hidden.x).log_softmax(-1), states, hidden.lens, row_lens)
+            terms[f"states_{number}"] = o.aux_ctc_weight, states_loss(head, layers[int(number)], lessons.states, indices)
         if aux.token is not None and tokens:
             terms["tokens"] = o.aux_token_weight, frame_loss(aux.token, encoded, lessons.token, indices, o.aux_smoothing)
         return terms
@@ -141,6 +137,24 @@ def frame_loss(head: nn.Module, x: torch.Tensor, labels: Sequence[np.ndarray], i
     targets = torch.from_numpy(np.concatenate(rows).astype(np.int64)).to(x.device)
     frames = x.flatten(0, 1).index_select(0, torch.from_numpy(place.astype(np.int64)).to(x.device))
     return smoothed_cross_entropy(head(frames), targets, smoothing) / max(len(targets), 1)
+
+
+def states_loss(head: nn.Module, hidden: Hidden, states: Sequence[np.ndarray], indices: np.ndarray) -> torch.Tensor:
+    """Mean CTC loss per state and end of the utterances that have states (no states would teach blanks); 0 without any.
+
+    Args:
+        head: from (..., D) to (..., C). states: by utterance, (U'_n,), or empty ones. indices: (N,) utterances.
+    """
+    rows = [states[i] for i in indices]
+    known = [n for n, row in enumerate(rows) if len(row)]
+    if not known:
+        return hidden.x.new_zeros(())
+    device = hidden.x.device
+    row_lens = torch.tensor([len(rows[n]) for n in known], device=device)
+    targets = padded([rows[n] for n in known], int(row_lens.max())).to(device)
+    pick = torch.tensor(known, device=device)
+    x, lens = hidden.x.index_select(0, pick), hidden.lens.index_select(0, pick.to(hidden.lens.device))
+    return _ctc(head(x).log_softmax(-1), targets, lens, row_lens)
 
 
 def _ctc(log_probs: torch.Tensor, tokens: torch.Tensor, lens: torch.Tensor, token_lens: torch.Tensor) -> torch.Tensor:

@@ -10,8 +10,9 @@ from typing import Optional, Sequence
 import numpy as np
 
 from pipeline.ali import AliSet, subsample
+from pipeline.corpus import cut_entries
 from pipeline.e2e.options import TrainEndToEndOptions
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, MismatchError
 from pipeline.feats.facts import FeatureFacts
 from pipeline.nn.encoders import layer_factors
 from pipeline.nn.labels import SPEED_SLACK, check_missing, fitted, frames_per_label, with_speeds
@@ -22,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Lessons:
-    """Targets of the auxiliary losses by utterance index; an utterance without an alignment has empty ones.
+    """Targets of the auxiliary losses by utterance index; empty for utterances without an alignment, and for losses without use.
 
     Attributes:
         num_labels: classes of the frame labels. num_states: of the sequences.
@@ -55,6 +56,8 @@ def make_lessons(ali_dir: Optional[Path], data_dir: Path, cut_ids: Sequence[str]
         DataError: too many utterances are missing in it.
     """
     if not needs_alignment(options):
+        if ali_dir is not None:
+            logger.warning("--ali %s is not used: none of --aux-layers, --aux-ctc-layers and --aux-token-weight is given", ali_dir)
         return None
     if ali_dir is None:
         raise ConfigError("--aux-layers, --aux-ctc-layers and --aux-token-weight need an alignment (--ali)")
@@ -63,23 +66,28 @@ def make_lessons(ali_dir: Optional[Path], data_dir: Path, cut_ids: Sequence[str]
     factors = {number: layers[number - 1] for number in options.aux_layers}
     rates = {number: frames_per_label(ali, facts.frame_shift, factor, data_dir) for number, factor in factors.items()}
     found = with_speeds(ali, cut_ids)
+    texts = {entry["id"]: entry["supervisions"][0]["text"].split() for _, entry in cut_entries(data_dir)}
     check_missing(cut_ids, found, ali, data_dir, options.max_skipped)
     frame: dict[int, list[np.ndarray]] = {number: [] for number in options.aux_layers}
     states, token = [], []
+    nothing = np.zeros(0, np.int64)
+    shift = options.label_factor * facts.frame_shift
+    first = facts.frame_offset + (shift - facts.frame_shift) / 2  # centre of the encoder's first frame
     for cut_id, length in zip(cut_ids, lens.tolist()):
         own = found.get(cut_id)
-        if own is None:
-            rows, sequence, spoken = {}, np.zeros(0, np.int64), np.zeros(0, np.int64)
-        else:
+        rows, sequence, spoken = {}, nothing, nothing
+        if own is not None:
             slack = 0 if own is ali else SPEED_SLACK
             labels = _moved(_labels(own, cut_id, options.aux_labels), cut_id, options, ali.header.frame_shift)
             rows = {number: fitted(subsample(labels, rates[number], options.aux_majority), -(-length // factor), slack, cut_id,
                                    ali, data_dir) for number, factor in factors.items()}
-            sequence = state_sequence(own, cut_id)
-            spoken = tokens_in_time(own, cut_id, tokens, -(-length // options.label_factor),
-                                    options.label_factor * facts.frame_shift)
+            if options.aux_ctc_layers:
+                sequence = state_sequence(own, cut_id)
+            if options.aux_token_weight:
+                centres = first + shift * np.arange(-(-length // options.label_factor))
+                spoken = tokens_in_time(own, cut_id, texts[cut_id], tokens, centres)
         for number in frame:
-            frame[number].append(rows.get(number, np.zeros(0, np.int64)))
+            frame[number].append(rows.get(number, nothing))
         states.append(sequence)
         token.append(spoken)
     transitions = ali.transitions
@@ -121,12 +129,23 @@ def state_sequence(ali: AliSet, cut_id: str) -> np.ndarray:
     return np.array([pdfs[first + count // 2] + 1 for _, first, count in ali.phone_segments(cut_id)], dtype=np.int64)
 
 
-def tokens_in_time(ali: AliSet, cut_id: str, tokens: Tokens, num_frames: int, frame_shift: float) -> np.ndarray:
-    """(num_frames,) tokens: each word's time is divided among its tokens by their letters; blank where no word is."""
-    centres = (np.arange(num_frames) + 0.5) * frame_shift
-    out = np.full(num_frames, BLANK_ID, dtype=np.int64)
-    for word in ali.words(cut_id):
-        ids = tokens.encode_word(word.symbol)
+def tokens_in_time(ali: AliSet, cut_id: str, words: Sequence[str], tokens: Tokens, centres: np.ndarray) -> np.ndarray:
+    """Tokens of frames: each word's time is divided among its tokens by their letters; blank where no word is.
+
+    Args:
+        words: the transcript, in which words outside of the alignment's lexicon have their letters.
+        centres: (T',) seconds.
+    Returns:
+        (T',) int64 token ids.
+    Raises:
+        MismatchError: the alignment is of another transcript.
+    """
+    out = np.full(len(centres), BLANK_ID, dtype=np.int64)
+    aligned = ali.words(cut_id)
+    if len(aligned) != len(words):
+        raise MismatchError(f"alignment {ali.directory}: {cut_id!r} has {len(aligned)} words, its transcript has {len(words)}")
+    for word, spelling in zip(aligned, words):
+        ids = tokens.encode_word(spelling)
         sizes = np.array([max(len(tokens.pieces[i].lstrip(WORD_START)), 0.5) for i in ids])
         ends = word.start + word.duration * np.cumsum(sizes) / sizes.sum()
         inside = (centres >= word.start) & (centres < word.end)

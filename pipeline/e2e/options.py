@@ -47,11 +47,12 @@ class TrainEndToEndOptions(TrainOptions, EndToEndOptions):
     max_seconds: float = Field(60.0, gt=0, description="Longer utterances are left out, up to the share max_skipped.")
     spec_augment: Literal["custom", "ld"] = Field(
         "custom", description="ld: the policy LD of Park et al. 2019 (2 feature masks up to a third of the features, 2 time masks "
-        "up to 1 s) in place of the mask options.")
+        "up to 1 s) in place of all mask options; its p is 1.")
     aux_layers: tuple[int, ...] = Field((), description="Layers of the encoder, from 1, whose frames learn the labels of --ali.")
-    aux_weight: float = Field(1.0, ge=0, description="Weight of this frame cross-entropy.")
+    aux_weight: float = Field(1.0, ge=0, description="Weight of this frame cross-entropy, a mean per frame, beside sequence losses "
+                              "per token: where losses are sums over an utterance, the same weight counts frames / tokens as much.")
     aux_smoothing: float = Field(0.5, ge=0, le=1, description="m: share of these targets that is spread evenly over all labels; "
-                                 "0: the alignment alone, 1: nothing of it.")
+                                 "0: the alignment alone, 1: nothing of it. Also of --aux-token-weight's.")
     aux_labels: Literal["pdf", "phone"] = Field("pdf", description="What the frames learn: tied states, or phones.")
     aux_hidden: int = Field(0, ge=0, description="Width of a hidden layer in each auxiliary output; 0: linear.")
     aux_majority: bool = Field(False, description="Labels at a lower frame rate: the most frequent instead of the first.")
@@ -61,8 +62,8 @@ class TrainEndToEndOptions(TrainOptions, EndToEndOptions):
     aux_token_weight: float = Field(0.0, ge=0, description="Weight of a frame cross-entropy at the top with tokens at the times "
                                     "of their words in --ali; 0: none.")
     aux_alternate: bool = Field(False, description="A batch learns either the labels or the tokens of --ali, by chance.")
-    ali_shift_ms: float = Field(0.0, ge=0, description="Boundaries of --ali are moved at random by so much on average: what a "
-                                "worse alignment would do.")
+    ali_shift_ms: float = Field(0.0, ge=0, description="Boundaries between the frame labels of --aux-layers are moved at random by so "
+                                "much on average: what a worse alignment would do.")
     aux_transducer_layers: tuple[int, ...] = Field((), description="transducer: layers from which a branch goes into the shared "
                                                    "decoder (Liu et al. 2020).")
     aux_transducer_weight: float = Field(0.3, ge=0, description="Weight of these branches' RNN-T losses.")

@@ -5,7 +5,7 @@ import logging
 import resource
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, Mapping, Optional
 
 import numpy as np
 import torch
@@ -23,12 +23,17 @@ from pipeline.feats.load import load_packed
 from pipeline.nn.data import UtteranceSet
 from pipeline.nn.distributed import World
 from pipeline.nn.model import feature_facts
+from pipeline.nn.options import EncoderOptions
 from pipeline.nn.train import Task, clean_up, pick_device, train
 from pipeline.tokens import UNK_ID, Tokens
 
 logger = logging.getLogger(__name__)
 
 ENCODER = "encoder."
+# What encoders must share beside the shapes of their weights for the weights to mean the same.
+SAME_FRAMES = ("encoder", "subsampling", "subsampling_by", "frames_per_step", "strides", "vgg")
+SAME_WITHIN = {"blstm": (), "lc_blstm": ("chunk", "right_context"), "tdnn": ("dilations",), "tds": ("heads",),
+               "transformer": ("heads",), "conformer": ("heads",), "dnn": ("window_left", "window_right")}
 
 
 def train_end_to_end(data_dir: Path, tokens_dir: Path, out: Path, options: TrainEndToEndOptions, dev_dir: Optional[Path] = None,
@@ -61,7 +66,7 @@ def train_end_to_end(data_dir: Path, tokens_dir: Path, out: Path, options: Train
     model.set_normalisation(data.packed.feats)
     student = Student(model, Auxiliary(model, lessons.num_labels if lessons else 0, lessons.num_states if lessons else 0, options))
     if init_dir is not None:
-        load_encoder(model, init_dir)
+        load_encoder(model, init_dir, feature_facts(facts))
     history = train(student, Task(data, EndToEndLoss(targets, options, lessons)), dev, options, out, facts.frame_shift)
     if World.current().rank:
         return {}
@@ -77,15 +82,24 @@ def train_end_to_end(data_dir: Path, tokens_dir: Path, out: Path, options: Train
             **{k: v for k, v in best.items() if k.startswith("dev_") or k == "loss"}}
 
 
-def load_encoder(model: EndToEnd, init_dir: Path) -> None:
+def load_encoder(model: EndToEnd, init_dir: Path, features: Mapping[str, Any]) -> None:
     """Copies the encoder of a model directory; further layers here stay as they are.
 
+    Args:
+        features: those that the model will see (``feature_facts``).
     Raises:
-        MismatchError: that encoder has other features or another shape.
+        MismatchError: that encoder has other features, another shape or another way to see its frames.
     """
     tensors, meta = load_model(init_dir)
     if meta.get("kind") not in ("nn", "e2e"):
         raise DataError(f"{Path(init_dir) / META}: a model of kind {meta.get('kind')!r} has no encoder to begin with")
+    there, here = {**asdict(EncoderOptions()), **meta["config"]}, asdict(model.options)
+    pairs = {name: tuple(_first_layers(name, config[name], there["layers"]) for config in (there, here))
+             for name in (*SAME_FRAMES, *SAME_WITHIN[model.options.encoder])}
+    pairs.update({f"features' {name}": (meta["features"][name], features[name]) for name in ("type", "frame_shift", "window")})
+    for name, (was, now) in pairs.items():
+        if was != now:
+            raise MismatchError(f"the encoder of {init_dir} does not fit: {name} is {was} there and {now} here")
     theirs = {k: v for k, v in tensors.items() if k.startswith(ENCODER)}
     mine = model.state_dict()
     for name, tensor in theirs.items():
@@ -96,6 +110,13 @@ def load_encoder(model: EndToEnd, init_dir: Path) -> None:
     model.load_state_dict({**mine, **theirs})
     rest = sum(k.startswith(ENCODER) for k in mine) - len(theirs)
     logger.info("encoder of %s taken over: %d tensors%s", init_dir, len(theirs), f", {rest} begin at random" if rest else "")
+
+
+def _first_layers(name: str, value: Any, layers: int) -> Any:
+    """What an option says of the first layers: of dilations the last one counts for all further layers."""
+    if not isinstance(value, (list, tuple)):
+        return value
+    return [*value, *[value[-1]] * layers][:layers] if name == "dilations" else list(value)
 
 
 def peak_memory(device: str) -> float:

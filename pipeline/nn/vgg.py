@@ -1,6 +1,7 @@
 """Convolutions over time and frequency in front of an encoder, as in VGG (Simonyan and Zisserman 2015)."""
 from __future__ import annotations
 
+import math
 from typing import Sequence
 
 import torch
@@ -22,6 +23,7 @@ class Vgg(nn.Module):
         """
         super().__init__()
         self.strides, self.out_dim = tuple(strides), out_dim
+        self.lookahead = sum(2 * math.prod(strides[:n]) for n in range(len(strides)))  # input frames; two convolutions per block
         sizes = [1, channels, *[2 * channels] * (len(strides) - 1)]
         self.blocks = nn.ModuleList(
             nn.ModuleList([nn.Conv2d(a, b, 3, padding=1), nn.Conv2d(b, b, 3, padding=1)]) for a, b in zip(sizes, sizes[1:]))

@@ -8,12 +8,13 @@ import pytest
 import torch
 
 from pipeline.e2e.auxiliary import Auxiliary, Student, branch_losses, check_layers, smoothed_cross_entropy, symmetric_kl
-from pipeline.e2e.criterion import EndToEndLoss, frame_loss, greedy_errors
+from pipeline.e2e.criterion import EndToEndLoss, frame_loss, greedy_errors, states_loss
 from pipeline.e2e.labels import Lessons, jitter
 from pipeline.e2e.model import EndToEnd
 from pipeline.e2e.options import TrainEndToEndOptions
 from pipeline.errors import ConfigError
 from pipeline.nn.data import Batch
+from pipeline.nn.encoders import Hidden
 
 SMALL = dict(encoder="tdnn", layers=3, dim=6, dropout=0.0, embedding_dim=5, decoder_dim=7, decoder_dropout=0.0, attention_heads=2,
              attention_dim=8, joint_dim=6, strides=(2,), device="cpu")
@@ -57,6 +58,18 @@ def test_frames_without_a_label_get_no_gradient():
     rows = torch.cat([head(x[0, :2]), head(x[1])])
     assert torch.allclose(loss, smoothed_cross_entropy(rows, torch.tensor([0, 2, 1, 1, 0, 2]), 0.3) / 6)
     assert float(frame_loss(head, x, labels, np.array([0, 0, 0]), 0.3)) == 0.0
+
+
+def test_utterances_without_states_get_no_gradient():
+    """CTC without labels would teach them blanks."""
+    x, head = torch.randn(2, 6, 5, requires_grad=True), torch.nn.Linear(5, 4)
+    hidden, states = Hidden(x, torch.tensor([6, 5]), 1), [np.array([], dtype=np.int64), np.array([1, 3])]
+    loss = states_loss(head, hidden, states, np.array([0, 1]))
+    loss.backward()
+    assert (x.grad.abs().sum((1, 2)) > 0).tolist() == [False, True]
+    alone = states_loss(head, Hidden(x[1:], torch.tensor([5]), 1), states, np.array([1]))
+    assert torch.allclose(loss, alone)
+    assert float(states_loss(head, hidden, states, np.array([0, 0]))) == 0.0
 
 
 def test_divergence_is_symmetric_and_zero_for_equal_branches():
@@ -194,7 +207,8 @@ def test_jitter_moves_boundaries_as_far_as_it_says():
 @pytest.mark.parametrize("options, text", [
     (dict(aux_layers=(4,)), "no layer 4.*1 to 3"), (dict(aux_ctc_layers=(0,)), "no layer 0"), (dict(aux_layers=(1, 1)), "twice"),
     (dict(aux_transducer_layers=(1,)), "--model transducer"), (dict(aux_alternate=True, aux_layers=(1,)), "--aux-token-weight"),
-    (dict(model="transducer", rnnt="pruned", aux_transducer_layers=(1,)), "full")], ids=str)
+    (dict(model="transducer", rnnt="pruned", aux_transducer_layers=(1,)), "full"),
+    (dict(model="transducer", frames_per_step=2, aux_transducer_layers=(1,)), "--frames-per-step 1")], ids=str)
 def test_impossible_auxiliary_losses_are_refused(options, text):
     with pytest.raises(ConfigError, match=text):
         check_layers(TrainEndToEndOptions(**{**SMALL, **options}))

@@ -141,6 +141,8 @@ def test_latency():
     assert latency(make("ctc"), 0.01) is None
     model = make("ctc", encoder="lc_blstm", chunk=8, right_context=4)
     assert latency(model, 0.01) == pytest.approx((8 + 4) * 3 * 0.01)
+    behind_convolutions = make("ctc", encoder="lc_blstm", chunk=8, right_context=4, subsampling=1, vgg=(2, 2))
+    assert latency(behind_convolutions, 0.01) == pytest.approx(((8 + 4) * 4 + 2 * 1 + 2 * 2) * 0.01)
 
 
 def saved(directory: Path, data: Path) -> Path:
@@ -162,7 +164,7 @@ def test_a_data_directory(tones, tmp_path):  # noqa: F811
     assert [x.alternatives[0].words for x in lists] == [h.hyp for h in hyps]
     assert facts["real_time_factor"] > 0 and found.audio_seconds == pytest.approx(sum(_durations(tones.data)), abs=0.5)
     best = json.loads((tmp_path / "best.json").read_text())
-    assert read_weights(tmp_path) == Weights(**best["weights"]) and len(best["tried"]) == 2
+    assert read_weights(tmp_path, "attention", False) == Weights(**best["weights"]) and len(best["tried"]) == 2
     assert min(t["wer"] for t in best["tried"]) == pytest.approx(facts["wer"], abs=1e-3)
     again = decode(model, meta, tones.data, options, "attention", [weights[1]])
     assert again.found[weights[1]] == found.found[weights[1]]
@@ -188,9 +190,23 @@ def test_nbest_lists_hold_words_once():
 def test_weights_of_another_kind(tmp_path):
     (tmp_path / "best.json").write_text(json.dumps({"lm_weight": 10, "word_penalty": 0.0}))
     with pytest.raises(DataError, match="names no weights of an end-to-end model"):
-        read_weights(tmp_path)
-    (tmp_path / "best.json").write_text(json.dumps({"weights": asdict(Weights(lm=0.5))}))
-    assert read_weights(tmp_path) == Weights(lm=0.5)
+        read_weights(tmp_path, "attention", True)
+
+    def write(weights):
+        (tmp_path / "best.json").write_text(json.dumps({"weights": asdict(weights), "tried": [asdict(weights)]}))
+
+    write(Weights(lm=0.5))
+    assert read_weights(tmp_path, "attention", True) == Weights(lm=0.5)
+    with pytest.raises(MismatchError, match="with a language model, but this one is without"):
+        read_weights(tmp_path, "attention", False)
+    write(Weights(length=1.0))
+    with pytest.raises(MismatchError, match="without a language model, but this one is with"):
+        read_weights(tmp_path, "attention", True)
+    with pytest.raises(MismatchError, match="--method ctc_greedy takes none"):
+        read_weights(tmp_path, "ctc_greedy", False)
+    write(Weights(ilm=0.3))
+    with pytest.raises(MismatchError, match="weights of a transducer"):
+        read_weights(tmp_path, "attention", False)
 
 
 def test_the_step(tones, tmp_path, run_script):  # noqa: F811
@@ -205,10 +221,15 @@ def test_the_step(tones, tmp_path, run_script):  # noqa: F811
     assert rows[0]["low"] <= rows[0]["value"] <= rows[0]["high"]
     (tmp_path / "lm").mkdir()
     (tmp_path / "lm" / "lm.arpa").write_text("\\data\\\nngram 1=3\n\n\\1-grams:\n-99 <s>\n-0.3 </s>\n-0.3 AB\n\n\\end\\\n")
-    done = run_script(*command[:4], "out2", "--lm", "lm", "--weights-from", "out", "--beam", "2", "--max-length", "0.2")
+    search = ["--lm", "lm", "--beam", "2", "--max-length", "0.2"]
+    done = run_script(*command[:4], "out2", *search, "--lm-weights", "0.3", "--length-bonuses", "0")
     assert done.returncode == 0, done.stderr
+    done = run_script(*command[:4], "out3", *search, "--weights-from", "out2")
+    assert done.returncode == 0, done.stderr
+    done = run_script(*command[:4], "out4", *search, "--weights-from", "out")
+    assert done.returncode == 2 and "without a language model, but this one is with" in done.stderr
     train_tokens([["XYZ"]], TokenOptions(unit="char")).save(tmp_path / "others")
-    done = run_script(command[0], "model", "others", tones.data, "out3")
+    done = run_script(command[0], "model", "others", tones.data, "out5")
     assert done.returncode == 2 and "do not belong together: tokens" in done.stderr
 
 

@@ -151,8 +151,10 @@ def test_encoders_of_other_models_are_taken_over(tones, tokens, ali, tmp_path): 
     tensors = [load_tensors(tmp_path / name / "model.safetensors") for name in ("hybrid", "a", "b")]
     for name in (n for n in tensors[0] if n.startswith("encoder.")):
         assert torch.allclose(tensors[0][name], tensors[1][name], atol=1e-6) and torch.allclose(tensors[1][name], tensors[2][name], atol=1e-6)
-    with pytest.raises(MismatchError, match="encoder of .*hybrid.*strides"):
-        train_end_to_end(tones.data, tokens, tmp_path / "c", options_with(dim=8), init_dir=tmp_path / "hybrid")
+    for other, text in ((dict(dim=8), "hybrid.*strides and features"), (dict(dilations=(3,)), "dilations is"),
+                        (dict(strides=(), subsampling=2), "subsampling is 1 there and 2 here")):
+        with pytest.raises(MismatchError, match=f"encoder of .*{text}"):
+            train_end_to_end(tones.data, tokens, tmp_path / "c", options_with(**other), init_dir=tmp_path / "hybrid")
 
 
 def test_processes_do_what_one_does_with_accumulation(tones, tokens, tmp_path, run_script):  # noqa: F811
@@ -180,7 +182,7 @@ def test_bad_input_ends_the_step_with_2(tones, tokens, ali, tmp_path, run_script
 def test_lessons_are_those_of_the_alignment(tones, tokens, ali):  # noqa: F811
     facts, table = FeatureFacts.load(tones.data), Tokens.load(tokens)
     packed = load_packed(tones.data, OPTIONS.feat_options())
-    options = options_with(aux_layers=(1, 2), aux_labels="phone", aux_token_weight=1.0)
+    options = options_with(aux_layers=(1, 2), aux_labels="phone", aux_token_weight=1.0, aux_ctc_layers=(1,))
     lessons = make_lessons(ali, tones.data, packed.cut_ids, packed.lengths().numpy(), facts, table, options)
     phones = Lang.load(tones.lang).phones
     assert lessons.num_labels == len(phones)
@@ -191,10 +193,13 @@ def test_lessons_are_those_of_the_alignment(tones, tokens, ali):  # noqa: F811
         middles = [load_hmm(ali).transitions.pdf[np.flatnonzero(load_hmm(ali).transitions.phone == phones.id(p))] for p, _, _ in spans]
         assert all(state - 1 in pdfs for state, pdfs in zip(lessons.states[i], middles)) and len(lessons.states[i]) == len(spans)
     first = packed.cut_ids[0]
-    spoken = tokens_in_time(AliSet.load(ali), first, table, len(packed[0]), 0.01)
     text = {e["id"]: e["supervisions"][0]["text"] for _, e in _entries(tones.data)}[first]
+    centres = (np.arange(len(packed[0])) + 0.5) * 0.01
+    spoken = tokens_in_time(AliSet.load(ali), first, text.split(), table, centres)
     runs = spoken[np.concatenate([[True], np.diff(spoken) != 0])]
     assert [t for t in runs.tolist() if t] == table.encode(text)
+    with pytest.raises(MismatchError, match="words, its transcript has 0"):
+        tokens_in_time(AliSet.load(ali), first, [], table, centres)
 
 
 def test_input_that_does_not_fit_is_named_before_training(tones, tokens, ali, tmp_path):  # noqa: F811
