@@ -36,18 +36,18 @@ def main(data: Path, tokens: Path, out: Path, dev: Optional[Path], ali: Optional
     def action(tmp: Path) -> dict:
         if world_size > 1:
             from pipeline.nn.distributed import lead
-            lead(tmp)
+            lead(tmp, config.device)
         return work(tmp)
 
     if rank:
         from pipeline.nn.distributed import follow
         with cli.main_guard():
-            follow(work)
+            follow(work, config.device)
         return
     inputs = {"data": data, "tokens": tokens, "dev": dev, "ali": ali, "init_from": init_from}
     if not cli.run_step(out, inputs, config, action, overwrite=overwrite, command="train_e2e") and world_size > 1:
         from pipeline.nn.distributed import lead
-        lead(None)
+        lead(None, config.device)
 
 
 if __name__ == "__main__":

@@ -52,24 +52,24 @@ class World:
                 distributed.all_reduce(parameter.grad)
 
 
-def lead(directory: Optional[Path]) -> None:
-    """Rank 0: tells the others where the training works; None: there is nothing to do."""
-    _join()
+def lead(directory: Optional[Path], device: str) -> None:
+    """Rank 0: tells the others where the training works; None: there is nothing to do. `device` as for the training."""
+    _join(device)
     distributed.broadcast_object_list([None if directory is None else str(directory)], src=0)
 
 
-def follow(action: Callable[[Path], object]) -> None:
+def follow(action: Callable[[Path], object], device: str) -> None:
     """The other ranks: wait for rank 0 and take part in its training."""
-    _join()
+    _join(device)
     found: list[Optional[str]] = [None]
     distributed.broadcast_object_list(found, src=0)
     if found[0] is not None:
         action(Path(found[0]))
 
 
-def _join() -> None:
-    """Meets the other processes where torchrun says, and takes a GPU of its own, if there are any."""
-    gpus = torch.cuda.device_count()
+def _join(device: str) -> None:
+    """Meets the other processes where torchrun says, and takes a GPU of its own, if there are any and they are wanted."""
+    gpus = 0 if device == "cpu" else torch.cuda.device_count()
     distributed.init_process_group("nccl" if gpus else "gloo")
     if gpus:
         torch.cuda.set_device(distributed.get_rank() % gpus)
