@@ -46,9 +46,9 @@ logger = logging.getLogger(__name__)
 
 ROOT = Path(__file__).resolve().parent.parent
 
-# The user can mend these: a full disk or quota, a place where nothing may be written.
 # MemoryError's siblings: torch raises plain RuntimeErrors.
 _OUT_OF_MEMORY = re.compile(r"DefaultCPUAllocator: can't allocate memory|CUDA out of memory")
+# The user can mend these: a full disk or quota, a place where nothing may be written.
 _USER_ERRNO = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS)
 
 
