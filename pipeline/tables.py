@@ -314,8 +314,8 @@ def table_section(recipe: Path, name: str, table: Table, rows: Sequence[Row]) ->
     text += "." if min(counts) == len(table.seeds) else "; (n): only n of them measured, –: none."
     text += f" {missing} of {len(cells)} cells are not measured yet." if missing else ""
     text += f" Described by `conf/tables/{name}.yaml`.\n"
-    verdicts = {claim.text: verdict(claim, cells, grid[claim.column]) for claim in table.claims}
-    text += "".join(f"\n- {claim}: {said}" for claim, said in verdicts.items() if said != NOT_MEASURED)
+    verdicts = [(claim.text, verdict(claim, cells, grid[claim.column])) for claim in table.claims]
+    text += "".join(f"\n- {claim}: {said}" for claim, said in verdicts if said != NOT_MEASURED)
     text += "\n" if verdicts else ""
     if table.plots and any(counts):
         from pipeline.table_plots import draw

@@ -66,7 +66,9 @@ def make_lessons(ali_dir: Optional[Path], data_dir: Path, cut_ids: Sequence[str]
     factors = {number: layers[number - 1] for number in options.aux_layers}
     rates = {number: frames_per_label(ali, facts.frame_shift, factor, data_dir) for number, factor in factors.items()}
     found = with_speeds(ali, cut_ids)
-    texts = {entry["id"]: entry["supervisions"][0]["text"].split() for _, entry in cut_entries(data_dir)}
+    texts = {}
+    if options.aux_token_weight:
+        texts = {entry["id"]: entry["supervisions"][0]["text"].split() for _, entry in cut_entries(data_dir)}
     check_missing(cut_ids, found, ali, data_dir, options.max_skipped)
     frame: dict[int, list[np.ndarray]] = {number: [] for number in options.aux_layers}
     states, token = [], []
