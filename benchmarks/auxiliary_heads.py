@@ -72,7 +72,7 @@ def main(repeats: int, num: int, seconds: float, labels: int, vocab: int, subsam
     import torch
     from train_step import seconds_of  # beside this file
 
-    import pipeline.cli  # noqa: F401  chooses the code path of MKL, as in all steps
+    import pipeline.base.cli  # noqa: F401  chooses the code path of MKL, as in all steps
 
     torch.set_num_threads(1)
     print(f"{num} utterances of {seconds:g} s, {FEATURES} features, {subsampling} of 10 ms frames joined, {labels} tied states, "

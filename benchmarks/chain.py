@@ -43,9 +43,9 @@ KALDI_AN4 = {"mono": 34, "tri1": 17, "tri2 (LDA, MLLT)": 23, "tri3 (SAT)": 37}
 @click.option("--runs", type=click.IntRange(1), default=1, show_default=True)
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Markdown file; standard output when not given.")
 def main(data: Path, lang: Path, conf: Path, threads: int, runs: int, out: Path | None) -> None:
-    from pipeline import stamp
-    from pipeline.files import read_json
-    from pipeline.report import markdown_table
+    from pipeline.base import stamp
+    from pipeline.base.files import read_json
+    from pipeline.experiments.report import markdown_table
 
     frames = read_json(data / "features.json")["num_frames"]
     best: dict[str, tuple[float, float, float]] = {}

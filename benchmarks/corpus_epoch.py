@@ -27,12 +27,12 @@ class Training:
     def __init__(self, data: Path, lang_dir: Path, config: Optional[Path], repeats: int) -> None:
         import numpy as np
 
-        from pipeline.cli import load_options
-        from pipeline.corpus import cut_entries
+        from pipeline.base.cli import load_options
+        from pipeline.artifacts.corpus import cut_entries
         from pipeline.feats.load import load_packed
         from pipeline.hmm import compile as hmm_compile
         from pipeline.hmm.graph_cache import GraphCache
-        from pipeline.lang import Lang
+        from pipeline.artifacts.lang import Lang
         from pipeline.nn.data import UtteranceSet, plan
         from pipeline.nn.nhmm import hmm_for
         from pipeline.nn.options import NhmmOptions

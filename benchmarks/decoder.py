@@ -138,12 +138,12 @@ class Case:
         import kaldifst
         import torch
 
-        from pipeline.corpus import cut_entries
-        from pipeline.decode import check_graph
+        from pipeline.artifacts.corpus import cut_entries
+        from pipeline.tasks.decode import check_graph
         from pipeline.feats.load import load_packed
         from pipeline.graph.decoding import DecodingGraph
-        from pipeline.model_dir import load_hmm
-        from pipeline.scorer import load_scorer
+        from pipeline.artifacts.model_dir import load_hmm
+        from pipeline.tasks.scorer import load_scorer
         self.name, hmm = f"{model.name}/{graph.name}", load_hmm(model)
         self.graph = DecodingGraph.load(graph)
         check_graph(self.graph, graph, hmm)
@@ -200,8 +200,8 @@ def _compare(ours: Found, theirs: Found) -> dict[str, int]:
 
 
 def _wer(case: Case, found: Found) -> float:
-    from pipeline.hyp import Hypothesis
-    from pipeline.score import count_errors, total_errors
+    from pipeline.artifacts.hyp import Hypothesis
+    from pipeline.tasks.score import count_errors, total_errors
     hyps = [Hypothesis(str(i), "", ref, tuple(case.graph.words.name(w) for w in words))
             for i, (ref, words) in enumerate(zip(case.refs, found.words))]
     return total_errors(count_errors(hyps)).wer

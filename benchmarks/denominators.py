@@ -109,7 +109,7 @@ def main(model: Path, graph: Path, data: Path, acoustic_scale: float, transition
     from pipeline.graph.decoding import DecodingGraph
     from pipeline.graph.denominator import GraphSum, LatticeSum
     from pipeline.graph.options import DecodeOptions
-    from pipeline.model_dir import load_hmm
+    from pipeline.artifacts.model_dir import load_hmm
     torch.set_num_threads(1)
     hmm, arcs = load_hmm(model), DecodingGraph.load(graph)
     log_probs, tid_pdf = hmm.transitions.log_probs(), hmm.transitions.tid_pdf()

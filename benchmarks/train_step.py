@@ -33,15 +33,15 @@ class Problem:
         import torch
 
         from pipeline.hmm.compile import compile_graphs
-        from pipeline.lang import make_lang
-        from pipeline.lexicon import Lexicon, Pronunciation
+        from pipeline.artifacts.lang import make_lang
+        from pipeline.artifacts.lexicon import Lexicon, Pronunciation
         from pipeline.nn.data import Batch
         from pipeline.nn.losses import CrossEntropy, FullSum, Ramp
         from pipeline.nn.model import AcousticModel
         from pipeline.nn.options import EncoderOptions
         from pipeline.nn.transitions import TransitionNet
-        from pipeline.transitions import TransitionModel
-        from pipeline.tree import monophone_tree
+        from pipeline.artifacts.transitions import TransitionModel
+        from pipeline.artifacts.tree import monophone_tree
         rng = np.random.default_rng(0)
         torch.manual_seed(0)
         lang = make_lang(Lexicon([Pronunciation(f"W{i}", tuple(f"p{p}" for p in rng.integers(0, NUM_PHONES, WORD_PHONES)))

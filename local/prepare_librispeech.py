@@ -18,9 +18,9 @@ from corpus_root import find_corpus
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
-from pipeline import cli
-from pipeline.errors import DataError
-from pipeline.files import atomic_write, read_lines
+from pipeline.base import cli
+from pipeline.base.errors import DataError
+from pipeline.base.files import atomic_write, read_lines
 
 if TYPE_CHECKING:
     from lhotse.cut import MonoCut
@@ -67,7 +67,7 @@ def is_corpus(path: Path) -> bool:
 
 def prepare(root: Path, work_dir: Path, final_dir: Path, options: LibriSpeechOptions) -> dict:
     """Write the parts and the text; returns facts for the stamp."""
-    from pipeline.corpus import save_data_dir
+    from pipeline.artifacts.corpus import save_data_dir
 
     parts = dict(split_part(part) for part in options.parts)
     folders = {source for sources in parts.values() for source in sources if not source.endswith(".list")}
@@ -133,7 +133,7 @@ def make_cut(utt_id: str, text: str, audio: Path, work_dir: Path, final_dir: Pat
     """The cut of an utterance; Opus audio is decoded to FLAC."""
     import soundfile
 
-    from pipeline.corpus import audio_recording, store_audio, utterance
+    from pipeline.artifacts.corpus import audio_recording, store_audio, utterance
 
     path = next((p for p in (audio.with_name(audio.name + s) for s in SUFFIXES) if p.is_file()), None)
     if path is None:

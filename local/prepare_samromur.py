@@ -14,9 +14,9 @@ from typing import Iterator
 import click
 from corpus_root import find_corpus
 
-from pipeline import cli
-from pipeline.errors import DataError
-from pipeline.files import atomic_write, read_lines
+from pipeline.base import cli
+from pipeline.base.errors import DataError
+from pipeline.base.files import atomic_write, read_lines
 
 PARTS = ("train", "dev", "test")
 COLUMNS = ("id", "speaker_id", "filename", "sentence_norm", "status")
@@ -42,7 +42,7 @@ def main(out: Path, corpus_root: Path | None, overwrite: bool) -> None:
 
 def prepare(root: Path, work_dir: Path) -> dict:
     """Write the parts and the text; returns facts for the stamp."""
-    from pipeline.corpus import audio_recording, save_data_dir, utterance
+    from pipeline.artifacts.corpus import audio_recording, save_data_dir, utterance
 
     parts: dict[str, list] = {part: [] for part in PARTS}
     for where, row in read_metadata(root / "metadata.tsv"):

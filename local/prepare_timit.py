@@ -15,9 +15,9 @@ import click
 from corpus_root import find_corpus
 from timit_labels import merge_phones, read_dictionary, read_labels
 
-from pipeline import cli
-from pipeline.errors import DataError
-from pipeline.files import atomic_write
+from pipeline.base import cli
+from pipeline.base.errors import DataError
+from pipeline.base.files import atomic_write
 
 if TYPE_CHECKING:
     from lhotse.cut import MonoCut
@@ -53,7 +53,7 @@ def is_corpus(path: Path) -> bool:
 
 def prepare(root: Path, work_dir: Path) -> dict:
     """Write the parts, the lexicon and the text; returns facts for the stamp."""
-    from pipeline.corpus import save_data_dir
+    from pipeline.artifacts.corpus import save_data_dir
 
     parts: dict[str, list] = {}
     seen = set()
@@ -105,7 +105,7 @@ def read_utterance(path: Path, utt_id: str) -> MonoCut:
     """The cut of a recording with its .phn and .wrd files."""
     from lhotse.supervision import AlignmentItem
 
-    from pipeline.corpus import Span, audio_recording, utterance
+    from pipeline.artifacts.corpus import Span, audio_recording, utterance
 
     recording = audio_recording(utt_id, path)
     tiers = {suffix: read_labels(label_file(path, suffix), recording.sampling_rate, recording.duration) for suffix in ("wrd", "phn")}

@@ -14,9 +14,9 @@ from pathlib import Path
 import click
 from corpus_root import find_corpus
 
-from pipeline import cli
-from pipeline.errors import DataError
-from pipeline.files import atomic_write
+from pipeline.base import cli
+from pipeline.base.errors import DataError
+from pipeline.base.files import atomic_write
 
 URL = "http://www.openslr.org/resources/1/waves_yesno.tar.gz"
 NUM_FILES, NUM_TRAIN = 60, 31
@@ -45,7 +45,7 @@ def main(out: Path, corpus_root: Path | None, overwrite: bool) -> None:
 
 def prepare(root: Path, work_dir: Path) -> dict:
     """Write both parts, the lexicon and the training text; returns facts for the stamp."""
-    from pipeline.corpus import audio_recording, save_data_dir, utterance
+    from pipeline.artifacts.corpus import audio_recording, save_data_dir, utterance
 
     paths = sorted(root.glob("*.wav"), key=lambda path: path.name)
     if len(paths) != NUM_FILES:

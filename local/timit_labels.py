@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pipeline.errors import DataError
-from pipeline.files import read_lines
+from pipeline.base.errors import DataError
+from pipeline.base.files import read_lines
 
 NO_PHONE = {"h#", "pau", "epi", "q"}
 RELEASES = {"bcl": "b", "dcl": "d jh", "gcl": "g", "pcl": "p", "tcl": "t ch", "kcl": "k"}

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
-from pipeline import cli
-from pipeline.align import AlignOptions
+from pipeline.base import cli
+from pipeline.tasks.align import AlignOptions
 
 
 @click.command(context_settings={"show_default": True})
@@ -27,10 +27,10 @@ def main(data: Path, lang: Path, model: Path, out: Path, transforms: Path | None
     fails. cf. Kaldi steps/align_si.sh.
     """
     def action(tmp: Path) -> dict:
-        from pipeline.align import align
-        from pipeline.lang import Lang
-        from pipeline.model_dir import load_hmm
-        from pipeline.scorer import load_scorer
+        from pipeline.tasks.align import align
+        from pipeline.artifacts.lang import Lang
+        from pipeline.artifacts.model_dir import load_hmm
+        from pipeline.tasks.scorer import load_scorer
         lang_dir, hmm = Lang.load(lang), load_hmm(model)
         hmm.check_lang(lang_dir, lang)
         scorer = load_scorer(model, config.prior_scale, transforms, config.device)

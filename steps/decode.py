@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from pipeline import cli
+from pipeline.base import cli
 from pipeline.graph.options import DecodeOptions
 
 
@@ -36,16 +36,16 @@ def main(model: Path, graph: Path, data: Path, out: Path, weights_from: Path | N
     def action(tmp: Path) -> dict:
         from dataclasses import asdict
 
-        from pipeline.arpa import Arpa
-        from pipeline.decode import check_graph, decode, read_weights, report
-        from pipeline.files import write_json
+        from pipeline.artifacts.arpa import Arpa
+        from pipeline.tasks.decode import check_graph, decode, read_weights, report
+        from pipeline.base.files import write_json
         from pipeline.graph.decoding import DecodingGraph
         from pipeline.graph.lm_lattice import LatticeRescorer
-        from pipeline.model_dir import load_hmm
-        from pipeline.occupancies import save_occupancies
-        from pipeline.score import result_row, wer_row
-        from pipeline.scorer import load_scorer
-        from pipeline.stamp import artifact_id
+        from pipeline.artifacts.model_dir import load_hmm
+        from pipeline.artifacts.occupancies import save_occupancies
+        from pipeline.tasks.score import result_row, wer_row
+        from pipeline.tasks.scorer import load_scorer
+        from pipeline.base.stamp import artifact_id
         hmm, hclg = load_hmm(model), DecodingGraph.load(graph)
         check_graph(hclg, graph, hmm)
         scorer = load_scorer(model, config.prior_scale, transforms, config.device, config.blank_penalty)

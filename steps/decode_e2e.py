@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from pipeline import cli
+from pipeline.base import cli
 from pipeline.e2e.search.options import SearchOptions
 
 
@@ -33,11 +33,11 @@ def main(model: Path, tokens: Path, data: Path, out: Path, lm: Path | None, weig
     def action(tmp: Path) -> dict:
         from dataclasses import asdict
 
-        from pipeline.decode_e2e import check_tokens, choose_method, decode, grid, latency, load_lm, read_weights, report
+        from pipeline.tasks.decode_e2e import check_tokens, choose_method, decode, grid, latency, load_lm, read_weights, report
         from pipeline.e2e.model import load_end_to_end
-        from pipeline.files import write_json
-        from pipeline.score import result_row, wer_row
-        from pipeline.tokens import Tokens
+        from pipeline.base.files import write_json
+        from pipeline.tasks.score import result_row, wer_row
+        from pipeline.artifacts.tokens import Tokens
         network, meta = load_end_to_end(model)
         table = Tokens.load(tokens)
         check_tokens(meta, model, table, tokens)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from pipeline import cli
+from pipeline.base import cli
 from pipeline.gmm.options import EstimateFmllrOptions
 
 
@@ -30,13 +30,13 @@ def main(data: Path, lang: Path, model: Path, hyp: Path, out: Path, transforms: 
     """
 
     def action(tmp: Path) -> dict:
-        from pipeline.checkpoint import check_same
+        from pipeline.artifacts.checkpoint import check_same
         from pipeline.gmm.sat import estimate_fmllr, estimate_fmllr_soft
-        from pipeline.hyp import load_hypotheses
-        from pipeline.lang import Lang
-        from pipeline.model_dir import load_hmm
-        from pipeline.occupancies import load_occupancies
-        from pipeline.stamp import artifact_id
+        from pipeline.artifacts.hyp import load_hypotheses
+        from pipeline.artifacts.lang import Lang
+        from pipeline.artifacts.model_dir import load_hmm
+        from pipeline.artifacts.occupancies import load_occupancies
+        from pipeline.base.stamp import artifact_id
 
         if config.source == "words":
             texts = {h.cut_id: " ".join(h.hyp) for h in load_hypotheses(hyp)}

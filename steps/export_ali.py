@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from pipeline import cli
+from pipeline.base import cli
 from pipeline.graph.options import ExportOptions
 
 
@@ -20,9 +20,9 @@ from pipeline.graph.options import ExportOptions
 def main(ali: Path, out: Path, data: Path | None, config: ExportOptions, overwrite: bool) -> None:
     """Writes ALI to OUT: phones.ctm and words.ctm, or UTTERANCE.TextGrid files, or supervisions.jsonl.gz."""
     def action(tmp: Path) -> dict:
-        from pipeline import ali_formats
-        from pipeline.ali import AliSet
-        from pipeline.errors import ConfigError
+        from pipeline.tasks import ali_formats
+        from pipeline.artifacts.ali import AliSet
+        from pipeline.base.errors import ConfigError
         if config.format == "supervisions" and data is None:
             raise ConfigError("--format supervisions needs --data, the data directory that was aligned")
         cuts = list(ali_formats.timed_cuts(AliSet.load(ali), data, config.strip_word_end))

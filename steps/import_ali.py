@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from pipeline import cli
+from pipeline.base import cli
 
 
 @click.command()
@@ -21,8 +21,8 @@ def main(data: Path, lang: Path, out: Path, frame_shift: float, overwrite: bool)
     It can then stand wherever an alignment by a model can: training on true times shows what better alignments could give.
     """
     def action(tmp: Path) -> dict:
-        from pipeline.ali_import import import_times
-        from pipeline.lang import Lang
+        from pipeline.tasks.ali_import import import_times
+        from pipeline.artifacts.lang import Lang
         return {"utterances": import_times(data, Lang.load(lang), tmp, frame_shift)}
 
     cli.run_step(out, {"data": data, "lang": lang}, {"frame_shift": frame_shift}, action, overwrite, command="import_ali")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from pipeline import cli
+from pipeline.base import cli
 from pipeline.nn.sequence_options import PhoneLmOptions
 
 
@@ -23,11 +23,11 @@ def main(data: Path, lang: Path, model: Path, out: Path, config: PhoneLmOptions,
     The result is a graph like those of make_graph, over phones in place of words. cf. Kaldi chain-make-den-fst.
     """
     def action(tmp: Path) -> dict:
-        from pipeline.corpus import cut_entries
+        from pipeline.artifacts.corpus import cut_entries
         from pipeline.graph.decoding import expand_phone_graph
         from pipeline.graph.phone_lm import phone_ngram
-        from pipeline.lang import Lang
-        from pipeline.model_dir import load_hmm
+        from pipeline.artifacts.lang import Lang
+        from pipeline.artifacts.model_dir import load_hmm
         from pipeline.nn.nhmm import transcripts
         words, hmm = Lang.load(lang), load_hmm(model)
         hmm.check_lang(words, lang)

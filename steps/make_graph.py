@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from pipeline import cli
+from pipeline.base import cli
 
 
 @click.command()
@@ -22,11 +22,11 @@ def main(lang: Path, lm: Path, model: Path, out: Path, overwrite: bool) -> None:
     kept apart, so decoding can weigh them anew without another graph. cf. Kaldi utils/mkgraph.sh.
     """
     def action(tmp: Path) -> dict:
-        from pipeline.arpa import Arpa
+        from pipeline.artifacts.arpa import Arpa
         from pipeline.graph.decoding import build_decoding_graph
-        from pipeline.lang import Lang
-        from pipeline.model_dir import load_hmm
-        from pipeline.stamp import artifact_id
+        from pipeline.artifacts.lang import Lang
+        from pipeline.artifacts.model_dir import load_hmm
+        from pipeline.base.stamp import artifact_id
         words, hmm = Lang.load(lang), load_hmm(model)
         hmm.check_lang(words, lang)
         graph = build_decoding_graph(words, Arpa.load(lm / "lm.arpa" if lm.is_dir() else lm), hmm)

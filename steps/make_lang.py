@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from pipeline import cli
+from pipeline.base import cli
 from pipeline.graph.options import LangOptions
 
 
@@ -23,10 +23,10 @@ def main(lexicon: Path, out: Path, tokens: Path | None, config: LangOptions, ove
     With --unit grapheme only the words of LEXICON are used; they are spelt with their letters.
     """
     def action(tmp: Path) -> dict:
-        from pipeline.lang import make_lang
-        from pipeline.lexicon import Lexicon, grapheme_lexicon
-        from pipeline.token_lang import token_lang
-        from pipeline.tokens import Tokens
+        from pipeline.artifacts.lang import make_lang
+        from pipeline.artifacts.lexicon import Lexicon, grapheme_lexicon
+        from pipeline.artifacts.token_lang import token_lang
+        from pipeline.artifacts.tokens import Tokens
         entries = Lexicon.load(lexicon, probs=config.probs)
         if config.unit == "grapheme":
             entries = grapheme_lexicon(entries.words(), config.drop)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from pipeline import cli
+from pipeline.base import cli
 
 
 @click.command()
@@ -21,9 +21,9 @@ def main(lexicon: Path, g2p: Path, texts: tuple[Path, ...], out: Path, overwrite
     Words that LEXICON lacks get one pronunciation from the model G2P and are listed in OUT/predicted.txt.
     """
     def action(tmp: Path) -> dict:
-        from pipeline.arpa import read_sentences
-        from pipeline.g2p import G2p, pronounce_all
-        from pipeline.lexicon import Lexicon
+        from pipeline.artifacts.arpa import read_sentences
+        from pipeline.g2p.joint_units import G2p, pronounce_all
+        from pipeline.artifacts.lexicon import Lexicon
         words = sorted({w for text in texts for sentence in read_sentences(text) for w in sentence})
         known = Lexicon.load(lexicon, probs=False)
         predicted = pronounce_all(G2p.load(g2p), [w for w in words if w not in known])

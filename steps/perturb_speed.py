@@ -9,7 +9,7 @@ import click
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
-from pipeline import cli
+from pipeline.base import cli
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))

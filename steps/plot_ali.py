@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from pipeline import cli
+from pipeline.base import cli
 
 
 @click.command()
@@ -22,11 +22,11 @@ def main(data: Path, out: Path, alis: tuple[Path, ...], utt: tuple[str, ...], co
          overwrite: bool) -> None:
     """Writes OUT/UTTERANCE.png: the spectrogram and the phones of every ALI, under the gold times of DATA if it has them."""
     def action(tmp: Path) -> dict:
-        from pipeline.ali import AliSet
-        from pipeline.ali_score import tiers_of_ali, tiers_of_data
-        from pipeline.corpus import load_cuts
-        from pipeline.errors import DataError
-        from pipeline.plot_ali import plot_alignments
+        from pipeline.artifacts.ali import AliSet
+        from pipeline.tasks.ali_score import tiers_of_ali, tiers_of_data
+        from pipeline.artifacts.corpus import load_cuts
+        from pipeline.base.errors import DataError
+        from pipeline.tasks.plot_ali import plot_alignments
         tiers = {}
         try:
             tiers["gold"] = tiers_of_data(data)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from pipeline import cli
+from pipeline.base import cli
 
 
 @click.command()
@@ -24,8 +24,8 @@ def main(model: Path, out: Path, decoded: tuple[Path, ...], picture: Path | None
     in order. Frame errors are those on the dev data of the training.
     """
     def action(tmp: Path) -> dict:
-        from pipeline.files import write_json
-        from pipeline.training_curve import curve_of, draw_curve
+        from pipeline.base.files import write_json
+        from pipeline.experiments.training_curve import curve_of, draw_curve
         points = curve_of(model, decoded)
         draw_curve(tmp / "curve.svg", {model.name: points})
         write_json(tmp / "curve.json", [p._asdict() for p in points])

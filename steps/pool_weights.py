@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from pipeline import cli
+from pipeline.base import cli
 
 
 @click.command()
@@ -23,9 +23,9 @@ def main(out: Path, decoded: tuple[Path, ...], row_id: str | None, part: str, ov
     set: one of a single group of a small corpus is too small to tell the weights apart.
     """
     def action(tmp: Path) -> dict:
-        from pipeline.decode import pooled, write_best
-        from pipeline.files import write_json
-        from pipeline.score import wer_row
+        from pipeline.tasks.decode import pooled, write_best
+        from pipeline.base.files import write_json
+        from pipeline.tasks.score import wer_row
         hyps, facts = write_best(pooled(decoded), tmp)
         if row_id is not None:
             write_json(tmp / "results.json", [wer_row(row_id, part, hyps, config=facts)])

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
-from pipeline import cli
-from pipeline.boundaries import BoundaryOptions
+from pipeline.base import cli
+from pipeline.tasks.boundaries import BoundaryOptions
 
 DIR = click.Path(exists=True, file_okay=False, path_type=Path)
 
@@ -30,8 +30,8 @@ def main(ali: Path, out: Path, pairs: tuple[tuple[Path, Path], ...], adapted: tu
         sources = _sources(pairs, dict(adapted))
 
     def action(tmp: Path) -> dict:
-        from pipeline.ali import AliSet
-        from pipeline.boundaries import refine
+        from pipeline.artifacts.ali import AliSet
+        from pipeline.tasks.boundaries import refine
         return refine(AliSet.load(ali), sources, tmp, config, producer=" ".join(str(s.model) for s in sources))
 
     inputs = {"ali": ali}
@@ -41,8 +41,8 @@ def main(ali: Path, out: Path, pairs: tuple[tuple[Path, Path], ...], adapted: tu
 
 
 def _sources(pairs: tuple[tuple[Path, Path], ...], adapted: dict[Path, Path]) -> list:
-    from pipeline.boundaries import Source
-    from pipeline.errors import ConfigError
+    from pipeline.tasks.boundaries import Source
+    from pipeline.base.errors import ConfigError
     unknown = set(adapted) - {model for model, _ in pairs}
     if unknown:
         raise ConfigError(f"--transforms names {sorted(unknown)[0]}, which is not among the models of --by")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from pipeline import cli
+from pipeline.base import cli
 from pipeline.graph.options import RescoreOptions
 
 
@@ -27,12 +27,12 @@ def main(decoded: Path, lm: Path, out: Path, weights_from: Path | None, row_id: 
     search; steps/decode.py --rescore-lm ranks all paths of the lattices instead. cf. Kaldi steps/lmrescore.sh.
     """
     def action(tmp: Path) -> dict:
-        from pipeline.arpa import Arpa
-        from pipeline.decode import read_weights, write_best
-        from pipeline.files import write_json
-        from pipeline.hyp import load_nbest
-        from pipeline.rescore import rescore
-        from pipeline.score import wer_row
+        from pipeline.artifacts.arpa import Arpa
+        from pipeline.tasks.decode import read_weights, write_best
+        from pipeline.base.files import write_json
+        from pipeline.artifacts.hyp import load_nbest
+        from pipeline.tasks.rescore import rescore
+        from pipeline.tasks.score import wer_row
         weights = [(w, p) for w in config.lm_weights for p in config.word_penalties]
         if weights_from is not None:
             weights = [read_weights(weights_from)]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from pipeline import cli
+from pipeline.base import cli
 from pipeline.graph.options import ScoreOptions
 
 
@@ -23,9 +23,9 @@ def main(decoded: Path, out: Path, against: Path | None, row_id: str | None, par
          overwrite: bool) -> None:
     """Scores DECODED, a decoding directory or a recogs.jsonl.gz, and writes OUT: wer.txt, errs.txt, score.json."""
     def action(tmp: Path) -> dict:
-        from pipeline.files import atomic_write, write_json
-        from pipeline.hyp import load_hypotheses
-        from pipeline.score import compare, error_report, wer_row
+        from pipeline.base.files import atomic_write, write_json
+        from pipeline.artifacts.hyp import load_hypotheses
+        from pipeline.tasks.score import compare, error_report, wer_row
         hyps = load_hypotheses(decoded)
         with atomic_write(tmp / "errs.txt") as f:
             f.writelines(line + "\n" for line in error_report(hyps))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from pipeline import cli
+from pipeline.base import cli
 from pipeline.graph.options import AliScoreOptions
 
 SHOWN = {"tse_ms", "boundary_mae_ms", "start_mae_ms", "end_mae_ms", "within_20ms", "word_boundary_mae_ms", "silence_share"}
@@ -30,10 +30,10 @@ def main(ali: Path, reference: Path, out: Path, row_id: str | None, part: str, c
     def action(tmp: Path) -> dict:
         import logging
 
-        from pipeline.ali import HEADER, AliSet
-        from pipeline.ali_score import figures, phone_table, score_alignment, tiers_of_ali, tiers_of_data
-        from pipeline.files import atomic_write, write_json
-        from pipeline.score import result_row
+        from pipeline.artifacts.ali import HEADER, AliSet
+        from pipeline.tasks.ali_score import figures, phone_table, score_alignment, tiers_of_ali, tiers_of_data
+        from pipeline.base.files import atomic_write, write_json
+        from pipeline.tasks.score import result_row
         log = logging.getLogger("score_ali")
         ours = tiers_of_ali(AliSet.load(ali))
         is_ali = (reference / HEADER).is_file()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from pipeline import cli
+from pipeline.base import cli
 
 
 @click.command()
@@ -24,12 +24,12 @@ def main(model: Path, reference: Path, out: Path, row_id: str | None, part: str,
     def action(tmp: Path) -> dict:
         import logging
 
-        from pipeline.ali import HEADER, AliSet
-        from pipeline.ali_score import tiers_of_ali, tiers_of_data
-        from pipeline.durations import compare_durations, gold_silences, implied_seconds, measured_seconds
-        from pipeline.files import atomic_write, read_json, write_json
-        from pipeline.model_dir import load_hmm
-        from pipeline.score import result_row
+        from pipeline.artifacts.ali import HEADER, AliSet
+        from pipeline.tasks.ali_score import tiers_of_ali, tiers_of_data
+        from pipeline.tasks.durations import compare_durations, gold_silences, implied_seconds, measured_seconds
+        from pipeline.base.files import atomic_write, read_json, write_json
+        from pipeline.artifacts.model_dir import load_hmm
+        from pipeline.tasks.score import result_row
         meta = read_json(model / HEADER)["header"] if (model / HEADER).is_file() else read_json(model / "model.json")
         is_ali = (reference / HEADER).is_file()
         tiers = tiers_of_ali(AliSet.load(reference)) if is_ali else gold_silences(tiers_of_data(reference))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from pipeline import cli
+from pipeline.base import cli
 
 
 @click.command()
@@ -23,10 +23,10 @@ def main(out: Path, made: tuple[Path, ...], row_id: str, part: str, overwrite: b
     """
 
     def action(tmp: Path) -> dict:
-        from pipeline.files import atomic_write, write_json
-        from pipeline.report import markdown_table
-        from pipeline.score import result_row
-        from pipeline.stamp import read_stamp
+        from pipeline.base.files import atomic_write, write_json
+        from pipeline.experiments.report import markdown_table
+        from pipeline.tasks.score import result_row
+        from pipeline.base.stamp import read_stamp
 
         lines, seconds = [], {}
         for directory in made:

@@ -8,7 +8,7 @@ from typing import Optional
 
 import click
 
-from pipeline import cli
+from pipeline.base import cli
 from pipeline.nn.asynchronous.nodes import place_of
 from pipeline.nn.asynchronous.options import AsyncViterbiOptions
 

@@ -7,7 +7,7 @@ from typing import Optional
 
 import click
 
-from pipeline import cli
+from pipeline.base import cli
 from pipeline.e2e.options import TrainEndToEndOptions
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
-from pipeline import cli
-from pipeline.g2p_options import G2pOptions
+from pipeline.base import cli
+from pipeline.g2p.options import G2pOptions
 
 
 @click.command()
@@ -23,8 +23,8 @@ def main(lexicon: Path, out: Path, config: G2pOptions, overwrite: bool) -> None:
     def action(tmp: Path) -> dict:
         import logging
 
-        from pipeline.g2p import G2p, held_out, test
-        from pipeline.lexicon import Lexicon
+        from pipeline.g2p.joint_units import G2p, held_out, test
+        from pipeline.artifacts.lexicon import Lexicon
         entries = [(e.word, e.phones) for e in Lexicon.load(lexicon, probs=False).entries]
         tested = held_out({word for word, _ in entries}, config.held_out, config.seed)
         model = G2p.train([e for e in entries if e[0] not in tested], config.order, config.iterations)

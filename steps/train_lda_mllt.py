@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from pipeline import cli
+from pipeline.base import cli
 from pipeline.gmm.options import LdaMlltOptions
 
 
@@ -28,7 +28,7 @@ def main(data: Path, lang: Path, ali: Path, out: Path, questions: Path | None, c
 
     def action(tmp: Path) -> dict:
         from pipeline.gmm.triphone import train_lda_mllt
-        from pipeline.lang import Lang
+        from pipeline.artifacts.lang import Lang
 
         return train_lda_mllt(data, Lang.load(lang), ali, config, tmp, questions)
 

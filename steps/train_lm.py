@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from pipeline import cli
+from pipeline.base import cli
 from pipeline.graph.options import LmOptions
 
 
@@ -26,10 +26,10 @@ def main(text: Path, lang: Path, out: Path, dev: Path | None, config: LmOptions,
     def action(tmp: Path) -> dict:
         import logging
 
-        from pipeline.arpa import UNK, read_sentences, train_kneser_ney, train_unigram
-        from pipeline.lang import Lang
-        from pipeline.log import setup_default
-        from pipeline.tokens import FACTS, Tokens
+        from pipeline.artifacts.arpa import UNK, read_sentences, train_kneser_ney, train_unigram
+        from pipeline.artifacts.lang import Lang
+        from pipeline.base.log import setup_default
+        from pipeline.artifacts.tokens import FACTS, Tokens
         setup_default()
         if (lang / FACTS).is_file():
             tokens = Tokens.load(lang)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from pipeline import cli
+from pipeline.base import cli
 from pipeline.gmm.options import MonoOptions
 
 
@@ -26,7 +26,7 @@ def main(data: Path, lang: Path, out: Path, config: MonoOptions, overwrite: bool
 
     def action(tmp: Path) -> dict:
         from pipeline.gmm.mono import train_mono
-        from pipeline.lang import Lang
+        from pipeline.artifacts.lang import Lang
 
         return train_mono(data, Lang.load(lang), config, tmp)
 

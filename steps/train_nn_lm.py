@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from pipeline import cli
+from pipeline.base import cli
 from pipeline.e2e.search.options import NnLmOptions
 
 
@@ -21,9 +21,9 @@ from pipeline.e2e.search.options import NnLmOptions
 def main(text: Path, tokens: Path, out: Path, dev: Path | None, config: NnLmOptions, overwrite: bool) -> None:
     """Trains OUT on TEXT, one sentence a line, or on a data directory's transcripts, for shallow fusion of models over TOKENS."""
     def action(tmp: Path) -> dict:
-        from pipeline.arpa import read_sentences
+        from pipeline.artifacts.arpa import read_sentences
         from pipeline.e2e.lm import train_nn_lm
-        from pipeline.tokens import Tokens
+        from pipeline.artifacts.tokens import Tokens
         dev_sentences = None if dev is None else list(read_sentences(dev))
         return train_nn_lm(list(read_sentences(text)), Tokens.load(tokens), config, tmp, dev_sentences)
 

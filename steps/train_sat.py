@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from pipeline import cli
+from pipeline.base import cli
 from pipeline.gmm.options import SatOptions
 
 
@@ -34,7 +34,7 @@ def main(data: Path, lang: Path, ali: Path, out: Path, model: Path | None, quest
 
     def action(tmp: Path) -> dict:
         from pipeline.gmm.sat import train_sat
-        from pipeline.lang import Lang
+        from pipeline.artifacts.lang import Lang
 
         return train_sat(data, Lang.load(lang), ali, start, config, tmp, questions)
 
@@ -44,8 +44,8 @@ def main(data: Path, lang: Path, ali: Path, out: Path, model: Path | None, quest
 
 def _producer(ali: Path) -> Path:
     """The model directory that an alignment names."""
-    from pipeline.errors import DataError
-    from pipeline.files import read_json
+    from pipeline.base.errors import DataError
+    from pipeline.base.files import read_json
 
     header = read_json(ali / "ali.json").get("header", {})
     producer = Path(str(header.get("producer")))

@@ -7,7 +7,7 @@ from typing import Optional
 
 import click
 
-from pipeline import cli
+from pipeline.base import cli
 from pipeline.nn.sequence_options import SequenceOptions
 
 

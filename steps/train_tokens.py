@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
-from pipeline import cli
-from pipeline.tokens import TokenOptions
+from pipeline.base import cli
+from pipeline.artifacts.tokens import TokenOptions
 
 
 @click.command()
@@ -20,8 +20,8 @@ def main(text: Path, out: Path, config: TokenOptions, overwrite: bool) -> None:
     def action(tmp: Path) -> dict:
         import logging
 
-        from pipeline.arpa import read_sentences
-        from pipeline.tokens import train_tokens
+        from pipeline.artifacts.arpa import read_sentences
+        from pipeline.artifacts.tokens import train_tokens
         sentences = list(read_sentences(text))
         tokens = train_tokens(sentences, config)
         tokens.save(tmp)

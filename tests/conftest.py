@@ -12,7 +12,7 @@ from typing import Callable
 import hypothesis
 import pytest
 
-import pipeline.cli  # noqa: F401  chooses the code path of MKL, before the first product, as in all steps
+import pipeline.base.cli  # noqa: F401  chooses the code path of MKL, before the first product, as in all steps
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -175,7 +175,7 @@ def test_recipe_sources(path):
 @pytest.mark.parametrize("path", RECIPES, ids=ids(RECIPES))
 def test_recipe_configs(path):
     """A YAML file that a step gets by --config holds only options that the step has."""
-    from pipeline.files import read_yaml
+    from pipeline.base.files import read_yaml
 
     for word, arguments in calls(path.read_text(encoding="utf-8")):
         script = resolve(word, path.parent)
@@ -192,7 +192,7 @@ def test_recipe_configs(path):
 @pytest.mark.parametrize("path", TABLES, ids=ids(TABLES))
 def test_tables(path):
     """The commands of a sweep call scripts that exist with options that they have."""
-    from pipeline.tables import load_table
+    from pipeline.experiments.tables import load_table
 
     recipe = path.parents[2]
     for command in load_table(path).commands:

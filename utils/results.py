@@ -8,9 +8,9 @@ from pathlib import Path
 
 import click
 
-from pipeline import cli
-from pipeline.report import write_report
-from pipeline.tables import sections, shown
+from pipeline.base import cli
+from pipeline.experiments.report import write_report
+from pipeline.experiments.tables import sections, shown
 
 
 @click.command()

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import click
 
-from pipeline import cli
-from pipeline.errors import PipelineError
-from pipeline.jobs import read_jobs, run_jobs
+from pipeline.base import cli
+from pipeline.base.errors import PipelineError
+from pipeline.experiments.jobs import read_jobs, run_jobs
 
 
 @click.command()

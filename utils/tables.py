@@ -9,10 +9,10 @@ from pathlib import Path
 
 import click
 
-from pipeline import cli
-from pipeline.errors import PipelineError
-from pipeline.report import write_report
-from pipeline.tables import load_tables, run_table, sections, shown
+from pipeline.base import cli
+from pipeline.base.errors import PipelineError
+from pipeline.experiments.report import write_report
+from pipeline.experiments.tables import load_tables, run_table, sections, shown
 
 
 @click.command()

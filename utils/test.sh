@@ -3,7 +3,7 @@
 #
 # Usage: utils/test.sh [--no-k2] [arguments of pytest]
 #   --no-k2   in the environment with the newest torch and without k2
-# For instance: utils/test.sh tests/test_symbols_lexicon.py -x
+# For instance: utils/test.sh tests/artifacts/test_symbols_lexicon.py -x
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 environment=.venv

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from pipeline import cli
+from pipeline.base import cli
 
 
 @click.command(help=__doc__)
@@ -15,7 +15,7 @@ from pipeline import cli
 @click.option("--decode", is_flag=True, help="Decode all audio to its end instead of reading headers and the last samples.")
 def main(data_dirs: tuple[Path, ...], decode: bool) -> None:
     with cli.main_guard():
-        from pipeline.corpus import validate_data_dir
+        from pipeline.artifacts.corpus import validate_data_dir
         from pipeline.feats.facts import FEATURES_JSON
         from pipeline.feats.load import validate_feats
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from pipeline import cli
+from pipeline.base import cli
 
 
 @click.command(help=__doc__)
@@ -14,8 +14,8 @@ from pipeline import cli
 @click.option("--text", type=click.Path(path_type=Path), help="Text or data directory: all its words must be in the lang.")
 def main(lang_dirs: tuple[Path, ...], text: Path | None) -> None:
     with cli.main_guard():
-        from pipeline.arpa import read_sentences
-        from pipeline.lang import Lang
+        from pipeline.artifacts.arpa import read_sentences
+        from pipeline.artifacts.lang import Lang
 
         for lang_dir in lang_dirs:
             lang = Lang.load(lang_dir)

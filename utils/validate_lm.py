@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from pipeline import cli
+from pipeline.base import cli
 
 
 @click.command(help=__doc__)
@@ -15,9 +15,9 @@ from pipeline import cli
 @click.option("--text", type=click.Path(path_type=Path), help="Text or data directory whose perplexity is shown.")
 def main(models: tuple[Path, ...], lang: Path | None, text: Path | None) -> None:
     with cli.main_guard():
-        from pipeline.arpa import Arpa, read_sentences
-        from pipeline.errors import DataError
-        from pipeline.lang import Lang
+        from pipeline.artifacts.arpa import Arpa, read_sentences
+        from pipeline.base.errors import DataError
+        from pipeline.artifacts.lang import Lang
 
         words = None if lang is None else Lang.load(lang).words
         for path in models:

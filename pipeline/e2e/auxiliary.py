@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from pipeline.e2e.model import EndToEnd
 from pipeline.e2e.options import TrainEndToEndOptions
 from pipeline.e2e.rnnt import rnnt_loss
-from pipeline.errors import ConfigError
+from pipeline.base.errors import ConfigError
 from pipeline.nn.encoders import Hidden, layer_factors
 from pipeline.nn.frames import Subsample
 from pipeline.nn.masks import mask_of

@@ -17,7 +17,7 @@ from pipeline.nn.encoders import Hidden
 from pipeline.nn.losses import padded
 from pipeline.nn.masks import mask_of
 from pipeline.nn.train import Loss
-from pipeline.tokens import BLANK_ID, EOS_ID
+from pipeline.artifacts.tokens import BLANK_ID, EOS_ID
 
 Terms = dict[str, tuple[float, torch.Tensor]]  # weight and value of each part of the objective, per token or frame
 

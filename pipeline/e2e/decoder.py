@@ -8,10 +8,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from pipeline.e2e.options import EndToEndOptions
-from pipeline.errors import ConfigError
+from pipeline.base.errors import ConfigError
 from pipeline.nn.dropout import dropout
 from pipeline.nn.masks import mask_of
-from pipeline.tokens import EOS_ID
+from pipeline.artifacts.tokens import EOS_ID
 
 LOCATION_CHANNELS, LOCATION_KERNEL = 10, 31  # of the convolution over past attention weights
 

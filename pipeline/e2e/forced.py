@@ -6,7 +6,7 @@ from typing import Any, Sequence
 import numpy as np
 import torch
 
-from pipeline.tokens import BLANK_ID, EOS_ID
+from pipeline.artifacts.tokens import BLANK_ID, EOS_ID
 
 SMALL = 1e-6  # attention weight below which a frame counts as not looked at
 

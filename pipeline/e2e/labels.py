@@ -9,14 +9,14 @@ from typing import Optional, Sequence
 
 import numpy as np
 
-from pipeline.ali import AliSet, subsample
-from pipeline.corpus import cut_entries
+from pipeline.artifacts.ali import AliSet, subsample
+from pipeline.artifacts.corpus import cut_entries
 from pipeline.e2e.options import TrainEndToEndOptions
-from pipeline.errors import ConfigError, MismatchError
+from pipeline.base.errors import ConfigError, MismatchError
 from pipeline.feats.facts import FeatureFacts
 from pipeline.nn.encoders import layer_factors
 from pipeline.nn.labels import SPEED_SLACK, check_missing, fitted, frames_per_label, with_speeds
-from pipeline.tokens import BLANK_ID, WORD_START, Tokens
+from pipeline.artifacts.tokens import BLANK_ID, WORD_START, Tokens
 
 logger = logging.getLogger(__name__)
 

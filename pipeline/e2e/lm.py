@@ -11,16 +11,16 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from pipeline.checkpoint import META, check_same, load_model, save_model
+from pipeline.artifacts.checkpoint import META, check_same, load_model, save_model
 from pipeline.e2e.search.options import NnLmOptions
-from pipeline.errors import DataError
+from pipeline.base.errors import DataError
 from pipeline.feats.load import PackedFeats
 from pipeline.nn.data import Batch, UtteranceSet
 from pipeline.nn.dropout import dropout
 from pipeline.nn.masks import mask_of
 from pipeline.nn.options import TrainOptions
 from pipeline.nn.train import Loss, Task, clean_up, train
-from pipeline.tokens import EOS_ID, Tokens
+from pipeline.artifacts.tokens import EOS_ID, Tokens
 
 logger = logging.getLogger(__name__)
 

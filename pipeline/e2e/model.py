@@ -8,11 +8,11 @@ from typing import Any, Collection, Optional
 import torch
 from torch import nn
 
-from pipeline.checkpoint import META, load_model, save_model
+from pipeline.artifacts.checkpoint import META, load_model, save_model
 from pipeline.e2e.decoder import AttentionDecoder
 from pipeline.e2e.options import EndToEndOptions
 from pipeline.e2e.transducer import Transducer
-from pipeline.errors import ConfigError, DataError
+from pipeline.base.errors import ConfigError, DataError
 from pipeline.feats.options import FeatLoadOptions
 from pipeline.nn.encoders import Encoder, Hidden
 from pipeline.nn.normalised import Normalised

@@ -7,7 +7,7 @@ import numba
 import numpy as np
 import torch
 
-from pipeline.tokens import BLANK_ID
+from pipeline.artifacts.tokens import BLANK_ID
 
 
 def rnnt_loss(logits: torch.Tensor, lens: torch.Tensor, tokens: torch.Tensor, token_lens: torch.Tensor) -> torch.Tensor:

@@ -8,17 +8,17 @@ from typing import Any, Literal, Optional, Sequence
 import numpy as np
 import torch
 
-from pipeline.checkpoint import check_same, save_model
+from pipeline.artifacts.checkpoint import check_same, save_model
 from pipeline.e2e.forced import attention_path, transducer_path
 from pipeline.e2e.model import EndToEnd, load_end_to_end
-from pipeline.errors import ConfigError
+from pipeline.base.errors import ConfigError
 from pipeline.feats.options import FeatLoadOptions
-from pipeline.lang import Lang
-from pipeline.model_dir import load_hmm, save_hmm
-from pipeline.token_lang import token_of_pdf
-from pipeline.tokens import BLANK_ID, Tokens
-from pipeline.transitions import TransitionModel
-from pipeline.tree import monophone_tree
+from pipeline.artifacts.lang import Lang
+from pipeline.artifacts.model_dir import load_hmm, save_hmm
+from pipeline.artifacts.token_lang import token_of_pdf
+from pipeline.artifacts.tokens import BLANK_ID, Tokens
+from pipeline.artifacts.transitions import TransitionModel
+from pipeline.artifacts.tree import monophone_tree
 
 KIND = "e2e_hmm"
 Head = Literal["ctc", "transducer", "attention"]
@@ -44,7 +44,7 @@ def export(model_dir: Path, tokens_dir: Path, lang_dir: Path, out: Path, head: H
 
 
 class EndToEndScorer:
-    """``pipeline.scorer.Scorer`` of an exported model: log probabilities of the CTC output.
+    """``pipeline.tasks.scorer.Scorer`` of an exported model: log probabilities of the CTC output.
 
     Attributes:
         emits: whether alignment asks for the frames of tokens (``emission_frames``) instead of scores.
@@ -93,6 +93,6 @@ class EndToEndScorer:
 
 
 def load_scorer(directory: str | Path, device: str = "cpu", blank_penalty: float = 0.0) -> EndToEndScorer:
-    """The scorer of a directory written by ``export``; see ``pipeline.scorer.load_scorer``."""
+    """The scorer of a directory written by ``export``; see ``pipeline.tasks.scorer.load_scorer``."""
     model, meta = load_end_to_end(directory, KIND)
     return EndToEndScorer(model, meta, token_of_pdf(load_hmm(directory).tree, Tokens.load(directory)), device, blank_penalty)

@@ -10,14 +10,14 @@ from typing import Any, Mapping, Optional
 import numpy as np
 import torch
 
-from pipeline.checkpoint import META, load_model
-from pipeline.corpus import cut_entries
+from pipeline.artifacts.checkpoint import META, load_model
+from pipeline.artifacts.corpus import cut_entries
 from pipeline.e2e.auxiliary import Auxiliary, Student, check_layers
 from pipeline.e2e.criterion import EndToEndLoss
 from pipeline.e2e.labels import make_lessons
 from pipeline.e2e.model import EndToEnd, save_end_to_end
 from pipeline.e2e.options import EndToEndOptions, TrainEndToEndOptions
-from pipeline.errors import DataError, MismatchError
+from pipeline.base.errors import DataError, MismatchError
 from pipeline.feats.facts import FeatureFacts
 from pipeline.feats.load import load_packed
 from pipeline.nn.data import UtteranceSet
@@ -25,7 +25,7 @@ from pipeline.nn.distributed import World
 from pipeline.nn.model import feature_facts
 from pipeline.nn.options import EncoderOptions
 from pipeline.nn.train import Task, clean_up, pick_device, train
-from pipeline.tokens import UNK_ID, Tokens
+from pipeline.artifacts.tokens import UNK_ID, Tokens
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ def train_end_to_end(data_dir: Path, tokens_dir: Path, out: Path, options: Train
 
     Args:
         data_dir: data directory with features.
-        tokens_dir: tokens that the model writes, see ``pipeline.tokens``.
+        tokens_dir: tokens that the model writes, see ``pipeline.artifacts.tokens``.
         out: model directory to write; checkpoints of an interrupted training in it are gone on from.
         dev_dir: utterances for the choice of epochs.
         ali_dir: any alignment of the training data, for the auxiliary losses.

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from pipeline.e2e.options import EndToEndOptions
 from pipeline.nn.dropout import dropout
-from pipeline.tokens import BLANK_ID
+from pipeline.artifacts.tokens import BLANK_ID
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Iterator, Sequence
 
-from pipeline.corpus import load_cuts, save_data_dir
-from pipeline.errors import ConfigError
+from pipeline.artifacts.corpus import load_cuts, save_data_dir
+from pipeline.base.errors import ConfigError
 
 
 def perturb_speed(data_in: Path, work_dir: Path, factors: Sequence[float]) -> dict[str, int]:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import torch
 
-from pipeline.errors import DataError
-from pipeline.files import read_json, write_json
+from pipeline.base.errors import DataError
+from pipeline.base.files import read_json, write_json
 
 CMVN_JSON = "cmvn.json"
 _MIN_VARIANCE = 1e-10

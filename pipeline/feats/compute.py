@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Iterator
 
 import numpy as np
 
-from pipeline.corpus import load_cuts, save_data_dir
-from pipeline.errors import DataError
+from pipeline.artifacts.corpus import load_cuts, save_data_dir
+from pipeline.base.errors import DataError
 from pipeline.feats.cmvn import CmvnStats
 from pipeline.feats.facts import FeatureFacts
 from pipeline.feats.options import FeatureOptions

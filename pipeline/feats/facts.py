@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from pipeline.errors import DataError, MismatchError
-from pipeline.files import read_json, write_json
+from pipeline.base.errors import DataError, MismatchError
+from pipeline.base.files import read_json, write_json
 
 FEATURES_JSON = "features.json"
 

@@ -9,8 +9,8 @@ from typing import Iterable, Iterator, NamedTuple, Sequence
 import numpy as np
 import torch
 
-from pipeline.corpus import cut_entries
-from pipeline.errors import DataError
+from pipeline.artifacts.corpus import cut_entries
+from pipeline.base.errors import DataError
 from pipeline.feats.cmvn import CmvnStats, mean_std
 from pipeline.feats.facts import FeatureFacts
 from pipeline.feats.options import FeatLoadOptions

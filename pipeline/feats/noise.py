@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Iterator
 
 import numpy as np
 
-from pipeline.corpus import load_cuts, save_data_dir, store_audio
+from pipeline.artifacts.corpus import load_cuts, save_data_dir, store_audio
 from pipeline.feats.options import NoiseOptions
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from lhotse.features.io import FeaturesReader, FeaturesWriter, register_reader, register_writer
 
-from pipeline.errors import DataError
+from pipeline.base.errors import DataError
 
 _DTYPES = {"float32": np.dtype("<f4"), "float16": np.dtype("<f2")}
 

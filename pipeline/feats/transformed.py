@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from pipeline import stamp
-from pipeline.corpus import load_cuts, save_data_dir
-from pipeline.errors import DataError
+from pipeline.base import stamp
+from pipeline.artifacts.corpus import load_cuts, save_data_dir
+from pipeline.base.errors import DataError
 from pipeline.feats.cmvn import CmvnStats
 from pipeline.feats.facts import FeatureFacts
 from pipeline.feats.load import iter_packed

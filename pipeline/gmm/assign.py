@@ -13,7 +13,7 @@ from typing import Iterator, Optional, Sequence
 import numpy as np
 import torch
 
-from pipeline.errors import DataError
+from pipeline.base.errors import DataError
 from pipeline.gmm.diag import DiagGmms, Evaluator
 from pipeline.gmm.on_demand import MixtureScores
 from pipeline.gmm.parallel import for_each

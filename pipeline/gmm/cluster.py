@@ -10,11 +10,11 @@ from typing import Any, Optional
 
 import numpy as np
 
-from pipeline.errors import DataError
+from pipeline.base.errors import DataError
 from pipeline.gmm.options import TreeOptions
 from pipeline.gmm.tree_stats import TreeStats, objective
-from pipeline.lang import SILENCE, SPOKEN_NOISE, Lang
-from pipeline.tree import Leaf, Node, Question, Root, Tree, leaves
+from pipeline.artifacts.lang import SILENCE, SPOKEN_NOISE, Lang
+from pipeline.artifacts.tree import Leaf, Node, Question, Root, Tree, leaves
 
 logger = logging.getLogger(__name__)
 

@@ -9,17 +9,17 @@ from typing import Sequence
 import numpy as np
 import torch
 
-from pipeline.ali import AliSet
-from pipeline.corpus import cut_entries
-from pipeline.errors import DataError
+from pipeline.artifacts.ali import AliSet
+from pipeline.artifacts.corpus import cut_entries
+from pipeline.base.errors import DataError
 from pipeline.feats.facts import FeatureFacts
 from pipeline.feats.load import load_packed
 from pipeline.feats.options import FeatLoadOptions
 from pipeline.gmm.assign import TrainSet
 from pipeline.hmm.compile import compile_graphs
-from pipeline.lang import Lang
-from pipeline.transitions import TransitionModel
-from pipeline.tree import Tree
+from pipeline.artifacts.lang import Lang
+from pipeline.artifacts.transitions import TransitionModel
+from pipeline.artifacts.tree import Tree
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -13,7 +13,7 @@ from typing import Optional, Sequence
 import numpy as np
 import torch
 
-from pipeline.errors import DataError
+from pipeline.base.errors import DataError
 
 # Scores of Gaussians computed at once: they should stay in the processor's cache.
 CELLS = 250_000

@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Any, Optional, Sequence
 import numpy as np
 import torch
 
-from pipeline.checkpoint import load_model, load_tensors, save_model, save_tensors
-from pipeline.errors import DataError, MismatchError
+from pipeline.artifacts.checkpoint import load_model, load_tensors, save_model, save_tensors
+from pipeline.base.errors import DataError, MismatchError
 from pipeline.feats.facts import FeatureFacts
 from pipeline.feats.options import FeatLoadOptions
 from pipeline.gmm.diag import DiagGmms, Evaluator
 from pipeline.gmm.parallel import for_each
-from pipeline.model_dir import load_hmm, save_hmm
-from pipeline.topo import Topo
-from pipeline.transitions import TransitionModel
-from pipeline.tree import Tree
+from pipeline.artifacts.model_dir import load_hmm, save_hmm
+from pipeline.artifacts.topo import Topo
+from pipeline.artifacts.transitions import TransitionModel
+from pipeline.artifacts.tree import Tree
 
 if TYPE_CHECKING:
     from pipeline.feats.load import PackedFeats
@@ -121,7 +121,7 @@ def load_transforms(directory: str | Path, dim: int) -> dict[str, torch.Tensor]:
 
 
 class GmmScorer:
-    """Log-likelihoods of a model directory, see pipeline.scorer.Scorer.
+    """Log-likelihoods of a model directory, see pipeline.tasks.scorer.Scorer.
 
     An adapted model without transforms scores with its speaker-independent mixtures (the first pass).
     """

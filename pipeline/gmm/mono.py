@@ -7,7 +7,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import DataError
+from pipeline.base.errors import DataError
 from pipeline.feats.options import FeatLoadOptions
 from pipeline.gmm.assign import Aligner
 from pipeline.gmm.data import load_corpus
@@ -17,9 +17,9 @@ from pipeline.gmm.model import GmmModel
 from pipeline.gmm.options import GmmOptions, MonoOptions
 from pipeline.gmm.stats import accumulate
 from pipeline.gmm.train import State, train
-from pipeline.lang import Lang
-from pipeline.transitions import TransitionModel
-from pipeline.tree import Tree, monophone_tree
+from pipeline.artifacts.lang import Lang
+from pipeline.artifacts.transitions import TransitionModel
+from pipeline.artifacts.tree import Tree, monophone_tree
 
 logger = logging.getLogger(__name__)
 

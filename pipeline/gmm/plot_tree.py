@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Iterator, Optional, Sequence
 
-from pipeline.errors import ConfigError, DataError
-from pipeline.files import atomic_write, read_json
-from pipeline.model_dir import load_hmm
-from pipeline.tree import Leaf, Node, Root, Tree, leaves, questions
+from pipeline.base.errors import ConfigError, DataError
+from pipeline.base.files import atomic_write, read_json
+from pipeline.artifacts.model_dir import load_hmm
+from pipeline.artifacts.tree import Leaf, Node, Root, Tree, leaves, questions
 
 FORMATS = ("svg", "png", "pdf")
 STATS = "tree_stats.json"  # written beside the tree by the training

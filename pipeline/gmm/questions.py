@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.errors import DataError
-from pipeline.files import atomic_write, read_lines
+from pipeline.base.errors import DataError
+from pipeline.base.files import atomic_write, read_lines
 from pipeline.gmm.tree_stats import TreeStats, objective
-from pipeline.lang import POSITIONS, SILENCE, Lang
-from pipeline.symbols import SymbolTable
-from pipeline.tree import BOUNDARY
+from pipeline.artifacts.lang import POSITIONS, SILENCE, Lang
+from pipeline.artifacts.symbols import SymbolTable
+from pipeline.artifacts.tree import BOUNDARY
 
 logger = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Optional
 import numpy as np
 import torch
 
-from pipeline.errors import DataError, MismatchError
+from pipeline.base.errors import DataError, MismatchError
 from pipeline.gmm import fmllr
 from pipeline.gmm.assign import Aligner, Assignment, boosted
 from pipeline.gmm.data import load_corpus
@@ -21,9 +21,9 @@ from pipeline.gmm.mono import meta, silence_pdfs, summary
 from pipeline.gmm.options import EstimateFmllrOptions, FmllrOptions, SatOptions
 from pipeline.gmm.stats import FrameLabels, accumulate
 from pipeline.gmm.triphone import load_aligned, make_tree, train_on_tree
-from pipeline.lang import Lang
-from pipeline.model_dir import load_hmm
-from pipeline.occupancies import Occupancies
+from pipeline.artifacts.lang import Lang
+from pipeline.artifacts.model_dir import load_hmm
+from pipeline.artifacts.occupancies import Occupancies
 
 if TYPE_CHECKING:
     from pipeline.feats.load import PackedFeats
@@ -248,6 +248,6 @@ def _save_known(out_dir: Path, speakers: Speakers, everyone: set[str]) -> int:
 
 def load_speakers(data_dir: str | Path) -> set[str]:
     """All speakers of a data directory."""
-    from pipeline.corpus import cut_entries
+    from pipeline.artifacts.corpus import cut_entries
 
     return {cut["supervisions"][0]["speaker"] for _, cut in cut_entries(Path(data_dir))}

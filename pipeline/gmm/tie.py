@@ -8,13 +8,13 @@ from typing import Any, Optional
 
 import numpy as np
 
-from pipeline.ali import AliWriter
+from pipeline.artifacts.ali import AliWriter
 from pipeline.feats.options import FeatLoadOptions
 from pipeline.gmm.options import TieOptions
 from pipeline.gmm.tree_stats import convert_tids
 from pipeline.gmm.triphone import load_aligned, make_tree
-from pipeline.lang import Lang
-from pipeline.transitions import TransitionModel
+from pipeline.artifacts.lang import Lang
+from pipeline.artifacts.transitions import TransitionModel
 
 
 def tie_states(data_dir: str | Path, lang: Lang, ali_dir: str | Path, options: TieOptions, out_dir: Path,

@@ -11,15 +11,15 @@ from typing import Any, Optional, Protocol
 import numpy as np
 import torch
 
-from pipeline.checkpoint import load_tensors, save_tensors
-from pipeline.files import read_json, write_json
+from pipeline.artifacts.checkpoint import load_tensors, save_tensors
+from pipeline.base.files import read_json, write_json
 from pipeline.gmm.assign import Aligner, Assignment, TrainSet, boosted
 from pipeline.gmm.diag import DiagGmms, Evaluator
 from pipeline.gmm.em import grow, update
 from pipeline.gmm.options import GmmOptions
 from pipeline.gmm.stats import accumulate
-from pipeline.log import progress
-from pipeline.transitions import TransitionModel
+from pipeline.base.log import progress
+from pipeline.artifacts.transitions import TransitionModel
 
 logger = logging.getLogger(__name__)
 

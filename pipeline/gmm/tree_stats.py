@@ -8,9 +8,9 @@ import math
 import numpy as np
 import torch
 
-from pipeline.topo import Topo
-from pipeline.transitions import TransitionModel
-from pipeline.tree import BOUNDARY
+from pipeline.artifacts.topo import Topo
+from pipeline.artifacts.transitions import TransitionModel
+from pipeline.artifacts.tree import BOUNDARY
 
 # Floor for variances in the likelihood of a cluster; keeps clusters of few or equal frames from looking perfect.
 VAR_FLOOR = 0.01

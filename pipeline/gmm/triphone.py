@@ -10,11 +10,11 @@ from typing import Any, Optional
 import numpy as np
 import torch
 
-from pipeline.ali import AliSet
-from pipeline.checkpoint import check_same
-from pipeline.errors import MismatchError
+from pipeline.artifacts.ali import AliSet
+from pipeline.artifacts.checkpoint import check_same
+from pipeline.base.errors import MismatchError
 from pipeline.feats.options import FeatLoadOptions
-from pipeline.files import write_json
+from pipeline.base.files import write_json
 from pipeline.gmm.assign import Aligner
 from pipeline.gmm.cluster import build_tree
 from pipeline.gmm.data import Corpus, gather_tids, load_corpus
@@ -27,9 +27,9 @@ from pipeline.gmm.stats import FrameLabels
 from pipeline.gmm.train import Adaptation, State, train
 from pipeline.gmm.transforms import lda, mllt, mllt_stats, transform_means
 from pipeline.gmm.tree_stats import accumulate_tree, convert_tids
-from pipeline.lang import Lang
-from pipeline.transitions import TransitionModel
-from pipeline.tree import Tree
+from pipeline.artifacts.lang import Lang
+from pipeline.artifacts.transitions import TransitionModel
+from pipeline.artifacts.tree import Tree
 
 logger = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipeline.graph.phone_graph import NO_PHONE, PhoneGraph
-from pipeline.tree import BOUNDARY
+from pipeline.artifacts.tree import BOUNDARY
 
 
 @dataclass(frozen=True)

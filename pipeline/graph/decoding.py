@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipeline.arpa import Arpa
-from pipeline.errors import DataError
-from pipeline.files import atomic_write, read_json, write_json
+from pipeline.artifacts.arpa import Arpa
+from pipeline.base.errors import DataError
+from pipeline.base.files import atomic_write, read_json, write_json
 from pipeline.graph.context import expand_context
 from pipeline.graph.grammar import grammar_from_arpa
 from pipeline.graph.hmm_expansion import EmittingArcs, expand_hmm
 from pipeline.graph.phone_graph import PhoneGraph, build_phone_graph
-from pipeline.lang import Lang
-from pipeline.model_dir import HmmDir
-from pipeline.symbols import SymbolTable
+from pipeline.artifacts.lang import Lang
+from pipeline.artifacts.model_dir import HmmDir
+from pipeline.artifacts.symbols import SymbolTable
 
 if TYPE_CHECKING:
     import k2

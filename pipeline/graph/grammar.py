@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.arpa import BOS, EOS, ZERO, LOG10, Arpa, Ngram
-from pipeline.errors import DataError
-from pipeline.symbols import SymbolTable
+from pipeline.artifacts.arpa import BOS, EOS, ZERO, LOG10, Arpa, Ngram
+from pipeline.base.errors import DataError
+from pipeline.artifacts.symbols import SymbolTable
 
 
 @dataclass(frozen=True)

@@ -17,11 +17,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.errors import DataError
+from pipeline.base.errors import DataError
 from pipeline.graph.context import ContextGraph
-from pipeline.topo import Topo
-from pipeline.transitions import TransitionModel
-from pipeline.tree import Tree
+from pipeline.artifacts.topo import Topo
+from pipeline.artifacts.transitions import TransitionModel
+from pipeline.artifacts.tree import Tree
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import k2
 import numpy as np
 import torch
 
-from pipeline.errors import DataError
+from pipeline.base.errors import DataError
 from pipeline.hmm.convert import from_arcs
 from pipeline.hmm.graphs import NEG_INF, Graphs
 

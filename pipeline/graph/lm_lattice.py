@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, NamedTuple, Optional
 import numba
 import numpy as np
 
-from pipeline.arpa import LOG10, UNK, ZERO, Arpa
+from pipeline.artifacts.arpa import LOG10, UNK, ZERO, Arpa
 from pipeline.graph.grammar import grammar_from_arpa
-from pipeline.symbols import SymbolTable
+from pipeline.artifacts.symbols import SymbolTable
 
 if TYPE_CHECKING:
     from pipeline.graph.search import Lattices

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Callable
 
 import numpy as np
 
-from pipeline.hyp import Alternative
+from pipeline.artifacts.hyp import Alternative
 
 if TYPE_CHECKING:
     from pipeline.graph.search import Lattices

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.errors import DataError
+from pipeline.base.errors import DataError
 from pipeline.graph.grammar import Grammar
-from pipeline.lang import Lang
-from pipeline.token_lang import TOKEN_UNIT
+from pipeline.artifacts.lang import Lang
+from pipeline.artifacts.token_lang import TOKEN_UNIT
 
 NO_PHONE = -1
 

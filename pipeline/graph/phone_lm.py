@@ -7,9 +7,9 @@ from typing import Iterable, Sequence
 
 import numpy as np
 
-from pipeline.errors import DataError
+from pipeline.base.errors import DataError
 from pipeline.graph.phone_graph import NO_PHONE, PhoneGraph
-from pipeline.lang import Lang
+from pipeline.artifacts.lang import Lang
 
 START, END = -1, -2  # in histories; no phone ids
 History = tuple[int, ...]

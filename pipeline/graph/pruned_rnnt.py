@@ -6,7 +6,7 @@ from typing import Callable
 import k2
 import torch
 
-from pipeline.tokens import BLANK_ID
+from pipeline.artifacts.tokens import BLANK_ID
 
 LM_SCALE, AM_SCALE = 0.25, 0.0  # smoothing of the cheap joint network, as in icefall's recipes
 

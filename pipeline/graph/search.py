@@ -9,7 +9,7 @@ import torch
 
 from pipeline.graph.decoding import DecodingGraph
 from pipeline.graph.options import DecodeOptions
-from pipeline.occupancies import Occupancies
+from pipeline.artifacts.occupancies import Occupancies
 
 if TYPE_CHECKING:
     import k2

@@ -10,7 +10,7 @@ from typing import Union
 
 import torch
 
-from pipeline.errors import ConfigError
+from pipeline.base.errors import ConfigError
 from pipeline.hmm.on_demand import OnDemand
 
 MODULES = {

@@ -12,13 +12,13 @@ from typing import Sequence
 
 import numpy as np
 
-from pipeline.errors import DataError
+from pipeline.base.errors import DataError
 from pipeline.hmm.convert import build
 from pipeline.hmm.graph_cache import GraphCache, content_key
 from pipeline.hmm.graphs import NEG_INF, Graphs
-from pipeline.lang import Lang
-from pipeline.transitions import TransitionModel
-from pipeline.tree import BOUNDARY, Tree
+from pipeline.artifacts.lang import Lang
+from pipeline.artifacts.transitions import TransitionModel
+from pipeline.artifacts.tree import BOUNDARY, Tree
 
 _cache = GraphCache()
 

@@ -7,7 +7,7 @@ from typing import Optional, Sequence
 import numpy as np
 import torch
 
-from pipeline.errors import DataError
+from pipeline.base.errors import DataError
 from pipeline.hmm.graphs import NEG_INF, Graphs
 
 

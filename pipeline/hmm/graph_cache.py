@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Optional, Sequence
 
 import numpy as np
 
-from pipeline.lang import Lang
-from pipeline.tree import Tree
+from pipeline.artifacts.lang import Lang
+from pipeline.artifacts.tree import Tree
 
 if TYPE_CHECKING:
     from pipeline.hmm.compile import TrainingGraphs

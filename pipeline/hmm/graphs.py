@@ -8,7 +8,7 @@ from typing import Optional, Sequence, Union
 import numpy as np
 import torch
 
-from pipeline.errors import DataError
+from pipeline.base.errors import DataError
 
 NEG_INF = float("-inf")
 Indices = Union[slice, Sequence[int], torch.Tensor, np.ndarray]

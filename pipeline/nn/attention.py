@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from pipeline.errors import ConfigError
+from pipeline.base.errors import ConfigError
 from pipeline.nn.dropout import Dropout, dropout
 from pipeline.nn.frames import Join, strides_of
 from pipeline.nn.masks import mask_of

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from pipeline.errors import ConfigError
+from pipeline.base.errors import ConfigError
 from pipeline.nn.dropout import dropout
 from pipeline.nn.masks import mask_of
 from pipeline.nn.options import EncoderOptions

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from pipeline.errors import ConfigError
+from pipeline.base.errors import ConfigError
 from pipeline.nn.attention import Conformer, Transformer
 from pipeline.nn.dnn import Dnn
 from pipeline.nn.dropout import dropout

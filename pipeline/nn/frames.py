@@ -7,12 +7,12 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from pipeline.errors import ConfigError
+from pipeline.base.errors import ConfigError
 from pipeline.nn.masks import ceil_div, mask_of
 
 
 class Subsample(nn.Module):
-    """Joins every `factor` frames; T' = ceil(T / factor), as ``pipeline.ali.subsample`` counts labels.
+    """Joins every `factor` frames; T' = ceil(T / factor), as ``pipeline.artifacts.ali.subsample`` counts labels.
 
     Missing frames of the last group are zeros for "concat"; "mean" and "max" leave them out.
     """

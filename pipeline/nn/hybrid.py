@@ -10,14 +10,14 @@ from typing import Any, Optional
 import numpy as np
 import torch
 
-from pipeline.ali import AliSet
-from pipeline.errors import DataError
+from pipeline.artifacts.ali import AliSet
+from pipeline.base.errors import DataError
 from pipeline.feats.facts import FeatureFacts
 from pipeline.feats.load import load_packed
 from pipeline.hmm import viterbi
 from pipeline.hmm.compile import compile_graphs
-from pipeline.lang import Lang
-from pipeline.model_dir import HmmDir, load_hmm
+from pipeline.artifacts.lang import Lang
+from pipeline.artifacts.model_dir import HmmDir, load_hmm
 from pipeline.nn.data import UtteranceSet
 from pipeline.nn.labels import SPEED_SLACK, check_missing, fitted, frames_per_label, with_speeds
 from pipeline.nn.losses import CrossEntropy

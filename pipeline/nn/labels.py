@@ -9,8 +9,8 @@ from typing import Mapping, Sequence
 
 import numpy as np
 
-from pipeline.ali import Alignment, AliSet
-from pipeline.errors import DataError, MismatchError
+from pipeline.artifacts.ali import Alignment, AliSet
+from pipeline.base.errors import DataError, MismatchError
 
 logger = logging.getLogger(__name__)
 

@@ -17,7 +17,7 @@ from typing import Optional, Protocol, Sequence
 import numpy as np
 import torch
 
-from pipeline.errors import DataError
+from pipeline.base.errors import DataError
 from pipeline.graph.denominator import Competitors, References
 from pipeline.hmm import full_sum
 from pipeline.hmm.compile import TrainingGraphs

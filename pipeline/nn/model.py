@@ -8,11 +8,11 @@ from typing import Any, Optional, Sequence
 import torch
 from torch import nn
 
-from pipeline.checkpoint import META, load_model, save_model
-from pipeline.errors import DataError
+from pipeline.artifacts.checkpoint import META, load_model, save_model
+from pipeline.base.errors import DataError
 from pipeline.feats.facts import FeatureFacts
 from pipeline.feats.options import FeatLoadOptions
-from pipeline.model_dir import HmmDir, load_hmm, save_hmm
+from pipeline.artifacts.model_dir import HmmDir, load_hmm, save_hmm
 from pipeline.nn.encoders import Encoder
 from pipeline.nn.normalised import Normalised
 from pipeline.nn.options import EncoderOptions
@@ -124,7 +124,7 @@ def feature_facts(facts: FeatureFacts) -> dict[str, Any]:
 
 
 class NnScorer:
-    """A network as ``pipeline.scorer.Scorer``: log posterior - prior_scale * log prior."""
+    """A network as ``pipeline.tasks.scorer.Scorer``: log posterior - prior_scale * log prior."""
 
     def __init__(self, model: AcousticModel, meta: dict[str, Any], prior_scale: Optional[float], device: str) -> None:
         self.model = model.to(device)

@@ -9,13 +9,13 @@ from typing import Any, Optional, Sequence
 import numpy as np
 import torch
 
-from pipeline.corpus import cut_entries
-from pipeline.errors import DataError
+from pipeline.artifacts.corpus import cut_entries
+from pipeline.base.errors import DataError
 from pipeline.feats.facts import FeatureFacts
 from pipeline.feats.load import load_packed
 from pipeline.hmm.compile import TrainingGraphs, compile_graphs
-from pipeline.lang import Lang
-from pipeline.model_dir import HmmDir, load_hmm
+from pipeline.artifacts.lang import Lang
+from pipeline.artifacts.model_dir import HmmDir, load_hmm
 from pipeline.nn.data import UtteranceSet
 from pipeline.nn.linear import linear_labels
 from pipeline.nn.losses import FullSum, Ramp
@@ -24,8 +24,8 @@ from pipeline.nn.options import EncoderOptions, NhmmOptions
 from pipeline.nn.priors import softmax_prior, transcript_prior
 from pipeline.nn.train import Task, clean_up, train
 from pipeline.nn.transitions import TransitionNet, check_closed_form
-from pipeline.transitions import TransitionModel
-from pipeline.tree import monophone_tree
+from pipeline.artifacts.transitions import TransitionModel
+from pipeline.artifacts.tree import monophone_tree
 
 logger = logging.getLogger(__name__)
 

@@ -10,19 +10,19 @@ from typing import Any, Optional
 import numpy as np
 import torch
 
-from pipeline.ali import AliSet
-from pipeline.arpa import Arpa
-from pipeline.checkpoint import check_same
-from pipeline.errors import ConfigError, DataError, MismatchError
+from pipeline.artifacts.ali import AliSet
+from pipeline.artifacts.arpa import Arpa
+from pipeline.artifacts.checkpoint import check_same
+from pipeline.base.errors import ConfigError, DataError, MismatchError
 from pipeline.feats.facts import FeatureFacts
 from pipeline.feats.load import load_packed
 from pipeline.feats.options import FeatLoadOptions
-from pipeline.files import atomic_write
+from pipeline.base.files import atomic_write
 from pipeline.graph.decoding import DecodingGraph
 from pipeline.graph.denominator import GraphSum, LatticeSum
 from pipeline.hmm.compile import compile_graphs
-from pipeline.lang import Lang
-from pipeline.model_dir import HmmDir
+from pipeline.artifacts.lang import Lang
+from pipeline.artifacts.model_dir import HmmDir
 from pipeline.nn.data import UtteranceSet
 from pipeline.nn.mmi import Criterion, Denominator, SequenceObjective
 from pipeline.nn.model import AcousticModel, Scales, load_acoustic_model, save_acoustic_model

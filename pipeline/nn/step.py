@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from pipeline.errors import ConfigError, PipelineError
+from pipeline.base.errors import ConfigError, PipelineError
 from pipeline.nn.data import Batch, UtteranceSet, plan
 from pipeline.nn.distributed import World
 from pipeline.nn.options import TrainOptions

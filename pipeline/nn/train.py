@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from pipeline.errors import ConfigError
-from pipeline.log import duration, progress
+from pipeline.base.errors import ConfigError
+from pipeline.base.log import duration, progress
 from pipeline.nn.data import plan
 from pipeline.nn.distributed import World
 from pipeline.nn.options import TrainOptions
@@ -175,7 +175,7 @@ class _Run:
             self.state.decays += 1
 
     def _keep_epoch(self) -> None:
-        from pipeline.checkpoint import save_tensors
+        from pipeline.artifacts.checkpoint import save_tensors
         directory = self.out / EPOCHS
         save_tensors(epoch_file(directory, self.state.epoch), self.model.state_dict())
         keep = {epoch_file(directory, e) for e in best_epochs(self.state.history, self.options.average)}

@@ -9,8 +9,8 @@ from typing import Any, Sequence
 import torch
 from torch import nn
 
-from pipeline.checkpoint import load_tensors, save_tensors
-from pipeline.errors import DataError
+from pipeline.artifacts.checkpoint import load_tensors, save_tensors
+from pipeline.base.errors import DataError
 
 CHECKPOINT = "train.ckpt.safetensors"
 _MODEL, _OPTIMIZER = "model.", "optimizer."

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipeline.errors import ConfigError
+from pipeline.base.errors import ConfigError
 from pipeline.feats.facts import FeatureFacts
 from pipeline.feats.load import load_packed
 from pipeline.feats.options import FeatLoadOptions
 from pipeline.hmm.compile import compile_graphs
-from pipeline.lang import Lang
-from pipeline.model_dir import HmmDir
+from pipeline.artifacts.lang import Lang
+from pipeline.artifacts.model_dir import HmmDir
 from pipeline.nn.data import UtteranceSet
 from pipeline.nn.losses import FullSum, Ramp
 from pipeline.nn.model import Scales, feature_facts, load_acoustic_model, save_acoustic_model

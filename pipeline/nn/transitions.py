@@ -13,9 +13,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from pipeline.errors import ConfigError
-from pipeline.lang import SILENCE
-from pipeline.transitions import TransitionModel
+from pipeline.base.errors import ConfigError
+from pipeline.artifacts.lang import SILENCE
+from pipeline.artifacts.transitions import TransitionModel
 
 STATIC = ("fixed", "speech_silence", "substate", "substate_silence", "label")
 DYNAMIC = ("linear", "blstm", "time")

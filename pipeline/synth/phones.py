@@ -6,7 +6,7 @@ here as well (AAR, AOR, EHR, IHR), since the synthesiser has no boundary inside 
 
 from __future__ import annotations
 
-from pipeline.errors import DataError
+from pipeline.base.errors import DataError
 
 _STRESS = "',%="
 

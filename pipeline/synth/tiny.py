@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.corpus import save_data_dir, store_audio, utterance
-from pipeline.errors import DataError
-from pipeline.files import atomic_write
+from pipeline.artifacts.corpus import save_data_dir, store_audio, utterance
+from pipeline.base.errors import DataError
+from pipeline.base.files import atomic_write
 from pipeline.synth.espeak import Voice, synthesize
 from pipeline.synth.options import TinyOptions
 from pipeline.synth.sentences import SentenceGenerator

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.corpus import Span
+from pipeline.artifacts.corpus import Span
 from pipeline.synth.espeak import RawSpeech
 from pipeline.synth.phones import phone_symbol
 

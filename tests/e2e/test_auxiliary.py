@@ -12,7 +12,7 @@ from pipeline.e2e.criterion import EndToEndLoss, frame_loss, greedy_errors, stat
 from pipeline.e2e.labels import Lessons, jitter
 from pipeline.e2e.model import EndToEnd
 from pipeline.e2e.options import TrainEndToEndOptions
-from pipeline.errors import ConfigError
+from pipeline.base.errors import ConfigError
 from pipeline.nn.data import Batch
 from pipeline.nn.encoders import Hidden
 

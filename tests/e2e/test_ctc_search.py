@@ -6,7 +6,7 @@ import torch
 
 from pipeline.e2e.search.ctc import CtcPrefixSearch, greedy
 from pipeline.e2e.search.results import Weights
-from pipeline.tokens import EOS_ID
+from pipeline.artifacts.tokens import EOS_ID
 
 from .toys import ToyLm, ctc_log_prob, random_ctc, sequences
 

@@ -8,20 +8,20 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.decode_e2e import (Decoded, choose_method, choose_weights, decode, grid, latency, load_lm, read_weights, report,
+from pipeline.tasks.decode_e2e import (Decoded, choose_method, choose_weights, decode, grid, latency, load_lm, read_weights, report,
                                  search)
 from pipeline.e2e.model import EndToEnd, load_end_to_end, save_end_to_end
 from pipeline.e2e.options import EndToEndOptions
 from pipeline.e2e.rnnt import rnnt_loss
 from pipeline.e2e.search.options import SearchOptions
 from pipeline.e2e.search.results import Found, Weights
-from pipeline.errors import ConfigError, DataError, MismatchError
+from pipeline.base.errors import ConfigError, DataError, MismatchError
 from pipeline.feats.facts import FeatureFacts
 from pipeline.feats.options import FeatLoadOptions
-from pipeline.hyp import load_hypotheses, load_nbest
+from pipeline.artifacts.hyp import load_hypotheses, load_nbest
 from pipeline.nn.model import feature_facts
-from pipeline.score import Errors
-from pipeline.tokens import TokenOptions, Tokens, train_tokens
+from pipeline.tasks.score import Errors
+from pipeline.artifacts.tokens import TokenOptions, Tokens, train_tokens
 from tests.nn.conftest import tones  # noqa: F401
 
 from .toys import ctc_log_prob
@@ -174,7 +174,7 @@ def test_a_data_directory(tones, tmp_path):  # noqa: F811
 
 
 def _durations(data: Path) -> list[float]:
-    from pipeline.corpus import cut_entries
+    from pipeline.artifacts.corpus import cut_entries
     return [cut["duration"] for _, cut in cut_entries(data)]
 
 

@@ -8,19 +8,19 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.ali import AliSet
-from pipeline.align import AlignOptions, align
-from pipeline.arpa import train_unigram
-from pipeline.checkpoint import save_model
+from pipeline.artifacts.ali import AliSet
+from pipeline.tasks.align import AlignOptions, align
+from pipeline.artifacts.arpa import train_unigram
+from pipeline.artifacts.checkpoint import save_model
 from pipeline.e2e.forced import attention_path, monotonic_path, transducer_path
 from pipeline.e2e.scorer import export
-from pipeline.errors import ConfigError, DataError, MismatchError
-from pipeline.lang import SILENCE
-from pipeline.model_dir import load_hmm
-from pipeline.scorer import load_scorer
-from pipeline.token_lang import phone_name, token_lang, token_of_pdf
-from pipeline.tokens import BLANK_ID, TokenOptions, train_tokens
-from pipeline.tree import monophone_tree
+from pipeline.base.errors import ConfigError, DataError, MismatchError
+from pipeline.artifacts.lang import SILENCE
+from pipeline.artifacts.model_dir import load_hmm
+from pipeline.tasks.scorer import load_scorer
+from pipeline.artifacts.token_lang import phone_name, token_lang, token_of_pdf
+from pipeline.artifacts.tokens import BLANK_ID, TokenOptions, train_tokens
+from pipeline.artifacts.tree import monophone_tree
 from tests.nn.conftest import tones  # noqa: F401
 
 from .test_decode_e2e import TOKENS, encode, make
@@ -103,8 +103,8 @@ def exported(tmp_path, data, head: str, name: str):
 
 @pytest.mark.parametrize("head, name", [("ctc", "ctc"), ("transducer", "transducer"), ("attention", "attention")])
 def test_alignment_sets(tones, tmp_path, head, name):  # noqa: F811
-    from pipeline.corpus import cut_entries
-    from pipeline.lang import Lang
+    from pipeline.artifacts.corpus import cut_entries
+    from pipeline.artifacts.lang import Lang
     directory = exported(tmp_path, tones.data, head, name)
     scorer, hmm, lang = load_scorer(directory), load_hmm(directory), Lang.load(tmp_path / "lang")
     report = align(scorer, hmm, lang, tones.data, tmp_path / "ali", AlignOptions(), "model")
@@ -126,13 +126,13 @@ def test_alignment_sets(tones, tmp_path, head, name):  # noqa: F811
 def test_ctc_with_lexicon_and_lm(tones, tmp_path):  # noqa: F811
     """No sentence of up to three words has a better path than the one that the search through the graph finds."""
     pytest.importorskip("k2")
-    from pipeline.decode import decode
+    from pipeline.tasks.decode import decode
     from pipeline.feats.load import load_packed
     from pipeline.graph.decoding import build_decoding_graph
     from pipeline.graph.options import DecodeOptions
     from pipeline.hmm import viterbi
     from pipeline.hmm.compile import compile_graphs
-    from pipeline.lang import Lang
+    from pipeline.artifacts.lang import Lang
     directory = exported(tmp_path, tones.data, "ctc", "ctc")
     scorer, hmm, lang = load_scorer(directory), load_hmm(directory), Lang.load(tmp_path / "lang")
     lm = train_unigram([["AB", "CA"], ["AB", "BC", "AB"]])

@@ -6,9 +6,9 @@ import math
 import pytest
 import torch
 
-from pipeline.arpa import Arpa, train_kneser_ney, train_unigram
+from pipeline.artifacts.arpa import Arpa, train_kneser_ney, train_unigram
 from pipeline.e2e.search.fusion import UNKNOWN_WORD, NgramLm, WordNgramLm, ngram_lm
-from pipeline.tokens import BLANK_ID, EOS_ID, TokenOptions, Tokens, train_tokens
+from pipeline.artifacts.tokens import BLANK_ID, EOS_ID, TokenOptions, Tokens, train_tokens
 
 SENTENCES = [s.split() for s in ("THE CAT SAT", "THE DOG SAT ON THE CAT", "A CAT", "THE CATS SAT", "ON A DOG THE CAT SAT")]
 

@@ -8,8 +8,8 @@ import torch
 
 from pipeline.e2e.lm import NeuralLm, NextToken, load_nn_lm, perplexity, sentence_set, train_nn_lm
 from pipeline.e2e.search.options import NnLmOptions
-from pipeline.errors import DataError, MismatchError
-from pipeline.tokens import EOS_ID, TokenOptions, train_tokens
+from pipeline.base.errors import DataError, MismatchError
+from pipeline.artifacts.tokens import EOS_ID, TokenOptions, train_tokens
 
 # After AB comes CD, after CD comes AB; sentences have 1 to 4 words.
 SENTENCES = [(["AB", "CD"] * 3)[first:first + length] for first in (0, 1) for length in (1, 2, 3, 4)]

@@ -6,10 +6,10 @@ import torch
 
 from pipeline.e2e.model import EndToEnd, load_end_to_end, save_end_to_end
 from pipeline.e2e.options import EndToEndOptions
-from pipeline.errors import ConfigError, DataError, MismatchError
+from pipeline.base.errors import ConfigError, DataError, MismatchError
 from pipeline.feats.options import FeatLoadOptions
-from pipeline.files import read_json, write_json
-from pipeline.tokens import EOS_ID
+from pipeline.base.files import read_json, write_json
+from pipeline.artifacts.tokens import EOS_ID
 
 SMALL = dict(encoder="blstm", layers=2, dim=6, embedding_dim=5, decoder_dim=7, attention_heads=2, attention_dim=8, joint_dim=6,
              strides=(2,))

@@ -6,14 +6,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.decode_e2e import decode
+from pipeline.tasks.decode_e2e import decode
 from pipeline.e2e.model import load_end_to_end
 from pipeline.e2e.options import TrainEndToEndOptions
 from pipeline.e2e.search.options import SearchOptions
 from pipeline.e2e.search.results import Weights
 from pipeline.e2e.training import train_end_to_end
-from pipeline.score import count_errors, total_errors
-from pipeline.tokens import TokenOptions, Tokens, train_tokens
+from pipeline.tasks.score import count_errors, total_errors
+from pipeline.artifacts.tokens import TokenOptions, Tokens, train_tokens
 from tests.nn.conftest import WORDS, tones  # noqa: F401
 
 SHAPE = dict(encoder="tdnn", dim=48, layers=3, subsampling=3, batch_frames=500, learning_rate=4e-3, time_masks=0, feature_masks=0,

@@ -10,21 +10,21 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.ali import AliSet
+from pipeline.artifacts.ali import AliSet
 from pipeline.e2e.labels import make_lessons, tokens_in_time
 from pipeline.e2e.model import load_end_to_end
 from pipeline.e2e.options import TrainEndToEndOptions
 from pipeline.e2e.training import train_end_to_end
-from pipeline.errors import ConfigError, DataError, MismatchError
+from pipeline.base.errors import ConfigError, DataError, MismatchError
 from pipeline.feats.facts import FeatureFacts
 from pipeline.feats.load import load_packed
-from pipeline.lang import Lang
-from pipeline.model_dir import load_hmm, save_hmm
+from pipeline.artifacts.lang import Lang
+from pipeline.artifacts.model_dir import load_hmm, save_hmm
 from pipeline.nn.hybrid import train_viterbi
 from pipeline.nn.options import ViterbiOptions
-from pipeline.tokens import Tokens
-from pipeline.transitions import TransitionModel
-from pipeline.tree import monophone_tree
+from pipeline.artifacts.tokens import Tokens
+from pipeline.artifacts.transitions import TransitionModel
+from pipeline.artifacts.tree import monophone_tree
 from tests.nn.conftest import tones  # noqa: F401
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -44,7 +44,7 @@ def tokens(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def ali(tones, tmp_path_factory) -> Path:  # noqa: F811
     """The known times as an alignment with three states per phone."""
-    from pipeline.ali import AliHeader, Alignment, AliWriter
+    from pipeline.artifacts.ali import AliHeader, Alignment, AliWriter
     lang = Lang.load(tones.lang)
     tree = monophone_tree(lang.phones, lang.topo)
     transitions = TransitionModel(tree, lang.topo)
@@ -63,7 +63,7 @@ def ali(tones, tmp_path_factory) -> Path:  # noqa: F811
 
 
 def _entries(data: Path):
-    from pipeline.corpus import cut_entries
+    from pipeline.artifacts.corpus import cut_entries
     return cut_entries(data)
 
 
@@ -147,7 +147,7 @@ def test_encoders_of_other_models_are_taken_over(tones, tokens, ali, tmp_path): 
     frozen = options_with(epochs=1, learning_rate=1e-12)
     train_end_to_end(tones.data, tokens, tmp_path / "a", frozen, init_dir=tmp_path / "hybrid")
     train_end_to_end(tones.data, tokens, tmp_path / "b", frozen, init_dir=tmp_path / "a")
-    from pipeline.checkpoint import load_tensors
+    from pipeline.artifacts.checkpoint import load_tensors
     tensors = [load_tensors(tmp_path / name / "model.safetensors") for name in ("hybrid", "a", "b")]
     for name in (n for n in tensors[0] if n.startswith("encoder.")):
         assert torch.allclose(tensors[0][name], tensors[1][name], atol=1e-6) and torch.allclose(tensors[1][name], tensors[2][name], atol=1e-6)
@@ -222,7 +222,7 @@ def test_input_that_does_not_fit_is_named_before_training(tones, tokens, ali, tm
     refused(MismatchError, "every 30 ms; labels every 10 ms", alignment=tmp_path / "rate", aux_layers=(1,))
     refused(MismatchError, "do not agree", alignment=tmp_path / "tree", aux_layers=(1,))
     whole = AliSet.load(ali)
-    from pipeline.ali import AliWriter
+    from pipeline.artifacts.ali import AliWriter
     hmm, lang = load_hmm(ali), Lang.load(tones.lang)
     with AliWriter(tmp_path / "part", whole.header, hmm.tree, hmm.topo, hmm.transitions, lang.words) as w:
         for cut_id in list(whole)[:12]:

@@ -6,7 +6,7 @@ import torch
 
 from pipeline.e2e.search.results import Weights
 from pipeline.e2e.search.transducer import TransducerSearch, greedy
-from pipeline.tokens import BLANK_ID, EOS_ID
+from pipeline.artifacts.tokens import BLANK_ID, EOS_ID
 
 from .toys import ToyLm, ToyTransducer, sequences, transducer_log_prob
 

@@ -9,7 +9,7 @@ from typing import Iterator
 import numpy as np
 import torch
 
-from pipeline.tokens import BLANK_ID, EOS_ID, UNK_ID
+from pipeline.artifacts.tokens import BLANK_ID, EOS_ID, UNK_ID
 
 
 @dataclass

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from pipeline.corpus import Span, audio_recording, load_cuts, save_data_dir, utterance, validate_data_dir
-from pipeline.errors import ConfigError
+from pipeline.artifacts.corpus import Span, audio_recording, load_cuts, save_data_dir, utterance, validate_data_dir
+from pipeline.base.errors import ConfigError
 from pipeline.feats.augment import perturb_speed
 
 

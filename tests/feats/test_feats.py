@@ -13,14 +13,14 @@ import pytest
 import soundfile
 import torch
 
-from pipeline.corpus import audio_recording, load_cuts, save_data_dir, utterance
-from pipeline.errors import DataError, MismatchError
+from pipeline.artifacts.corpus import audio_recording, load_cuts, save_data_dir, utterance
+from pipeline.base.errors import DataError, MismatchError
 from pipeline.feats.cmvn import CmvnStats
 from pipeline.feats.compute import compute_feats, frame_offset, make_extractor
 from pipeline.feats.facts import FeatureFacts
 from pipeline.feats.load import iter_packed, load_packed, validate_feats
 from pipeline.feats.options import FeatLoadOptions, FeatureOptions
-from pipeline.files import read_json, read_jsonl, write_json, write_jsonl
+from pipeline.base.files import read_json, read_jsonl, write_json, write_jsonl
 
 ROOT = Path(__file__).resolve().parents[2]
 PLAIN = FeatLoadOptions(cmvn="none")

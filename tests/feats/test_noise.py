@@ -7,7 +7,7 @@ import pydantic
 import pytest
 import soundfile
 
-from pipeline.corpus import Span, audio_recording, load_cuts, save_data_dir, utterance, validate_data_dir
+from pipeline.artifacts.corpus import Span, audio_recording, load_cuts, save_data_dir, utterance, validate_data_dir
 from pipeline.feats.noise import add_noise, babble, coloured, mix
 from pipeline.feats.options import NoiseOptions
 

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.ali import AliSet
-from pipeline.align import AlignOptions, align
-from pipeline.errors import DataError
+from pipeline.artifacts.ali import AliSet
+from pipeline.tasks.align import AlignOptions, align
+from pipeline.base.errors import DataError
 from pipeline.gmm.model import load_scorer
 from pipeline.gmm.mono import train_mono
 from pipeline.gmm.options import MonoOptions
-from pipeline.model_dir import load_hmm
+from pipeline.artifacts.model_dir import load_hmm
 from tests.gmm.world import World, draw, make_world_lang, write_corpus
 
 LANG = make_world_lang()

@@ -6,16 +6,16 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.errors import DataError
+from pipeline.base.errors import DataError
 from pipeline.gmm import assign
 from pipeline.gmm.assign import Aligner, TrainSet, boosted
 from pipeline.gmm.diag import Evaluator
 from pipeline.hmm import occupancies, viterbi
 from pipeline.hmm.compile import compile_graphs
-from pipeline.lang import make_lang
-from pipeline.lexicon import Lexicon, Pronunciation
-from pipeline.transitions import TransitionModel
-from pipeline.tree import monophone_tree
+from pipeline.artifacts.lang import make_lang
+from pipeline.artifacts.lexicon import Lexicon, Pronunciation
+from pipeline.artifacts.transitions import TransitionModel
+from pipeline.artifacts.tree import monophone_tree
 from tests.gmm.test_diag import random_gmms
 
 LANG = make_lang(Lexicon([Pronunciation("AB", ("a", "b")), Pronunciation("AB", ("b",), 0.5), Pronunciation("CA", ("c", "a"))]))

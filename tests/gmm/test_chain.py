@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.ali import AliSet
-from pipeline.align import AlignOptions, align
-from pipeline.arpa import train_unigram
-from pipeline.errors import DataError, MismatchError
-from pipeline.files import read_json
+from pipeline.artifacts.ali import AliSet
+from pipeline.tasks.align import AlignOptions, align
+from pipeline.artifacts.arpa import train_unigram
+from pipeline.base.errors import DataError, MismatchError
+from pipeline.base.files import read_json
 from pipeline.gmm import fmllr
 from pipeline.gmm.model import GmmModel, load_scorer, load_transforms
 from pipeline.gmm.mono import train_mono
@@ -21,8 +21,8 @@ from pipeline.gmm.options import DeltasOptions, EstimateFmllrOptions, LdaMlltOpt
 from pipeline.gmm.sat import estimate_fmllr, estimate_fmllr_soft, train_sat
 from pipeline.gmm.tie import tie_states
 from pipeline.gmm.triphone import train_deltas, train_lda_mllt
-from pipeline.model_dir import load_hmm
-from pipeline.tree import BOUNDARY, Leaf, questions
+from pipeline.artifacts.model_dir import load_hmm
+from pipeline.artifacts.tree import BOUNDARY, Leaf, questions
 from tests.gmm.world import DIM, World, draw, make_world_lang, random_speakers, write_corpus
 
 LANG = make_world_lang()
@@ -105,10 +105,10 @@ def word_errors(model: Path, data: Path, transforms: Path | None = None) -> tupl
 
 def recognised(model: Path, data: Path, transforms: Path | None = None) -> tuple[float, dict[str, str], dict]:
     """word_errors, and the posteriors of the lattices."""
-    from pipeline.decode import decode
+    from pipeline.tasks.decode import decode
     from pipeline.graph.decoding import build_decoding_graph
     from pipeline.graph.options import DecodeOptions
-    from pipeline.score import count_errors, total_errors
+    from pipeline.tasks.score import count_errors, total_errors
     hmm = load_hmm(model)
     arpa = train_unigram([list(WORDS_ONCE)])
     graph = build_decoding_graph(LANG, arpa, hmm)

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.errors import DataError
+from pipeline.base.errors import DataError
 from pipeline.gmm.diag import DiagGmms, Evaluator, _log_sum
 
 

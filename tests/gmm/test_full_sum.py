@@ -14,10 +14,10 @@ from pipeline.gmm.options import GmmOptions
 from pipeline.gmm.stats import accumulate
 from pipeline.gmm.train import train
 from pipeline.hmm.compile import compile_graphs
-from pipeline.lang import make_lang
-from pipeline.lexicon import Lexicon, Pronunciation
-from pipeline.transitions import TransitionModel
-from pipeline.tree import monophone_tree
+from pipeline.artifacts.lang import make_lang
+from pipeline.artifacts.lexicon import Lexicon, Pronunciation
+from pipeline.artifacts.transitions import TransitionModel
+from pipeline.artifacts.tree import monophone_tree
 from tests.gmm.test_diag import density, random_gmms
 from tests.hmm.oracle import paths
 

@@ -12,10 +12,10 @@ from pipeline.gmm.diag import DiagGmms, Evaluator
 from pipeline.gmm.em import grow, split_targets, update
 from pipeline.gmm.stats import FrameLabels, accumulate
 from pipeline.gmm.tree_stats import VAR_FLOOR, objective
-from pipeline.symbols import SymbolTable
-from pipeline.topo import PhoneTopo, Topo
-from pipeline.transitions import TransitionModel
-from pipeline.tree import monophone_tree
+from pipeline.artifacts.symbols import SymbolTable
+from pipeline.artifacts.topo import PhoneTopo, Topo
+from pipeline.artifacts.transitions import TransitionModel
+from pipeline.artifacts.tree import monophone_tree
 from tests.gmm.test_diag import random_gmms
 
 khg = pytest.importorskip("kaldi_hmm_gmm", reason="kaldi-hmm-gmm is not installed (pip install -e '.[dev]')")

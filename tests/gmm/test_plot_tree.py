@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.errors import DataError
-from pipeline.files import read_json, write_json
+from pipeline.base.errors import DataError
+from pipeline.base.files import read_json, write_json
 from pipeline.gmm.cluster import build_tree
 from pipeline.gmm.options import TreeOptions
 from pipeline.gmm.plot_tree import depth, load_view, plot_tree, statistics
-from pipeline.model_dir import save_hmm
-from pipeline.transitions import TransitionModel
-from pipeline.tree import leaves, monophone_tree, questions
+from pipeline.artifacts.model_dir import save_hmm
+from pipeline.artifacts.transitions import TransitionModel
+from pipeline.artifacts.tree import leaves, monophone_tree, questions
 from tests.conftest import ROOT
 from tests.gmm.test_tree import LANG, every_split, random_stats, some_questions
 
@@ -72,8 +72,8 @@ def test_pictures(model, tmp_path, ending, magic):
 
 
 def test_phones_with_odd_names_are_drawn(tmp_path):
-    from pipeline.lang import make_lang
-    from pipeline.lexicon import Lexicon, Pronunciation
+    from pipeline.artifacts.lang import make_lang
+    from pipeline.artifacts.lexicon import Lexicon, Pronunciation
     lang = make_lang(Lexicon([Pronunciation("W", ("$", "_", "ß<", "^x^"))]), unit="grapheme", speech_states=1)
     tree = monophone_tree(lang.phones, lang.topo)
     save_hmm(tmp_path / "m", lang.topo, tree, TransitionModel(tree, lang.topo))

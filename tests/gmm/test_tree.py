@@ -10,16 +10,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.errors import DataError
+from pipeline.base.errors import DataError
 from pipeline.gmm.cluster import Splitter, build_tree
 from pipeline.gmm.options import TreeOptions
 from pipeline.gmm.questions import cluster_phones, load_questions, save_questions
 from pipeline.gmm.tree_stats import TreeStats, accumulate_tree, convert_tids, objective, phone_windows
 from pipeline.hmm.compile import compile_graphs
-from pipeline.lang import Lang, make_lang
-from pipeline.lexicon import Lexicon, Pronunciation
-from pipeline.transitions import TransitionModel
-from pipeline.tree import BOUNDARY, Tree, leaves, monophone_tree, questions
+from pipeline.artifacts.lang import Lang, make_lang
+from pipeline.artifacts.lexicon import Lexicon, Pronunciation
+from pipeline.artifacts.transitions import TransitionModel
+from pipeline.artifacts.tree import BOUNDARY, Tree, leaves, monophone_tree, questions
 
 LANG = make_lang(Lexicon([Pronunciation("W", tuple("abcd"))]), speech_states=2)
 SIL, A, B, C, D = range(1, 6)

@@ -9,12 +9,12 @@ from typing import Iterable
 import numpy as np
 import torch
 
-from pipeline.corpus import save_data_dir, utterance
+from pipeline.artifacts.corpus import save_data_dir, utterance
 from pipeline.feats.cmvn import CmvnStats
 from pipeline.feats.facts import FeatureFacts
 from pipeline.feats.storage import PackedFramesWriter
-from pipeline.lang import Lang, make_lang
-from pipeline.lexicon import Lexicon, Pronunciation
+from pipeline.artifacts.lang import Lang, make_lang
+from pipeline.artifacts.lexicon import Lexicon, Pronunciation
 
 DIM, STATES, SHIFT = 4, 2, 0.01
 WORDS = {"A": ("a",), "B": ("b",), "C": ("c",), "D": ("d",), "AD": ("a", "d"), "CAB": ("c", "a", "b")}

@@ -6,16 +6,16 @@ import itertools
 import numpy as np
 import torch
 
-from pipeline.arpa import Arpa, train_kneser_ney, train_unigram
+from pipeline.artifacts.arpa import Arpa, train_kneser_ney, train_unigram
 from pipeline.graph.grammar import Grammar
 from pipeline.hmm.compile import compile_graphs
 from pipeline.hmm.graphs import Graphs
 from pipeline.hmm.viterbi import viterbi
-from pipeline.lang import Lang, make_lang
-from pipeline.lexicon import Lexicon, Pronunciation
-from pipeline.model_dir import HmmDir
-from pipeline.transitions import TransitionModel
-from pipeline.tree import Leaf, Node, Question, Root, Tree
+from pipeline.artifacts.lang import Lang, make_lang
+from pipeline.artifacts.lexicon import Lexicon, Pronunciation
+from pipeline.artifacts.model_dir import HmmDir
+from pipeline.artifacts.transitions import TransitionModel
+from pipeline.artifacts.tree import Leaf, Node, Question, Root, Tree
 
 SENTENCES = [s.split() for s in ("A B", "B A C", "C C D", "D", "A A B", "B D", "C", "A C")]
 

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.arpa import Arpa
-from pipeline.errors import DataError
+from pipeline.artifacts.arpa import Arpa
+from pipeline.base.errors import DataError
 from pipeline.graph.decoding import DecodingGraph, build_decoding_graph
 from pipeline.graph.grammar import grammar_from_arpa
-from pipeline.lang import Lang
+from pipeline.artifacts.lang import Lang
 from tests.graph.cases import brute_force, hmm_of, language_model, random_tree, small_lang
 
 k2 = pytest.importorskip("k2")

@@ -4,7 +4,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from pipeline.arpa import Arpa, train_kneser_ney
+from pipeline.artifacts.arpa import Arpa, train_kneser_ney
 from pipeline.graph.decoding import build_decoding_graph
 from pipeline.graph.options import DecodeOptions
 from tests.graph.cases import SENTENCES, hmm_of, language_model, random_tree, small_lang

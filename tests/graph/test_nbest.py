@@ -58,8 +58,8 @@ def test_lists_under_their_own_language_model_keep_their_order() -> None:
     """A unigram's share of the graph score is its sentence probability, so rescoring with it changes nothing."""
     from pipeline.graph.nbest import nbest
     from pipeline.graph.search import Searcher
-    from pipeline.hyp import NBest
-    from pipeline.rescore import rescore
+    from pipeline.artifacts.hyp import NBest
+    from pipeline.tasks.rescore import rescore
     lang, arpa = small_lang(), language_model(1)
     hmm = hmm_of(lang, random_tree(lang, 1, 1))
     options = DecodeOptions(acoustic_scale=0.5, beam=1e4, lattice_beam=1e4, max_active=10_000)

@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.errors import DataError
+from pipeline.base.errors import DataError
 from pipeline.graph.decoding import DecodingGraph, build_decoding_graph
 from pipeline.graph.options import DecodeOptions
-from pipeline.occupancies import POSTERIORS, Occupancies, load_occupancies, save_occupancies
+from pipeline.artifacts.occupancies import POSTERIORS, Occupancies, load_occupancies, save_occupancies
 from tests.graph.cases import hmm_of, language_model, random_tree, small_lang
 
 SCALE, TRANSITION_SCALE = 0.5, 0.7
@@ -89,7 +89,7 @@ def test_damaged_posteriors_are_refused(tmp_path, frame: list, pdf: list, share:
 
 
 def test_other_files_are_refused(tmp_path) -> None:
-    from pipeline.checkpoint import save_tensors
+    from pipeline.artifacts.checkpoint import save_tensors
     with pytest.raises(DataError, match="no such file"):
         load_occupancies(tmp_path)
     save_tensors(tmp_path / POSTERIORS, {"a/frame": torch.zeros(1)}, {"tree_id": "x"})

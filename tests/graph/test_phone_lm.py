@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.errors import DataError
+from pipeline.base.errors import DataError
 from pipeline.graph.decoding import expand_phone_graph
 from pipeline.graph.denominator import GraphSum
 from pipeline.graph.phone_graph import NO_PHONE, PhoneGraph

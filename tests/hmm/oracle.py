@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import torch
 
-from pipeline.errors import DataError
+from pipeline.base.errors import DataError
 from pipeline.hmm import Graphs
 
 NUM_PDFS, NUM_TIDS = 5, 4

@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.errors import DataError
+from pipeline.base.errors import DataError
 from pipeline.hmm import Graphs, full_sum, viterbi
 from pipeline.hmm import compile as hmm_compile
 from pipeline.hmm.compile import compile_graphs
 from pipeline.hmm.graph_cache import GraphCache
-from pipeline.lang import make_lang
-from pipeline.lexicon import Lexicon, Pronunciation
-from pipeline.transitions import TransitionModel
-from pipeline.tree import BOUNDARY, Leaf, Question, Root, Tree, monophone_tree
+from pipeline.artifacts.lang import make_lang
+from pipeline.artifacts.lexicon import Lexicon, Pronunciation
+from pipeline.artifacts.transitions import TransitionModel
+from pipeline.artifacts.tree import BOUNDARY, Leaf, Question, Root, Tree, monophone_tree
 
 LEXICON = Lexicon([Pronunciation("A", ("a",)), Pronunciation("A", ("b", "a"), 0.25), Pronunciation("B", ("b",)),
                    Pronunciation("CAB", ("c", "a", "b"))])

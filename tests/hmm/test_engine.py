@@ -13,7 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.errors import ConfigError
+from pipeline.base.errors import ConfigError
 from pipeline.hmm import backends as hmm_backends
 from pipeline.hmm import Graphs, available, feasible, full_sum, occupancies, viterbi
 from tests.hmm.oracle import NUM_PDFS, make_transitions, paths, random_graph

@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 import torch
 
-from pipeline.errors import DataError
+from pipeline.base.errors import DataError
 from pipeline.hmm import Graphs, full_sum
 
 

@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from pipeline.corpus import load_cuts
-from pipeline.errors import DataError
+from pipeline.artifacts.corpus import load_cuts
+from pipeline.base.errors import DataError
 
 from .conftest import ROOT, write_audio
 
@@ -80,7 +80,7 @@ def test_lexicon_of_a_text(run_script, tmp_path):
 
 
 def test_speakers_are_split_into_halves(run_script, tmp_path):
-    from pipeline.corpus import audio_recording, save_data_dir, utterance
+    from pipeline.artifacts.corpus import audio_recording, save_data_dir, utterance
 
     cuts = []
     for i, speaker in enumerate(["mx", "fb", "fa", "fa"]):

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.corpus import load_cuts
-from pipeline.errors import DataError
+from pipeline.artifacts.corpus import load_cuts
+from pipeline.base.errors import DataError
 from tests.local.conftest import ROOT, write_audio
 
 

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from pipeline.corpus import load_cuts, validate_data_dir
-from pipeline.errors import DataError
+from pipeline.artifacts.corpus import load_cuts, validate_data_dir
+from pipeline.base.errors import DataError
 
 from .conftest import ROOT, tone, write_audio
 

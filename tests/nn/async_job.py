@@ -87,7 +87,7 @@ class SignJob:
 
     def build(self) -> Built:
         if self.trouble == "bad_data":
-            from pipeline.errors import DataError
+            from pipeline.base.errors import DataError
             raise DataError("feats.txt:3: no such frame")
         data, labels = make_data()
         torch.manual_seed(5)

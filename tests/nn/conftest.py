@@ -49,11 +49,11 @@ def tones(tmp_path_factory: pytest.TempPathFactory) -> ToneCorpus:
     """24 utterances with log-mel features and a lang with 3 states per phone."""
     import soundfile
 
-    from pipeline.corpus import audio_recording, save_data_dir, utterance
+    from pipeline.artifacts.corpus import audio_recording, save_data_dir, utterance
     from pipeline.feats.compute import compute_feats
     from pipeline.feats.options import FeatureOptions
-    from pipeline.lang import make_lang
-    from pipeline.lexicon import Lexicon, Pronunciation
+    from pipeline.artifacts.lang import make_lang
+    from pipeline.artifacts.lexicon import Lexicon, Pronunciation
 
     root = tmp_path_factory.mktemp("tones")
     rng = np.random.default_rng(7)

@@ -21,7 +21,7 @@ sys.path.insert(0, str(ROOT / "tests" / "nn"))
 
 from async_job import TRAINING, SignJob
 
-from pipeline.errors import ConfigError, DataError
+from pipeline.base.errors import ConfigError, DataError
 from pipeline.nn.asynchronous.coordinator import STATE
 from pipeline.nn.asynchronous.launch import Node
 from pipeline.nn.asynchronous.service import ServerLostError

@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from async_job import TRAINING, SignJob, make_data
 
-from pipeline.errors import ConfigError, DataError
+from pipeline.base.errors import ConfigError, DataError
 from pipeline.nn.asynchronous.coordinator import STATE, Coordinator
 from pipeline.nn.asynchronous.frames import FrameBatches
 from pipeline.nn.asynchronous.job import trained_parameters

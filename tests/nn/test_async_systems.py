@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.align import AlignOptions, align
-from pipeline.arpa import Arpa, train_unigram
-from pipeline.errors import ConfigError
-from pipeline.lang import Lang
-from pipeline.model_dir import load_hmm
+from pipeline.tasks.align import AlignOptions, align
+from pipeline.artifacts.arpa import Arpa, train_unigram
+from pipeline.base.errors import ConfigError
+from pipeline.artifacts.lang import Lang
+from pipeline.artifacts.model_dir import load_hmm
 from pipeline.nn.asynchronous.options import AsyncSequenceOptions, AsyncViterbiOptions
 from pipeline.nn.asynchronous.systems import SequenceJob, ViterbiJob, train_sequence_async, train_viterbi_async
 from pipeline.nn.hybrid import train_viterbi

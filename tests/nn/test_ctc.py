@@ -8,21 +8,21 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.ali import AliSet
-from pipeline.align import AlignOptions, align
-from pipeline.errors import DataError
+from pipeline.artifacts.ali import AliSet
+from pipeline.tasks.align import AlignOptions, align
+from pipeline.base.errors import DataError
 from pipeline.graph.grammar import Grammar
 from pipeline.graph.phone_graph import NO_PHONE, build_phone_graph
 from pipeline.hmm import full_sum
 from pipeline.hmm.compile import compile_graphs
-from pipeline.lang import Lang, make_lang
-from pipeline.lexicon import Lexicon, Pronunciation
-from pipeline.model_dir import load_hmm
+from pipeline.artifacts.lang import Lang, make_lang
+from pipeline.artifacts.lexicon import Lexicon, Pronunciation
+from pipeline.artifacts.model_dir import load_hmm
 from pipeline.nn.model import load_scorer
 from pipeline.nn.nhmm import train_nhmm
 from pipeline.nn.options import NhmmOptions
-from pipeline.transitions import TransitionModel
-from pipeline.tree import monophone_tree
+from pipeline.artifacts.transitions import TransitionModel
+from pipeline.artifacts.tree import monophone_tree
 
 LEXICON = Lexicon([Pronunciation("A", ("a",)), Pronunciation("AB", ("a", "b")), Pronunciation("BBA", ("b", "b", "a"))])
 CTC = dict(transitions="fixed", label_scale=1.0, transition_scale=0.0, prior="none")

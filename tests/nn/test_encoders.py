@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.ali import subsample
-from pipeline.errors import ConfigError
+from pipeline.artifacts.ali import subsample
+from pipeline.base.errors import ConfigError
 from pipeline.nn.attention import SelfAttention, rotate
 from pipeline.nn.encoders import Encoder, layer_factors
 from pipeline.nn.frames import Subsample

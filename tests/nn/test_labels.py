@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.errors import MismatchError
+from pipeline.base.errors import MismatchError
 from pipeline.nn.labels import fitted, with_speeds
-from tests.test_ali import example, make_set
+from tests.artifacts.test_ali import example, make_set
 
 
 def test_copies_take_the_labels_of_the_original():

@@ -8,16 +8,16 @@ import pytest
 import torch
 
 from pipeline.hmm.compile import compile_graphs
-from pipeline.lang import make_lang
-from pipeline.lexicon import Lexicon, Pronunciation
+from pipeline.artifacts.lang import make_lang
+from pipeline.artifacts.lexicon import Lexicon, Pronunciation
 from pipeline.nn.data import Batch
 from pipeline.nn.linear import linear_labels
 from pipeline.nn.losses import CrossEntropy, FullSum, Ramp
 from pipeline.nn.model import AcousticModel
 from pipeline.nn.options import EncoderOptions
 from pipeline.nn.transitions import TransitionNet
-from pipeline.transitions import TransitionModel
-from pipeline.tree import monophone_tree
+from pipeline.artifacts.transitions import TransitionModel
+from pipeline.artifacts.tree import monophone_tree
 
 LANG = make_lang(Lexicon([Pronunciation("A", ("a",)), Pronunciation("AB", ("a", "b"))]), speech_states=1, silence_prob=0.4)
 TREE = monophone_tree(LANG.phones, LANG.topo)

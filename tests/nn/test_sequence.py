@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.errors import DataError
+from pipeline.base.errors import DataError
 from pipeline.graph.decoding import build_decoding_graph
 from pipeline.graph.denominator import Competitors, GraphSum, LatticeSum
 from pipeline.graph.options import DecodeOptions

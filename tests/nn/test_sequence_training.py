@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.ali import AliSet, AliWriter
-from pipeline.align import AlignOptions, align
-from pipeline.arpa import Arpa, train_unigram
-from pipeline.errors import ConfigError, DataError, MismatchError
-from pipeline.files import read_json
+from pipeline.artifacts.ali import AliSet, AliWriter
+from pipeline.tasks.align import AlignOptions, align
+from pipeline.artifacts.arpa import Arpa, train_unigram
+from pipeline.base.errors import ConfigError, DataError, MismatchError
+from pipeline.base.files import read_json
 from pipeline.graph.decoding import build_decoding_graph, expand_phone_graph
 from pipeline.graph.phone_lm import phone_ngram
-from pipeline.lang import Lang
-from pipeline.model_dir import load_hmm
+from pipeline.artifacts.lang import Lang
+from pipeline.artifacts.model_dir import load_hmm
 from pipeline.nn.hybrid import train_viterbi
 from pipeline.nn.model import load_acoustic_model, load_scorer
 from pipeline.nn.nhmm import train_nhmm

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline import cli
-from pipeline.ali import AliSet
-from pipeline.align import AlignOptions, align
-from pipeline.errors import ConfigError, DataError, MismatchError
+from pipeline.base import cli
+from pipeline.artifacts.ali import AliSet
+from pipeline.tasks.align import AlignOptions, align
+from pipeline.base.errors import ConfigError, DataError, MismatchError
 from pipeline.feats.load import load_packed
-from pipeline.files import read_json, write_json
-from pipeline.lang import Lang
-from pipeline.model_dir import load_hmm
+from pipeline.base.files import read_json, write_json
+from pipeline.artifacts.lang import Lang
+from pipeline.artifacts.model_dir import load_hmm
 from pipeline.nn.hybrid import train_viterbi
 from pipeline.nn.model import load_acoustic_model, load_scorer
 from pipeline.nn.nhmm import train_nhmm
@@ -101,7 +101,7 @@ def test_input_dependent_transitions(kind, tones, tmp_path):
 
 def test_subsampled_labels(tones, tmp_path):
     """Labels every 20 ms on a topology of 1 state; the alignment says so."""
-    from pipeline.lang import make_lang
+    from pipeline.artifacts.lang import make_lang
     lexicon = Lang.load(tones.lang).lexicon
     make_lang(lexicon, speech_states=1, speech_forward=0.1).save(tmp_path / "lang")
     options = dataclasses.replace(NHMM, subsampling=2)
@@ -113,8 +113,8 @@ def test_subsampled_labels(tones, tmp_path):
 
 def test_word_end_labels(tones, tmp_path):
     """The last phone of a word has labels of its own; scoring sees plain phones again."""
-    from pipeline.ali_score import tiers_of_ali
-    from pipeline.lang import make_lang
+    from pipeline.tasks.ali_score import tiers_of_ali
+    from pipeline.artifacts.lang import make_lang
     make_lang(Lang.load(tones.lang).lexicon, position="word_end").save(tmp_path / "lang")
     train_nhmm(tones.data, tmp_path / "lang", tmp_path / "m", NHMM)
     ali = align_with(tmp_path / "m", tones._replace(lang=tmp_path / "lang"), tmp_path / "ali")
@@ -127,9 +127,9 @@ def test_word_end_labels(tones, tmp_path):
 
 def test_labels_of_a_tree_with_context(tones, tmp_path):
     """Senones: the first state of each phone is split by what stands before it; full-sum over the tied labels."""
-    from pipeline.model_dir import save_hmm
-    from pipeline.transitions import TransitionModel
-    from pipeline.tree import Leaf, Question, Root, Tree
+    from pipeline.artifacts.model_dir import save_hmm
+    from pipeline.artifacts.transitions import TransitionModel
+    from pipeline.artifacts.tree import Leaf, Question, Root, Tree
     lang = Lang.load(tones.lang)
     roots, pdf = [], 0
     for name, topo in lang.topo.phones.items():
@@ -236,7 +236,7 @@ def test_interrupted_full_sum_ends_with_the_same_bits(tones, tmp_path, monkeypat
 
 def test_realignment_mends_a_shifted_alignment(nhmm_ali, tones, tmp_path):
     """Labels that come 40 ms late; the network's own alignment comes closer to the truth round by round."""
-    from pipeline.ali import AliWriter
+    from pipeline.artifacts.ali import AliWriter
     ali, hmm = AliSet.load(nhmm_ali), load_hmm(nhmm_ali)
     with AliWriter(tmp_path / "late", ali.header, hmm.tree, hmm.topo, hmm.transitions, ali.word_symbols) as writer:
         for cut_id, item in ali.items():
@@ -317,7 +317,7 @@ def test_other_speeds_take_the_stretched_labels(nhmm_ali, tones, tmp_path):
 
 
 def test_missing_alignments(nhmm_ali, tones, tmp_path):
-    from pipeline.ali import AliWriter
+    from pipeline.artifacts.ali import AliWriter
     ali = AliSet.load(nhmm_ali)
     hmm = load_hmm(nhmm_ali)
     with AliWriter(tmp_path / "few", ali.header, hmm.tree, hmm.topo, hmm.transitions, ali.word_symbols) as writer:
@@ -341,15 +341,15 @@ def test_other_frame_rate_and_length(nhmm_ali, tones, tmp_path):
 
 
 def test_other_lang(nhmm_ali, tones, tmp_path):
-    from pipeline.lang import make_lang
+    from pipeline.artifacts.lang import make_lang
     make_lang(Lang.load(tones.lang).lexicon, speech_states=2).save(tmp_path / "lang")
     with pytest.raises(MismatchError, match="lang"):
         train_viterbi(tones.data, tmp_path / "lang", nhmm_ali, tmp_path / "m", VITERBI)
 
 
 def test_word_outside_the_lexicon(tones, tmp_path):
-    from pipeline.lang import make_lang
-    from pipeline.lexicon import Lexicon
+    from pipeline.artifacts.lang import make_lang
+    from pipeline.artifacts.lexicon import Lexicon
     make_lang(Lexicon([e for e in Lang.load(tones.lang).lexicon.entries if e.word != "BC"])).save(tmp_path / "lang")
     with pytest.raises(DataError, match=r"cuts.jsonl.gz:\d+: utterance 'utt\d+': word 'BC'"):
         train_nhmm(tones.data, tmp_path / "lang", tmp_path / "m", NHMM)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.errors import ConfigError, DataError
+from pipeline.base.errors import ConfigError, DataError
 from pipeline.feats.load import PackedFeats
 from pipeline.nn.data import UtteranceSet
 from pipeline.nn.losses import CrossEntropy

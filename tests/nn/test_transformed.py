@@ -7,18 +7,18 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.errors import DataError, MismatchError
+from pipeline.base.errors import DataError, MismatchError
 from pipeline.feats.facts import FeatureFacts
 from pipeline.feats.load import load_packed, validate_feats
 from pipeline.feats.options import FeatLoadOptions
 from pipeline.feats.transformed import transform_feats
 from pipeline.gmm.diag import DiagGmms
 from pipeline.gmm.model import GmmModel, save_transforms
-from pipeline.lang import Lang
+from pipeline.artifacts.lang import Lang
 from pipeline.nn.nhmm import train_nhmm
 from pipeline.nn.options import NhmmOptions
-from pipeline.transitions import TransitionModel
-from pipeline.tree import monophone_tree
+from pipeline.artifacts.transitions import TransitionModel
+from pipeline.artifacts.tree import monophone_tree
 
 DIM, LOAD = 6, FeatLoadOptions(cmvn="speaker", splice_left=1, splice_right=1)
 

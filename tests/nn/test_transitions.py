@@ -5,12 +5,12 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.errors import ConfigError
-from pipeline.lang import make_lang
-from pipeline.lexicon import Lexicon, Pronunciation
+from pipeline.base.errors import ConfigError
+from pipeline.artifacts.lang import make_lang
+from pipeline.artifacts.lexicon import Lexicon, Pronunciation
 from pipeline.nn.transitions import DYNAMIC, STATIC, TransitionNet, at_frame_rate, classes_of
-from pipeline.transitions import TransitionModel
-from pipeline.tree import monophone_tree
+from pipeline.artifacts.transitions import TransitionModel
+from pipeline.artifacts.tree import monophone_tree
 
 
 @pytest.fixture

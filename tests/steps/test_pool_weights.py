@@ -3,10 +3,10 @@ from __future__ import annotations
 
 import sys
 
-from pipeline.decode import read_weights
-from pipeline.files import read_json
-from pipeline.hyp import TRIED, Hypothesis, load_hypotheses, save_tried
-from pipeline.report import check_row
+from pipeline.tasks.decode import read_weights
+from pipeline.base.files import read_json
+from pipeline.artifacts.hyp import TRIED, Hypothesis, load_hypotheses, save_tried
+from pipeline.experiments.report import check_row
 from tests.conftest import ROOT
 
 COMMAND = (sys.executable, ROOT / "steps" / "pool_weights.py", "all")

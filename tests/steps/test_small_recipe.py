@@ -29,8 +29,8 @@ def test_another_option_is_refused_and_named(recipe):
 
 def test_the_alignment_covers_the_gold_phones(recipe):
     """Even this little training finds most of the words' places: the median word starts within 100 ms of the truth."""
-    from pipeline.ali import AliSet
-    from pipeline.corpus import cut_entries
+    from pipeline.artifacts.ali import AliSet
+    from pipeline.artifacts.corpus import cut_entries
     ali = AliSet.load(recipe / "exp/mono_ali")
     gold = {c["id"]: c["supervisions"][0]["alignment"]["word"] for _, c in cut_entries(recipe / "data/mfcc")}
     assert set(ali) <= set(gold) and len(ali) >= 23

@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from pipeline.files import read_json, write_json
-from pipeline.report import check_row
+from pipeline.base.files import read_json, write_json
+from pipeline.experiments.report import check_row
 from tests.conftest import ROOT
 
 

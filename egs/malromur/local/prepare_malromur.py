@@ -20,9 +20,9 @@ import click
 sys.path.insert(0, str(Path(__file__).resolve().parents[3] / "local"))
 from corpus_root import find_corpus  # noqa: E402
 
-from pipeline import cli  # noqa: E402
-from pipeline.errors import DataError  # noqa: E402
-from pipeline.files import atomic_write, read_lines  # noqa: E402
+from pipeline.base import cli  # noqa: E402
+from pipeline.base.errors import DataError  # noqa: E402
+from pipeline.base.files import atomic_write, read_lines  # noqa: E402
 
 SHARES = {"dev": 0.05, "test": 0.05}  # of the speakers
 FIELDS = 8
@@ -66,7 +66,7 @@ def normalised(prompt: str) -> str:
 
 def prepare(root: Path, work_dir: Path) -> dict:
     """Write the parts and the text; returns facts for the stamp."""
-    from pipeline.corpus import audio_recording, save_data_dir, utterance
+    from pipeline.artifacts.corpus import audio_recording, save_data_dir, utterance
 
     parts: dict[str, list] = {part: [] for part in ("train", *SHARES)}
     for where, name, prompt, kind in read_info(root / "info.txt"):

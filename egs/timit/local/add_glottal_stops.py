@@ -11,7 +11,7 @@ from pathlib import Path
 
 import click
 
-from pipeline import cli
+from pipeline.base import cli
 
 VOWELS = frozenset("aa ae ah ao aw ax ay eh el em en er ey ih ix iy ow oy uh uw".split())
 GLOTTAL_STOP = "q"
@@ -23,7 +23,7 @@ GLOTTAL_STOP = "q"
 @cli.step_options
 def main(lexicon: Path, out: Path, overwrite: bool) -> None:
     def action(tmp: Path) -> dict:
-        from pipeline.lexicon import Lexicon, Pronunciation
+        from pipeline.artifacts.lexicon import Lexicon, Pronunciation
 
         entries = []
         for entry in Lexicon.load(lexicon, probs=False).entries:

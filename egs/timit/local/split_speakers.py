@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 
-from pipeline import cli
+from pipeline.base import cli
 
 
 @click.command(help=__doc__)
@@ -19,7 +19,7 @@ from pipeline import cli
 @cli.step_options
 def main(data: Path, out: Path, overwrite: bool) -> None:
     def action(tmp: Path) -> dict:
-        from pipeline.corpus import load_cuts, save_data_dir
+        from pipeline.artifacts.corpus import load_cuts, save_data_dir
 
         cuts = list(load_cuts(data))
         speakers = sorted({cut.supervisions[0].speaker for cut in cuts})

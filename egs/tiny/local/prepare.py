@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from pipeline import cli
+from pipeline.base import cli
 from pipeline.synth.options import TinyOptions
 
 

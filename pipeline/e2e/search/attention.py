@@ -9,7 +9,7 @@ import torch
 from pipeline.e2e.search.ctc_prefix import PrefixScorer, PrefixState
 from pipeline.e2e.search.fusion import TokenLm
 from pipeline.e2e.search.results import NEVER, Found, Weights, best_first
-from pipeline.tokens import BLANK_ID, EOS_ID, UNK_ID
+from pipeline.artifacts.tokens import BLANK_ID, EOS_ID, UNK_ID
 
 AHEAD = 5  # tokens whose bonus a living hypothesis is thought capable of when it is decided whether the search may end
 CANDIDATES = 2  # times the beam: tokens of a hypothesis that get a CTC score

@@ -10,7 +10,7 @@ import torch
 
 from pipeline.e2e.search.fusion import TokenLm
 from pipeline.e2e.search.results import NEVER, Found, Weights, best_first
-from pipeline.tokens import BLANK_ID, EOS_ID, UNK_ID
+from pipeline.artifacts.tokens import BLANK_ID, EOS_ID, UNK_ID
 
 CANDIDATES = 3  # times the beam: labels of a frame that may extend a hypothesis
 CLEAR = 1e-4  # labels below this posterior do not extend a hypothesis

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
-from pipeline.tokens import BLANK_ID
+from pipeline.artifacts.tokens import BLANK_ID
 
 FLOOR = -100.0  # of a frame's log probabilities; below it nothing changes, above it sums of logs keep their precision
 

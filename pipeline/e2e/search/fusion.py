@@ -8,9 +8,9 @@ from typing import Any, Optional, Protocol, Sequence
 import numpy as np
 import torch
 
-from pipeline.arpa import BOS, EOS, UNK, Arpa
+from pipeline.artifacts.arpa import BOS, EOS, UNK, Arpa
 from pipeline.e2e.search.results import NEVER
-from pipeline.tokens import BLANK_ID, EOS_ID, UNK_ID, Tokens
+from pipeline.artifacts.tokens import BLANK_ID, EOS_ID, UNK_ID, Tokens
 
 UNKNOWN_WORD = -20.0  # natural log; for words without probability, so that a word outside the model stays possible
 LEAST = 1e-12  # probability below which a prefix counts as hardly possible

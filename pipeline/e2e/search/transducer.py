@@ -9,7 +9,7 @@ import torch
 
 from pipeline.e2e.search.fusion import TokenLm
 from pipeline.e2e.search.results import NEVER, Found, Weights, best_first
-from pipeline.tokens import BLANK_ID, EOS_ID, UNK_ID
+from pipeline.artifacts.tokens import BLANK_ID, EOS_ID, UNK_ID
 
 K2_BEAM = 20.0  # natural logs
 

@@ -10,10 +10,10 @@ from typing import Any, Optional, Protocol, Sequence, Union
 
 import torch
 
-from pipeline.checkpoint import load_tensors, save_tensors
-from pipeline.errors import DataError, PipelineError
-from pipeline.files import read_json, write_json
-from pipeline.log import duration
+from pipeline.artifacts.checkpoint import load_tensors, save_tensors
+from pipeline.base.errors import DataError, PipelineError
+from pipeline.base.files import read_json, write_json
+from pipeline.base.log import duration
 from pipeline.nn.asynchronous.job import Built
 from pipeline.nn.asynchronous.ledger import Item, Ledger, Plan, Wait
 from pipeline.nn.asynchronous.options import AsyncTraining

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from pipeline.errors import ConfigError
+from pipeline.base.errors import ConfigError
 from pipeline.nn.asynchronous.job import Built
 from pipeline.nn.asynchronous.ledger import Item, Key
 from pipeline.nn.asynchronous.options import AsyncTraining

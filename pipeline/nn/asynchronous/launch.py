@@ -10,8 +10,8 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, Optional, Protocol, Sequence
 
-from pipeline import errors
-from pipeline.errors import ConfigError, PipelineError
+from pipeline.base import errors
+from pipeline.base.errors import ConfigError, PipelineError
 from pipeline.nn.asynchronous.job import Job
 from pipeline.nn.asynchronous.options import AsyncTraining
 from pipeline.nn.asynchronous.service import ServerLostError

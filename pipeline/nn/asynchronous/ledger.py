@@ -7,7 +7,7 @@ from typing import Any, Callable, Iterable, NamedTuple, Sequence, Union
 
 import numpy as np
 
-from pipeline.errors import ConfigError
+from pipeline.base.errors import ConfigError
 
 
 class Key(NamedTuple):

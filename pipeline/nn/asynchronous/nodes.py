@@ -4,7 +4,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Mapping, Optional
 
-from pipeline.errors import ConfigError
+from pipeline.base.errors import ConfigError
 
 if TYPE_CHECKING:
     from pipeline.nn.asynchronous.launch import Node

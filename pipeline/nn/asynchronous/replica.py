@@ -8,7 +8,7 @@ from typing import Iterator, Mapping, Optional, Sequence
 import numpy as np
 import torch
 
-from pipeline.errors import ConfigError
+from pipeline.base.errors import ConfigError
 from pipeline.nn.asynchronous.coordinator import Sums
 from pipeline.nn.asynchronous.frames import FrameBatches, Work
 from pipeline.nn.asynchronous.job import Built

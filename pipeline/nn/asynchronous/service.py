@@ -15,7 +15,7 @@ from typing import Any, Iterable, Optional, Protocol, Sequence, Union
 import torch
 from torch.distributed import rpc
 
-from pipeline.errors import PipelineError
+from pipeline.base.errors import PipelineError
 from pipeline.nn.asynchronous.coordinator import Coordinator, Sums
 from pipeline.nn.asynchronous.ledger import Item, Wait
 from pipeline.nn.asynchronous.shard import Gradients, Shard, SynchronousShard

@@ -9,8 +9,8 @@ from typing import Any, Mapping, Optional, Sequence
 import torch
 from torch import nn
 
-from pipeline.checkpoint import load_tensors, save_tensors
-from pipeline.errors import DataError
+from pipeline.artifacts.checkpoint import load_tensors, save_tensors
+from pipeline.base.errors import DataError
 from pipeline.nn.options import TrainOptions
 from pipeline.nn.schedule import make_optimizer, set_rate
 

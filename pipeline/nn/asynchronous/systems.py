@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable, Optional
 
-from pipeline.checkpoint import load_tensors
-from pipeline.errors import ConfigError
+from pipeline.artifacts.checkpoint import load_tensors
+from pipeline.base.errors import ConfigError
 from pipeline.feats.facts import FeatureFacts
 from pipeline.feats.options import FeatLoadOptions
-from pipeline.files import atomic_write
-from pipeline.lang import Lang
-from pipeline.model_dir import HmmDir, load_hmm
+from pipeline.base.files import atomic_write
+from pipeline.artifacts.lang import Lang
+from pipeline.artifacts.model_dir import HmmDir, load_hmm
 from pipeline.nn.asynchronous.frames import FrameTargets
 from pipeline.nn.asynchronous.job import Built
 from pipeline.nn.asynchronous.launch import Node, run_processes

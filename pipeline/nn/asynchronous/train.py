@@ -9,7 +9,7 @@ from typing import Any, Optional, Sequence
 
 import torch
 
-from pipeline.errors import ConfigError
+from pipeline.base.errors import ConfigError
 from pipeline.nn.asynchronous.coordinator import STATE
 from pipeline.nn.asynchronous.frames import check_frames
 from pipeline.nn.asynchronous.job import Built, Job

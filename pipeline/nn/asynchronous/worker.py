@@ -15,8 +15,8 @@ from typing import Any, Sequence
 
 import torch
 
-from pipeline import log
-from pipeline.errors import PipelineError
+from pipeline.base import log
+from pipeline.base.errors import PipelineError
 from pipeline.nn.asynchronous import service
 from pipeline.nn.asynchronous.coordinator import Coordinator
 from pipeline.nn.asynchronous.job import Built, Job, trained_parameters

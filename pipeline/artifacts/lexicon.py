@@ -1,0 +1,109 @@
+"""Pronunciation lexicons: words, their variants and the variants' probabilities."""
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Iterable
+
+from pipeline.base.errors import DataError
+from pipeline.base.files import atomic_write, read_lines
+
+
+@dataclass(frozen=True)
+class Pronunciation:
+    """One variant of a word; prob is in (0, 1], the best variant of a word has 1 (as in Kaldi's lexiconp.txt)."""
+
+    word: str
+    phones: tuple[str, ...]
+    prob: float = 1.0
+
+
+class Lexicon:
+    """Pronunciations in file order, looked up by word."""
+
+    def __init__(self, entries: Iterable[Pronunciation]) -> None:
+        self.entries: list[Pronunciation] = list(entries)
+        self.by_word: dict[str, list[Pronunciation]] = {}
+        for entry in self.entries:
+            variants = self.by_word.setdefault(entry.word, [])
+            if any(v.phones == entry.phones for v in variants):
+                raise DataError(f"word {entry.word!r} has the pronunciation {' '.join(entry.phones)!r} twice")
+            variants.append(entry)
+
+    def __contains__(self, word: str) -> bool:
+        return word in self.by_word
+
+    def words(self) -> list[str]:
+        """Words in order of first appearance."""
+        return list(self.by_word)
+
+    def phones(self) -> list[str]:
+        """Sorted set of the phones in use."""
+        return sorted({p for e in self.entries for p in e.phones})
+
+    def save(self, path: str | Path, probs: bool = True) -> None:
+        """Writes lexiconp.txt lines, ``word prob phone phone ...``, or without `probs` those of lexicon.txt."""
+        with atomic_write(path) as f:
+            for e in self.entries:
+                f.write(f"{e.word} {f'{e.prob!r} ' if probs else ''}{' '.join(e.phones)}\n")
+
+    @classmethod
+    def load(cls, path: str | Path, probs: bool = True) -> Lexicon:
+        """Reads a lexicon.
+
+        Args:
+            path: text file, one pronunciation a line.
+            probs: True for lexiconp.txt (``word prob phones``), False for lexicon.txt (``word phones``).
+        Raises:
+            DataError: with file and line, for a word without phones, a bad probability or a repeated variant.
+        """
+        entries: list[Pronunciation] = []
+        seen: dict[tuple[str, tuple[str, ...]], int] = {}
+        for line_no, line in read_lines(path):
+            fields = line.split()
+            if not fields:
+                raise DataError(f"{path}:{line_no}: empty line")
+            word, rest, prob = fields[0], fields[1:], 1.0
+            if probs:
+                if not rest:
+                    raise DataError(f"{path}:{line_no}: word {word!r} has no probability and no phones")
+                prob = _parse_prob(rest[0], f"{path}:{line_no}")
+                rest = rest[1:]
+            if not rest:
+                raise DataError(f"{path}:{line_no}: word {word!r} has no phones")
+            key = (word, tuple(rest))
+            if key in seen:
+                raise DataError(f"{path}:{line_no}: same word and phones as line {seen[key]}")
+            seen[key] = line_no
+            entries.append(Pronunciation(word, tuple(rest), prob))
+        if not entries:
+            raise DataError(f"{path}: the lexicon is empty")
+        return cls(entries)
+
+
+def _parse_prob(text: str, where: str) -> float:
+    try:
+        prob = float(text)
+    except ValueError:
+        raise DataError(f"{where}: {text!r} is not a probability") from None
+    if not 0.0 < prob <= 1.0:
+        raise DataError(f"{where}: probability {text} is outside (0, 1]")
+    return prob
+
+
+def grapheme_lexicon(words: Iterable[str], drop: str = "") -> Lexicon:
+    """One pronunciation per word: its letters, lower-cased so that they cannot clash with special phones.
+
+    Args:
+        words: vocabulary; markers such as ``<UNK>`` must not be among them.
+        drop: characters left out of the spelling (for example ``-`` and ``.``).
+    Raises:
+        DataError: a word without any letter left.
+    """
+    entries = []
+    for word in words:
+        letters = tuple(c for c in word.lower() if c not in drop)
+        if not letters:
+            raise DataError(f"word {word!r} has no graphemes once {drop!r} is dropped")
+        entries.append(Pronunciation(word, letters))
+    return Lexicon(entries)

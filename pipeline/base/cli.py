@@ -1,0 +1,303 @@
+"""From the command line to a call: options of a dataclass, outputs with stamps, errors as exit codes.
+
+The only module of the package that knows of click, of the command line and of exit codes. A step looks like this::
+
+    @click.command()
+    @click.argument("data", type=click.Path(path_type=Path))
+    @click.argument("out", type=click.Path(path_type=Path))
+    @cli.options(MonoOptions)
+    @cli.step_options
+    def main(data, out, config, overwrite):
+        '''Trains ...'''
+        def action(tmp):
+            from pipeline.gmm.train import train_mono  # heavy imports only when there is work to do
+            ...
+        cli.run_step(out, inputs={"data": data}, options=config, action=action, overwrite=overwrite,
+                     command="train_mono")
+"""
+
+from __future__ import annotations
+
+import collections.abc
+import contextlib
+import enum
+import errno
+import functools
+import logging
+import os
+import re
+import shlex
+import sys
+import types
+import typing
+from pathlib import Path
+from typing import Any, Callable, Iterator, Mapping, Sequence
+
+import click
+import pydantic
+import pydantic_core
+from pydantic.fields import FieldInfo
+
+from pipeline.base import log, stamp
+from pipeline.base.errors import ConfigError, PipelineError
+from pipeline.base.files import read_yaml
+
+logger = logging.getLogger(__name__)
+
+ROOT = Path(__file__).resolve().parents[2]
+
+# MemoryError's siblings: torch raises plain RuntimeErrors.
+_OUT_OF_MEMORY = re.compile(r"DefaultCPUAllocator: can't allocate memory|CUDA out of memory")
+# The user can mend these: a full disk or quota, a place where nothing may be written.
+_USER_ERRNO = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS)
+
+
+def _let_mkl_use_avx2() -> None:
+    """On AMD processors the MKL of torch 1.13 (2020.0) falls back to SSE, which makes matrix products take 2.4 times as long.
+
+    The variable is read at the first product; later versions of MKL ignore it.
+    """
+    try:
+        with open("/proc/cpuinfo", encoding="ascii", errors="ignore") as file:
+            amd = "AuthenticAMD" in file.read(4096)
+    except OSError:
+        return
+    if amd:
+        os.environ.setdefault("MKL_DEBUG_CPU_TYPE", "5")
+
+
+_let_mkl_use_avx2()
+
+
+def options(cls: type) -> Callable[[Callable], Callable]:
+    """Decorator: one command-line option per field of `cls`, and `--config FILE.yaml` for many at once.
+
+    Values come from the defaults of `cls`, then the file, then the command line. The function is called with
+    `config=cls(...)`. Tuples are written with commas (`--dims 40,80`), None as `none`, a boolean as
+    `--name / --no-name`. A field with `Field(json_schema_extra={"stamp": False})` (device, number of jobs) does
+    not count when stamps are compared; one with `{"stamp": "if_set"}` counts only when it differs from its default,
+    so that an option that is added later leaves existing outputs up to date.
+
+    Args:
+      cls: a frozen pydantic dataclass; each field has a description, which becomes the help text.
+    """
+    fields = _fields(cls)
+
+    def decorate(func: Callable) -> Callable:
+        @functools.wraps(func)
+        def wrapper(*args: Any, config_file: Path | None, **kwargs: Any) -> Any:
+            given = {name: kwargs.pop(name) for name in fields}
+            given = {name: None if value is _NONE else value for name, value in given.items() if value is not None}
+            with main_guard():
+                config = load_options(cls, config_file, given)
+            return func(*args, config=config, **kwargs)
+
+        for name, field in reversed(list(fields.items())):
+            wrapper = _option(name, field)(wrapper)
+        add_config = click.option(
+            "--config",
+            "config_file",
+            type=click.Path(path_type=Path),
+            metavar="FILE",
+            help="YAML file with values for the options below.",
+        )
+        return add_config(wrapper)
+
+    return decorate
+
+
+def verbose_option(func: Callable) -> Callable:
+    """Decorator: sets the log up, with debug messages when `--verbose` is given. For commands without an output."""
+
+    def set_up(_context: click.Context, _option: click.Parameter, value: bool) -> None:
+        log.setup(value)
+
+    return click.option(
+        "--verbose", is_flag=True, expose_value=False, is_eager=True, callback=set_up, help="Show debug messages."
+    )(func)
+
+
+def step_options(func: Callable) -> Callable:
+    """Decorator: `--overwrite`, passed on to the function, and `--verbose`, which is dealt with here."""
+    return click.option("--overwrite", is_flag=True, help="Remake an output whose options or inputs differ.")(
+        verbose_option(func)
+    )
+
+
+def run_step(
+    out_dir: str | os.PathLike,
+    inputs: Mapping[str, str | os.PathLike | None],
+    options: Any,
+    action: stamp.Action,
+    overwrite: bool = False,
+    command: str = "",
+    resume: bool = True,
+) -> bool:
+    """Makes `out_dir` by `action(tmp_dir)`, or says that it is up to date; see pipeline.base.stamp.run.
+
+    Args:
+      out_dir: the directory to make.
+      inputs: name -> file or directory that the action reads; None for an optional one that is not given.
+      options: the dataclass (or a dict of JSON values) of all options that decide the result.
+      action: gets the temporary directory to write into; returns None or a dict of facts for the stamp. After an
+        interruption it gets the same directory again, with what is in it, unless `resume` is False.
+      overwrite: replace an output made with other options or inputs; an equal one is up to date all the same.
+      command: name of the step.
+      resume: False for an action that cannot stand files of its interrupted run.
+    Returns:
+      True when the action ran, False when the output was up to date. Errors end the process with 2 or 1.
+    """
+    assert command, "run_step needs the name of the step"
+    out = Path(out_dir)
+    with main_guard(out):
+        paths = {name: Path(path) for name, path in inputs.items() if path is not None}
+        ids = {name: stamp.artifact_id(path) for name, path in paths.items()}
+        work = stamp.Work(command, options_json(options), ids)
+        record = {"command_line": command_line(sys.argv, Path.cwd())}
+        return stamp.run(out, work, action, paths, overwrite, resume, record)
+
+
+def command_line(argv: Sequence[str], cwd: Path) -> str:
+    """The command as others may repeat it: relative paths; the step as seen from a recipe, whichever checkout runs it."""
+    parts = [os.path.relpath(part, cwd) if os.path.isabs(part) else part for part in argv]
+    script = (cwd / argv[0]).resolve()
+    if script.is_relative_to(ROOT) and not cwd.resolve().is_relative_to(ROOT):
+        parts[0] = os.path.join("..", "..", script.relative_to(ROOT))
+    return shlex.join(parts)
+
+
+@contextlib.contextmanager
+def main_guard(out: Path | None = None) -> Iterator[None]:
+    """Turns exceptions into exit codes: 2 for what the user can mend, 130 for Ctrl-C, 1 with traceback for a bug."""
+    log.setup_default()
+    try:
+        yield
+    except PipelineError as err:
+        logger.debug("traceback", exc_info=True)
+        _fail(f"{err}", 2)
+    except KeyboardInterrupt:
+        _fail("interrupted; the same command goes on from here", 130)
+    except OSError as err:
+        if err.errno not in _USER_ERRNO:
+            logger.exception("bug or broken environment")
+            sys.exit(1)
+        name = err.filename or out or "output"
+        _fail(f"{name}: {err.strerror}; nothing was changed under the final name", 2)
+    except Exception as err:
+        if isinstance(err, MemoryError) or _OUT_OF_MEMORY.search(str(err)):
+            logger.debug("traceback", exc_info=True)
+            _fail(f"out of memory ({str(err).splitlines()[0] if str(err) else 'main memory'}); smaller batches need less, in most "
+                  "steps --batch-frames; the same command goes on from here", 2)
+        logger.exception("bug; the traceback follows")
+        sys.exit(1)
+
+
+def load_options(cls: type, config_file: Path | None, given: Mapping[str, Any]) -> Any:
+    """Returns `cls` with values from its defaults, then a YAML file, then `given`.
+
+    Raises:
+      ConfigError: an unknown option, a missing one, or a value that the type of the field refuses.
+    """
+    fields = _fields(cls)
+    values: dict[str, Any] = {}
+    if config_file is not None:
+        loaded = read_yaml(config_file)
+        if not isinstance(loaded, dict) and loaded is not None:
+            raise ConfigError(f"{config_file}: needs lines like 'name: value'")
+        for key, value in (loaded or {}).items():
+            name = str(key).replace("-", "_")
+            if name not in fields:
+                raise ConfigError(f"{config_file}: unknown option {key!r}; known: {', '.join(fields)}")
+            values[name] = value
+    values.update(given)
+    try:
+        return cls(**values)
+    except pydantic.ValidationError as err:
+        first = err.errors(include_url=False)[0]
+        name = str(first["loc"][0]) if first["loc"] else ""
+        flag = f"--{name.replace('_', '-')}" if name else "options"
+        where = f"{config_file}: " if config_file is not None and name in values and name not in given else ""
+        got = f" (got {values[name]!r})" if name in values else ""
+        if first["type"] == "missing":
+            raise ConfigError(f"{flag} is required, on the command line or in the file of --config")
+        raise ConfigError(f"{where}{flag}: {first['msg'].removeprefix('Value error, ')}{got}") from None
+
+
+def options_json(options: Any) -> dict[str, Any]:
+    """Returns the options that count for the stamp as JSON values."""
+    if isinstance(options, Mapping):
+        return dict(pydantic_core.to_jsonable_python(dict(options)))
+    values = pydantic.TypeAdapter(type(options)).dump_python(options, mode="json")
+
+    def counts(name: str, field: FieldInfo) -> bool:
+        rule = _extra(field).get("stamp", True)
+        assert rule in (True, False, "if_set"), (name, rule)
+        return bool(rule) and (rule != "if_set" or getattr(options, name) != field.get_default(call_default_factory=True))
+
+    return {name: values[name] for name, field in _fields(type(options)).items() if counts(name, field)}
+
+
+def _fields(cls: type) -> dict[str, FieldInfo]:
+    fields = getattr(cls, "__pydantic_fields__", None)
+    assert fields is not None, f"{cls.__name__} is not a pydantic dataclass"
+    return fields
+
+
+def _extra(field: FieldInfo) -> Mapping[str, Any]:
+    return field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
+
+
+# What _Value makes of "none": click itself uses None for an option that is not given.
+_NONE = object()
+
+
+class _Value(click.ParamType):
+    """A value that pydantic will check: here only what a command line needs is done (none, commas)."""
+
+    def __init__(self, annotation: Any) -> None:
+        parts = [annotation]
+        if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+            parts = list(typing.get_args(annotation))
+        self.optional = type(None) in parts
+        parts = [part for part in parts if part is not type(None)]
+        self.sequence = any(typing.get_origin(p) in (tuple, list, collections.abc.Sequence) for p in parts)
+        self.choices: dict[str, Any] = {}
+        for part in parts:
+            if typing.get_origin(part) is typing.Literal:
+                self.choices.update({str(value): value for value in typing.get_args(part)})
+            elif isinstance(part, type) and issubclass(part, enum.Enum):
+                self.choices.update({str(member.value): member for member in part})
+        plain = "|".join(getattr(p, "__name__", str(p)) for p in parts)
+        self.name = "|".join(self.choices) if self.choices else "A,B,.." if self.sequence else plain.upper()
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not isinstance(value, str):
+            return value
+        if self.optional and value.lower() == "none":
+            return _NONE
+        if value in self.choices:
+            return self.choices[value]
+        if self.sequence:
+            return [part.strip() for part in value.split(",") if part.strip()]
+        return value
+
+
+def _option(name: str, field: FieldInfo) -> Callable[[Callable], Callable]:
+    flag = f"--{name.replace('_', '-')}"
+    text = field.description or ""
+    assert text, f"option {flag} has no description"
+    if not field.is_required():
+        default = field.get_default(call_default_factory=True)
+        shown = default.value if isinstance(default, enum.Enum) else default
+        if isinstance(shown, (tuple, list)):
+            shown = ",".join(map(str, shown))
+        text += f"  [default: {str(shown).lower() if isinstance(shown, (bool, type(None))) else shown}]"
+    if field.annotation is bool:
+        return click.option(f"{flag}/--no-{flag[2:]}", name, default=None, help=text)
+    value = _Value(field.annotation)
+    return click.option(flag, name, type=value, default=None, metavar=value.name, help=text)
+
+
+def _fail(message: str, code: int) -> typing.NoReturn:
+    logger.error("%s", message)
+    sys.exit(code)

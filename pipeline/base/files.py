@@ -1,0 +1,197 @@
+"""Reading and writing of files: writes are atomic, reads name file and line when the data is broken.
+
+Names that end in ``.gz`` are compressed and decompressed on the way.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import hashlib
+import io
+import json
+import os
+import zlib
+from pathlib import Path
+from typing import IO, Any, Iterable, Iterator
+
+from pipeline.base.errors import DataError
+
+_BROKEN_GZIP = (EOFError, gzip.BadGzipFile, zlib.error)
+
+
+@contextlib.contextmanager
+def atomic_write(path: str | os.PathLike, mode: str = "w") -> Iterator[IO]:
+    """Opens a file for writing that appears under its name only when it is complete and on disk.
+
+    Args:
+      path: the file; its directory is made when missing.
+      mode: "w" for UTF-8 text, "wb" for bytes.
+    Returns:
+      a context manager that yields the open file; an exception inside it leaves an older file as it was.
+    """
+    assert mode in ("w", "wb"), mode
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tmp = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(tmp, "wb") as raw:
+            with contextlib.ExitStack() as stack:
+                out: IO = raw
+                if path.suffix == ".gz":
+                    # No name and no time in the header: equal content gives equal bytes.
+                    out = stack.enter_context(gzip.GzipFile("", "wb", 6, raw, mtime=0))
+                if mode == "w":
+                    out = stack.enter_context(_Text(out, encoding="utf-8", newline="\n"))
+                yield out
+            raw.flush()
+            os.fsync(raw.fileno())
+        os.replace(tmp, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            tmp.unlink()
+        raise
+    sync_dir(path.parent)
+
+
+class _Text(io.TextIOWrapper):
+    """A text layer that leaves the file below it open when it ends, so that the caller can still fsync it."""
+
+    def __exit__(self, *exc: object) -> None:
+        if exc[0] is None:
+            self.flush()
+            self.detach()
+
+
+def sync_dir(path: Path) -> None:
+    """Makes a rename inside the directory `path` survive a loss of power."""
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    except OSError:
+        pass  # some network file systems do not sync directories; the rename itself is still atomic
+    finally:
+        os.close(fd)
+
+
+def open_read(path: str | os.PathLike) -> IO[bytes]:
+    """Opens a file, compressed or not, for reading bytes; a missing one is a DataError."""
+    path = Path(path)
+    try:
+        return gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb")
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file") from None
+    except IsADirectoryError:
+        raise DataError(f"{path}: is a directory, not a file") from None
+
+
+def read_lines(path: str | os.PathLike) -> Iterator[tuple[int, str]]:
+    """Yields (line number from 1, line without white space around it) of a UTF-8 file.
+
+    Bytes that are not UTF-8 and a truncated .gz file are DataErrors that name the line.
+    """
+    line_no = 0
+    with open_read(path) as file:
+        try:
+            for line_no, raw in enumerate(file, start=1):
+                line = raw.decode("utf-8")
+                yield line_no, (line.lstrip("\ufeff") if line_no == 1 else line).strip(" \t\r\n")
+        except UnicodeDecodeError as err:
+            raise DataError(f"{path}:{line_no}: not UTF-8 (byte {err.start + 1} of the line)") from None
+        except _BROKEN_GZIP as err:
+            raise DataError(f"{path}:{line_no + 1}: truncated or damaged .gz file ({err})") from None
+
+
+def read_text(path: str | os.PathLike) -> str:
+    """Returns a whole UTF-8 file; the errors are those of read_lines."""
+    with open_read(path) as file:
+        try:
+            raw = file.read()
+        except _BROKEN_GZIP as err:
+            raise DataError(f"{path}: truncated or damaged .gz file ({err})") from None
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as err:
+        raise DataError(f"{path}:{raw[: err.start].count(10) + 1}: not UTF-8") from None
+
+
+def read_json(path: str | os.PathLike) -> Any:
+    """Returns what a JSON file holds; a syntax error is a DataError with its line."""
+    try:
+        return json.loads(read_text(path))
+    except json.JSONDecodeError as err:
+        raise DataError(f"{path}:{err.lineno}: not JSON: {err.msg}") from None
+
+
+def write_json(path: str | os.PathLike, obj: Any) -> None:
+    """Writes `obj` as indented JSON. NaN and infinity are refused, since no JSON reader has to know them."""
+    with atomic_write(path) as out:
+        out.write(json.dumps(obj, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_jsonl(path: str | os.PathLike) -> Iterator[Any]:
+    """Yields one object per line of a JSON-lines file; a bad line is a DataError that names it."""
+    for line_no, line in read_lines(path):
+        if not line:
+            continue
+        try:
+            yield json.loads(line)
+        except json.JSONDecodeError as err:
+            raise DataError(f"{path}:{line_no}: not JSON: {err.msg}") from None
+
+
+def write_jsonl(path: str | os.PathLike, objs: Iterable[Any]) -> int:
+    """Writes one JSON object per line and returns their number."""
+    count = 0
+    with atomic_write(path) as out:
+        for obj in objs:
+            out.write(json.dumps(obj, ensure_ascii=False, allow_nan=False) + "\n")
+            count += 1
+    return count
+
+
+def read_yaml(path: str | os.PathLike) -> Any:
+    """Returns what a YAML file holds. Never runs code; a key given twice is an error, not an overwrite."""
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        """The safe loader with a check on repeated keys."""
+
+    def mapping(loader: Loader, node: yaml.MappingNode) -> dict:
+        seen = set()
+        for key, _ in node.value:
+            if (key.tag, str(key.value)) in seen:
+                raise DataError(f"{path}:{key.start_mark.line + 1}: key {key.value!r} is given twice")
+            seen.add((key.tag, str(key.value)))
+        return yaml.SafeLoader.construct_mapping(loader, node, deep=True)
+
+    Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, mapping)
+    text = read_text(path)
+    try:
+        return yaml.load(text, Loader=Loader)
+    except yaml.YAMLError as err:
+        mark = getattr(err, "problem_mark", None)
+        where = f"{path}:{mark.line + 1}" if mark else str(path)
+        raise DataError(f"{where}: not YAML: {getattr(err, 'problem', None) or err}") from None
+
+
+def sha256_file(path: str | os.PathLike) -> str:
+    """Returns the SHA-256 of the bytes of a file (of the compressed bytes for .gz) as hexadecimal digits."""
+    digest = hashlib.sha256()
+    try:
+        with open(path, "rb") as file:
+            for block in iter(lambda: file.read(1 << 20), b""):
+                digest.update(block)
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file") from None
+    return digest.hexdigest()
+
+
+def content_id(obj: Any) -> str:
+    """Short id of a JSON value: equal content gives equal ids on every machine.
+
+    Returns:
+      16 hexadecimal digits of the SHA-256 of the canonical JSON text.
+    """
+    text = json.dumps(obj, sort_keys=True, allow_nan=False, separators=(",", ":"))
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()[:16]

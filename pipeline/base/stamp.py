@@ -1,0 +1,314 @@
+"""What a step made and from what: the stamp in each output directory, and the one way in which steps write.
+
+A step's output directory OUT is built as OUT.tmp and renamed when complete. OUT/stamp.json holds the command, its
+options and the ids of its inputs; their hash is the identity of the work, which answers "is this up to date?"
+without file times. The id under which later steps record the directory covers its content as well, so that a step
+made anew after a change of the code makes what follows it stale.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import fcntl
+import functools
+import hashlib
+import json
+import logging
+import os
+import platform
+import resource
+import shutil
+import subprocess
+import time
+from pathlib import Path
+from typing import Any, Callable, Iterator, Mapping
+
+import pipeline
+from pipeline.base import log
+from pipeline.base.errors import DataError, StaleError
+from pipeline.base.files import read_json, sha256_file, sync_dir, write_json
+
+logger = logging.getLogger(__name__)
+
+STAMP = "stamp.json"
+PENDING = "pending.json"
+# Directories without a stamp (a corpus) are identified by the bytes of all files up to this total size in bytes,
+# and by names and sizes above it, where reading everything would take longer than the step.
+HASH_LIMIT = 200 << 20
+
+Action = Callable[[Path], "Mapping[str, Any] | None"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """What decides the content of an output directory.
+
+    Attributes:
+      command: name of the step.
+      options: option name -> JSON value, all options that can change the result.
+      inputs: input name -> id of what was read, see artifact_id.
+    """
+
+    command: str
+    options: dict[str, Any]
+    inputs: dict[str, str]
+
+    @property
+    def identity(self) -> str:
+        """Hash of the three attributes, 32 hexadecimal digits."""
+        return _hash(json.dumps(dataclasses.asdict(self), sort_keys=True, allow_nan=False))
+
+
+def run(
+    out: Path,
+    work: Work,
+    action: Action,
+    paths: Mapping[str, Path],
+    overwrite: bool = False,
+    resume: bool = True,
+    record: Mapping[str, Any] | None = None,
+) -> bool:
+    """Makes the directory `out` by `action`, unless it holds the same work already.
+
+    The action gets OUT.tmp to write into. If a former run of the same work was interrupted, OUT.tmp still holds
+    what it wrote, so an action can go on from its own checkpoints; the leftovers of other work are removed.
+
+    Args:
+      out: the directory to make.
+      work: identity of what is made.
+      action: called with OUT.tmp; may return facts (JSON) to keep in the stamp.
+      paths: input name -> path, recorded for people; not part of the identity.
+      overwrite: replace an `out` that holds other work.
+      resume: False removes the leftovers of an interrupted run of the same work as well.
+      record: further facts to keep in the stamp beside those of the action, such as the command line.
+    Returns:
+      True when the action ran, False when `out` was up to date.
+    Raises:
+      StaleError: `out` holds other work and `overwrite` is False.
+      DataError: `out` exists and was not made by a step.
+    """
+    if _up_to_date(out, work, overwrite):
+        return False
+    tmp, old = beside(out, ".tmp"), beside(out, ".old")
+    with lock(out):
+        _finish_rename(out, tmp, old)
+        if _up_to_date(out, work, overwrite):
+            return False
+        _prepare(tmp, work, resume)
+        with log.to_file(tmp / "log" / f"{work.command}.log"):
+            start = time.monotonic()
+            try:
+                facts = action(tmp)
+            except BaseException:
+                logger.debug("%s: stopped", out, exc_info=True)  # for the log file; the console is told by the caller
+                raise
+            seconds = time.monotonic() - start
+            facts = {**(record or {}), **(facts or {})}
+            write_json(tmp / STAMP, _stamp(out, tmp, work, paths, facts, seconds))
+            (tmp / PENDING).unlink()
+            _replace(out, tmp, old)
+            logger.info("%s: done in %s", out, log.duration(seconds))
+    return True
+
+
+def artifact_id(path: str | os.PathLike) -> str:
+    """Returns the id of an input: the one in its stamp, or a hash of the content where there is none."""
+    path = Path(path)
+    if path.is_dir():
+        if (path / STAMP).is_file():
+            return read_stamp(path)["id"]
+        return _tree_hash(path)
+    if path.is_file():
+        return sha256_file(path)[:32]
+    if beside(path, ".tmp").is_dir():
+        raise DataError(f"{path}: the step that makes it was interrupted; run that step again")
+    raise DataError(f"{path}: no such file or directory")
+
+
+def read_stamp(directory: str | os.PathLike) -> dict[str, Any]:
+    """Returns the stamp of a directory that a step made."""
+    stamp = read_json(Path(directory) / STAMP)
+    for key in ("identity", "id"):
+        if not isinstance(stamp, dict) or not isinstance(stamp.get(key), str):
+            raise DataError(f"{Path(directory) / STAMP}: not a stamp (no {key})")
+    return stamp
+
+
+def check_same(directory: Path, work: Work) -> None:
+    """Raises StaleError, naming the first difference, unless the stamp in `directory` says it holds `work`."""
+    stamp = read_stamp(directory)
+    if stamp["identity"] == work.identity:
+        return
+    was, now = stamp.get("options", {}), work.options
+    if stamp.get("command") != work.command:
+        what = f"was made by {stamp.get('command')}, not by {work.command}"
+    elif any(was.get(k) != now.get(k) or (k in was) != (k in now) for k in {**was, **now}):
+        key = next(k for k in {**now, **was} if was.get(k) != now.get(k) or (k in was) != (k in now))
+        what = f"was made with {key} = {_show(was, key)}, and now {key} = {_show(now, key)}"
+    else:
+        inputs = {name: entry.get("id") for name, entry in stamp.get("inputs", {}).items()}
+        names = [n for n in {**work.inputs, **inputs} if inputs.get(n) != work.inputs.get(n)]
+        what = f"was made from another {' and '.join(map(repr, names)) or 'state'} than there is now"
+    raise StaleError(f"{directory} {what}; --overwrite makes it anew")
+
+
+def beside(path: Path, suffix: str) -> Path:
+    """Returns the path with `suffix` added to its last part, the place for temporary neighbours."""
+    path = Path(os.path.normpath(path))
+    return path.with_name(path.name + suffix)
+
+
+@contextlib.contextmanager
+def lock(out: Path) -> Iterator[None]:
+    """Holds OUT.lock; another process that works on the same `out` is waited for. A killed process holds none."""
+    path = beside(out, ".lock")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                logger.info("%s: waiting for another process that is working on it", out)
+                fcntl.flock(fd, fcntl.LOCK_EX)
+            # The former holder may have removed the file between our open and our lock: then take the new one.
+            if not (path.exists() and os.stat(path).st_ino == os.fstat(fd).st_ino):
+                continue
+            try:
+                yield
+            finally:
+                with contextlib.suppress(FileNotFoundError):
+                    path.unlink()
+            return
+        finally:
+            os.close(fd)
+
+
+def _up_to_date(out: Path, work: Work, overwrite: bool) -> bool:
+    """True when `out` holds `work`; False when it has to be made; else raises what speaks against making it."""
+    if not out.exists():
+        above = next((parent for parent in out.parents if parent.exists()), None)
+        if above is not None and not above.is_dir():
+            raise DataError(f"{above}: is a file, so {out} cannot be made below it")
+        return False
+    if not out.is_dir():
+        raise DataError(f"{out}: is a file; a step writes a directory")
+    if not (out / STAMP).is_file():
+        if any(out.iterdir()):
+            raise DataError(f"{out}: holds files but no {STAMP}, so no step made it; move it away first")
+        return False
+    try:
+        check_same(out, work)
+    except StaleError:
+        if not overwrite:
+            raise
+        return False
+    logger.info("%s: up to date", out)
+    return True
+
+
+def _prepare(tmp: Path, work: Work, resume: bool) -> None:
+    """Leaves in `tmp` what an interrupted run of the same work wrote, or an empty directory."""
+    if tmp.exists():
+        same = False
+        with contextlib.suppress(DataError, TypeError, KeyError):
+            same = read_json(tmp / PENDING)["identity"] == work.identity
+        if same and resume:
+            logger.info("%s: going on with an interrupted run", tmp)
+            return
+        shutil.rmtree(tmp)
+    tmp.mkdir(parents=True)
+    write_json(tmp / PENDING, {"identity": work.identity, **dataclasses.asdict(work)})
+
+
+def _replace(out: Path, tmp: Path, old: Path) -> None:
+    """Puts the complete `tmp` in the place of `out`; _finish_rename mends an interruption at any point."""
+    if out.exists():
+        os.rename(out, old)
+    os.rename(tmp, out)
+    sync_dir(out.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _finish_rename(out: Path, tmp: Path, old: Path) -> None:
+    """Completes a _replace that was interrupted."""
+    if old.exists() and not out.exists():
+        os.rename(tmp if (tmp / STAMP).is_file() else old, out)
+    elif not out.exists() and (tmp / STAMP).is_file() and not (tmp / PENDING).exists():
+        os.rename(tmp, out)
+    if old.exists():
+        shutil.rmtree(old)
+
+
+def _stamp(out: Path, tmp: Path, work: Work, paths: Mapping[str, Path], facts: dict, seconds: float) -> dict[str, Any]:
+    return {
+        "identity": work.identity,
+        "id": _hash(work.identity + _tree_hash(tmp, empty_ok=True)),
+        "command": work.command,
+        "options": work.options,
+        # Relative to the directory of the stamp, so that a tree of experiments can be moved.
+        "inputs": {n: {"path": os.path.relpath(paths[n], out), "id": i} for n, i in work.inputs.items()},
+        "code": code_version(),
+        "device": cpu_name(),
+        "facts": facts,
+        "seconds": round(seconds, 3),
+        "peak_rss_mib": _peak_rss_mib(),
+    }
+
+
+def _peak_rss_mib() -> int:
+    """Largest resident memory of this process or of one of its children so far, in MiB."""
+    who = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    peak = max(resource.getrusage(w).ru_maxrss for w in who)
+    return round(peak / (1 << 20 if platform.system() == "Darwin" else 1 << 10))
+
+
+@functools.lru_cache(maxsize=None)
+def code_version() -> dict[str, str | None]:
+    """Returns the version of this package and, in a git checkout, the revision ("+" at its end: edited since)."""
+    root = Path(pipeline.__file__).resolve().parent.parent
+    revision = None
+    if (root / ".git").exists():
+        command = ["git", "-C", str(root), "describe", "--always", "--abbrev=12", "--exclude=*", "--dirty=+"]
+        with contextlib.suppress(OSError, subprocess.SubprocessError):
+            out = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
+            revision = out.stdout.strip() or None
+    return {"version": pipeline.__version__, "revision": revision}
+
+
+@functools.lru_cache(maxsize=None)
+def cpu_name() -> str:
+    """Returns the processor's name and the number of cores this process may use, such as "AMD EPYC, 2 cores"."""
+    name = platform.processor() or platform.machine()
+    with contextlib.suppress(OSError, StopIteration):
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+        name = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"{name}, {cores} {'core' if cores == 1 else 'cores'}"
+
+
+def _tree_hash(root: Path, empty_ok: bool = False) -> str:
+    """Hash over the files below `root`, without those in log/, temporary ones and those of this module."""
+    files = []
+    for path in sorted(root.rglob("*")):
+        parts = path.relative_to(root).parts
+        if "log" not in parts[:-1] and not parts[-1].endswith((".tmp", ".lock")) and path.is_file():
+            if len(parts) > 1 or parts[0] not in (STAMP, PENDING):
+                files.append(path)
+    if not files and not empty_ok:
+        raise DataError(f"{root}: empty directory")
+    whole = sum(path.stat().st_size for path in files) <= HASH_LIMIT
+    entries = []
+    for path in files:
+        content = sha256_file(path) if whole else str(path.stat().st_size)
+        entries.append(f"{path.relative_to(root).as_posix()}\0{content}")
+    return _hash("\n".join(entries))
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def _show(options: Mapping[str, Any], key: str) -> str:
+    return json.dumps(options[key], ensure_ascii=False) if key in options else "(no such option)"

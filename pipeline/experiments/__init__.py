@@ -1,0 +1,1 @@
+"""Grids of experiments: tables, plots, reports, training curves, jobs."""

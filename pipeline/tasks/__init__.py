@@ -1,0 +1,1 @@
+"""What is done with models and data: alignment, decoding, scoring, export, import."""

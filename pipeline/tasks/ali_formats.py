@@ -1,0 +1,158 @@
+"""Alignments in the formats of other programs: NIST CTM, Praat TextGrid, lhotse supervisions."""
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Iterator, Mapping, Sequence
+
+from pipeline.artifacts.ali import AliSet, Segment
+from pipeline.base.errors import DataError
+from pipeline.base.files import atomic_write, read_lines, write_jsonl
+from pipeline.artifacts.lang import SILENCE, without_position
+
+
+@dataclass(frozen=True)
+class TimedCut:
+    """An aligned utterance; times in seconds from its start, and what the data directory says of it."""
+
+    cut_id: str
+    phones: list[Segment]
+    words: list[Segment]
+    duration: float
+    start: float = 0.0
+    supervision: Mapping[str, Any] | None = None
+
+
+def timed_cuts(ali: AliSet, data_dir: str | Path | None = None, strip_word_end: bool = True) -> Iterator[TimedCut]:
+    """The cuts of an alignment in order of their ids.
+
+    Args:
+        data_dir: gives exact durations, offsets in the recordings and supervisions; without it an utterance is as long
+            as its frames. Its utterances without alignment are left out; one more than it has is a DataError.
+        strip_word_end: take the position marker off the phones.
+    """
+    known: dict[str, dict[str, Any]] = {}
+    if data_dir is not None:
+        from pipeline.artifacts.corpus import cut_entries
+        known = {cut["id"]: cut for _, cut in cut_entries(data_dir)}
+    for cut_id in sorted(ali):
+        if data_dir is not None and cut_id not in known:
+            raise DataError(f"{ali.directory}: cut {cut_id!r} is not in {data_dir}")
+        phones, words = ali.phones(cut_id), ali.words(cut_id)
+        if strip_word_end:
+            phones = [replace(p, symbol=without_position(p.symbol)) for p in phones]
+        if cut_id not in known:
+            yield TimedCut(cut_id, phones, words, phones[-1].end)
+            continue
+        cut = known[cut_id]
+        duration = float(cut["duration"])
+        last = phones[-1].end
+        yield TimedCut(cut_id, _fitted(phones, last, duration), _fitted(words, last, duration), duration, float(cut["start"]),
+                       cut["supervisions"][0])
+
+
+def _fitted(segments: Sequence[Segment], last: float, duration: float) -> list[Segment]:
+    """Segments cut to the utterance; what ends with the last frame, at time `last`, ends with the utterance."""
+    out = []
+    for s in segments:
+        end = duration if abs(s.end - last) < 1e-6 else min(s.end, duration)
+        if end > s.start:
+            out.append(replace(s, duration=end - s.start))
+    return out
+
+
+def write_ctm(path: str | Path, cuts: Sequence[TimedCut], tier: str) -> None:
+    """Lines ``utterance 1 start duration symbol [confidence]``, times in seconds with four digits.
+
+    Args:
+        tier: "phones" or "words".
+    """
+    with atomic_write(path) as f:
+        for cut in cuts:
+            for s in getattr(cut, tier):
+                tail = "" if s.confidence is None else f" {s.confidence:.4f}"
+                f.write(f"{cut.cut_id} 1 {s.start:.4f} {s.duration:.4f} {s.symbol}{tail}\n")
+
+
+def read_ctm(path: str | Path) -> dict[str, list[Segment]]:
+    """Utterance -> segments; DataError with file and line for anything else."""
+    out: dict[str, list[Segment]] = {}
+    for line_no, line in read_lines(path):
+        fields = line.split()
+        try:
+            if len(fields) not in (5, 6):
+                raise ValueError
+            start, duration = float(fields[2]), float(fields[3])
+            confidence = float(fields[5]) if len(fields) == 6 else None
+            if start < 0 or duration < 0:
+                raise ValueError
+        except ValueError:
+            raise DataError(f"{path}:{line_no}: needs 'utterance channel start duration symbol [confidence]', found {line!r}") from None
+        out.setdefault(fields[0], []).append(Segment(fields[4], start, duration, confidence))
+    return out
+
+
+def write_textgrids(directory: str | Path, cuts: Sequence[TimedCut]) -> list[Path]:
+    """One TextGrid per utterance with the tiers words and phones; both cover the utterance without gaps.
+
+    Silence is SIL among the phones and an empty interval among the words.
+    """
+    from praatio import textgrid
+    out, names = [], set()
+    d = Path(directory)
+    d.mkdir(parents=True, exist_ok=True)
+    for cut in cuts:
+        name = cut.cut_id.replace("/", "_")
+        if name in names:
+            raise DataError(f"two utterances would be written to {name}.TextGrid")
+        names.add(name)
+        grid = textgrid.Textgrid(0.0, cut.duration)
+        for tier, filler in (("words", ""), ("phones", SILENCE)):
+            intervals = [(b, e, label) for b, e, label in _contiguous(getattr(cut, tier), cut.duration, filler)]
+            grid.addTier(textgrid.IntervalTier(tier, intervals, 0.0, cut.duration))
+        out.append(d / f"{name}.TextGrid")
+        grid.save(str(out[-1]), format="long_textgrid", includeBlankSpaces=True)
+    return out
+
+
+def _contiguous(segments: Sequence[Segment], duration: float, filler: str) -> Iterator[tuple[float, float, str]]:
+    """(start, end, label) without gaps and overlaps from 0 to `duration`; times rounded to microseconds."""
+    at, end_of_all = 0.0, duration
+    for s in segments:
+        start, end = max(at, round(s.start, 6)), min(round(s.end, 6), end_of_all)
+        if end_of_all - end < 1e-5:
+            end = end_of_all
+        if end <= start:
+            continue
+        if start > at:
+            yield at, start, filler
+        yield start, end, s.symbol
+        at = end
+    if at < end_of_all:
+        yield at, end_of_all, filler
+
+
+def read_textgrid(path: str | Path) -> dict[str, list[Segment]]:
+    """Tier -> segments of a TextGrid file, intervals with empty labels left out."""
+    from praatio import textgrid
+    from praatio.utilities.errors import PraatioException
+    try:
+        grid = textgrid.openTextgrid(str(path), includeEmptyIntervals=False)
+        return {name: [Segment(e.label, float(e.start), float(e.end) - float(e.start)) for e in grid.getTier(name).entries]
+                for name in grid.tierNames}
+    except (PraatioException, ValueError, IndexError, OSError) as e:
+        raise DataError(f"{path}: not a TextGrid ({e})") from None
+
+
+def write_supervisions(path: str | Path, cuts: Sequence[TimedCut]) -> None:
+    """A lhotse manifest: the data directory's supervisions with alignment {"word", "phone"} in seconds of the recording."""
+    write_jsonl(path, (_supervision(c) for c in cuts))
+
+
+def _supervision(cut: TimedCut) -> dict[str, Any]:
+    assert cut.supervision is not None, cut.cut_id
+    tiers = {"word": cut.words, "phone": cut.phones}
+    items = {name: [[s.symbol, round(cut.start + s.start, 6), round(s.duration, 6), s.confidence] for s in segments]
+             for name, segments in tiers.items()}
+    # A supervision's own times count from the start of the cut, those of a manifest from the start of the recording.
+    return {**cut.supervision, "start": cut.start + float(cut.supervision["start"]), "alignment": items}

@@ -1,0 +1,278 @@
+"""Decoding of a data directory with an end-to-end model: search, tuning of weights, hypotheses and their error rates."""
+from __future__ import annotations
+
+import itertools
+import logging
+import time
+from dataclasses import asdict, dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Iterator, Mapping, Optional, Sequence
+
+from pipeline.artifacts.checkpoint import META, check_same
+from pipeline.artifacts.corpus import cut_entries
+from pipeline.tasks.decode import BEST
+from pipeline.e2e.search.options import Method, SearchOptions
+from pipeline.e2e.search.results import Found, Weights
+from pipeline.base.errors import ConfigError, DataError, MismatchError
+from pipeline.base.files import atomic_write, read_json, write_json
+from pipeline.artifacts.hyp import NBEST, RECOGS, Alternative, Hypothesis, NBest, save_hypotheses, save_nbest
+from pipeline.base.log import progress
+from pipeline.artifacts.model_dir import model_kind
+from pipeline.tasks.score import Errors, count_errors, error_report, total_errors
+from pipeline.artifacts.tokens import Tokens
+
+if TYPE_CHECKING:
+    import torch
+
+    from pipeline.e2e.model import EndToEnd
+    from pipeline.e2e.search.fusion import TokenLm
+
+logger = logging.getLogger(__name__)
+
+MAX_BATCH = 32
+PLAIN = ("ctc_greedy", "transducer_greedy", "transducer_k2")  # methods without weights
+
+
+@dataclass
+class Decoded:
+    """What a run found.
+
+    Attributes:
+        found: for each set of weights the hypotheses of each utterance, best first.
+        refs: utterance -> (speaker, words).
+        audio_seconds, encoder_seconds: duration of the audio; time of the encoder.
+        search_seconds: time of the searches, by weights.
+    """
+
+    found: dict[Weights, dict[str, list[Found]]]
+    refs: dict[str, tuple[str, tuple[str, ...]]]
+    audio_seconds: float = 0.0
+    encoder_seconds: float = 0.0
+    search_seconds: dict[Weights, float] = field(default_factory=dict)
+
+    def hypotheses(self, weights: Weights, tokens: Tokens) -> list[Hypothesis]:
+        """Hypotheses in the order of utterance ids."""
+        found = self.found[weights]
+        return [Hypothesis(c, *self.refs[c], tuple(tokens.decode(found[c][0].tokens).split()) if found[c] else ())
+                for c in sorted(self.refs)]
+
+    def nbest_lists(self, weights: Weights, tokens: Tokens) -> Iterator[NBest]:
+        """N-best lists in the order of utterance ids; of several spellings of the same words the best counts."""
+        for cut_id in sorted(self.refs):
+            lists: dict[tuple[str, ...], Alternative] = {}
+            for f in self.found[weights][cut_id]:
+                words = tuple(tokens.decode(f.tokens).split())
+                lists.setdefault(words, Alternative(words, f.model, f.lm, f.lm))
+            yield NBest(cut_id, *self.refs[cut_id], tuple(lists.values()))
+
+    def real_time_factor(self, weights: Weights) -> float:
+        """Seconds of encoder and search per second of audio."""
+        return (self.encoder_seconds + self.search_seconds[weights]) / max(self.audio_seconds, 1e-9)
+
+
+def choose_method(model: "EndToEnd", options: SearchOptions) -> Method:
+    """The search that fits the model; ConfigError when the one that is asked for does not."""
+    own = "attention" if model.decoder is not None else "transducer" if model.transducer is not None else "ctc"
+    default = {"attention": "attention", "transducer": "transducer_beam", "ctc": "ctc_prefix"}[own]
+    method = options.method or default
+    if method.startswith("ctc") and model.ctc is None:
+        raise ConfigError(f"--method {method}: the model has no CTC output")
+    if not method.startswith("ctc") and not method.startswith(own):
+        raise ConfigError(f"--method {method}: the model has {own}")
+    if method == "transducer_k2" and model.options.predictor != "stateless":
+        raise ConfigError(f"--method {method} needs a stateless predictor; this one is an LSTM")
+    if method == "transducer_k2" and find_spec("k2") is None:
+        raise ConfigError(f"--method {method} needs k2, which this environment lacks")
+    return method
+
+
+def grid(method: Method, model: "EndToEnd", options: SearchOptions, with_lm: bool) -> list[Weights]:
+    """All weights that are tried; ConfigError for a language model with a method that takes none."""
+    if method in PLAIN:
+        if with_lm:
+            raise ConfigError(f"--method {method} takes no language model")
+        return [Weights()]
+    ctc = options.ctc_weights if method == "attention" and model.ctc is not None else (0.0,)
+    lm = options.lm_weights if with_lm else (0.0,)
+    ilm = options.ilm_weights if method.startswith("transducer") else (0.0,)
+    return [Weights(*w) for w in dict.fromkeys(itertools.product(ctc, lm, options.length_bonuses, ilm))]
+
+
+def load_lm(path: Path, tokens: Tokens, tokens_dir: Path) -> "TokenLm":
+    """A neural or n-gram language model as a search takes it.
+
+    Args:
+        path: directory of steps/train_nn_lm.py or steps/train_lm.py, or an ARPA file over words or tokens.
+    """
+    if (path / META).is_file() and model_kind(path) == "nn_lm":
+        from pipeline.e2e.lm import load_nn_lm
+        return load_nn_lm(path, tokens, tokens_dir)
+    from pipeline.artifacts.arpa import Arpa
+    from pipeline.e2e.search.fusion import ngram_lm
+    return ngram_lm(Arpa.load(path / "lm.arpa" if path.is_dir() else path), tokens)
+
+
+def decode(model: "EndToEnd", meta: Mapping[str, Any], data_dir: Path, options: SearchOptions, method: Method,
+           weights: Sequence[Weights], lm: Optional["TokenLm"] = None) -> Decoded:
+    """Recognises a data directory with each set of weights.
+
+    Args:
+        meta: the model's facts (``load_end_to_end``).
+    """
+    import torch
+
+    from pipeline.nn.train import pick_device
+    device = pick_device(options.device)
+    model = model.to(device)
+    if lm is not None and hasattr(lm, "to"):
+        lm = lm.to(device)
+    data, frame_shift = _load(data_dir, meta)
+    refs = {cut["id"]: cut["supervisions"][0] for _, cut in cut_entries(data_dir)}
+    out = Decoded({w: {} for w in weights}, {c: (str(s["speaker"]), tuple(s["text"].split())) for c, s in refs.items()},
+                  search_seconds=dict.fromkeys(weights, 0.0))
+    done = progress(range(len(data)), total=len(data), desc=f"decode {data_dir}")
+    for batch in data.batches(options.batch_frames, MAX_BATCH, device):
+        start = time.monotonic()
+        with torch.no_grad():
+            encoded, lens = model.encode(batch.feats, batch.lens)
+        out.encoder_seconds += time.monotonic() - start
+        out.audio_seconds += batch.num_frames * frame_shift
+        ids = [data.ids[i] for i in batch.indices]
+        for w in weights:
+            start = time.monotonic()
+            with torch.no_grad():
+                found = search(model, encoded, lens, options, method, w, lm)
+            out.search_seconds[w] += time.monotonic() - start
+            out.found[w].update(zip(ids, found))
+        for _ in ids:
+            next(done, None)
+    next(done, None)
+    return out
+
+
+def search(model: "EndToEnd", encoded: "torch.Tensor", lens: "torch.Tensor", options: SearchOptions, method: Method,
+           weights: Weights, lm: Optional["TokenLm"]) -> list[list[Found]]:
+    """The hypotheses of a batch, best first.
+
+    Args:
+        encoded: (N, T', D). lens: (N,).
+    """
+    from pipeline.e2e.search import attention, ctc, transducer
+    number = max(options.nbest, 1)
+    if method == "attention":
+        posteriors = model.ctc_log_probs(encoded) if weights.ctc else None
+        found = attention.AttentionSearch(model.decoder, posteriors, lens, weights, options.beam, lm, options.max_length)
+        return found.search(encoded, number)
+    if method == "ctc_greedy":
+        return ctc.greedy(model.ctc_log_probs(encoded), lens)
+    if method == "ctc_prefix":
+        return ctc.CtcPrefixSearch(weights, options.beam, lm).search(model.ctc_log_probs(encoded), lens, number)
+    if method == "transducer_greedy":
+        return transducer.greedy(model.transducer, encoded, lens, options.max_symbols)
+    if method == "transducer_k2":
+        return transducer.by_k2(model.transducer, encoded, lens, model.vocab_size, options.beam)
+    one = method == "transducer_one"
+    beam = transducer.TransducerSearch(model.transducer, weights, options.beam, options.max_symbols, one, lm)
+    return beam.search(encoded, lens, number)
+
+
+def _load(data_dir: Path, meta: Mapping[str, Any]) -> tuple[Any, float]:
+    """Utterances with the features that the model was trained on, and their frame shift."""
+    from pipeline.feats.facts import FeatureFacts
+    from pipeline.feats.load import load_packed
+    from pipeline.feats.options import FeatLoadOptions
+    from pipeline.nn.data import UtteranceSet
+    from pipeline.nn.model import feature_facts
+    facts = FeatureFacts.load(data_dir)
+    here, there = feature_facts(facts), meta["features"]
+    different = [k for k in there if here.get(k) != there[k]]
+    if different:
+        k = different[0]
+        raise MismatchError(f"{data_dir} has features with {k} = {here.get(k)}, the model was trained on {there[k]}")
+    return UtteranceSet(load_packed(data_dir, FeatLoadOptions(**meta["feat_options"]))), facts.frame_shift
+
+
+def latency(model: "EndToEnd", frame_shift: float) -> Optional[float]:
+    """Seconds for which a latency-controlled encoder waits at most before it puts out a frame, without computing time.
+
+    Its mean is that less half a chunk. None: the encoder sees the whole utterance. Normalisation of features over an utterance or
+    a speaker (``--cmvn``) would have to run along in a streaming system and is not counted.
+
+    Args:
+        frame_shift: of the features, in seconds.
+    """
+    from pipeline.nn.encoders import layer_factors
+    lookahead = getattr(model.encoder.network, "lookahead", None)
+    if lookahead is None:
+        return None
+    frames = lookahead * layer_factors(model.options)[0]
+    if model.encoder.vgg is not None:
+        frames += model.encoder.vgg.lookahead * model.options.subsampling
+    seconds = frames * frame_shift
+    logger.info("latency of the encoder when streaming: at most %.2f s beside computing", seconds)
+    return seconds
+
+
+def check_tokens(meta: Mapping[str, Any], model_dir: Path, tokens: Tokens, tokens_dir: Path) -> None:
+    """MismatchError naming both directories unless the model was trained for these tokens."""
+    check_same("tokens", str(meta.get("tokens_id")), model_dir, tokens.id, tokens_dir)
+
+
+def choose_weights(errors: Mapping[Weights, Errors]) -> Weights:
+    """The weights with the fewest errors; of equal ones those nearest to none."""
+    return min(errors, key=lambda w: (errors[w].total, abs(w.length), w.lm, w.ilm, w.ctc))
+
+
+def read_weights(directory: Path, method: Method, with_lm: bool) -> Weights:
+    """The weights that another decoding directory chose.
+
+    Args:
+        with_lm: whether this search has a language model.
+    Raises:
+        DataError: there are none. MismatchError: they were chosen for another kind of search.
+    """
+    path = directory / BEST
+    facts = read_json(path)
+    try:
+        weights = Weights(**{name: float(facts["weights"][name]) for name in asdict(Weights())})
+        had_lm = any(float(tried["lm"]) > 0 for tried in facts["tried"])
+    except (KeyError, TypeError, ValueError) as e:
+        raise DataError(f"{path}: names no weights of an end-to-end model ({e!r})") from None
+    if had_lm != with_lm:
+        theirs, ours = ("with", "without") if had_lm else ("without", "with")
+        raise MismatchError(f"{path}: weights of a search {theirs} a language model, but this one is {ours} (--lm)")
+    if method in PLAIN and weights != Weights():
+        raise MismatchError(f"{path}: weights of a beam search, but --method {method} takes none")
+    if weights.ilm and not method.startswith("transducer"):
+        raise MismatchError(f"{path}: weights of a transducer, but this search is by {method}")
+    return weights
+
+
+def report(decoded: Decoded, tokens: Tokens, out_dir: Path, options: SearchOptions) -> tuple[list[Hypothesis], dict[str, Any]]:
+    """Chooses the weights with the fewest errors and writes recogs.jsonl.gz, errs.txt, wer.txt, best.json (and nbest.jsonl.gz).
+
+    Returns:
+        the hypotheses and facts for the stamp.
+    """
+    hyps = {w: decoded.hypotheses(w, tokens) for w in decoded.found}
+    errors = {w: total_errors(count_errors(h)) for w, h in hyps.items()}
+    best = choose_weights(errors)
+    save_hypotheses(out_dir / RECOGS, hyps[best])
+    if options.nbest:
+        save_nbest(out_dir / NBEST, decoded.nbest_lists(best, tokens))
+    with atomic_write(out_dir / "errs.txt") as f:
+        f.writelines(line + "\n" for line in error_report(hyps[best]))
+    with atomic_write(out_dir / "wer.txt") as f:
+        f.write(errors[best].line() + "\n")
+    write_json(out_dir / BEST, {"weights": asdict(best), "tried": [
+        {**asdict(w), "wer": round(e.wer, 4), "errors": e.total} for w, e in errors.items()]})
+    lm_tried = {w.lm for w in errors}
+    if len(lm_tried) > 2 and best.lm == max(lm_tried):
+        logger.warning("the best LM weight, %g, is the last one tried; try more (--lm-weights)", best.lm)
+    rtf = decoded.real_time_factor(best)
+    logger.info("%s (weights: %s)", errors[best].line(), ", ".join(f"{k} {v:g}" for k, v in asdict(best).items() if v) or "none")
+    logger.info("real-time factor %.4f (encoder %.1f s, search %.1f s for %.1f s of audio)", rtf, decoded.encoder_seconds,
+                decoded.search_seconds[best], decoded.audio_seconds)
+    return hyps[best], {"wer": errors[best].wer, "utterances": len(hyps[best]), "real_time_factor": rtf,
+                        **{f"{k}_weight": v for k, v in asdict(best).items()}}

@@ -1,0 +1,90 @@
+"""What transition probabilities say about the durations of phones, against measured ones."""
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import Mapping
+
+import numpy as np
+
+from pipeline.tasks.ali_score import Tiers
+from pipeline.base.errors import DataError, MismatchError
+from pipeline.artifacts.lang import SILENCE, without_position
+from pipeline.artifacts.model_dir import HmmDir
+
+MIN_COUNT = 5  # phones that are rarer in the reference are left out
+
+
+def implied_seconds(hmm: HmmDir, frame_shift: float) -> dict[str, float]:
+    """Mean duration of each phone by its HMM: the sum over its states of shift / forward probability.
+
+    States with several pdfs (tied states) count with the mean of their durations, phones with position markers with
+    the mean over their positions.
+    """
+    t = hmm.transitions
+    found: dict[str, list[float]] = defaultdict(list)
+    for phone in np.unique(t.phone):
+        mine = t.phone == phone
+        states = [(frame_shift / t.forward_prob[mine & (t.state == s)]).mean() for s in np.unique(t.state[mine])]
+        found[without_position(t.phones.name(int(phone)))].append(float(sum(states)))
+    return {phone: float(np.mean(seconds)) for phone, seconds in found.items()}
+
+
+def measured_seconds(tiers: Mapping[str, Tiers]) -> dict[str, tuple[float, int]]:
+    """Phone -> mean duration in seconds and number of instances."""
+    found: dict[str, list[float]] = defaultdict(list)
+    for tier in tiers.values():
+        for segment in tier.phones:
+            found[without_position(segment.symbol)].append(segment.duration)
+    return {phone: (float(np.mean(seconds)), len(seconds)) for phone, seconds in found.items()}
+
+
+def compare_durations(implied: Mapping[str, float], measured: Mapping[str, tuple[float, int]]) -> dict[str, float]:
+    """Figures over the speech phones that both sides have, weighted with their counts in the reference.
+
+    Returns:
+        implied_speech_ms, measured_speech_ms: means; duration_mae_ms: mean absolute difference of the phones' means;
+        duration_correlation: between the phones' means (0 when one side does not vary); implied_silence_ms and, if the
+        reference has silences, measured_silence_ms; phones: how many were compared.
+    Raises:
+        MismatchError: no phone in common.
+    """
+    common = sorted(p for p in implied if p != SILENCE and measured.get(p, (0.0, 0))[1] >= MIN_COUNT)
+    if not common:
+        raise MismatchError(f"no phone of the model is in the reference at least {MIN_COUNT} times; do both use the same phones?")
+    ours, theirs = np.array([implied[p] for p in common]), np.array([measured[p][0] for p in common])
+    weight = np.array([measured[p][1] for p in common], dtype=np.float64)
+    weight /= weight.sum()
+    figures = {"implied_speech_ms": 1000 * float(weight @ ours), "measured_speech_ms": 1000 * float(weight @ theirs),
+               "duration_mae_ms": 1000 * float(weight @ np.abs(ours - theirs)),
+               "duration_correlation": _correlation(ours, theirs, weight), "phones": float(len(common))}
+    if SILENCE in implied:
+        figures["implied_silence_ms"] = 1000 * implied[SILENCE]
+    if SILENCE in measured:
+        figures["measured_silence_ms"] = 1000 * measured[SILENCE][0]
+    return figures
+
+
+def _correlation(x: np.ndarray, y: np.ndarray, weight: np.ndarray) -> float:
+    """Weighted correlation, 0 when there is no variance up to rounding."""
+    x, y = x - weight @ x, y - weight @ y
+    spread = np.sqrt((weight @ x**2) * (weight @ y**2))
+    return float(weight @ (x * y) / spread) if spread > 1e-12 else 0.0
+
+
+def gold_silences(tiers: Mapping[str, Tiers]) -> dict[str, Tiers]:
+    """The same tiers with the gaps between phones as silences, where the reference itself names none.
+
+    Raises:
+        DataError: the reference has no phones.
+    """
+    from pipeline.artifacts.ali import Segment
+    if not any(tier.phones for tier in tiers.values()):
+        raise DataError("the reference has no times of phones")
+    if any(segment.symbol == SILENCE for tier in tiers.values() for segment in tier.phones):
+        return dict(tiers)
+    out = {}
+    for cut_id, tier in tiers.items():
+        bounds = [(0.0, 0.0), *((s.start, s.start + s.duration) for s in tier.phones), (tier.duration, tier.duration)]
+        gaps = [Segment(SILENCE, end, start - end) for (_, end), (start, _) in zip(bounds, bounds[1:]) if start - end > 1e-3]
+        out[cut_id] = Tiers([*tier.phones, *gaps], tier.words, tier.duration, tier.speaker)
+    return out

@@ -1,0 +1,185 @@
+"""Word error rates with counts, bootstrap intervals, alignments of errors, and rows for the tables of results."""
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import asdict, dataclass
+from typing import Any, Iterator, Mapping, Sequence
+
+import numpy as np
+
+from pipeline.base.errors import MismatchError
+from pipeline.artifacts.hyp import Hypothesis
+
+GAP = "*"  # stands for no word in alignments
+REPLICATIONS = 10_000
+
+
+@dataclass(frozen=True)
+class Errors:
+    """Counts of one utterance or of many."""
+
+    words: int
+    ins: int
+    dels: int
+    subs: int
+
+    @property
+    def total(self) -> int:
+        return self.ins + self.dels + self.subs
+
+    @property
+    def wer(self) -> float:
+        """Percent; 100 per inserted word when nothing was said."""
+        return 100.0 * self.total / max(self.words, 1)
+
+    def line(self) -> str:
+        """Kaldi's line: %WER 5.95 [ 46 / 773, 3 ins, 3 del, 40 sub ]."""
+        return f"%WER {self.wer:.2f} [ {self.total} / {self.words}, {self.ins} ins, {self.dels} del, {self.subs} sub ]"
+
+
+def count_errors(hyps: Sequence[Hypothesis]) -> list[Errors]:
+    """Errors of each utterance by the shortest edit distance."""
+    from kaldialign import edit_distance
+    out = []
+    for h in hyps:
+        d = edit_distance(h.ref, h.hyp)
+        out.append(Errors(len(h.ref), d["ins"], d["del"], d["sub"]))
+    return out
+
+
+def total_errors(errors: Sequence[Errors]) -> Errors:
+    """Sum over utterances."""
+    return Errors(*(sum(getattr(e, name) for e in errors) for name in ("words", "ins", "dels", "subs")))
+
+
+def bootstrap(numerator: np.ndarray, denominator: np.ndarray, groups: Sequence[str] | None = None, seed: int = 0,
+              replications: int = REPLICATIONS) -> np.ndarray:
+    """Ratios of sums over resampled utterances, cf. Bisani and Ney 2004.
+
+    Args:
+        numerator, denominator: (N,) per utterance, for instance errors and words.
+        groups: (N,) names; whole groups are drawn instead of utterances (speakers, whose utterances are no independent
+            samples).
+        seed: of the draws, so that two systems can be compared on the same ones.
+    Returns:
+        (replications,) ratios.
+    """
+    num, den = np.asarray(numerator, dtype=np.float64), np.asarray(denominator, dtype=np.float64)
+    if groups is not None:
+        _, index = np.unique(np.asarray(groups), return_inverse=True)
+        num, den = np.bincount(index, num), np.bincount(index, den)
+    rng = np.random.default_rng(seed)
+    ratios = np.empty(replications)
+    for first in range(0, replications, 500):  # bounds the memory
+        draws = rng.integers(0, len(num), size=(min(500, replications - first), len(num)))
+        ratios[first:first + len(draws)] = num[draws].sum(1) / np.maximum(den[draws].sum(1), 1e-12)
+    return ratios
+
+
+def interval(ratios: np.ndarray) -> tuple[float, float]:
+    """Central 95 % of bootstrap ratios."""
+    low, high = np.percentile(ratios, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def wer_interval(hyps: Sequence[Hypothesis], errors: Sequence[Errors], by_speaker: bool = False) -> tuple[float, float]:
+    """95 % interval of the word error rate in percent, over utterances or over speakers."""
+    groups = [h.speaker for h in hyps] if by_speaker else None
+    low, high = interval(bootstrap(np.array([e.total for e in errors]), np.array([e.words for e in errors]), groups))
+    return 100 * low, 100 * high
+
+
+def compare(first: Sequence[Hypothesis], second: Sequence[Hypothesis], by_speaker: bool = False) -> dict[str, float]:
+    """Paired comparison of two systems on the same utterances.
+
+    Returns:
+        wer_first, wer_second, difference (second minus first, percent absolute) with low and high, and p_better, the
+        share of bootstrap draws in which the second has fewer errors.
+    """
+    other = {h.cut_id: h for h in second}
+    if {h.cut_id for h in first} != set(other) or any(h.ref != other[h.cut_id].ref for h in first):
+        raise MismatchError("the two systems were not scored on the same utterances and references")
+    paired = [other[h.cut_id] for h in first]
+    a, b = count_errors(first), count_errors(paired)
+    delta = np.array([y.total - x.total for x, y in zip(a, b)])
+    groups = [h.speaker for h in first] if by_speaker else None
+    ratios = 100 * bootstrap(delta, np.array([e.words for e in a]), groups)
+    low, high = interval(ratios)
+    wer_first, wer_second = total_errors(a).wer, total_errors(b).wer
+    return {"wer_first": wer_first, "wer_second": wer_second, "difference": wer_second - wer_first, "low": low, "high": high,
+            "p_better": float((ratios < 0).mean())}
+
+
+def error_report(hyps: Sequence[Hypothesis]) -> Iterator[str]:
+    """Lines of errs.txt: alignment of every utterance and the most frequent errors, as icefall writes them."""
+    from kaldialign import align
+    subs: Counter[tuple[str, str]] = Counter()
+    ins: Counter[str] = Counter()
+    dels: Counter[str] = Counter()
+    correct: Counter[str] = Counter()
+    details = []
+    for h in hyps:
+        pairs = align(h.ref, h.hyp, GAP)
+        for ref, hyp in pairs:
+            if ref == hyp:
+                correct[ref] += 1
+            elif ref == GAP:
+                ins[hyp] += 1
+            elif hyp == GAP:
+                dels[ref] += 1
+            else:
+                subs[ref, hyp] += 1
+        details.append(f"{h.cut_id}:\t" + " ".join(r if r == p else f"({r}->{p})" for r, p in pairs))
+    errors = Errors(sum(len(h.ref) for h in hyps), sum(ins.values()), sum(dels.values()), sum(subs.values()))
+    yield errors.line()
+    yield f"{sum(correct.values())} words correct; sections: PER-UTT DETAILS, SUBSTITUTIONS, DELETIONS, INSERTIONS, PER-WORD STATS"
+    yield "\nPER-UTT DETAILS: word, or (reference->recognised) with * for none"
+    yield from details
+    yield "\nSUBSTITUTIONS: count reference -> recognised"
+    yield from (f"{n}\t{ref} -> {hyp}" for (ref, hyp), n in _ranked(subs))
+    yield "\nDELETIONS: count reference"
+    yield from (f"{n}\t{word}" for word, n in _ranked(dels))
+    yield "\nINSERTIONS: count recognised"
+    yield from (f"{n}\t{word}" for word, n in _ranked(ins))
+    yield "\nPER-WORD STATS: word, errors, correct, in references, in recognised"
+    yield from _word_stats(correct, subs, ins, dels)
+
+
+def _ranked(counts: Counter) -> list[tuple[Any, int]]:
+    return sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+
+
+def _word_stats(correct: Counter, subs: Counter, ins: Counter, dels: Counter) -> Iterator[str]:
+    in_ref, in_hyp = Counter(correct) + dels, Counter(correct) + ins
+    wrong = dels + ins
+    for (ref, hyp), n in subs.items():
+        in_ref[ref] += n
+        in_hyp[hyp] += n
+        wrong[ref] += n
+        wrong[hyp] += n
+    for word in sorted(in_ref | in_hyp, key=lambda w: (-wrong[w], w)):
+        yield f"{word}\t{wrong[word]} {correct[word]} {in_ref[word]} {in_hyp[word]}"
+
+
+def result_row(row_id: str, part: str, metric: str, value: float, low: float | None = None, high: float | None = None,
+               counts: Mapping[str, Any] | None = None, config: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """One row of results.json, which utils/results.py collects; it takes command, commit and device from the stamp.
+
+    Args:
+        row_id: name of the system, such as mono or hybrid_gmm.
+        value, low, high: figure and 95 % interval.
+        config: settings that made the figure; none: the options in the stamp.
+    """
+    row = {"id": row_id, "part": part, "metric": metric, "value": value, "low": low, "high": high,
+           "counts": dict(counts or {}), "config": dict(config or {})}
+    return {k: v for k, v in row.items() if v not in (None, {})}
+
+
+def wer_row(row_id: str, part: str, hyps: Sequence[Hypothesis], by_speaker: bool = False,
+            config: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The row of a word error rate with its counts and interval."""
+    errors = count_errors(hyps)
+    total = total_errors(errors)
+    low, high = wer_interval(hyps, errors, by_speaker)
+    counts = {"errors": total.total, "utterances": len(hyps), **asdict(total)}
+    return result_row(row_id, part, "wer", total.wer, low, high, counts, config)

@@ -1,0 +1,224 @@
+"""Options from dataclass, file and command line; run_step from the command line with its exit codes."""
+
+from __future__ import annotations
+
+import enum
+from pathlib import Path
+from typing import Literal, Optional, Union
+
+import click
+import pytest
+from click.testing import CliRunner
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from pipeline.base import cli, stamp
+from pipeline.base.errors import ConfigError
+
+
+class Kind(enum.Enum):
+    """An option with named values."""
+
+    FLAT = "flat"
+    GUESSED = "guessed"
+
+
+@dataclass(frozen=True, config={"extra": "forbid"})
+class Options:
+    """One field of every sort that options may have."""
+
+    required: str = Field(description="A word.")
+    count: int = Field(3, ge=1, description="A number.")
+    scale: Optional[float] = Field(1.0, description="A scale or none.")
+    mode: Literal["a", "b"] = Field("a", description="A choice.")
+    factor: Literal[1, 2, 4] = Field(1, description="A choice of numbers.")
+    kind: Kind = Field(Kind.FLAT, description="An enumeration.")
+    dims: tuple[int, ...] = Field((40, 80), description="A tuple.")
+    window: Optional[tuple[float, float]] = Field(None, description="A pair or none.")
+    either: Union[int, Literal["all"]] = Field("all", description="A number or a word.")
+    deltas: bool = Field(True, description="A flag.")
+    device: str = Field("cpu", description="Not part of the stamp.", json_schema_extra={"stamp": False})
+
+
+def parse(*args: str, config: Path | None = None):
+    """What the command line makes of `args`: the options and the click result."""
+    seen = []
+
+    @click.command()
+    @cli.options(Options)
+    def main(config):
+        seen.append(config)
+
+    given = ["--config", str(config)] if config else []
+    result = CliRunner().invoke(main, [*given, *args])
+    return (seen[0] if seen else None), result
+
+
+def test_defaults():
+    options, result = parse("--required", "x")
+    assert result.exit_code == 0
+    assert options == Options("x")
+
+
+@pytest.mark.parametrize(
+    "args, field, value",
+    [
+        (["--count", "5"], "count", 5),
+        (["--scale", "1e-3"], "scale", 1e-3),
+        (["--scale", "none"], "scale", None),
+        (["--mode=b"], "mode", "b"),
+        (["--factor", "4"], "factor", 4),
+        (["--kind", "guessed"], "kind", Kind.GUESSED),
+        (["--dims", "1,2,3"], "dims", (1, 2, 3)),
+        (["--dims", "7"], "dims", (7,)),
+        (["--window", "0.5,1"], "window", (0.5, 1.0)),
+        (["--either", "7"], "either", 7),
+        (["--either", "all"], "either", "all"),
+        (["--no-deltas"], "deltas", False),
+        (["--deltas"], "deltas", True),
+    ],
+)
+def test_values(args, field, value):
+    options, result = parse("--required", "x", *args)
+    assert result.exit_code == 0, result.output
+    assert getattr(options, field) == value and type(getattr(options, field)) is type(value)
+    others = {name: getattr(options, name) for name in vars(Options("x")) if name in cli._fields(Options)}
+    assert {**others, field: None} == {**{n: getattr(Options("x"), n) for n in others}, field: None}
+
+
+@pytest.mark.parametrize(
+    "args, words",
+    [
+        ([], ["--required is required"]),
+        (["--required", "x", "--count", "many"], ["--count", "integer", "'many'"]),
+        (["--required", "x", "--count", "0"], ["--count", "greater than or equal to 1", "'0'"]),
+        (["--required", "x", "--count", "none"], ["--count", "None"]),
+        (["--required", "x", "--mode", "c"], ["--mode", "'a' or 'b'", "'c'"]),
+        (["--required", "x", "--factor", "3"], ["--factor", "1, 2 or 4"]),
+        (["--required", "x", "--kind", "best"], ["--kind", "'flat' or 'guessed'"]),
+        (["--required", "x", "--dims", "1,b"], ["--dims", "integer"]),
+        (["--required", "x", "--window", "1"], ["--window"]),
+        (["--required", "x", "--unknown", "1"], ["No such option"]),
+    ],
+)
+def test_bad_values(args, words, caplog):
+    options, result = parse(*args)
+    assert options is None and result.exit_code == 2
+    for word in words:
+        assert word in caplog.text + result.output
+
+
+def test_file_is_between_defaults_and_command_line(tmp_path):
+    config = tmp_path / "a.yaml"
+    config.write_text("required: y\ncount: 7\nscale: null\ndims: [1, 2]\nkind: guessed\ndeltas: false\nfactor: 2\n")
+    options, result = parse("--count", "8", config=config)
+    assert result.exit_code == 0, result.output
+    expected = dict(count=8, scale=None, dims=(1, 2), kind=Kind.GUESSED, deltas=False, factor=2)
+    assert options == Options("y", **expected)
+
+
+def test_none_on_the_command_line_beats_the_file(tmp_path):
+    config = tmp_path / "a.yaml"
+    config.write_text("required: y\nscale: 3\n")
+    assert parse("--scale", "none", config=config)[0].scale is None
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("required: x\ncuont: 7\n", r"a\.yaml: unknown option 'cuont'; known: required, count"),
+        ("required: x\ncount: many\n", r"a\.yaml: --count: .*integer.*\(got 'many'\)"),
+        ("- 1\n", r"a\.yaml: needs lines like 'name: value'"),
+    ],
+)
+def test_bad_file(tmp_path, text, message):
+    config = tmp_path / "a.yaml"
+    config.write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        cli.load_options(Options, config, {})
+
+
+def test_empty_file_and_dashes_in_names(tmp_path):
+    config = tmp_path / "a.yaml"
+    config.write_text("")
+    assert cli.load_options(Options, config, {"required": "x"}) == Options("x")
+
+
+def test_options_json_leaves_out_what_does_not_count():
+    values = cli.options_json(Options("x", kind=Kind.GUESSED))
+    assert values["kind"] == "guessed" and values["dims"] == [40, 80] and "device" not in values
+    assert cli.options_json({"path": Path("a"), "n": 1}) == {"path": "a", "n": 1}
+
+
+def test_help_shows_descriptions_and_defaults():
+    _, result = parse("--help")
+    assert result.exit_code == 0
+    for text in ("--config FILE", "A number.", "[default: 40,80]", "[default: flat]", "--deltas / --no-deltas", "a|b"):
+        assert text in result.output
+
+
+@click.command()
+@click.argument("data", type=click.Path(path_type=Path))
+@click.argument("out", type=click.Path(path_type=Path))
+@cli.options(Options)
+@cli.step_options
+def step(data: Path, out: Path, config: Options, overwrite: bool) -> None:
+    """Writes its options."""
+
+    def action(tmp: Path) -> dict:
+        if config.count == 13:
+            raise ValueError("unlucky")
+        (tmp / "result").write_text(f"{config.count}")
+        return {"facts": config.count}
+
+    inputs = {"data": data, "extra": None}
+    cli.run_step(out, inputs=inputs, options=config, action=action, overwrite=overwrite, command="step")
+
+
+def test_step(tmp_path, caplog):
+    data, out = tmp_path / "data", tmp_path / "out"
+    data.write_text("x")
+
+    def run(*args: str) -> int:
+        caplog.clear()
+        return CliRunner().invoke(step, [str(data), str(out), "--required", "x", *args]).exit_code
+
+    assert run() == 0
+    assert stamp.read_stamp(out)["facts"]["facts"] == 3
+    assert list(stamp.read_stamp(out)["inputs"]) == ["data"]
+    assert run("--device", "cuda", "--verbose") == 0 and "up to date" in caplog.text
+    assert run("--count", "4") == 2 and "count = 3, and now count = 4" in caplog.text
+    assert run("--count", "4", "--overwrite") == 0
+    assert (out / "result").read_text() == "4"
+    assert run("--count", "13", "--overwrite") == 1
+    assert (out / "result").read_text() == "4"
+    data.unlink()
+    assert run("--count", "4") == 2 and f"{data}: no such file or directory" in caplog.text
+
+
+def test_a_step_in_the_way_of_a_file(tmp_path):
+    (tmp_path / "data").write_text("x")
+    (tmp_path / "file").write_text("x")
+    args = [str(tmp_path / "data"), str(tmp_path / "file" / "out"), "--required", "x"]
+    assert CliRunner().invoke(step, args).exit_code == 2
+
+
+def test_an_option_added_later_counts_only_when_set():
+    @dataclass(frozen=True, config={"extra": "forbid"})
+    class Older:
+        count: int = Field(3, description="A number.")
+
+    @dataclass(frozen=True, config={"extra": "forbid"})
+    class Newer(Older):
+        added: float = Field(0.5, description="A later option.", json_schema_extra={"stamp": "if_set"})
+
+    assert cli.options_json(Newer()) == cli.options_json(Older()) == {"count": 3}
+    assert cli.options_json(Newer(added=0.7)) == {"count": 3, "added": 0.7}
+
+
+def test_command_line_has_no_absolute_paths(tmp_path):
+    """From outside the checkout a step is named as a recipe would; inside, by its way from here."""
+    step = str(cli.ROOT / "steps" / "align.py")
+    assert cli.command_line([step, str(tmp_path / "a b")], tmp_path) == "../../steps/align.py 'a b'"
+    assert cli.command_line([step, "data"], cli.ROOT / "egs" / "tiny") == "../../steps/align.py data"
+    assert cli.command_line(["steps/align.py", "data"], cli.ROOT) == "steps/align.py data"

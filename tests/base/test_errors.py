@@ -1,0 +1,57 @@
+"""The error classes and the exit codes they become."""
+
+from __future__ import annotations
+
+import errno
+
+import pytest
+
+from pipeline.base import cli
+from pipeline.base.errors import ConfigError, DataError, MismatchError, PipelineError, StaleError
+
+
+def test_hierarchy():
+    """A mismatch is wrong data to whoever catches DataError; stale outputs and options are not."""
+    assert issubclass(MismatchError, DataError)
+    for other in (StaleError, ConfigError):
+        assert issubclass(other, PipelineError) and not issubclass(other, DataError)
+
+
+@pytest.mark.parametrize(
+    "error, code",
+    [
+        (DataError("x"), 2),
+        (MismatchError("x"), 2),
+        (StaleError("x"), 2),
+        (ConfigError("x"), 2),
+        (OSError(errno.ENOSPC, "No space left on device"), 2),
+        (OSError(errno.EACCES, "Permission denied", "out"), 2),
+        (OSError(errno.EIO, "Input/output error"), 1),
+        (KeyboardInterrupt(), 130),
+        (AssertionError("x"), 1),
+        (ValueError("x"), 1),
+        (MemoryError(), 2),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"), 2),
+        (RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"), 2),
+        (RuntimeError("x"), 1),
+    ],
+)
+def test_exit_codes(error, code):
+    with pytest.raises(SystemExit) as exit_, cli.main_guard():
+        raise error
+    assert exit_.value.code == code
+
+
+def test_message_on_stderr(capsys):
+    with pytest.raises(SystemExit), cli.main_guard():
+        raise DataError("lexicon.txt:17: word 'A' has no phones")
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "ERROR lexicon.txt:17: word 'A' has no phones" in err
+    assert "Traceback" not in err
+
+
+def test_bug_shows_traceback(capsys):
+    with pytest.raises(SystemExit), cli.main_guard():
+        raise ZeroDivisionError("seven")
+    assert "Traceback" in capsys.readouterr().err

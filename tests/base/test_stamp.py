@@ -1,0 +1,341 @@
+"""Stamps: what is up to date, what is stale, and what an interruption at any point leaves behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from pipeline.base import log, stamp
+from pipeline.base.errors import DataError, StaleError
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def work(data: Path, command: str = "train", **options) -> stamp.Work:
+    return stamp.Work(command, options, {"data": stamp.artifact_id(data)})
+
+
+def writer(text: str):
+    def action(tmp: Path) -> dict:
+        (tmp / "result").write_text(text)
+        return {"length": len(text)}
+
+    return action
+
+
+def never(_tmp: Path) -> None:
+    raise AssertionError("this action must not run")
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    path = tmp_path / "data"
+    path.mkdir()
+    (path / "text").write_text("a b c")
+    return path
+
+
+def run(out: Path, data: Path, action, overwrite: bool = False, command: str = "train", resume=True, **options) -> bool:
+    return stamp.run(out, work(data, command, **options), action, {"data": data}, overwrite, resume)
+
+
+def test_made_then_up_to_date(tmp_path, data, caplog):
+    out = tmp_path / "exp" / "mono"
+    caplog.set_level("INFO")
+    assert run(out, data, writer("one"), n=1)
+    assert (out / "result").read_text() == "one"
+    assert not run(out, data, never, n=1)
+    assert "up to date" in caplog.text
+    assert sorted(os.listdir(out)) == ["log", "result", "stamp.json"]
+    assert os.listdir(out.parent) == ["mono"]  # no lock, no tmp
+
+
+def test_stamp_content(tmp_path, data):
+    out = tmp_path / "exp" / "mono"
+    run(out, data, writer("one"), n=1)
+    made = stamp.read_stamp(out)
+    assert made["command"] == "train" and made["options"] == {"n": 1}
+    assert made["inputs"] == {"data": {"path": "../../data", "id": stamp.artifact_id(data)}}
+    assert made["facts"] == {"length": 3}
+    assert made["seconds"] >= 0 and made["peak_rss_mib"] > 1
+    assert made["code"]["version"]
+    assert "core" in made["device"]
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"n": 2}, r"was made with n = 1, and now n = 2; --overwrite"),
+        ({"n": 1, "m": 3}, r"was made with m = \(no such option\), and now m = 3"),
+        ({}, r"was made with n = 1, and now n = \(no such option\)"),
+        ({"n": None}, r"was made with n = 1, and now n = null"),
+        ({"n": 1, "command": "align"}, r"was made by train, not by align"),
+    ],
+)
+def test_stale_names_the_difference(tmp_path, data, change, message):
+    out = tmp_path / "mono"
+    run(out, data, writer("one"), n=1)
+    with pytest.raises(StaleError, match=message) as error:
+        run(out, data, never, **change)
+    assert str(out) in str(error.value)
+    assert (out / "result").read_text() == "one"
+    run(out, data, writer("two"), overwrite=True, **change)
+    assert (out / "result").read_text() == "two"
+    assert not run(out, data, never, **change)
+
+
+def test_changed_input_is_stale(tmp_path, data):
+    out = tmp_path / "mono"
+    run(out, data, writer("one"), n=1)
+    (data / "text").write_text("a b d")
+    with pytest.raises(StaleError, match="was made from another 'data'"):
+        run(out, data, never, n=1)
+
+
+def test_overwrite_leaves_equal_work_alone(tmp_path, data):
+    run(tmp_path / "mono", data, writer("one"), n=1)
+    assert not run(tmp_path / "mono", data, never, overwrite=True, n=1)
+
+
+def test_remade_by_other_code_makes_followers_stale(tmp_path, data):
+    """The same options and inputs, but another result: what was made from the old result is no longer up to date."""
+    mono, ali = tmp_path / "mono", tmp_path / "ali"
+    run(mono, data, writer("one"), n=1)
+    run(ali, mono, writer("ali"), command="align")
+    shutil.rmtree(mono)
+    run(mono, data, writer("one"), n=1)
+    assert not run(ali, mono, never, command="align")
+    shutil.rmtree(mono)
+    run(mono, data, writer("mended"), n=1)
+    with pytest.raises(StaleError, match="another 'data'"):
+        run(ali, mono, never, command="align")
+
+
+def test_moved_tree_stays_up_to_date(tmp_path, data):
+    run(tmp_path / "exp" / "mono", data, writer("one"), n=1)
+    there = tmp_path / "elsewhere"
+    there.mkdir()
+    for name in ("data", "exp"):
+        shutil.move(str(tmp_path / name), there)
+    assert not run(there / "exp" / "mono", there / "data", never, n=1)
+
+
+def test_foreign_directory_is_not_touched(tmp_path, data):
+    out = tmp_path / "precious"
+    out.mkdir()
+    (out / "thesis.tex").write_text("x")
+    for overwrite in (False, True):
+        with pytest.raises(DataError, match="no step made it"):
+            run(out, data, never, overwrite=overwrite)
+    assert os.listdir(out) == ["thesis.tex"]
+
+
+def test_empty_directory_and_file_in_place_of_output(tmp_path, data):
+    out = tmp_path / "out"
+    out.mkdir()
+    assert run(out, data, writer("one"))
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(DataError, match="is a file"):
+        run(tmp_path / "file", data, never, overwrite=True)
+
+
+def test_failure_leaves_the_old_output(tmp_path, data):
+    log.setup()  # as every command does; without it debug messages, tracebacks among them, go nowhere
+    out = tmp_path / "mono"
+    run(out, data, writer("one"), n=1)
+
+    def fail(tmp: Path) -> None:
+        (tmp / "result").write_text("half")
+        raise ValueError("sudden")
+
+    with pytest.raises(ValueError):
+        run(out, data, fail, overwrite=True, n=2)
+    assert (out / "result").read_text() == "one"
+    assert not run(out, data, never, n=1)
+    assert "ValueError: sudden" in (tmp_path / "mono.tmp" / "log" / "train.log").read_text()
+
+
+def test_resume_only_of_the_same_work(tmp_path, data):
+    out = tmp_path / "mono"
+    seen = []
+
+    def interrupted(tmp: Path) -> None:
+        seen.append(sorted(p.name for p in tmp.iterdir() if p.is_file()))
+        (tmp / "checkpoint").write_text("epoch 3")
+        raise KeyboardInterrupt
+
+    for options, resume in (({"n": 1}, True), ({"n": 1}, True), ({"n": 2}, True), ({"n": 2}, False)):
+        with pytest.raises(KeyboardInterrupt):
+            run(out, data, interrupted, resume=resume, **options)
+    fresh, again = ["pending.json"], ["checkpoint", "pending.json"]
+    assert seen == [fresh, again, fresh, fresh]
+    assert not out.exists()
+
+
+def test_damaged_pending_is_discarded(tmp_path, data):
+    tmp = tmp_path / "mono.tmp"
+    tmp.mkdir()
+    (tmp / "pending.json").write_text("{")
+    (tmp / "checkpoint").write_text("of whom?")
+    assert run(tmp_path / "mono", data, writer("one"))
+    assert not (tmp_path / "mono" / "checkpoint").exists()
+
+
+@pytest.mark.parametrize("broken", ["{", "[]", '{"identity": "x"}', '{"identity": 3, "id": "x"}'])
+def test_damaged_stamp(tmp_path, data, broken):
+    out = tmp_path / "mono"
+    run(out, data, writer("one"))
+    (out / "stamp.json").write_text(broken)
+    with pytest.raises(DataError, match=r"mono/stamp\.json"):
+        run(out, data, never)
+    with pytest.raises(DataError, match=r"mono/stamp\.json"):
+        stamp.artifact_id(out)
+
+
+@pytest.mark.parametrize("at", ["rename", "sync_dir", "rmtree"])
+def test_interrupted_replacement_is_completed(tmp_path, data, monkeypatch, at):
+    """Stops between any two steps of the final renames; the next run must find one complete output."""
+    out = tmp_path / "mono"
+    run(out, data, writer("one"), n=1)
+    calls = {"count": 0}
+
+    class Killed(BaseException):
+        pass
+
+    owner = {"rename": stamp.os, "sync_dir": stamp, "rmtree": stamp.shutil}[at]
+    real = getattr(owner, at)
+
+    def dying(*args, **kwargs):
+        calls["count"] += 1
+        if at != "rename" or calls["count"] == 2:
+            raise Killed
+        return real(*args, **kwargs)
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(owner, at, dying)
+        run(out, data, writer("two"), overwrite=True, n=2)
+    assert not run(out, data, never, n=2)
+    assert (out / "result").read_text() == "two"
+    assert sorted(os.listdir(tmp_path)) == ["data", "mono"] or at != "rename"
+    run(out, data, writer("three"), overwrite=True, n=3)
+    assert (out / "result").read_text() == "three"
+    assert sorted(os.listdir(tmp_path)) == ["data", "mono"]
+
+
+SCRIPT = """
+import sys, time
+from pathlib import Path
+from pipeline.base import stamp
+data, out = Path(sys.argv[1]), Path(sys.argv[2])
+def action(tmp):
+    done = tmp / "epochs"
+    old = done.read_text() if done.exists() else ""
+    for epoch in range(len(old), 5):
+        with open(tmp / "epochs.new", "w") as f:
+            f.write(old + "x" * (epoch + 1 - len(old)))
+        (tmp / "epochs.new").rename(done)
+        print("epoch", epoch, flush=True)
+        time.sleep(float(sys.argv[3]))
+work = stamp.Work("train", {"n": 1}, {"data": stamp.artifact_id(data)})
+print(stamp.run(out, work, action, {"data": data}))
+"""
+
+
+def start(data: Path, out: Path, pause: float) -> subprocess.Popen:
+    command = [sys.executable, "-c", SCRIPT, str(data), str(out), str(pause)]
+    return subprocess.Popen(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, text=True)
+
+
+def test_kill_and_rerun_gives_the_undisturbed_result(tmp_path, data):
+    calm = start(data, tmp_path / "calm", 0.0)
+    assert calm.communicate()[0].endswith("True\n")
+    killed = start(data, tmp_path / "mono", 30)
+    assert killed.stdout.readline() == "epoch 0\n"
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    killed.stdout.close()
+    assert not (tmp_path / "mono").exists()
+    again = start(data, tmp_path / "mono", 0.0)
+    assert again.communicate()[0].startswith("epoch 1\n")  # went on, did not start anew
+    assert (tmp_path / "mono" / "epochs").read_bytes() == (tmp_path / "calm" / "epochs").read_bytes()
+    assert stamp.read_stamp(tmp_path / "mono")["id"] == stamp.read_stamp(tmp_path / "calm")["id"]
+
+
+def test_two_runs_at_once(tmp_path, data):
+    """The second waits for the first and then has nothing to do."""
+    out, log = tmp_path / "mono", []
+
+    def slow(tmp: Path) -> None:
+        log.append("begin")
+        time.sleep(0.3)
+        (tmp / "result").write_text("one")
+        log.append("end")
+
+    threads = [threading.Thread(target=run, args=(out, data, slow)) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert log == ["begin", "end"]
+    assert sorted(os.listdir(tmp_path)) == ["data", "mono"]
+
+
+def test_ids_of_plain_inputs(tmp_path, data):
+    file = tmp_path / "lm.arpa"
+    file.write_text("x")
+    before = stamp.artifact_id(file), stamp.artifact_id(data)
+    (data / "log").mkdir()
+    (data / "log" / "prepare.log").write_text("now")
+    (data / ".text.3.tmp").write_text("half")
+    assert (stamp.artifact_id(file), stamp.artifact_id(data)) == before
+    file.write_text("y")
+    (data / "text").rename(data / "transcripts")
+    after = stamp.artifact_id(file), stamp.artifact_id(data)
+    assert after[0] != before[0] and after[1] != before[1]
+
+
+def test_big_directories_go_by_size(tmp_path, data, monkeypatch):
+    monkeypatch.setattr(stamp, "HASH_LIMIT", 3)
+    before = stamp.artifact_id(data)
+    (data / "text").write_text("a b c d")
+    assert stamp.artifact_id(data) != before
+
+
+def test_missing_and_unfinished_inputs(tmp_path):
+    with pytest.raises(DataError, match="no such file or directory"):
+        stamp.artifact_id(tmp_path / "mono")
+    (tmp_path / "mono.tmp").mkdir()
+    with pytest.raises(DataError, match="was interrupted"):
+        stamp.artifact_id(tmp_path / "mono")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="empty directory"):
+        stamp.artifact_id(tmp_path / "empty")
+
+
+def test_identity_depends_on_everything_and_not_on_order():
+    base = stamp.Work("a", {"x": 1, "y": [1, 2]}, {"data": "1"})
+    assert base.identity == stamp.Work("a", {"y": [1, 2], "x": 1}, {"data": "1"}).identity
+    others = [
+        stamp.Work("b", base.options, base.inputs),
+        stamp.Work("a", {"x": 1, "y": [2, 1]}, base.inputs),
+        stamp.Work("a", base.options, {"data": "2"}),
+        stamp.Work("a", base.options, {"date": "1"}),
+    ]
+    assert len({w.identity for w in [base, *others]}) == 5
+
+
+def test_stamp_is_json_without_absolute_paths(tmp_path, data):
+    out = tmp_path / "mono"
+    run(out, data, writer("one"), n=1)
+    text = (out / "stamp.json").read_text()
+    assert json.loads(text)["inputs"]["data"]["path"] == "../data"
+    assert str(tmp_path) not in text

@@ -1,0 +1,171 @@
+"""RESULTS.md and results.json from experiment directories."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from pipeline.base import stamp
+
+from pipeline.experiments import report
+from pipeline.base.errors import DataError
+from pipeline.base.files import read_json, write_json, write_jsonl
+
+ROOT = Path(__file__).resolve().parents[2]
+
+WER = {"id": "mono", "part": "test", "metric": "wer", "value": 12.159, "low": 9.5, "high": 14.9}
+WER["counts"] = {"errors": 94, "words": 773, "ins": 12, "dels": 20, "subs": 62}
+TSE = {"id": "nhmm_fixed", "part": "dev", "metric": "tse_ms", "value": 31.25, "counts": {"skipped": 2}}
+
+
+def add(recipe: Path, name: str, rows: list, model: str = "model") -> Path:
+    """A scoring step's output directory RECIPE/exp/NAME."""
+    source = recipe / "exp" / model
+    if not source.exists():
+        source.mkdir(parents=True)
+        (source / "weights").write_text("1")
+    out = recipe / "exp" / name
+    work = stamp.Work("score", {"weight": 10}, {"model": stamp.artifact_id(source)})
+    record = {"command_line": f"steps/score.py exp/{model} exp/{name}"}
+    stamp.run(out, work, lambda tmp: write_json(tmp / "results.json", rows), {"model": source}, record=record)
+    return out
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    add(tmp_path, "nhmm/score_dev", [TSE, {**TSE, "metric": "within_20ms", "value": 88.04}])
+    add(tmp_path, "mono/decode_test", [WER])
+    add(tmp_path, "mono/decode_dev", [{**WER, "part": "dev", "value": 10.0}])
+    return tmp_path
+
+
+def test_rows_are_complete_and_ordered(recipe):
+    rows = report.collect(recipe)
+    assert [(r["id"], r["part"], r["metric"]) for r in rows] == [
+        ("mono", "dev", "wer"),
+        ("mono", "test", "wer"),
+        ("nhmm_fixed", "dev", "tse_ms"),
+        ("nhmm_fixed", "dev", "within_20ms"),
+    ]
+    row = rows[1]
+    assert row["command"] == "steps/score.py exp/model exp/mono/decode_test"
+    assert row["config"] == {"weight": 10} and row["dir"] == "exp/mono/decode_test"
+    assert "core" in row["device"] and {k: row[k] for k in WER} == WER
+
+
+def test_files(recipe):
+    (recipe / "conf").mkdir()
+    (recipe / "conf" / "references.yaml").write_text(
+        "- {id: mono, part: test, metric: wer, value: 12.16, source: Their programs}\n"
+        "- {id: mono, part: test, metric: wer, value: 13.07, source: Their programs at weight 10}\n"
+        "- {id: tri1, part: test, metric: wer, value: 9.31, source: Their programs}\n"
+    )
+    write_jsonl(
+        recipe / "exp" / "stage_times.jsonl",
+        [
+            {"stage": 3, "title": "GMM", "seconds": 90.0, "made": 4, "ok": False},
+            {"stage": 3, "title": "GMM", "seconds": 187.2, "made": 8, "ok": True},
+            {"stage": 3, "title": "GMM", "seconds": 0.9, "made": 0, "ok": True},
+            {"stage": 0, "title": "data", "seconds": 4.0, "made": 1, "ok": True},
+        ],
+    )
+    report.write_report(recipe, "corpus")
+    text = (recipe / "RESULTS.md").read_text()
+    lines = [" ".join(line.split()) for line in text.splitlines()]
+    assert "| system | part | WER % | counts | reference a | reference b | directory |" in lines
+    assert (
+        "| mono | test | 12.16 [9.50, 14.90] | 94 / 773, 12 ins, 20 dels, 62 subs | 12.16 | 13.07 "
+        "| `exp/mono/decode_test` |" in lines
+    )
+    assert "| tri1 | test | | | 9.31 | | |" in lines
+    assert "| system | part | TSE ms | within 20 ms % | counts | directory |" in lines
+    assert "| nhmm_fixed | dev | 31.2 | 88.0 | 2 skipped | `exp/nhmm/score_dev` |" in lines
+    assert "| 3 | GMM | 3 min 07 s | 8 |" in lines
+    assert "Reference b: Their programs at weight 10." in text
+    results = read_json(recipe / "results.json")
+    assert [r["id"] for r in results if r["metric"] == "seconds"] == ["stage_0", "stage_3"]
+    assert all(set(r) <= set(report.ROW_KEYS) for r in results)
+
+
+def test_equal_input_equal_bytes(recipe):
+    report.write_report(recipe)
+    first = (recipe / "RESULTS.md").read_bytes(), (recipe / "results.json").read_bytes()
+    report.write_report(recipe)
+    assert ((recipe / "RESULTS.md").read_bytes(), (recipe / "results.json").read_bytes()) == first
+    assert str(recipe).encode() not in b"".join(first)
+
+
+def test_rows_of_a_remade_model_are_left_out(recipe, caplog):
+    (recipe / "exp" / "other").mkdir()
+    (recipe / "exp" / "other" / "weights").write_text("2")
+    add(recipe, "tri1/decode_test", [{**WER, "id": "tri1"}], model="other")
+    assert "tri1" in {row["id"] for row in report.collect(recipe)}
+    (recipe / "exp" / "other" / "weights").write_text("3")
+    assert "tri1" not in {row["id"] for row in report.collect(recipe)}
+    assert "tri1/decode_test: left out" in caplog.text
+
+
+def test_unfinished_directories_do_not_count(recipe):
+    (recipe / "exp" / "mono.tmp").mkdir()
+    write_json(recipe / "exp" / "mono.tmp" / "results.json", [{**WER, "id": "half"}])
+    assert "half" not in {row["id"] for row in report.collect(recipe)}
+
+
+@pytest.mark.parametrize(
+    "row, message",
+    [
+        ([], "not an object"),
+        ({k: v for k, v in WER.items() if k != "metric"}, "no metric"),
+        ({**WER, "vaule": 1}, "unknown vaule"),
+        ({**WER, "value": None}, "value is None"),
+        ({**WER, "value": "12"}, "value is '12'"),
+        ({**WER, "value": True}, "value is True"),
+        ({**WER, "low": 15.0}, "low 15.0 is above high 14.9"),
+        ({**WER, "part": ""}, "part is ''"),
+        ({**WER, "id": 7}, "id is 7"),
+    ],
+)
+def test_broken_rows(tmp_path, row, message):
+    write_json(tmp_path / "exp" / "a" / "results.json", [WER, row])
+    with pytest.raises(DataError, match=f"results.json: row 2: .*{message}"):
+        report.collect(tmp_path)
+
+
+def test_nan_row(tmp_path):
+    (tmp_path / "exp").mkdir()
+    (tmp_path / "exp" / "results.json").write_text(json.dumps([{**WER, "value": float("nan")}]))
+    with pytest.raises(DataError, match="value is nan"):
+        report.collect(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["a: 1\n", "- {id: mono, part: test, metric: wer, value: 1}\n", "- {id: mono, part: test, value: 1, source: x}\n"],
+)
+def test_broken_references(recipe, text):
+    (recipe / "conf").mkdir()
+    (recipe / "conf" / "references.yaml").write_text(text)
+    with pytest.raises(DataError, match=r"references\.yaml"):
+        report.write_report(recipe)
+    assert not (recipe / "RESULTS.md").exists()
+
+
+def test_broken_times(recipe):
+    write_jsonl(recipe / "exp" / "stage_times.jsonl", [{"stage": 1}])
+    with pytest.raises(DataError, match=r"stage_times\.jsonl:1"):
+        report.write_report(recipe)
+
+
+def test_command(recipe, run_script):
+    result = run_script(ROOT / "utils" / "results.py", ".", "--title", "A corpus")
+    assert result.returncode == 0, result.stderr
+    assert (recipe / "RESULTS.md").read_text().startswith("# Results: A corpus\n")
+
+
+def test_command_without_results(tmp_path, run_script):
+    (tmp_path / "empty" / "exp").mkdir(parents=True)
+    result = run_script(ROOT / "utils" / "results.py", "empty")
+    assert result.returncode == 2 and "no results.json below empty/exp" in result.stderr
+    assert "Traceback" not in result.stderr

@@ -1,0 +1,246 @@
+"""Sweeps: cells and commands of a table file, missing cells, means, claims and pictures."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline.experiments import report, tables
+from pipeline.base.errors import DataError
+from pipeline.base.files import read_json, write_json
+from pipeline.experiments.tables import Claim, Measured
+
+ROOT = Path(__file__).resolve().parents[2]
+
+TABLE = """
+title: Transition models
+about: As in the paper.
+seeds: [1, 2, 3]
+axes:
+  transition: [fixed, learned]
+  ali:
+    gmm: {source: exp/mono_ali, offset: 0}
+    nhmm: {source: exp/nhmm ali, offset: 5}
+commands:
+  - local/measure.py {dir}/score {transition} {offset} {seed} --source {source}
+columns:
+  - {metric: wer, part: test}
+  - {metric: tse_ms, part: test, id: "model_{transition}", label: time error}
+known:
+  - {cell: {transition: fixed, ali: gmm}, column: wer/test, value: 12.5}
+claims:
+  - {text: Learned transitions lower the time error, column: tse_ms/test, better: {transition: learned}, than: {transition: fixed}}
+  - {text: GMM alignments are better, column: wer/test, better: {ali: gmm}, than: {ali: nhmm}}
+  - {text: Learned transitions raise the word error, column: wer/test, better: {transition: learned}, than: {transition: fixed}, lower: false}
+plots:
+  - {column: tse_ms/test, x: transition, series: ali}
+  - {column: wer/test, x: transition, y: ali}
+"""
+
+# A step of its own: wer = 10 + offset, time error 30 or 20 with a little of the seed; fails while FAIL names the seed.
+MEASURE = """#!/usr/bin/env -S python3 -S -E
+import json, os, sys
+from pathlib import Path
+out, transition, offset, seed = Path(sys.argv[1]), sys.argv[2], float(sys.argv[3]), int(sys.argv[4])
+assert sys.argv[5:] == ["--source", {0.0: "exp/mono_ali", 5.0: "exp/nhmm ali"}[offset]]
+if Path("fail").exists() and Path("fail").read_text() == str(seed) and transition == "learned":
+    sys.exit(2)
+out.mkdir(parents=True, exist_ok=True)
+with open("trace", "a") as trace:
+    print(out, file=trace)
+tse = (20 if transition == "learned" else 30) + 0.1 * seed
+row = {"id": f"model_{transition}", "part": "test"}
+json.dump([{**row, "metric": "wer", "value": 10 + offset}, {**row, "metric": "tse_ms", "value": tse},
+           {**row, "id": "other", "metric": "tse_ms", "value": 99.0}], open(out / "results.json", "w"))
+"""
+
+
+@pytest.fixture
+def recipe(tmp_path: Path, monkeypatch) -> Path:
+    (tmp_path / "conf" / "tables").mkdir(parents=True)
+    (tmp_path / "local").mkdir()
+    (tmp_path / "conf" / "tables" / "transitions.yaml").write_text(TABLE)
+    script = tmp_path / "local" / "measure.py"
+    script.write_text(MEASURE)
+    script.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+    return tmp_path
+
+
+def test_cells_and_commands(recipe):
+    table = tables.load_tables(recipe)["transitions"]
+    cells = list(table.cells())
+    assert cells[:2] == [{"transition": "fixed", "ali": "gmm"}, {"transition": "fixed", "ali": "nhmm"}]
+    assert len(cells) == 4
+    directory = tables.cell_dir("transitions", cells[1], 2)
+    assert directory == Path("exp/tables/transitions/transition=fixed_ali=nhmm_seed2")
+    assert tables.cell_commands(table, cells[1], 2, directory) == [
+        f"local/measure.py {directory}/score fixed 5 2 --source 'exp/nhmm ali'"
+    ]
+
+
+def test_commands_of_some_cells_and_variables_with_the_seed(recipe):
+    path = recipe / "conf" / "tables" / "transitions.yaml"
+    changed = TABLE.replace("source: exp/mono_ali,", 'source: "exp/mono {seed}/ali",')
+    path.write_text(changed.replace("columns:\n", "  - {run: 'local/more.py {dir}', when: {ali: nhmm}}\ncolumns:\n", 1))
+    table = tables.load_table(path)
+    gmm, nhmm = list(table.cells())[:2]
+    assert tables.cell_commands(table, gmm, 2, Path("d")) == ["local/measure.py d/score fixed 0 2 --source 'exp/mono 2/ali'"]
+    assert tables.cell_commands(table, nhmm, 2, Path("d"))[1:] == ["local/more.py d"]
+    path.write_text(path.read_text().replace("when: {ali: nhmm}", "when: {ali: ctc}"))
+    with pytest.raises(DataError, match=r"\{ali: ctc\} is no value"):
+        tables.load_table(path)
+
+
+def test_excluded_cells(recipe):
+    path = recipe / "conf" / "tables" / "transitions.yaml"
+    path.write_text(TABLE + "exclude:\n  - {transition: fixed, ali: nhmm}\n")
+    assert len(list(tables.load_table(path).cells())) == 3
+
+
+def test_run_and_report(recipe):
+    table = tables.load_tables(recipe)["transitions"]
+    (recipe / "fail").write_text("3")
+    failed = tables.run_table(recipe, "transitions", table, parallel=2)
+    assert failed == ["transition=learned_ali=gmm_seed3", "transition=learned_ali=nhmm_seed3"]
+    rows = report.write_report(recipe, extra=tables.sections)
+    text = " ".join((recipe / "RESULTS.md").read_text().split())
+    assert "| fixed | gmm | 10.00 ± 0.00 | 12.5 | 30.2 ± 0.1 |" in text
+    assert "| learned | nhmm | 15.00 ± 0.00 (2) | | 20.1 ± 0.1 (2) |" in text
+    assert "too few to say" in text
+    assert {row["table"] for row in rows} == {"transitions"}
+
+    (recipe / "fail").unlink()
+    assert tables.run_table(recipe, "transitions", table, parallel=2) == []
+    rows = report.write_report(recipe, extra=tables.sections)
+    text = " ".join((recipe / "RESULTS.md").read_text().split())
+    assert "| learned | nhmm | 15.00 ± 0.00 | | 20.2 ± 0.1 |" in text
+    assert "lower the time error: **reproduced**; difference -10.00 [-10.00, -10.00] over 3 seeds" in text
+    assert "GMM alignments are better: **reproduced**; difference -5.00" in text
+    assert "raise the word error: **no effect shown**; difference +0.00" in text
+    row = next(r for r in rows if r["seeds"] == [2] and r["cell"] == {"transition": "learned", "ali": "nhmm"})
+    assert row["table"] == "transitions" and row["dir"].endswith("seed2/score")
+    assert "## Error rates" not in text  # rows of a sweep stand in its table only
+    for name in ("transitions1.svg", "transitions2.svg"):
+        assert f"plots/{name}" in text
+        assert "</svg>" in (recipe / "plots" / name).read_text()
+
+
+def test_rows_of_a_sweep_that_no_column_shows_are_left_out(recipe):
+    keep = tables.shown(recipe)
+    cell = {"table": "transitions", "cell": {"transition": "fixed", "ali": "gmm"}, "seeds": [1]}
+    row = {"id": "x", "part": "test", "metric": "wer", "value": 1.0}
+    assert keep({**row, **cell}) and keep(row) and keep({**row, "metric": "rtf"})
+    assert not keep({**row, **cell, "metric": "rtf"}) and not keep({**row, **cell, "part": "dev"})
+    assert not keep({**row, **cell, "table": "gone"})
+
+
+def test_pictures_are_equal_for_equal_data(recipe):
+    table = tables.load_tables(recipe)["transitions"]
+    tables.run_table(recipe, "transitions", table, parallel=2)
+    drawn = []
+    for _ in range(2):
+        report.write_report(recipe, extra=tables.sections)
+        drawn.append([path.read_bytes() for path in sorted((recipe / "plots").iterdir())])
+    assert drawn[0] == drawn[1]
+
+
+def test_facts_of_a_stamp(recipe):
+    path = recipe / "conf" / "tables" / "transitions.yaml"
+    text = TABLE.replace("  - {metric: wer, part: test}\n", "  - {metric: wer, part: test}\n  - {metric: p, fact: 'm:p'}\n")
+    path.write_text(text)
+    table = tables.load_table(path)
+    cell = next(table.cells())
+    for seed, value in ((1, 0.5), (2, 0.7), (3, None)):
+        directory = recipe / tables.cell_dir("transitions", cell, seed) / "m"
+        write_json(directory / "stamp.json", {"identity": "x", "id": "y", "facts": {"p": value}})
+    measured = tables.measure(recipe, "transitions", table, [], cell, table.columns[1])
+    assert measured.values == {1: 0.5, 2: 0.7}
+    assert measured.mean == pytest.approx(0.6) and measured.spread == pytest.approx(0.02**0.5)
+
+
+def test_ambiguous_column(recipe):
+    path = recipe / "conf" / "tables" / "transitions.yaml"
+    path.write_text(TABLE.replace(', id: "model_{transition}"', ""))
+    table = tables.load_table(path)
+    tables.run_table(recipe, "transitions", table)
+    with pytest.raises(DataError, match="2 rows for column tse_ms/test; give its part or id"):
+        report.write_report(recipe, extra=tables.sections)
+
+
+def test_unmeasured_table_is_not_shown(recipe):
+    write_json(recipe / "exp" / "a" / "results.json", [{"id": "a", "part": "test", "metric": "wer", "value": 1.0}])
+    report.write_report(recipe, extra=tables.sections)
+    assert "Transition models" not in (recipe / "RESULTS.md").read_text()
+
+
+CELLS = [{"a": a, "b": b} for a in ("x", "y") for b in (1, 2)]
+
+
+@pytest.mark.parametrize(
+    "x, y, lower, outcome",
+    [
+        ([1.0, 2.0, 3.0], [2.0, 3.1, 3.9], True, "reproduced"),
+        ([1.0, 2.0, 3.0], [2.0, 3.1, 3.9], False, "the opposite"),
+        ([1.0, 2.0, 3.0], [2.0, 1.0, 3.5], True, "no effect shown"),
+        ([1.0, 2.0], [2.0, 3.0], True, "too few to say"),
+        ([], [2.0, 3.0], True, "not measured"),
+    ],
+)
+def test_verdict(x, y, lower, outcome):
+    claim = Claim("x is better", "wer", {"a": "x"}, {"a": "y"}, lower)
+    measured = [Measured(dict(enumerate(values))) for values in (x, x, y, y)]
+    assert outcome in tables.verdict(claim, CELLS, measured)
+
+
+def test_verdict_interval():
+    """Differences -1, -1.1, -0.9 by hand: mean -1, standard error 0.1 / sqrt(3), t(2; 0.975) = 4.303."""
+    measured = [Measured(dict(enumerate(v))) for v in ([1, 2, 3], [2, 3.1, 3.9])]
+    claim = Claim("x is better", "wer", {"a": "x"}, {"a": "y"})
+    text = tables.verdict(claim, [{"a": "x"}, {"a": "y"}], measured)
+    assert "-1.00 [-1.25, -0.75]" in text
+
+
+def test_pairs_differ_in_the_claimed_axis_only():
+    """Cells (x,1)-(y,1) and (x,2)-(y,2) are compared, and not (x,1)-(y,2), which would hide the effect."""
+    measured = [Measured({s: v for s in range(3)}) for v in (1.0, 101.0, 2.0, 102.0)]
+    claim = Claim("x is better", "wer", {"a": "x"}, {"a": "y"})
+    assert "reproduced" in tables.verdict(claim, CELLS, measured)
+    assert "-1.00 [-1.00, -1.00]" in tables.verdict(claim, CELLS, measured)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (("seeds: [1, 2, 3]", "sedes: [1]"), "sedes"),
+        (("commands:\n", "commands: []\nx:\n"), "commands|x"),
+        (("{transition} {offset}", "{transitoin} {offset}"), r"\{transitoin\} is no axis"),
+        (("x: transition, series", "x: transitoin, series"), "no axis 'transitoin'"),
+        (("column: tse_ms/test, x", "column: tse/test, x"), "no column 'tse/test'; there are wer/test, tse_ms/test"),
+        (("better: {ali: gmm}", "better: {ali: gmn}"), r"\{ali: gmn\} is no value"),
+        (("seeds: [1, 2, 3]", "seeds: []"), "seeds"),
+        (("seeds: [1, 2, 3]", "seeds: one"), "seeds"),
+    ],
+)
+def test_broken_table(recipe, change, message):
+    path = recipe / "conf" / "tables" / "transitions.yaml"
+    assert change[0] in TABLE
+    path.write_text(TABLE.replace(*change))
+    with pytest.raises(DataError, match=rf"transitions\.yaml: .*({message})"):
+        tables.load_table(path)
+
+
+def test_command(recipe, run_script):
+    (recipe / "fail").write_text("2")
+    result = run_script(ROOT / "utils" / "tables.py", ".", "transitions", "--parallel", "2")
+    assert result.returncode == 2 and "2 cells failed" in result.stderr
+    assert re.search(r"transitions/log/transition=learned_ali=gmm_seed2\.log", result.stderr)
+    (recipe / "fail").unlink()
+    result = run_script(ROOT / "utils" / "tables.py", ".")
+    assert result.returncode == 0, result.stderr
+    assert len([r for r in read_json(recipe / "results.json") if r.get("table")]) == 36
+    assert run_script(ROOT / "utils" / "tables.py", ".", "none").returncode == 2

@@ -1,0 +1,145 @@
+"""Boundaries from posteriors: against enumeration of all segmentations, medians and gaps by construction."""
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.artifacts.ali import AliHeader, Alignment, AliSet, AliWriter
+from pipeline.tasks.boundaries import BoundaryOptions, Posteriors, Source, chain_of, medians, refine, separate
+from pipeline.base.errors import DataError, MismatchError
+from pipeline.feats.load import PackedFeats
+from pipeline.artifacts.lang import make_lang
+from pipeline.artifacts.lexicon import Lexicon, Pronunciation
+from pipeline.artifacts.model_dir import load_hmm, save_hmm
+from pipeline.artifacts.transitions import TransitionModel
+from pipeline.artifacts.tree import monophone_tree
+
+LANG = make_lang(Lexicon([Pronunciation("AB", ("A", "B"))]), speech_states=2)
+TREE = monophone_tree(LANG.phones, LANG.topo)
+TRANSITIONS = TransitionModel(TREE, LANG.topo)
+SIL, A, B = (LANG.phones.id(p) for p in ("SIL", "A", "B"))
+FRAMES = 9
+
+
+class FakeScorer:
+    """Its features are its scores."""
+
+    feat_options, frame_shift, frame_offset = None, 0.01, 0.0
+
+    def log_likes(self, feats, lens, speakers=None):
+        return feats, lens
+
+    def transition_scores(self, feats, lens):
+        return None
+
+
+@pytest.fixture
+def aligned(tmp_path):
+    """(alignment directory, model directory): SIL 3, A 2, B 4 of one word."""
+    phones = [SIL] * 3 + [A] * 2 + [B] * 4
+    chain = chain_of_model([SIL, A, B])
+    state = {SIL: [0, 0, 0], A: [1, 2], B: [3, 3, 3, 4]}
+    tids = np.array([2 * chain.transition_state[s] for p in (SIL, A, B) for s in state[p]], dtype=np.int32)
+    tids[[2, 3, 4, 7, 8]] += 1  # the last frame of each state leaves it
+    assert len(tids) == len(phones) == FRAMES
+    ali = Alignment("u", tids, -1.0, np.array([[LANG.words.id("AB"), 3]], dtype=np.int32))
+    header = AliHeader(LANG.topo.id, TREE.id, LANG.id, 0.01, 0.0, "exp/mono")
+    with AliWriter(tmp_path / "ali", header, TREE, LANG.topo, TRANSITIONS, LANG.words) as writer:
+        writer.write(ali)
+    save_hmm(tmp_path / "model", LANG.topo, TREE, TRANSITIONS)
+    return tmp_path / "ali", tmp_path / "model"
+
+
+def chain_of_model(phones):
+    from pipeline.artifacts.model_dir import HmmDir
+    return chain_of(HmmDir(None, LANG.phones, LANG.topo, TREE, TRANSITIONS), phones)
+
+
+def use_scores(monkeypatch, scores: np.ndarray) -> None:
+    packed = PackedFeats(("u",), ("s",), torch.from_numpy(scores.astype(np.float32)), torch.tensor([0, len(scores)]))
+    monkeypatch.setattr("pipeline.tasks.scorer.load_scorer", lambda *args, **kwargs: FakeScorer())
+    monkeypatch.setattr("pipeline.feats.load.iter_packed", lambda *args, **kwargs: iter([packed]))
+
+
+def test_distributions_equal_the_sum_over_all_segmentations(aligned, monkeypatch):
+    scores = np.random.default_rng(3).normal(size=(FRAMES, TREE.num_pdfs))
+    use_scores(monkeypatch, scores)
+    options = BoundaryOptions(acoustic_scale=0.7, transition_scale=0.4)
+    centres, after = Posteriors(Source(aligned[1], aligned[1]), AliSet.load(aligned[0]), options).of(["u"])["u"]
+    chain, log_probs = chain_of_model([SIL, A, B]), TRANSITIONS.log_probs()
+    expected, total = np.zeros((FRAMES, 3)), 0.0
+    for cuts in itertools.combinations(range(1, FRAMES), 4):  # first frames of states 1 to 4
+        states = np.searchsorted(cuts, np.arange(FRAMES), side="right")
+        ts = chain.transition_state[states]
+        moved = np.diff(states)
+        weight = np.exp(0.7 * scores[np.arange(FRAMES), chain.pdf[states]].sum() + 0.4 * log_probs[2 * ts[:-1] + moved].sum())
+        total += weight
+        expected += weight * (chain.position[states][:, None] >= np.arange(3))
+    np.testing.assert_allclose(after, expected / total, atol=1e-5)
+    np.testing.assert_allclose(centres, 0.005 + 0.01 * np.arange(FRAMES))
+
+
+def test_sure_scores_move_boundaries_and_words(aligned, monkeypatch, tmp_path):
+    """Scores that allow one path alone: SIL to 0.02, A to 0.06, B; on a grid of 5 ms."""
+    chain = chain_of_model([SIL, A, B])
+    scores = np.full((FRAMES, TREE.num_pdfs), -1000.0)
+    scores[np.arange(FRAMES), chain.pdf[[0, 0, 1, 1, 1, 2, 3, 4, 4]]] = 0.0
+    use_scores(monkeypatch, scores)
+    options = BoundaryOptions(acoustic_scale=1.0, frame_shift=0.005)
+    source = Source(aligned[1], aligned[1])
+    facts = refine(AliSet.load(aligned[0]), [source, source], tmp_path / "out", options, "models")
+    out = AliSet.load(tmp_path / "out")
+    assert facts == {"utterances": 1, "kept": 0} and out.header.producer == "models"
+    assert [(s.symbol, round(s.start, 6), round(s.end, 6)) for s in out.phones("u")] == [
+        ("SIL", 0.0, 0.02), ("A", 0.02, 0.06), ("B", 0.06, 0.09)]
+    assert [(s.symbol, round(s.start, 6), round(s.end, 6)) for s in out.words("u")] == [("AB", 0.02, 0.09)]
+
+
+def test_an_utterance_without_path_keeps_its_boundaries(aligned, monkeypatch, tmp_path):
+    use_scores(monkeypatch, np.full((FRAMES, TREE.num_pdfs), -np.inf))
+    ali = AliSet.load(aligned[0])
+    facts = refine(ali, [Source(aligned[1], aligned[1])], tmp_path / "out", BoundaryOptions(frame_shift=0.005), "m")
+    assert facts == {"utterances": 1, "kept": 1}
+    new = AliSet.load(tmp_path / "out")
+    assert [(s.symbol, round(s.start, 6), round(s.end, 6)) for s in new.phones("u")] == [
+        (s.symbol, round(s.start, 6), round(s.end, 6)) for s in ali.phones("u")]
+
+
+def test_a_model_of_other_phones_is_a_mismatch(aligned, tmp_path):
+    other = make_lang(Lexicon([Pronunciation("C", ("C",))]))
+    tree = monophone_tree(other.phones, other.topo)
+    save_hmm(tmp_path / "other", other.topo, tree, TransitionModel(tree, other.topo))
+    with pytest.raises(MismatchError, match="other phones"):
+        Posteriors(Source(tmp_path / "other", tmp_path), AliSet.load(aligned[0]), BoundaryOptions())
+    assert list(load_hmm(aligned[1]).phones) == list(LANG.phones)
+
+
+def test_the_median_of_several_models_lies_between_theirs():
+    times = np.arange(10) + 0.5
+    steps = [np.stack([np.ones(10), (np.arange(10) >= first).astype(float)], axis=1) for first in (2, 4, 8)]
+    grid = np.arange(21) / 2
+    for step, first in zip(steps, (2, 4, 8)):
+        assert medians([(times, step)], grid).tolist() == [0, 2 * first]
+    assert medians([(times, s) for s in steps], grid).tolist() == [0, 8]
+
+
+@given(st.lists(st.tuples(st.integers(0, 30), st.integers(1, 4)), min_size=1, max_size=6), st.integers(0, 10))
+def test_separated_phones_are_long_enough(phones, spare):
+    starts, shortest = (np.array(x) for x in zip(*phones))
+    starts = np.sort(starts)
+    starts[0] = 0
+    length = int(shortest.sum()) + spare
+    new = separate(starts, shortest, length)
+    assert new[0] == 0 and (np.diff(np.append(new, length)) >= shortest).all()
+    fine = (np.diff(np.append(starts, length)) >= shortest).all()
+    assert not fine or (new == starts).all()
+
+
+def test_too_few_frames_are_refused():
+    with pytest.raises(DataError, match="too few"):
+        separate(np.array([0, 1]), np.array([3, 3]), 5)

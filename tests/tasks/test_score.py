@@ -1,0 +1,97 @@
+"""Counts against an independent edit distance, intervals against kaldialign's bootstrap."""
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.base.errors import MismatchError
+from pipeline.base.files import write_json
+from pipeline.artifacts.hyp import Hypothesis
+from pipeline.experiments.report import read_rows
+from pipeline.tasks.score import (bootstrap, compare, count_errors, error_report, interval, result_row, total_errors, wer_interval,
+                            wer_row)
+
+WORDS = st.lists(st.sampled_from("ABC"), max_size=6)
+
+
+def distance(ref: list[str], hyp: list[str]) -> int:
+    row = list(range(len(hyp) + 1))
+    for i, r in enumerate(ref, 1):
+        row, above = [i], row
+        for j, h in enumerate(hyp, 1):
+            row.append(min(above[j] + 1, row[j - 1] + 1, above[j - 1] + (r != h)))
+    return row[-1]
+
+
+def random_hyps(seed: int, count: int = 60, wrong: float = 0.2) -> list[Hypothesis]:
+    rng = np.random.default_rng(seed)
+    out = []
+    for i in range(count):
+        ref = rng.choice(list("ABCDE"), rng.integers(1, 9))
+        noise = rng.random(len(ref)) < wrong
+        out.append(Hypothesis(f"u{i}", f"s{i % 7}", tuple(ref), tuple(np.where(noise, "Q", ref))))
+    return out
+
+
+@given(WORDS, WORDS)
+def test_counts_are_those_of_the_edit_distance(ref: list[str], hyp: list[str]) -> None:
+    e = count_errors([Hypothesis("u", "s", tuple(ref), tuple(hyp))])[0]
+    assert e.total == distance(ref, hyp) and e.words == len(ref) and e.ins - e.dels == len(hyp) - len(ref)
+
+
+def test_line_is_kaldis() -> None:
+    hyps = [Hypothesis("u", "s", ("A", "B", "C"), ("A", "X", "C", "D")), Hypothesis("v", "s", ("A",), ())]
+    assert total_errors(count_errors(hyps)).line() == "%WER 75.00 [ 3 / 4, 1 ins, 1 del, 1 sub ]"
+
+
+def test_report_shows_alignments_and_ranks_errors() -> None:
+    hyps = [Hypothesis("u", "s", ("A", "B", "C"), ("A", "X", "C", "D")), Hypothesis("v", "s", ("B", "A"), ("X",))]
+    lines = list(error_report(hyps))
+    assert lines[0] == total_errors(count_errors(hyps)).line()
+    assert "u:\tA (B->X) C (*->D)" in lines and "v:\t(B->X) (A->*)" in lines
+    assert "2\tB -> X" in lines and "1\tA" in lines and "1\tD" in lines
+    assert "B\t2 0 2 0" in lines and "A\t1 1 2 1" in lines
+
+
+def test_interval_agrees_with_kaldialign() -> None:
+    from kaldialign import bootstrap_wer_ci
+    hyps = random_hyps(1)
+    theirs = bootstrap_wer_ci([h.ref for h in hyps], [h.hyp for h in hyps])
+    low, high = wer_interval(hyps, count_errors(hyps))
+    assert low == pytest.approx(100 * theirs["ci95min"], abs=0.4) and high == pytest.approx(100 * theirs["ci95max"], abs=0.4)
+
+
+def test_speakers_that_differ_widen_the_interval() -> None:
+    hyps = [Hypothesis(f"u{i}", f"s{i % 4}", ("A", "B"), ("A", "B") if i % 4 else ("X", "Y")) for i in range(80)]
+    errors = count_errors(hyps)
+    by_utterance, by_speaker = wer_interval(hyps, errors), wer_interval(hyps, errors, by_speaker=True)
+    assert by_speaker[1] - by_speaker[0] > 2 * (by_utterance[1] - by_utterance[0])
+
+
+def test_bootstrap_repeats_and_centres() -> None:
+    num, den = np.arange(30) % 3, np.full(30, 4)
+    assert np.array_equal(bootstrap(num, den, seed=3), bootstrap(num, den, seed=3))
+    assert bootstrap(num, den).mean() == pytest.approx(0.25, abs=0.005)
+    assert interval(np.arange(1001)) == (25.0, 975.0)
+
+
+def test_compare_is_paired() -> None:
+    first, second = random_hyps(2, wrong=0.5), random_hyps(2, wrong=0.1)
+    better = compare(first, second)
+    assert better["difference"] == pytest.approx(better["wer_second"] - better["wer_first"])
+    assert better["low"] < better["difference"] < better["high"] < 0 and better["p_better"] == 1.0
+    assert compare(first, first[::-1])["p_better"] == 0.0
+    with pytest.raises(MismatchError):
+        compare(first, second[1:])
+
+
+def test_rows_are_accepted_by_the_report(tmp_path: Path) -> None:
+    rows = [wer_row("mono", "test", random_hyps(3)), result_row("a", "b", "rtf", 0.0, config={"beam": 1})]
+    write_json(tmp_path / "results.json", rows)
+    read = read_rows(tmp_path / "results.json", tmp_path)
+    assert read[0]["low"] <= read[0]["value"] <= read[0]["high"] and read[0]["counts"]["utterances"] == 60
+    assert read[1]["value"] == 0.0 and read[1]["config"] == {"beam": 1}
