@@ -1,15 +1,18 @@
 #!/usr/bin/env python3
-"""What weak supervision costs: whole training steps of end-to-end models with and without a frame cross-entropy at a layer.
+"""What weak supervision costs: whole training steps of end-to-end models with and without a frame cross-entropy at a
+layer.
 
-Both run in one process, turn by turn, on the same batch. The clock is the processor time of one thread, so that other programs
-do not count. The target is at most 10 % more time; nothing is added to decoding, since the exported model has no such output.
+Both run in one process, turn by turn, on the same batch. The clock is the processor time of one thread, so that other
+programs do not count. The target is at most 10 % more time; nothing is added to decoding, since the exported model has
+no such output.
 """
+
 from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Callable
 
 import click
 
@@ -27,8 +30,12 @@ NETWORKS = {
 FEATURES = 80
 
 
-def steps_of(shape: dict, num: int, seconds: float, labels: int, vocab: int, subsampling: int) -> dict[str, Callable[[], None]]:
-    """Training steps without the optimizer, by "without" and "with" a cross-entropy of `labels` classes at the middle layer."""
+def steps_of(
+    shape: dict, num: int, seconds: float, labels: int, vocab: int, subsampling: int
+) -> dict[str, Callable[[], None]]:
+    """Training steps without the optimizer, by "without" and "with" a cross-entropy of `labels` classes at the middle
+    layer.
+    """
     import numpy as np
     import torch
 
@@ -66,7 +73,9 @@ def steps_of(shape: dict, num: int, seconds: float, labels: int, vocab: int, sub
 @click.option("--seconds", type=click.FloatRange(1.0), default=5.0, show_default=True, help="Length of each.")
 @click.option("--labels", type=click.IntRange(2), default=500, show_default=True, help="Tied states.")
 @click.option("--vocab", type=click.IntRange(8), default=500, show_default=True, help="Tokens.")
-@click.option("--subsampling", type=click.IntRange(1), default=4, show_default=True, help="Feature frames per encoder frame.")
+@click.option(
+    "--subsampling", type=click.IntRange(1), default=4, show_default=True, help="Feature frames per encoder frame."
+)
 def main(repeats: int, num: int, seconds: float, labels: int, vocab: int, subsampling: int) -> None:
     """Prints processor time per training step without and with a frame cross-entropy at the middle layer."""
     import torch
@@ -75,13 +84,19 @@ def main(repeats: int, num: int, seconds: float, labels: int, vocab: int, subsam
     import pipeline.base.cli  # noqa: F401  chooses the code path of MKL, as in all steps
 
     torch.set_num_threads(1)
-    print(f"{num} utterances of {seconds:g} s, {FEATURES} features, {subsampling} of 10 ms frames joined, {labels} tied states, "
-          f"{vocab} tokens, one thread")
+    print(
+        f"{num} utterances of {seconds:g} s, {FEATURES} features, {subsampling} of 10 ms frames joined, {labels} "
+        f"tied states, "
+        f"{vocab} tokens, one thread"
+    )
     print("| model | without s | with s | more time % |\n| --- | --- | --- | --- |")
     for name, shape in NETWORKS.items():
         taken = seconds_of(steps_of(shape, num, seconds, labels, vocab, subsampling), repeats, time.process_time)
-        print(f"| {name} | {taken['without']:.3f} | {taken['with']:.3f} | "
-              f"{100 * (taken['with'] / taken['without'] - 1):.1f} |", flush=True)
+        print(
+            f"| {name} | {taken['without']:.3f} | {taken['with']:.3f} | "
+            f"{100 * (taken['with'] / taken['without'] - 1):.1f} |",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

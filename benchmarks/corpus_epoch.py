@@ -2,11 +2,13 @@
 """What the engine costs in training on a corpus: the making of all training graphs as a share of an epoch, and full-sum
 steps beside cross-entropy steps. (train_step.py compares the steps of several networks on random data.)
 
-Two equal networks take one step each on the same batch, turn by turn: forward pass, criterion, backward pass, clipping and
+Two equal networks take one step each on the same batch, turn by turn: forward pass, criterion, backward pass, clipping
+    and
 update, as in pipeline/nn/train.py without augmentation. The targets of the cross-entropy are arbitrary labels, which
 costs the same as those of an alignment. An epoch is the sum of the steps over all batches, extrapolated from those
 timed by their frames.
 """
+
 from __future__ import annotations
 
 import json
@@ -14,7 +16,7 @@ import statistics
 import sys
 import time
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any
 
 import click
 
@@ -24,15 +26,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 class Training:
     """Data, graphs and labels of a corpus as training sees them; the graphs' making is timed."""
 
-    def __init__(self, data: Path, lang_dir: Path, config: Optional[Path], repeats: int) -> None:
+    def __init__(self, data: Path, lang_dir: Path, config: Path | None, repeats: int) -> None:
         import numpy as np
 
-        from pipeline.base.cli import load_options
         from pipeline.artifacts.corpus import cut_entries
+        from pipeline.artifacts.lang import Lang
+        from pipeline.base.cli import load_options
         from pipeline.feats.load import load_packed
         from pipeline.hmm import compile as hmm_compile
         from pipeline.hmm.graph_cache import GraphCache
-        from pipeline.artifacts.lang import Lang
         from pipeline.nn.data import UtteranceSet, plan
         from pipeline.nn.nhmm import hmm_for
         from pipeline.nn.options import NhmmOptions
@@ -70,8 +72,14 @@ class Training:
         torch.manual_seed(o.seed)
         model = AcousticModel(self.set.packed.feats.shape[1], self.hmm.tree.num_pdfs, encoder_options(o))
         model.set_normalisation(self.set.packed.feats)
-        model.transitions = TransitionNet(o.transitions, self.hmm.transitions, model.encoder.out_dim, o.transition_init,
-                                          o.subsampling, o.transition_dim)
+        model.transitions = TransitionNet(
+            o.transitions,
+            self.hmm.transitions,
+            model.encoder.out_dim,
+            o.transition_init,
+            o.subsampling,
+            o.transition_dim,
+        )
         return model.train()
 
     def criteria(self) -> dict[str, Any]:
@@ -138,12 +146,14 @@ def measure(training: Training, steps: int, repeats: int) -> dict[str, float]:
 @click.command()
 @click.argument("data", type=click.Path(path_type=Path, exists=True))
 @click.argument("lang", type=click.Path(path_type=Path, exists=True))
-@click.option("--config", type=click.Path(path_type=Path, exists=True), help="Options of train_nhmm.py, as a YAML file.")
+@click.option(
+    "--config", type=click.Path(path_type=Path, exists=True), help="Options of train_nhmm.py, as a YAML file."
+)
 @click.option("--steps", default=30, show_default=True, help="Batches to time, spread over an epoch.")
 @click.option("--repeats", default=3, show_default=True, help="Steps on each batch, of which the median counts.")
 @click.option("--threads", default=2, show_default=True, help="Threads of torch, and so of the engine.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object instead of lines.")
-def main(data: Path, lang: Path, config: Optional[Path], steps: int, repeats: int, threads: int, as_json: bool) -> None:
+def main(data: Path, lang: Path, config: Path | None, steps: int, repeats: int, threads: int, as_json: bool) -> None:
     """Times training steps on DATA (with features) and LANG, for instance
     egs/an4/data/fbank/train egs/an4/data/lang_phone --config egs/an4/conf/nhmm.yaml."""
     import torch

@@ -7,14 +7,16 @@ that other work on the machine matters little; the best of the repeats counts. `
 path of them; Kaldi's FasterDecoder makes the best path alone, its LatticeSimpleDecoder lattices (but is written for
 plainness, not for speed; its fast sibling is not in any package for this Python).
 """
+
 from __future__ import annotations
 
 import json
 import sys
 import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -28,15 +30,30 @@ if TYPE_CHECKING:
     from pipeline.graph.options import DecodeOptions
 
 DECODERS = ("k2", "k2 one by one", "kaldi FasterDecoder", "kaldi LatticeSimpleDecoder")
-COLUMNS = ("graph", "beam", "max_active", "decoder", "seconds", "rtf", "faster_than_kaldi", "same_words", "same_score", "better",
-           "worse", "failed", "wer")
-SAME = 1e-2  # two totals that differ by less, in units of the search scale, count as equal: float32 sums of different order
+COLUMNS = (
+    "graph",
+    "beam",
+    "max_active",
+    "decoder",
+    "seconds",
+    "rtf",
+    "faster_than_kaldi",
+    "same_words",
+    "same_score",
+    "better",
+    "worse",
+    "failed",
+    "wer",
+)
+# Two totals that differ by less, in units of the search scale, count as equal: float32 sums of different order.
+SAME = 1e-2
 
 
-def kaldi_graph(graph: "DecodingGraph", log_probs: Any, transition_scale: float) -> "kaldifst.StdVectorFst":
+def kaldi_graph(graph: DecodingGraph, log_probs: Any, transition_scale: float) -> kaldifst.StdVectorFst:
     """The same graph for Kaldi: costs are negative log scores, labels count from 1, final arcs become final costs."""
     import kaldifst
     import numpy as np
+
     fsa = graph.to_k2(log_probs, transition_scale)
     arcs, scores = fsa.arcs.values()[:, :3].tolist(), (-fsa.scores).tolist()
     words = fsa.aux_labels.tolist()
@@ -63,8 +80,13 @@ class Found:
     totals: list[float]
 
 
-def kaldi_search(fst: "kaldifst.StdConstFst", graph: "DecodingGraph", scores: Sequence["torch.Tensor"], options: "DecodeOptions",
-                 lattices: bool = False) -> Found:
+def kaldi_search(
+    fst: kaldifst.StdConstFst,
+    graph: DecodingGraph,
+    scores: Sequence[torch.Tensor],
+    options: DecodeOptions,
+    lattices: bool = False,
+) -> Found:
     """Kaldi's decoders, one utterance after the other.
 
     Args:
@@ -73,16 +95,22 @@ def kaldi_search(fst: "kaldifst.StdConstFst", graph: "DecodingGraph", scores: Se
     """
     import kaldi_decoder
     import kaldifst
+
     found = Found([], [])
     for matrix in scores:
         decodable = kaldi_decoder.DecodableCtc(matrix.numpy())
         if lattices:
-            decoder = kaldi_decoder.LatticeSimpleDecoder(fst, kaldi_decoder.LatticeSimpleDecoderConfig(
-                beam=options.beam, lattice_beam=options.lattice_beam))
+            decoder = kaldi_decoder.LatticeSimpleDecoder(
+                fst, kaldi_decoder.LatticeSimpleDecoderConfig(beam=options.beam, lattice_beam=options.lattice_beam)
+            )
             reached = decoder.decode(decodable) and decoder.final_relative_cost() < float("inf")
         else:
-            decoder = kaldi_decoder.FasterDecoder(fst, kaldi_decoder.FasterDecoderOptions(
-                beam=options.beam, max_active=options.max_active, min_active=options.min_active))
+            decoder = kaldi_decoder.FasterDecoder(
+                fst,
+                kaldi_decoder.FasterDecoderOptions(
+                    beam=options.beam, max_active=options.max_active, min_active=options.min_active
+                ),
+            )
             decoder.decode(decodable)
             reached = decoder.reached_final()
         ok, path = decoder.get_best_path() if reached else (False, None)
@@ -96,18 +124,27 @@ def kaldi_search(fst: "kaldifst.StdConstFst", graph: "DecodingGraph", scores: Se
     return found
 
 
-def k2_search(graph: "DecodingGraph", fsa: Any, scores: Sequence["torch.Tensor"], options: "DecodeOptions", batch_frames: int) -> Found:
+def k2_search(
+    graph: DecodingGraph, fsa: Any, scores: Sequence[torch.Tensor], options: DecodeOptions, batch_frames: int
+) -> Found:
     """k2's pruned search in batches of at most `batch_frames` frames."""
     import k2
     import torch
+
     words: list[list[int]] = [[] for _ in scores]
     totals = [float("nan")] * len(scores)
     for rows in _batches([len(s) for s in scores], batch_frames):
         padded = torch.nn.utils.rnn.pad_sequence([scores[i] for i in rows], batch_first=True)
         columns = torch.nn.functional.pad(padded, (1, 0), value=-float("inf"))
         segments = torch.tensor([[i, 0, len(scores[row])] for i, row in enumerate(rows)], dtype=torch.int32)
-        lattice = k2.intersect_dense_pruned(fsa, k2.DenseFsaVec(columns, segments), options.beam, options.lattice_beam,
-                                            options.min_active, options.max_active)
+        lattice = k2.intersect_dense_pruned(
+            fsa,
+            k2.DenseFsaVec(columns, segments),
+            options.beam,
+            options.lattice_beam,
+            options.min_active,
+            options.max_active,
+        )
         if not lattice.num_arcs:
             continue
         best = k2.shortest_path(lattice, use_double_scores=True)
@@ -134,16 +171,19 @@ def _batches(lengths: list[int], batch_frames: int) -> Iterator[list[int]]:
 class Case:
     """A model, its graph and the scaled scores of a data directory."""
 
-    def __init__(self, model: Path, graph: Path, data: Path, transforms: Path | None, options: "DecodeOptions", limit: int) -> None:
+    def __init__(
+        self, model: Path, graph: Path, data: Path, transforms: Path | None, options: DecodeOptions, limit: int
+    ) -> None:
         import kaldifst
         import torch
 
         from pipeline.artifacts.corpus import cut_entries
-        from pipeline.tasks.decode import check_graph
+        from pipeline.artifacts.model_dir import load_hmm
         from pipeline.feats.load import load_packed
         from pipeline.graph.decoding import DecodingGraph
-        from pipeline.artifacts.model_dir import load_hmm
+        from pipeline.tasks.decode import check_graph
         from pipeline.tasks.scorer import load_scorer
+
         self.name, hmm = f"{model.name}/{graph.name}", load_hmm(model)
         self.graph = DecodingGraph.load(graph)
         check_graph(self.graph, graph, hmm)
@@ -158,20 +198,23 @@ class Case:
         self.scores: list[torch.Tensor] = []
         for i in range(number):
             feats, lens, speaker = packed[i][None], torch.tensor([len(packed[i])]), [packed.speakers[i]]
-            assert scorer.transition_scores(feats, lens) is None, "input-dependent transitions have no counterpart in Kaldi"
+            assert scorer.transition_scores(feats, lens) is None, (
+                "input-dependent transitions have no counterpart in Kaldi"
+            )
             with torch.no_grad():
                 scores = scorer.log_likes(feats, lens, speaker)[0][0]
             self.scores.append((scores - scores.max(dim=1, keepdim=True).values) * options.acoustic_scale)
         self.seconds = sum(map(len, self.scores)) * scorer.frame_shift
 
 
-def measure(case: Case, decoders: Sequence[str], options: "DecodeOptions", repeats: int) -> list[dict[str, Any]]:
+def measure(case: Case, decoders: Sequence[str], options: DecodeOptions, repeats: int) -> list[dict[str, Any]]:
     """One row per decoder, compared with Kaldi's FasterDecoder."""
     runs: dict[str, Callable[[], Found]] = {
         "k2": lambda: k2_search(case.graph, case.fsa, case.scores, options, options.batch_frames),
         "k2 one by one": lambda: k2_search(case.graph, case.fsa, case.scores, options, 1),
         "kaldi FasterDecoder": lambda: kaldi_search(case.fst, case.graph, case.scores, options),
-        "kaldi LatticeSimpleDecoder": lambda: kaldi_search(case.fst, case.graph, case.scores, options, lattices=True)}
+        "kaldi LatticeSimpleDecoder": lambda: kaldi_search(case.fst, case.graph, case.scores, options, lattices=True),
+    }
     seconds, found = {d: float("inf") for d in decoders}, {}
     for _ in range(repeats):
         for decoder in decoders:
@@ -180,9 +223,16 @@ def measure(case: Case, decoders: Sequence[str], options: "DecodeOptions", repea
             seconds[decoder] = min(seconds[decoder], time.process_time() - start)
     rows = []
     for decoder in decoders:
-        row = {"graph": case.name, "beam": options.beam, "max_active": options.max_active, "decoder": decoder,
-               "seconds": seconds[decoder], "rtf": seconds[decoder] / case.seconds, "wer": _wer(case, found[decoder]),
-               "failed": sum(t != t for t in found[decoder].totals)}
+        row = {
+            "graph": case.name,
+            "beam": options.beam,
+            "max_active": options.max_active,
+            "decoder": decoder,
+            "seconds": seconds[decoder],
+            "rtf": seconds[decoder] / case.seconds,
+            "wer": _wer(case, found[decoder]),
+            "failed": sum(t != t for t in found[decoder].totals),
+        }
         if "kaldi FasterDecoder" in found:
             row |= _compare(found[decoder], found["kaldi FasterDecoder"])
             row["faster_than_kaldi"] = seconds["kaldi FasterDecoder"] / seconds[decoder]
@@ -195,15 +245,22 @@ def _compare(ours: Found, theirs: Found) -> dict[str, int]:
     lowest = -float("inf")
     pairs = [(a if a == a else lowest, b if b == b else lowest) for a, b in zip(ours.totals, theirs.totals)]
     same = [a == b or abs(a - b) < SAME for a, b in pairs]
-    return {"same_words": sum(a == b for a, b in zip(ours.words, theirs.words)), "same_score": sum(same),
-            "better": sum(a > b and not s for (a, b), s in zip(pairs, same)), "worse": sum(a < b and not s for (a, b), s in zip(pairs, same))}
+    return {
+        "same_words": sum(a == b for a, b in zip(ours.words, theirs.words)),
+        "same_score": sum(same),
+        "better": sum(a > b and not s for (a, b), s in zip(pairs, same)),
+        "worse": sum(a < b and not s for (a, b), s in zip(pairs, same)),
+    }
 
 
 def _wer(case: Case, found: Found) -> float:
     from pipeline.artifacts.hyp import Hypothesis
     from pipeline.tasks.score import count_errors, total_errors
-    hyps = [Hypothesis(str(i), "", ref, tuple(case.graph.words.name(w) for w in words))
-            for i, (ref, words) in enumerate(zip(case.refs, found.words))]
+
+    hyps = [
+        Hypothesis(str(i), "", ref, tuple(case.graph.words.name(w) for w in words))
+        for i, (ref, words) in enumerate(zip(case.refs, found.words))
+    ]
     return total_errors(count_errors(hyps)).wer
 
 
@@ -211,17 +268,35 @@ def _wer(case: Case, found: Found) -> float:
 @click.argument("model", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.argument("graph", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.argument("data", type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.option("--transforms", type=click.Path(exists=True, file_okay=False, path_type=Path), help="Directory of speaker transforms.")
+@click.option(
+    "--transforms",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Directory of speaker transforms.",
+)
 @click.option("--beams", default="8,15", show_default=True, help="Search beams.")
 @click.option("--max-active", default=7000, show_default=True, help="Active states per frame at most.")
 @click.option("--acoustic-scale", default=0.1, show_default=True, help="Weight of the acoustic scores.")
 @click.option("--transition-scale", type=float, help="Weight of transition log probabilities; default: the model's.")
 @click.option("--decoder", "decoders", multiple=True, type=click.Choice(DECODERS), help="Only these; several allowed.")
 @click.option("--limit", default=0, help="Only this many utterances; 0: all.")
-@click.option("--repeats", default=3, show_default=True, help="Runs of each decoder, turn by turn; the best time is shown.")
+@click.option(
+    "--repeats", default=3, show_default=True, help="Runs of each decoder, turn by turn; the best time is shown."
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per line instead of a table.")
-def main(model: Path, graph: Path, data: Path, transforms: Path | None, beams: str, max_active: int, acoustic_scale: float,
-         transition_scale: float | None, decoders: tuple[str, ...], limit: int, repeats: int, as_json: bool) -> None:
+def main(
+    model: Path,
+    graph: Path,
+    data: Path,
+    transforms: Path | None,
+    beams: str,
+    max_active: int,
+    acoustic_scale: float,
+    transition_scale: float | None,
+    decoders: tuple[str, ...],
+    limit: int,
+    repeats: int,
+    as_json: bool,
+) -> None:
     """Searches GRAPH for DATA as MODEL scores it, by k2 and by Kaldi's decoders.
 
     faster_than_kaldi is FasterDecoder's time over the row's: above 1 the row is faster. same_words, same_score, better
@@ -230,11 +305,15 @@ def main(model: Path, graph: Path, data: Path, transforms: Path | None, beams: s
     import torch
 
     from pipeline.graph.options import DecodeOptions
+
     torch.set_num_threads(1)  # Kaldi's decoders have one thread
     base = dict(acoustic_scale=acoustic_scale, transition_scale=transition_scale, max_active=max_active)
     case = Case(model, graph, data, transforms, DecodeOptions(**base), limit)
     if not as_json:
-        click.echo(f"{case.graph.num_states:,} states, {case.graph.num_arcs:,} arcs; {len(case.scores):,} utterances, {case.seconds:,.0f} s\n")
+        click.echo(
+            f"{case.graph.num_states:,} states, {case.graph.num_arcs:,} arcs; {len(case.scores):,} utterances, "
+            f"{case.seconds:,.0f} s\n"
+        )
     rows = []
     for beam in beams.split(","):
         rows += measure(case, decoders or DECODERS, DecodeOptions(beam=float(beam), **base), repeats)

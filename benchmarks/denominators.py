@@ -1,19 +1,21 @@
 #!/usr/bin/env python3
 """Denominators of sequence training: sums over a decoding graph within a beam, beside sums over k2's lattices.
 
-Both get the same scores of a trained network, utterance by utterance in batches as in training, turn by turn in one process;
-times are processor seconds of one thread, the network outside the clock. What is exact is found by a beam so wide that a wider
-one changes nothing. The lattices of k2's pruned search lose paths in three ways: by its beam, by its limit of active states (2,000 as
-in training), and by the beam of the lattices.
+Both get the same scores of a trained network, utterance by utterance in batches as in training, turn by turn in one
+process; times are processor seconds of one thread, the network outside the clock. What is exact is found by a beam so
+wide that a wider one changes nothing. The lattices of k2's pruned search lose paths in three ways: by its beam, by its
+limit of active states (2,000 as in training), and by the beam of the lattices.
 """
+
 from __future__ import annotations
 
 import json
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Callable
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -32,11 +34,13 @@ REFERENCE = "lattice 10/8"  # k2's usual beams
 class Batch:
     """Scaled scores (N, T, P) and (N,) frames of some utterances."""
 
-    scores: "torch.Tensor"
-    lens: "torch.Tensor"
+    scores: torch.Tensor
+    lens: torch.Tensor
 
 
-def load_batches(model_dir: Path, data: Path, scales: tuple[float, float], batch_frames: int, number: int) -> tuple[list[Batch], float]:
+def load_batches(
+    model_dir: Path, data: Path, scales: tuple[float, float], batch_frames: int, number: int
+) -> tuple[list[Batch], float]:
     """Batches spread over all lengths, and the seconds between two frames."""
     import numpy as np
     import torch
@@ -46,6 +50,7 @@ def load_batches(model_dir: Path, data: Path, scales: tuple[float, float], batch
     from pipeline.nn.data import UtteranceSet, plan
     from pipeline.nn.model import load_acoustic_model
     from pipeline.nn.step import normalised
+
     model, _, meta = load_acoustic_model(model_dir)
     model.eval()
     utterances = UtteranceSet(load_packed(data, FeatLoadOptions(**meta["feat_options"])))
@@ -60,14 +65,20 @@ def load_batches(model_dir: Path, data: Path, scales: tuple[float, float], batch
     return found, float(meta["features"]["frame_shift"]) * model.encoder.subsampling
 
 
-def compare(ways: dict[str, Callable[..., "Competitors"]], exact: Callable[..., "Competitors"], batches: list[Batch], frame_shift: float,
-            repeats: int) -> list[dict[str, Any]]:
+def compare(
+    ways: dict[str, Callable[..., Competitors]],
+    exact: Callable[..., Competitors],
+    batches: list[Batch],
+    frame_shift: float,
+    repeats: int,
+) -> list[dict[str, Any]]:
     """One row per way: processor time per second of speech, and how far it is from the exact sums."""
     import torch
+
     truth = [exact(b.scores, b.lens) for b in batches]
     speech = sum(int(b.lens.sum()) for b in batches) * frame_shift
     seconds, found = dict.fromkeys(ways, float("inf")), {}
-    for name, way in ways.items():
+    for way in ways.values():
         way(batches[0].scores[:1], batches[0].lens[:1])  # what is compiled or arranged once is no part of a step
     for _ in range(repeats):
         for name, way in ways.items():
@@ -78,11 +89,21 @@ def compare(ways: dict[str, Callable[..., "Competitors"]], exact: Callable[..., 
     for name in ways:
         gaps = torch.cat([t.log_z - f.log_z for t, f in zip(truth, found[name])])
         there = torch.isfinite(gaps)
-        apart = sum(float((t.occupancy - f.occupancy)[torch.isfinite(f.log_z)].abs().sum()) for t, f in zip(truth, found[name]))
+        apart = sum(
+            float((t.occupancy - f.occupancy)[torch.isfinite(f.log_z)].abs().sum()) for t, f in zip(truth, found[name])
+        )
         frames = sum(int(b.lens[torch.isfinite(f.log_z)].sum()) for b, f in zip(batches, found[name]))
-        rows.append({"way": name, "ms_per_second": 1000 * seconds[name] / speech, "occupancy_error": apart / max(frames, 1),
-                     "faster_than_lattice": seconds[REFERENCE] / seconds[name], "failed": int((~there).sum()),
-                     "mean_gap": float(gaps[there].mean()), "largest_gap": float(gaps[there].max())})
+        rows.append(
+            {
+                "way": name,
+                "ms_per_second": 1000 * seconds[name] / speech,
+                "occupancy_error": apart / max(frames, 1),
+                "faster_than_lattice": seconds[REFERENCE] / seconds[name],
+                "failed": int((~there).sum()),
+                "mean_gap": float(gaps[there].mean()),
+                "largest_gap": float(gaps[there].max()),
+            }
+        )
     return rows
 
 
@@ -97,40 +118,62 @@ def compare(ways: dict[str, Callable[..., "Competitors"]], exact: Callable[..., 
 @click.option("--batches", "number", default=6, show_default=True, help="Batches, spread over all lengths.")
 @click.option("--repeats", default=2, show_default=True, help="Runs of each way, turn by turn; the best time is shown.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per line instead of a table.")
-def main(model: Path, graph: Path, data: Path, acoustic_scale: float, transition_scale: float, prior_scale: float, batch_frames: int,
-         number: int, repeats: int, as_json: bool) -> None:
+def main(
+    model: Path,
+    graph: Path,
+    data: Path,
+    acoustic_scale: float,
+    transition_scale: float,
+    prior_scale: float,
+    batch_frames: int,
+    number: int,
+    repeats: int,
+    as_json: bool,
+) -> None:
     """Sums over GRAPH for DATA as MODEL scores it.
 
-    ms per second: processor milliseconds per second of speech. Occupancy error: sum of the absolute differences from the exact label
+    ms per second: processor milliseconds per second of speech. Occupancy error: sum of the absolute differences from
+        the exact label
     posteriors, per frame (2 at most). Gaps: natural logs that an utterance's sum falls short of the exact one.
     """
     import torch
 
+    from pipeline.artifacts.model_dir import load_hmm
     from pipeline.graph.decoding import DecodingGraph
     from pipeline.graph.denominator import GraphSum, LatticeSum
     from pipeline.graph.options import DecodeOptions
-    from pipeline.artifacts.model_dir import load_hmm
+
     torch.set_num_threads(1)
     hmm, arcs = load_hmm(model), DecodingGraph.load(graph)
     log_probs, tid_pdf = hmm.transitions.log_probs(), hmm.transitions.tid_pdf()
     batches, frame_shift = load_batches(model, data, (acoustic_scale, prior_scale), batch_frames, number)
 
     def lattice(beam: float, lattice_beam: float) -> LatticeSum:
-        return LatticeSum(arcs, log_probs, tid_pdf, transition_scale,
-                          DecodeOptions(acoustic_scale=1.0, beam=beam, lattice_beam=lattice_beam, max_active=2000))
+        return LatticeSum(
+            arcs,
+            log_probs,
+            tid_pdf,
+            transition_scale,
+            DecodeOptions(acoustic_scale=1.0, beam=beam, lattice_beam=lattice_beam, max_active=2000),
+        )
 
-    ways: dict[str, Callable[..., "Competitors"]] = {
-        f"graph {beam}": GraphSum(arcs, log_probs, transition_scale, float(beam)) for beam in (10, 12, 13, 14, 18)}
+    ways: dict[str, Callable[..., Competitors]] = {
+        f"graph {beam}": GraphSum(arcs, log_probs, transition_scale, float(beam)) for beam in (10, 12, 13, 14, 18)
+    }
     ways |= {f"lattice {a}/{b}": lattice(a, b) for a, b in ((10, 8), (14, 12))}
     rows = compare(ways, GraphSum(arcs, log_probs, transition_scale, 25.0), batches, frame_shift, repeats)
     if as_json:
         for row in rows:
             click.echo(json.dumps({"graph": str(graph), **row}))
         return
-    click.echo(f"{graph}: {arcs.num_states:,} states, {arcs.num_arcs:,} arcs; {sum(len(b.lens) for b in batches)} utterances\n")
+    click.echo(
+        f"{graph}: {arcs.num_states:,} states, {arcs.num_arcs:,} arcs; {sum(len(b.lens) for b in batches)} utterances\n"
+    )
     click.echo("| " + " | ".join(c.replace("_", " ") for c in COLUMNS) + " |\n|---|" + "--:|" * (len(COLUMNS) - 1))
     for row in rows:
-        click.echo("| " + " | ".join(f"{row[c]:.3g}" if isinstance(row[c], float) else str(row[c]) for c in COLUMNS) + " |")
+        click.echo(
+            "| " + " | ".join(f"{row[c]:.3g}" if isinstance(row[c], float) else str(row[c]) for c in COLUMNS) + " |"
+        )
 
 
 if __name__ == "__main__":

@@ -7,14 +7,16 @@ Peak memory is measured in a fresh process per backend: the high-water mark of r
 forward and backward pass, over what was resident before it. It includes the gradient of the emissions, (N, T, P), which
 every backend has to hand over; "own mib" is without it.
 """
+
 from __future__ import annotations
 
 import json
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Callable, Optional
+from typing import Any
 
 import click
 
@@ -92,7 +94,7 @@ class Inputs:
         # Utterances of three quarters of the length up to all of it; the longest first, as k2 wants them.
         self.lengths = torch.linspace(case.frames, case.frames * 3 // 4, case.num).long()
         self.labels = torch.randint(1, case.pdfs, (case.num, case.size)).tolist()
-        self.transitions: Optional[torch.Tensor] = None
+        self.transitions: torch.Tensor | None = None
         if case.kind == "ctc":
             self.graphs = Graphs.ctc(self.labels, num_pdfs=case.pdfs)
         elif case.transitions == "timed":
@@ -241,8 +243,17 @@ def measure(
     return rows
 
 
-COLUMNS = ("shape", "backend", "forward_s", "backward_s", "total_s", "peak_mib", "own_mib", "ratio_to_k2",
-           "ratio_to_torch_ctc")
+COLUMNS = (
+    "shape",
+    "backend",
+    "forward_s",
+    "backward_s",
+    "total_s",
+    "peak_mib",
+    "own_mib",
+    "ratio_to_k2",
+    "ratio_to_torch_ctc",
+)
 
 
 def as_text(row: dict[str, Any]) -> list[str]:
@@ -265,24 +276,54 @@ def show(table: list[list[str]]) -> None:
 
 
 @click.command()
-@click.option("--shape", "shapes", multiple=True,
-              help="Only shapes that contain this text, for instance 'viterbi' or '16x300x100x120'; several allowed.")
-@click.option("--backend", "backends", multiple=True,
-              help="Run these instead of each shape's own: numba, torch, triton, k2, 'k2 beam 10', 'torch ctc_loss'.")
-@click.option("--repeats", default=7, show_default=True,
-              help="Runs of each backend, turn by turn; the median is shown. Tiny shapes run 20 times as often, huge ones half.")
+@click.option(
+    "--shape",
+    "shapes",
+    multiple=True,
+    help="Only shapes that contain this text, for instance 'viterbi' or '16x300x100x120'; several allowed.",
+)
+@click.option(
+    "--backend",
+    "backends",
+    multiple=True,
+    help="Run these instead of each shape's own: numba, torch, triton, k2, 'k2 beam 10', 'torch ctc_loss'.",
+)
+@click.option(
+    "--repeats",
+    default=7,
+    show_default=True,
+    help="Runs of each backend, turn by turn; the median is shown. Tiny shapes run 20 times as often, huge ones half.",
+)
 @click.option("--threads", default=2, show_default=True, help="Threads of torch, and so of the engine.")
-@click.option("--clock", type=click.Choice(("wall", "cpu")), default="wall", show_default=True,
-              help="cpu: seconds of all threads on a processor, for a machine that is busy with other work.")
-@click.option("--memory/--no-memory", default=True, show_default=True,
-              help="Also measure peak memory, each in a process of its own.")
+@click.option(
+    "--clock",
+    type=click.Choice(("wall", "cpu")),
+    default="wall",
+    show_default=True,
+    help="cpu: seconds of all threads on a processor, for a machine that is busy with other work.",
+)
+@click.option(
+    "--memory/--no-memory",
+    default=True,
+    show_default=True,
+    help="Also measure peak memory, each in a process of its own.",
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per line instead of a table.")
-def main(shapes: tuple[str, ...], backends: tuple[str, ...], repeats: int, threads: int, clock: str, memory: bool,
-         as_json: bool) -> None:
+def main(
+    shapes: tuple[str, ...],
+    backends: tuple[str, ...],
+    repeats: int,
+    threads: int,
+    clock: str,
+    memory: bool,
+    as_json: bool,
+) -> None:
     """Times the engine against k2 and torch's ctc_loss.
 
-    A shape reads utterances x frames x states (labels, for ctc) x pdfs. ratio_to_k2 is k2's time over the row's, forward
-    and backward together: above 1 the row is faster. `k2` computes all paths as the engine does; `k2 beam 10` leaves out
+    A shape reads utterances x frames x states (labels, for ctc) x pdfs. ratio_to_k2 is k2's time over the row's,
+    forward
+    and backward together: above 1 the row is faster. `k2` computes all paths as the engine does; `k2 beam 10` leaves
+        out
     what is 10 nats behind the best, as recipes do.
     """
     import torch

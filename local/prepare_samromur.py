@@ -1,15 +1,16 @@
 #!/usr/bin/env python3
-"""Prepares Samromur (Icelandic): OUT/{train,dev,test} after the column "status" of metadata.tsv, OUT/lm_text.txt, OUT/lexicon.txt.
+"""Prepares Samromur (Icelandic): OUT/{train,dev,test} after the column "status" of metadata.tsv, OUT/lm_text.txt,
+OUT/lexicon.txt.
 
-The transcript is the normalised sentence. lm_text.txt is the file text_corpus of the corpus folder without the sentences of dev and
-test, or, where there is no such file, the training transcripts. There is no pronouncing dictionary: lexicon.txt spells the words of
-that text and of the training transcripts.
+The transcript is the normalised sentence. lm_text.txt is the file text_corpus of the corpus folder without the
+sentences of dev and test, or, where there is no such file, the training transcripts. There is no pronouncing
+dictionary: lexicon.txt spells the words of that text and of the training transcripts.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Iterator
 
 import click
 from corpus_root import find_corpus
@@ -54,14 +55,18 @@ def prepare(root: Path, work_dir: Path) -> dict:
             raise DataError(f"{where}: no audio file {root / 'audio' / below}")
         utt_id = f"{row['speaker_id']}-{row['id']}"
         recording = audio_recording(utt_id, path)
-        parts[row["status"]].append(utterance(utt_id, recording, row["sentence_norm"], row["speaker_id"], language="Icelandic"))
+        parts[row["status"]].append(
+            utterance(utt_id, recording, row["sentence_norm"], row["speaker_id"], language="Icelandic")
+        )
     for part, cuts in parts.items():
         if not cuts:
             raise DataError(f"{root / 'metadata.tsv'}: no utterance has status {part!r}")
         save_data_dir(work_dir / part, cuts)
     given = root / "text_corpus"
     trained = [cut.supervisions[0].text for cut in parts["train"]]
-    held_out = {cut.supervisions[0].text for part in ("dev", "test") for cut in parts[part]} if given.is_file() else set()
+    held_out = (
+        {cut.supervisions[0].text for part in ("dev", "test") for cut in parts[part]} if given.is_file() else set()
+    )
     lines = [" ".join(line.split()) for _, line in read_lines(given)] if given.is_file() else trained
     lines = [line for line in lines if line and line not in held_out]
     with atomic_write(work_dir / "lm_text.txt") as out:

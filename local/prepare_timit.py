@@ -1,8 +1,10 @@
 #!/usr/bin/env python3
-"""Prepares TIMIT with its hand-made times: OUT/{train,dev,test}, or OUT/sample for the sample; OUT/lexicon.txt, OUT/lm_text.txt.
+"""Prepares TIMIT with its hand-made times: OUT/{train,dev,test}, or OUT/sample for the sample; OUT/lexicon.txt,
+OUT/lm_text.txt.
 
-Gold times are supervision.alignment "word", "phone" (the mapped set of timit_labels.py) and "phone61" (all labels as they are). From
-the full corpus the SA sentences, which every speaker reads, are left out; dev and test are the usual 50 and 24 (core) speakers.
+Gold times are supervision.alignment "word", "phone" (the mapped set of timit_labels.py) and "phone61" (all labels as
+they are). From the full corpus the SA sentences, which every speaker reads, are left out; dev and test are the usual 50
+and 24 (core) speakers.
 """
 
 from __future__ import annotations
@@ -29,7 +31,9 @@ AUDIO_SUFFIXES = {".flac", ".wav", ".sph"}
 
 @click.command(help=__doc__)
 @click.argument("out", type=click.Path(path_type=Path))
-@click.option("--corpus-root", type=click.Path(path_type=Path), help="Folder with TRAIN/ and TEST/, or with the sample.")
+@click.option(
+    "--corpus-root", type=click.Path(path_type=Path), help="Folder with TRAIN/ and TEST/, or with the sample."
+)
 @cli.step_options
 def main(out: Path, corpus_root: Path | None, overwrite: bool) -> None:
     with cli.main_guard():
@@ -108,14 +112,19 @@ def read_utterance(path: Path, utt_id: str) -> MonoCut:
     from pipeline.artifacts.corpus import Span, audio_recording, utterance
 
     recording = audio_recording(utt_id, path)
-    tiers = {suffix: read_labels(label_file(path, suffix), recording.sampling_rate, recording.duration) for suffix in ("wrd", "phn")}
+    tiers = {
+        suffix: read_labels(label_file(path, suffix), recording.sampling_rate, recording.duration)
+        for suffix in ("wrd", "phn")
+    }
 
     def spans(labels: list[tuple[str, float, float]]) -> list[Span]:
         return [Span(label, round(start, 6), round(end - start, 6)) for label, start, end in labels]
 
     words = [Span(span.symbol.upper(), span.start, span.duration) for span in spans(tiers["wrd"])]
     text = " ".join(word.symbol for word in words)
-    cut = utterance(utt_id, recording, text, speaker_of(path), words, spans(merge_phones(tiers["phn"])), language="English")
+    cut = utterance(
+        utt_id, recording, text, speaker_of(path), words, spans(merge_phones(tiers["phn"])), language="English"
+    )
     cut.supervisions[0].alignment["phone61"] = [AlignmentItem(*span) for span in spans(tiers["phn"])]
     return cut
 

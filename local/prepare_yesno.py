@@ -1,8 +1,10 @@
 #!/usr/bin/env python3
 """Prepares yesno: OUT/{train,test}, OUT/lexicon.txt, OUT/lm_text.txt.
 
-60 recordings of one speaker at 8 kHz, eight words each, the file name being the transcript (1 is yes). The split is the one of Kaldi's
-recipe, which halves the sorted listing of the folder with its two README files: the first 31 recordings are train, the last 29 test
+60 recordings of one speaker at 8 kHz, eight words each, the file name being the transcript (1 is yes). The split is the
+one of Kaldi's
+recipe, which halves the sorted listing of the folder with its two README files: the first 31 recordings are train, the
+    last 29 test
 (232 words). As there, each word is one phone.
 """
 

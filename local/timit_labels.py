@@ -1,6 +1,7 @@
 """TIMIT's 61 phone labels: reading them, and the set that alignments are scored with.
 
-Mapping: a closure is merged with its release, and is the stop itself where the release is missing; h#, pau, epi and q are no phones;
+Mapping: a closure is merged with its release, and is the stop itself where the release is missing; h#, pau, epi and q
+    are no phones;
 ax-h = ax, axr = er, ux = uw, hv = hh, nx = n, eng = ng. dx stays, a scorer may let it match t or d.
 """
 
@@ -32,7 +33,8 @@ def read_labels(path: Path, rate: int, duration: float) -> list[tuple[str, float
     Args:
         path: lines ``FIRST_SAMPLE END_SAMPLE LABEL``.
         rate: samples per second.
-        duration: of the audio in seconds; labels are cut to it, and to the end of the label before (a few words overlap).
+        duration: of the audio in seconds; labels are cut to it, and to the end of the label before (a few words
+            overlap).
     Returns:
         (label, start, end) in seconds.
     """
@@ -73,14 +75,18 @@ def merge_phones(labels: list[tuple[str, float, float]]) -> list[tuple[str, floa
 
 
 def read_dictionary(path: Path) -> dict[str, list[str]]:
-    """Read timitdic.txt: upper-case words with their pronunciations, stress removed, SUPPLEMENT added for missing words."""
+    """Read timitdic.txt: upper-case words with their pronunciations, stress removed, SUPPLEMENT added for missing
+    words.
+    """
     words: dict[str, list[str]] = {}
     for line_no, line in read_lines(path):
         if not line or line.startswith(";"):
             continue
         word, _, phones = line.partition("/")
         word = word.split("~")[0].strip().strip(".-").upper()  # live~v is a verb, -knacks a part of a word
-        phones = " ".join(SAME.get(p, p) for p in phones.strip().strip("/").translate(str.maketrans("", "", "012")).split())
+        phones = " ".join(
+            SAME.get(p, p) for p in phones.strip().strip("/").translate(str.maketrans("", "", "012")).split()
+        )
         if not word or not phones:
             raise DataError(f"{path}:{line_no}: needs 'word  /phones/'")
         if phones not in words.setdefault(word, []):

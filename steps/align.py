@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
 """Forced alignment of a data directory with any model."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -15,32 +16,48 @@ from pipeline.tasks.align import AlignOptions
 @click.argument("lang", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.argument("model", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.argument("out", type=click.Path(path_type=Path))
-@click.option("--transforms", type=click.Path(exists=True, file_okay=False, path_type=Path),
-              help="Directory of speaker transforms (fMLLR) for a model trained with them.")
+@click.option(
+    "--transforms",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Directory of speaker transforms (fMLLR) for a model trained with them.",
+)
 @cli.options(AlignOptions)
 @cli.step_options
-def main(data: Path, lang: Path, model: Path, out: Path, transforms: Path | None, config: AlignOptions,
-         overwrite: bool) -> None:
+def main(
+    data: Path, lang: Path, model: Path, out: Path, transforms: Path | None, config: AlignOptions, overwrite: bool
+) -> None:
     """Aligns DATA with MODEL (a GMM or a network) over the pronunciations of LANG and writes OUT, an alignment set.
 
     The search is exact. Utterances that have no path are listed in OUT/failed.txt, and above --max-failed the step
     fails. cf. Kaldi steps/align_si.sh.
     """
+
     def action(tmp: Path) -> dict:
-        from pipeline.tasks.align import align
         from pipeline.artifacts.lang import Lang
         from pipeline.artifacts.model_dir import load_hmm
+        from pipeline.tasks.align import align
         from pipeline.tasks.scorer import load_scorer
+
         lang_dir, hmm = Lang.load(lang), load_hmm(model)
         hmm.check_lang(lang_dir, lang)
         scorer = load_scorer(model, config.prior_scale, transforms, config.device)
         report = align(scorer, hmm, lang_dir, data, tmp, config, producer=str(model))
         report.check(tmp, config.max_failed)
-        return {"aligned": report.num_aligned, "failed": len(report.failed), "frames": report.num_frames,
-                "log_like_per_frame": report.total_log_like / max(report.num_frames, 1)}
+        return {
+            "aligned": report.num_aligned,
+            "failed": len(report.failed),
+            "frames": report.num_frames,
+            "log_like_per_frame": report.total_log_like / max(report.num_frames, 1),
+        }
 
-    cli.run_step(out, inputs={"data": data, "lang": lang, "model": model, "transforms": transforms}, options=config,
-                 action=action, overwrite=overwrite, command="align")
+    cli.run_step(
+        out,
+        inputs={"data": data, "lang": lang, "model": model, "transforms": transforms},
+        options=config,
+        action=action,
+        overwrite=overwrite,
+        command="align",
+    )
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
 """Recognises speech with an end-to-end model."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -15,29 +16,58 @@ from pipeline.e2e.search.options import SearchOptions
 @click.argument("tokens", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.argument("data", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.argument("out", type=click.Path(path_type=Path))
-@click.option("--lm", type=click.Path(exists=True, path_type=Path), help="Language model for shallow fusion: directory of "
-              "steps/train_nn_lm.py or steps/train_lm.py, or an ARPA file over words or tokens.")
-@click.option("--weights-from", type=click.Path(exists=True, file_okay=False, path_type=Path), metavar="DIR",
-              help="Decoding directory (of a dev set) whose best weights are used; without it all are tried.")
+@click.option(
+    "--lm",
+    type=click.Path(exists=True, path_type=Path),
+    help="Language model for shallow fusion: directory of "
+    "steps/train_nn_lm.py or steps/train_lm.py, or an ARPA file over words or tokens.",
+)
+@click.option(
+    "--weights-from",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    metavar="DIR",
+    help="Decoding directory (of a dev set) whose best weights are used; without it all are tried.",
+)
 @click.option("--id", "row_id", help="Id of the row for the tables of results; without it no row is written.")
 @click.option("--part", default="test", show_default=True, help="Part that the row names.")
 @cli.options(SearchOptions)
 @cli.step_options
-def main(model: Path, tokens: Path, data: Path, out: Path, lm: Path | None, weights_from: Path | None, row_id: str | None,
-         part: str, config: SearchOptions, overwrite: bool) -> None:
+def main(
+    model: Path,
+    tokens: Path,
+    data: Path,
+    out: Path,
+    lm: Path | None,
+    weights_from: Path | None,
+    row_id: str | None,
+    part: str,
+    config: SearchOptions,
+    overwrite: bool,
+) -> None:
     """Recognises DATA with MODEL, which writes TOKENS, and writes OUT: recogs.jsonl.gz, errs.txt, wer.txt, best.json.
 
     Weights of CTC, language model and length are chosen by the word error rate on DATA, unless --weights-from names a
     directory that has chosen them.
     """
+
     def action(tmp: Path) -> dict:
         from dataclasses import asdict
 
-        from pipeline.tasks.decode_e2e import check_tokens, choose_method, decode, grid, latency, load_lm, read_weights, report
-        from pipeline.e2e.model import load_end_to_end
-        from pipeline.base.files import write_json
-        from pipeline.tasks.score import result_row, wer_row
         from pipeline.artifacts.tokens import Tokens
+        from pipeline.base.files import write_json
+        from pipeline.e2e.model import load_end_to_end
+        from pipeline.tasks.decode_e2e import (
+            check_tokens,
+            choose_method,
+            decode,
+            grid,
+            latency,
+            load_lm,
+            read_weights,
+            report,
+        )
+        from pipeline.tasks.score import result_row, wer_row
+
         network, meta = load_end_to_end(model)
         table = Tokens.load(tokens)
         check_tokens(meta, model, table, tokens)
@@ -51,13 +81,25 @@ def main(model: Path, tokens: Path, data: Path, out: Path, lm: Path | None, weig
         facts.update(method=method, latency_seconds=latency(network, meta["features"]["frame_shift"]))
         if row_id is not None:
             settings = {k: v for k, v in {**asdict(config), **facts}.items() if not isinstance(v, tuple)}
-            write_json(tmp / "results.json", [wer_row(row_id, part, hyps, config=settings), result_row(
-                row_id, part, "rtf", facts["real_time_factor"], config=settings)])
+            write_json(
+                tmp / "results.json",
+                [
+                    wer_row(row_id, part, hyps, config=settings),
+                    result_row(row_id, part, "rtf", facts["real_time_factor"], config=settings),
+                ],
+            )
         return facts
 
-    inputs = {"model": model, "tokens": tokens, "data": data, "lm": lm,
-              "weights": None if weights_from is None else weights_from / "best.json"}
-    cli.run_step(out, inputs, {**cli.options_json(config), "id": row_id, "part": part}, action, overwrite, command="decode_e2e")
+    inputs = {
+        "model": model,
+        "tokens": tokens,
+        "data": data,
+        "lm": lm,
+        "weights": None if weights_from is None else weights_from / "best.json",
+    }
+    cli.run_step(
+        out, inputs, {**cli.options_json(config), "id": row_id, "part": part}, action, overwrite, command="decode_e2e"
+    )
 
 
 if __name__ == "__main__":

@@ -17,26 +17,37 @@ from pipeline.gmm.options import EstimateFmllrOptions
 @click.argument("model", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.argument("hyp", type=click.Path(exists=True, path_type=Path))
 @click.argument("out", type=click.Path(path_type=Path))
-@click.option("--transforms", type=click.Path(exists=True, file_okay=False, path_type=Path),
-              help="With --source lattices: the transforms that HYP was decoded with, if any.")
+@click.option(
+    "--transforms",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="With --source lattices: the transforms that HYP was decoded with, if any.",
+)
 @cli.options(EstimateFmllrOptions)
 @cli.step_options
-def main(data: Path, lang: Path, model: Path, hyp: Path, out: Path, transforms: Path | None, config: EstimateFmllrOptions,
-         overwrite: bool) -> None:
+def main(
+    data: Path,
+    lang: Path,
+    model: Path,
+    hyp: Path,
+    out: Path,
+    transforms: Path | None,
+    config: EstimateFmllrOptions,
+    overwrite: bool,
+) -> None:
     """Estimates a transform for each speaker of DATA from HYP, a first-pass decoding directory, and writes OUT.
 
-    decode.py and align.py take them as --transforms OUT. Estimating and decoding may be repeated with the better result.
-    cf. Kaldi steps/decode_fmllr.sh.
+    decode.py and align.py take them as --transforms OUT. Estimating and decoding may be repeated with the better
+    result. cf. Kaldi steps/decode_fmllr.sh.
     """
 
     def action(tmp: Path) -> dict:
         from pipeline.artifacts.checkpoint import check_same
-        from pipeline.gmm.sat import estimate_fmllr, estimate_fmllr_soft
         from pipeline.artifacts.hyp import load_hypotheses
         from pipeline.artifacts.lang import Lang
         from pipeline.artifacts.model_dir import load_hmm
         from pipeline.artifacts.occupancies import load_occupancies
         from pipeline.base.stamp import artifact_id
+        from pipeline.gmm.sat import estimate_fmllr, estimate_fmllr_soft
 
         if config.source == "words":
             texts = {h.cut_id: " ".join(h.hyp) for h in load_hypotheses(hyp)}

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
 """Estimates the transition probabilities of a network in closed form."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -22,12 +23,20 @@ def main(data: Path, lang: Path, model: Path, out: Path, config: TransitionEmOpt
 
     The alternative to training them by gradients (Mann et al. 2023); works for hybrid networks too.
     """
+
     def action(tmp: Path) -> dict:
         from pipeline.nn.transition_em import estimate_transitions
+
         return estimate_transitions(data, lang, model, tmp, config)
 
-    cli.run_step(out, inputs={"data": data, "lang": lang, "model": model}, options=config, action=action,
-                 overwrite=overwrite, command="estimate_transitions")
+    cli.run_step(
+        out,
+        inputs={"data": data, "lang": lang, "model": model},
+        options=config,
+        action=action,
+        overwrite=overwrite,
+        command="estimate_transitions",
+    )
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
 """Writes an alignment as CTM, Praat TextGrids or lhotse supervisions."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -13,16 +14,21 @@ from pipeline.graph.options import ExportOptions
 @click.command()
 @click.argument("ali", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.argument("out", type=click.Path(path_type=Path))
-@click.option("--data", type=click.Path(exists=True, file_okay=False, path_type=Path),
-              help="The data directory that was aligned: exact durations, and what supervisions need.")
+@click.option(
+    "--data",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="The data directory that was aligned: exact durations, and what supervisions need.",
+)
 @cli.options(ExportOptions)
 @cli.step_options
 def main(ali: Path, out: Path, data: Path | None, config: ExportOptions, overwrite: bool) -> None:
     """Writes ALI to OUT: phones.ctm and words.ctm, or UTTERANCE.TextGrid files, or supervisions.jsonl.gz."""
+
     def action(tmp: Path) -> dict:
-        from pipeline.tasks import ali_formats
         from pipeline.artifacts.ali import AliSet
         from pipeline.base.errors import ConfigError
+        from pipeline.tasks import ali_formats
+
         if config.format == "supervisions" and data is None:
             raise ConfigError("--format supervisions needs --data, the data directory that was aligned")
         cuts = list(ali_formats.timed_cuts(AliSet.load(ali), data, config.strip_word_end))

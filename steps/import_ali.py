@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
 """Makes an alignment set of known phone times."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -13,19 +14,27 @@ from pipeline.base import cli
 @click.argument("data", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.argument("lang", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.argument("out", type=click.Path(path_type=Path))
-@click.option("--frame-shift", type=click.FloatRange(0.001, 0.1), default=0.01, show_default=True, help="Seconds between frames.")
+@click.option(
+    "--frame-shift", type=click.FloatRange(0.001, 0.1), default=0.01, show_default=True, help="Seconds between frames."
+)
 @cli.step_options
 def main(data: Path, lang: Path, out: Path, frame_shift: float, overwrite: bool) -> None:
-    """Writes the times of phones in DATA (synthetic or labelled by hand), whose names must be phones of LANG, as the alignment OUT.
+    """Writes the times of phones in DATA (synthetic or labelled by hand), whose names must be phones of LANG, as the
+    alignment OUT.
 
-    It can then stand wherever an alignment by a model can: training on true times shows what better alignments could give.
+    It can then stand wherever an alignment by a model can: training on true times shows what better alignments could
+        give.
     """
+
     def action(tmp: Path) -> dict:
-        from pipeline.tasks.ali_import import import_times
         from pipeline.artifacts.lang import Lang
+        from pipeline.tasks.ali_import import import_times
+
         return {"utterances": import_times(data, Lang.load(lang), tmp, frame_shift)}
 
-    cli.run_step(out, {"data": data, "lang": lang}, {"frame_shift": frame_shift}, action, overwrite, command="import_ali")
+    cli.run_step(
+        out, {"data": data, "lang": lang}, {"frame_shift": frame_shift}, action, overwrite, command="import_ali"
+    )
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
 """Builds the denominator graph of lattice-free sequence training."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -18,17 +19,20 @@ from pipeline.nn.sequence_options import PhoneLmOptions
 @cli.options(PhoneLmOptions)
 @cli.step_options
 def main(data: Path, lang: Path, model: Path, out: Path, config: PhoneLmOptions, overwrite: bool) -> None:
-    """Counts a phone n-gram on the transcripts of DATA by the lexicon of LANG and joins it with the tree of MODEL to OUT.
+    """Counts a phone n-gram on the transcripts of DATA by the lexicon of LANG and joins it with the tree of MODEL to
+    OUT.
 
     The result is a graph like those of make_graph, over phones in place of words. cf. Kaldi chain-make-den-fst.
     """
+
     def action(tmp: Path) -> dict:
         from pipeline.artifacts.corpus import cut_entries
-        from pipeline.graph.decoding import expand_phone_graph
-        from pipeline.graph.phone_lm import phone_ngram
         from pipeline.artifacts.lang import Lang
         from pipeline.artifacts.model_dir import load_hmm
+        from pipeline.graph.decoding import expand_phone_graph
+        from pipeline.graph.phone_lm import phone_ngram
         from pipeline.nn.nhmm import transcripts
+
         words, hmm = Lang.load(lang), load_hmm(model)
         hmm.check_lang(words, lang)
         texts = transcripts(data, words, [cut["id"] for _, cut in cut_entries(data)])

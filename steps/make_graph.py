@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
 """Builds the decoding graph of a model."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -21,12 +22,14 @@ def main(lang: Path, lm: Path, model: Path, out: Path, overwrite: bool) -> None:
     Works for trees with any context, within words and across them. The scores of language model and transitions are
     kept apart, so decoding can weigh them anew without another graph. cf. Kaldi utils/mkgraph.sh.
     """
+
     def action(tmp: Path) -> dict:
         from pipeline.artifacts.arpa import Arpa
-        from pipeline.graph.decoding import build_decoding_graph
         from pipeline.artifacts.lang import Lang
         from pipeline.artifacts.model_dir import load_hmm
         from pipeline.base.stamp import artifact_id
+        from pipeline.graph.decoding import build_decoding_graph
+
         words, hmm = Lang.load(lang), load_hmm(model)
         hmm.check_lang(words, lang)
         graph = build_decoding_graph(words, Arpa.load(lm / "lm.arpa" if lm.is_dir() else lm), hmm)

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
 """Makes a lang directory from a lexicon."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -13,8 +14,12 @@ from pipeline.graph.options import LangOptions
 @click.command()
 @click.argument("lexicon", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.argument("out", type=click.Path(path_type=Path))
-@click.option("--tokens", type=click.Path(exists=True, file_okay=False, path_type=Path), help="Tokens of an end-to-end model: the "
-              "words of LEXICON are spelt with them, one state each, and silence is the blank.")
+@click.option(
+    "--tokens",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Tokens of an end-to-end model: the "
+    "words of LEXICON are spelt with them, one state each, and silence is the blank.",
+)
 @cli.options(LangOptions)
 @cli.step_options
 def main(lexicon: Path, out: Path, tokens: Path | None, config: LangOptions, overwrite: bool) -> None:
@@ -22,21 +27,37 @@ def main(lexicon: Path, out: Path, tokens: Path | None, config: LangOptions, ove
 
     With --unit grapheme only the words of LEXICON are used; they are spelt with their letters.
     """
+
     def action(tmp: Path) -> dict:
         from pipeline.artifacts.lang import make_lang
         from pipeline.artifacts.lexicon import Lexicon, grapheme_lexicon
         from pipeline.artifacts.token_lang import token_lang
         from pipeline.artifacts.tokens import Tokens
+
         entries = Lexicon.load(lexicon, probs=config.probs)
         if config.unit == "grapheme":
             entries = grapheme_lexicon(entries.words(), config.drop)
         if tokens is not None:
             lang = token_lang(entries.words(), Tokens.load(tokens), config.silence_prob)
         else:
-            lang = make_lang(entries, config.unit, config.position, config.oov_word, config.silence_prob, config.speech_states,
-                             config.silence_states, config.speech_forward, config.silence_forward, config.blank)
+            lang = make_lang(
+                entries,
+                config.unit,
+                config.position,
+                config.oov_word,
+                config.silence_prob,
+                config.speech_states,
+                config.silence_states,
+                config.speech_forward,
+                config.silence_forward,
+                config.blank,
+            )
         lang.save(tmp)
-        return {"phones": len(lang.phones) - 1, "words": len(lang.words) - 1, "pronunciations": len(lang.lexicon.entries)}
+        return {
+            "phones": len(lang.phones) - 1,
+            "words": len(lang.words) - 1,
+            "pronunciations": len(lang.lexicon.entries),
+        }
 
     cli.run_step(out, {"lexicon": lexicon, "tokens": tokens}, config, action, overwrite, command="make_lang")
 

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
 """Makes the lexicon of a text: known words from a lexicon, the rest by grapheme-to-phoneme conversion."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -20,10 +21,12 @@ def main(lexicon: Path, g2p: Path, texts: tuple[Path, ...], out: Path, overwrite
 
     Words that LEXICON lacks get one pronunciation from the model G2P and are listed in OUT/predicted.txt.
     """
+
     def action(tmp: Path) -> dict:
         from pipeline.artifacts.arpa import read_sentences
-        from pipeline.g2p.joint_units import G2p, pronounce_all
         from pipeline.artifacts.lexicon import Lexicon
+        from pipeline.g2p.joint_units import G2p, pronounce_all
+
         words = sorted({w for text in texts for sentence in read_sentences(text) for w in sentence})
         known = Lexicon.load(lexicon, probs=False)
         predicted = pronounce_all(G2p.load(g2p), [w for w in words if w not in known])

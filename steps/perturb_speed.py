@@ -1,5 +1,7 @@
 #!/usr/bin/env python3
-"""Writes OUT, a data directory with each utterance of DATA_IN at several speeds. Gold times are scaled; features are dropped."""
+"""Writes OUT, a data directory with each utterance of DATA_IN at several speeds. Gold times are scaled; features are
+dropped.
+"""
 
 from __future__ import annotations
 

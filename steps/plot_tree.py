@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
 """Draws the decision tree of a model, or tells its statistics."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -14,7 +15,9 @@ from pipeline.base import cli
 @click.argument("out", required=False, type=click.Path(dir_okay=False, path_type=Path))
 @click.option("--phone", help="Only the roots of this phone.")
 @click.option("--state", type=int, help="Only the roots of this HMM-state (pdf-class, from 0).")
-@click.option("--text", is_flag=True, help="Print leaves, depth, frames and gain of each root, and the questions that gain most.")
+@click.option(
+    "--text", is_flag=True, help="Print leaves, depth, frames and gain of each root, and the questions that gain most."
+)
 @click.option("--most", default=20, show_default=True, help="Questions that --text lists.")
 @cli.verbose_option
 def main(model: Path, out: Path | None, phone: str | None, state: int | None, text: bool, most: int) -> None:
@@ -28,6 +31,7 @@ def main(model: Path, out: Path | None, phone: str | None, state: int | None, te
         raise click.UsageError("name OUT, or ask for --text")
     with cli.main_guard(out):
         from pipeline.gmm.plot_tree import load_view, plot_tree, statistics
+
         view = load_view(model, phone, state)
         if text:
             click.echo(statistics(view, most), nl=False)

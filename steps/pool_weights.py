@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
 """Chooses the weights of decoding on several held-out parts at once (cross-validation)."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -19,13 +20,16 @@ def main(out: Path, decoded: tuple[Path, ...], row_id: str | None, part: str, ov
     """Pools what steps/decode.py --tried recognised in the directories DECODED, chooses the LM weight and word penalty
     with the fewest errors over all of them, and writes OUT as steps/decode.py does. OUT serves as --weights-from.
 
-    With models trained on all but one group of speakers, and that group decoded, all training data becomes a development
+    With models trained on all but one group of speakers, and that group decoded, all training data becomes a
+    development
     set: one of a single group of a small corpus is too small to tell the weights apart.
     """
+
     def action(tmp: Path) -> dict:
-        from pipeline.tasks.decode import pooled, write_best
         from pipeline.base.files import write_json
+        from pipeline.tasks.decode import pooled, write_best
         from pipeline.tasks.score import wer_row
+
         hyps, facts = write_best(pooled(decoded), tmp)
         if row_id is not None:
             write_json(tmp / "results.json", [wer_row(row_id, part, hyps, config=facts)])

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
 """Refines the boundaries of an alignment with one model or several."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -15,16 +16,35 @@ DIR = click.Path(exists=True, file_okay=False, path_type=Path)
 @click.command(context_settings={"show_default": True})
 @click.argument("ali", type=DIR)
 @click.argument("out", type=click.Path(path_type=Path))
-@click.option("--by", "pairs", type=(DIR, DIR), multiple=True, required=True, metavar="MODEL DATA",
-              help="A model and the data directory with features for it; may be given several times.")
-@click.option("--transforms", "adapted", type=(DIR, DIR), multiple=True, metavar="MODEL DIR",
-              help="Speaker transforms of one of the models.")
+@click.option(
+    "--by",
+    "pairs",
+    type=(DIR, DIR),
+    multiple=True,
+    required=True,
+    metavar="MODEL DATA",
+    help="A model and the data directory with features for it; may be given several times.",
+)
+@click.option(
+    "--transforms",
+    "adapted",
+    type=(DIR, DIR),
+    multiple=True,
+    metavar="MODEL DIR",
+    help="Speaker transforms of one of the models.",
+)
 @cli.options(BoundaryOptions)
 @cli.step_options
-def main(ali: Path, out: Path, pairs: tuple[tuple[Path, Path], ...], adapted: tuple[tuple[Path, Path], ...], config: BoundaryOptions,
-         overwrite: bool) -> None:
-    """Keeps words and phones of ALI and writes OUT, an alignment of finer resolution with boundaries at the medians of their
-    posterior distributions, averaged over the models.
+def main(
+    ali: Path,
+    out: Path,
+    pairs: tuple[tuple[Path, Path], ...],
+    adapted: tuple[tuple[Path, Path], ...],
+    config: BoundaryOptions,
+    overwrite: bool,
+) -> None:
+    """Keeps words and phones of ALI and writes OUT, an alignment of finer resolution with boundaries at the medians of
+    their posterior distributions, averaged over the models.
     """
     with cli.main_guard():
         sources = _sources(pairs, dict(adapted))
@@ -32,6 +52,7 @@ def main(ali: Path, out: Path, pairs: tuple[tuple[Path, Path], ...], adapted: tu
     def action(tmp: Path) -> dict:
         from pipeline.artifacts.ali import AliSet
         from pipeline.tasks.boundaries import refine
+
         return refine(AliSet.load(ali), sources, tmp, config, producer=" ".join(str(s.model) for s in sources))
 
     inputs = {"ali": ali}
@@ -41,8 +62,9 @@ def main(ali: Path, out: Path, pairs: tuple[tuple[Path, Path], ...], adapted: tu
 
 
 def _sources(pairs: tuple[tuple[Path, Path], ...], adapted: dict[Path, Path]) -> list:
-    from pipeline.tasks.boundaries import Source
     from pipeline.base.errors import ConfigError
+    from pipeline.tasks.boundaries import Source
+
     unknown = set(adapted) - {model for model, _ in pairs}
     if unknown:
         raise ConfigError(f"--transforms names {sorted(unknown)[0]}, which is not among the models of --by")

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
 """Scores recognised texts and compares two systems."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -13,19 +14,26 @@ from pipeline.graph.options import ScoreOptions
 @click.command()
 @click.argument("decoded", type=click.Path(exists=True, path_type=Path))
 @click.argument("out", type=click.Path(path_type=Path))
-@click.option("--against", type=click.Path(exists=True, path_type=Path), metavar="DIR",
-              help="Another decoding of the same data: OUT/compare.json says whether DECODED is better.")
+@click.option(
+    "--against",
+    type=click.Path(exists=True, path_type=Path),
+    metavar="DIR",
+    help="Another decoding of the same data: OUT/compare.json says whether DECODED is better.",
+)
 @click.option("--id", "row_id", help="Id of the row for the tables of results; without it no row is written.")
 @click.option("--part", default="test", show_default=True, help="Part that the row names.")
 @cli.options(ScoreOptions)
 @cli.step_options
-def main(decoded: Path, out: Path, against: Path | None, row_id: str | None, part: str, config: ScoreOptions,
-         overwrite: bool) -> None:
+def main(
+    decoded: Path, out: Path, against: Path | None, row_id: str | None, part: str, config: ScoreOptions, overwrite: bool
+) -> None:
     """Scores DECODED, a decoding directory or a recogs.jsonl.gz, and writes OUT: wer.txt, errs.txt, score.json."""
+
     def action(tmp: Path) -> dict:
-        from pipeline.base.files import atomic_write, write_json
         from pipeline.artifacts.hyp import load_hypotheses
+        from pipeline.base.files import atomic_write, write_json
         from pipeline.tasks.score import compare, error_report, wer_row
+
         hyps = load_hypotheses(decoded)
         with atomic_write(tmp / "errs.txt") as f:
             f.writelines(line + "\n" for line in error_report(hyps))
@@ -39,11 +47,16 @@ def main(decoded: Path, out: Path, against: Path | None, row_id: str | None, par
         if against is not None:
             facts["compare"] = compare(load_hypotheses(against), hyps, config.by_speaker)
             write_json(tmp / "compare.json", facts["compare"])
-        click.echo((tmp / "wer.txt").read_text(encoding="utf-8").strip() + f"  95 % interval {row['low']:.2f} to {row['high']:.2f}")
+        click.echo(
+            (tmp / "wer.txt").read_text(encoding="utf-8").strip()
+            + f"  95 % interval {row['low']:.2f} to {row['high']:.2f}"
+        )
         return facts
 
     inputs = {"decoded": _file(decoded), "against": _file(against)}
-    cli.run_step(out, inputs, {**cli.options_json(config), "id": row_id, "part": part}, action, overwrite, command="score")
+    cli.run_step(
+        out, inputs, {**cli.options_json(config), "id": row_id, "part": part}, action, overwrite, command="score"
+    )
 
 
 def _file(path: Path | None) -> Path | None:

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
 """Compares the phone durations that a model's transition probabilities imply with measured ones."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -21,15 +22,17 @@ def main(model: Path, reference: Path, out: Path, row_id: str | None, part: str,
 
     A state that is left with probability f per frame lasts 1/f frames on average. Writes OUT: score.json, phones.tsv.
     """
+
     def action(tmp: Path) -> dict:
         import logging
 
         from pipeline.artifacts.ali import HEADER, AliSet
+        from pipeline.artifacts.model_dir import load_hmm
+        from pipeline.base.files import atomic_write, read_json, write_json
         from pipeline.tasks.ali_score import tiers_of_ali, tiers_of_data
         from pipeline.tasks.durations import compare_durations, gold_silences, implied_seconds, measured_seconds
-        from pipeline.base.files import atomic_write, read_json, write_json
-        from pipeline.artifacts.model_dir import load_hmm
         from pipeline.tasks.score import result_row
+
         meta = read_json(model / HEADER)["header"] if (model / HEADER).is_file() else read_json(model / "model.json")
         is_ali = (reference / HEADER).is_file()
         tiers = tiers_of_ali(AliSet.load(reference)) if is_ali else gold_silences(tiers_of_data(reference))
@@ -39,15 +42,26 @@ def main(model: Path, reference: Path, out: Path, row_id: str | None, part: str,
         write_json(tmp / "score.json", figures)
         with atomic_write(tmp / "phones.tsv") as f:
             f.write("phone\tcount\tmeasured_ms\timplied_ms\n")
-            f.writelines(f"{p}\t{measured[p][1]}\t{1000 * measured[p][0]:.1f}\t{1000 * implied[p]:.1f}\n"
-                         for p in sorted(measured) if p in implied)
+            f.writelines(
+                f"{p}\t{measured[p][1]}\t{1000 * measured[p][0]:.1f}\t{1000 * implied[p]:.1f}\n"
+                for p in sorted(measured)
+                if p in implied
+            )
         if row_id is not None:
-            write_json(tmp / "results.json", [result_row(row_id, part, name, value) for name, value in figures.items()
-                                              if name != "phones"])
+            write_json(
+                tmp / "results.json",
+                [result_row(row_id, part, name, value) for name, value in figures.items() if name != "phones"],
+            )
         return figures
 
-    cli.run_step(out, {"model": model, "reference": reference}, {"id": row_id, "part": part}, action, overwrite,
-                 command="score_durations")
+    cli.run_step(
+        out,
+        {"model": model, "reference": reference},
+        {"id": row_id, "part": part},
+        action,
+        overwrite,
+        command="score_durations",
+    )
 
 
 if __name__ == "__main__":

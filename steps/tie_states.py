@@ -16,25 +16,37 @@ from pipeline.gmm.options import TieOptions
 @click.argument("lang", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.argument("ali", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.argument("out", type=click.Path(path_type=Path))
-@click.option("--questions", type=click.Path(exists=True, dir_okay=False, path_type=Path),
-              help="File of questions for the tree, a set of phones per line; without it they come from clustering.")
+@click.option(
+    "--questions",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="File of questions for the tree, a set of phones per line; without it they come from clustering.",
+)
 @cli.options(TieOptions)
 @cli.step_options
-def main(data: Path, lang: Path, ali: Path, out: Path, questions: Path | None, config: TieOptions, overwrite: bool) -> None:
-    """Builds a decision tree from the alignment ALI of DATA and writes OUT, the same alignment with its leaves as labels.
+def main(
+    data: Path, lang: Path, ali: Path, out: Path, questions: Path | None, config: TieOptions, overwrite: bool
+) -> None:
+    """Builds a decision tree from the alignment ALI of DATA and writes OUT, the same alignment with its leaves as
+    labels.
 
     For networks over senones or chenones whose alignment comes from a neural HMM: no mixture model is trained.
     cf. Kaldi build-tree and convert-ali.
     """
 
     def action(tmp: Path) -> dict:
-        from pipeline.gmm.tie import tie_states
         from pipeline.artifacts.lang import Lang
+        from pipeline.gmm.tie import tie_states
 
         return tie_states(data, Lang.load(lang), ali, config, tmp, questions)
 
-    cli.run_step(out, {"data": data, "lang": lang, "ali": ali, "questions": questions}, config, action, overwrite,
-                 command="tie_states")
+    cli.run_step(
+        out,
+        {"data": data, "lang": lang, "ali": ali, "questions": questions},
+        config,
+        action,
+        overwrite,
+        command="tie_states",
+    )
 
 
 if __name__ == "__main__":

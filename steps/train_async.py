@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 """Trains a hybrid network by frame cross-entropy with several processes and a parameter server."""
+
 from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Optional
 
 import click
 
@@ -22,8 +22,16 @@ from pipeline.nn.asynchronous.options import AsyncViterbiOptions
 @click.option("--dev-ali", type=click.Path(path_type=Path), help="Alignment of the dev data, with the same tree.")
 @cli.options(AsyncViterbiOptions)
 @cli.step_options
-def main(data: Path, lang: Path, ali: Path, out: Path, dev: Optional[Path], dev_ali: Optional[Path],
-         config: AsyncViterbiOptions, overwrite: bool) -> None:
+def main(
+    data: Path,
+    lang: Path,
+    ali: Path,
+    out: Path,
+    dev: Path | None,
+    dev_ali: Path | None,
+    config: AsyncViterbiOptions,
+    overwrite: bool,
+) -> None:
     """Trains a network on DATA (with features) to predict the labels of ALI, as train_viterbi.py does, and writes OUT.
 
     Replicas send gradients to a server that holds the parameters and fetch them again; nobody waits for anybody
@@ -42,15 +50,25 @@ def main(data: Path, lang: Path, ali: Path, out: Path, dev: Optional[Path], dev_
         place = place_of(os.environ)
         if place.index:
             from pipeline.nn.asynchronous.systems import ViterbiJob, help_train
-            help_train(ViterbiJob(data, lang, ali, config, dev, dev_ali), Path(f"{out}.node{place.index}"), place.node())
+
+            help_train(
+                ViterbiJob(data, lang, ali, config, dev, dev_ali), Path(f"{out}.node{place.index}"), place.node()
+            )
             return
 
     def action(tmp: Path) -> dict:
         from pipeline.nn.asynchronous.systems import ViterbiJob, train_viterbi_async
+
         return train_viterbi_async(ViterbiJob(data, lang, ali, config, dev, dev_ali), tmp, place.node())
 
-    if not cli.run_step(out, inputs={"data": data, "lang": lang, "ali": ali, "dev": dev, "dev_ali": dev_ali}, options=config,
-                        action=action, overwrite=overwrite, command="train_async"):
+    if not cli.run_step(
+        out,
+        inputs={"data": data, "lang": lang, "ali": ali, "dev": dev, "dev_ali": dev_ali},
+        options=config,
+        action=action,
+        overwrite=overwrite,
+        command="train_async",
+    ):
         place.dismiss()
 
 

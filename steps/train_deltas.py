@@ -16,11 +16,16 @@ from pipeline.gmm.options import DeltasOptions
 @click.argument("lang", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.argument("ali", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.argument("out", type=click.Path(path_type=Path))
-@click.option("--questions", type=click.Path(exists=True, dir_okay=False, path_type=Path),
-              help="File of questions for the tree, a set of phones per line; without it they come from clustering.")
+@click.option(
+    "--questions",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="File of questions for the tree, a set of phones per line; without it they come from clustering.",
+)
 @cli.options(DeltasOptions)
 @cli.step_options
-def main(data: Path, lang: Path, ali: Path, out: Path, questions: Path | None, config: DeltasOptions, overwrite: bool) -> None:
+def main(
+    data: Path, lang: Path, ali: Path, out: Path, questions: Path | None, config: DeltasOptions, overwrite: bool
+) -> None:
     """Trains tied triphones on DATA with the pronunciations of LANG, starting from the alignment ALI, and writes OUT.
 
     Builds a decision tree, starts each leaf as one Gaussian and grows the mixtures. Other context widths (--left,
@@ -28,13 +33,19 @@ def main(data: Path, lang: Path, ali: Path, out: Path, questions: Path | None, c
     """
 
     def action(tmp: Path) -> dict:
-        from pipeline.gmm.triphone import train_deltas
         from pipeline.artifacts.lang import Lang
+        from pipeline.gmm.triphone import train_deltas
 
         return train_deltas(data, Lang.load(lang), ali, config, tmp, questions)
 
-    cli.run_step(out, {"data": data, "lang": lang, "ali": ali, "questions": questions}, config, action, overwrite,
-                 command="train_deltas")
+    cli.run_step(
+        out,
+        {"data": data, "lang": lang, "ali": ali, "questions": questions},
+        config,
+        action,
+        overwrite,
+        command="train_deltas",
+    )
 
 
 if __name__ == "__main__":

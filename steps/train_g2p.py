@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
 """Trains grapheme-to-phoneme conversion on a lexicon."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -18,19 +19,24 @@ from pipeline.g2p.options import G2pOptions
 def main(lexicon: Path, out: Path, config: G2pOptions, overwrite: bool) -> None:
     """Trains a joint-sequence model of letters and phones on LEXICON and writes OUT; steps/make_lexicon.py applies it.
 
-    Some words are kept out of the training to measure errors on; a word counts as right when any of its variants is met.
+    Some words are kept out of the training to measure errors on; a word counts as right when any of its variants is
+    met.
     """
+
     def action(tmp: Path) -> dict:
         import logging
 
-        from pipeline.g2p.joint_units import G2p, held_out, test
         from pipeline.artifacts.lexicon import Lexicon
+        from pipeline.g2p.joint_units import G2p, held_out, test
+
         entries = [(e.word, e.phones) for e in Lexicon.load(lexicon, probs=False).entries]
         tested = held_out({word for word, _ in entries}, config.held_out, config.seed)
         model = G2p.train([e for e in entries if e[0] not in tested], config.order, config.iterations)
         model.save(tmp)
         errors = test(model, [e for e in entries if e[0] in tested])
-        logging.getLogger("train_g2p").info("%s units, %s", len(model.units), ", ".join(f"{k} {v:.2f}" for k, v in errors.items()))
+        logging.getLogger("train_g2p").info(
+            "%s units, %s", len(model.units), ", ".join(f"{k} {v:.2f}" for k, v in errors.items())
+        )
         return {"units": len(model.units), "entries": len(model.sequences), **errors}
 
     cli.run_step(out, {"lexicon": lexicon}, config, action, overwrite, command="train_g2p")

@@ -16,24 +16,35 @@ from pipeline.gmm.options import LdaMlltOptions
 @click.argument("lang", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.argument("ali", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.argument("out", type=click.Path(path_type=Path))
-@click.option("--questions", type=click.Path(exists=True, dir_okay=False, path_type=Path),
-              help="File of questions for the tree, a set of phones per line; without it they come from clustering.")
+@click.option(
+    "--questions",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="File of questions for the tree, a set of phones per line; without it they come from clustering.",
+)
 @cli.options(LdaMlltOptions)
 @cli.step_options
-def main(data: Path, lang: Path, ali: Path, out: Path, questions: Path | None, config: LdaMlltOptions, overwrite: bool) -> None:
+def main(
+    data: Path, lang: Path, ali: Path, out: Path, questions: Path | None, config: LdaMlltOptions, overwrite: bool
+) -> None:
     """Trains tied triphones on spliced features of DATA, reduced by LDA and turned by MLLT, and writes OUT.
 
     The tree and the first mixtures come from the alignment ALI. cf. Kaldi steps/train_lda_mllt.sh.
     """
 
     def action(tmp: Path) -> dict:
-        from pipeline.gmm.triphone import train_lda_mllt
         from pipeline.artifacts.lang import Lang
+        from pipeline.gmm.triphone import train_lda_mllt
 
         return train_lda_mllt(data, Lang.load(lang), ali, config, tmp, questions)
 
-    cli.run_step(out, {"data": data, "lang": lang, "ali": ali, "questions": questions}, config, action, overwrite,
-                 command="train_lda_mllt")
+    cli.run_step(
+        out,
+        {"data": data, "lang": lang, "ali": ali, "questions": questions},
+        config,
+        action,
+        overwrite,
+        command="train_lda_mllt",
+    )
 
 
 if __name__ == "__main__":

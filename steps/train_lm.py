@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
 """Estimates an n-gram language model over the vocabulary of a lang."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -20,16 +21,18 @@ from pipeline.graph.options import LmOptions
 def main(text: Path, lang: Path, out: Path, dev: Path | None, config: LmOptions, overwrite: bool) -> None:
     """Estimates OUT/lm.arpa on TEXT (one sentence a line, or a data directory) for the words of LANG.
 
-    Words that LANG lacks count as its unknown word, or, where it has none, as <unk>, which cannot be recognised. LANG may
-    also be the tokens of an end-to-end model (steps/train_tokens.py); the model is then one over tokens.
+    Words that LANG lacks count as its unknown word, or, where it has none, as <unk>, which cannot be recognised. LANG
+    may also be the tokens of an end-to-end model (steps/train_tokens.py); the model is then one over tokens.
     """
+
     def action(tmp: Path) -> dict:
         import logging
 
         from pipeline.artifacts.arpa import UNK, read_sentences, train_kneser_ney, train_unigram
         from pipeline.artifacts.lang import Lang
-        from pipeline.base.log import setup_default
         from pipeline.artifacts.tokens import FACTS, Tokens
+        from pipeline.base.log import setup_default
+
         setup_default()
         if (lang / FACTS).is_file():
             tokens = Tokens.load(lang)
@@ -44,8 +47,12 @@ def main(text: Path, lang: Path, out: Path, dev: Path | None, config: LmOptions,
         else:
             arpa = train_kneser_ney(sentences, config.order, config.min_counts, config.prune)
         arpa.save(tmp / "lm.arpa")
-        facts = {"ngrams": arpa.by_order, "sentences": len(sentences), "words": sum(map(len, sentences)),
-                 "unknown_words": sum(s.count(unknown) for s in sentences)}
+        facts = {
+            "ngrams": arpa.by_order,
+            "sentences": len(sentences),
+            "words": sum(map(len, sentences)),
+            "unknown_words": sum(s.count(unknown) for s in sentences),
+        }
         if dev is not None:
             facts["dev"] = arpa.perplexity(map(spell, read_sentences(dev)))
         logging.getLogger("train_lm").info("%s", ", ".join(f"{k} {v}" for k, v in facts.items()))

@@ -25,8 +25,8 @@ def main(data: Path, lang: Path, out: Path, config: MonoOptions, overwrite: bool
     """
 
     def action(tmp: Path) -> dict:
-        from pipeline.gmm.mono import train_mono
         from pipeline.artifacts.lang import Lang
+        from pipeline.gmm.mono import train_mono
 
         return train_mono(data, Lang.load(lang), config, tmp)
 

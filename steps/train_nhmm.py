@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Trains a neural HMM from scratch by full-sum."""
+
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Optional
 
 import click
 
@@ -16,22 +16,35 @@ from pipeline.nn.options import NhmmOptions
 @click.argument("lang", type=click.Path(path_type=Path))
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option("--dev", type=click.Path(path_type=Path), help="Data directory by whose loss the best epochs are chosen.")
-@click.option("--tree", type=click.Path(path_type=Path),
-              help="Model or tree directory whose tied states are the labels; by default one label per phone state.")
+@click.option(
+    "--tree",
+    type=click.Path(path_type=Path),
+    help="Model or tree directory whose tied states are the labels; by default one label per phone state.",
+)
 @cli.options(NhmmOptions)
 @cli.step_options
-def main(data: Path, lang: Path, out: Path, dev: Optional[Path], tree: Optional[Path], config: NhmmOptions,
-         overwrite: bool) -> None:
-    """Trains a network and transition probabilities on DATA (with features) and LANG, without any alignment, and writes OUT.
+def main(
+    data: Path, lang: Path, out: Path, dev: Path | None, tree: Path | None, config: NhmmOptions, overwrite: bool
+) -> None:
+    """Trains a network and transition probabilities on DATA (with features) and LANG, without any alignment, and writes
+    OUT.
 
     The criterion sums over all HMM state sequences of a transcript (Mann et al. 2023).
     """
+
     def action(tmp: Path) -> dict:
         from pipeline.nn.nhmm import train_nhmm
+
         return train_nhmm(data, lang, tmp, config, dev, tree)
 
-    cli.run_step(out, inputs={"data": data, "lang": lang, "dev": dev, "tree": tree}, options=config, action=action,
-                 overwrite=overwrite, command="train_nhmm")
+    cli.run_step(
+        out,
+        inputs={"data": data, "lang": lang, "dev": dev, "tree": tree},
+        options=config,
+        action=action,
+        overwrite=overwrite,
+        command="train_nhmm",
+    )
 
 
 if __name__ == "__main__":

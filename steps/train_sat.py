@@ -16,14 +16,28 @@ from pipeline.gmm.options import SatOptions
 @click.argument("lang", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.argument("ali", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.argument("out", type=click.Path(path_type=Path))
-@click.option("--model", type=click.Path(exists=True, file_okay=False, path_type=Path),
-              help="Model that gives features and first transforms; without it the one that made ALI.")
-@click.option("--questions", type=click.Path(exists=True, dir_okay=False, path_type=Path),
-              help="File of questions for the tree, a set of phones per line; without it they come from clustering.")
+@click.option(
+    "--model",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Model that gives features and first transforms; without it the one that made ALI.",
+)
+@click.option(
+    "--questions",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="File of questions for the tree, a set of phones per line; without it they come from clustering.",
+)
 @cli.options(SatOptions)
 @cli.step_options
-def main(data: Path, lang: Path, ali: Path, out: Path, model: Path | None, questions: Path | None, config: SatOptions,
-         overwrite: bool) -> None:
+def main(
+    data: Path,
+    lang: Path,
+    ali: Path,
+    out: Path,
+    model: Path | None,
+    questions: Path | None,
+    config: SatOptions,
+    overwrite: bool,
+) -> None:
     """Trains tied triphones on DATA with one fMLLR transform per speaker, starting from ALI, and writes OUT.
 
     OUT also holds speaker-independent mixtures for a first pass and the transforms of the training speakers, which
@@ -33,8 +47,8 @@ def main(data: Path, lang: Path, ali: Path, out: Path, model: Path | None, quest
         start = model or _producer(ali)
 
     def action(tmp: Path) -> dict:
-        from pipeline.gmm.sat import train_sat
         from pipeline.artifacts.lang import Lang
+        from pipeline.gmm.sat import train_sat
 
         return train_sat(data, Lang.load(lang), ali, start, config, tmp, questions)
 

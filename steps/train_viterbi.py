@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Trains a hybrid network by frame cross-entropy on an alignment."""
+
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Optional
 
 import click
 
@@ -20,18 +20,34 @@ from pipeline.nn.options import ViterbiOptions
 @click.option("--dev-ali", type=click.Path(path_type=Path), help="Alignment of the dev data, with the same tree.")
 @cli.options(ViterbiOptions)
 @cli.step_options
-def main(data: Path, lang: Path, ali: Path, out: Path, dev: Optional[Path], dev_ali: Optional[Path],
-         config: ViterbiOptions, overwrite: bool) -> None:
+def main(
+    data: Path,
+    lang: Path,
+    ali: Path,
+    out: Path,
+    dev: Path | None,
+    dev_ali: Path | None,
+    config: ViterbiOptions,
+    overwrite: bool,
+) -> None:
     """Trains a network on DATA (with features) to predict the labels of ALI, an alignment by any model, and writes OUT.
 
     Tree, topology and transition probabilities are those of ALI.
     """
+
     def action(tmp: Path) -> dict:
         from pipeline.nn.hybrid import train_viterbi
+
         return train_viterbi(data, lang, ali, tmp, config, dev, dev_ali)
 
-    cli.run_step(out, inputs={"data": data, "lang": lang, "ali": ali, "dev": dev, "dev_ali": dev_ali}, options=config,
-                 action=action, overwrite=overwrite, command="train_viterbi")
+    cli.run_step(
+        out,
+        inputs={"data": data, "lang": lang, "ali": ali, "dev": dev, "dev_ali": dev_ali},
+        options=config,
+        action=action,
+        overwrite=overwrite,
+        command="train_viterbi",
+    )
 
 
 if __name__ == "__main__":

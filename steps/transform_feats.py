@@ -14,8 +14,12 @@ from pipeline.base import cli
 @click.argument("data", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.argument("model", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.argument("out", type=click.Path(path_type=Path))
-@click.option("--transforms", type=click.Path(exists=True, file_okay=False, path_type=Path),
-              help="Directory of speaker transforms (fMLLR): an adapted model itself for its training data, else of estimate_fmllr.")
+@click.option(
+    "--transforms",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Directory of speaker transforms (fMLLR): an adapted model itself for its training data, else of "
+    "estimate_fmllr.",
+)
 @cli.step_options
 def main(data: Path, model: Path, out: Path, transforms: Path | None, overwrite: bool) -> None:
     """Writes OUT, DATA with the features that the mixtures of MODEL see: LDA and MLLT, and fMLLR with --transforms.
@@ -30,8 +34,15 @@ def main(data: Path, model: Path, out: Path, transforms: Path | None, overwrite:
         facts = transform_feats(data, model, transforms, tmp, out)
         return {"dim": facts.dim, "utterances": facts.num_utterances}
 
-    cli.run_step(out, {"data": data, "model": model, "transforms": transforms}, {}, action, overwrite, command="transform_feats",
-                 resume=False)
+    cli.run_step(
+        out,
+        {"data": data, "model": model, "transforms": transforms},
+        {},
+        action,
+        overwrite,
+        command="transform_feats",
+        resume=False,
+    )
 
 
 if __name__ == "__main__":

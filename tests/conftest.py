@@ -6,8 +6,8 @@ import logging
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Callable
 
 import hypothesis
 import pytest
@@ -47,7 +47,9 @@ def _quiet_console():
 def run_script(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess]:
     """Runs a command with the environment of a recipe, in `tmp_path`, and returns what it did and printed."""
 
-    def run(*command: str | Path, cwd: Path = tmp_path, timeout: float = 120, **env: str) -> subprocess.CompletedProcess:
+    def run(
+        *command: str | Path, cwd: Path = tmp_path, timeout: float = 120, **env: str
+    ) -> subprocess.CompletedProcess:
         path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
         full = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), "FULLSUM_ENV": "system", **env}
         return subprocess.run(

@@ -13,7 +13,9 @@ ROOT = Path(__file__).resolve().parent.parent
 KEYS = {"shape", "backend", "forward_s", "backward_s", "peak_mib", "ratio_to_k2", "ratio_to_torch_ctc"}
 
 
-@pytest.mark.parametrize("name", ["full_sum.py", "corpus_epoch.py", "rnnt_loss.py", "auxiliary_heads.py", "denominators.py"])
+@pytest.mark.parametrize(
+    "name", ["full_sum.py", "corpus_epoch.py", "rnnt_loss.py", "auxiliary_heads.py", "denominators.py"]
+)
 def test_help_is_quick(run_script, name):
     times = []
     for _ in range(3):
@@ -32,18 +34,24 @@ def test_json_lines(run_script):
     assert [(r["shape"], r["backend"]) for r in rows] == [
         ("hmm 1x50x10x50", "torch"), ("ctc 1x50x10x50", "torch"), ("ctc 1x50x10x50", "torch ctc_loss")
     ]  # fmt: skip
-    assert all(KEYS <= set(r) for r in rows) and rows[1]["score"] == pytest.approx(rows[2]["score"], rel=1e-4)
+    assert all(set(r) >= KEYS for r in rows) and rows[1]["score"] == pytest.approx(rows[2]["score"], rel=1e-4)
     assert rows[2]["ratio_to_torch_ctc"] == 1 and rows[0]["ratio_to_k2"] is None
 
 
 def test_rnnt_losses(run_script):
-    """All on one problem: ours is k2's; a pruned one, with a second loss added, is larger and says how much memory it took."""
+    """All on one problem: ours is k2's; a pruned one, with a second loss added, is larger and says how much memory it
+    took.
+    """
     pytest.importorskip("k2")
-    done = run_script(sys.executable, ROOT / "benchmarks" / "rnnt_loss.py", "--json", "--repeats", "1", "--shape", "2x40x12x50")
+    done = run_script(
+        sys.executable, ROOT / "benchmarks" / "rnnt_loss.py", "--json", "--repeats", "1", "--shape", "2x40x12x50"
+    )
     assert done.returncode == 0, done.stderr
     ours, theirs, pruned = (json.loads(line) for line in done.stdout.splitlines())
     assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-4) and pruned["loss"] > ours["loss"]
-    assert theirs["ratio_to_k2"] == 1 and all(row["seconds"] > 0 and row["peak_mib"] >= 0 for row in (ours, theirs, pruned))
+    assert theirs["ratio_to_k2"] == 1 and all(
+        row["seconds"] > 0 and row["peak_mib"] >= 0 for row in (ours, theirs, pruned)
+    )
 
 
 def test_auxiliary_heads(run_script):

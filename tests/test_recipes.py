@@ -24,7 +24,9 @@ SCRIPTS = sorted([*ROOT.glob("utils/*.py"), *ROOT.glob("local/*.py"), *ROOT.glob
 COMMANDS = [*STEPS, *(path for path in SCRIPTS if "__main__" in path.read_text(encoding="utf-8"))]
 SHELL = sorted([*ROOT.glob("**/run.sh"), *ROOT.glob("utils/*.sh"), *ROOT.glob("egs/*/*.sh"), ROOT / ".ci" / "run"])
 SHELL = [path for path in dict.fromkeys(SHELL) if ".venv" not in str(path)]
-PROSE = [path for path in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("egs/*/README.md")) if path.exists()]
+PROSE = [
+    path for path in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("egs/*/README.md")) if path.exists()
+]
 
 SCRIPT = re.compile(r"(?:^|/|\$|\$\{)(?:steps|utils|local|benchmarks)\}?/[\w./-]+\.(?:py|sh)$")
 
@@ -76,7 +78,7 @@ def resolve(word: str, directory: Path) -> Path | None:
     return None
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def command_of(path: Path) -> click.Command:
     """The click command of a script."""
     name = "script_" + re.sub(r"\W", "_", path.as_posix())
@@ -129,7 +131,7 @@ def test_recipe(path):
         assert f"utils/{name}" in text, f"does not source utils/{name}"
     numbers = [int(n) for n in re.findall(r"^\s*if stage (\d+) [\"']", text, re.M)]
     assert numbers and numbers == sorted(set(numbers)), f"stages {numbers}"
-    assert len(re.findall(r"\bstage \d", re.sub(r"#.*", "", text))) == len(numbers), "write: if stage N \"title\"; then"
+    assert len(re.findall(r"\bstage \d", re.sub(r"#.*", "", text))) == len(numbers), 'write: if stage N "title"; then'
     assert text.split("\n")[1].startswith("# "), "the comment at the top is what --help prints"
 
 
@@ -163,7 +165,10 @@ def test_recipe_list_and_help(path):
 def test_recipe_sources(path):
     """--ali and --e2e, where a recipe has them, take what its help says and nothing else."""
     text = path.read_text(encoding="utf-8")
-    for option, good in (("ali", ("gmm", "nhmm", "both", "none")), ("e2e", ("ctc", "attention", "ctc attention transducer"))):
+    for option, good in (
+        ("ali", ("gmm", "nhmm", "both", "none")),
+        ("e2e", ("ctc", "attention", "ctc attention transducer")),
+    ):
         if not re.search(rf"^{option}=", text, re.M):
             continue
         for value in good:

@@ -33,7 +33,9 @@ def main(recipe: Path, names: tuple[str, ...], parallel: int, threads: int, over
             raise PipelineError(f"{recipe / 'conf' / 'tables'}: no tables")
         failed = []
         for name, table in tables.items():
-            failed += [f"{name}/log/{cell}.log" for cell in run_table(recipe, name, table, parallel, threads, overwrite)]
+            failed += [
+                f"{name}/log/{cell}.log" for cell in run_table(recipe, name, table, parallel, threads, overwrite)
+            ]
         rows = write_report(recipe, extra=sections, keep=shown(recipe))
         logging.getLogger("pipeline").info("%s: %d rows", recipe / "RESULTS.md", len(rows))
         if failed:

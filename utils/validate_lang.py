@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
 """Checks lang directories: symbol tables, pronunciations, topology, ids. Exit code 2 if one is broken."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -11,7 +12,9 @@ from pipeline.base import cli
 
 @click.command(help=__doc__)
 @click.argument("lang_dirs", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="DIR...")
-@click.option("--text", type=click.Path(path_type=Path), help="Text or data directory: all its words must be in the lang.")
+@click.option(
+    "--text", type=click.Path(path_type=Path), help="Text or data directory: all its words must be in the lang."
+)
 def main(lang_dirs: tuple[Path, ...], text: Path | None) -> None:
     with cli.main_guard():
         from pipeline.artifacts.arpa import read_sentences
@@ -22,8 +25,10 @@ def main(lang_dirs: tuple[Path, ...], text: Path | None) -> None:
             if text is not None:
                 for number, words in enumerate(read_sentences(text), 1):
                     lang.word_ids(" ".join(words), f"{text}: sentence {number}")
-            click.echo(f"{lang_dir}: {len(lang.words) - 1} words, {len(lang.lexicon.entries)} pronunciations, "
-                       f"{len(lang.phones) - 1} {lang.unit}s")
+            click.echo(
+                f"{lang_dir}: {len(lang.words) - 1} words, {len(lang.lexicon.entries)} pronunciations, "
+                f"{len(lang.phones) - 1} {lang.unit}s"
+            )
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
 """Checks ARPA language models. Exit code 2 if one is broken or lacks words that it needs."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -16,8 +17,8 @@ from pipeline.base import cli
 def main(models: tuple[Path, ...], lang: Path | None, text: Path | None) -> None:
     with cli.main_guard():
         from pipeline.artifacts.arpa import Arpa, read_sentences
-        from pipeline.base.errors import DataError
         from pipeline.artifacts.lang import Lang
+        from pipeline.base.errors import DataError
 
         words = None if lang is None else Lang.load(lang).words
         for path in models:
@@ -30,7 +31,9 @@ def main(models: tuple[Path, ...], lang: Path | None, text: Path | None) -> None
                 told += f", {known} of {len(words) - 1} words of the lang"
             if text is not None:
                 facts = arpa.perplexity(read_sentences(text))
-                told += ", " + ", ".join(f"{k} {v:.2f}" if isinstance(v, float) else f"{k} {v}" for k, v in facts.items())
+                told += ", " + ", ".join(
+                    f"{k} {v:.2f}" if isinstance(v, float) else f"{k} {v}" for k, v in facts.items()
+                )
             click.echo(told)
 
 

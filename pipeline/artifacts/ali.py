@@ -1,21 +1,22 @@
 """Alignments: one transition-id per frame, the same type whether a GMM or a neural HMM made them."""
+
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Iterable, Iterator, Mapping
 
 import numpy as np
 
-from pipeline.base.errors import DataError, MismatchError
-from pipeline.base.files import atomic_write, read_json, write_json
 from pipeline.artifacts.lang import SILENCE
 from pipeline.artifacts.model_dir import load_hmm, save_hmm
 from pipeline.artifacts.symbols import SymbolTable
 from pipeline.artifacts.topo import Topo
 from pipeline.artifacts.transitions import TransitionModel
 from pipeline.artifacts.tree import Tree
+from pipeline.base.errors import DataError, MismatchError
+from pipeline.base.files import atomic_write, read_json, write_json
 
 HEADER = "ali.json"
 
@@ -45,7 +46,9 @@ class Alignment:
 
 @dataclass(frozen=True)
 class Segment:
-    """A phone or word in time; start and duration in seconds; confidence is the mean of its frames (None: not computed)."""
+    """A phone or word in time; start and duration in seconds; confidence is the mean of its frames (None: not
+    computed).
+    """
 
     symbol: str
     start: float
@@ -79,8 +82,14 @@ class AliHeader:
 class AliSet(Mapping[str, Alignment]):
     """Alignments keyed by cut id, with the tree and topology that give the transition-ids their meaning."""
 
-    def __init__(self, header: AliHeader, transitions: TransitionModel, words: SymbolTable,
-                 alignments: Iterable[Alignment] = (), directory: str | Path = "<memory>") -> None:
+    def __init__(
+        self,
+        header: AliHeader,
+        transitions: TransitionModel,
+        words: SymbolTable,
+        alignments: Iterable[Alignment] = (),
+        directory: str | Path = "<memory>",
+    ) -> None:
         self.header, self.transitions, self.word_symbols, self.directory = header, transitions, words, Path(directory)
         self._pdf, self._phone = transitions.tid_pdf(), transitions.tid_phone()
         self._ends = transitions.tid_ends_phone()
@@ -95,7 +104,9 @@ class AliSet(Mapping[str, Alignment]):
         try:
             return self._items[cut_id]
         except KeyError:
-            raise DataError(f"{self.directory}: no alignment for cut {cut_id!r} ({len(self)} cuts are aligned)") from None
+            raise DataError(
+                f"{self.directory}: no alignment for cut {cut_id!r} ({len(self)} cuts are aligned)"
+            ) from None
 
     def __contains__(self, cut_id: object) -> bool:
         return cut_id in self._items
@@ -144,7 +155,7 @@ class AliSet(Mapping[str, Alignment]):
 
     def _segment(self, cut_id: str, symbol: str, first: int, num_frames: int) -> Segment:
         shift, confidence = self.header.frame_shift, self[cut_id].confidence
-        mean = None if confidence is None else float(confidence[first:first + num_frames].astype(np.float64).mean())
+        mean = None if confidence is None else float(confidence[first : first + num_frames].astype(np.float64).mean())
         start = max(0.0, first * shift + self.header.frame_offset)
         end = max(start, (first + num_frames) * shift + self.header.frame_offset)
         return Segment(symbol, start, end - start, mean)
@@ -165,8 +176,13 @@ class AliSet(Mapping[str, Alignment]):
         """
         if not factor > 0.0:
             raise DataError(f"speed factor {factor} must be positive")
-        return AliSet(self.header, self.transitions, self.word_symbols,
-                      (self._stretch(a, factor) for a in self.values()), self.directory)
+        return AliSet(
+            self.header,
+            self.transitions,
+            self.word_symbols,
+            (self._stretch(a, factor) for a in self.values()),
+            self.directory,
+        )
 
     def _stretch(self, ali: Alignment, factor: float) -> Alignment:
         old = len(ali.transition_ids)
@@ -182,14 +198,21 @@ class AliSet(Mapping[str, Alignment]):
         tids = np.where(np.append(source[1:] == source[:-1], False), tids & ~1, tids).astype(tids.dtype)
         words = ali.words.copy()
         words[:, 1] = moved[np.searchsorted(bounds, words[:, 1])].clip(max=new - 1)
-        return replace(ali, cut_id=f"{ali.cut_id}_sp{factor}", transition_ids=tids, words=words,
-                       confidence=None if ali.confidence is None else ali.confidence[source])
+        return replace(
+            ali,
+            cut_id=f"{ali.cut_id}_sp{factor}",
+            transition_ids=tids,
+            words=words,
+            confidence=None if ali.confidence is None else ali.confidence[source],
+        )
 
     def check_tree(self, tree: Tree, topo: Topo, other_dir: str | Path) -> None:
         """MismatchError naming both directories unless the labels belong to this tree and topology."""
         for what, mine, theirs in (("topo", self.header.topo_id, topo.id), ("tree", self.header.tree_id, tree.id)):
             if mine != theirs:
-                raise MismatchError(f"alignment {self.directory} has {what} {mine}, but {other_dir} has {what} {theirs}")
+                raise MismatchError(
+                    f"alignment {self.directory} has {what} {mine}, but {other_dir} has {what} {theirs}"
+                )
 
     @classmethod
     def load(cls, directory: str | Path) -> AliSet:
@@ -204,8 +227,9 @@ class AliSet(Mapping[str, Alignment]):
         if (hmm.topo.id, hmm.tree.id) != (header.topo_id, header.tree_id):
             raise MismatchError(f"{d / HEADER}: header and the tree or topology beside it do not agree")
         words = SymbolTable.load(d / "words.txt")
-        return cls(header, hmm.transitions, words,
-                   (a for s in shards for a in _read_shard(d / s, hmm.transitions.num_tids)), d)
+        return cls(
+            header, hmm.transitions, words, (a for s in shards for a in _read_shard(d / s, hmm.transitions.num_tids)), d
+        )
 
 
 class AliWriter:
@@ -214,8 +238,16 @@ class AliWriter:
     Use as a context manager; the directory is readable once it has closed without an exception.
     """
 
-    def __init__(self, directory: str | Path, header: AliHeader, tree: Tree, topo: Topo, transitions: TransitionModel,
-                 words: SymbolTable, shard_size: int = 10_000) -> None:
+    def __init__(
+        self,
+        directory: str | Path,
+        header: AliHeader,
+        tree: Tree,
+        topo: Topo,
+        transitions: TransitionModel,
+        words: SymbolTable,
+        shard_size: int = 10_000,
+    ) -> None:
         self.directory, self.header, self.shard_size = Path(directory), header, shard_size
         self.directory.mkdir(parents=True, exist_ok=True)
         save_hmm(self.directory, topo, tree, transitions)
@@ -248,7 +280,7 @@ def subsample(labels: np.ndarray, factor: int, majority: bool = False) -> np.nda
     assert factor >= 1, factor
     if factor == 1 or not majority:
         return labels[::factor]
-    blocks = [labels[i:i + factor] for i in range(0, len(labels), factor)]
+    blocks = [labels[i : i + factor] for i in range(0, len(labels), factor)]
     return np.array([np.bincount(b).argmax() for b in blocks], dtype=labels.dtype)
 
 
@@ -269,6 +301,7 @@ def spread(bounds: np.ndarray, total: int) -> np.ndarray:
 
 def _write_shard(path: Path, alignments: list[Alignment]) -> None:
     from safetensors.numpy import save
+
     with_confidence = [a.confidence is not None for a in alignments]
     assert len(set(with_confidence)) == 1, "either all or none of a shard's alignments carry confidences"
     arrays = {
@@ -276,7 +309,8 @@ def _write_shard(path: Path, alignments: list[Alignment]) -> None:
         "num_frames": np.array([len(a.transition_ids) for a in alignments], dtype=np.int32),
         "log_like": np.array([a.log_like for a in alignments], dtype=np.float64),
         "words": np.concatenate([a.words for a in alignments]),
-        "num_words": np.array([len(a.words) for a in alignments], dtype=np.int32)}
+        "num_words": np.array([len(a.words) for a in alignments], dtype=np.int32),
+    }
     if with_confidence[0]:
         arrays["confidence"] = np.concatenate([a.confidence for a in alignments]).astype(np.float16)
     with atomic_write(path, "wb") as f:
@@ -285,12 +319,13 @@ def _write_shard(path: Path, alignments: list[Alignment]) -> None:
 
 def _read_shard(path: Path, num_tids: int) -> Iterator[Alignment]:
     from safetensors import SafetensorError, safe_open
+
     if not path.is_file():
         raise DataError(f"{path}: no such file")
     try:
         with safe_open(str(path), framework="numpy") as f:
             cut_ids = json.loads(f.metadata()["cut_ids"])
-            arrays = {k: f.get_tensor(k) for k in f.keys()}
+            arrays = {k: f.get_tensor(k) for k in f.keys()}  # noqa: SIM118  not a mapping
         tids, confidence = arrays["transition_ids"], arrays.get("confidence")
         frames = np.concatenate([[0], np.cumsum(arrays["num_frames"])])
         rows = np.concatenate([[0], np.cumsum(arrays["num_words"])])
@@ -303,5 +338,10 @@ def _read_shard(path: Path, num_tids: int) -> Iterator[Alignment]:
         raise DataError(f"{path}: a transition-id is outside 0..{num_tids - 1}")
     for i, cut_id in enumerate(cut_ids):
         span = slice(frames[i], frames[i + 1])
-        yield Alignment(cut_id, tids[span], float(log_like[i]), words[rows[i]:rows[i + 1]],
-                        None if confidence is None else confidence[span])
+        yield Alignment(
+            cut_id,
+            tids[span],
+            float(log_like[i]),
+            words[rows[i] : rows[i + 1]],
+            None if confidence is None else confidence[span],
+        )

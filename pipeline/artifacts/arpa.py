@@ -1,13 +1,14 @@
 """Back-off n-gram language models in the ARPA format: reading with checks, training, probabilities, perplexity."""
+
 from __future__ import annotations
 
 import contextlib
 import io
 import math
 from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Iterable, Iterator, Sequence
 
 from pipeline.base.errors import DataError
 from pipeline.base.files import atomic_write, read_jsonl, read_lines
@@ -44,7 +45,7 @@ class Arpa:
 
     def log_prob(self, history: Sequence[str], word: str) -> float:
         """Natural-log probability of a word after a history of any length; -inf for a word that the model lacks."""
-        context = tuple(history)[-(self.order - 1):] if self.order > 1 else ()
+        context = tuple(history)[-(self.order - 1) :] if self.order > 1 else ()
         score = 0.0
         while True:
             found = self.probs.get((*context, word))
@@ -81,8 +82,12 @@ class Arpa:
                     oov += word != EOS
                 else:
                     log_sum, events = log_sum + score, events + 1
-        return {"sentences": num_sentences, "words": num_words, "oov": oov,
-                "perplexity": math.exp(-log_sum / events) if events else None}
+        return {
+            "sentences": num_sentences,
+            "words": num_words,
+            "oov": oov,
+            "perplexity": math.exp(-log_sum / events) if events else None,
+        }
 
     def save(self, path: str | Path) -> None:
         """Writes the model; base-10 logarithms with 7 digits, as other tools do."""
@@ -163,11 +168,13 @@ class _Reader:
         fields = line.split()
         if len(fields) not in (n + 1, n + 2):
             raise self.fail(f"expected a probability, {n} words and perhaps a back-off weight, found {line!r}")
-        ngram = tuple(fields[1:n + 1])
+        ngram = tuple(fields[1 : n + 1])
         if ngram in self.probs:
             raise self.fail(f"the n-gram {' '.join(ngram)!r} stands twice")
         if n > 1 and (ngram[:-1] not in self.probs or (ngram[-1],) not in self.probs):
-            raise self.fail(f"the n-gram {' '.join(ngram)!r} has no {n - 1}-gram for its history or no unigram for its word")
+            raise self.fail(
+                f"the n-gram {' '.join(ngram)!r} has no {n - 1}-gram for its history or no unigram for its word"
+            )
         prob = self._number(fields[0])
         if prob > 1e-4:
             raise self.fail(f"log10 probability {fields[0]} is above 0")
@@ -226,8 +233,9 @@ def train_unigram(sentences: Iterable[Sequence[str]], vocabulary: Iterable[str] 
     return Arpa(1, probs)
 
 
-def train_kneser_ney(sentences: Iterable[Sequence[str]], order: int, min_counts: Sequence[int] = (),
-                     prune: float = 0.0) -> Arpa:
+def train_kneser_ney(
+    sentences: Iterable[Sequence[str]], order: int, min_counts: Sequence[int] = (), prune: float = 0.0
+) -> Arpa:
     """Unmodified back-off Kneser-Ney by kaldingram (as SRILM's ngram-count -ukndiscount -kn-modify-counts-at-end).
 
     Args:
@@ -238,6 +246,7 @@ def train_kneser_ney(sentences: Iterable[Sequence[str]], order: int, min_counts:
     from kaldingram.prune import ArpaParser
     from kaldingram.prune import prune as prune_model
     from kaldingram.train import NgramCounts
+
     assert order >= 2, order
     # kaldingram reads bytes as Latin-1, where some UTF-8 bytes are blanks: numbers stand for the words.
     number: dict[str, str] = {}
@@ -267,10 +276,10 @@ def _renamed(text: str, names: dict[str, str]) -> Arpa:
     order = 0
     for line in text.splitlines():
         if line.endswith("-grams:"):
-            order = int(line[1:line.index("-")])
+            order = int(line[1 : line.index("-")])
         elif order and line and not line.startswith("\\"):
             fields = line.split()
-            ngram = tuple(names.get(w, w) for w in fields[1:order + 1])
+            ngram = tuple(names.get(w, w) for w in fields[1 : order + 1])
             probs[ngram] = float(fields[0]) * LOG10
             if len(fields) == order + 2:
                 backoffs[ngram] = float(fields[-1]) * LOG10

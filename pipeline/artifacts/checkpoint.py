@@ -1,4 +1,5 @@
 """Model directories: tensors in safetensors, everything else in JSON, nothing that can run code."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
 META, TENSORS = "model.json", "model.safetensors"
 
 
-def save_model(directory: str | Path, tensors: dict[str, "torch.Tensor"], meta: dict[str, Any]) -> None:
+def save_model(directory: str | Path, tensors: dict[str, torch.Tensor], meta: dict[str, Any]) -> None:
     """Writes model.safetensors and model.json; each file is replaced as a whole or not at all.
 
     Args:
@@ -26,7 +27,7 @@ def save_model(directory: str | Path, tensors: dict[str, "torch.Tensor"], meta: 
     write_json(d / META, meta)
 
 
-def load_model(directory: str | Path, kind: str | None = None) -> tuple[dict[str, "torch.Tensor"], dict[str, Any]]:
+def load_model(directory: str | Path, kind: str | None = None) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """Reads a model directory.
 
     Args:
@@ -41,18 +42,20 @@ def load_model(directory: str | Path, kind: str | None = None) -> tuple[dict[str
     return load_tensors(d / TENSORS), meta
 
 
-def save_tensors(path: str | Path, tensors: dict[str, "torch.Tensor"], meta: dict[str, str] | None = None) -> None:
+def save_tensors(path: str | Path, tensors: dict[str, torch.Tensor], meta: dict[str, str] | None = None) -> None:
     """One safetensors file, written atomically."""
     from safetensors.torch import save
+
     blob = save({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, metadata=meta)
     with atomic_write(path, "wb") as f:
         f.write(blob)
 
 
-def load_tensors(path: str | Path) -> dict[str, "torch.Tensor"]:
+def load_tensors(path: str | Path) -> dict[str, torch.Tensor]:
     """Reads one safetensors file; DataError when it is missing or damaged."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
+
     if not Path(path).is_file():
         raise DataError(f"{path}: no such file")
     try:

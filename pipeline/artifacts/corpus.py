@@ -1,9 +1,9 @@
 """Data directories: lhotse manifests of one part of a corpus, written, read and checked here.
 
-A data directory holds recordings.jsonl.gz, supervisions.jsonl.gz and cuts.jsonl.gz. A cut is an utterance: its id is the
-utterance id, it has one supervision with the same id, a transcript of words separated by single blanks and a speaker. Gold times
-of words and phones stand in ``supervision.alignment`` under "word" and "phone", in seconds from the start of the recording.
-Paths of audio files are absolute.
+A data directory holds recordings.jsonl.gz, supervisions.jsonl.gz and cuts.jsonl.gz. A cut is an utterance: its id is
+the utterance id, it has one supervision with the same id, a transcript of words separated by single blanks and a
+speaker. Gold times of words and phones stand in ``supervision.alignment`` under "word" and "phone", in seconds from the
+start of the recording. Paths of audio files are absolute.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ from __future__ import annotations
 import json
 import logging
 from collections import Counter
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Iterable, Iterator, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pipeline.base.errors import DataError
 from pipeline.base.files import read_lines, write_jsonl
@@ -68,7 +69,9 @@ def utterance(
     from lhotse.supervision import AlignmentItem
 
     alignment = {
-        tier: [AlignmentItem(*span) for span in spans] for tier, spans in (("word", list(words)), ("phone", list(phones))) if spans
+        tier: [AlignmentItem(*span) for span in spans]
+        for tier, spans in (("word", list(words)), ("phone", list(phones)))
+        if spans
     }
     supervision = SupervisionSegment(
         id=utt_id,
@@ -80,7 +83,9 @@ def utterance(
         language=language,
         alignment=alignment or None,
     )
-    return MonoCut(id=utt_id, start=0.0, duration=recording.duration, channel=0, supervisions=[supervision], recording=recording)
+    return MonoCut(
+        id=utt_id, start=0.0, duration=recording.duration, channel=0, supervisions=[supervision], recording=recording
+    )
 
 
 def audio_recording(utt_id: str, path: Path) -> Recording:
@@ -90,7 +95,9 @@ def audio_recording(utt_id: str, path: Path) -> Recording:
 
     info = _audio_info(path)
     source = AudioSource(type="file", channels=list(range(info.channels)), source=str(path.resolve()))
-    return Recording(utt_id, [source], info.samplerate, info.frames, info.frames / info.samplerate, list(range(info.channels)))
+    return Recording(
+        utt_id, [source], info.samplerate, info.frames, info.frames / info.samplerate, list(range(info.channels))
+    )
 
 
 def store_audio(utt_id: str, samples: np.ndarray, rate: int, path: Path, final_path: Path) -> Recording:
@@ -144,7 +151,9 @@ def load_cuts(data_dir: str | Path, check_audio: bool = False) -> CutSet:
 
 
 def cut_entries(data_dir: str | Path) -> list[tuple[int, dict]]:
-    """The utterances of a data directory as (line number, JSON object) pairs, checked as by load_cuts but without lhotse."""
+    """The utterances of a data directory as (line number, JSON object) pairs, checked as by load_cuts but without
+    lhotse.
+    """
     entries, problems = _read_entries(Path(data_dir), check_audio=False, decode=False)
     _raise_if(problems, data_dir)
     return entries
@@ -215,7 +224,9 @@ def _read_entries(data_dir: Path, check_audio: bool, decode: bool) -> tuple[list
         for line_no, entry in entries:
             rate = entry["recording"]["sampling_rate"]
             if rate != usual:
-                problems.append(f"{path}:{line_no}: utterance {entry['id']!r} has {rate} Hz, the others have {usual} Hz")
+                problems.append(
+                    f"{path}:{line_no}: utterance {entry['id']!r} has {rate} Hz, the others have {usual} Hz"
+                )
     return entries, problems
 
 
@@ -273,8 +284,12 @@ def _supervision_problems(supervision: dict, cut: dict) -> Iterator[str]:
     for tier, items in (supervision.get("alignment") or {}).items():
         end = -TOLERANCE
         for symbol, item_start, item_duration, *_ in items:
-            if item_duration < 0 or item_start < end - TOLERANCE or item_start + item_duration > start + duration + TOLERANCE:
-                yield f"{tier} {symbol!r} at {item_start} s has a negative duration, overlaps, or leaves the supervision"
+            if (
+                item_duration < 0
+                or item_start < end - TOLERANCE
+                or item_start + item_duration > start + duration + TOLERANCE
+            ):
+                yield f"{tier} {symbol!r} at {item_start} s has a negative duration, overlaps or leaves the supervision"
                 break
             end = item_start + item_duration
 
@@ -333,7 +348,9 @@ def _tail_samples(path: Path, num_samples: int) -> int:
 def _decoded_samples(path: Path, num_samples: int) -> int:
     import soundfile
 
-    return sum(len(block) for block in soundfile.blocks(str(path), blocksize=1 << 16, frames=num_samples, dtype="int16"))
+    return sum(
+        len(block) for block in soundfile.blocks(str(path), blocksize=1 << 16, frames=num_samples, dtype="int16")
+    )
 
 
 def _manifest_problems(data_dir: Path, entries: list[dict]) -> list[str]:

@@ -1,10 +1,13 @@
-"""Recognised texts beside their references: recogs.jsonl.gz, nbest.jsonl.gz and tried.jsonl.gz of a decoding directory."""
+"""Recognised texts beside their references: recogs.jsonl.gz, nbest.jsonl.gz and tried.jsonl.gz of a decoding
+directory.
+"""
+
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Iterable, Mapping, Sequence
 
 from pipeline.base.errors import DataError
 from pipeline.base.files import read_jsonl, write_jsonl
@@ -26,7 +29,10 @@ class Hypothesis:
 
 def save_hypotheses(path: str | Path, hypotheses: Iterable[Hypothesis]) -> None:
     """Writes one JSON object a line: id, speaker, ref and hyp with words separated by blanks."""
-    write_jsonl(path, ({"id": h.cut_id, "speaker": h.speaker, "ref": " ".join(h.ref), "hyp": " ".join(h.hyp)} for h in hypotheses))
+    write_jsonl(
+        path,
+        ({"id": h.cut_id, "speaker": h.speaker, "ref": " ".join(h.ref), "hyp": " ".join(h.hyp)} for h in hypotheses),
+    )
 
 
 def load_hypotheses(path: str | Path) -> list[Hypothesis]:
@@ -79,8 +85,20 @@ class NBest:
 
 def save_nbest(path: str | Path, lists: Iterable[NBest]) -> None:
     """Writes one JSON object a line: id, speaker, ref, and nbest, a list of [text, acoustic, graph, lm]."""
-    write_jsonl(path, ({"id": x.cut_id, "speaker": x.speaker, "ref": " ".join(x.ref), "nbest": [
-        [" ".join(a.words), round(a.acoustic, 4), round(a.graph, 5), round(a.lm, 5)] for a in x.alternatives]} for x in lists))
+    write_jsonl(
+        path,
+        (
+            {
+                "id": x.cut_id,
+                "speaker": x.speaker,
+                "ref": " ".join(x.ref),
+                "nbest": [
+                    [" ".join(a.words), round(a.acoustic, 4), round(a.graph, 5), round(a.lm, 5)] for a in x.alternatives
+                ],
+            }
+            for x in lists
+        ),
+    )
 
 
 def load_nbest(path: str | Path) -> list[NBest]:
@@ -90,7 +108,9 @@ def load_nbest(path: str | Path) -> list[NBest]:
     out: dict[str, NBest] = {}
     for line_no, row in enumerate(read_jsonl(p), 1):
         try:
-            alternatives = tuple(Alternative(tuple(text.split()), float(a), float(g), float(lm)) for text, a, g, lm in row["nbest"])
+            alternatives = tuple(
+                Alternative(tuple(text.split()), float(a), float(g), float(lm)) for text, a, g, lm in row["nbest"]
+            )
             found = NBest(str(row["id"]), str(row["speaker"]), tuple(row["ref"].split()), alternatives)
         except (KeyError, TypeError, AttributeError, ValueError) as e:
             raise DataError(f"{p}:{line_no}: not an n-best list ({e!r})") from None
@@ -103,7 +123,8 @@ def load_nbest(path: str | Path) -> list[NBest]:
 
 
 def save_tried(path: str | Path, found: Mapping[tuple[float, float], Sequence[Hypothesis]]) -> None:
-    """Writes what was recognised with all weights: per utterance id, speaker, ref and tried, a list of [LM weight, penalty, text].
+    """Writes what was recognised with all weights: per utterance id, speaker, ref and tried, a list of [LM weight,
+    penalty, text].
 
     Args:
         found: (LM weight, word penalty) -> hypotheses, the same utterances in the same order for all weights.
@@ -127,7 +148,10 @@ def load_tried(path: str | Path) -> dict[tuple[float, float], list[Hypothesis]]:
     for line_no, row in enumerate(read_jsonl(p), 1):
         try:
             texts = {(float(weight), float(penalty)): tuple(text.split()) for weight, penalty, text in row["tried"]}
-            found = {w: Hypothesis(str(row["id"]), str(row["speaker"]), tuple(row["ref"].split()), t) for w, t in texts.items()}
+            found = {
+                w: Hypothesis(str(row["id"]), str(row["speaker"]), tuple(row["ref"].split()), t)
+                for w, t in texts.items()
+            }
         except (KeyError, TypeError, AttributeError, ValueError) as e:
             raise DataError(f"{p}:{line_no}: not the texts of an utterance ({e!r})") from None
         if line_no == 1:

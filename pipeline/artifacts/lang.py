@@ -1,16 +1,17 @@
 """The lang directory: everything that ties words to phones to HMM topologies."""
+
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Iterable, Literal, Sequence
+from typing import Literal
 
-from pipeline.base.errors import DataError
-from pipeline.base.files import content_id, read_json, write_json
 from pipeline.artifacts.lexicon import Lexicon, Pronunciation
-
 from pipeline.artifacts.symbols import SymbolTable
 from pipeline.artifacts.topo import Topo, make_topo
+from pipeline.base.errors import DataError
+from pipeline.base.files import content_id, read_json, write_json
 
 SILENCE = "SIL"
 SPOKEN_NOISE = "SPN"  # the phone of the out-of-vocabulary word
@@ -58,11 +59,19 @@ class Lang:
     @property
     def id(self) -> str:
         """Content hash that every artifact made with this lang carries."""
-        return content_id({
-            "unit": self.unit, "phones": list(self.phones), "words": list(self.words), "topo": self.topo.id,
-            "lexicon": [[e.word, e.prob, list(e.phones)] for e in self.lexicon.entries],
-            "position": self.position, "silence_prob": self.silence_prob, "oov_word": self.oov_word,
-            **({"blank": True} if self.blank else {})})
+        return content_id(
+            {
+                "unit": self.unit,
+                "phones": list(self.phones),
+                "words": list(self.words),
+                "topo": self.topo.id,
+                "lexicon": [[e.word, e.prob, list(e.phones)] for e in self.lexicon.entries],
+                "position": self.position,
+                "silence_prob": self.silence_prob,
+                "oov_word": self.oov_word,
+                **({"blank": True} if self.blank else {}),
+            }
+        )
 
     def base_phone(self, phone: str) -> str:
         """The phone without its position marker."""
@@ -101,9 +110,17 @@ class Lang:
         self.words.save(d / "words.txt")
         self.lexicon.save(d / "lexiconp.txt")
         self.topo.save(d / "topo.json")
-        write_json(d / "lang.json", {"id": self.id, "unit": self.unit, "position": self.position,
-                                     "silence_prob": self.silence_prob, "oov_word": self.oov_word,
-                                     **({"blank": True} if self.blank else {})})
+        write_json(
+            d / "lang.json",
+            {
+                "id": self.id,
+                "unit": self.unit,
+                "position": self.position,
+                "silence_prob": self.silence_prob,
+                "oov_word": self.oov_word,
+                **({"blank": True} if self.blank else {}),
+            },
+        )
 
     @classmethod
     def load(cls, directory: str | Path) -> Lang:
@@ -111,17 +128,25 @@ class Lang:
         d = Path(directory)
         facts = read_json(d / "lang.json")
         try:
-            lang = cls(unit=str(facts["unit"]), phones=SymbolTable.load(d / "phones.txt"),
-                       words=SymbolTable.load(d / "words.txt"), lexicon=Lexicon.load(d / "lexiconp.txt"),
-                       topo=Topo.load(d / "topo.json"), position=facts["position"],
-                       silence_prob=float(facts["silence_prob"]), oov_word=facts["oov_word"],
-                       blank=bool(facts.get("blank", False)))
+            lang = cls(
+                unit=str(facts["unit"]),
+                phones=SymbolTable.load(d / "phones.txt"),
+                words=SymbolTable.load(d / "words.txt"),
+                lexicon=Lexicon.load(d / "lexiconp.txt"),
+                topo=Topo.load(d / "topo.json"),
+                position=facts["position"],
+                silence_prob=float(facts["silence_prob"]),
+                oov_word=facts["oov_word"],
+                blank=bool(facts.get("blank", False)),
+            )
         except (KeyError, TypeError, ValueError) as e:
             raise DataError(f"{d / 'lang.json'}: not a lang ({e!r})") from None
         lang.validate(d)
         if facts.get("id") != lang.id:
-            raise DataError(f"{d}: files were changed after the lang was made (lang.json says id {facts.get('id')}, "
-                            f"the files give {lang.id}); make it anew with steps/make_lang.py")
+            raise DataError(
+                f"{d}: files were changed after the lang was made (lang.json says id {facts.get('id')}, "
+                f"the files give {lang.id}); make it anew with steps/make_lang.py"
+            )
         return lang
 
     def validate(self, where: str | Path) -> None:
@@ -136,7 +161,9 @@ class Lang:
         for line_no, entry in enumerate(self.lexicon.entries, 1):
             for phone in entry.phones:
                 if phone not in self.phones:
-                    raise DataError(f"{w / 'lexiconp.txt'}:{line_no}: phone {phone!r} of word {entry.word!r} is not in phones.txt")
+                    raise DataError(
+                        f"{w / 'lexiconp.txt'}:{line_no}: phone {phone!r} of word {entry.word!r} is not in phones.txt"
+                    )
             if entry.word not in self.words:
                 raise DataError(f"{w / 'lexiconp.txt'}:{line_no}: word {entry.word!r} is not in words.txt")
         for word in list(self.words)[1:]:
@@ -149,9 +176,18 @@ class Lang:
             raise DataError(f"{w / 'lang.json'}: the OOV word {self.oov_word!r} has no pronunciation")
 
 
-def make_lang(lexicon: Lexicon, unit: str = "phone", position: Position = "none", oov_word: str | None = None,
-              silence_prob: float = 0.5, speech_states: int = 3, silence_states: int = 1,
-              speech_forward: float = 1 / 3, silence_forward: float = 1 / 40, blank: bool = False) -> Lang:
+def make_lang(
+    lexicon: Lexicon,
+    unit: str = "phone",
+    position: Position = "none",
+    oov_word: str | None = None,
+    silence_prob: float = 0.5,
+    speech_states: int = 3,
+    silence_states: int = 1,
+    speech_forward: float = 1 / 3,
+    silence_forward: float = 1 / 40,
+    blank: bool = False,
+) -> Lang:
     """Builds a lang from a lexicon.
 
     Args:
@@ -176,8 +212,17 @@ def make_lang(lexicon: Lexicon, unit: str = "phone", position: Position = "none"
     entries = [e if e.phones == (SPOKEN_NOISE,) else replace(e, phones=_mark(e.phones, position)) for e in entries]
     units = sorted({p for e in entries for p in e.phones} - {SPOKEN_NOISE})
     topo = make_topo(units + special[1:], [SILENCE], speech_states, silence_states, speech_forward, silence_forward)
-    lang = Lang(unit, SymbolTable(special + units), SymbolTable(sorted({e.word for e in entries})),
-                Lexicon(entries), topo, position, silence_prob, oov_word, blank)
+    lang = Lang(
+        unit,
+        SymbolTable(special + units),
+        SymbolTable(sorted({e.word for e in entries})),
+        Lexicon(entries),
+        topo,
+        position,
+        silence_prob,
+        oov_word,
+        blank,
+    )
     lang.validate("lang")
     return lang
 

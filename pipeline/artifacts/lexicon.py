@@ -1,9 +1,10 @@
 """Pronunciation lexicons: words, their variants and the variants' probabilities."""
+
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Iterable
 
 from pipeline.base.errors import DataError
 from pipeline.base.files import atomic_write, read_lines

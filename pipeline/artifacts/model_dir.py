@@ -1,17 +1,18 @@
 """What every HMM model directory holds beside its parameters: phones, topology, tree and transitions."""
+
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.artifacts.checkpoint import META, check_same
-from pipeline.base.errors import DataError
-from pipeline.base.files import read_json
 from pipeline.artifacts.lang import Lang
 from pipeline.artifacts.symbols import SymbolTable
 from pipeline.artifacts.topo import Topo
 from pipeline.artifacts.transitions import TransitionModel
 from pipeline.artifacts.tree import Tree
+from pipeline.base.errors import DataError
+from pipeline.base.files import read_json
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,10 @@
 """Soft labels of utterances: which pdfs a frame may belong to, and with what probability."""
+
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Mapping
 
 import numpy as np
 
@@ -34,10 +35,16 @@ class Occupancies:
         keys, index = np.unique(frame[emits].astype(np.int64) * width + pdf[emits], return_inverse=True)
         total = np.bincount(index.reshape(-1), weights=share[emits], minlength=len(keys))
         kept = total >= LEAST_SHARE
-        return cls((keys[kept] // width).astype(np.int32), (keys[kept] % width).astype(np.int32), total[kept].astype(np.float32))
+        return cls(
+            (keys[kept] // width).astype(np.int32),
+            (keys[kept] % width).astype(np.int32),
+            total[kept].astype(np.float32),
+        )
 
 
-def save_occupancies(directory: str | Path, found: Mapping[str, Occupancies], tree_id: str, transforms_id: str = "") -> None:
+def save_occupancies(
+    directory: str | Path, found: Mapping[str, Occupancies], tree_id: str, transforms_id: str = ""
+) -> None:
     """Writes posteriors.safetensors.
 
     Args:
@@ -48,7 +55,12 @@ def save_occupancies(directory: str | Path, found: Mapping[str, Occupancies], tr
     import torch
 
     from pipeline.artifacts.checkpoint import save_tensors
-    tensors = {f"{c}/{name}": torch.from_numpy(getattr(o, name)) for c, o in found.items() for name in ("frame", "pdf", "share")}
+
+    tensors = {
+        f"{c}/{name}": torch.from_numpy(getattr(o, name))
+        for c, o in found.items()
+        for name in ("frame", "pdf", "share")
+    }
     save_tensors(Path(directory) / POSTERIORS, tensors, {"tree_id": tree_id, "transforms_id": transforms_id})
 
 
@@ -63,6 +75,7 @@ def load_occupancies(directory: str | Path) -> tuple[dict[str, Occupancies], dic
     from safetensors import safe_open
 
     from pipeline.artifacts.checkpoint import load_tensors
+
     path = Path(directory) / POSTERIORS
     tensors = {k: v.numpy() for k, v in load_tensors(path).items()}
     with safe_open(str(path), framework="numpy") as f:

@@ -1,8 +1,9 @@
 """Symbol tables: the bijection between names and the integers that graphs use."""
+
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Iterable, Iterator
 
 from pipeline.base.errors import DataError
 from pipeline.base.files import atomic_write, read_lines
@@ -18,7 +19,7 @@ class SymbolTable:
 
     def __init__(self, names: Iterable[str]) -> None:
         """Args:
-            names: symbols in id order without ``<eps>``, which is put in front.
+        names: symbols in id order without ``<eps>``, which is put in front.
         """
         self._names: list[str] = [EPS]
         self._ids: dict[str, int] = {EPS: 0}

@@ -1,17 +1,20 @@
-"""A lang whose phones are the tokens of an end-to-end model: its CTC output then decodes and aligns like any other model."""
+"""A lang whose phones are the tokens of an end-to-end model: its CTC output then decodes and aligns like any other
+model.
+"""
+
 from __future__ import annotations
 
 import logging
-from typing import Iterable
+from collections.abc import Iterable
 
 import numpy as np
 
-from pipeline.base.errors import DataError, MismatchError
 from pipeline.artifacts.lang import SILENCE, SPOKEN_NOISE, Lang, make_lang
 from pipeline.artifacts.lexicon import Lexicon, Pronunciation
 from pipeline.artifacts.symbols import EPS
 from pipeline.artifacts.tokens import BLANK_ID, UNK_ID, Tokens
 from pipeline.artifacts.tree import Tree, leaves
+from pipeline.base.errors import DataError, MismatchError
 
 logger = logging.getLogger(__name__)
 
@@ -35,11 +38,20 @@ def token_lang(words: Iterable[str], tokens: Tokens, silence_prob: float = 0.5) 
     if len(left_out) == len(words):
         raise DataError(f"none of the {len(words)} words can be spelt with the tokens, for example {left_out[:3]}")
     if left_out:
-        logger.warning("%d of %d words hold characters that no token has and were left out, for example %s", len(left_out),
-                       len(words), ", ".join(left_out[:5]))
-    entries = [Pronunciation(word, tuple(phone_name(tokens.pieces[i]) for i in ids)) for word, ids in spelt.items()
-               if word not in left_out]
-    return make_lang(Lexicon(entries), TOKEN_UNIT, silence_prob=silence_prob, speech_states=1, silence_states=1, blank=True)
+        logger.warning(
+            "%d of %d words hold characters that no token has and were left out, for example %s",
+            len(left_out),
+            len(words),
+            ", ".join(left_out[:5]),
+        )
+    entries = [
+        Pronunciation(word, tuple(phone_name(tokens.pieces[i]) for i in ids))
+        for word, ids in spelt.items()
+        if word not in left_out
+    ]
+    return make_lang(
+        Lexicon(entries), TOKEN_UNIT, silence_prob=silence_prob, speech_states=1, silence_states=1, blank=True
+    )
 
 
 def token_of_pdf(tree: Tree, tokens: Tokens) -> np.ndarray:

@@ -1,11 +1,13 @@
 """Tokens of end-to-end models: characters or sentencepiece units, with the ids that every model and search shares."""
+
 from __future__ import annotations
 
 import hashlib
 import io
 from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Iterable, Literal, Sequence
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
@@ -28,9 +30,15 @@ Unit = Literal["char", "bpe", "unigram"]
 class TokenOptions:
     """Which tokens are made of a text."""
 
-    unit: Unit = Field("bpe", description="char: characters; bpe: byte pair encoding; unigram: sentencepiece's unigram model.")
-    vocab_size: int = Field(100, ge=4, description="bpe, unigram: number of tokens with blank, sentence end and unknown; "
-                            "unigram may end with fewer where the text is small.")
+    unit: Unit = Field(
+        "bpe", description="char: characters; bpe: byte pair encoding; unigram: sentencepiece's unigram model."
+    )
+    vocab_size: int = Field(
+        100,
+        ge=4,
+        description="bpe, unigram: number of tokens with blank, sentence end and unknown; "
+        "unigram may end with fewer where the text is small.",
+    )
 
 
 class Tokens:
@@ -42,9 +50,9 @@ class Tokens:
 
     def __init__(self, unit: Unit, pieces: Iterable[str], model: bytes = b"", where: str | Path = "tokens") -> None:
         """Args:
-            pieces: in id order, without the three special ones.
-            model: serialised sentencepiece model; empty for characters.
-            where: for messages.
+        pieces: in id order, without the three special ones.
+        model: serialised sentencepiece model; empty for characters.
+        where: for messages.
         """
         if unit not in ("char", "bpe", "unigram"):
             raise DataError(f"{where}: unit {unit!r} is none of char, bpe, unigram")
@@ -60,7 +68,9 @@ class Tokens:
         if unit == "char":
             wrong = next((p for p in self.pieces[3:] if len(p) != 1), None)
             if wrong is not None or WORD_START not in self._ids:
-                raise DataError(f"{where}: " + (f"token {wrong!r} is no character" if wrong else f"{WORD_START!r} is missing"))
+                raise DataError(
+                    f"{where}: " + (f"token {wrong!r} is no character" if wrong else f"{WORD_START!r} is missing")
+                )
         self._processor = None if unit == "char" else self._load_processor()
         self._cache: dict[str, list[int]] = {}
 
@@ -73,9 +83,10 @@ class Tokens:
         digest = hashlib.sha256(self._model).hexdigest()
         return content_id({"unit": self.unit, "pieces": self.pieces, "model": digest})
 
-    def _load_processor(self) -> "SentencePieceProcessor":
+    def _load_processor(self) -> SentencePieceProcessor:
         """The sentencepiece model; DataError unless its pieces are those of the table."""
         from sentencepiece import SentencePieceProcessor
+
         processor = SentencePieceProcessor()
         try:
             assert self._model
@@ -87,8 +98,10 @@ class Tokens:
             raise DataError(f"{self._where}: {MODEL} has {processor.GetPieceSize()} pieces, {TABLE} {len(own)}")
         for i, piece in enumerate(own):
             if processor.IdToPiece(i) != piece:
-                raise DataError(f"{self._where}: {MODEL} has {processor.IdToPiece(i)!r} where {TABLE} has {piece!r}; they do not "
-                                f"belong together")
+                raise DataError(
+                    f"{self._where}: {MODEL} has {processor.IdToPiece(i)!r} where {TABLE} has {piece!r}; they do not "
+                    f"belong together"
+                )
         return processor
 
     def encode_word(self, word: str) -> list[int]:
@@ -136,7 +149,7 @@ class Tokens:
         d = Path(directory)
         facts = read_json(d / FACTS)
         if not isinstance(facts, dict) or not {"unit", "id"} <= set(facts):
-            raise DataError(f"{d / FACTS}: needs \"unit\" and \"id\"")
+            raise DataError(f'{d / FACTS}: needs "unit" and "id"')
         pieces = _read_table(d / TABLE)
         model = b""
         if facts["unit"] != "char":
@@ -145,8 +158,10 @@ class Tokens:
             model = (d / MODEL).read_bytes()
         tokens = cls(facts["unit"], pieces, model, d)
         if tokens.id != facts["id"]:
-            raise DataError(f"{d}: files were changed after the tokens were made ({FACTS} says id {facts['id']}, the files give "
-                            f"{tokens.id}); make them anew with steps/train_tokens.py")
+            raise DataError(
+                f"{d}: files were changed after the tokens were made ({FACTS} says id {facts['id']}, the files give "
+                f"{tokens.id}); make them anew with steps/train_tokens.py"
+            )
         return tokens
 
 
@@ -164,7 +179,7 @@ def _read_table(path: Path) -> list[str]:
         pieces.append(fields[0])
     if len(pieces) <= len(SPECIAL):
         raise DataError(f"{path}: holds no tokens beside the special ones")
-    return pieces[len(SPECIAL):]
+    return pieces[len(SPECIAL) :]
 
 
 def train_tokens(sentences: Iterable[Sequence[str]], options: TokenOptions) -> Tokens:
@@ -185,17 +200,30 @@ def train_tokens(sentences: Iterable[Sequence[str]], options: TokenOptions) -> T
     if options.unit == "char":
         return Tokens("char", [WORD_START, *sorted(characters)])
     from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
+
     settings: dict[str, Any] = {
-        "vocab_size": options.vocab_size - UNK_ID, "model_type": options.unit, "character_coverage": 1.0, "unk_id": 0, "bos_id": -1,
-        "eos_id": -1, "pad_id": -1, "normalization_rule_name": "identity", "num_threads": 1, "max_sentence_length": 1 << 20,
-        "hard_vocab_limit": options.unit == "bpe", "minloglevel": 2}
+        "vocab_size": options.vocab_size - UNK_ID,
+        "model_type": options.unit,
+        "character_coverage": 1.0,
+        "unk_id": 0,
+        "bos_id": -1,
+        "eos_id": -1,
+        "pad_id": -1,
+        "normalization_rule_name": "identity",
+        "num_threads": 1,
+        "max_sentence_length": 1 << 20,
+        "hard_vocab_limit": options.unit == "bpe",
+        "minloglevel": 2,
+    }
     stream = io.BytesIO()
     try:
         SentencePieceTrainer.train(sentence_iterator=iter(lines), model_writer=stream, **settings)
     except RuntimeError as e:
         needed = len(characters) + len(SPECIAL) + 1
-        raise ConfigError(f"no {options.vocab_size} tokens can be made of {len(lines):,} sentences with {len(characters)} "
-                          f"different characters (at least {needed} are needed): {str(e).strip().splitlines()[-1]}") from None
+        raise ConfigError(
+            f"no {options.vocab_size} tokens can be made of {len(lines):,} sentences with {len(characters)} "
+            f"different characters (at least {needed} are needed): {str(e).strip().splitlines()[-1]}"
+        ) from None
     processor = SentencePieceProcessor()
     processor.LoadFromSerializedProto(stream.getvalue())
     pieces = [processor.IdToPiece(i) for i in range(1, processor.GetPieceSize())]

@@ -1,9 +1,10 @@
 """HMM topologies: how many states a phone has and which of them share a distribution."""
+
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Iterable
 
 from pipeline.base.errors import DataError
 from pipeline.base.files import content_id, read_json, write_json
@@ -14,7 +15,8 @@ class PhoneTopo:
     """Left-to-right HMM with one loop and one forward transition per state.
 
     Attributes:
-        pdf_classes: one entry per HMM-state; equal entries share their distribution (minimum duration without more pdfs).
+        pdf_classes: one entry per HMM-state; equal entries share their distribution (minimum duration without more
+            pdfs).
         forward_prob: initial probability of leaving a state per frame; mean state duration is its inverse.
     """
 
@@ -35,7 +37,9 @@ class Topo:
     def __init__(self, phones: dict[str, PhoneTopo]) -> None:
         for name, topo in phones.items():
             if not topo.pdf_classes or min(topo.pdf_classes) < 0:
-                raise DataError(f"phone {name!r}: pdf-classes {list(topo.pdf_classes)} must be one number >= 0 per state")
+                raise DataError(
+                    f"phone {name!r}: pdf-classes {list(topo.pdf_classes)} must be one number >= 0 per state"
+                )
             if not 0.0 < topo.forward_prob < 1.0:
                 raise DataError(f"phone {name!r}: forward probability {topo.forward_prob} is outside (0, 1)")
         self.phones = dict(phones)
@@ -61,7 +65,9 @@ class Topo:
 
     @classmethod
     def load(cls, path: str | Path) -> Topo:
-        """Reads ``{"entries": [{"phones": [...], "pdf_classes": [...], "forward_prob": p}]}``; a phone may stand once."""
+        """Reads ``{"entries": [{"phones": [...], "pdf_classes": [...], "forward_prob": p}]}``; a phone may stand
+        once.
+        """
         data = read_json(path)
         phones: dict[str, PhoneTopo] = {}
         try:
@@ -76,8 +82,14 @@ class Topo:
         return cls(phones)
 
 
-def make_topo(speech: Iterable[str], silence: Iterable[str], speech_states: int = 3, silence_states: int = 1,
-              speech_forward: float = 1 / 3, silence_forward: float = 1 / 40) -> Topo:
+def make_topo(
+    speech: Iterable[str],
+    silence: Iterable[str],
+    speech_states: int = 3,
+    silence_states: int = 1,
+    speech_forward: float = 1 / 3,
+    silence_forward: float = 1 / 40,
+) -> Topo:
     """The usual two classes of phones; the initial probabilities are those guessed in Mann et al. 2023."""
     phones = {p: PhoneTopo(tuple(range(silence_states)), silence_forward) for p in silence}
     phones.update({p: PhoneTopo(tuple(range(speech_states)), speech_forward) for p in speech})

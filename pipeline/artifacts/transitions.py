@@ -1,15 +1,16 @@
 """Transition-ids: the one integer per frame that tells phone, HMM-state, pdf-id and whether the state is left."""
+
 from __future__ import annotations
 
 from pathlib import Path
 
 import numpy as np
 
-from pipeline.base.errors import DataError, MismatchError
-from pipeline.base.files import read_json, write_json
 from pipeline.artifacts.symbols import SymbolTable
 from pipeline.artifacts.topo import Topo
 from pipeline.artifacts.tree import Tree
+from pipeline.base.errors import DataError, MismatchError
+from pipeline.base.files import read_json, write_json
 
 
 class TransitionModel:
@@ -96,15 +97,24 @@ class TransitionModel:
         enough = total >= min_count
         new = np.where(enough, forward / np.maximum(total, 1e-30), self.forward_prob).clip(min_prob, 1 - min_prob)
         new = np.where(enough, new, self.forward_prob)
-        gain = (forward * (np.log(new) - np.log(self.forward_prob))
-                + loop * (np.log1p(-new) - np.log1p(-self.forward_prob))).sum()
+        gain = (
+            forward * (np.log(new) - np.log(self.forward_prob)) + loop * (np.log1p(-new) - np.log1p(-self.forward_prob))
+        ).sum()
         self.forward_prob = new
         return float(gain / max(total.sum(), 1.0))
 
     def save(self, path: str | Path) -> None:
-        write_json(path, {"topo_id": self.topo_id, "tree_id": self.tree_id, "transition_states": [
-            [self.phones.name(int(p)), int(s), int(q), float(f)]
-            for p, s, q, f in zip(self.phone, self.state, self.pdf, self.forward_prob)]})
+        write_json(
+            path,
+            {
+                "topo_id": self.topo_id,
+                "tree_id": self.tree_id,
+                "transition_states": [
+                    [self.phones.name(int(p)), int(s), int(q), float(f)]
+                    for p, s, q, f in zip(self.phone, self.state, self.pdf, self.forward_prob)
+                ],
+            },
+        )
 
     @classmethod
     def load(cls, path: str | Path, tree: Tree, topo: Topo) -> TransitionModel:

@@ -1,16 +1,17 @@
 """Phonetic decision trees: from a phone in context and a pdf-class to a pdf-id (senone or chenone)."""
+
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Iterator, Union
 
 import numpy as np
 
-from pipeline.base.errors import DataError
-from pipeline.base.files import content_id, read_json, write_json
 from pipeline.artifacts.symbols import SymbolTable
 from pipeline.artifacts.topo import Topo
+from pipeline.base.errors import DataError
+from pipeline.base.files import content_id, read_json, write_json
 
 BOUNDARY = 0  # phone id of the context beyond an utterance's ends
 
@@ -24,15 +25,17 @@ class Leaf:
 
 @dataclass(frozen=True)
 class Question:
-    """Inner node: is the phone at context position ``pos`` (0 = the phone itself, -1 = left, +1 = right) in ``phones``?"""
+    """Inner node: is the phone at context position ``pos`` (0 = the phone itself, -1 = left, +1 = right) in
+    ``phones``?
+    """
 
     pos: int
     phones: frozenset[int]
-    yes: "Node"
-    no: "Node"
+    yes: Node
+    no: Node
 
 
-Node = Union[Leaf, Question]
+Node = Leaf | Question
 
 
 @dataclass(frozen=True)
@@ -52,9 +55,9 @@ class Tree:
 
     def __init__(self, roots: list[Root], phones: SymbolTable, left: int = 0, right: int = 0) -> None:
         """Args:
-            roots: every (phone, pdf-class) in use must belong to exactly one.
-            phones: names for the file; ids in the nodes are ids of this table.
-            left, right: number of context phones on either side.
+        roots: every (phone, pdf-class) in use must belong to exactly one.
+        phones: names for the file; ids in the nodes are ids of this table.
+        left, right: number of context phones on either side.
         """
         self.roots, self.phones, self.left, self.right = list(roots), phones, left, right
         self._root_of: dict[tuple[int, int], int] = {}
@@ -66,11 +69,15 @@ class Tree:
                     self._root_of[phone, pdf_class] = i
         pdfs = sorted({leaf.pdf for root in self.roots for leaf in leaves(root.node)})
         if pdfs != list(range(len(pdfs))):
-            raise DataError(f"tree: pdf-ids do not count up from 0 ({len(pdfs)} pdfs, largest {pdfs[-1] if pdfs else None})")
+            raise DataError(
+                f"tree: pdf-ids do not count up from 0 ({len(pdfs)} pdfs, largest {pdfs[-1] if pdfs else None})"
+            )
         for root in self.roots:
             for q in questions(root.node):
                 if not -left <= q.pos <= right:
-                    raise DataError(f"tree: a question asks position {q.pos} of a window with {left} left and {right} right phones")
+                    raise DataError(
+                        f"tree: a question asks position {q.pos} of a window with {left} left and {right} right phones"
+                    )
         self.num_pdfs = len(pdfs)
 
     @property
@@ -97,7 +104,11 @@ class Tree:
         Returns:
             (M,) int32 pdf-ids.
         """
-        assert windows.ndim == 2 and windows.shape[1] == self.left + 1 + self.right, (windows.shape, self.left, self.right)
+        assert windows.ndim == 2 and windows.shape[1] == self.left + 1 + self.right, (
+            windows.shape,
+            self.left,
+            self.right,
+        )
         key = np.concatenate([windows, pdf_classes[:, None]], axis=1)
         unique, inverse = np.unique(key, axis=0, return_inverse=True)
         out = np.empty(len(unique), dtype=np.int32)
@@ -127,8 +138,15 @@ class Tree:
                 return {"pdf": node.pdf}
             return {"pos": node.pos, "phones": names(node.phones), "yes": encode(node.yes), "no": encode(node.no)}
 
-        return {"left": self.left, "right": self.right, "num_pdfs": self.num_pdfs, "roots": [
-            {"phones": names(r.phones), "pdf_classes": sorted(r.pdf_classes), "tree": encode(r.node)} for r in self.roots]}
+        return {
+            "left": self.left,
+            "right": self.right,
+            "num_pdfs": self.num_pdfs,
+            "roots": [
+                {"phones": names(r.phones), "pdf_classes": sorted(r.pdf_classes), "tree": encode(r.node)}
+                for r in self.roots
+            ],
+        }
 
     def save(self, path: str | Path) -> None:
         write_json(path, self._as_json())
@@ -147,8 +165,10 @@ class Tree:
             return Question(int(node["pos"]), ids(node["phones"]), decode(node["yes"]), decode(node["no"]))
 
         try:
-            roots = [Root(ids(r["phones"]), frozenset(int(c) for c in r["pdf_classes"]), decode(r["tree"]))
-                     for r in data["roots"]]
+            roots = [
+                Root(ids(r["phones"]), frozenset(int(c) for c in r["pdf_classes"]), decode(r["tree"]))
+                for r in data["roots"]
+            ]
             return cls(roots, phones, int(data["left"]), int(data["right"]))
         except (KeyError, TypeError, ValueError) as e:
             raise DataError(f"{path}: not a tree file ({e!r})") from None
@@ -195,7 +215,7 @@ def monophone_tree(phones: SymbolTable, topo: Topo, shared: dict[str, str] | Non
         if name in topo.phones:
             groups.setdefault((shared or {}).get(name, name), []).append(name)
     roots, pdf = [], 0
-    for group, members in groups.items():
+    for members in groups.values():
         classes = {c for m in members for c in topo[m].pdf_classes}
         for pdf_class in sorted(classes):
             with_class = frozenset(phones.id(m) for m in members if pdf_class in topo[m].pdf_classes)

@@ -30,8 +30,9 @@ import shlex
 import sys
 import types
 import typing
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import click
 import pydantic
@@ -53,7 +54,8 @@ _USER_ERRNO = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS)
 
 
 def _let_mkl_use_avx2() -> None:
-    """On AMD processors the MKL of torch 1.13 (2020.0) falls back to SSE, which makes matrix products take 2.4 times as long.
+    """On AMD processors the MKL of torch 1.13 (2020.0) falls back to SSE, which makes matrix products take 2.4 times as
+    long.
 
     The variable is read at the first product; later versions of MKL ignore it.
     """
@@ -158,7 +160,9 @@ def run_step(
 
 
 def command_line(argv: Sequence[str], cwd: Path) -> str:
-    """The command as others may repeat it: relative paths; the step as seen from a recipe, whichever checkout runs it."""
+    """The command as others may repeat it: relative paths; the step as seen from a recipe, whichever checkout runs
+    it.
+    """
     parts = [os.path.relpath(part, cwd) if os.path.isabs(part) else part for part in argv]
     script = (cwd / argv[0]).resolve()
     if script.is_relative_to(ROOT) and not cwd.resolve().is_relative_to(ROOT):
@@ -186,8 +190,12 @@ def main_guard(out: Path | None = None) -> Iterator[None]:
     except Exception as err:
         if isinstance(err, MemoryError) or _OUT_OF_MEMORY.search(str(err)):
             logger.debug("traceback", exc_info=True)
-            _fail(f"out of memory ({str(err).splitlines()[0] if str(err) else 'main memory'}); smaller batches need less, in most "
-                  "steps --batch-frames; the same command goes on from here", 2)
+            _fail(
+                f"out of memory ({str(err).splitlines()[0] if str(err) else 'main memory'}); smaller batches need "
+                f"less, in most "
+                "steps --batch-frames; the same command goes on from here",
+                2,
+            )
         logger.exception("bug; the traceback follows")
         sys.exit(1)
 
@@ -219,7 +227,7 @@ def load_options(cls: type, config_file: Path | None, given: Mapping[str, Any]) 
         where = f"{config_file}: " if config_file is not None and name in values and name not in given else ""
         got = f" (got {values[name]!r})" if name in values else ""
         if first["type"] == "missing":
-            raise ConfigError(f"{flag} is required, on the command line or in the file of --config")
+            raise ConfigError(f"{flag} is required, on the command line or in the file of --config") from None
         raise ConfigError(f"{where}{flag}: {first['msg'].removeprefix('Value error, ')}{got}") from None
 
 
@@ -232,7 +240,9 @@ def options_json(options: Any) -> dict[str, Any]:
     def counts(name: str, field: FieldInfo) -> bool:
         rule = _extra(field).get("stamp", True)
         assert rule in (True, False, "if_set"), (name, rule)
-        return bool(rule) and (rule != "if_set" or getattr(options, name) != field.get_default(call_default_factory=True))
+        return bool(rule) and (
+            rule != "if_set" or getattr(options, name) != field.get_default(call_default_factory=True)
+        )
 
     return {name: values[name] for name, field in _fields(type(options)).items() if counts(name, field)}
 

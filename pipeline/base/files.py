@@ -12,8 +12,9 @@ import io
 import json
 import os
 import zlib
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import IO, Any, Iterable, Iterator
+from typing import IO, Any
 
 from pipeline.base.errors import DataError
 

@@ -21,8 +21,9 @@ import resource
 import shutil
 import subprocess
 import time
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Callable, Iterator, Mapping
+from typing import Any
 
 import pipeline
 from pipeline.base import log
@@ -264,7 +265,7 @@ def _peak_rss_mib() -> int:
     return round(peak / (1 << 20 if platform.system() == "Darwin" else 1 << 10))
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def code_version() -> dict[str, str | None]:
     """Returns the version of this package and, in a git checkout, the revision ("+" at its end: edited since)."""
     root = Path(pipeline.__file__).resolve().parent.parent
@@ -277,7 +278,7 @@ def code_version() -> dict[str, str | None]:
     return {"version": pipeline.__version__, "revision": revision}
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def cpu_name() -> str:
     """Returns the processor's name and the number of cores this process may use, such as "AMD EPYC, 2 cores"."""
     name = platform.processor() or platform.machine()

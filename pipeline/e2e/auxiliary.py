@@ -1,4 +1,5 @@
 """What only training needs: outputs on layers of the encoder, and their losses. None of it is in the exported model."""
+
 from __future__ import annotations
 
 from importlib.util import find_spec
@@ -7,17 +8,19 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from pipeline.base.errors import ConfigError
 from pipeline.e2e.model import EndToEnd
 from pipeline.e2e.options import TrainEndToEndOptions
 from pipeline.e2e.rnnt import rnnt_loss
-from pipeline.base.errors import ConfigError
 from pipeline.nn.encoders import Hidden, layer_factors
 from pipeline.nn.frames import Subsample
 from pipeline.nn.masks import mask_of
 
 
 class Head(nn.Sequential):
-    """A norm (layers of residual networks hand out sums of any size), a hidden layer if it has a width, and a linear one."""
+    """A norm (layers of residual networks hand out sums of any size), a hidden layer if it has a width, and a linear
+    one.
+    """
 
     def __init__(self, in_dim: int, hidden: int, out_dim: int) -> None:
         middle = [nn.Linear(in_dim, hidden), nn.ReLU()] if hidden else []
@@ -35,7 +38,7 @@ class Auxiliary(nn.Module):
 
     def __init__(self, model: EndToEnd, num_labels: int, num_states: int, options: TrainEndToEndOptions) -> None:
         """Args:
-            num_labels: classes of the frame outputs. num_states: classes of the CTC outputs, without blank.
+        num_labels: classes of the frame outputs. num_states: classes of the CTC outputs, without blank.
         """
         super().__init__()
         check_layers(options)
@@ -49,8 +52,12 @@ class Auxiliary(nn.Module):
         self.token = Head(dim, hidden, model.vocab_size) if options.aux_token_weight else None
         self.branches = heads(options.aux_transducer_layers, hidden or dim, dim)
         factors = layer_factors(options)
-        self.joins = nn.ModuleDict({number: Subsample(model.encoder.subsampling // factors[int(number) - 1], "mean")
-                                    for number in self.branches})
+        self.joins = nn.ModuleDict(
+            {
+                number: Subsample(model.encoder.subsampling // factors[int(number) - 1], "mean")
+                for number in self.branches
+            }
+        )
         self.simple_am = self.simple_lm = None
         if options.model == "transducer" and options.rnnt == "pruned":
             self.simple_am = nn.Linear(dim, model.vocab_size)
@@ -86,7 +93,9 @@ def check_layers(options: TrainEndToEndOptions) -> None:
     if options.aux_transducer_layers and (options.model != "transducer" or options.rnnt != "full"):
         raise ConfigError("--aux-transducer-layers needs --model transducer with --rnnt full")
     if options.aux_transducer_layers and options.frames_per_step > 1:
-        raise ConfigError("--aux-transducer-layers needs --frames-per-step 1: its layers have to run at the rate of the output")
+        raise ConfigError(
+            "--aux-transducer-layers needs --frames-per-step 1: its layers have to run at the rate of the output"
+        )
     if options.model == "transducer" and options.rnnt == "pruned" and find_spec("k2") is None:
         raise ConfigError("--rnnt pruned needs k2, which this environment lacks")
     if options.aux_alternate and not (options.aux_layers and options.aux_token_weight):
@@ -113,12 +122,21 @@ def symmetric_kl(logits: torch.Tensor, other: torch.Tensor, mask: torch.Tensor) 
     return ((p.exp() - q.exp()) * (p - q)).sum(-1).mean()
 
 
-def branch_losses(student: Student, layers: dict[int, Hidden], logits: torch.Tensor, predicted: torch.Tensor, lens: torch.Tensor,
-                  tokens: torch.Tensor, token_lens: torch.Tensor, with_kl: bool) -> tuple[torch.Tensor, torch.Tensor]:
-    """RNN-T losses of the branches, z_aux = joint(MLP(h_l), predictor), and their divergence from the decoder (Liu et al. 2020).
+def branch_losses(
+    student: Student,
+    layers: dict[int, Hidden],
+    logits: torch.Tensor,
+    predicted: torch.Tensor,
+    lens: torch.Tensor,
+    tokens: torch.Tensor,
+    token_lens: torch.Tensor,
+    with_kl: bool,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """RNN-T losses of the branches, z_aux = joint(MLP(h_l), predictor), and their divergence from the decoder (Liu et
+    al. 2020).
 
-    Predictor and joint network get no gradient through a branch; the divergence moves the encoder and the decoder through the
-    decoder's own output, and the layer through the branch's.
+    Predictor and joint network get no gradient through a branch; the divergence moves the encoder and the decoder
+    through the decoder's own output, and the layer through the branch's.
 
     Args:
         logits: (N, T', U + 1, V) of the decoder. predicted: (N, U + 1, Dp).

@@ -1,13 +1,15 @@
 """The criterion of end-to-end training: the decoder's loss, CTC, and auxiliary losses at layers of the encoder."""
+
 from __future__ import annotations
 
-from typing import Optional, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
 
+from pipeline.artifacts.tokens import BLANK_ID, EOS_ID
 from pipeline.e2e.auxiliary import Student, branch_losses, smoothed_cross_entropy
 from pipeline.e2e.labels import Lessons
 from pipeline.e2e.options import TrainEndToEndOptions
@@ -17,20 +19,21 @@ from pipeline.nn.encoders import Hidden
 from pipeline.nn.losses import padded
 from pipeline.nn.masks import mask_of
 from pipeline.nn.train import Loss
-from pipeline.artifacts.tokens import BLANK_ID, EOS_ID
 
 Terms = dict[str, tuple[float, torch.Tensor]]  # weight and value of each part of the objective, per token or frame
 
 
 class EndToEndLoss:
-    """L = L_decoder + w L_CTC + sum of w L_aux; sequence losses per token, frame losses per frame (Jiang et al. 2023, Liu et
-    al. 2020). In evaluation mode there are no auxiliary losses, and the loss may be the share of wrong tokens.
+    """L = L_decoder + w L_CTC + sum of w L_aux; sequence losses per token, frame losses per frame (Jiang et al. 2023,
+    Liu et al. 2020). In evaluation mode there are no auxiliary losses, and the loss may be the share of wrong tokens.
     """
 
-    def __init__(self, targets: Sequence[np.ndarray], options: TrainEndToEndOptions, lessons: Optional[Lessons] = None) -> None:
+    def __init__(
+        self, targets: Sequence[np.ndarray], options: TrainEndToEndOptions, lessons: Lessons | None = None
+    ) -> None:
         """Args:
-            targets: (U_n,) token ids, by utterance index.
-            lessons: of training data, where auxiliary losses need them.
+        targets: (U_n,) token ids, by utterance index.
+        lessons: of training data, where auxiliary losses need them.
         """
         self.targets, self.options, self.lessons = targets, options, lessons
 
@@ -75,29 +78,53 @@ class EndToEndLoss:
         smoothing = self.options.label_smoothing if log_probs.requires_grad else 0.0
         return smoothed_cross_entropy(log_probs[mask], target[mask], smoothing) / mask.sum()
 
-    def _transducer(self, student: Student, layers: dict[int, Hidden], encoded: torch.Tensor, lens: torch.Tensor,
-                    tokens: torch.Tensor, token_lens: torch.Tensor) -> Terms:
+    def _transducer(
+        self,
+        student: Student,
+        layers: dict[int, Hidden],
+        encoded: torch.Tensor,
+        lens: torch.Tensor,
+        tokens: torch.Tensor,
+        token_lens: torch.Tensor,
+    ) -> Terms:
         """RNN-T loss per token and end, that of the branches, and their divergence."""
         o, net, aux = self.options, student.model.transducer, student.auxiliary
         count = token_lens.sum() + len(token_lens)
         predicted = net.predict(tokens)
         if aux.simple_am is not None and encoded.requires_grad:
             from pipeline.graph.pruned_rnnt import pruned_rnnt_loss
+
             simple, full = pruned_rnnt_loss(
-                aux.simple_am(encoded), aux.simple_lm(predicted), net.from_encoder(encoded), net.from_predictor(predicted), lens,
-                tokens, token_lens, lambda a, b: net.output((a + b).tanh()), o.prune_range)
+                aux.simple_am(encoded),
+                aux.simple_lm(predicted),
+                net.from_encoder(encoded),
+                net.from_predictor(predicted),
+                lens,
+                tokens,
+                token_lens,
+                lambda a, b: net.output((a + b).tanh()),
+                o.prune_range,
+            )
             return {"transducer": (1.0, full.sum() / count), "simple": (o.simple_weight, simple.sum() / count)}
         logits = net.logits(encoded, predicted)
         terms = {"transducer": (1.0, rnnt_loss(logits, lens, tokens, token_lens).sum() / count)}
         if layers and aux.branches:
-            loss, divergence = branch_losses(student, layers, logits, predicted, lens, tokens, token_lens, o.aux_kl_weight > 0)
+            loss, divergence = branch_losses(
+                student, layers, logits, predicted, lens, tokens, token_lens, o.aux_kl_weight > 0
+            )
             terms["aux_transducer"] = o.aux_transducer_weight, loss / count
             if o.aux_kl_weight:
                 terms["aux_kl"] = o.aux_kl_weight, divergence
         return terms
 
-    def _supervision(self, student: Student, layers: dict[int, Hidden], encoded: torch.Tensor, lens: torch.Tensor,
-                     indices: np.ndarray) -> Terms:
+    def _supervision(
+        self,
+        student: Student,
+        layers: dict[int, Hidden],
+        encoded: torch.Tensor,
+        lens: torch.Tensor,
+        indices: np.ndarray,
+    ) -> Terms:
         """Losses of what reads the alignment."""
         o, aux, lessons = self.options, student.auxiliary, self.lessons
         if lessons is None:
@@ -108,24 +135,33 @@ class EndToEndLoss:
         for number, head in aux.frame.items():
             if labels:
                 hidden = layers[int(number)]
-                terms[f"frame_{number}"] = o.aux_weight, frame_loss(head, hidden.x, lessons.frame[int(number)], indices,
-                                                                  o.aux_smoothing)
+                terms[f"frame_{number}"] = (
+                    o.aux_weight,
+                    frame_loss(head, hidden.x, lessons.frame[int(number)], indices, o.aux_smoothing),
+                )
         for number, head in aux.ctc.items():
-            terms[f"states_{number}"] = o.aux_ctc_weight, states_loss(head, layers[int(number)], lessons.states, indices)
+            terms[f"states_{number}"] = (
+                o.aux_ctc_weight,
+                states_loss(head, layers[int(number)], lessons.states, indices),
+            )
         if aux.token is not None and tokens:
-            terms["tokens"] = o.aux_token_weight, frame_loss(aux.token, encoded, lessons.token, indices, o.aux_smoothing)
+            terms["tokens"] = (
+                o.aux_token_weight,
+                frame_loss(aux.token, encoded, lessons.token, indices, o.aux_smoothing),
+            )
         return terms
 
     def end_epoch(self, model: Student, data: UtteranceSet, done: float) -> None:
         """Nothing to refresh."""
 
-    def diagnose(self, model: Student, figures: dict[str, float], done: float) -> Optional[str]:
+    def diagnose(self, model: Student, figures: dict[str, float], done: float) -> str | None:
         """Nothing beyond what the loop sees."""
         return None
 
 
-def frame_loss(head: nn.Module, x: torch.Tensor, labels: Sequence[np.ndarray], indices: np.ndarray,
-               smoothing: float) -> torch.Tensor:
+def frame_loss(
+    head: nn.Module, x: torch.Tensor, labels: Sequence[np.ndarray], indices: np.ndarray, smoothing: float
+) -> torch.Tensor:
     """Mean smoothed cross-entropy per labelled frame; 0 without any.
 
     Args:
@@ -177,6 +213,7 @@ def _next_token_errors(log_probs: torch.Tensor, tokens: torch.Tensor, token_lens
 def greedy_errors(log_probs: torch.Tensor, lens: torch.Tensor, rows: Sequence[np.ndarray]) -> int:
     """Edit distance between the tokens and greedy CTC: the best label of each frame, repetitions and blanks removed."""
     from kaldialign import edit_distance
+
     total = 0
     for best, length, row in zip(log_probs.detach().argmax(-1).cpu(), lens.tolist(), rows):
         found = torch.unique_consecutive(best[:length])

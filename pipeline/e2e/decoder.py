@@ -1,4 +1,7 @@
-"""Attention decoder: an LSTM that looks at the encoder's output through several heads and writes one token at a time."""
+"""Attention decoder: an LSTM that looks at the encoder's output through several heads and writes one token at a
+time.
+"""
+
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -7,11 +10,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from pipeline.e2e.options import EndToEndOptions
+from pipeline.artifacts.tokens import EOS_ID
 from pipeline.base.errors import ConfigError
+from pipeline.e2e.options import EndToEndOptions
 from pipeline.nn.dropout import dropout
 from pipeline.nn.masks import mask_of
-from pipeline.artifacts.tokens import EOS_ID
 
 LOCATION_CHANNELS, LOCATION_KERNEL = 10, 31  # of the convolution over past attention weights
 
@@ -39,31 +42,47 @@ class State:
 
     def select(self, rows: torch.Tensor) -> State:
         """The given rows in the given order; rows may be repeated or left out."""
-        return State(self.keys[rows], self.values[rows], self.mask[rows], self.hidden[:, rows], self.cell[:, rows],
-                     self.context[rows], self.seen[rows], self.weights[rows])
+        return State(
+            self.keys[rows],
+            self.values[rows],
+            self.mask[rows],
+            self.hidden[:, rows],
+            self.cell[:, rows],
+            self.context[rows],
+            self.seen[rows],
+            self.weights[rows],
+        )
 
 
 class Attention(nn.Module):
-    """Additive attention with several heads (Bahdanau et al. 2015); each head may see the sum of its past weights through a
-    convolution (Chorowski et al. 2015):  energy = v . tanh(W query + V key + U (f * seen))."""
+    """Additive attention with several heads (Bahdanau et al. 2015); each head may see the sum of its past weights
+    through a convolution (Chorowski et al. 2015):  energy = v . tanh(W query + V key + U (f * seen))."""
 
     def __init__(self, query_dim: int, key_dim: int, options: EndToEndOptions) -> None:
         super().__init__()
         dim, self.heads = options.attention_dim, options.attention_heads
         if dim % self.heads or key_dim % self.heads:
-            raise ConfigError(f"attention_dim {dim} and the encoder's width {key_dim} must be multiples of the number of "
-                              f"attention_heads, {self.heads}")
+            raise ConfigError(
+                f"attention_dim {dim} and the encoder's width {key_dim} must be multiples of the number of "
+                f"attention_heads, {self.heads}"
+            )
         self.query, self.key = nn.Linear(query_dim, dim), nn.Linear(key_dim, dim, bias=False)
         self.energy = nn.Parameter(torch.randn(self.heads, dim // self.heads) / (dim // self.heads) ** 0.5)
         self.convolution = self.place = None
         if options.location:
-            self.convolution = nn.Conv1d(1, LOCATION_CHANNELS, LOCATION_KERNEL, padding=LOCATION_KERNEL // 2, bias=False)
+            self.convolution = nn.Conv1d(
+                1, LOCATION_CHANNELS, LOCATION_KERNEL, padding=LOCATION_KERNEL // 2, bias=False
+            )
             self.place = nn.Linear(LOCATION_CHANNELS, dim // self.heads, bias=False)
 
     def forward(self, query: torch.Tensor, state: State) -> tuple[torch.Tensor, torch.Tensor]:
-        """(N, Q) query -> (N, D) context, each head contributing its share of the values, and (N, heads, T') weights."""
+        """(N, Q) query -> (N, D) context, each head contributing its share of the values, and (N, heads, T')
+        weights.
+        """
         n, num_frames, dim = state.keys.shape
-        energy = (state.keys + self.query(query)[:, None]).view(n, num_frames, self.heads, -1).transpose(1, 2)  # (N, H, T', A / H)
+        energy = (
+            (state.keys + self.query(query)[:, None]).view(n, num_frames, self.heads, -1).transpose(1, 2)
+        )  # (N, H, T', A / H)
         if self.convolution is not None:
             past = self.convolution(state.seen.reshape(n * self.heads, 1, num_frames)).transpose(1, 2)
             energy = energy + self.place(past).view(n, self.heads, num_frames, -1)
@@ -74,15 +93,19 @@ class Attention(nn.Module):
 
 
 class AttentionDecoder(nn.Module):
-    """LSTM decoder with input feeding: token and last context go in, hidden state, new context and token give the next one."""
+    """LSTM decoder with input feeding: token and last context go in, hidden state, new context and token give the next
+    one.
+    """
 
     def __init__(self, encoder_dim: int, vocab_size: int, options: EndToEndOptions) -> None:
         super().__init__()
         width = options.decoder_dim
         self.dropout, self.width = options.decoder_dropout, width
         self.embedding = nn.Embedding(vocab_size, options.embedding_dim)
-        self.layers = nn.ModuleList(nn.LSTMCell(options.embedding_dim + encoder_dim if i == 0 else width, width)
-                                    for i in range(options.decoder_layers))
+        self.layers = nn.ModuleList(
+            nn.LSTMCell(options.embedding_dim + encoder_dim if i == 0 else width, width)
+            for i in range(options.decoder_layers)
+        )
         self.attention = Attention(width, encoder_dim, options)
         self.readout = nn.Linear(width + encoder_dim + options.embedding_dim, width)
         self.output = nn.Linear(width, vocab_size)
@@ -96,8 +119,16 @@ class AttentionDecoder(nn.Module):
         n, num_frames, dim = encoded.shape
         zeros = encoded.new_zeros((len(self.layers), n, self.width))
         seen = encoded.new_zeros((n, self.attention.heads, num_frames))
-        return State(self.attention.key(encoded), encoded, mask_of(lens, num_frames), zeros, zeros, encoded.new_zeros((n, dim)),
-                     seen, seen)
+        return State(
+            self.attention.key(encoded),
+            encoded,
+            mask_of(lens, num_frames),
+            zeros,
+            zeros,
+            encoded.new_zeros((n, dim)),
+            seen,
+            seen,
+        )
 
     def step(self, tokens: torch.Tensor, state: State) -> tuple[torch.Tensor, State]:
         """Reads one token per row.
@@ -140,8 +171,16 @@ class AttentionDecoder(nn.Module):
             x = dropout(h, self.dropout, self.training)
         context, weights = self.attention(x, state)
         readout = self.readout(torch.cat([x, context, embedded], -1)).tanh()
-        return readout, State(state.keys, state.values, state.mask, torch.stack(hidden), torch.stack(cell), context,
-                              state.seen + weights, weights)
+        return readout, State(
+            state.keys,
+            state.values,
+            state.mask,
+            torch.stack(hidden),
+            torch.stack(cell),
+            context,
+            state.seen + weights,
+            weights,
+        )
 
     def _log_probs(self, readout: torch.Tensor) -> torch.Tensor:
         return torch.log_softmax(self.output(dropout(readout, self.dropout, self.training)), -1)

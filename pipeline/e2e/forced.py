@@ -1,7 +1,9 @@
 """Forced alignment of token sequences with the frames where a transducer or an attention decoder emits them."""
+
 from __future__ import annotations
 
-from typing import Any, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -47,7 +49,9 @@ def transducer_path(transducer: Any, encoded: torch.Tensor, tokens: Sequence[int
         encoded: (T', D). tokens: U ids.
     """
     labels = torch.tensor([list(tokens)], dtype=torch.long, device=encoded.device)
-    log_probs = torch.log_softmax(transducer.logits(encoded[None], transducer.predict(labels))[0], -1).cpu().double().numpy()
+    log_probs = (
+        torch.log_softmax(transducer.logits(encoded[None], transducer.predict(labels))[0], -1).cpu().double().numpy()
+    )
     blank = log_probs[:, :, BLANK_ID]  # (T', U + 1)
     label = log_probs[:, np.arange(len(tokens)), list(tokens)] if len(tokens) else blank[:, :0]
     return monotonic_path(label + blank[:, 1:], blank)

@@ -1,29 +1,31 @@
 """What an alignment teaches the layers of an encoder: labels of frames, sequences of states, tokens in time."""
+
 from __future__ import annotations
 
 import logging
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Optional, Sequence
 
 import numpy as np
 
 from pipeline.artifacts.ali import AliSet, subsample
 from pipeline.artifacts.corpus import cut_entries
-from pipeline.e2e.options import TrainEndToEndOptions
+from pipeline.artifacts.tokens import BLANK_ID, WORD_START, Tokens
 from pipeline.base.errors import ConfigError, MismatchError
+from pipeline.e2e.options import TrainEndToEndOptions
 from pipeline.feats.facts import FeatureFacts
 from pipeline.nn.encoders import layer_factors
 from pipeline.nn.labels import SPEED_SLACK, check_missing, fitted, frames_per_label, with_speeds
-from pipeline.artifacts.tokens import BLANK_ID, WORD_START, Tokens
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Lessons:
-    """Targets of the auxiliary losses by utterance index; empty for utterances without an alignment, and for losses without use.
+    """Targets of the auxiliary losses by utterance index; empty for utterances without an alignment, and for losses
+    without use.
 
     Attributes:
         num_labels: classes of the frame labels. num_states: of the sequences.
@@ -44,8 +46,15 @@ def needs_alignment(options: TrainEndToEndOptions) -> bool:
     return bool(options.aux_layers or options.aux_ctc_layers or options.aux_token_weight)
 
 
-def make_lessons(ali_dir: Optional[Path], data_dir: Path, cut_ids: Sequence[str], lens: np.ndarray, facts: FeatureFacts,
-                 tokens: Tokens, options: TrainEndToEndOptions) -> Optional[Lessons]:
+def make_lessons(
+    ali_dir: Path | None,
+    data_dir: Path,
+    cut_ids: Sequence[str],
+    lens: np.ndarray,
+    facts: FeatureFacts,
+    tokens: Tokens,
+    options: TrainEndToEndOptions,
+) -> Lessons | None:
     """Reads an alignment for the auxiliary losses that the options ask for; None when they ask for none.
 
     Args:
@@ -57,7 +66,9 @@ def make_lessons(ali_dir: Optional[Path], data_dir: Path, cut_ids: Sequence[str]
     """
     if not needs_alignment(options):
         if ali_dir is not None:
-            logger.warning("--ali %s is not used: none of --aux-layers, --aux-ctc-layers and --aux-token-weight is given", ali_dir)
+            logger.warning(
+                "--ali %s is not used: none of --aux-layers, --aux-ctc-layers and --aux-token-weight is given", ali_dir
+            )
         return None
     if ali_dir is None:
         raise ConfigError("--aux-layers, --aux-ctc-layers and --aux-token-weight need an alignment (--ali)")
@@ -81,8 +92,17 @@ def make_lessons(ali_dir: Optional[Path], data_dir: Path, cut_ids: Sequence[str]
         if own is not None:
             slack = 0 if own is ali else SPEED_SLACK
             labels = _moved(_labels(own, cut_id, options.aux_labels), cut_id, options, ali.header.frame_shift)
-            rows = {number: fitted(subsample(labels, rates[number], options.aux_majority), -(-length // factor), slack, cut_id,
-                                   ali, data_dir) for number, factor in factors.items()}
+            rows = {
+                number: fitted(
+                    subsample(labels, rates[number], options.aux_majority),
+                    -(-length // factor),
+                    slack,
+                    cut_id,
+                    ali,
+                    data_dir,
+                )
+                for number, factor in factors.items()
+            }
             if options.aux_ctc_layers:
                 sequence = state_sequence(own, cut_id)
             if options.aux_token_weight:
@@ -145,7 +165,9 @@ def tokens_in_time(ali: AliSet, cut_id: str, words: Sequence[str], tokens: Token
     out = np.full(len(centres), BLANK_ID, dtype=np.int64)
     aligned = ali.words(cut_id)
     if len(aligned) != len(words):
-        raise MismatchError(f"alignment {ali.directory}: {cut_id!r} has {len(aligned)} words, its transcript has {len(words)}")
+        raise MismatchError(
+            f"alignment {ali.directory}: {cut_id!r} has {len(aligned)} words, its transcript has {len(words)}"
+        )
     for word, spelling in zip(aligned, words):
         ids = tokens.encode_word(spelling)
         sizes = np.array([max(len(tokens.pieces[i].lstrip(WORD_START)), 0.5) for i in ids])

@@ -1,26 +1,28 @@
 """An LSTM language model over tokens, for shallow fusion; trained by the loop that trains everything else."""
+
 from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Optional, Sequence
+from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from pipeline.artifacts.checkpoint import META, check_same, load_model, save_model
-from pipeline.e2e.search.options import NnLmOptions
+from pipeline.artifacts.tokens import EOS_ID, Tokens
 from pipeline.base.errors import DataError
+from pipeline.e2e.search.options import NnLmOptions
 from pipeline.feats.load import PackedFeats
 from pipeline.nn.data import Batch, UtteranceSet
 from pipeline.nn.dropout import dropout
 from pipeline.nn.masks import mask_of
 from pipeline.nn.options import TrainOptions
 from pipeline.nn.train import Loss, Task, clean_up, train
-from pipeline.artifacts.tokens import EOS_ID, Tokens
 
 logger = logging.getLogger(__name__)
 
@@ -50,8 +52,13 @@ class NeuralLm(nn.Module):
         super().__init__()
         self.options, self.dropout = options, options.dropout
         self.embedding = nn.Embedding(vocab_size, options.dim)
-        self.lstm = nn.LSTM(options.dim, options.dim, options.layers, batch_first=True,
-                            dropout=options.dropout if options.layers > 1 else 0.0)
+        self.lstm = nn.LSTM(
+            options.dim,
+            options.dim,
+            options.layers,
+            batch_first=True,
+            dropout=options.dropout if options.layers > 1 else 0.0,
+        )
         self.output = nn.Linear(options.dim, vocab_size)
 
     def normalise(self, feats: torch.Tensor) -> torch.Tensor:
@@ -90,7 +97,7 @@ class NextToken:
     def end_epoch(self, model: NeuralLm, data: UtteranceSet, done: float) -> None:
         """Nothing to refresh."""
 
-    def diagnose(self, model: NeuralLm, figures: dict[str, float], done: float) -> Optional[str]:
+    def diagnose(self, model: NeuralLm, figures: dict[str, float], done: float) -> str | None:
         """No trouble of its own."""
         return None
 
@@ -104,8 +111,13 @@ def sentence_set(sentences: Sequence[Sequence[str]], tokens: Tokens) -> Utteranc
     return UtteranceSet(PackedFeats(names, names, feats, offsets))
 
 
-def train_nn_lm(sentences: Sequence[Sequence[str]], tokens: Tokens, options: NnLmOptions, out: Path,
-                dev: Optional[Sequence[Sequence[str]]] = None) -> dict[str, Any]:
+def train_nn_lm(
+    sentences: Sequence[Sequence[str]],
+    tokens: Tokens,
+    options: NnLmOptions,
+    out: Path,
+    dev: Sequence[Sequence[str]] | None = None,
+) -> dict[str, Any]:
     """Trains a language model and writes its directory.
 
     Args:
@@ -115,16 +127,41 @@ def train_nn_lm(sentences: Sequence[Sequence[str]], tokens: Tokens, options: NnL
     """
     torch.manual_seed(options.seed)
     model = NeuralLm(len(tokens), options)
-    loop = TrainOptions(cmvn="none", epochs=options.epochs, batch_frames=options.batch_tokens, max_batch=options.max_batch,
-                        optimizer="adam", learning_rate=options.learning_rate, weight_decay=0.0, clip=1.0, time_masks=0,
-                        feature_masks=0, average=options.average, seed=options.seed, device=options.device)
+    loop = TrainOptions(
+        cmvn="none",
+        epochs=options.epochs,
+        batch_frames=options.batch_tokens,
+        max_batch=options.max_batch,
+        optimizer="adam",
+        learning_rate=options.learning_rate,
+        weight_decay=0.0,
+        clip=1.0,
+        time_masks=0,
+        feature_masks=0,
+        average=options.average,
+        seed=options.seed,
+        device=options.device,
+    )
     data = sentence_set(sentences, tokens)
     dev_task = None if dev is None else Task(sentence_set(dev, tokens), NextToken())
     history = train(model, Task(data, NextToken()), dev_task, loop, out)
-    save_model(out, model.state_dict(), {"kind": KIND, "vocab_size": len(tokens), "tokens_id": tokens.id, "config": {
-        "dim": options.dim, "layers": options.layers, "dropout": options.dropout}, "epochs": history})
+    save_model(
+        out,
+        model.state_dict(),
+        {
+            "kind": KIND,
+            "vocab_size": len(tokens),
+            "tokens_id": tokens.id,
+            "config": {"dim": options.dim, "layers": options.layers, "dropout": options.dropout},
+            "epochs": history,
+        },
+    )
     clean_up(out)
-    facts = {"sentences": len(data), "parameters": sum(p.numel() for p in model.parameters()), "loss": history[-1]["loss"]}
+    facts = {
+        "sentences": len(data),
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "loss": history[-1]["loss"],
+    }
     if dev is not None:
         facts.update(perplexity(model.cpu(), dev, tokens))
         logger.info("perplexity %.2f per token, %.2f per word", facts["token_perplexity"], facts["perplexity"])

@@ -1,18 +1,20 @@
 """The end-to-end model: feature normalisation, encoder, and up to two outputs, CTC and a decoder."""
+
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Collection, Optional
+from typing import Any
 
 import torch
 from torch import nn
 
 from pipeline.artifacts.checkpoint import META, load_model, save_model
+from pipeline.base.errors import ConfigError, DataError
 from pipeline.e2e.decoder import AttentionDecoder
 from pipeline.e2e.options import EndToEndOptions
 from pipeline.e2e.transducer import Transducer
-from pipeline.base.errors import ConfigError, DataError
 from pipeline.feats.options import FeatLoadOptions
 from pipeline.nn.encoders import Encoder, Hidden
 from pipeline.nn.normalised import Normalised
@@ -39,19 +41,22 @@ class EndToEnd(Normalised):
         self.encoder = Encoder(feature_dim, options)
         dim = self.encoder.out_dim
         self.ctc = nn.Linear(dim, vocab_size) if options.ctc else None
-        self.decoder: Optional[AttentionDecoder] = None
-        self.transducer: Optional[Transducer] = None
+        self.decoder: AttentionDecoder | None = None
+        self.transducer: Transducer | None = None
         if options.model == "attention":
             self.decoder = AttentionDecoder(dim, vocab_size, options)
         elif options.model == "transducer":
             self.transducer = Transducer(dim, vocab_size, options)
 
-    def encode(self, feats: torch.Tensor, lens: torch.Tensor, normalised: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
+    def encode(
+        self, feats: torch.Tensor, lens: torch.Tensor, normalised: bool = False
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """(N, T, F), (N,) -> encoder output (N, T', D), (N,) with T' = ceil(T / subsampling)."""
         return self.encoder(feats if normalised else self.normalise(feats), lens)
 
-    def encode_layers(self, feats: torch.Tensor, lens: torch.Tensor,
-                      wanted: Collection[int]) -> tuple[torch.Tensor, torch.Tensor, dict[int, Hidden]]:
+    def encode_layers(
+        self, feats: torch.Tensor, lens: torch.Tensor, wanted: Collection[int]
+    ) -> tuple[torch.Tensor, torch.Tensor, dict[int, Hidden]]:
         """The same from normalised features, with what some layers hand out, by number from 1."""
         return self.encoder.layers(feats, lens, wanted)
 
@@ -62,8 +67,14 @@ class EndToEnd(Normalised):
         return torch.log_softmax(self.ctc(encoded), -1)
 
 
-def save_end_to_end(directory: str | Path, model: EndToEnd, tokens_id: str, facts: dict[str, Any],
-                    feat_options: FeatLoadOptions, extra: dict[str, Any]) -> None:
+def save_end_to_end(
+    directory: str | Path,
+    model: EndToEnd,
+    tokens_id: str,
+    facts: dict[str, Any],
+    feat_options: FeatLoadOptions,
+    extra: dict[str, Any],
+) -> None:
     """Writes model.json and model.safetensors.
 
     Args:
@@ -71,9 +82,17 @@ def save_end_to_end(directory: str | Path, model: EndToEnd, tokens_id: str, fact
         facts: of the features, see ``pipeline.nn.model.feature_facts``.
         extra: further facts.
     """
-    meta = {"kind": KIND, "config": asdict(model.options), "vocab_size": model.vocab_size, "feature_dim": len(model.mean),
-            "tokens_id": tokens_id, "features": facts, "feat_options": asdict(feat_options),
-            "frame_shift": facts["frame_shift"] * model.encoder.subsampling, **extra}
+    meta = {
+        "kind": KIND,
+        "config": asdict(model.options),
+        "vocab_size": model.vocab_size,
+        "feature_dim": len(model.mean),
+        "tokens_id": tokens_id,
+        "features": facts,
+        "feat_options": asdict(feat_options),
+        "frame_shift": facts["frame_shift"] * model.encoder.subsampling,
+        **extra,
+    }
     save_model(directory, model.state_dict(), meta)
 
 

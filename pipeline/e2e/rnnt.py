@@ -1,4 +1,5 @@
 """The RNN-T loss: the sum over all ways through a lattice of frames and tokens, with its exact gradient."""
+
 from __future__ import annotations
 
 from typing import Any
@@ -11,7 +12,8 @@ from pipeline.artifacts.tokens import BLANK_ID
 
 
 def rnnt_loss(logits: torch.Tensor, lens: torch.Tensor, tokens: torch.Tensor, token_lens: torch.Tensor) -> torch.Tensor:
-    """Negative log-likelihood of the tokens (Graves 2012, eq. 16 to 18): at each frame any number of tokens, then a blank.
+    """Negative log-likelihood of the tokens (Graves 2012, eq. 16 to 18): at each frame any number of tokens, then a
+    blank.
 
     Args:
         logits: (N, T, U + 1, V), not normalised; id 0 is the blank. Cells behind an utterance's end get no gradient.
@@ -33,7 +35,9 @@ class _Loss(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, logits: torch.Tensor, lens: torch.Tensor, tokens: torch.Tensor, token_lens: torch.Tensor) -> torch.Tensor:
+    def forward(
+        ctx: Any, logits: torch.Tensor, lens: torch.Tensor, tokens: torch.Tensor, token_lens: torch.Tensor
+    ) -> torch.Tensor:
         norm = logits.logsumexp(-1)  # (N, T, U + 1)
         index = tokens[:, None, :, None].expand(-1, logits.shape[1], -1, 1)  # (N, T, U, 1)
         blank = logits[..., BLANK_ID] - norm
@@ -66,8 +70,15 @@ def _log_add(a: float, b: float) -> float:
 
 
 @numba.njit(nogil=True, cache=True)
-def _occupancies(blank: np.ndarray, label: np.ndarray, lens: np.ndarray, token_lens: np.ndarray, log_z: np.ndarray,
-                 d_blank: np.ndarray, d_label: np.ndarray) -> None:
+def _occupancies(
+    blank: np.ndarray,
+    label: np.ndarray,
+    lens: np.ndarray,
+    token_lens: np.ndarray,
+    log_z: np.ndarray,
+    d_blank: np.ndarray,
+    d_label: np.ndarray,
+) -> None:
     """Fills log_z (N,) and the occupancies of all arcs; utterances without a path get -inf and zeros.
 
     alpha[t, u]: sum of all ways to have read t frames and written u tokens; beta[t, u]: of all ways on from there.

@@ -1,24 +1,28 @@
-"""An end-to-end model as a model with an HMM: its CTC output scores frames, and its decoder aligns tokens with frames."""
+"""An end-to-end model as a model with an HMM: its CTC output scores frames, and its decoder aligns tokens with
+frames.
+"""
+
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, Literal, Optional, Sequence
+from typing import Any, Literal
 
 import numpy as np
 import torch
 
 from pipeline.artifacts.checkpoint import check_same, save_model
-from pipeline.e2e.forced import attention_path, transducer_path
-from pipeline.e2e.model import EndToEnd, load_end_to_end
-from pipeline.base.errors import ConfigError
-from pipeline.feats.options import FeatLoadOptions
 from pipeline.artifacts.lang import Lang
 from pipeline.artifacts.model_dir import load_hmm, save_hmm
 from pipeline.artifacts.token_lang import token_of_pdf
 from pipeline.artifacts.tokens import BLANK_ID, Tokens
 from pipeline.artifacts.transitions import TransitionModel
 from pipeline.artifacts.tree import monophone_tree
+from pipeline.base.errors import ConfigError
+from pipeline.e2e.forced import attention_path, transducer_path
+from pipeline.e2e.model import EndToEnd, load_end_to_end
+from pipeline.feats.options import FeatLoadOptions
 
 KIND = "e2e_hmm"
 Head = Literal["ctc", "transducer", "attention"]
@@ -52,7 +56,9 @@ class EndToEndScorer:
 
     acoustic_scale, transition_scale = 1.0, 0.0
 
-    def __init__(self, model: EndToEnd, meta: dict[str, Any], columns: np.ndarray, device: str, blank_penalty: float = 0.0) -> None:
+    def __init__(
+        self, model: EndToEnd, meta: dict[str, Any], columns: np.ndarray, device: str, blank_penalty: float = 0.0
+    ) -> None:
         self.model, self.device, self.blank_penalty = model.to(device), device, blank_penalty
         self.head, self.emits = meta["head"], meta["head"] != "ctc"
         known = {f.name for f in fields(FeatLoadOptions)}
@@ -65,8 +71,9 @@ class EndToEndScorer:
         self._columns = torch.from_numpy(columns).to(device)
 
     @torch.no_grad()
-    def log_likes(self, feats: torch.Tensor, lens: torch.Tensor,
-                  speakers: Optional[Sequence[str]] = None) -> tuple[torch.Tensor, torch.Tensor]:
+    def log_likes(
+        self, feats: torch.Tensor, lens: torch.Tensor, speakers: Sequence[str] | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """(N, T, F), (N,) -> (N, T', P) natural logs, (N,); `speakers` is not read."""
         encoded, lens = self.model.encode(feats.to(self.device), lens.to(self.device))
         log_probs = self.model.ctc_log_probs(encoded)
@@ -77,8 +84,9 @@ class EndToEndScorer:
         """CTC has none."""
 
     @torch.no_grad()
-    def emission_frames(self, feats: torch.Tensor, lens: torch.Tensor,
-                        tokens: Sequence[Sequence[int]]) -> tuple[list[tuple[float, np.ndarray]], list[int]]:
+    def emission_frames(
+        self, feats: torch.Tensor, lens: torch.Tensor, tokens: Sequence[Sequence[int]]
+    ) -> tuple[list[tuple[float, np.ndarray]], list[int]]:
         """Where a transducer or an attention decoder puts the tokens of each utterance.
 
         Args:
@@ -89,10 +97,14 @@ class EndToEndScorer:
         encoded, lens = self.model.encode(feats.to(self.device), lens.to(self.device))
         decoder = self.model.transducer if self.head == "transducer" else self.model.decoder
         path = transducer_path if self.head == "transducer" else attention_path
-        return [path(decoder, encoded[i, :n], ids) for i, (n, ids) in enumerate(zip(lens.tolist(), tokens))], lens.tolist()
+        return [
+            path(decoder, encoded[i, :n], ids) for i, (n, ids) in enumerate(zip(lens.tolist(), tokens))
+        ], lens.tolist()
 
 
 def load_scorer(directory: str | Path, device: str = "cpu", blank_penalty: float = 0.0) -> EndToEndScorer:
     """The scorer of a directory written by ``export``; see ``pipeline.tasks.scorer.load_scorer``."""
     model, meta = load_end_to_end(directory, KIND)
-    return EndToEndScorer(model, meta, token_of_pdf(load_hmm(directory).tree, Tokens.load(directory)), device, blank_penalty)
+    return EndToEndScorer(
+        model, meta, token_of_pdf(load_hmm(directory).tree, Tokens.load(directory)), device, blank_penalty
+    )

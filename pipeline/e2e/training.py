@@ -1,23 +1,26 @@
 """Training of an end-to-end model: data directory and tokens in, model directory out."""
+
 from __future__ import annotations
 
 import logging
 import resource
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Mapping, Optional
+from typing import Any
 
 import numpy as np
 import torch
 
 from pipeline.artifacts.checkpoint import META, load_model
 from pipeline.artifacts.corpus import cut_entries
+from pipeline.artifacts.tokens import UNK_ID, Tokens
+from pipeline.base.errors import DataError, MismatchError
 from pipeline.e2e.auxiliary import Auxiliary, Student, check_layers
 from pipeline.e2e.criterion import EndToEndLoss
 from pipeline.e2e.labels import make_lessons
 from pipeline.e2e.model import EndToEnd, save_end_to_end
 from pipeline.e2e.options import EndToEndOptions, TrainEndToEndOptions
-from pipeline.base.errors import DataError, MismatchError
 from pipeline.feats.facts import FeatureFacts
 from pipeline.feats.load import load_packed
 from pipeline.nn.data import UtteranceSet
@@ -25,19 +28,32 @@ from pipeline.nn.distributed import World
 from pipeline.nn.model import feature_facts
 from pipeline.nn.options import EncoderOptions
 from pipeline.nn.train import Task, clean_up, pick_device, train
-from pipeline.artifacts.tokens import UNK_ID, Tokens
 
 logger = logging.getLogger(__name__)
 
 ENCODER = "encoder."
 # What encoders must share beside the shapes of their weights for the weights to mean the same.
 SAME_FRAMES = ("encoder", "subsampling", "subsampling_by", "frames_per_step", "strides", "vgg")
-SAME_WITHIN = {"blstm": (), "lc_blstm": ("chunk", "right_context"), "tdnn": ("dilations",), "tds": ("heads",),
-               "transformer": ("heads",), "conformer": ("heads",), "dnn": ("window_left", "window_right")}
+SAME_WITHIN = {
+    "blstm": (),
+    "lc_blstm": ("chunk", "right_context"),
+    "tdnn": ("dilations",),
+    "tds": ("heads",),
+    "transformer": ("heads",),
+    "conformer": ("heads",),
+    "dnn": ("window_left", "window_right"),
+}
 
 
-def train_end_to_end(data_dir: Path, tokens_dir: Path, out: Path, options: TrainEndToEndOptions, dev_dir: Optional[Path] = None,
-                     ali_dir: Optional[Path] = None, init_dir: Optional[Path] = None) -> dict[str, Any]:
+def train_end_to_end(
+    data_dir: Path,
+    tokens_dir: Path,
+    out: Path,
+    options: TrainEndToEndOptions,
+    dev_dir: Path | None = None,
+    ali_dir: Path | None = None,
+    init_dir: Path | None = None,
+) -> dict[str, Any]:
     """Trains a model and writes its directory; the auxiliary outputs stay behind.
 
     Args:
@@ -64,7 +80,9 @@ def train_end_to_end(data_dir: Path, tokens_dir: Path, out: Path, options: Train
     shape = EndToEndOptions(**{name: getattr(options, name) for name in asdict(EndToEndOptions())})
     model = EndToEnd(data.packed.feats.shape[1], len(tokens), shape)
     model.set_normalisation(data.packed.feats)
-    student = Student(model, Auxiliary(model, lessons.num_labels if lessons else 0, lessons.num_states if lessons else 0, options))
+    student = Student(
+        model, Auxiliary(model, lessons.num_labels if lessons else 0, lessons.num_states if lessons else 0, options)
+    )
     if init_dir is not None:
         load_encoder(model, init_dir, feature_facts(facts))
     history = train(student, Task(data, EndToEndLoss(targets, options, lessons)), dev, options, out, facts.frame_shift)
@@ -76,10 +94,14 @@ def train_end_to_end(data_dir: Path, tokens_dir: Path, out: Path, options: Train
     save_end_to_end(out, model.cpu(), tokens.id, feature_facts(facts), options.feat_options(), extra)
     clean_up(out)
     best = min(history, key=lambda h: h.get("dev_loss", h["loss"]))
-    return {"utterances": len(data), "parameters": sum(p.numel() for p in model.parameters()),
-            "auxiliary_parameters": sum(p.numel() for p in student.auxiliary.parameters()),
-            "peak_memory_mib": peak, "seconds_per_epoch": float(np.median([h["seconds"] for h in history])),
-            **{k: v for k, v in best.items() if k.startswith("dev_") or k == "loss"}}
+    return {
+        "utterances": len(data),
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "auxiliary_parameters": sum(p.numel() for p in student.auxiliary.parameters()),
+        "peak_memory_mib": peak,
+        "seconds_per_epoch": float(np.median([h["seconds"] for h in history])),
+        **{k: v for k, v in best.items() if k.startswith("dev_") or k == "loss"},
+    }
 
 
 def load_encoder(model: EndToEnd, init_dir: Path, features: Mapping[str, Any]) -> None:
@@ -94,9 +116,13 @@ def load_encoder(model: EndToEnd, init_dir: Path, features: Mapping[str, Any]) -
     if meta.get("kind") not in ("nn", "e2e"):
         raise DataError(f"{Path(init_dir) / META}: a model of kind {meta.get('kind')!r} has no encoder to begin with")
     there, here = {**asdict(EncoderOptions()), **meta["config"]}, asdict(model.options)
-    pairs = {name: tuple(_first_layers(name, config[name], there["layers"]) for config in (there, here))
-             for name in (*SAME_FRAMES, *SAME_WITHIN[model.options.encoder])}
-    pairs.update({f"features' {name}": (meta["features"][name], features[name]) for name in ("type", "frame_shift", "window")})
+    pairs = {
+        name: tuple(_first_layers(name, config[name], there["layers"]) for config in (there, here))
+        for name in (*SAME_FRAMES, *SAME_WITHIN[model.options.encoder])
+    }
+    pairs.update(
+        {f"features' {name}": (meta["features"][name], features[name]) for name in ("type", "frame_shift", "window")}
+    )
     for name, (was, now) in pairs.items():
         if was != now:
             raise MismatchError(f"the encoder of {init_dir} does not fit: {name} is {was} there and {now} here")
@@ -105,11 +131,15 @@ def load_encoder(model: EndToEnd, init_dir: Path, features: Mapping[str, Any]) -
     for name, tensor in theirs.items():
         if name not in mine or mine[name].shape != tensor.shape:
             shape = tuple(mine[name].shape) if name in mine else "nothing"
-            raise MismatchError(f"the encoder of {init_dir} does not fit the options: {name} is {tuple(tensor.shape)} there and "
-                                f"{shape} here; encoder, layers, dim, strides and features must be those of that model")
+            raise MismatchError(
+                f"the encoder of {init_dir} does not fit the options: {name} is {tuple(tensor.shape)} there and "
+                f"{shape} here; encoder, layers, dim, strides and features must be those of that model"
+            )
     model.load_state_dict({**mine, **theirs})
     rest = sum(k.startswith(ENCODER) for k in mine) - len(theirs)
-    logger.info("encoder of %s taken over: %d tensors%s", init_dir, len(theirs), f", {rest} begin at random" if rest else "")
+    logger.info(
+        "encoder of %s taken over: %d tensors%s", init_dir, len(theirs), f", {rest} begin at random" if rest else ""
+    )
 
 
 def _first_layers(name: str, value: Any, layers: int) -> Any:
@@ -122,7 +152,7 @@ def _first_layers(name: str, value: Any, layers: int) -> Any:
 def peak_memory(device: str) -> float:
     """MiB that this process has held at most: on the GPU if it uses one, else in main memory."""
     if pick_device(device).startswith("cuda"):
-        return torch.cuda.max_memory_allocated() / 2 ** 20
+        return torch.cuda.max_memory_allocated() / 2**20
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
@@ -130,16 +160,24 @@ def _with_policy(options: TrainEndToEndOptions, dim: int) -> TrainEndToEndOption
     """Policy LD of Park et al. 2019: F = 27 of 80 features, mF = 2, T = 100 frames, p = 1, mT = 2."""
     if options.spec_augment == "custom":
         return options
-    return replace(options, feature_masks=2, feature_mask_size=round(27 * dim / 80), time_masks=2, time_mask_seconds=1.0,
-                   time_mask_share=1.0)
+    return replace(
+        options,
+        feature_masks=2,
+        feature_mask_size=round(27 * dim / 80),
+        time_masks=2,
+        time_mask_seconds=1.0,
+        time_mask_share=1.0,
+    )
 
 
-def _utterances(data_dir: Path, tokens: Tokens, tokens_dir: Path, facts: FeatureFacts,
-                options: TrainEndToEndOptions) -> tuple[UtteranceSet, list[np.ndarray]]:
+def _utterances(
+    data_dir: Path, tokens: Tokens, tokens_dir: Path, facts: FeatureFacts, options: TrainEndToEndOptions
+) -> tuple[UtteranceSet, list[np.ndarray]]:
     """The utterances that can be learned, and their tokens.
 
     Raises:
-        DataError: more than max_skipped of them are too long, too short for their tokens, or have characters without a token.
+        DataError: more than max_skipped of them are too long, too short for their tokens, or have characters without a
+            token.
     """
     packed = load_packed(data_dir, options.feat_options())
     texts = {entry["id"]: entry["supervisions"][0]["text"] for _, entry in cut_entries(data_dir)}
@@ -154,13 +192,19 @@ def _utterances(data_dir: Path, tokens: Tokens, tokens_dir: Path, facts: Feature
     unknown = np.array([UNK_ID in row for row in rows])
     if unknown.mean() > options.max_skipped:
         first = packed.cut_ids[int(np.flatnonzero(unknown)[0])]
-        raise DataError(f"{where}: {unknown.sum():,} of {len(rows):,} utterances have characters without a token in "
-                        f"{tokens_dir}, the first: {first!r}, {texts[first]!r}; were these tokens made for another text?")
+        raise DataError(
+            f"{where}: {unknown.sum():,} of {len(rows):,} utterances have characters without a token in "
+            f"{tokens_dir}, the first: {first!r}, {texts[first]!r}; were these tokens made for another text?"
+        )
     for bad, what, cure in (
-            (lens > limit, f"longer than {options.max_seconds:g} s", "--max-seconds admits them at the cost of memory"),
-            (sizes == 0, "without text", "remove them"),
-            (options.ctc & (frames < sizes + repeats), f"shorter than their tokens at {options.label_factor} feature frames per "
-             "encoder frame", "fewer --strides, a lower --subsampling or longer tokens would admit them")):
+        (lens > limit, f"longer than {options.max_seconds:g} s", "--max-seconds admits them at the cost of memory"),
+        (sizes == 0, "without text", "remove them"),
+        (
+            options.ctc & (frames < sizes + repeats),
+            f"shorter than their tokens at {options.label_factor} feature frames per encoder frame",
+            "fewer --strides, a lower --subsampling or longer tokens would admit them",
+        ),
+    ):
         keep &= ~bad
         _report(bad, packed.cut_ids, f"{where}: utterances {what}", cure, options.max_skipped)
     if not keep.any():

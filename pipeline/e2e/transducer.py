@@ -1,16 +1,16 @@
 """RNN transducer (Graves 2012): a predictor follows the tokens, a joint network meets it with each frame."""
+
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Optional
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
+from pipeline.artifacts.tokens import BLANK_ID
 from pipeline.e2e.options import EndToEndOptions
 from pipeline.nn.dropout import dropout
-from pipeline.artifacts.tokens import BLANK_ID
 
 
 @dataclass(frozen=True)
@@ -22,9 +22,9 @@ class PredictorState:
         past: (N, context) last tokens of a stateless predictor; None for an LSTM.
     """
 
-    hidden: Optional[torch.Tensor]
-    cell: Optional[torch.Tensor]
-    past: Optional[torch.Tensor]
+    hidden: torch.Tensor | None
+    cell: torch.Tensor | None
+    past: torch.Tensor | None
 
     def select(self, rows: torch.Tensor) -> PredictorState:
         """The given rows in the given order; rows may be repeated or left out."""
@@ -44,7 +44,11 @@ class LstmPredictor(nn.Module):
 
     def __init__(self, vocab_size: int, options: EndToEndOptions) -> None:
         super().__init__()
-        self.dropout, self.out_dim, self.num_layers = options.decoder_dropout, options.decoder_dim, options.decoder_layers
+        self.dropout, self.out_dim, self.num_layers = (
+            options.decoder_dropout,
+            options.decoder_dim,
+            options.decoder_layers,
+        )
         self.embedding = nn.Embedding(vocab_size, options.embedding_dim)
         between = self.dropout if self.num_layers > 1 else 0.0
         self.lstm = nn.LSTM(options.embedding_dim, self.out_dim, self.num_layers, batch_first=True, dropout=between)
@@ -66,7 +70,11 @@ class StatelessPredictor(nn.Module):
 
     def __init__(self, vocab_size: int, options: EndToEndOptions) -> None:
         super().__init__()
-        self.dropout, self.out_dim, self.context = options.decoder_dropout, options.decoder_dim, options.predictor_context
+        self.dropout, self.out_dim, self.context = (
+            options.decoder_dropout,
+            options.decoder_dim,
+            options.predictor_context,
+        )
         self.embedding = nn.Embedding(vocab_size, options.embedding_dim)
         self.convolution = nn.Conv1d(options.embedding_dim, self.out_dim, self.context)
 
@@ -80,7 +88,7 @@ class StatelessPredictor(nn.Module):
         past = torch.cat([state.past, tokens], 1)
         embedded = dropout(self.embedding(past[:, 1:]), self.dropout, self.training)
         out = F.relu(self.convolution(embedded.transpose(1, 2))).transpose(1, 2)
-        return dropout(out, self.dropout, self.training), PredictorState(None, None, past[:, -self.context:])
+        return dropout(out, self.dropout, self.training), PredictorState(None, None, past[:, -self.context :])
 
 
 class Transducer(nn.Module):

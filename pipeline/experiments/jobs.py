@@ -10,8 +10,8 @@ import re
 import subprocess
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Sequence
 
 from pipeline.base.errors import DataError
 from pipeline.base.files import atomic_write, read_lines

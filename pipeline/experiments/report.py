@@ -10,8 +10,9 @@ import logging
 import math
 import os
 import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 from pipeline.base import stamp
 from pipeline.base.errors import DataError
@@ -57,8 +58,10 @@ FAMILIES: dict[str, dict[str, tuple[str, int]]] = {
 # What a reader has to know of a table.
 NOTES = {
     "Alignments against reference times": (
-        "Reference: exact or hand-made times where the corpus has them (egs/tiny, egs/timit), else the alignment of the GMM. TSE is over "
-        "the utterances whose phones agree in number with the reference (scored), boundaries over all phones that match."
+        "Reference: exact or hand-made times where the corpus has them (egs/tiny, egs/timit), else the alignment "
+        "of the GMM. TSE is over "
+        "the utterances whose phones agree in number with the reference (scored), boundaries over all phones "
+        "that match."
     ),
 }
 # Variants of the alignment metrics that would hide the table they stand in; results.json has them.
@@ -98,7 +101,9 @@ def collect(recipe: Path) -> list[Row]:
 
 
 def cell_of(directory: Path, recipe: Path) -> Row:
-    """Returns table, cell and seeds of a directory below a cell of a sweep, see pipeline.experiments.tables; else nothing."""
+    """Returns table, cell and seeds of a directory below a cell of a sweep, see pipeline.experiments.tables; else
+    nothing.
+    """
     for above in (directory, *directory.parents):
         if (above / CELL).is_file():
             return read_json(above / CELL)
@@ -187,7 +192,8 @@ def stage_times(path: Path) -> list[dict[str, Any]]:
     Args:
       path: stage_times.jsonl as utils/stage.sh writes it.
     Returns:
-      dicts with stage, title, seconds, made, in the order of the stages, those that made nothing left out; empty without the file.
+      dicts with stage, title, seconds, made, in the order of the stages, those that made nothing left out; empty
+      without the file.
     """
     best: dict[int, dict[str, Any]] = {}
     for number, entry in enumerate(read_jsonl(path) if path.is_file() else (), start=1):
@@ -272,7 +278,9 @@ def _family_table(title: str, metrics: Mapping[str, tuple[str, int]], rows: list
         for source in sources:
             match = [r for r in theirs if r["source"] == source and (r["id"], r["part"]) == (key[2], key[3])]
             several = len(present) > 1
-            text = [f"{metrics[r['metric']][0]} " * several + f"{r['value']:.{metrics[r['metric']][1]}f}" for r in match]
+            text = [
+                f"{metrics[r['metric']][0]} " * several + f"{r['value']:.{metrics[r['metric']][1]}f}" for r in match
+            ]
             cells.append(", ".join(text))
         table.append([*cells, f"`{key[4]}`" if key[4] else ""])
     notes = [f"\nReference {_letter(i)}: {source}." for i, source in enumerate(sources)]
@@ -327,7 +335,7 @@ def _head(name: str, rows: Sequence[Row]) -> str:
         text += f"\nMachine: {'; '.join(devices)}.\n"
     if len(commits) > MANY_COMMITS:
         changed = sum(commit.endswith("+") for commit in commits)
-        text += f"Made at {len(commits)} commits, {changed} of them with changes beside; results.json has them row by row.\n"
+        text += f"Made at {len(commits)} commits, {changed} of them from dirty working trees; see results.json.\n"
     elif commits:
         text += f"Commit: {', '.join(commits)} (+: with changes).\n"
     return text
@@ -336,7 +344,9 @@ def _head(name: str, rows: Sequence[Row]) -> str:
 def _times_table(times: Sequence[Mapping[str, Any]]) -> str:
     table = [[str(t["stage"]), t["title"], duration(t["seconds"]), str(t["made"])] for t in times]
     text = markdown_table(["stage", "title", "time", "outputs made"], table)
-    about = "Of each stage the successful run that made the most outputs; what was made in parts or by hand is not counted."
+    about = (
+        "Of each stage the successful run that made the most outputs; what was made in parts or by hand is not counted."
+    )
     return f"## Times per stage\n\n{text}\n{about}\n"
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Sequence
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pipeline.experiments.tables import Cell, Measured, Plot
@@ -76,7 +77,9 @@ def _map(figure: Any, axes: Any, plot: Plot, label: str, points: list[tuple[Cell
         means = [[m.mean for c, m in points if c[plot.x] == column and c[plot.y] == line] for column in columns]
         grid.append([sum(found) / len(found) if found else float("nan") for found in means])
     known = [value for line in grid for value in line if value == value]
-    scale = "log" if known and min(known) > 0 and max(known) > 10 * min(known) else "linear"  # a collapse hides all differences
+    scale = (
+        "log" if known and min(known) > 0 and max(known) > 10 * min(known) else "linear"
+    )  # a collapse hides all differences
     image = axes.imshow(grid, origin="lower", aspect="auto", norm=scale)
     axes.set_xticks(range(len(columns)), [str(value) for value in columns])
     axes.set_yticks(range(len(lines)), [str(value) for value in lines])
@@ -84,6 +87,8 @@ def _map(figure: Any, axes: Any, plot: Plot, label: str, points: list[tuple[Cell
         for j, value in enumerate(line):
             if value == value:
                 dark = image.norm(value) < 0.6
-                axes.text(j, i, f"{value:.3g}", ha="center", va="center", color="white" if dark else "black", fontsize=8)
+                axes.text(
+                    j, i, f"{value:.3g}", ha="center", va="center", color="white" if dark else "black", fontsize=8
+                )
     axes.set_ylabel(str(plot.y).replace("_", " "))
     figure.colorbar(image, label=label)

@@ -12,8 +12,9 @@ import logging
 import math
 import re
 import shlex
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Callable, Iterator, Mapping, Sequence, Union
+from typing import Any
 
 import pydantic
 from pydantic import Field
@@ -30,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 NOT_MEASURED = "not measured"
 ROOT = Path(pipeline.__file__).resolve().parent.parent
-Scalar = Union[bool, int, float, str, None]
+Scalar = bool | int | float | str | None
 Cell = dict[str, Scalar]
 STRICT = {"extra": "forbid"}
 
@@ -96,10 +97,10 @@ class Table:
     """A sweep as the YAML file describes it."""
 
     title: str = Field(description="Heading.")
-    axes: dict[str, Union[list[Scalar], dict[str, dict[str, Scalar]]]] = Field(
+    axes: dict[str, list[Scalar] | dict[str, dict[str, Scalar]]] = Field(
         description="Axis -> list of values, or value -> further variables, which may hold {seed} and {dir} themselves."
     )
-    commands: tuple[Union[str, Command], ...] = Field(
+    commands: tuple[str | Command, ...] = Field(
         min_length=1, description="Commands of a cell, with {axis}, {variable}, {seed}, {dir}."
     )
     columns: tuple[Column, ...] = Field(min_length=1, description="What is shown.")
@@ -154,7 +155,9 @@ def load_table(path: Path) -> Table:
     except pydantic.ValidationError as err:
         first = err.errors(include_url=False)[0]
         where = ".".join(map(str, first["loc"]))
-        raise DataError(f"{path}: {where + ': ' if where else ''}{first['msg'].removeprefix('Value error, ')}") from None
+        raise DataError(
+            f"{path}: {where + ': ' if where else ''}{first['msg'].removeprefix('Value error, ')}"
+        ) from None
     except DataError as err:
         raise DataError(f"{path}: {err}") from None
     return table

@@ -1,8 +1,10 @@
 """Word and frame errors of a training over its time, in a table and in one picture."""
+
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Sequence
+from typing import Any, NamedTuple
 
 from pipeline.artifacts.checkpoint import META
 from pipeline.base.errors import DataError
@@ -54,7 +56,9 @@ def _wer(decoded: Path) -> float:
 
 
 def draw_curve(path: Path, curves: dict[str, Sequence[Point]]) -> None:
-    """An SVG file: word error rates on the left axis (full lines), frame errors on the right one (dashed), over seconds."""
+    """An SVG file: word error rates on the left axis (full lines), frame errors on the right one (dashed), over
+    seconds.
+    """
     import matplotlib
 
     matplotlib.rcParams["svg.hashsalt"] = "fullsum"

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Iterator, Sequence
 
 from pipeline.artifacts.corpus import load_cuts, save_data_dir
 from pipeline.base.errors import ConfigError
@@ -12,8 +12,9 @@ from pipeline.base.errors import ConfigError
 def perturb_speed(data_in: Path, work_dir: Path, factors: Sequence[float]) -> dict[str, int]:
     """Write a data directory with each utterance once per factor; cf. Kaldi utils/data/perturb_data_dir_speed.sh.
 
-    A copy at factor f lasts 1/f as long and has pitch and formants moved by f, hence another speaker: utterance ``u`` of speaker ``s``
-    becomes ``u_sp0.9`` of ``s_sp0.9``. Factor 1 leaves an utterance as it is. The audio is changed when it is read, by lhotse.
+    A copy at factor f lasts 1/f as long and has pitch and formants moved by f, hence another speaker: utterance ``u``
+    of speaker ``s`` becomes ``u_sp0.9`` of ``s_sp0.9``. Factor 1 leaves an utterance as it is. The audio is changed
+    when it is read, by lhotse.
 
     Args:
         data_in: data directory.

@@ -37,7 +37,9 @@ class CmvnStats:
         return sorted(self._sums)
 
     def mean_std(self, speaker: str | None = None) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mean and standard deviation, float32 (F,) each, of a speaker or of all data; DataError for an unknown speaker."""
+        """Mean and standard deviation, float32 (F,) each, of a speaker or of all data; DataError for an unknown
+        speaker.
+        """
         if speaker is None:
             total = torch.stack([self._sums[name] for name in self.speakers()]).sum(0)
         elif speaker in self._sums:
@@ -49,7 +51,10 @@ class CmvnStats:
     def save(self, data_dir: Path) -> None:
         """Write cmvn.json."""
         speakers = {name: self._sums[name].tolist() for name in self.speakers()}
-        write_json(Path(data_dir) / CMVN_JSON, {"dim": self._dim, "rows": ["count", "sum", "sum_of_squares"], "speakers": speakers})
+        write_json(
+            Path(data_dir) / CMVN_JSON,
+            {"dim": self._dim, "rows": ["count", "sum", "sum_of_squares"], "speakers": speakers},
+        )
 
     @staticmethod
     def load(data_dir: Path) -> CmvnStats:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import logging
 import zlib
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -53,8 +54,8 @@ def make_extractor(options: FeatureOptions, sampling_rate: int) -> FeatureExtrac
 def frame_offset(options: FeatureOptions, sampling_rate: int) -> float:
     """Centre of frame 0 in seconds.
 
-    lhotse's extractors put (window - shift) / 2 mirrored samples before the first sample, rounded down; so frame i covers
-    [i shift - pad, i shift - pad + window), and its centre is i shift + shift / 2 up to half a sample.
+    lhotse's extractors put (window - shift) / 2 mirrored samples before the first sample, rounded down; so frame i
+    covers [i shift - pad, i shift - pad + window), and its centre is i shift + shift / 2 up to half a sample.
     """
     window, shift = int(options.window * sampling_rate), int(options.frame_shift * sampling_rate)
     return (window / 2 - (window - shift) // 2) / sampling_rate
@@ -83,7 +84,10 @@ def compute_feats(data_in: Path, work_dir: Path, final_dir: Path, options: Featu
     final_path = str(Path(final_dir).resolve() / "feats.bin")
     stats = CmvnStats(options.feature_dim)
     done, num_frames = [], 0
-    with _single_threaded_workers(options.num_jobs) as pool, PackedFramesWriter(work_dir / "feats.bin", options.precision) as writer:
+    with (
+        _single_threaded_workers(options.num_jobs) as pool,
+        PackedFramesWriter(work_dir / "feats.bin", options.precision) as writer,
+    ):
         for start in range(0, len(cuts), _CHUNK):
             chunk = cuts[start : start + _CHUNK]
             for cut, feats in zip(chunk, pool.map(lambda cut: _extract(cut, extractor, options), chunk)):
@@ -132,7 +136,9 @@ def _extract(cut: MonoCut, extractor: FeatureExtractor, options: FeatureOptions)
         samples = samples + noise * np.float32(options.dither / 32768)
     feats = np.asarray(extractor.extract(samples, cut.sampling_rate), dtype=np.float32)
     if not np.isfinite(feats).all():
-        raise DataError(f"features of utterance {cut.id!r} are not finite; is its audio {cut.recording.sources[0].source} damaged?")
+        raise DataError(
+            f"features of utterance {cut.id!r} are not finite; is its audio {cut.recording.sources[0].source} damaged?"
+        )
     return feats
 
 

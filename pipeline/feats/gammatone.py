@@ -1,9 +1,10 @@
 """Gammatone features as a lhotse extractor.
 
 Gammatone filters on the Greenwood scale, full-wave rectification, a Hann window per frame and 10th-root compression
-(Schlueter et al., "Gammatone features and feature combination", ICASSP 2007); Mann et al. 2023 use 40 or 50 filters, without
-the cepstral transform of the former. The delay of each filter is taken out, so that the bands are aligned in time. Frames are
-placed as in lhotse's other extractors: frame i is centred at (i + 1/2) frame_shift, with the signal mirrored at both ends.
+(Schlueter et al., "Gammatone features and feature combination", ICASSP 2007); Mann et al. 2023 use 40 or 50 filters,
+without the cepstral transform of the former. The delay of each filter is taken out, so that the bands are aligned in
+time. Frames are placed as in lhotse's other extractors: frame i is centred at (i + 1/2) frame_shift, with the signal
+mirrored at both ends.
 """
 
 from __future__ import annotations
@@ -72,7 +73,9 @@ def gammatone_filters(config: GammatoneConfig) -> np.ndarray:
 
 
 def group_delays(config: GammatoneConfig) -> np.ndarray:
-    """Delay of the filters in samples, int64 (F,): the centre of mass of the envelope t^3 exp(-2 pi b t) lies at 4 / (2 pi b)."""
+    """Delay of the filters in samples, int64 (F,): the centre of mass of the envelope t^3 exp(-2 pi b t) lies at 4 /
+    (2 pi b).
+    """
     high = config.high_freq if config.high_freq > 0 else config.sampling_rate / 2 + config.high_freq
     centres = greenwood_frequencies(config.low_freq, high, config.num_filters)
     bandwidth = 1.019 * 24.7 * (4.37 * centres / 1000 + 1)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Iterable, Iterator, NamedTuple, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -69,7 +70,8 @@ def load_packed(
         data_dir: a directory made by steps/compute_feats.py.
         options: normalisation, deltas, context.
         cut_ids: load these only, in this order; all in the order of the directory by default.
-        global_stats: statistics for cmvn "global"; by default those of this directory. Give those of the training data at test time.
+        global_stats: statistics for cmvn "global"; by default those of this directory. Give those of the training data
+            at test time.
     Raises:
         DataError: no features, a missing utterance, numbers that are not finite.
     """
@@ -84,7 +86,8 @@ def iter_packed(
     cut_ids: Sequence[str] | None = None,
     global_stats: CmvnStats | None = None,
 ) -> Iterator[PackedFeats]:
-    """Load the features of a data directory piece by piece, each of at most ``max_frames`` frames (a longer utterance is a piece).
+    """Load the features of a data directory piece by piece, each of at most ``max_frames`` frames (a longer utterance
+    is a piece).
 
     Args and errors are those of load_packed.
     """
@@ -104,7 +107,9 @@ def iter_packed(
 
 
 def validate_feats(data_dir: str | Path) -> FeatureFacts:
-    """Check that the features of a data directory are complete, finite, as many as features.json says and as long as the audio."""
+    """Check that the features of a data directory are complete, finite, as many as features.json says and as long as
+    the audio.
+    """
     data_dir = Path(data_dir)
     facts = FeatureFacts.load(data_dir)
     durations = {cut["id"]: cut["duration"] for _, cut in cut_entries(data_dir)}
@@ -114,8 +119,13 @@ def validate_feats(data_dir: str | Path) -> FeatureFacts:
         num_frames += len(piece.feats)
         for cut_id, length in zip(piece.cut_ids, piece.lengths().tolist()):
             if abs(length * facts.frame_shift - durations[cut_id]) > facts.frame_shift:
-                raise DataError(f"{data_dir}: utterance {cut_id!r} lasts {durations[cut_id]} s, its {length} frames do not")
-    for what, stated, found in (("utterances", facts.num_utterances, num_utterances), ("frames", facts.num_frames, num_frames)):
+                raise DataError(
+                    f"{data_dir}: utterance {cut_id!r} lasts {durations[cut_id]} s, its {length} frames do not"
+                )
+    for what, stated, found in (
+        ("utterances", facts.num_utterances, num_utterances),
+        ("frames", facts.num_frames, num_frames),
+    ):
         if stated != found:
             raise DataError(f"{data_dir / 'features.json'}: states {stated} {what}, there are {found}")
     return facts
@@ -132,10 +142,16 @@ def _stored(data_dir: Path) -> list[_Stored]:
         if not feats:
             raise DataError(f"{where} has no features")
         if feats["storage_type"] != PackedFramesReader.name:
-            raise DataError(f"{where}: features of storage type {feats['storage_type']!r}, expected {PackedFramesReader.name!r}")
-        item = _Stored(cut["id"], cut["supervisions"][0]["speaker"], feats["storage_path"], *parse_key(feats["storage_key"]))
+            raise DataError(
+                f"{where}: features of storage type {feats['storage_type']!r}, expected {PackedFramesReader.name!r}"
+            )
+        item = _Stored(
+            cut["id"], cut["supervisions"][0]["speaker"], feats["storage_path"], *parse_key(feats["storage_key"])
+        )
         if item.dim != facts.dim or item.num_frames < 1:
-            raise DataError(f"{where} has {item.num_frames} frames of {item.dim} features, features.json says {facts.dim}")
+            raise DataError(
+                f"{where} has {item.num_frames} frames of {item.dim} features, features.json says {facts.dim}"
+            )
         found.append(item)
     return found
 
@@ -181,13 +197,19 @@ def _read(stored: Sequence[_Stored]) -> np.ndarray:
         if end < len(stored) and stored[end][2:4] == (last.path, last.first + last.num_frames):
             continue
         run = stored[start:end]
-        pieces.append(read_frames(Path(last.path), run[0].first, sum(item.num_frames for item in run), last.dim, last.dtype))
+        pieces.append(
+            read_frames(Path(last.path), run[0].first, sum(item.num_frames for item in run), last.dim, last.dtype)
+        )
         start = end
     return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
 
 
 def _normalise(
-    feats: torch.Tensor, stored: Iterable[_Stored], offsets: list[int], options: FeatLoadOptions, stats: CmvnStats | None
+    feats: torch.Tensor,
+    stored: Iterable[_Stored],
+    offsets: list[int],
+    options: FeatLoadOptions,
+    stats: CmvnStats | None,
 ) -> None:
     """Normalise means, and variances if asked for, in place."""
     if options.cmvn == "none":

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -20,8 +21,8 @@ FULL_SCALE = 32767
 def add_noise(data_in: Path, work_dir: Path, out_dir: Path, options: NoiseOptions) -> dict[str, int]:
     """Write a data directory with the utterances of another one and noisy copies of each.
 
-    Copy k of utterance ``u`` of speaker ``s`` is ``u_noise{k}`` of ``s_noise{k}``; alignments of ``u`` hold for it. The ratio of
-    signal to noise is uniform in decibels between the options' limits, a function of seed, utterance and copy.
+    Copy k of utterance ``u`` of speaker ``s`` is ``u_noise{k}`` of ``s_noise{k}``; alignments of ``u`` hold for it. The
+    ratio of signal to noise is uniform in decibels between the options' limits, a function of seed, utterance and copy.
 
     Args:
         data_in: data directory.

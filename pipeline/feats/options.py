@@ -16,15 +16,23 @@ class FeatureOptions:
     """How features are computed from audio; the sampling rate comes from the data."""
 
     type: Literal["mfcc", "fbank", "gammatone"] = Field("mfcc", description="Kind of features; fbank is log-mel.")
-    dim: int | None = Field(None, ge=1, description="Features per frame; by default 13 (mfcc), 80 (fbank), 50 (gammatone).")
+    dim: int | None = Field(
+        None, ge=1, description="Features per frame; by default 13 (mfcc), 80 (fbank), 50 (gammatone)."
+    )
     num_mel_bins: int = Field(23, ge=3, description="Mel filters below the cepstrum of mfcc.")
     frame_shift: float = Field(0.01, gt=0, description="Time between frames in seconds.")
     window: float = Field(0.025, gt=0, description="Length of the window in seconds.")
-    low_freq: float | None = Field(None, ge=0, description="Lower end of the filters in Hz; by default 20, for gammatone 100.")
-    high_freq: float | None = Field(
-        None, description="Upper end of the filters in Hz; 0 or less counts from half the sampling rate; by default -400, for gammatone -500."
+    low_freq: float | None = Field(
+        None, ge=0, description="Lower end of the filters in Hz; by default 20, for gammatone 100."
     )
-    dither: float = Field(1.0, ge=0, description="Noise added to the audio, in steps of 16 bits; the seed is the utterance id.")
+    high_freq: float | None = Field(
+        None,
+        description="Upper end of the filters in Hz; 0 or less counts from half the sampling rate; by default "
+        "-400, for gammatone -500.",
+    )
+    dither: float = Field(
+        1.0, ge=0, description="Noise added to the audio, in steps of 16 bits; the seed is the utterance id."
+    )
     precision: Literal["float32", "float16"] = Field("float32", description="Precision of the stored numbers.")
     num_jobs: int = Field(2, ge=1, description="Threads.", json_schema_extra={"stamp": False})
 
@@ -52,9 +60,13 @@ class FeatureOptions:
 class FeatLoadOptions:
     """What is done to stored features when they are loaded, in this order: cmvn, deltas, splice."""
 
-    cmvn: Literal["none", "utterance", "speaker", "global"] = Field("speaker", description="Over what means are normalised to 0.")
+    cmvn: Literal["none", "utterance", "speaker", "global"] = Field(
+        "speaker", description="Over what means are normalised to 0."
+    )
     norm_vars: bool = Field(False, description="Normalise variances to 1 as well.")
-    deltas: int = Field(0, ge=0, le=3, description="Order of time derivatives that are appended; 2 is the usual number.")
+    deltas: int = Field(
+        0, ge=0, le=3, description="Order of time derivatives that are appended; 2 is the usual number."
+    )
     delta_window: int = Field(2, ge=1, description="Frames on each side from which a derivative is estimated.")
     splice_left: int = Field(0, ge=0, description="Frames of left context that are stacked.")
     splice_right: int = Field(0, ge=0, description="Frames of right context that are stacked.")
@@ -68,7 +80,9 @@ class FeatLoadOptions:
 class NoiseOptions:
     """Which noise is added, and how loud."""
 
-    kind: Literal["babble", "pink", "white"] = Field("babble", description="babble: other utterances of the same data at once.")
+    kind: Literal["babble", "pink", "white"] = Field(
+        "babble", description="babble: other utterances of the same data at once."
+    )
     voices: int = Field(5, ge=1, description="babble: utterances at once.")
     min_snr: float = Field(5.0, description="Smallest ratio of signal to noise in dB.")
     max_snr: float = Field(20.0, description="Largest ratio of signal to noise in dB.")

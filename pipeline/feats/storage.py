@@ -1,8 +1,8 @@
 """One plain file of frames per data directory, known to lhotse as storage type ``packed_frames``.
 
-The file holds the frames of all utterances one after the other, little-endian float32 or float16, without a header; a storage
-key is ``first_frame,num_frames,dim,dtype``. Chosen over lhotse's own types because it is lossless (lilcom is not), one file instead of
-one per utterance, needs no further package, and a whole corpus is read in one go.
+The file holds the frames of all utterances one after the other, little-endian float32 or float16, without a header; a
+storage key is ``first_frame,num_frames,dim,dtype``. Chosen over lhotse's own types because it is lossless (lilcom is
+not), one file instead of one per utterance, needs no further package, and a whole corpus is read in one go.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class PackedFramesWriter(FeaturesWriter):
         self._path = str(storage_path)
         self._precision = precision
         self._num_frames = 0
-        self._file = open(storage_path, "wb")
+        self._file = open(storage_path, "wb")  # noqa: SIM115  closed by close()
 
     @property
     def storage_path(self) -> str:

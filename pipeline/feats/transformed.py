@@ -1,12 +1,14 @@
-"""Features as a mixture model sees them (LDA, MLLT, fMLLR) as a data directory, so that networks can be trained on them."""
+"""Features as a mixture model sees them (LDA, MLLT, fMLLR) as a data directory, so that networks can be trained on
+them.
+"""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
 
-from pipeline.base import stamp
 from pipeline.artifacts.corpus import load_cuts, save_data_dir
+from pipeline.base import stamp
 from pipeline.base.errors import DataError
 from pipeline.feats.cmvn import CmvnStats
 from pipeline.feats.facts import FeatureFacts
@@ -15,7 +17,9 @@ from pipeline.feats.load import iter_packed
 _PIECE = 200_000  # frames that are loaded at a time
 
 
-def transform_feats(data_in: Path, model_dir: Path, transforms: Path | None, work_dir: Path, final_dir: Path) -> FeatureFacts:
+def transform_feats(
+    data_in: Path, model_dir: Path, transforms: Path | None, work_dir: Path, final_dir: Path
+) -> FeatureFacts:
     """Write a data directory whose features are those of a GMM's mixtures, cf. Kaldi steps/nnet/make_fmllr_feats.sh.
 
     Args:
@@ -48,12 +52,18 @@ def transform_feats(data_in: Path, model_dir: Path, transforms: Path | None, wor
                     raise DataError(f"{model_dir}: {feats.shape[1]} features per frame for mixtures of {dim}")
                 stats.add(packed.speakers[i], feats)
                 key, cut = writer.write(cut_id, feats.numpy()), cuts[cut_id]
-                features = fastcopy(cut.features, type="transformed", num_features=dim, storage_path=path, storage_key=key)
+                features = fastcopy(
+                    cut.features, type="transformed", num_features=dim, storage_path=path, storage_key=key
+                )
                 done.append(fastcopy(cut, features=features))
     save_data_dir(work_dir, done)
     stats.save(work_dir)
     facts = FeatureFacts.load(data_in)
-    facts = replace(facts, type="transformed", dim=dim, extractor={"of": facts.extractor, "model": stamp.artifact_id(model_dir),
-                                                                   "speakers": transforms is not None})
+    facts = replace(
+        facts,
+        type="transformed",
+        dim=dim,
+        extractor={"of": facts.extractor, "model": stamp.artifact_id(model_dir), "speakers": transforms is not None},
+    )
     facts.save(work_dir)
     return facts

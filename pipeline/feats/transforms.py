@@ -1,19 +1,23 @@
-"""Deltas and splicing over packed utterances: neighbours are taken inside each utterance, with its edge frames repeated."""
+"""Deltas and splicing over packed utterances: neighbours are taken inside each utterance, with its edge frames
+repeated.
+"""
 
 from __future__ import annotations
 
 import torch
 
 
-def pad_utterances(feats: torch.Tensor, offsets: torch.Tensor, left: int, right: int) -> tuple[torch.Tensor, torch.Tensor]:
+def pad_utterances(
+    feats: torch.Tensor, offsets: torch.Tensor, left: int, right: int
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Repeat the first frame of each utterance ``left`` times before it and the last one ``right`` times after it.
 
     Args:
         feats: (sum T, F).
         offsets: first frame of each utterance and the total, int64 (N+1,); no utterance is empty.
     Returns:
-        (sum T + N (left + right), F), and the index (sum T,) such that the frame ``shift`` away from frame t, for a shift from -left to
-        right, is row ``index[t] + left + shift`` of it.
+        (sum T + N (left + right), F), and the index (sum T,) such that the frame ``shift`` away from frame t, for a
+        shift from -left to right, is row ``index[t] + left + shift`` of it.
     """
     lengths = offsets[1:] - offsets[:-1]
     assert int(lengths.min()) > 0, lengths
@@ -29,8 +33,9 @@ def pad_utterances(feats: torch.Tensor, offsets: torch.Tensor, left: int, right:
 def delta_filters(order: int, window: int) -> list[torch.Tensor]:
     """Filters of the derivatives 0 to ``order``; filter k has 2 k window + 1 taps.
 
-    The first derivative is d_t = sum_j j x_{t+j} / sum_j j^2, j from -window to window; each further one applies the same filter to the
-    filter before it, not to frames (cf. Kaldi DeltaFeatures), which matters at the edges of an utterance.
+    The first derivative is d_t = sum_j j x_{t+j} / sum_j j^2, j from -window to window; each further one applies the
+    same filter to the filter before it, not to frames (cf. Kaldi DeltaFeatures), which matters at the edges of an
+    utterance.
     """
     slope = torch.arange(-window, window + 1, dtype=torch.float64)
     slope = slope / (slope**2).sum()
@@ -70,7 +75,9 @@ def add_deltas(feats: torch.Tensor, offsets: torch.Tensor, order: int = 2, windo
 
 
 def splice(feats: torch.Tensor, offsets: torch.Tensor, left: int, right: int) -> torch.Tensor:
-    """Stack each frame with its neighbours, from the leftmost to the rightmost; (sum T, F) -> (sum T, F (left + 1 + right))."""
+    """Stack each frame with its neighbours, from the leftmost to the rightmost; (sum T, F) -> (sum T, F (left + 1 +
+    right)).
+    """
     padded, index = pad_utterances(feats, offsets, left, right)
     dim, width = feats.shape[1], left + 1 + right
     windows = padded.as_strided((len(padded) - width + 1, width * dim), (dim, 1))  # overlapping rows of one memory

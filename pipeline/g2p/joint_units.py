@@ -1,22 +1,24 @@
 """Grapheme-to-phoneme conversion: a joint-sequence model trained on a lexicon, for words that the lexicon lacks.
 
-A pronunciation is spelt with joint units of letters and phones, (A : AE), (C H : CH), (X : K S), (E : -). EM finds the units and aligns the
-lexicon with them, an interpolated Kneser-Ney n-gram over units gives p(letters, phones), and a beam search the best phones
-for given letters. Cf. Bisani and Ney 2008, "Joint-sequence models for grapheme-to-phoneme conversion".
+A pronunciation is spelt with joint units of letters and phones, (A : AE), (C H : CH), (X : K S), (E : -). EM finds the
+    units and aligns the
+lexicon with them, an interpolated Kneser-Ney n-gram over units gives p(letters, phones), and a beam search the best
+phones for given letters. Cf. Bisani and Ney 2008, "Joint-sequence models for grapheme-to-phoneme conversion".
 """
+
 from __future__ import annotations
 
 import logging
 from collections import defaultdict
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Collection, Iterator, Sequence
 
 import numpy as np
 
+from pipeline.artifacts.lexicon import Pronunciation
 from pipeline.base.errors import DataError
 from pipeline.base.files import read_json, write_json
-from pipeline.artifacts.lexicon import Pronunciation
 from pipeline.base.log import progress
 
 logger = logging.getLogger(__name__)
@@ -53,8 +55,14 @@ class _Aligner:
         for row, (word, phones) in enumerate(entries):
             if len(phones) <= 2 * len(word):
                 members[len(word), len(phones)].append(row)
-        self.groups = [_Group(np.array(rows), np.array([[letter_id[c] for c in entries[r][0]] for r in rows]),
-                              np.array([[phone_id[p] for p in entries[r][1]] for r in rows])) for rows in members.values()]
+        self.groups = [
+            _Group(
+                np.array(rows),
+                np.array([[letter_id[c] for c in entries[r][0]] for r in rows]),
+                np.array([[phone_id[p] for p in entries[r][1]] for r in rows]),
+            )
+            for rows in members.values()
+        ]
         self.radix = (len(self.letters) + 1, len(self.phones) + 1)
         code = np.arange(self.radix[0] ** 2 * self.radix[1] ** 2)
         self._long = (code // self.radix[1] ** 2 % self.radix[0] > 0) | (code % self.radix[1] > 0)
@@ -76,7 +84,8 @@ class _Aligner:
                         yield i, j, i + shape[0], j + shape[1], self._codes(g, i, j, shape)
 
     def train(self, iterations: int) -> np.ndarray:
-        """Weights of all possible units, (C,) by code: their probability, squared for units of two letters or two phones.
+        """Weights of all possible units, (C,) by code: their probability, squared for units of two letters or two
+        phones.
 
         Without the square fewer and longer units would win, (B A : B) (D : AA D), for a word then has fewer factors.
         """
@@ -130,16 +139,16 @@ class _Aligner:
         while i > 0:
             di, dj = SHAPES[came[i, j, n]]
             i, j = i - di, j - dj
-            spelling = "".join(self.letters[c - 1] for c in g.letters[n, i:i + di])
-            units.append((spelling, tuple(self.phones[p - 1] for p in g.phones[n, j:j + dj])))
+            spelling = "".join(self.letters[c - 1] for c in g.letters[n, i : i + di])
+            units.append((spelling, tuple(self.phones[p - 1] for p in g.phones[n, j : j + dj])))
         return units[::-1]
 
 
 class _Ngrams:
     """Interpolated Kneser-Ney over unit ids; 0 marks both ends of a word.
 
-    An n-gram is one integer, its ids the digits. Per order: sorted n-grams with their probability, sorted histories with
-    the weight of the shorter history.
+    An n-gram is one integer, its ids the digits. Per order: sorted n-grams with their probability, sorted histories
+    with the weight of the shorter history.
     """
 
     def __init__(self, sequences: Sequence[Sequence[int]], num_units: int, order: int) -> None:
@@ -150,11 +159,11 @@ class _Ngrams:
         flat = np.array([u for s in sequences for u in (*pad, *s, 0)], dtype=np.int64)
         is_event = np.array([e for s in sequences for e in (*[False] * len(pad), *[True] * (len(s) + 1))])
         position = np.flatnonzero(is_event)
-        keys = sum(flat[position - k] * self.radix ** k for k in range(self.order))
+        keys = sum(flat[position - k] * self.radix**k for k in range(self.order))
         grams, counts = np.unique(keys, return_counts=True)
         levels = [(grams, counts)]
         for n in range(self.order - 1, 0, -1):  # lower orders count in how many contexts an n-gram occurs
-            levels.append(np.unique(levels[-1][0] % self.radix ** n, return_counts=True))
+            levels.append(np.unique(levels[-1][0] % self.radix**n, return_counts=True))
         self.grams: list[np.ndarray] = []
         self.probs: list[np.ndarray] = []
         self.histories: list[np.ndarray] = []
@@ -170,7 +179,7 @@ class _Ngrams:
         total = np.bincount(number, counts)
         backoff = discount * np.diff(np.append(first, len(grams))) / total
         n = len(self.grams)
-        lower = self.prob(n, grams % self.radix ** n) if n else np.full(len(grams), 1.0 / self.radix)
+        lower = self.prob(n, grams % self.radix**n) if n else np.full(len(grams), 1.0 / self.radix)
         self.grams.append(grams)
         self.probs.append((counts - discount).clip(min=0) / total[number] + backoff[number] * lower)
         self.histories.append(starts)
@@ -182,7 +191,7 @@ class _Ngrams:
         scale = np.ones(len(keys))
         open_ = np.arange(len(keys))
         for n in range(order, 0, -1):
-            k = keys[open_] % self.radix ** n
+            k = keys[open_] % self.radix**n
             at = np.searchsorted(self.grams[n - 1], k).clip(max=len(self.grams[n - 1]) - 1)
             hit = self.grams[n - 1][at] == k
             found[open_[hit]] = scale[open_[hit]] * self.probs[n - 1][at[hit]]
@@ -225,13 +234,17 @@ class G2p:
                 counts[unit] += 1
         kept = sorted(unit for unit, count in counts.items() if count >= min(RARE, max(counts.values())))
         number = {unit: i for i, unit in enumerate(kept, 1)}
-        sequences = [[number[u] for u in aligned[row]] for row in sorted(aligned) if all(u in number for u in aligned[row])]
+        sequences = [
+            [number[u] for u in aligned[row]] for row in sorted(aligned) if all(u in number for u in aligned[row])
+        ]
         if not sequences:
             raise DataError("no entry of the lexicon can be aligned with its letters")
         return cls(kept, sequences, order)
 
     def pronounce(self, word: str) -> tuple[str, ...]:
-        """The most probable phones of a word; empty when it has a letter that the lexicon lacks, or only silent ones."""
+        """The most probable phones of a word; empty when it has a letter that the lexicon lacks, or only silent
+        ones.
+        """
         order, radix = self._ngrams.order, self._ngrams.radix
         size = radix ** (order - 1)
         # Per position: history key -> (log probability, units); the key keeps the last order - 1 units.
@@ -243,7 +256,7 @@ class G2p:
                 continue
             history = np.array([key for key, _ in best], dtype=np.int64)
             for width in (1, 2):
-                units = self._by_letters.get(word[i:i + width]) if i + width <= len(word) else None
+                units = self._by_letters.get(word[i : i + width]) if i + width <= len(word) else None
                 if units is None:
                     continue
                 keys = (history[:, None] % size * radix + units).reshape(-1)
@@ -267,8 +280,14 @@ class G2p:
     def save(self, directory: str | Path) -> None:
         """Writes g2p.json."""
         Path(directory).mkdir(parents=True, exist_ok=True)
-        write_json(Path(directory) / MODEL, {"order": self.order, "units": [[w, list(p)] for w, p in self.units],
-                                             "sequences": [" ".join(map(str, s)) for s in self.sequences]})
+        write_json(
+            Path(directory) / MODEL,
+            {
+                "order": self.order,
+                "units": [[w, list(p)] for w, p in self.units],
+                "sequences": [" ".join(map(str, s)) for s in self.sequences],
+            },
+        )
 
     @classmethod
     def load(cls, directory: str | Path) -> G2p:
@@ -288,7 +307,7 @@ class G2p:
 def held_out(words: Collection[str], number: int, seed: int) -> set[str]:
     """A random choice of words, of a small lexicon at most a tenth."""
     ordered = sorted(words)
-    chosen = np.random.default_rng(seed).permutation(len(ordered))[:min(number, len(ordered) // 10)]
+    chosen = np.random.default_rng(seed).permutation(len(ordered))[: min(number, len(ordered) // 10)]
     return {ordered[i] for i in chosen}
 
 
@@ -299,6 +318,7 @@ def test(model: G2p, entries: Sequence[Entry]) -> dict[str, float]:
         word_error and phone_error in percent and the number of words; only the number when there are none.
     """
     from kaldialign import edit_distance
+
     variants: dict[str, list[list[str]]] = defaultdict(list)
     for word, phones in entries:
         variants[word].append(list(phones))

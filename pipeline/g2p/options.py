@@ -1,4 +1,5 @@
 """Options of grapheme-to-phoneme conversion; imports nothing heavy."""
+
 from __future__ import annotations
 
 from pydantic import ConfigDict, Field

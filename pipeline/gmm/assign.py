@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
-from typing import Iterator, Optional, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -59,7 +59,7 @@ class TrainSet:
         """(N,) int64 frames of each utterance."""
         return np.diff(self.offsets)
 
-    def with_feats(self, feats: torch.Tensor) -> "TrainSet":
+    def with_feats(self, feats: torch.Tensor) -> TrainSet:
         """The same utterances with other features of the same frames."""
         assert len(feats) == len(self.feats), (feats.shape, self.feats.shape)
         return dataclasses.replace(self, feats=feats)
@@ -83,7 +83,7 @@ class Assignment:
     tid_counts: np.ndarray
     log_like: float
     frames: int
-    tids: Optional[np.ndarray]
+    tids: np.ndarray | None
     failed: tuple[str, ...]
     retried: int = 0
 
@@ -92,7 +92,8 @@ class Assignment:
         if not self.failed:
             return
         listed = ", ".join(self.failed[:5]) + (", ..." if len(self.failed) > 5 else "")
-        text = f"{where}: aligned {num_utterances - len(self.failed):,} of {num_utterances:,}; {len(self.failed)} failed: {listed}"
+        done = num_utterances - len(self.failed)
+        text = f"{where}: aligned {done:,} of {num_utterances:,}; {len(self.failed)} failed: {listed}"
         if len(self.failed) > max_failed * num_utterances:
             raise DataError(f"{text} (more than the {100 * max_failed:.0f} % that --max-failed allows)")
         logger.warning("%s", text)
@@ -112,8 +113,8 @@ class Aligner:
 
     def __init__(self, data: TrainSet, num_pdfs: int, tid_pdf: np.ndarray) -> None:
         """Args:
-            num_pdfs: of the tree that the graphs were compiled with.
-            tid_pdf: (n_tid,) pdf-id of each transition-id.
+        num_pdfs: of the tree that the graphs were compiled with.
+        tid_pdf: (n_tid,) pdf-id of each transition-id.
         """
         self.data, self.num_pdfs, self.tid_pdf = data, num_pdfs, tid_pdf
         g = data.graphs.graphs
@@ -145,8 +146,13 @@ class Aligner:
     def _batch(self, members: list[int], width: int) -> _Batch:
         picked = np.array(members)
         local = dataclasses.replace(self._local[picked], num_pdfs=width)
-        return _Batch(picked, self.data.graphs.graphs[picked], local, [self._pdfs[n] for n in members],
-                      torch.from_numpy(self.data.lengths[picked]))
+        return _Batch(
+            picked,
+            self.data.graphs.graphs[picked],
+            local,
+            [self._pdfs[n] for n in members],
+            torch.from_numpy(self.data.lengths[picked]),
+        )
 
     def _emissions(self, batch: _Batch, evaluator: Evaluator) -> torch.Tensor:
         """(N, T, P') log-likelihoods of each utterance's own pdfs; undefined behind its frames and pdfs."""
@@ -157,7 +163,7 @@ class Aligner:
         def score(row: int) -> None:
             n, pdfs = int(batch.members[row]), batch.pdfs[row]
             begin, end = int(offsets[n]), int(offsets[n + 1])
-            evaluator.into(out[row, :end - begin, :len(pdfs)], feats[begin:end], pdfs)
+            evaluator.into(out[row, : end - begin, : len(pdfs)], feats[begin:end], pdfs)
 
         for_each(score, range(len(batch.members))[::-1], feats.device)
         return out
@@ -178,12 +184,14 @@ class Aligner:
             for row, n in enumerate(batch.members.tolist()):
                 if np.isfinite(scores[row]):
                     begin, end = int(self.data.offsets[n]), int(self.data.offsets[n + 1])
-                    tids[begin:end] = found[row, :end - begin]
+                    tids[begin:end] = found[row, : end - begin]
                     log_like, frames, done[n] = log_like + float(scores[row]), frames + end - begin, True
                     retried += tries[row] > 1
         return dataclasses.replace(self.from_tids(tids, log_like, frames, done), retried=retried)
 
-    def _best_paths(self, batch: _Batch, everything: MixtureScores, transitions: torch.Tensor, beam: float) -> BestPaths:
+    def _best_paths(
+        self, batch: _Batch, everything: MixtureScores, transitions: torch.Tensor, beam: float
+    ) -> BestPaths:
         """On the CPU from scores on demand, elsewhere from those of all pdfs of an utterance in all frames."""
         if everything.device.type == "cpu":
             scores = everything[batch.members]
@@ -206,7 +214,7 @@ class Aligner:
         for batch in self._batches:
             occ = occupancies(batch.local, self._emissions(batch, evaluator), batch.lengths, transitions)
             tid_counts = occ.tid_counts(include_final=True).cpu().numpy()
-            counts[:len(tid_counts)] += tid_counts
+            counts[: len(tid_counts)] += tid_counts
             scores = occ.scores.double().cpu().numpy()
             splits = batch.local.state_splits.numpy()
             for row, n in enumerate(batch.members.tolist()):
@@ -214,7 +222,7 @@ class Aligner:
                     continue
                 begin, end = int(self.data.offsets[n]), int(self.data.offsets[n + 1])
                 gamma = occ.of(row).cpu().numpy()
-                local = batch.local.state_pdf[splits[row]:splits[row + 1]].numpy()
+                local = batch.local.state_pdf[splits[row] : splits[row + 1]].numpy()
                 merged = np.zeros((end - begin, len(batch.pdfs[row])), dtype=gamma.dtype)
                 np.add.at(merged.T, local, gamma.T)
                 t, p = np.nonzero(merged >= MIN_OCCUPANCY)
@@ -224,8 +232,12 @@ class Aligner:
                 log_like, frames, done[n] = log_like + float(scores[row]), frames + end - begin, True
         failed = tuple(self.data.cut_ids[n] for n in np.flatnonzero(~done))
         if not rows:
-            return Assignment(FrameLabels.from_pdfs(np.zeros(0, dtype=np.int64), self.num_pdfs), counts, 0.0, 0, None, failed)
-        labels = FrameLabels.from_pdfs(np.concatenate(pdf_ids), self.num_pdfs, np.concatenate(rows), np.concatenate(weights))
+            return Assignment(
+                FrameLabels.from_pdfs(np.zeros(0, dtype=np.int64), self.num_pdfs), counts, 0.0, 0, None, failed
+            )
+        labels = FrameLabels.from_pdfs(
+            np.concatenate(pdf_ids), self.num_pdfs, np.concatenate(rows), np.concatenate(weights)
+        )
         return Assignment(labels, counts, log_like, frames, None, failed)
 
     def equal(self, seed: int) -> Assignment:
@@ -240,7 +252,7 @@ class Aligner:
                 path = walker.path(n, rng, spoken_only=True)
             if length and len(path) <= length:
                 begin = int(self.data.offsets[n])
-                tids[begin:begin + length] = walker.stretch(path, length)
+                tids[begin : begin + length] = walker.stretch(path, length)
                 done[n] = True
         frames = int(self.data.lengths[done].sum())
         return self.from_tids(tids, 0.0, frames, done)
@@ -277,7 +289,7 @@ class _Walker:
             if state < 0:
                 return path
             path.append(state)
-            choices = self.successors[self.first[state]:self.first[state + 1]]
+            choices = self.successors[self.first[state] : self.first[state + 1]]
             if np.isfinite(self.final_weight[state]):
                 choices = [*choices, -1]
 

@@ -6,15 +6,15 @@ import dataclasses
 import heapq
 import itertools
 import logging
-from typing import Any, Optional
+from typing import Any
 
 import numpy as np
 
+from pipeline.artifacts.lang import SILENCE, SPOKEN_NOISE, Lang
+from pipeline.artifacts.tree import Leaf, Node, Question, Root, Tree, leaves
 from pipeline.base.errors import DataError
 from pipeline.gmm.options import TreeOptions
 from pipeline.gmm.tree_stats import TreeStats, objective
-from pipeline.artifacts.lang import SILENCE, SPOKEN_NOISE, Lang
-from pipeline.artifacts.tree import Leaf, Node, Question, Root, Tree, leaves
 
 logger = logging.getLogger(__name__)
 
@@ -25,13 +25,13 @@ class _Branch:
 
     rows: np.ndarray
     sums: np.ndarray  # (1 + 2F,)
-    question: Optional[tuple[int, frozenset[int]]] = None
-    yes: Optional["_Branch"] = None
-    no: Optional["_Branch"] = None
+    question: tuple[int, frozenset[int]] | None = None
+    yes: _Branch | None = None
+    no: _Branch | None = None
     gain: float = 0.0  # of the split
     pdf: int = -1
 
-    def ends(self) -> list["_Branch"]:
+    def ends(self) -> list[_Branch]:
         """Leaves below, left to right."""
         return [self] if self.question is None else [*self.yes.ends(), *self.no.ends()]
 
@@ -57,7 +57,9 @@ class Split:
 
 
 class Splitter:
-    """Finds best splits; a question is a row of a 0/1 matrix over phones, so all are tried by one product per position."""
+    """Finds best splits; a question is a row of a 0/1 matrix over phones, so all are tried by one product per
+    position.
+    """
 
     def __init__(self, stats: TreeStats, questions: list[frozenset[int]], num_phones: int, min_count: float) -> None:
         self.stats, self.questions, self.min_count = stats, questions, min_count
@@ -65,7 +67,7 @@ class Splitter:
         for i, question in enumerate(questions):
             self._asks[i, sorted(question)] = 1.0
 
-    def best(self, rows: np.ndarray) -> Optional[Split]:
+    def best(self, rows: np.ndarray) -> Split | None:
         """The split of some rows with the largest gain whose sides both have min_count frames; None without one.
 
         Of equal gains the first position, then the first question wins.
@@ -98,7 +100,9 @@ class Splitter:
         return rows[says_yes], rows[~says_yes]
 
 
-def build_tree(stats: TreeStats, questions: list[frozenset[int]], lang: Lang, options: TreeOptions) -> tuple[Tree, dict[str, Any]]:
+def build_tree(
+    stats: TreeStats, questions: list[frozenset[int]], lang: Lang, options: TreeOptions
+) -> tuple[Tree, dict[str, Any]]:
     """Grows a tree from one root per phone and pdf-class.
 
     The leaf whose best question gains the most is split next, over all roots, until there are options.num_leaves
@@ -138,8 +142,12 @@ def build_tree(stats: TreeStats, questions: list[frozenset[int]], lang: Lang, op
         own_merged, own_loss = _number(branch.ends(), threshold)
         merged, loss = merged + own_merged, loss + own_loss
     pdf = _renumber(branches)
-    tree = Tree([Root(phones, frozenset([c]), b.node()) for (phones, c), b in zip(roots, branches)], lang.phones,
-                stats.left, stats.right)
+    tree = Tree(
+        [Root(phones, frozenset([c]), b.node()) for (phones, c), b in zip(roots, branches)],
+        lang.phones,
+        stats.left,
+        stats.right,
+    )
     assert tree.num_pdfs == pdf, (tree.num_pdfs, pdf)
     return tree, _facts(tree, branches, stats, num_leaves, gain, merged, loss, options)
 
@@ -170,8 +178,11 @@ def _number(ends: list[_Branch], threshold: float) -> tuple[int, float]:
     if threshold > 0 and len(groups) > 1:
         score = [float(objective(s)) for s in sums]
         while len(groups) > 1:
-            pairs = [(score[i] + score[j] - float(objective(sums[i] + sums[j])), i, j)
-                     for j in range(len(groups)) for i in range(j)]
+            pairs = [
+                (score[i] + score[j] - float(objective(sums[i] + sums[j])), i, j)
+                for j in range(len(groups))
+                for i in range(j)
+            ]
             loss, i, j = min(pairs)
             if loss >= threshold:
                 break
@@ -198,8 +209,16 @@ def _renumber(branches: list[_Branch]) -> int:
     return total
 
 
-def _facts(tree: Tree, branches: list[_Branch], stats: TreeStats, num_leaves: int, gain: float, merged: int, loss: float,
-           options: TreeOptions) -> dict[str, Any]:
+def _facts(
+    tree: Tree,
+    branches: list[_Branch],
+    stats: TreeStats,
+    num_leaves: int,
+    gain: float,
+    merged: int,
+    loss: float,
+    options: TreeOptions,
+) -> dict[str, Any]:
     frames = np.zeros(tree.num_pdfs)
     for branch in branches:
         for end in branch.ends():
@@ -207,16 +226,39 @@ def _facts(tree: Tree, branches: list[_Branch], stats: TreeStats, num_leaves: in
     total = float(frames.sum())
     empty = [i for i, b in enumerate(branches) if b.sums[0] <= 0]
     if num_leaves < options.num_leaves:
-        logger.info("the data supports %d of the %d leaves asked for (min_count %g, min_gain %g)", num_leaves,
-                    options.num_leaves, options.min_count, options.min_gain)
+        logger.info(
+            "the data supports %d of the %d leaves asked for (min_count %g, min_gain %g)",
+            num_leaves,
+            options.num_leaves,
+            options.min_count,
+            options.min_gain,
+        )
     if empty:
         names = sorted({tree.phones.name(p) for i in empty for p in tree.roots[i].phones})
-        logger.warning("no frames for %d of %d roots (phones %s): they keep one pdf without data", len(empty), len(branches),
-                       " ".join(names))
-    logger.info("tree: %d roots, %d leaves, %d united, %d pdfs; gain per frame %.4f", len(branches), num_leaves, merged,
-                tree.num_pdfs, (gain - loss) / max(total, 1.0))
-    return {"num_pdfs": tree.num_pdfs, "num_roots": len(branches), "num_leaves": num_leaves, "united": merged,
-            "contexts": len(stats.windows), "frames": total, "gain_per_frame": (gain - loss) / max(total, 1.0),
-            "roots_without_frames": len(empty), "frames_per_pdf": frames.tolist(),
-            "leaves_per_root": [len({leaf.pdf for leaf in leaves(r.node)}) for r in tree.roots],
-            "gains_per_root": [b.gains() for b in branches]}
+        logger.warning(
+            "no frames for %d of %d roots (phones %s): they keep one pdf without data",
+            len(empty),
+            len(branches),
+            " ".join(names),
+        )
+    logger.info(
+        "tree: %d roots, %d leaves, %d united, %d pdfs; gain per frame %.4f",
+        len(branches),
+        num_leaves,
+        merged,
+        tree.num_pdfs,
+        (gain - loss) / max(total, 1.0),
+    )
+    return {
+        "num_pdfs": tree.num_pdfs,
+        "num_roots": len(branches),
+        "num_leaves": num_leaves,
+        "united": merged,
+        "contexts": len(stats.windows),
+        "frames": total,
+        "gain_per_frame": (gain - loss) / max(total, 1.0),
+        "roots_without_frames": len(empty),
+        "frames_per_pdf": frames.tolist(),
+        "leaves_per_root": [len({leaf.pdf for leaf in leaves(r.node)}) for r in tree.roots],
+        "gains_per_root": [b.gains() for b in branches],
+    }

@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Sequence
 
 import numpy as np
 import torch
 
 from pipeline.artifacts.ali import AliSet
 from pipeline.artifacts.corpus import cut_entries
+from pipeline.artifacts.lang import Lang
+from pipeline.artifacts.transitions import TransitionModel
+from pipeline.artifacts.tree import Tree
 from pipeline.base.errors import DataError
 from pipeline.feats.facts import FeatureFacts
 from pipeline.feats.load import load_packed
 from pipeline.feats.options import FeatLoadOptions
 from pipeline.gmm.assign import TrainSet
 from pipeline.hmm.compile import compile_graphs
-from pipeline.artifacts.lang import Lang
-from pipeline.artifacts.transitions import TransitionModel
-from pipeline.artifacts.tree import Tree
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -41,14 +41,17 @@ class Corpus:
     facts: FeatureFacts
     feat_options: FeatLoadOptions
 
-    def train_set(self, lang: Lang, tree: Tree, transitions: TransitionModel, feats: torch.Tensor | None = None) -> TrainSet:
+    def train_set(
+        self, lang: Lang, tree: Tree, transitions: TransitionModel, feats: torch.Tensor | None = None
+    ) -> TrainSet:
         """With graphs through a tree, and perhaps other features of the same frames."""
         graphs = compile_graphs(lang, tree, transitions, self.words)
         return TrainSet(self.feats if feats is None else feats, self.offsets, self.cut_ids, graphs)
 
 
-def load_corpus(data_dir: str | Path, lang: Lang, options: FeatLoadOptions, device: str = "cpu",
-                texts: dict[str, str] | None = None) -> Corpus:
+def load_corpus(
+    data_dir: str | Path, lang: Lang, options: FeatLoadOptions, device: str = "cpu", texts: dict[str, str] | None = None
+) -> Corpus:
     """Loads features and transcripts.
 
     Args:
@@ -67,8 +70,15 @@ def load_corpus(data_dir: str | Path, lang: Lang, options: FeatLoadOptions, devi
         raise DataError(f"{data_dir}: no utterance has a transcript")
     packed = load_packed(data_dir, options, list(own) if texts is not None else None)
     words = [lang.word_ids(own[c], f"{data_dir}/cuts.jsonl.gz: utterance {c!r}") for c in packed.cut_ids]
-    return Corpus(packed.feats.to(device), np.asarray(packed.offsets), tuple(packed.cut_ids), tuple(packed.speakers), words,
-                  facts, options)
+    return Corpus(
+        packed.feats.to(device),
+        np.asarray(packed.offsets),
+        tuple(packed.cut_ids),
+        tuple(packed.speakers),
+        words,
+        facts,
+        options,
+    )
 
 
 def gather_tids(ali: AliSet, cut_ids: Sequence[str], offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -87,7 +97,9 @@ def gather_tids(ali: AliSet, cut_ids: Sequence[str], offsets: np.ndarray) -> tup
         begin, end = int(offsets[n]), int(offsets[n + 1])
         found = ali[cut_id].transition_ids
         if len(found) != end - begin:
-            raise DataError(f"{ali.directory}: utterance {cut_id!r} has {len(found)} frames, its features have {end - begin}")
+            raise DataError(
+                f"{ali.directory}: utterance {cut_id!r} has {len(found)} frames, its features have {end - begin}"
+            )
         tids[begin:end] = found
         done[n] = True
     if not done.any():

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Optional, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -39,7 +39,10 @@ class DiagGmms:
         for name in ("weights", "means", "vars"):
             object.__setattr__(self, name, getattr(self, name).to(torch.float32).contiguous())
         object.__setattr__(self, "offsets", self.offsets.to("cpu", torch.int64))
-        assert self.means.shape == self.vars.shape and len(self.means) == len(self.weights), (self.means.shape, self.vars.shape)
+        assert self.means.shape == self.vars.shape and len(self.means) == len(self.weights), (
+            self.means.shape,
+            self.vars.shape,
+        )
         assert int(self.offsets[0]) == 0 and int(self.offsets[-1]) == len(self.weights), self.offsets
 
     @property
@@ -66,11 +69,11 @@ class DiagGmms:
         """(G,) int64, the pdf of each Gaussian."""
         return np.repeat(np.arange(self.num_pdfs), self.sizes())
 
-    def to(self, device: str | torch.device) -> "DiagGmms":
+    def to(self, device: str | torch.device) -> DiagGmms:
         """The same mixtures with their parameters on `device`."""
         return DiagGmms(self.weights.to(device), self.means.to(device), self.vars.to(device), self.offsets)
 
-    def validate(self, where: str) -> "DiagGmms":
+    def validate(self, where: str) -> DiagGmms:
         """Returns self; DataError when a pdf has no Gaussian or a parameter is not a number in its range."""
         if (self.sizes() < 1).any():
             raise DataError(f"{where}: pdf {int(np.argmin(self.sizes()))} has no Gaussian")
@@ -91,7 +94,7 @@ class DiagGmms:
         return {"weights": self.weights, "means": self.means, "vars": self.vars, "offsets": self.offsets}
 
     @classmethod
-    def from_tensors(cls, tensors: dict[str, torch.Tensor], where: str) -> "DiagGmms":
+    def from_tensors(cls, tensors: dict[str, torch.Tensor], where: str) -> DiagGmms:
         """The mixtures of a model file; DataError when it is not one or its numbers make no sense."""
         try:
             weights, means, var, offsets = (tensors[k] for k in ("weights", "means", "vars", "offsets"))
@@ -114,7 +117,7 @@ class Evaluator:
         self.matrix = torch.cat([mean / var, -0.5 / var], dim=1).float()  # (G, 2F)
         self._offsets, self._sizes = gmms.offsets.numpy(), gmms.sizes()
 
-    def log_likes(self, feats: torch.Tensor, pdfs: Optional[Sequence[int] | np.ndarray] = None) -> torch.Tensor:
+    def log_likes(self, feats: torch.Tensor, pdfs: Sequence[int] | np.ndarray | None = None) -> torch.Tensor:
         """Mixture log-likelihoods.
 
         Args:
@@ -136,10 +139,10 @@ class Evaluator:
         matrix, const = self.matrix[gauss], self.const[gauss][:, None]
         block = max(64, CELLS // max(len(gauss), 1))
         for begin in range(0, len(feats), block):
-            x = feats[begin:begin + block]
+            x = feats[begin : begin + block]
             # A frame so far out that its square overflows stays comparable.
             scores = torch.addmm(const, matrix, torch.cat([x, x * x], dim=1).t()).clamp_(min=-1e30)  # (G', T)
-            _log_sum(scores, splits, out[begin:begin + block])
+            _log_sum(scores, splits, out[begin : begin + block])
 
     def posteriors(self, pdf: int, feats: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Posteriors (n, g) of one pdf's Gaussians and log-likelihoods (n,) of the pdf for (n, F) features."""
@@ -158,7 +161,9 @@ def _log_sum(scores: torch.Tensor, splits: np.ndarray, out: torch.Tensor) -> Non
         log_sum(scores.numpy(), splits, out.numpy())
         return
     sizes = np.diff(splits)
-    padded = torch.from_numpy(np.minimum(splits[:-1, None] + np.arange(sizes.max()), splits[1:, None] - 1)).to(scores.device)
+    padded = torch.from_numpy(np.minimum(splits[:-1, None] + np.arange(sizes.max()), splits[1:, None] - 1)).to(
+        scores.device
+    )
     inside = torch.from_numpy(np.arange(sizes.max()) < sizes[:, None]).to(scores.device)  # (P, largest)
     terms = scores[padded].masked_fill(~inside[:, :, None], float("-inf"))  # (P, largest, T)
     out.copy_(torch.logsumexp(terms, dim=1).t())

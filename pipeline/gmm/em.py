@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import heapq
 import logging
-from typing import Optional
 
 import numpy as np
 import torch
@@ -33,14 +32,20 @@ class UpdateReport:
     floored: int
 
 
-def update(gmms: DiagGmms, stats: GmmStats, min_count: float = 10.0, min_weight: float = 1e-5,
-           min_var: float = 1e-3, min_trained: float = 1e-8) -> tuple[DiagGmms, UpdateReport]:
+def update(
+    gmms: DiagGmms,
+    stats: GmmStats,
+    min_count: float = 10.0,
+    min_weight: float = 1e-5,
+    min_var: float = 1e-3,
+    min_trained: float = 1e-8,
+) -> tuple[DiagGmms, UpdateReport]:
     """Maximum-likelihood update, cf. Kaldi MleDiagGmmUpdate.
 
     mean = first / occ, var = max(second / occ - mean^2, min_var), weight = occ / occ of the pdf. Gaussians below
     min_count frames or min_weight are removed; each pdf keeps at least its heaviest one, with its old mean and
-    variances when that one is too light as well. A Gaussian that stays although it has hardly any frame (min_count 0) keeps
-    its mean and variances.
+    variances when that one is too light as well. A Gaussian that stays although it has hardly any frame (min_count 0)
+    keeps its mean and variances.
 
     Args:
         gmms: the mixtures that the posteriors of `stats` come from.
@@ -68,8 +73,12 @@ def update(gmms: DiagGmms, stats: GmmStats, min_count: float = 10.0, min_weight:
     weight = np.maximum(share[keep], 1e-10)
     total = np.bincount(gauss_pdf[keep], weights=weight, minlength=gmms.num_pdfs)
     sizes = np.bincount(gauss_pdf[keep], minlength=gmms.num_pdfs)
-    new = DiagGmms(torch.from_numpy(weight / total[gauss_pdf[keep]]), mean[kept], var[kept],
-                   torch.from_numpy(np.concatenate([[0], np.cumsum(sizes)]))).to(gmms.device)
+    new = DiagGmms(
+        torch.from_numpy(weight / total[gauss_pdf[keep]]),
+        mean[kept],
+        var[kept],
+        torch.from_numpy(np.concatenate([[0], np.cumsum(sizes)])),
+    ).to(gmms.device)
     report = UpdateReport(int((~keep).sum()), int(light_pdf.sum()), int((pdf_occ <= 0).sum()), floored)
     return new, report
 
@@ -106,8 +115,15 @@ def split_targets(occ: np.ndarray, num_gauss: int, power: float, split_count: fl
     return targets
 
 
-def grow(gmms: DiagGmms, occ: np.ndarray, num_gauss: int, power: float = 0.25, split_count: float = 20.0,
-         perturb: float = 0.01, seed: int = 1) -> DiagGmms:
+def grow(
+    gmms: DiagGmms,
+    occ: np.ndarray,
+    num_gauss: int,
+    power: float = 0.25,
+    split_count: float = 20.0,
+    perturb: float = 0.01,
+    seed: int = 1,
+) -> DiagGmms:
     """Splits Gaussians until each pdf has its share of `num_gauss`; no pdf loses any.
 
     The heaviest Gaussian of a pdf is split first: both halves get half its weight and its variances, and means that
@@ -129,8 +145,14 @@ def grow(gmms: DiagGmms, occ: np.ndarray, num_gauss: int, power: float = 0.25, s
     return DiagGmms(*(torch.cat(tensors) for tensors in zip(*parts)), offsets).to(device)
 
 
-def _split(weights: torch.Tensor, means: torch.Tensor, var: torch.Tensor, extra: int, perturb: float,
-           generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def _split(
+    weights: torch.Tensor,
+    means: torch.Tensor,
+    var: torch.Tensor,
+    extra: int,
+    perturb: float,
+    generator: torch.Generator,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     size, dim = len(weights), means.shape[1]
     weights = torch.cat([weights, weights.new_zeros(extra)])
     means = torch.cat([means, means.new_zeros(extra, dim)])
@@ -154,10 +176,12 @@ def global_gaussian(feats: torch.Tensor, num_pdfs: int, min_var: float) -> DiagG
     """
     mean = feats.double().mean(0)
     var = (feats.double().var(0, unbiased=False) if len(feats) > 1 else torch.ones_like(mean)).clamp(min=min_var)
-    return DiagGmms(torch.ones(num_pdfs), mean.expand(num_pdfs, -1), var.expand(num_pdfs, -1), torch.arange(num_pdfs + 1))
+    return DiagGmms(
+        torch.ones(num_pdfs), mean.expand(num_pdfs, -1), var.expand(num_pdfs, -1), torch.arange(num_pdfs + 1)
+    )
 
 
-def single_gaussians(feats: torch.Tensor, labels, min_var: float, fallback: Optional[DiagGmms] = None) -> DiagGmms:
+def single_gaussians(feats: torch.Tensor, labels, min_var: float, fallback: DiagGmms | None = None) -> DiagGmms:
     """One Gaussian per pdf from labelled frames, cf. Kaldi gmm-init-model.
 
     Args:
@@ -172,6 +196,9 @@ def single_gaussians(feats: torch.Tensor, labels, min_var: float, fallback: Opti
     stats = accumulate(Evaluator(start), feats, labels)
     gmms, report = update(start, stats, min_count=2.0, min_weight=0.0, min_var=min_var)
     if report.kept:
-        logger.info("%d of %d pdfs have fewer than 2 frames and start from the Gaussian of all frames",
-                    report.kept, gmms.num_pdfs)
+        logger.info(
+            "%d of %d pdfs have fewer than 2 frames and start from the Gaussian of all frames",
+            report.kept,
+            gmms.num_pdfs,
+        )
     return gmms

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from typing import Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -45,15 +45,23 @@ class FmllrStats:
         return self.beta * log_det + linear - half_square
 
 
-def fmllr_stats(evaluator: Evaluator, feats: torch.Tensor, labels: FrameLabels, speaker: np.ndarray, num_speakers: int,
-                target: torch.Tensor | None = None, mixtures: DiagGmms | None = None) -> FmllrStats:
+def fmllr_stats(
+    evaluator: Evaluator,
+    feats: torch.Tensor,
+    labels: FrameLabels,
+    speaker: np.ndarray,
+    num_speakers: int,
+    target: torch.Tensor | None = None,
+    mixtures: DiagGmms | None = None,
+) -> FmllrStats:
     """Accumulates the statistics of all speakers, cf. Kaldi gmm-est-fmllr.
 
     Args:
         feats: (T, D) features that give the posteriors (in two-model estimation those of the first pass).
         speaker: (T,) int, speaker of each frame.
         target: (T, D) features that the transforms will be applied to, when these differ from `feats`.
-        mixtures: what the transformed features should fit, Gaussian by Gaussian those of the evaluator, when they differ.
+        mixtures: what the transformed features should fit, Gaussian by Gaussian those of the evaluator, when they
+            differ.
     """
     gmms = evaluator.gmms if mixtures is None else mixtures
     assert (gmms.offsets == evaluator.gmms.offsets).all(), "two sets of mixtures that do not correspond"
@@ -91,14 +99,16 @@ def _by_speaker(pulls: torch.Tensor, y: torch.Tensor, speaker: np.ndarray, num_s
 
     def add(s: int) -> None:
         for begin in range(int(bounds[s]), int(bounds[s + 1]), BLOCK):
-            rows = torch.from_numpy(order[begin:min(begin + BLOCK, int(bounds[s + 1]))]).to(y.device)
+            rows = torch.from_numpy(order[begin : min(begin + BLOCK, int(bounds[s + 1]))]).to(y.device)
             pull = pulls[rows]
             seen = pull[:, -1] > 0
             pull, extended = pull[seen], y[rows][seen]
             extended = torch.cat([extended, extended.new_ones(len(extended), 1)], dim=1).t().contiguous()  # (D + 1, n)
             beta[s] += float(pull[:, -1].double().sum())
             k[s] += (pull[:, dim:-1].t() @ extended.t()).double().cpu().numpy()
-            outer = extended.index_select(0, upper[0]).mul_(extended.index_select(0, upper[1]))  # whole rows: fast to copy
+            outer = extended.index_select(0, upper[0]).mul_(
+                extended.index_select(0, upper[1])
+            )  # whole rows: fast to copy
             packed[s] += (outer @ pull[:, :dim]).t().double().cpu()
 
     for_each(add, range(num_speakers), y.device)
@@ -113,8 +123,13 @@ def identity(num_speakers: int, dim: int) -> np.ndarray:
     return np.tile(np.concatenate([np.eye(dim), np.zeros((dim, 1))], axis=1), (num_speakers, 1, 1))
 
 
-def estimate(stats: FmllrStats, min_count: float = 500.0, min_count_bias: float = 100.0, num_iters: int = 20,
-             tolerance: float = 1e-5) -> tuple[np.ndarray, np.ndarray]:
+def estimate(
+    stats: FmllrStats,
+    min_count: float = 500.0,
+    min_count_bias: float = 100.0,
+    num_iters: int = 20,
+    tolerance: float = 1e-5,
+) -> tuple[np.ndarray, np.ndarray]:
     """Transforms of all speakers.
 
     Args:
@@ -140,9 +155,16 @@ def estimate(stats: FmllrStats, min_count: float = 500.0, min_count_bias: float 
     out[worse] = identity(int(worse.sum()), dim)
     gain = np.where(worse, 0.0, gain) / np.maximum(stats.beta, 1.0)
     if (~full | worse).any():
-        logger.info("fMLLR: %d of %d speakers have a full transform, %d a bias only (under %g frames), %d none (under %g "
-                    "frames or no gain)", int((full & ~worse).sum()), num_speakers, int((bias & ~worse).sum()), min_count,
-                    int((~(full | bias) | worse).sum()), min_count_bias)
+        logger.info(
+            "fMLLR: %d of %d speakers have a full transform, %d a bias only (under %g frames), %d none (under %g "
+            "frames or no gain)",
+            int((full & ~worse).sum()),
+            num_speakers,
+            int((bias & ~worse).sum()),
+            min_count,
+            int((~(full | bias) | worse).sum()),
+            min_count_bias,
+        )
     return out, gain
 
 

@@ -22,6 +22,7 @@ LOWEST = np.float32(-1e30)
 FAR = np.float32(1e11)  # features are clipped here, so that scores stay above what counts as impossible
 FLUSH = 256  # frames after which float32 sums move into the float64 ones
 
+
 @numba.njit(nogil=True, cache=True, fastmath=FLAGS)
 def log_sum(scores: np.ndarray, splits: np.ndarray, out: np.ndarray) -> None:
     """out[t, p] = log sum exp of scores[splits[p]:splits[p + 1], t].
@@ -57,7 +58,8 @@ def log_sum(scores: np.ndarray, splits: np.ndarray, out: np.ndarray) -> None:
 
 
 class Mixtures(NamedTuple):
-    """Gaussians as rows (G, W) of [linear, square, constant, zeros]: log w N(x; m, v) is the product with [x, x^2, 1, ...].
+    """Gaussians as rows (G, W) of [linear, square, constant, zeros]: log w N(x; m, v) is the product with [x, x^2, 1,
+    ...].
 
     Those of pdf p are offsets[p]:offsets[p + 1].
     """
@@ -70,7 +72,7 @@ def mixtures_of(evaluator: Evaluator) -> Mixtures:
     """The mixtures of an evaluator (on the CPU) for the loops here."""
     matrix = evaluator.matrix.numpy()  # (G, 2F)
     rows = np.zeros((len(matrix), width_of(evaluator.gmms.dim)), dtype=np.float32)
-    rows[:, :matrix.shape[1]], rows[:, matrix.shape[1]] = matrix, evaluator.const.numpy()
+    rows[:, : matrix.shape[1]], rows[:, matrix.shape[1]] = matrix, evaluator.const.numpy()
     return Mixtures(rows, evaluator.gmms.offsets.numpy())
 
 
@@ -96,7 +98,9 @@ def load(out, feats, row):
 
 @numba.njit(nogil=True, cache=True, fastmath=FLAGS)
 def mixture(x, rows, begin, end, terms):
-    """Log-likelihood of a loaded frame under the Gaussians begin..end; `terms` receives those of each with its weight."""
+    """Log-likelihood of a loaded frame under the Gaussians begin..end; `terms` receives those of each with its
+    weight.
+    """
     top = LOWEST
     for g in range(begin, end):
         total = np.float32(0.0)
@@ -126,7 +130,9 @@ def _make_scratch(source):
         return None
 
     def make(source):
-        return np.zeros(source.mixtures.rows.shape[1], np.float32), np.empty(np.max(np.diff(source.mixtures.offsets)), np.float32)
+        return np.zeros(source.mixtures.rows.shape[1], np.float32), np.empty(
+            np.max(np.diff(source.mixtures.offsets)), np.float32
+        )
 
     return make
 
@@ -137,14 +143,25 @@ def _score(source, scratch, n, t, pdfs, count, scores):
         return None
 
     def score(source, scratch, n, t, pdfs, count, scores):
-        score_frame(source.feats, source.begin[n] + t, source.mixtures.rows, source.mixtures.offsets, *scratch, pdfs, count, scores)
+        score_frame(
+            source.feats,
+            source.begin[n] + t,
+            source.mixtures.rows,
+            source.mixtures.offsets,
+            *scratch,
+            pdfs,
+            count,
+            scores,
+        )
 
     return score
 
 
 @numba.njit(nogil=True, cache=True)
 def score_frame(feats, row, rows, offsets, x, terms, pdfs, count, scores):
-    """Set scores[p] for the first `count` pdfs p; plain arrays, since counting references to a tuple's costs more than a pdf."""
+    """Set scores[p] for the first `count` pdfs p; plain arrays, since counting references to a tuple's costs more than
+    a pdf.
+    """
     proper = load(x, feats, row)
     for pdf in pdfs[:count]:
         scores[pdf] = mixture(x, rows, offsets[pdf], offsets[pdf + 1], terms) if proper else LOWEST
@@ -191,8 +208,14 @@ def accumulate(pdfs, frames, splits, weights, feats, target, mixtures, sums, log
 
 
 @numba.njit(nogil=True, cache=True, fastmath=FLAGS - {"nnan"}, error_model="numpy")
-def fmllr_sweep(speakers: np.ndarray, beta: np.ndarray, inverse_g: np.ndarray, base_row: np.ndarray, inverse: np.ndarray,
-                transforms: np.ndarray) -> None:
+def fmllr_sweep(
+    speakers: np.ndarray,
+    beta: np.ndarray,
+    inverse_g: np.ndarray,
+    base_row: np.ndarray,
+    inverse: np.ndarray,
+    transforms: np.ndarray,
+) -> None:
     """One pass over the rows of the transforms of some speakers, in place; see pipeline.gmm.fmllr.
 
     Args:

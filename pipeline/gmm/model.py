@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Optional, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from pipeline.artifacts.checkpoint import load_model, load_tensors, save_model, save_tensors
+from pipeline.artifacts.model_dir import load_hmm, save_hmm
+from pipeline.artifacts.topo import Topo
+from pipeline.artifacts.transitions import TransitionModel
+from pipeline.artifacts.tree import Tree
 from pipeline.base.errors import DataError, MismatchError
 from pipeline.feats.facts import FeatureFacts
 from pipeline.feats.options import FeatLoadOptions
 from pipeline.gmm.diag import DiagGmms, Evaluator
 from pipeline.gmm.parallel import for_each
-from pipeline.artifacts.model_dir import load_hmm, save_hmm
-from pipeline.artifacts.topo import Topo
-from pipeline.artifacts.transitions import TransitionModel
-from pipeline.artifacts.tree import Tree
 
 if TYPE_CHECKING:
     from pipeline.feats.load import PackedFeats
@@ -44,8 +45,8 @@ class GmmModel:
     gmms: DiagGmms
     feat_options: FeatLoadOptions
     facts: FeatureFacts
-    transform: Optional[torch.Tensor] = None
-    independent: Optional[DiagGmms] = None
+    transform: torch.Tensor | None = None
+    independent: DiagGmms | None = None
     meta: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
@@ -56,8 +57,11 @@ class GmmModel:
     @property
     def dim(self) -> int:
         """Dimension of the loaded features, before the global transform."""
-        return self.facts.dim * (self.feat_options.deltas + 1) * (
-            self.feat_options.splice_left + 1 + self.feat_options.splice_right)
+        return (
+            self.facts.dim
+            * (self.feat_options.deltas + 1)
+            * (self.feat_options.splice_left + 1 + self.feat_options.splice_right)
+        )
 
     def features(self, loaded: torch.Tensor) -> torch.Tensor:
         """(T, F) loaded features -> (T, D) features of the mixtures, speaker transforms excepted."""
@@ -72,14 +76,23 @@ class GmmModel:
         if self.transform is not None:
             tensors["transform"] = self.transform
         save_hmm(directory, topo, tree, transitions)
-        facts = {"kind": KIND, "lang_id": lang_id, "tree_id": tree.id, "topo_id": topo.id,
-                 "frame_shift": self.facts.frame_shift, "frame_offset": self.facts.frame_offset - self.facts.frame_shift / 2,
-                 "num_pdfs": tree.num_pdfs, "num_gauss": self.gmms.num_gauss, "adapted": self.adapted,
-                 "features": dataclasses.asdict(self.facts), "feat_options": dataclasses.asdict(self.feat_options)}
+        facts = {
+            "kind": KIND,
+            "lang_id": lang_id,
+            "tree_id": tree.id,
+            "topo_id": topo.id,
+            "frame_shift": self.facts.frame_shift,
+            "frame_offset": self.facts.frame_offset - self.facts.frame_shift / 2,
+            "num_pdfs": tree.num_pdfs,
+            "num_gauss": self.gmms.num_gauss,
+            "adapted": self.adapted,
+            "features": dataclasses.asdict(self.facts),
+            "feat_options": dataclasses.asdict(self.feat_options),
+        }
         save_model(directory, tensors, {**facts, **self.meta})
 
     @classmethod
-    def load(cls, directory: str | Path) -> "GmmModel":
+    def load(cls, directory: str | Path) -> GmmModel:
         """Reads a model directory; DataError or MismatchError when it is broken or holds another kind of model."""
         tensors, meta = load_model(directory, KIND)
         try:
@@ -88,9 +101,14 @@ class GmmModel:
             raise DataError(f"{directory}: model.json lacks facts about the features ({e!r})") from None
         where = f"{directory}/model.safetensors"
         independent = {k.partition(".")[2]: v for k, v in tensors.items() if k.startswith("independent.")}
-        return cls(DiagGmms.from_tensors(tensors, where), options, facts, tensors.get("transform"),
-                   DiagGmms.from_tensors(independent, where) if independent else None,
-                   {k: meta[k] for k in ("config", "history") if k in meta})
+        return cls(
+            DiagGmms.from_tensors(tensors, where),
+            options,
+            facts,
+            tensors.get("transform"),
+            DiagGmms.from_tensors(independent, where) if independent else None,
+            {k: meta[k] for k in ("config", "history") if k in meta},
+        )
 
 
 def check_features(model: GmmModel, model_dir: str | Path, data_dir: str | Path) -> None:
@@ -113,8 +131,10 @@ def load_transforms(directory: str | Path, dim: int) -> dict[str, torch.Tensor]:
     transforms = load_tensors(Path(directory) / FMLLR)
     for name, matrix in transforms.items():
         if tuple(matrix.shape) != (dim, dim + 1):
-            raise MismatchError(f"{Path(directory) / FMLLR}: transform of speaker {name!r} is {tuple(matrix.shape)}, the model "
-                                f"needs {(dim, dim + 1)}")
+            raise MismatchError(
+                f"{Path(directory) / FMLLR}: transform of speaker {name!r} is {tuple(matrix.shape)}, the model "
+                f"needs {(dim, dim + 1)}"
+            )
         if not bool(torch.isfinite(matrix).all()):
             raise DataError(f"{Path(directory) / FMLLR}: transform of speaker {name!r} holds NaN or infinity")
     return transforms
@@ -129,8 +149,13 @@ class GmmScorer:
     acoustic_scale = 1.0
     transition_scale = 1.0
 
-    def __init__(self, model: GmmModel, transforms: Optional[dict[str, torch.Tensor]] = None, device: str = "cpu",
-                 where: str = "<memory>") -> None:
+    def __init__(
+        self,
+        model: GmmModel,
+        transforms: dict[str, torch.Tensor] | None = None,
+        device: str = "cpu",
+        where: str = "<memory>",
+    ) -> None:
         self.model, self.transforms, self.where = model, transforms, where
         gmms = model.gmms if transforms is not None or model.independent is None else model.independent
         self.evaluator = Evaluator(gmms.to(device))
@@ -139,18 +164,25 @@ class GmmScorer:
         self.frame_offset = model.facts.frame_offset - model.facts.frame_shift / 2
         self.num_pdfs = gmms.num_pdfs
 
-    def features(self, loaded: torch.Tensor, speaker: Optional[str]) -> torch.Tensor:
+    def features(self, loaded: torch.Tensor, speaker: str | None) -> torch.Tensor:
         """(T, D) features of the mixtures from one utterance's loaded features (T, F)."""
         feats = self.model.features(loaded)
         if self.transforms is None:
             return feats
         if speaker is None or speaker not in self.transforms:
-            raise DataError(f"{self.where}: no transform for speaker {speaker!r} ({len(self.transforms)} speakers have one)")
+            raise DataError(
+                f"{self.where}: no transform for speaker {speaker!r} ({len(self.transforms)} speakers have one)"
+            )
         matrix = self.transforms[speaker].to(feats)
         return torch.addmm(matrix[:, -1], feats, matrix[:, :-1].t())
 
-    def log_likes(self, feats: torch.Tensor, lens: torch.Tensor, speakers: Optional[Sequence[str]] = None,
-                  pdfs: Optional[Sequence[np.ndarray]] = None) -> tuple[torch.Tensor, torch.Tensor]:
+    def log_likes(
+        self,
+        feats: torch.Tensor,
+        lens: torch.Tensor,
+        speakers: Sequence[str] | None = None,
+        pdfs: Sequence[np.ndarray] | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Scores of a padded batch.
 
         Args:
@@ -162,17 +194,19 @@ class GmmScorer:
             (N, T, P) float32, zero behind each utterance's end; and lens.
         """
         if feats.shape[2] != self.model.dim:
-            raise MismatchError(f"{self.where} expects {self.model.dim} features per frame, the data has {feats.shape[2]}")
+            raise MismatchError(
+                f"{self.where} expects {self.model.dim} features per frame, the data has {feats.shape[2]}"
+            )
         out = feats.new_zeros((len(feats), feats.shape[1], self.num_pdfs))
         lengths = lens.tolist()
 
         def score(n: int) -> None:
-            x = self.features(feats[n, :lengths[n]], None if speakers is None else speakers[n])
+            x = self.features(feats[n, : lengths[n]], None if speakers is None else speakers[n])
             if pdfs is None:
-                self.evaluator.into(out[n, :lengths[n]], x, np.arange(self.num_pdfs))
+                self.evaluator.into(out[n, : lengths[n]], x, np.arange(self.num_pdfs))
             else:
-                out[n, :lengths[n]] = float("-inf")
-                out[n, :lengths[n], torch.from_numpy(pdfs[n])] = self.evaluator.log_likes(x, pdfs[n])
+                out[n, : lengths[n]] = float("-inf")
+                out[n, : lengths[n], torch.from_numpy(pdfs[n])] = self.evaluator.log_likes(x, pdfs[n])
 
         for_each(score, range(len(feats)), feats.device)
         return out, lens
@@ -189,7 +223,7 @@ class GmmScorer:
         return None
 
 
-def load_scorer(model_dir: str | Path, transforms: Optional[str | Path] = None, device: str = "cpu") -> GmmScorer:
+def load_scorer(model_dir: str | Path, transforms: str | Path | None = None, device: str = "cpu") -> GmmScorer:
     """Scorer of a model directory.
 
     Args:
@@ -198,9 +232,13 @@ def load_scorer(model_dir: str | Path, transforms: Optional[str | Path] = None, 
     model = GmmModel.load(model_dir)
     hmm = load_hmm(model_dir)
     if hmm.tree.num_pdfs != model.gmms.num_pdfs:
-        raise MismatchError(f"{model_dir}: tree.json has {hmm.tree.num_pdfs} pdfs, model.safetensors {model.gmms.num_pdfs}")
+        raise MismatchError(
+            f"{model_dir}: tree.json has {hmm.tree.num_pdfs} pdfs, model.safetensors {model.gmms.num_pdfs}"
+        )
     if transforms is None:
         return GmmScorer(model, None, device, str(model_dir))
     if not model.adapted:
-        raise MismatchError(f"{model_dir} was not trained with speaker transforms, so those of {transforms} do not apply")
+        raise MismatchError(
+            f"{model_dir} was not trained with speaker transforms, so those of {transforms} do not apply"
+        )
     return GmmScorer(model, load_transforms(transforms, model.gmms.dim), device, str(model_dir))

@@ -7,6 +7,9 @@ import logging
 from pathlib import Path
 from typing import Any
 
+from pipeline.artifacts.lang import Lang
+from pipeline.artifacts.transitions import TransitionModel
+from pipeline.artifacts.tree import Tree, monophone_tree
 from pipeline.base.errors import DataError
 from pipeline.feats.options import FeatLoadOptions
 from pipeline.gmm.assign import Aligner
@@ -17,9 +20,6 @@ from pipeline.gmm.model import GmmModel
 from pipeline.gmm.options import GmmOptions, MonoOptions
 from pipeline.gmm.stats import accumulate
 from pipeline.gmm.train import State, train
-from pipeline.artifacts.lang import Lang
-from pipeline.artifacts.transitions import TransitionModel
-from pipeline.artifacts.tree import Tree, monophone_tree
 
 logger = logging.getLogger(__name__)
 
@@ -71,8 +71,15 @@ def meta(options: GmmOptions, state: State) -> dict[str, Any]:
 def summary(state: State, tree: Tree) -> dict[str, Any]:
     """Facts for the stamp, also logged."""
     last = state.history[-1]
-    facts = {"num_pdfs": tree.num_pdfs, "num_gauss": state.gmms.num_gauss, "log_like_per_frame": round(last["log_like"], 4),
-             "frames": state.assignment.frames, "failed": len(state.assignment.failed)}
-    logger.info("%d pdfs, %d Gaussians, log-likelihood per frame %.3f over %s frames, %d utterances failed", *(
-        facts["num_pdfs"], facts["num_gauss"], facts["log_like_per_frame"], f"{facts['frames']:,}", facts["failed"]))
+    facts = {
+        "num_pdfs": tree.num_pdfs,
+        "num_gauss": state.gmms.num_gauss,
+        "log_like_per_frame": round(last["log_like"], 4),
+        "frames": state.assignment.frames,
+        "failed": len(state.assignment.failed),
+    }
+    logger.info(
+        "%d pdfs, %d Gaussians, log-likelihood per frame %.3f over %s frames, %d utterances failed",
+        *(facts["num_pdfs"], facts["num_gauss"], facts["log_like_per_frame"], f"{facts['frames']:,}", facts["failed"]),
+    )
     return facts

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Sequence, Union
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -31,7 +31,7 @@ class MixtureScores(OnDemand):
     feats: torch.Tensor
     begin: np.ndarray
     lengths: np.ndarray
-    mixtures: Union[Mixtures, None] = None
+    mixtures: Mixtures | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "feats", self.feats.contiguous())
@@ -40,7 +40,7 @@ class MixtureScores(OnDemand):
         if self.mixtures is None and self.device.type == "cpu":
             object.__setattr__(self, "mixtures", mixtures_of(self.evaluator))
 
-    def __getitem__(self, chosen: Sequence[int]) -> "MixtureScores":
+    def __getitem__(self, chosen: Sequence[int]) -> MixtureScores:
         """Scores of some of the utterances."""
         return dataclasses.replace(self, begin=self.begin[chosen], lengths=self.lengths[chosen])
 
@@ -61,7 +61,7 @@ class MixtureScores(OnDemand):
 
         def score(n: int) -> None:
             begin, length = int(self.begin[n]), int(self.lengths[n])
-            self.evaluator.into(out[n, :length], self.feats[begin:begin + length], pdfs)
+            self.evaluator.into(out[n, :length], self.feats[begin : begin + length], pdfs)
 
         for_each(score, range(len(self.begin)), self.device)
         return out

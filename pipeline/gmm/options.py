@@ -25,8 +25,12 @@ class GmmOptions:
     realign_iters: tuple[int, ...] = _option((), "Iterations (from 1) that begin with a new alignment.")
     power: float = _option(0.25, "Gaussians per pdf grow as its frames to this power.", ge=0.0, le=1.0)
     boost_silence: float = _option(1.0, "Factor on the likelihood of silence when aligning.", gt=0.0)
-    beam: float = _option(200.0, "Beam of alignment in natural logs (Kaldi's 10 at its acoustic scale of 0.1 is 100); utterances "
-                          "that find no path are tried again with 4 times the beam, then without one.", gt=0.0)
+    beam: float = _option(
+        200.0,
+        "Beam of alignment in natural logs (Kaldi's 10 at its acoustic scale of 0.1 is 100); utterances "
+        "that find no path are tried again with 4 times the beam, then without one.",
+        gt=0.0,
+    )
     min_count: float = _option(10.0, "Gaussians with fewer frames are removed.", ge=0.0)
     min_weight: float = _option(1e-5, "Gaussians with a smaller mixture weight are removed.", ge=0.0, lt=1.0)
     min_var: float = _option(0.001, "Floor for variances, in squared feature units.", gt=0.0)
@@ -46,9 +50,13 @@ class MonoOptions(GmmOptions):
         (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 14, 16, 18, 20, 23, 26, 29, 32, 35, 38),
         "Iterations (from 1) that begin with a new alignment.",
     )
-    cmvn: Literal["none", "utterance", "speaker", "global"] = _option("speaker", "Over what feature means are normalised.")
+    cmvn: Literal["none", "utterance", "speaker", "global"] = _option(
+        "speaker", "Over what feature means are normalised."
+    )
     deltas: int = _option(2, "Order of time derivatives appended to the features.", ge=0, le=3)
-    flat_min_count: float = _option(3.0, "min_count of the first update, when equal alignments leave little per pdf.", ge=0.0)
+    flat_min_count: float = _option(
+        3.0, "min_count of the first update, when equal alignments leave little per pdf.", ge=0.0
+    )
 
 
 @dataclass(frozen=True, config=_CONFIG, kw_only=True)
@@ -67,7 +75,9 @@ class TreeOptions:
 class TieOptions(TreeOptions):
     """Tying the states of an alignment, and the features whose Gaussians the tree is built from."""
 
-    cmvn: Literal["none", "utterance", "speaker", "global"] = _option("speaker", "Over what feature means are normalised.")
+    cmvn: Literal["none", "utterance", "speaker", "global"] = _option(
+        "speaker", "Over what feature means are normalised."
+    )
     deltas: int = _option(2, "Order of time derivatives appended to the features.", ge=0, le=3)
     device: str = _option("cpu", "cpu or cuda.", json_schema_extra={"stamp": False})
 
@@ -90,15 +100,23 @@ class TriphoneOptions(GmmOptions):
     @property
     def tree(self) -> TreeOptions:
         """The options of the tree."""
-        return TreeOptions(num_leaves=self.num_leaves, left=self.left, right=self.right, min_count=self.leaf_min_count,
-                           min_gain=self.min_gain, merge=self.merge)
+        return TreeOptions(
+            num_leaves=self.num_leaves,
+            left=self.left,
+            right=self.right,
+            min_count=self.leaf_min_count,
+            min_gain=self.min_gain,
+            merge=self.merge,
+        )
 
 
 @dataclass(frozen=True, config=_CONFIG, kw_only=True)
 class DeltasOptions(TriphoneOptions):
     """Triphones on features with deltas, cf. Kaldi train_deltas.sh."""
 
-    cmvn: Literal["none", "utterance", "speaker", "global"] = _option("speaker", "Over what feature means are normalised.")
+    cmvn: Literal["none", "utterance", "speaker", "global"] = _option(
+        "speaker", "Over what feature means are normalised."
+    )
     deltas: int = _option(2, "Order of time derivatives appended to the features.", ge=0, le=3)
 
 
@@ -118,7 +136,9 @@ class FmllrOptions:
     """Estimation of speaker transforms, cf. Kaldi gmm-est-fmllr."""
 
     fmllr_min_count: float = _option(500.0, "Frames of speech that a speaker needs for a full transform.", ge=0.0)
-    bias_min_count: float = _option(100.0, "Frames needed for a bias alone; below, the transform is the identity.", ge=0.0)
+    bias_min_count: float = _option(
+        100.0, "Frames needed for a bias alone; below, the transform is the identity.", ge=0.0
+    )
     silence_weight: float = _option(0.0, "Weight of silence frames in the estimation.", ge=0.0, le=1.0)
 
 
@@ -128,23 +148,32 @@ class SatOptions(TriphoneOptions):
 
     fmllr_iters: tuple[int, ...] = _option((2, 4, 6, 12), "Iterations (from 1) that begin with an fMLLR estimation.")
     fmllr_min_count: float = _option(500.0, "Frames of speech that a speaker needs for a full transform.", ge=0.0)
-    bias_min_count: float = _option(100.0, "Frames needed for a bias alone; below, the transform is the identity.", ge=0.0)
+    bias_min_count: float = _option(
+        100.0, "Frames needed for a bias alone; below, the transform is the identity.", ge=0.0
+    )
     silence_weight: float = _option(0.0, "Weight of silence frames in the estimation of transforms.", ge=0.0, le=1.0)
 
     @property
     def fmllr(self) -> FmllrOptions:
         """The options of the transforms."""
-        return FmllrOptions(fmllr_min_count=self.fmllr_min_count, bias_min_count=self.bias_min_count,
-                            silence_weight=self.silence_weight)
+        return FmllrOptions(
+            fmllr_min_count=self.fmllr_min_count, bias_min_count=self.bias_min_count, silence_weight=self.silence_weight
+        )
 
 
 @dataclass(frozen=True, config=_CONFIG, kw_only=True)
 class EstimateFmllrOptions(FmllrOptions):
     """Speaker transforms for new data from a first recognition pass, cf. Kaldi decode_fmllr.sh."""
 
-    source: Literal["words", "lattices"] = _option("words", "words: align the words that the pass recognised; lattices: use the "
-                                                   "posteriors of its lattices (decode.py --posteriors).", json_schema_extra=_IF_SET)
-    passes: int = _option(2, "Estimations from words; from the second on posteriors come from the adapted mixtures.", ge=1)
+    source: Literal["words", "lattices"] = _option(
+        "words",
+        "words: align the words that the pass recognised; lattices: use the "
+        "posteriors of its lattices (decode.py --posteriors).",
+        json_schema_extra=_IF_SET,
+    )
+    passes: int = _option(
+        2, "Estimations from words; from the second on posteriors come from the adapted mixtures.", ge=1
+    )
     boost_silence: float = _option(1.0, "Factor on the likelihood of silence when aligning.", gt=0.0)
     max_failed: float = _option(0.1, "Largest share of utterances that may fail to align.", ge=0.0, le=1.0)
     device: str = _option("cpu", "cpu or cuda.", json_schema_extra={"stamp": False})

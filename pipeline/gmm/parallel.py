@@ -6,8 +6,9 @@ cores as well, the threads' waiting for each other makes them many times slower.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Callable, Sequence, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -37,7 +38,8 @@ def for_each(work: Callable[[T], None], items: Sequence[T], device: torch.device
 
 
 def share_out(work: Callable[[np.ndarray], None], tasks: np.ndarray, costs: np.ndarray) -> None:
-    """Calls work(part of the tasks) once per thread, the parts being about equally costly; for compiled loops on the CPU.
+    """Calls work(part of the tasks) once per thread, the parts being about equally costly; for compiled loops on the
+    CPU.
 
     Args:
         tasks, costs: (n,) each.

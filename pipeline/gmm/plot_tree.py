@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Iterator, Optional, Sequence
+from typing import Any
 
-from pipeline.base.errors import ConfigError, DataError
-from pipeline.base.files import atomic_write, read_json
 from pipeline.artifacts.model_dir import load_hmm
 from pipeline.artifacts.tree import Leaf, Node, Root, Tree, leaves, questions
+from pipeline.base.errors import ConfigError, DataError
+from pipeline.base.files import atomic_write, read_json
 
 FORMATS = ("svg", "png", "pdf")
 STATS = "tree_stats.json"  # written beside the tree by the training
@@ -49,7 +50,7 @@ class TreeView:
         return sum(self.frames[p] for p in self.pdfs(node)) if self.frames else 0.0
 
 
-def load_view(model_dir: str | Path, phone: Optional[str] = None, state: Optional[int] = None) -> TreeView:
+def load_view(model_dir: str | Path, phone: str | None = None, state: int | None = None) -> TreeView:
     """Reads the tree of a model directory.
 
     Args:
@@ -67,8 +68,11 @@ def load_view(model_dir: str | Path, phone: Optional[str] = None, state: Optiona
     if len(frames) not in (0, tree.num_pdfs) or len(gains) != len(tree.roots) or [len(g) for g in gains] != sizes:
         raise DataError(f"{d / STATS} does not belong to {d / 'tree.json'}")
     wanted = None if phone is None else tree.phones.id(phone)
-    roots = tuple((r, tuple(g)) for r, g in zip(tree.roots, gains)
-                  if (wanted is None or wanted in r.phones) and (state is None or state in r.pdf_classes))
+    roots = tuple(
+        (r, tuple(g))
+        for r, g in zip(tree.roots, gains)
+        if (wanted is None or wanted in r.phones) and (state is None or state in r.pdf_classes)
+    )
     if not roots:
         asked = [f"phone {phone!r}"] * (phone is not None) + [f"state {state}"] * (state is not None)
         raise DataError(f"{d / 'tree.json'}: no root with {' and '.join(asked)}")
@@ -88,12 +92,17 @@ def statistics(view: TreeView, most: int = 20) -> str:
     """
     tree, known = view.tree, bool(view.frames)
     pdfs = set().union(*(view.pdfs(r.node) for r, _ in view.roots))
-    out = [f"{view.name}: {tree.left} + 1 + {tree.right} phones of context, {len(view.roots)} of {len(tree.roots)} roots, "
-           f"{len(pdfs)} of {tree.num_pdfs} pdfs"]
+    out = [
+        f"{view.name}: {tree.left} + 1 + {tree.right} phones of context, {len(view.roots)} of {len(tree.roots)} roots, "
+        f"{len(pdfs)} of {tree.num_pdfs} pdfs"
+    ]
     total = sum(view.frames[p] for p in pdfs) if known else 0.0
     if known:
         smallest = min(pdfs, key=lambda p: view.frames[p])
-        out.append(f"{total:,.0f} frames, {total / len(pdfs):,.1f} per pdf, {view.frames[smallest]:,.0f} of the smallest (pdf {smallest})")
+        out.append(
+            f"{total:,.0f} frames, {total / len(pdfs):,.1f} per pdf, {view.frames[smallest]:,.0f} of the smallest "
+            f"(pdf {smallest})"
+        )
     if any(g for _, g in view.roots):
         gain = sum(sum(g) for _, g in view.roots)
         out.append(f"log-likelihood gained by all questions: {gain:,.1f}, {gain / max(total, 1):.4f} per frame")
@@ -101,7 +110,9 @@ def statistics(view: TreeView, most: int = 20) -> str:
     for root, gains in view.roots:
         own = view.pdfs(root.node)
         counts = (f"{view.occupancy(root.node):,.0f}", f"{min(view.frames[p] for p in own):,.0f}") if known else ()
-        rows.append((view.title(root), str(len(own)), str(depth(root.node)), *counts, f"{sum(gains):,.1f}" if gains else "-"))
+        rows.append(
+            (view.title(root), str(len(own)), str(depth(root.node)), *counts, f"{sum(gains):,.1f}" if gains else "-")
+        )
     return "\n".join([*out, "", *_table(rows), "", *_question_table(view, most)]) + "\n"
 
 
@@ -119,16 +130,24 @@ def _question_table(view: TreeView, most: int) -> list[str]:
         by_place[pos] += len(gains)
     places = ", ".join(f"{_place(pos)} {by_place[pos]}" for pos in sorted(by_place))
     rows = [("times", "gain", "of", "phones")]
-    for (pos, phones), gains in sorted(times.items(), key=lambda x: (-sum(x[1]), -len(x[1]), x[0][0], sorted(x[0][1])))[:most]:
+    for (pos, phones), gains in sorted(times.items(), key=lambda x: (-sum(x[1]), -len(x[1]), x[0][0], sorted(x[0][1])))[
+        :most
+    ]:
         rows.append((str(len(gains)), f"{sum(gains):,.1f}", _place(pos), _names(view.tree, phones)))
-    return [f"{sum(by_place.values())} questions asked ({places}), {len(times)} different; those with the largest gain:", *_table(rows, last_left=True)]
+    return [
+        f"{sum(by_place.values())} questions asked ({places}), {len(times)} different; those with the largest gain:",
+        *_table(rows, last_left=True),
+    ]
 
 
 def _table(rows: Sequence[tuple[str, ...]], last_left: bool = False) -> list[str]:
     """Columns set right, the first (or the last) one left."""
     widths = [max(map(len, column)) for column in zip(*rows)]
     left = len(widths) - 1 if last_left else 0
-    return ["  ".join(c.ljust(w) if i == left else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths))).rstrip() for row in rows]
+    return [
+        "  ".join(c.ljust(w) if i == left else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths))).rstrip()
+        for row in rows
+    ]
 
 
 def _place(pos: int) -> str:
@@ -142,7 +161,7 @@ def _names(tree: Tree, phones: frozenset[int]) -> str:
 def _shortened(text: str) -> str:
     if len(text) <= SHOWN:
         return text
-    kept = text[:SHOWN - 4].rsplit(" ", 1)[0]
+    kept = text[: SHOWN - 4].rsplit(" ", 1)[0]
     return f"{kept} +{len(text.split()) - len(kept.split())}"
 
 
@@ -169,7 +188,9 @@ class _Block:
         for row in rows:
             self.lines += [((level + 0.86, here), (level + 0.86, row)), ((level + 0.86, row), (level + 0.97, row))]
         self.lines.append(((level, here), (level + 0.86, here)))
-        self.texts.append((level, here, f"{_place(node.pos)}: {_shortened(_names(view.tree, node.phones))}?", "question"))
+        self.texts.append(
+            (level, here, f"{_place(node.pos)}: {_shortened(_names(view.tree, node.phones))}?", "question")
+        )
         if gain is not None:
             self.texts.append((level, here + 0.12, f"gain {gain:,.0f}", "gain"))
         return here
@@ -200,8 +221,12 @@ def plot_tree(view: TreeView, path: str | Path) -> None:
     axes.set_xlim(-0.1, width)
     axes.set_ylim(height, -1)
     axes.axis("off")
-    style = {"root": {"weight": "bold", "va": "center"}, "leaf": {"va": "center", "color": "tab:blue"},
-             "question": {"va": "bottom"}, "gain": {"va": "top", "color": "0.5", "size": 5}}
+    style = {
+        "root": {"weight": "bold", "va": "center"},
+        "leaf": {"va": "center", "color": "tab:blue"},
+        "question": {"va": "bottom"},
+        "gain": {"va": "top", "color": "0.5", "size": 5},
+    }
     lines = []
     for block, (x, y) in zip(blocks, corners):
         lines += [((x + x0, y + y0), (x + x1, y + y1)) for (x0, y0), (x1, y1) in block.lines]

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.base.errors import DataError
-from pipeline.base.files import atomic_write, read_lines
-from pipeline.gmm.tree_stats import TreeStats, objective
 from pipeline.artifacts.lang import POSITIONS, SILENCE, Lang
 from pipeline.artifacts.symbols import SymbolTable
 from pipeline.artifacts.tree import BOUNDARY
+from pipeline.base.errors import DataError
+from pipeline.base.files import atomic_write, read_lines
+from pipeline.gmm.tree_stats import TreeStats, objective
 
 logger = logging.getLogger(__name__)
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 import dataclasses
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Optional
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
+from pipeline.artifacts.lang import Lang
+from pipeline.artifacts.model_dir import load_hmm
+from pipeline.artifacts.occupancies import Occupancies
 from pipeline.base.errors import DataError, MismatchError
 from pipeline.gmm import fmllr
 from pipeline.gmm.assign import Aligner, Assignment, boosted
@@ -21,9 +24,6 @@ from pipeline.gmm.mono import meta, silence_pdfs, summary
 from pipeline.gmm.options import EstimateFmllrOptions, FmllrOptions, SatOptions
 from pipeline.gmm.stats import FrameLabels, accumulate
 from pipeline.gmm.triphone import load_aligned, make_tree, train_on_tree
-from pipeline.artifacts.lang import Lang
-from pipeline.artifacts.model_dir import load_hmm
-from pipeline.artifacts.occupancies import Occupancies
 
 if TYPE_CHECKING:
     from pipeline.feats.load import PackedFeats
@@ -48,7 +48,7 @@ class Speakers:
     transforms: np.ndarray
 
     @classmethod
-    def of(cls, speakers: tuple[str, ...], offsets: np.ndarray, feats: torch.Tensor) -> "Speakers":
+    def of(cls, speakers: tuple[str, ...], offsets: np.ndarray, feats: torch.Tensor) -> Speakers:
         """All transforms are the identity."""
         names, index = fmllr.speaker_index(speakers, offsets)
         return cls(names, index, feats, fmllr.identity(len(names), feats.shape[1]))
@@ -57,8 +57,14 @@ class Speakers:
         """(sum of T, D) features with the transforms applied."""
         return fmllr.apply(torch.from_numpy(self.transforms).float(), self.feats, self.index)
 
-    def estimate(self, evaluator: Evaluator, scored: torch.Tensor, labels: FrameLabels, options: FmllrOptions,
-                 mixtures: Optional[DiagGmms] = None) -> float:
+    def estimate(
+        self,
+        evaluator: Evaluator,
+        scored: torch.Tensor,
+        labels: FrameLabels,
+        options: FmllrOptions,
+        mixtures: DiagGmms | None = None,
+    ) -> float:
         """Replaces the transforms; returns the gain in objective per frame over no transforms.
 
         Args:
@@ -93,13 +99,20 @@ class FmllrAdaptation:
         return self._speakers.adapted()
 
 
-def train_sat(data_dir: str | Path, lang: Lang, ali_dir: str | Path, model_dir: str | Path, options: SatOptions,
-              tmp_dir: Path, questions_file: Optional[Path] = None) -> dict[str, Any]:
+def train_sat(
+    data_dir: str | Path,
+    lang: Lang,
+    ali_dir: str | Path,
+    model_dir: str | Path,
+    options: SatOptions,
+    tmp_dir: Path,
+    questions_file: Path | None = None,
+) -> dict[str, Any]:
     """Speaker-adaptive training (tri3), cf. Kaldi train_sat.sh.
 
-    The first transforms come from the mixtures of `model_dir`; the tree is built on adapted features. Beside the adapted
-    mixtures the model directory gets speaker-independent ones over the same tree (first pass) and the transforms of
-    the training speakers.
+    The first transforms come from the mixtures of `model_dir`; the tree is built on adapted features. Beside the
+    adapted mixtures the model directory gets speaker-independent ones over the same tree (first pass) and the
+    transforms of the training speakers.
 
     Args:
         ali_dir: alignment by `model_dir` (any tree over the same lang).
@@ -118,16 +131,18 @@ def train_sat(data_dir: str | Path, lang: Lang, ali_dir: str | Path, model_dir: 
     silence = silence_pdfs(tree, lang)
     state = train_on_tree(aligned, feats, lang, tree, options, tmp_dir, FmllrAdaptation(speakers, silence, options))
     stats = accumulate(Evaluator(state.gmms), state.feats, state.assignment.labels, speakers.feats)
-    independent, _ = update(state.gmms, stats, min_count=0.0, min_weight=0.0, min_var=options.min_var,
-                            min_trained=options.min_count)
+    independent, _ = update(
+        state.gmms, stats, min_count=0.0, min_weight=0.0, min_var=options.min_var, min_trained=options.min_count
+    )
     save_transforms(tmp_dir, speakers.names, speakers.transforms)
     model = GmmModel(state.gmms, base.feat_options, corpus.facts, base.transform, independent, meta(options, state))
     model.save(tmp_dir, lang.topo, tree, state.transitions, lang.id)
     return {**summary(state, tree), "speakers": len(speakers.names)}
 
 
-def _first_transforms(speakers: Speakers, base: GmmModel, aligned, model_dir: str | Path, lang: Lang,
-                      options: SatOptions) -> None:
+def _first_transforms(
+    speakers: Speakers, base: GmmModel, aligned, model_dir: str | Path, lang: Lang, options: SatOptions
+) -> None:
     """Transforms under the mixtures of the model that the training starts from (its own ones if it has any)."""
     hmm = load_hmm(model_dir)
     aligned.ali.check_tree(hmm.tree, hmm.topo, model_dir)
@@ -141,8 +156,14 @@ def _first_transforms(speakers: Speakers, base: GmmModel, aligned, model_dir: st
     speakers.estimate(Evaluator(mixtures.to(options.device)), speakers.feats, labels, options.fmllr)
 
 
-def estimate_fmllr(data_dir: str | Path, lang: Lang, model_dir: str | Path, texts: dict[str, str],
-                   options: EstimateFmllrOptions, tmp_dir: Path) -> dict[str, Any]:
+def estimate_fmllr(
+    data_dir: str | Path,
+    lang: Lang,
+    model_dir: str | Path,
+    texts: dict[str, str],
+    options: EstimateFmllrOptions,
+    tmp_dir: Path,
+) -> dict[str, Any]:
     """Speaker transforms of new data from what a first pass recognised, cf. Kaldi decode_fmllr.sh.
 
     The recognised words are aligned with the speaker-independent mixtures, which also give the posteriors of the first
@@ -177,12 +198,24 @@ def estimate_fmllr(data_dir: str | Path, lang: Lang, model_dir: str | Path, text
         labels = assignment.labels.weighted(silence, options.silence_weight)
         gain = speakers.estimate(Evaluator(mixtures), scored, labels, options, model.gmms.to(options.device))
     missing = _save_known(tmp_dir, speakers, everyone)
-    return {"speakers": len(everyone), "without_words": missing, "gain_per_frame": round(gain, 4),
-            "utterances": len(data), "failed": len(assignment.failed)}
+    return {
+        "speakers": len(everyone),
+        "without_words": missing,
+        "gain_per_frame": round(gain, 4),
+        "utterances": len(data),
+        "failed": len(assignment.failed),
+    }
 
 
-def estimate_fmllr_soft(data_dir: str | Path, lang: Lang, model_dir: str | Path, found: dict[str, Occupancies],
-                        options: EstimateFmllrOptions, tmp_dir: Path, transforms: Optional[str | Path] = None) -> dict[str, Any]:
+def estimate_fmllr_soft(
+    data_dir: str | Path,
+    lang: Lang,
+    model_dir: str | Path,
+    found: dict[str, Occupancies],
+    options: EstimateFmllrOptions,
+    tmp_dir: Path,
+    transforms: str | Path | None = None,
+) -> dict[str, Any]:
     """Speaker transforms of new data from the lattices of a pass over it, cf. Kaldi decode_fmllr.sh (lattice-to-post).
 
     Unlike the one best path, posteriors tell which frames are in doubt. One estimation; decode with its transforms and
@@ -204,16 +237,25 @@ def estimate_fmllr_soft(data_dir: str | Path, lang: Lang, model_dir: str | Path,
     if not model.adapted:
         raise MismatchError(f"{model_dir} was not trained with speaker transforms")
     packed = load_packed(data_dir, model.feat_options)
-    labels = _soft_labels(packed, found, hmm.tree.num_pdfs).weighted(silence_pdfs(hmm.tree, lang), options.silence_weight)
+    labels = _soft_labels(packed, found, hmm.tree.num_pdfs).weighted(
+        silence_pdfs(hmm.tree, lang), options.silence_weight
+    )
     speakers = Speakers.of(packed.speakers, packed.offsets.numpy(), model.features(packed.feats.to(options.device)))
     scored, mixtures = speakers.feats, model.independent
     if transforms is not None:
         known = load_transforms(transforms, model.gmms.dim)
         speakers.transforms = np.stack([known[n].double().numpy() for n in speakers.names])
         scored, mixtures = speakers.adapted(), model.gmms
-    gain = speakers.estimate(Evaluator(mixtures.to(options.device)), scored, labels, options, model.gmms.to(options.device))
+    gain = speakers.estimate(
+        Evaluator(mixtures.to(options.device)), scored, labels, options, model.gmms.to(options.device)
+    )
     missing = _save_known(tmp_dir, speakers, set(speakers.names))
-    return {"speakers": len(speakers.names), "without_words": missing, "gain_per_frame": round(gain, 4), "utterances": len(found)}
+    return {
+        "speakers": len(speakers.names),
+        "without_words": missing,
+        "gain_per_frame": round(gain, 4),
+        "utterances": len(found),
+    }
 
 
 def _soft_labels(packed: PackedFeats, found: dict[str, Occupancies], num_pdfs: int) -> FrameLabels:
@@ -224,7 +266,9 @@ def _soft_labels(packed: PackedFeats, found: dict[str, Occupancies], num_pdfs: i
             continue
         own = found[cut_id]
         if own.frame.max(initial=-1) >= lens[n] or own.pdf.max(initial=-1) >= num_pdfs:
-            raise DataError(f"posteriors of utterance {cut_id!r} reach beyond its {lens[n]} frames or the {num_pdfs} pdfs")
+            raise DataError(
+                f"posteriors of utterance {cut_id!r} reach beyond its {lens[n]} frames or the {num_pdfs} pdfs"
+            )
         frames.append(own.frame + int(packed.offsets[n]))
         pdfs.append(own.pdf)
         shares.append(own.share)
@@ -234,13 +278,19 @@ def _soft_labels(packed: PackedFeats, found: dict[str, Occupancies], num_pdfs: i
 
 
 def _save_known(out_dir: Path, speakers: Speakers, everyone: set[str]) -> int:
-    """Writes the transforms of `everyone`, the identity for those who are not among `speakers`; returns their number."""
+    """Writes the transforms of `everyone`, the identity for those who are not among `speakers`; returns their
+    number.
+    """
     known = dict(zip(speakers.names, speakers.transforms))
     names = sorted(everyone)
     missing = [n for n in names if n not in known]
     if missing:
-        logger.warning("nothing was recognised for %d of %d speakers (%s): they get no transform", len(missing), len(names),
-                       ", ".join(missing[:5]))
+        logger.warning(
+            "nothing was recognised for %d of %d speakers (%s): they get no transform",
+            len(missing),
+            len(names),
+            ", ".join(missing[:5]),
+        )
     plain = fmllr.identity(1, speakers.feats.shape[1])[0]
     save_transforms(out_dir, names, np.stack([known.get(n, plain) for n in names]))
     return len(missing)

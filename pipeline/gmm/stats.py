@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Iterator, Optional, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -27,11 +27,12 @@ class FrameLabels:
 
     frames: torch.Tensor
     splits: np.ndarray
-    weights: Optional[torch.Tensor] = None
+    weights: torch.Tensor | None = None
 
     @staticmethod
-    def from_pdfs(pdfs: np.ndarray, num_pdfs: int, frames: Optional[np.ndarray] = None,
-                  weights: Optional[np.ndarray] = None) -> "FrameLabels":
+    def from_pdfs(
+        pdfs: np.ndarray, num_pdfs: int, frames: np.ndarray | None = None, weights: np.ndarray | None = None
+    ) -> FrameLabels:
         """Labels from one pdf-id per frame.
 
         Args:
@@ -40,11 +41,14 @@ class FrameLabels:
             weights: (M,) occupancies.
         """
         order = np.argsort(pdfs, kind="stable")
-        order = order[np.searchsorted(pdfs[order], 0):]
+        order = order[np.searchsorted(pdfs[order], 0) :]
         splits = np.searchsorted(pdfs[order], np.arange(num_pdfs + 1))
         rows = order if frames is None else frames[order]
-        return FrameLabels(torch.from_numpy(np.ascontiguousarray(rows, dtype=np.int64)), splits,
-                           None if weights is None else torch.from_numpy(weights[order].astype(np.float32)))
+        return FrameLabels(
+            torch.from_numpy(np.ascontiguousarray(rows, dtype=np.int64)),
+            splits,
+            None if weights is None else torch.from_numpy(weights[order].astype(np.float32)),
+        )
 
     @property
     def num_pdfs(self) -> int:
@@ -57,7 +61,7 @@ class FrameLabels:
         total = np.concatenate([[0.0], np.cumsum(self.weights.double().numpy())])
         return total[self.splits[1:]] - total[self.splits[:-1]]
 
-    def weighted(self, pdfs: Sequence[int], weight: float) -> "FrameLabels":
+    def weighted(self, pdfs: Sequence[int], weight: float) -> FrameLabels:
         """The labels with the frames of some pdfs counting `weight` times as much, cf. Kaldi weight-silence-post."""
         if weight == 1.0:
             return self
@@ -65,7 +69,9 @@ class FrameLabels:
         if weight == 0.0:
             kept = np.concatenate([[0], np.cumsum(~chosen)])
             keep = torch.from_numpy(~chosen)
-            return FrameLabels(self.frames[keep], kept[self.splits], None if self.weights is None else self.weights[keep])
+            return FrameLabels(
+                self.frames[keep], kept[self.splits], None if self.weights is None else self.weights[keep]
+            )
         own = torch.ones(len(self.frames)) if self.weights is None else self.weights
         return FrameLabels(self.frames, self.splits, torch.where(torch.from_numpy(chosen), own * weight, own))
 
@@ -73,9 +79,9 @@ class FrameLabels:
         """The pdfs that have frames, those with the most first."""
         sizes = np.diff(self.splits)
         order = np.argsort(-sizes, kind="stable")
-        return order[:int((sizes > 0).sum())].tolist()
+        return order[: int((sizes > 0).sum())].tolist()
 
-    def chunks(self, pdf: int, feats: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor, Optional[torch.Tensor]]]:
+    def chunks(self, pdf: int, feats: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]]:
         """Yields (rows (n,), features (n, F), weights (n,) or None) of a pdf, at most CHUNK frames at a time."""
         begin, end = int(self.splits[pdf]), int(self.splits[pdf + 1])
         for first in range(begin, end, CHUNK):
@@ -103,14 +109,16 @@ class GmmStats:
         """Number of labelled frames."""
         return float(self.occ.sum())
 
-    def plus(self, other: "GmmStats") -> "GmmStats":
+    def plus(self, other: GmmStats) -> GmmStats:
         """Statistics of both sets of frames together."""
-        return GmmStats(self.occ + other.occ, self.first + other.first, self.second + other.second,
-                        self.log_like + other.log_like)
+        return GmmStats(
+            self.occ + other.occ, self.first + other.first, self.second + other.second, self.log_like + other.log_like
+        )
 
 
-def accumulate(evaluator: Evaluator, feats: torch.Tensor, labels: FrameLabels,
-               target: Optional[torch.Tensor] = None) -> GmmStats:
+def accumulate(
+    evaluator: Evaluator, feats: torch.Tensor, labels: FrameLabels, target: torch.Tensor | None = None
+) -> GmmStats:
     """Statistics of labelled frames; posteriors within each pdf are those of the evaluator's mixtures.
 
     Args:
@@ -127,9 +135,17 @@ def accumulate(evaluator: Evaluator, feats: torch.Tensor, labels: FrameLabels,
     return GmmStats(sums[:, -1].cpu(), sums[:, :dim].cpu(), sums[:, dim:-1].cpu(), float(log_like.sum()))
 
 
-def _accumulate_compiled(evaluator: Evaluator, feats: torch.Tensor, labels: FrameLabels, target: torch.Tensor,
-                         sums: torch.Tensor, log_like: torch.Tensor) -> None:
-    """Fills sums (G, 2F + 1) and log_like (P,) on the CPU; each pdf is one thread's, so their number changes nothing."""
+def _accumulate_compiled(
+    evaluator: Evaluator,
+    feats: torch.Tensor,
+    labels: FrameLabels,
+    target: torch.Tensor,
+    sums: torch.Tensor,
+    log_like: torch.Tensor,
+) -> None:
+    """Fills sums (G, 2F + 1) and log_like (P,) on the CPU; each pdf is one thread's, so their number changes
+    nothing.
+    """
     from pipeline.gmm.kernel import accumulate as compiled
     from pipeline.gmm.kernel import mixtures_of
 
@@ -146,8 +162,14 @@ def _accumulate_compiled(evaluator: Evaluator, feats: torch.Tensor, labels: Fram
     share_out(work, used, (np.diff(splits) * evaluator.gmms.sizes())[used])
 
 
-def _accumulate_dense(evaluator: Evaluator, feats: torch.Tensor, labels: FrameLabels, target: torch.Tensor,
-                      sums: torch.Tensor, log_like: torch.Tensor) -> None:
+def _accumulate_dense(
+    evaluator: Evaluator,
+    feats: torch.Tensor,
+    labels: FrameLabels,
+    target: torch.Tensor,
+    sums: torch.Tensor,
+    log_like: torch.Tensor,
+) -> None:
     """The same by tensor operations on any device."""
     dim, offsets = feats.shape[1], evaluator.gmms.offsets.tolist()
     source = torch.cat([feats, target], dim=1)

@@ -1,29 +1,37 @@
-"""Tied states from any alignment, without a mixture model: a decision tree, and the alignment in terms of its leaves."""
+"""Tied states from any alignment, without a mixture model: a decision tree, and the alignment in terms of its
+leaves.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any
 
 import numpy as np
 
 from pipeline.artifacts.ali import AliWriter
+from pipeline.artifacts.lang import Lang
+from pipeline.artifacts.transitions import TransitionModel
 from pipeline.feats.options import FeatLoadOptions
 from pipeline.gmm.options import TieOptions
 from pipeline.gmm.tree_stats import convert_tids
 from pipeline.gmm.triphone import load_aligned, make_tree
-from pipeline.artifacts.lang import Lang
-from pipeline.artifacts.transitions import TransitionModel
 
 
-def tie_states(data_dir: str | Path, lang: Lang, ali_dir: str | Path, options: TieOptions, out_dir: Path,
-               questions_file: Optional[Path] = None) -> dict[str, Any]:
+def tie_states(
+    data_dir: str | Path,
+    lang: Lang,
+    ali_dir: str | Path,
+    options: TieOptions,
+    out_dir: Path,
+    questions_file: Path | None = None,
+) -> dict[str, Any]:
     """Builds a tree from an alignment and writes that alignment again with the tree's leaves as labels.
 
     The states keep their times; transition probabilities are the relative frequencies in the alignment. So a network
-    can learn senones or chenones from a neural HMM's alignment with no mixture model anywhere. cf. Kaldi acc-tree-stats,
-    build-tree and convert-ali.
+    can learn senones or chenones from a neural HMM's alignment with no mixture model anywhere. cf. Kaldi
+    acc-tree-stats, build-tree and convert-ali.
 
     Args:
         data_dir: data directory with the features whose statistics the tree is built from.

@@ -6,20 +6,20 @@ import dataclasses
 import logging
 import time
 from pathlib import Path
-from typing import Any, Optional, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 
 from pipeline.artifacts.checkpoint import load_tensors, save_tensors
+from pipeline.artifacts.transitions import TransitionModel
 from pipeline.base.files import read_json, write_json
+from pipeline.base.log import progress
 from pipeline.gmm.assign import Aligner, Assignment, TrainSet, boosted
 from pipeline.gmm.diag import DiagGmms, Evaluator
 from pipeline.gmm.em import grow, update
 from pipeline.gmm.options import GmmOptions
 from pipeline.gmm.stats import accumulate
-from pipeline.base.log import progress
-from pipeline.artifacts.transitions import TransitionModel
 
 logger = logging.getLogger(__name__)
 
@@ -64,14 +64,23 @@ class State:
     history: list[dict[str, Any]]
 
 
-def train(data: TrainSet, gmms: DiagGmms, transitions: TransitionModel, first: Assignment, options: GmmOptions,
-          silence_pdfs: list[int], tmp_dir: Optional[Path] = None, adaptation: Optional[Adaptation] = None,
-          adapt_likes: bool = False) -> State:
+def train(
+    data: TrainSet,
+    gmms: DiagGmms,
+    transitions: TransitionModel,
+    first: Assignment,
+    options: GmmOptions,
+    silence_pdfs: list[int],
+    tmp_dir: Path | None = None,
+    adaptation: Adaptation | None = None,
+    adapt_likes: bool = False,
+) -> State:
     """Trains mixtures by expectation-maximisation.
 
     Iteration i: estimate the transform if `adaptation` wants to; align anew if i is in options.realign_iters;
     accumulate; update mixtures and transitions; grow towards options.num_gauss, reached at options.grow_iters.
-    With options.full_sum the alignment is a soft one (Baum-Welch occupancies). cf. Kaldi train_mono.sh, train_deltas.sh.
+    With options.full_sum the alignment is a soft one (Baum-Welch occupancies). cf. Kaldi train_mono.sh,
+    train_deltas.sh.
 
     Args:
         data: features and graphs; its features are those of the start of the training.
@@ -103,8 +112,16 @@ def train(data: TrainSet, gmms: DiagGmms, transitions: TransitionModel, first: A
     return state
 
 
-def _iterate(state: State, aligner: Aligner, data: TrainSet, options: GmmOptions, silence_pdfs: list[int],
-             adaptation: Optional[Adaptation], iteration: int, start_gauss: int) -> None:
+def _iterate(
+    state: State,
+    aligner: Aligner,
+    data: TrainSet,
+    options: GmmOptions,
+    silence_pdfs: list[int],
+    adaptation: Adaptation | None,
+    iteration: int,
+    start_gauss: int,
+) -> None:
     record: dict[str, Any] = {"iteration": iteration}
     if adaptation is not None and iteration in adaptation.iters:
         state.gmms, state.feats = adaptation.apply(state.gmms, state.feats, state.assignment)
@@ -125,34 +142,54 @@ def _iterate(state: State, aligner: Aligner, data: TrainSet, options: GmmOptions
     state.transitions.update(state.assignment.tid_counts)
     if iteration <= options.grow_iters:
         target = start_gauss + (options.num_gauss - start_gauss) * iteration // options.grow_iters
-        state.gmms = grow(state.gmms, state.assignment.labels.occupancies(), target, options.power,
-                          options.split_count, options.perturb, seed=options.seed * 100_003 + iteration)
-    record |= {"log_like": stats.log_like / max(stats.total(), 1.0), "num_gauss": state.gmms.num_gauss,
-               **{k: v for k, v in dataclasses.asdict(report).items() if v}}
+        state.gmms = grow(
+            state.gmms,
+            state.assignment.labels.occupancies(),
+            target,
+            options.power,
+            options.split_count,
+            options.perturb,
+            seed=options.seed * 100_003 + iteration,
+        )
+    record |= {
+        "log_like": stats.log_like / max(stats.total(), 1.0),
+        "num_gauss": state.gmms.num_gauss,
+        **{k: v for k, v in dataclasses.asdict(report).items() if v},
+    }
     state.history.append(record)
     state.iteration = iteration
 
 
-def _save(state: State, tmp_dir: Path, adaptation: Optional[Adaptation]) -> None:
-    """Writes all that the next iteration depends on; the tensors come last, so their presence means both files count."""
+def _save(state: State, tmp_dir: Path, adaptation: Adaptation | None) -> None:
+    """Writes all that the next iteration depends on; the tensors come last, so their presence means both files
+    count.
+    """
     labels, assignment = state.assignment.labels, state.assignment
     tensors = {f"gmm.{k}": v for k, v in state.gmms.tensors().items()}
     tensors["forward_prob"] = torch.from_numpy(state.transitions.forward_prob)
     tensors["tid_counts"] = torch.from_numpy(assignment.tid_counts)
-    tensors |= {"label.frames": labels.frames, "label.splits": torch.from_numpy(np.asarray(labels.splits, dtype=np.int64))}
+    tensors |= {
+        "label.frames": labels.frames,
+        "label.splits": torch.from_numpy(np.asarray(labels.splits, dtype=np.int64)),
+    }
     if labels.weights is not None:
         tensors["label.weights"] = labels.weights
     if assignment.tids is not None:
         tensors["tids"] = torch.from_numpy(assignment.tids)
     if adaptation is not None:
         tensors |= {f"adapt.{k}": v for k, v in adaptation.tensors().items()}
-    facts = {"iteration": state.iteration, "history": state.history, "failed": list(assignment.failed),
-             "log_like": assignment.log_like, "frames": assignment.frames}
+    facts = {
+        "iteration": state.iteration,
+        "history": state.history,
+        "failed": list(assignment.failed),
+        "log_like": assignment.log_like,
+        "frames": assignment.frames,
+    }
     write_json(tmp_dir / f"{CHECKPOINT}.json", facts)
     save_tensors(tmp_dir / CHECKPOINT, tensors, {"iteration": str(state.iteration)})
 
 
-def _restore(state: State, aligner: Aligner, tmp_dir: Path, adaptation: Optional[Adaptation]) -> None:
+def _restore(state: State, aligner: Aligner, tmp_dir: Path, adaptation: Adaptation | None) -> None:
     """Continues from a checkpoint in tmp_dir if there is one."""
     if not ((tmp_dir / CHECKPOINT).is_file() and (tmp_dir / f"{CHECKPOINT}.json").is_file()):
         return
@@ -166,8 +203,9 @@ def _restore(state: State, aligner: Aligner, tmp_dir: Path, adaptation: Optional
     state.transitions.forward_prob = tensors["forward_prob"].numpy()
     labels = FrameLabels(tensors["label.frames"], tensors["label.splits"].numpy(), tensors.get("label.weights"))
     tids = tensors["tids"].numpy() if "tids" in tensors else None
-    state.assignment = Assignment(labels, tensors["tid_counts"].numpy(), facts["log_like"], facts["frames"], tids,
-                                  tuple(facts["failed"]))
+    state.assignment = Assignment(
+        labels, tensors["tid_counts"].numpy(), facts["log_like"], facts["frames"], tids, tuple(facts["failed"])
+    )
     if adaptation is not None:
         state.feats = adaptation.restore({k[6:]: v for k, v in tensors.items() if k.startswith("adapt.")})
         aligner.data = aligner.data.with_feats(state.feats)

@@ -15,7 +15,8 @@ logger = logging.getLogger(__name__)
 
 
 def lda(feats: torch.Tensor, labels: FrameLabels, dim: int) -> torch.Tensor:
-    """Rows that separate the pdfs best: the within-class covariance becomes the identity, the between-class one diagonal.
+    """Rows that separate the pdfs best: the within-class covariance becomes the identity, the between-class one
+    diagonal.
 
     cf. Kaldi acc-lda, est-lda. Directions without any within-class variance (constant features) are left out of the
     inverse, so a singular covariance costs those directions and nothing else.
@@ -48,12 +49,14 @@ def lda(feats: torch.Tensor, labels: FrameLabels, dim: int) -> torch.Tensor:
     value, vector = np.linalg.eigh((within + within.T) / 2)
     usable = value > 1e-6 * value[-1]
     if not usable.all():
-        logger.warning("LDA: %d of %d directions have no variance within the classes and are left out", int((~usable).sum()), size)
+        logger.warning(
+            "LDA: %d of %d directions have no variance within the classes and are left out", int((~usable).sum()), size
+        )
     whiten = vector[:, usable] / np.sqrt(value[usable])  # (F, F')
     gain, turn = np.linalg.eigh(whiten.T @ between.numpy() @ whiten)
     rows = (whiten @ turn[:, np.argsort(-gain, kind="stable")]).T  # (F', F)
     out = np.zeros((dim, size))
-    out[:min(dim, len(rows))] = rows[:dim]
+    out[: min(dim, len(rows))] = rows[:dim]
     signs = np.sign(out[np.arange(dim), np.abs(out).argmax(1)])
     return torch.from_numpy(out * np.where(signs == 0, 1, signs)[:, None]).float()
 
@@ -78,7 +81,7 @@ def mllt_stats(evaluator: Evaluator, feats: torch.Tensor, labels: FrameLabels) -
                 posterior *= weights[:, None]
             for k, g in enumerate(range(offsets[pdf], offsets[pdf + 1])):
                 off = x - gmms.means[g]
-                cov[g] += (off * posterior[:, k:k + 1]).t() @ off
+                cov[g] += (off * posterior[:, k : k + 1]).t() @ off
             count[pdf] += posterior.double().sum()
 
     for_each(add, labels.used(), feats.device)

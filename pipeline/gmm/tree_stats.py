@@ -38,29 +38,33 @@ class TreeStats:
 
 
 def objective(sums: np.ndarray) -> np.ndarray:
-    """Log-likelihood of frames under the one Gaussian that they estimate; the last axis of `sums` is (n, sum x, sum x^2).
+    """Log-likelihood of frames under the one Gaussian that they estimate; the last axis of `sums` is (n, sum x, sum
+    x^2).
 
     -n/2 sum_f (log 2 pi + log v_f + s_f / v_f), s the variance of the frames and v = max(s, VAR_FLOOR); 0 without
-    frames. s / v makes it the likelihood also where the floor acts, so that no split can lose. cf. Kaldi GaussClusterable.
+    frames. s / v makes it the likelihood also where the floor acts, so that no split can lose. cf. Kaldi
+    GaussClusterable.
     """
     dim = (sums.shape[-1] - 1) // 2
     count = sums[..., 0]
     safe = np.maximum(count, 1e-10)[..., None]
-    mean = sums[..., 1:1 + dim] / safe
-    spread = np.maximum(sums[..., 1 + dim:] / safe - mean * mean, 0.0)
+    mean = sums[..., 1 : 1 + dim] / safe
+    spread = np.maximum(sums[..., 1 + dim :] / safe - mean * mean, 0.0)
     var = np.maximum(spread, VAR_FLOOR)
     return -0.5 * count * (dim * math.log(2 * math.pi) + (np.log(var) + spread / var).sum(-1))
 
 
-def phone_windows(tids: np.ndarray, offsets: np.ndarray, transitions: TransitionModel, left: int,
-                  right: int) -> tuple[np.ndarray, np.ndarray]:
+def phone_windows(
+    tids: np.ndarray, offsets: np.ndarray, transitions: TransitionModel, left: int, right: int
+) -> tuple[np.ndarray, np.ndarray]:
     """The phones around every frame.
 
     Args:
         tids: (sum of T,) int32 transition-ids, -1 in utterances without an alignment.
         offsets: (N + 1,) bounds of the utterances.
     Returns:
-        windows (M, left + 1 + right) of the M phone instances, and (sum of T,) the instance of each frame, -1 where tids is.
+        windows (M, left + 1 + right) of the M phone instances, and (sum of T,) the instance of each frame, -1 where
+        tids is.
     """
     valid = tids >= 0
     safe = np.maximum(tids, 0)
@@ -86,13 +90,24 @@ def phone_windows(tids: np.ndarray, offsets: np.ndarray, transitions: Transition
 
 def frame_classes(tids: np.ndarray, transitions: TransitionModel, topo: Topo) -> np.ndarray:
     """(sum of T,) int64 pdf-class of each frame, -1 where there is no transition-id."""
-    ts_class = np.array([topo[transitions.phones.name(int(p))].pdf_classes[int(s)]
-                         for p, s in zip(transitions.phone, transitions.state)])
+    ts_class = np.array(
+        [
+            topo[transitions.phones.name(int(p))].pdf_classes[int(s)]
+            for p, s in zip(transitions.phone, transitions.state)
+        ]
+    )
     return np.where(tids >= 0, ts_class[np.maximum(tids, 0) // 2], -1)
 
 
-def accumulate_tree(feats: torch.Tensor, tids: np.ndarray, offsets: np.ndarray, transitions: TransitionModel, topo: Topo,
-                    left: int, right: int) -> TreeStats:
+def accumulate_tree(
+    feats: torch.Tensor,
+    tids: np.ndarray,
+    offsets: np.ndarray,
+    transitions: TransitionModel,
+    topo: Topo,
+    left: int,
+    right: int,
+) -> TreeStats:
     """Statistics of aligned utterances.
 
     Args:
@@ -117,8 +132,9 @@ def accumulate_tree(feats: torch.Tensor, tids: np.ndarray, offsets: np.ndarray, 
     return TreeStats(unique[keys // width], keys % width, sums.numpy(), left)
 
 
-def convert_tids(tids: np.ndarray, offsets: np.ndarray, old: TransitionModel, new: TransitionModel, topo: Topo,
-                 tree) -> np.ndarray:
+def convert_tids(
+    tids: np.ndarray, offsets: np.ndarray, old: TransitionModel, new: TransitionModel, topo: Topo, tree
+) -> np.ndarray:
     """The same state sequences named by another tree over the same phones and topology, cf. Kaldi convert-ali.
 
     Args:

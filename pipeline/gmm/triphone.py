@@ -5,16 +5,19 @@ from __future__ import annotations
 import dataclasses
 import logging
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any
 
 import numpy as np
 import torch
 
 from pipeline.artifacts.ali import AliSet
 from pipeline.artifacts.checkpoint import check_same
+from pipeline.artifacts.lang import Lang
+from pipeline.artifacts.transitions import TransitionModel
+from pipeline.artifacts.tree import Tree
 from pipeline.base.errors import MismatchError
-from pipeline.feats.options import FeatLoadOptions
 from pipeline.base.files import write_json
+from pipeline.feats.options import FeatLoadOptions
 from pipeline.gmm.assign import Aligner
 from pipeline.gmm.cluster import build_tree
 from pipeline.gmm.data import Corpus, gather_tids, load_corpus
@@ -27,9 +30,6 @@ from pipeline.gmm.stats import FrameLabels
 from pipeline.gmm.train import Adaptation, State, train
 from pipeline.gmm.transforms import lda, mllt, mllt_stats, transform_means
 from pipeline.gmm.tree_stats import accumulate_tree, convert_tids
-from pipeline.artifacts.lang import Lang
-from pipeline.artifacts.transitions import TransitionModel
-from pipeline.artifacts.tree import Tree
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +59,9 @@ class Aligned:
         return sorted({int(p) for p in self.transitions.pdf[self.transitions.phone == lang.silence_id]})
 
 
-def load_aligned(data_dir: str | Path, lang: Lang, ali_dir: str | Path, options: FeatLoadOptions, device: str) -> Aligned:
+def load_aligned(
+    data_dir: str | Path, lang: Lang, ali_dir: str | Path, options: FeatLoadOptions, device: str
+) -> Aligned:
     """Loads features, transcripts and an alignment; MismatchError when it was made with another lang."""
     ali = AliSet.load(ali_dir)
     check_same("topo", ali.header.topo_id, ali_dir, lang.topo.id, "the lang directory")
@@ -68,21 +70,32 @@ def load_aligned(data_dir: str | Path, lang: Lang, ali_dir: str | Path, options:
     corpus = load_corpus(data_dir, lang, options, device)
     tids, done = gather_tids(ali, corpus.cut_ids, corpus.offsets)
     if not done.all():
-        logger.warning("%s: %d of %d utterances have no alignment; they join at the first realignment", ali_dir,
-                       int((~done).sum()), len(done))
+        logger.warning(
+            "%s: %d of %d utterances have no alignment; they join at the first realignment",
+            ali_dir,
+            int((~done).sum()),
+            len(done),
+        )
     return Aligned(corpus, ali, tids, done)
 
 
-def make_tree(aligned: Aligned, feats: torch.Tensor, lang: Lang, options: TreeOptions, out_dir: Path,
-              questions_file: Optional[Path] = None) -> Tree:
+def make_tree(
+    aligned: Aligned,
+    feats: torch.Tensor,
+    lang: Lang,
+    options: TreeOptions,
+    out_dir: Path,
+    questions_file: Path | None = None,
+) -> Tree:
     """Builds a tree from an alignment and writes questions.txt and tree_stats.json beside it.
 
     Args:
         feats: (sum of T, F) features to cluster by.
         questions_file: questions to ask; None: clusters of phones.
     """
-    stats = accumulate_tree(feats, aligned.tids, aligned.corpus.offsets, aligned.transitions, lang.topo, options.left,
-                            options.right)
+    stats = accumulate_tree(
+        feats, aligned.tids, aligned.corpus.offsets, aligned.transitions, lang.topo, options.left, options.right
+    )
     questions = load_questions(questions_file, lang.phones) if questions_file else cluster_phones(stats, lang)
     tree, facts = build_tree(stats, questions, lang, options)
     save_questions(out_dir / QUESTIONS, questions, lang.phones)
@@ -90,8 +103,15 @@ def make_tree(aligned: Aligned, feats: torch.Tensor, lang: Lang, options: TreeOp
     return tree
 
 
-def train_on_tree(aligned: Aligned, feats: torch.Tensor, lang: Lang, tree: Tree, options: TriphoneOptions, tmp_dir: Path,
-                  adaptation: Optional[Adaptation] = None) -> State:
+def train_on_tree(
+    aligned: Aligned,
+    feats: torch.Tensor,
+    lang: Lang,
+    tree: Tree,
+    options: TriphoneOptions,
+    tmp_dir: Path,
+    adaptation: Adaptation | None = None,
+) -> State:
     """Trains mixtures for the leaves of a tree, starting from one Gaussian each and the alignment converted to it.
 
     Args:
@@ -110,8 +130,14 @@ def train_on_tree(aligned: Aligned, feats: torch.Tensor, lang: Lang, tree: Tree,
     return train(data, gmms, transitions, first, options, silence_pdfs(tree, lang), tmp_dir, adaptation)
 
 
-def train_deltas(data_dir: str | Path, lang: Lang, ali_dir: str | Path, options: DeltasOptions, tmp_dir: Path,
-                 questions_file: Optional[Path] = None) -> dict[str, Any]:
+def train_deltas(
+    data_dir: str | Path,
+    lang: Lang,
+    ali_dir: str | Path,
+    options: DeltasOptions,
+    tmp_dir: Path,
+    questions_file: Path | None = None,
+) -> dict[str, Any]:
     """Tied triphones on features with deltas (tri1), cf. Kaldi train_deltas.sh.
 
     Args:
@@ -136,9 +162,9 @@ class MlltAdaptation:
 
     def __init__(self, iters: tuple[int, ...], loaded: torch.Tensor, matrix: torch.Tensor, silence: list[int]) -> None:
         """Args:
-            loaded: (sum of T, F) spliced features.
-            matrix: (D, F) LDA.
-            silence: pdfs whose frames do not count.
+        loaded: (sum of T, F) spliced features.
+        matrix: (D, F) LDA.
+        silence: pdfs whose frames do not count.
         """
         self.iters, self._loaded, self.matrix, self._silence = iters, loaded, matrix, silence
 
@@ -159,11 +185,20 @@ class MlltAdaptation:
         return self._loaded @ self.matrix.t()
 
 
-def train_lda_mllt(data_dir: str | Path, lang: Lang, ali_dir: str | Path, options: LdaMlltOptions, tmp_dir: Path,
-                   questions_file: Optional[Path] = None) -> dict[str, Any]:
-    """Tied triphones on spliced features with LDA and MLLT (tri2), cf. Kaldi train_lda_mllt.sh. Arguments as train_deltas."""
-    feat_options = FeatLoadOptions(cmvn=options.cmvn, deltas=options.deltas, splice_left=options.splice_left,
-                                   splice_right=options.splice_right)
+def train_lda_mllt(
+    data_dir: str | Path,
+    lang: Lang,
+    ali_dir: str | Path,
+    options: LdaMlltOptions,
+    tmp_dir: Path,
+    questions_file: Path | None = None,
+) -> dict[str, Any]:
+    """Tied triphones on spliced features with LDA and MLLT (tri2), cf. Kaldi train_lda_mllt.sh. Arguments as
+    train_deltas.
+    """
+    feat_options = FeatLoadOptions(
+        cmvn=options.cmvn, deltas=options.deltas, splice_left=options.splice_left, splice_right=options.splice_right
+    )
     aligned = load_aligned(data_dir, lang, ali_dir, feat_options, options.device)
     loaded = aligned.corpus.feats
     labels = aligned.labels().weighted(aligned.silence_pdfs(lang), 0.0)

@@ -1,4 +1,5 @@
 """C: phones become phones in context, with as many phones of context as the tree asks for."""
+
 from __future__ import annotations
 
 import math
@@ -6,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.graph.phone_graph import NO_PHONE, PhoneGraph
 from pipeline.artifacts.tree import BOUNDARY
+from pipeline.graph.phone_graph import NO_PHONE, PhoneGraph
 
 
 @dataclass(frozen=True)
@@ -69,8 +70,17 @@ def expand_context(graph: PhoneGraph, num_phones: int, left: int, right: int) ->
     final = np.nonzero(known % graph.num_states == graph.final)[0]
     assert len(final) <= 1, len(final)  # 0: nothing leads to the end
     return ContextGraph(
-        index, np.searchsorted(known, dst_key), rows, graph.word[arc], graph.lm[arc], graph.lex[arc],
-        _digits(codes, radix, width + 1), int(np.searchsorted(known, start_key)), int(final[0]) if len(final) else -1, len(known))
+        index,
+        np.searchsorted(known, dst_key),
+        rows,
+        graph.word[arc],
+        graph.lm[arc],
+        graph.lex[arc],
+        _digits(codes, radix, width + 1),
+        int(np.searchsorted(known, start_key)),
+        int(final[0]) if len(final) else -1,
+        len(known),
+    )
 
 
 def _with_boundaries(graph: PhoneGraph, right: int) -> PhoneGraph:
@@ -79,10 +89,21 @@ def _with_boundaries(graph: PhoneGraph, right: int) -> PhoneGraph:
         return graph
     extra = graph.num_states + np.arange(right)
     src, dst = np.concatenate([[graph.final], extra[:-1]]), extra
-    columns = [np.concatenate([old, np.broadcast_to(np.asarray(new, dtype=old.dtype), (right,))]) for old, new in (
-        (graph.src, src), (graph.dst, dst), (graph.phone, BOUNDARY), (graph.word, 0), (graph.lm, 0.0), (graph.lex, 0.0))]
+    columns = [
+        np.concatenate([old, np.broadcast_to(np.asarray(new, dtype=old.dtype), (right,))])
+        for old, new in (
+            (graph.src, src),
+            (graph.dst, dst),
+            (graph.phone, BOUNDARY),
+            (graph.word, 0),
+            (graph.lm, 0.0),
+            (graph.lex, 0.0),
+        )
+    ]
     order = np.argsort(columns[0], kind="stable")
-    return PhoneGraph(*(c[order] for c in columns), start=graph.start, final=int(extra[-1]), num_states=graph.num_states + right)
+    return PhoneGraph(
+        *(c[order] for c in columns), start=graph.start, final=int(extra[-1]), num_states=graph.num_states + right
+    )
 
 
 class _Reader:
@@ -102,7 +123,7 @@ class _Reader:
         width = self.left + self.right
         after = history[index]
         if width:
-            shifted = (after * self.radix + phone) % self.radix ** width
+            shifted = (after * self.radix + phone) % self.radix**width
             after = np.where(phone == NO_PHONE, after, self._reached_left(shifted))
         after = np.where(dst == self.graph.final, 0, after)  # one final state, whatever came before
         return arc, after * self.graph.num_states + dst, index
@@ -112,14 +133,14 @@ class _Reader:
         arc, reached, index = self.successors(keys)
         phone = self.graph.phone[arc]
         window = (keys[index] // self.graph.num_states) * self.radix + phone
-        centre = (window // self.radix ** self.right) % self.radix
+        centre = (window // self.radix**self.right) % self.radix
         return arc, reached, np.where((phone == NO_PHONE) | (centre == self.unread), -1, window), index
 
     def _reached_left(self, history: np.ndarray) -> np.ndarray:
         """An unread place that has moved into the left context lies before the utterance."""
         if self.left == 0:
             return history
-        place = self.radix ** self.right
+        place = self.radix**self.right
         digit = (history // place) % self.radix
         return np.where(digit == self.unread, history + (BOUNDARY - self.unread) * place, history)
 

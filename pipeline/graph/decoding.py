@@ -1,4 +1,5 @@
 """Decoding graphs (HLG): building, the artifact on disk, and the form that k2 decodes with."""
+
 from __future__ import annotations
 
 import logging
@@ -9,15 +10,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipeline.artifacts.arpa import Arpa
+from pipeline.artifacts.lang import Lang
+from pipeline.artifacts.model_dir import HmmDir
+from pipeline.artifacts.symbols import SymbolTable
 from pipeline.base.errors import DataError
 from pipeline.base.files import atomic_write, read_json, write_json
 from pipeline.graph.context import expand_context
 from pipeline.graph.grammar import grammar_from_arpa
 from pipeline.graph.hmm_expansion import EmittingArcs, expand_hmm
 from pipeline.graph.phone_graph import PhoneGraph, build_phone_graph
-from pipeline.artifacts.lang import Lang
-from pipeline.artifacts.model_dir import HmmDir
-from pipeline.artifacts.symbols import SymbolTable
 
 if TYPE_CHECKING:
     import k2
@@ -87,8 +88,9 @@ class DecodingGraph:
         counts = [0] + [1] * (len(self.words) - 1) + [len(s) for s in self.word_sequences]
         return np.array(counts, dtype=np.int64)
 
-    def to_k2(self, log_probs: np.ndarray, transition_scale: float = 1.0, device: str = "cpu",
-              dynamic: bool = False) -> "k2.Fsa":
+    def to_k2(
+        self, log_probs: np.ndarray, transition_scale: float = 1.0, device: str = "cpu", dynamic: bool = False
+    ) -> k2.Fsa:
         """The graph for k2: label = column of the score matrix, -1 final; arc-sorted.
 
         Args:
@@ -102,6 +104,7 @@ class DecodingGraph:
         """
         import k2
         import torch
+
         assert log_probs.shape == (self.num_tids,), (log_probs.shape, self.num_tids)
         trans = np.append(log_probs, np.float32(0.0))[self.tid]  # tid -1 takes the last entry
         label = np.where(self.tid >= 0, self.tid, self.num_tids + self.pdf) if dynamic else self.pdf
@@ -118,31 +121,49 @@ class DecodingGraph:
     def save(self, directory: str | Path, facts: dict[str, Any] | None = None) -> None:
         """Writes graph.json and graph.safetensors."""
         from safetensors.numpy import save
+
         d = Path(directory)
         arrays = {name: getattr(self, name) for name in _COLUMNS}
         with atomic_write(d / ARCS, "wb") as f:
             f.write(save(arrays))
         self.words.save(d / "words.txt")
-        write_json(d / FACTS, {
-            "lang_id": self.lang_id, "tree_id": self.tree_id, "topo_id": self.topo_id, "num_pdfs": self.num_pdfs,
-            "num_tids": self.num_tids, "num_states": self.num_states, "num_arcs": self.num_arcs,
-            "word_sequences": [list(s) for s in self.word_sequences], **(facts or {})})
+        write_json(
+            d / FACTS,
+            {
+                "lang_id": self.lang_id,
+                "tree_id": self.tree_id,
+                "topo_id": self.topo_id,
+                "num_pdfs": self.num_pdfs,
+                "num_tids": self.num_tids,
+                "num_states": self.num_states,
+                "num_arcs": self.num_arcs,
+                "word_sequences": [list(s) for s in self.word_sequences],
+                **(facts or {}),
+            },
+        )
 
     @classmethod
     def load(cls, directory: str | Path) -> DecodingGraph:
         """Reads a graph directory; DataError when a file is missing or damaged."""
         from safetensors import SafetensorError
         from safetensors.numpy import load_file
+
         d = Path(directory)
         facts = read_json(d / FACTS)
         if not (d / ARCS).is_file():
             raise DataError(f"{d / ARCS}: no such file")
         try:
             arrays = load_file(str(d / ARCS))
-            graph = cls(*(arrays[name] for name in _COLUMNS), words=SymbolTable.load(d / "words.txt"),
-                        word_sequences=tuple(tuple(int(w) for w in s) for s in facts["word_sequences"]),
-                        lang_id=facts["lang_id"], tree_id=facts["tree_id"], topo_id=facts["topo_id"],
-                        num_pdfs=int(facts["num_pdfs"]), num_tids=int(facts["num_tids"]))
+            graph = cls(
+                *(arrays[name] for name in _COLUMNS),
+                words=SymbolTable.load(d / "words.txt"),
+                word_sequences=tuple(tuple(int(w) for w in s) for s in facts["word_sequences"]),
+                lang_id=facts["lang_id"],
+                tree_id=facts["tree_id"],
+                topo_id=facts["topo_id"],
+                num_pdfs=int(facts["num_pdfs"]),
+                num_tids=int(facts["num_tids"]),
+            )
         except (SafetensorError, KeyError, TypeError, ValueError, OSError) as e:
             raise DataError(f"{d}: not a decoding graph ({e!r})") from None
         graph.validate(d)
@@ -152,7 +173,12 @@ class DecodingGraph:
         """DataError unless all numbers are within their ranges."""
         labels = len(self.words) + len(self.word_sequences)
         sizes = {len(getattr(self, n)) for n in _COLUMNS[1:]}
-        limits = {"dst": (0, self.num_states), "pdf": (-1, self.num_pdfs), "tid": (-1, self.num_tids), "word": (0, labels)}
+        limits = {
+            "dst": (0, self.num_states),
+            "pdf": (-1, self.num_pdfs),
+            "tid": (-1, self.num_tids),
+            "word": (0, labels),
+        }
         ok = len(sizes) == 1 and self.num_arcs > 0 and self.splits[0] == 0 and self.splits[-1] == self.num_arcs
         ok = ok and bool((np.diff(self.splits) >= 0).all())
         ok = ok and all(lo <= getattr(self, n).min() and getattr(self, n).max() < hi for n, (lo, hi) in limits.items())
@@ -168,8 +194,12 @@ def build_decoding_graph(lang: Lang, arpa: Arpa, hmm: HmmDir) -> DecodingGraph:
     """
     grammar = grammar_from_arpa(arpa, lang.words)
     if grammar.dropped:
-        logger.info("%d of %d words of the language model are not in the lang and were left out, for example %s",
-                    len(grammar.dropped), len(arpa.words()), ", ".join(grammar.dropped[:5]))
+        logger.info(
+            "%d of %d words of the language model are not in the lang and were left out, for example %s",
+            len(grammar.dropped),
+            len(arpa.words()),
+            ", ".join(grammar.dropped[:5]),
+        )
     phones = build_phone_graph(lang, grammar)
     logger.info("LG: %s states, %s arcs", f"{phones.num_states:,}", f"{len(phones.src):,}")
     return expand_phone_graph(phones, lang, hmm)
@@ -178,7 +208,12 @@ def build_decoding_graph(lang: Lang, arpa: Arpa, hmm: HmmDir) -> DecodingGraph:
 def expand_phone_graph(phones: PhoneGraph, lang: Lang, hmm: HmmDir) -> DecodingGraph:
     """A graph over pdf-ids from one over phones: context expansion, then HMM states."""
     context = expand_context(phones, len(lang.phones), hmm.tree.left, hmm.tree.right)
-    logger.info("CLG: %s states, %s arcs, %s windows", f"{context.num_states:,}", f"{len(context.src):,}", f"{len(context.windows):,}")
+    logger.info(
+        "CLG: %s states, %s arcs, %s windows",
+        f"{context.num_states:,}",
+        f"{len(context.src):,}",
+        f"{len(context.windows):,}",
+    )
     arcs = _trim(expand_hmm(context, hmm.tree, hmm.topo, hmm.transitions, len(lang.words)))
     graph = _sorted(arcs, lang, hmm)
     logger.info("HLG: %s states, %s arcs", f"{graph.num_states:,}", f"{graph.num_arcs:,}")
@@ -190,9 +225,18 @@ def _sorted(arcs: EmittingArcs, lang: Lang, hmm: HmmDir) -> DecodingGraph:
     splits = np.searchsorted(arcs.src[order], np.arange(arcs.num_states + 1)).astype(np.int32)
     integers = (getattr(arcs, n)[order].astype(np.int32) for n in ("dst", "pdf", "tid", "word"))
     floats = (getattr(arcs, n)[order].astype(np.float32) for n in ("lm", "lex"))
-    return DecodingGraph(splits, *integers, *floats, words=lang.words, word_sequences=arcs.word_sequences, lang_id=lang.id,
-                         tree_id=hmm.tree.id, topo_id=hmm.topo.id, num_pdfs=hmm.transitions.num_pdfs,
-                         num_tids=hmm.transitions.num_tids)
+    return DecodingGraph(
+        splits,
+        *integers,
+        *floats,
+        words=lang.words,
+        word_sequences=arcs.word_sequences,
+        lang_id=lang.id,
+        tree_id=hmm.tree.id,
+        topo_id=hmm.topo.id,
+        num_pdfs=hmm.transitions.num_pdfs,
+        num_tids=hmm.transitions.num_tids,
+    )
 
 
 def _trim(arcs: EmittingArcs) -> EmittingArcs:

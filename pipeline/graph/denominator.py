@@ -1,13 +1,16 @@
 """Denominators of sequence training: how probable each label is at each frame over all word (or phone) sequences.
 
-Two ways to the same sums: over a whole graph, by a recursion that keeps to a beam; and over lattices that k2's pruned search
+Two ways to the same sums: over a whole graph, by a recursion that keeps to a beam; and over lattices that k2's pruned
+    search
 leaves, which takes longer and loses more (benchmarks/denominators.py).
 """
+
 from __future__ import annotations
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Optional, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -21,7 +24,7 @@ if TYPE_CHECKING:
     from pipeline.graph.search import Lattices
 
 ENGINE_STATES = 5000  # of a graph that a GPU sums over as a whole
-References = Optional[Sequence[Sequence[int]]]
+References = Sequence[Sequence[int]] | None
 
 
 @dataclass
@@ -39,10 +42,10 @@ class Competitors:
     log_z: torch.Tensor
     occupancy: torch.Tensor
     missing: list[int] = field(default_factory=list)
-    accuracy: Optional[torch.Tensor] = None
-    gradient: Optional[torch.Tensor] = None
+    accuracy: torch.Tensor | None = None
+    gradient: torch.Tensor | None = None
 
-    def add(self, row: int, log_weight: torch.Tensor, occupancy: torch.Tensor, accuracy: Optional[torch.Tensor]) -> None:
+    def add(self, row: int, log_weight: torch.Tensor, occupancy: torch.Tensor, accuracy: torch.Tensor | None) -> None:
         """Adds further paths to one utterance.
 
         Args:
@@ -56,40 +59,53 @@ class Competitors:
             assert accuracy is not None and self.gradient is not None
             new = float((occupancy * accuracy[row]).sum())
             old, mean = float(self.accuracy[row]), (1.0 - share) * float(self.accuracy[row]) + share * new
-            self.gradient[row] = (1.0 - share) * (self.gradient[row] + (old - mean) * self.occupancy[row]) \
-                + share * (new - mean) * occupancy
+            self.gradient[row] = (1.0 - share) * (self.gradient[row] + (old - mean) * self.occupancy[row]) + share * (
+                new - mean
+            ) * occupancy
             self.accuracy[row] = mean
         self.occupancy[row] = (1.0 - share) * self.occupancy[row] + share * occupancy
         self.log_z[row] = total
 
 
 class GraphSum:
-    """Sums over all paths of one graph, the same for every utterance, by a recursion on the CPU that leaves out states of next
-    to no probability; for a small graph on a GPU by the HMM engine.
+    """Sums over all paths of one graph, the same for every utterance, by a recursion on the CPU that leaves out states
+    of next to no probability; for a small graph on a GPU by the HMM engine.
 
-    Nothing but that beam stands between these sums and the exact ones, where a lattice also lacks what its own beam cuts off.
-    Paths begin in the graph's start and end in its final states: utterances are whole, so nothing like the leaky transitions
-    that Kaldi needs for chunks (Povey et al. 2016) is wanted here.
+    Nothing but that beam stands between these sums and the exact ones, where a lattice also lacks what its own beam
+    cuts off. Paths begin in the graph's start and end in its final states: utterances are whole, so nothing like the
+    leaky transitions that Kaldi needs for chunks (Povey et al. 2016) is wanted here.
     """
 
-    def __init__(self, graph: DecodingGraph, log_probs: np.ndarray, transition_scale: float, beam: float = 13.0,
-                 max_active: int = 1 << 30, retries: int = 2) -> None:
+    def __init__(
+        self,
+        graph: DecodingGraph,
+        log_probs: np.ndarray,
+        transition_scale: float,
+        beam: float = 13.0,
+        max_active: int = 1 << 30,
+        retries: int = 2,
+    ) -> None:
         """Args:
-            graph: a decoding graph of words or phones.
-            log_probs: (n_tid,) natural-log transition probabilities.
-            transition_scale: their weight.
-            beam: states whose natural-log probability is by more below that of a frame's best state are left out.
-            max_active: states of a frame beyond so many, too.
-            retries: how often an utterance without a path is tried again with a doubled beam and max_active.
+        graph: a decoding graph of words or phones.
+        log_probs: (n_tid,) natural-log transition probabilities.
+        transition_scale: their weight.
+        beam: states whose natural-log probability is by more below that of a frame's best state are left out.
+        max_active: states of a frame beyond so many, too.
+        retries: how often an utterance without a path is tried again with a doubled beam and max_active.
         """
         assert beam > 0 and max_active > 0, (beam, max_active)
         self._weight, self._final = _weights(graph, log_probs, transition_scale)
         self._graph, self._beam, self._max_active, self._retries = graph, beam, max_active, retries
-        self._arranged: Optional[tuple[np.ndarray, ...]] = None
-        self._engine: Optional[Graphs] = None
+        self._arranged: tuple[np.ndarray, ...] | None = None
+        self._engine: Graphs | None = None
 
-    def __call__(self, scores: torch.Tensor, lens: torch.Tensor, references: References = None,
-                 accuracy: Optional[torch.Tensor] = None) -> Competitors:
+    def __call__(
+        self,
+        scores: torch.Tensor,
+        lens: torch.Tensor,
+        references: References = None,
+        accuracy: torch.Tensor | None = None,
+    ) -> Competitors:
         """The sums of a batch; utterances side by side in as many threads as numba may use.
 
         Args:
@@ -99,8 +115,11 @@ class GraphSum:
             accuracy: (N, T, P) accuracy of each label; the result then has expected accuracies and their gradient.
         """
         import numba
+
         by_engine = scores.is_cuda and accuracy is None and self._graph.num_states <= ENGINE_STATES
-        out = Competitors(torch.full((len(scores),), -np.inf, dtype=torch.float64), torch.zeros(scores.shape, device=scores.device))
+        out = Competitors(
+            torch.full((len(scores),), -np.inf, dtype=torch.float64), torch.zeros(scores.shape, device=scores.device)
+        )
         if accuracy is not None:
             out.accuracy, out.gradient = torch.zeros(len(scores), dtype=torch.float64), torch.zeros_like(out.occupancy)
 
@@ -132,34 +151,47 @@ class GraphSum:
         found = occupancies(self._engine, scores[None], torch.tensor([len(scores)], device=scores.device))
         return float(found.scores[0]), found.pdf(len(scores), scores.shape[1])[0]
 
-    def _by_recursion(self, scores: torch.Tensor,
-                      accuracy: Optional[torch.Tensor] = None) -> tuple[float, torch.Tensor, float, Optional[torch.Tensor]]:
-        """The same by the recursion, with the expected accuracy and its (T, P) derivative where accuracies are given."""
+    def _by_recursion(
+        self, scores: torch.Tensor, accuracy: torch.Tensor | None = None
+    ) -> tuple[float, torch.Tensor, float, torch.Tensor | None]:
+        """The same by the recursion, with the expected accuracy and its (T, P) derivative where accuracies are
+        given.
+        """
         from pipeline.graph.graph_sums import LEAST, graph_sums
+
         best = scores.max(1, keepdim=True).values
         emission = (scores - best).double().exp().numpy()
         right = np.zeros((0, 0)) if accuracy is None else accuracy.double().numpy()
         beam, max_active = self._beam, self._max_active
         for _ in range(self._retries + 1):
             posteriors, derivative = np.zeros(emission.shape), np.zeros(right.shape)
-            log_z, mean = graph_sums(*self._arrange(), emission, right, max(float(np.exp(-beam)), LEAST), max_active, posteriors,
-                                     derivative)
+            log_z, mean = graph_sums(
+                *self._arrange(), emission, right, max(float(np.exp(-beam)), LEAST), max_active, posteriors, derivative
+            )
             if log_z > -np.inf:
                 break
             beam, max_active = 2 * beam, 2 * max_active
-        return (log_z + float(best.double().sum()), torch.from_numpy(posteriors.astype(np.float32)), mean,
-                None if accuracy is None else torch.from_numpy(derivative.astype(np.float32)))
+        return (
+            log_z + float(best.double().sum()),
+            torch.from_numpy(posteriors.astype(np.float32)),
+            mean,
+            None if accuracy is None else torch.from_numpy(derivative.astype(np.float32)),
+        )
 
     def _arrange(self) -> tuple[np.ndarray, ...]:
         """The arcs that emit, by the states at either end, and the probabilities of ending."""
         if self._arranged is None:
             from pipeline.graph.graph_sums import arrange
+
             graph = self._graph
             emits = np.flatnonzero(graph.pdf >= 0)
             src = np.repeat(np.arange(graph.num_states), np.diff(graph.splits))[emits]
             dst, pdf, weight = graph.dst[emits], graph.pdf[emits], np.exp(self._weight[emits])
-            self._arranged = (*arrange(src, dst, pdf, weight, graph.num_states), *arrange(dst, src, pdf, weight, graph.num_states),
-                              np.exp(self._final))
+            self._arranged = (
+                *arrange(src, dst, pdf, weight, graph.num_states),
+                *arrange(dst, src, pdf, weight, graph.num_states),
+                np.exp(self._final),
+            )
         return self._arranged
 
 
@@ -186,22 +218,39 @@ def engine_graph(graph: DecodingGraph, weight: np.ndarray, final: np.ndarray) ->
     """
     src, emits = np.repeat(np.arange(graph.num_states), np.diff(graph.splits)), graph.pdf >= 0
     ends = np.flatnonzero(np.isfinite(final))
-    return from_arcs(src[emits], graph.dst[emits], graph.pdf[emits], np.full(int(emits.sum()), -1), weight[emits], [(0, 0.0)],
-                     [(int(s), float(final[s])) for s in ends], graph.num_pdfs, 0)
+    return from_arcs(
+        src[emits],
+        graph.dst[emits],
+        graph.pdf[emits],
+        np.full(int(emits.sum()), -1),
+        weight[emits],
+        [(0, 0.0)],
+        [(int(s), float(final[s])) for s in ends],
+        graph.num_pdfs,
+        0,
+    )
 
 
 class LatticeSum:
     """Sums over lattices made on the fly by k2's pruned search."""
 
-    def __init__(self, graph: DecodingGraph, log_probs: np.ndarray, tid_pdf: np.ndarray, transition_scale: float,
-                 options: DecodeOptions) -> None:
+    def __init__(
+        self,
+        graph: DecodingGraph,
+        log_probs: np.ndarray,
+        tid_pdf: np.ndarray,
+        transition_scale: float,
+        options: DecodeOptions,
+    ) -> None:
         """Args:
-            graph, log_probs, transition_scale: as for ``GraphSum``.
-            tid_pdf: (n_tid,) pdf-id of each transition-id.
-            options: beams and retries of the search; its acoustic scale must be 1, for scores come scaled.
+        graph, log_probs, transition_scale: as for ``GraphSum``.
+        tid_pdf: (n_tid,) pdf-id of each transition-id.
+        options: beams and retries of the search; its acoustic scale must be 1, for scores come scaled.
         """
         import k2
+
         from pipeline.graph.search import Searcher
+
         assert options.acoustic_scale == 1.0, options.acoustic_scale
         if not k2.with_cuda:  # the network may be on a GPU that this k2 does not know
             options = replace(options, device="cpu")
@@ -212,8 +261,13 @@ class LatticeSum:
         self._spell_splits = np.concatenate([[0], np.cumsum([len(w) for w in words])]).astype(np.int64)
         self._spell_words = np.array([w for spelled in words for w in spelled], dtype=np.int64)
 
-    def __call__(self, scores: torch.Tensor, lens: torch.Tensor, references: References = None,
-                 accuracy: Optional[torch.Tensor] = None) -> Competitors:
+    def __call__(
+        self,
+        scores: torch.Tensor,
+        lens: torch.Tensor,
+        references: References = None,
+        accuracy: torch.Tensor | None = None,
+    ) -> Competitors:
         """As ``GraphSum``; an empty lattice is searched for again with wider beams.
 
         Args:
@@ -234,10 +288,19 @@ class LatticeSum:
                 break
         return out
 
-    def _collect(self, lattices: "Lattices", rows: list[int], scores: torch.Tensor, lens: torch.Tensor, references: References,
-                 accuracy: Optional[torch.Tensor], out: Competitors) -> None:
+    def _collect(
+        self,
+        lattices: Lattices,
+        rows: list[int],
+        scores: torch.Tensor,
+        lens: torch.Tensor,
+        references: References,
+        accuracy: torch.Tensor | None,
+        out: Competitors,
+    ) -> None:
         """Writes the sums of the lattices of some rows into `out`."""
         from pipeline.graph.lattice_sums import arc_frames, contains, expected_accuracy
+
         fsa, splits = lattices.fsa, lattices.arc_splits().cpu().numpy().astype(np.int64)
         arcs = fsa.arcs.values()[:, :3].cpu().numpy()
         src, dst, label = (np.ascontiguousarray(arcs[:, i]) for i in range(3))
@@ -261,7 +324,13 @@ class LatticeSum:
             begin, end = splits[i], splits[i + 1]
             if begin == end:
                 continue
-            out.log_z[n] = sums[i] + best[n, :int(lens[n])].double().sum().cpu()
-            if references is not None and not contains(src[begin:end], dst[begin:end], words[begin:end], self._spell_splits,
-                                                       self._spell_words, np.asarray(references[n], dtype=np.int64)):
+            out.log_z[n] = sums[i] + best[n, : int(lens[n])].double().sum().cpu()
+            if references is not None and not contains(
+                src[begin:end],
+                dst[begin:end],
+                words[begin:end],
+                self._spell_splits,
+                self._spell_words,
+                np.asarray(references[n], dtype=np.int64),
+            ):
                 out.missing.append(n)

@@ -1,13 +1,14 @@
 """G: a back-off language model as an automaton over word ids."""
+
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.artifacts.arpa import BOS, EOS, ZERO, LOG10, Arpa, Ngram
-from pipeline.base.errors import DataError
+from pipeline.artifacts.arpa import BOS, EOS, LOG10, ZERO, Arpa, Ngram
 from pipeline.artifacts.symbols import SymbolTable
+from pipeline.base.errors import DataError
 
 
 @dataclass(frozen=True)

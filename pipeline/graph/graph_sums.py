@@ -1,10 +1,11 @@
 """Compiled forward-backward over a decoding graph as it stands, visiting only states that matter.
 
-Probabilities in float64, scaled at every frame, hold paths up to 700 nats behind the best. The forward pass drops states whose
-probability is less than `floor` of the frame's best: for a denominator, most of a graph at most frames; where one state is far
-ahead of all others, a FEW of them stay. The backward pass visits only what ends in a path: at frames where few states are left
-by then it goes against the arcs.
+Probabilities in float64, scaled at every frame, hold paths up to 700 nats behind the best. The forward pass drops
+states whose probability is less than `floor` of the frame's best: for a denominator, most of a graph at most frames;
+where one state is far ahead of all others, a FEW of them stay. The backward pass visits only what ends in a path: at
+frames where few states are left by then it goes against the arcs.
 """
+
 from __future__ import annotations
 
 import numba
@@ -14,10 +15,13 @@ ARC = np.dtype([("state", np.int32), ("pdf", np.int32), ("weight", np.float64)])
 THIN = 0.01  # the backward pass drops states of a posterior below THIN * floor
 BINS = 256
 LEAST = 1e-200  # of floors: a share that float64 hardly tells from 0, clear of its slow smallest numbers
-FEW = 200  # states of a frame that are kept beyond the floor, down to its square, where the best state is far ahead of all others
+# States of a frame that are kept beyond the floor, down to its square, where the best state is far ahead of all others.
+FEW = 200
 
 
-def arrange(near: np.ndarray, far: np.ndarray, pdf: np.ndarray, weight: np.ndarray, num_states: int) -> tuple[np.ndarray, np.ndarray]:
+def arrange(
+    near: np.ndarray, far: np.ndarray, pdf: np.ndarray, weight: np.ndarray, num_states: int
+) -> tuple[np.ndarray, np.ndarray]:
     """The arcs by the state at one end.
 
     Args:
@@ -34,9 +38,19 @@ def arrange(near: np.ndarray, far: np.ndarray, pdf: np.ndarray, weight: np.ndarr
 
 
 @numba.njit(cache=True, nogil=True)
-def graph_sums(splits: np.ndarray, arcs: np.ndarray, in_splits: np.ndarray, in_arcs: np.ndarray, final: np.ndarray,
-               emission: np.ndarray, accuracy: np.ndarray, floor: float, max_active: int, occupancy: np.ndarray,
-               derivative: np.ndarray) -> tuple[float, float]:
+def graph_sums(
+    splits: np.ndarray,
+    arcs: np.ndarray,
+    in_splits: np.ndarray,
+    in_arcs: np.ndarray,
+    final: np.ndarray,
+    emission: np.ndarray,
+    accuracy: np.ndarray,
+    floor: float,
+    max_active: int,
+    occupancy: np.ndarray,
+    derivative: np.ndarray,
+) -> tuple[float, float]:
     """Sum over all paths of one utterance, the label posteriors, and the expected accuracy with its derivative.
 
     Args:
@@ -48,7 +62,8 @@ def graph_sums(splits: np.ndarray, arcs: np.ndarray, in_splits: np.ndarray, in_a
         floor: see above; at least LEAST.
         max_active: states that are kept at a frame at most; what is below the floor that this needs is dropped.
         occupancy: (T, P) zeros, filled with the posteriors.
-        derivative: like accuracy, zeros, filled with the derivative of the expected sum of accuracies by the log likelihoods.
+        derivative: like accuracy, zeros, filled with the derivative of the expected sum of accuracies by the log
+            likelihoods.
     Returns:
         Natural log of the sum, -inf without a path; expected sum of the accuracies.
     """
@@ -75,13 +90,24 @@ def graph_sums(splits: np.ndarray, arcs: np.ndarray, in_splits: np.ndarray, in_a
     total = np.log(ended)
     for t in range(frames - 1, -1, -1):
         begin, end = first[t], first[t + 1]
-        row = prob[begin:end], right[begin:end], emission[t], accuracy[t:t + 1], occupancy[t], derivative[t:t + 1]
+        row = prob[begin:end], right[begin:end], emission[t], accuracy[t : t + 1], occupancy[t], derivative[t : t + 1]
         fanin = 0
         for k in range(num_live):
             fanin += in_splits[live[k] + 1] - in_splits[live[k]]
         if fanin < fanout[t]:
-            count, mass = _against(kept[begin:end], place, live[:num_live], in_splits, in_arcs, value, right_after, row, back, back_right,
-                                   touched)
+            count, mass = _against(
+                kept[begin:end],
+                place,
+                live[:num_live],
+                in_splits,
+                in_arcs,
+                value,
+                right_after,
+                row,
+                back,
+                back_right,
+                touched,
+            )
         else:
             count, mass = _along(kept[begin:end], splits, arcs, value, right_after, row, back, back_right, touched)
         for k in range(num_live):
@@ -108,7 +134,9 @@ def graph_sums(splits: np.ndarray, arcs: np.ndarray, in_splits: np.ndarray, in_a
 
 @numba.njit(cache=True, nogil=True)
 def _along(kept, splits, arcs, value, right_after, row, back, back_right, touched):
-    """A frame backward, along the arcs out of its states; see ``_take``. Returns how many states are touched, and the mass."""
+    """A frame backward, along the arcs out of its states; see ``_take``. Returns how many states are touched, and the
+    mass.
+    """
     (prob, right, emission, accuracy, occupancy, derivative), count, mass = row, 0, 0.0
     for j in range(len(kept)):
         for a in range(splits[kept[j]], splits[kept[j] + 1]):
@@ -116,8 +144,22 @@ def _along(kept, splits, arcs, value, right_after, row, back, back_right, touche
             if value[arc.state] > 0.0:
                 x = arc.weight * emission[arc.pdf] * value[arc.state]
                 if x > 0.0:
-                    count, g = _take(j, arc.pdf, arc.state, x, right_after, prob, right, accuracy, occupancy, derivative, back, back_right,
-                                     touched, count)
+                    count, g = _take(
+                        j,
+                        arc.pdf,
+                        arc.state,
+                        x,
+                        right_after,
+                        prob,
+                        right,
+                        accuracy,
+                        occupancy,
+                        derivative,
+                        back,
+                        back_right,
+                        touched,
+                        count,
+                    )
                     mass += g
     return count, mass
 
@@ -135,8 +177,22 @@ def _against(kept, place, live, in_splits, in_arcs, value, right_after, row, bac
             if j >= 0:
                 x = arc.weight * emission[arc.pdf] * value[state]
                 if x > 0.0:
-                    count, g = _take(j, arc.pdf, state, x, right_after, prob, right, accuracy, occupancy, derivative, back, back_right,
-                                     touched, count)
+                    count, g = _take(
+                        j,
+                        arc.pdf,
+                        state,
+                        x,
+                        right_after,
+                        prob,
+                        right,
+                        accuracy,
+                        occupancy,
+                        derivative,
+                        back,
+                        back_right,
+                        touched,
+                        count,
+                    )
                     mass += g
     for s in kept:
         place[s] = 0
@@ -144,7 +200,9 @@ def _against(kept, place, live, in_splits, in_arcs, value, right_after, row, bac
 
 
 @numba.njit(inline="always")  # a call would count references to ten arrays at every arc
-def _take(j, pdf, after, x, right_after, prob, right, accuracy, occupancy, derivative, back, back_right, touched, count):
+def _take(
+    j, pdf, after, x, right_after, prob, right, accuracy, occupancy, derivative, back, back_right, touched, count
+):
     """Credits all paths through one arc: to the backward sum of the frame's state j, and to the label.
 
     Args:
@@ -195,14 +253,43 @@ def _forward(splits, arcs, emission, accuracy, floor, max_active):
         begin, end = first[t], first[t + 1]
         for i in range(begin, end):
             fanout[t] += splits[kept[i] + 1] - splits[kept[i]]
-        count, best = _reach(kept, prob, right, begin, end, top, splits, arcs, emission[t], accuracy[t:t + 1], floor, value, gained, reached)
+        count, best = _reach(
+            kept,
+            prob,
+            right,
+            begin,
+            end,
+            top,
+            splits,
+            arcs,
+            emission[t],
+            accuracy[t : t + 1],
+            floor,
+            value,
+            gained,
+            reached,
+        )
         limit = max_active
         kept, prob, right = _room(kept, prob, right, end + count)
         last = _keep(kept, prob, right, end, value, gained, reached, count, floor * best)
         if last - end < min(FEW, states):
             limit = FEW
-            count, best = _reach(kept, prob, right, begin, end, top, splits, arcs, emission[t], accuracy[t:t + 1], deep, value, gained,
-                                 reached)
+            count, best = _reach(
+                kept,
+                prob,
+                right,
+                begin,
+                end,
+                top,
+                splits,
+                arcs,
+                emission[t],
+                accuracy[t : t + 1],
+                deep,
+                value,
+                gained,
+                reached,
+            )
             kept, prob, right = _room(kept, prob, right, end + count)
             last = _keep(kept, prob, right, end, value, gained, reached, count, deep * best)
         if last - end > limit:
@@ -221,13 +308,15 @@ def _forward(splits, arcs, emission, accuracy, floor, max_active):
 
 @numba.njit(cache=True, nogil=True)
 def _reach(kept, prob, right, begin, end, top, splits, arcs, emission, accuracy, floor, value, gained, reached):
-    """Follows the arcs of a frame's states, those at begin .. end, and leaves out what is below the floor from the outset.
+    """Follows the arcs of a frame's states, those at begin .. end, and leaves out what is below the floor from the
+    outset.
 
     Args:
         top: where the best of the states lies: its arcs show how much the others have to offer at least.
         emission: (P,) likelihoods of the frame.
         accuracy: (1, P) or (0, P).
-        value, gained: (S,) zeros, filled with probabilities and, with accuracies, their products with expected accuracies.
+        value, gained: (S,) zeros, filled with probabilities and, with accuracies, their products with expected
+            accuracies.
         reached: (S,) filled with the states reached.
     Returns:
         Number of states reached, and the highest probability among them.
@@ -255,7 +344,9 @@ def _reach(kept, prob, right, begin, end, top, splits, arcs, emission, accuracy,
 
 @numba.njit(cache=True, nogil=True)
 def _keep(kept, prob, right, end, value, gained, reached, count, least):
-    """Moves the states of at least this probability behind `end`, and clears what was noted of all; returns the new end."""
+    """Moves the states of at least this probability behind `end`, and clears what was noted of all; returns the new
+    end.
+    """
     for i in range(count):
         s = reached[i]
         if value[s] >= least:
@@ -302,5 +393,5 @@ def _room(kept, prob, right, size):
 @numba.njit(cache=True, nogil=True)
 def _grown(old: np.ndarray) -> np.ndarray:
     new = np.empty(2 * len(old), old.dtype)
-    new[:len(old)] = old
+    new[: len(old)] = old
     return new

@@ -11,17 +11,18 @@ brackets)::
 The chain a0, a1, a2 is shared by all arcs with the same d and the same HMM; word and weight lie on the two arcs that
 enter it. Arcs without emission are then removed by letting whatever enters their source enter their destination too.
 """
+
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.base.errors import DataError
-from pipeline.graph.context import ContextGraph
 from pipeline.artifacts.topo import Topo
 from pipeline.artifacts.transitions import TransitionModel
 from pipeline.artifacts.tree import Tree
+from pipeline.base.errors import DataError
+from pipeline.graph.context import ContextGraph
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,9 @@ class _Hmms:
     length: np.ndarray  # (H,)
 
 
-def expand_hmm(graph: ContextGraph, tree: Tree, topo: Topo, transitions: TransitionModel, num_words: int) -> EmittingArcs:
+def expand_hmm(
+    graph: ContextGraph, tree: Tree, topo: Topo, transitions: TransitionModel, num_words: int
+) -> EmittingArcs:
     """Expands context windows to HMM-states and removes all arcs that emit nothing.
 
     Args:
@@ -92,7 +95,7 @@ def _hmms(windows: np.ndarray, tree: Tree, topo: Topo, transitions: TransitionMo
     classes = np.full((len(tree.phones), most), -1, dtype=np.int64)
     for name, phone_topo in topo.phones.items():
         row = phone_topo.pdf_classes[:most]
-        classes[tree.phones.id(name), :len(row)] = row
+        classes[tree.phones.id(name), : len(row)] = row
     ts = np.full((len(windows), most), -1, dtype=np.int64)
     for k in range(most):
         has = np.nonzero(length > k)[0]
@@ -124,7 +127,9 @@ def _expand(graph: ContextGraph, emits: np.ndarray, hmms: _Hmms) -> tuple[tuple[
     return tuple(np.concatenate(c) for c in zip(*parts)), graph.num_states + len(state)
 
 
-def _bypass_silent(arcs: tuple[np.ndarray, ...], silent: tuple[np.ndarray, ...], num_states: int) -> tuple[tuple[np.ndarray, ...], int]:
+def _bypass_silent(
+    arcs: tuple[np.ndarray, ...], silent: tuple[np.ndarray, ...], num_states: int
+) -> tuple[tuple[np.ndarray, ...], int]:
     """Adds to every arc into a state copies into all states that silent arcs reach from there."""
     src, dst, _, lm, lex = silent
     out = _Index(src, num_states)
@@ -155,8 +160,9 @@ class _Index:
         return index, self.order[within + np.repeat(self.splits[states], count)]
 
 
-def _start_arcs(arcs: tuple[np.ndarray, ...], silent: tuple[np.ndarray, ...], old_start: int, start: int,
-                num_words: int) -> tuple[tuple[np.ndarray, ...], tuple[tuple[int, ...], ...]]:
+def _start_arcs(
+    arcs: tuple[np.ndarray, ...], silent: tuple[np.ndarray, ...], old_start: int, start: int, num_words: int
+) -> tuple[tuple[np.ndarray, ...], tuple[tuple[int, ...], ...]]:
     """Arcs out of a new start state: those of every state that silent arcs reach from the old one.
 
     With right context the silent arcs at the start may carry words, which are put in front of the word of the first
@@ -185,7 +191,12 @@ def _start_arcs(arcs: tuple[np.ndarray, ...], silent: tuple[np.ndarray, ...], ol
     while len(level[0]):
         at, said, far_lm, far_lex = level
         row, step = by_src.arcs(at)
-        level = (dst[step], numbers(np.stack([said[row], word[step]], axis=1)), far_lm[row] + lm[step], far_lex[row] + lex[step])
+        level = (
+            dst[step],
+            numbers(np.stack([said[row], word[step]], axis=1)),
+            far_lm[row] + lm[step],
+            far_lex[row] + lex[step],
+        )
         levels.append(level)
     at, said, far_lm, far_lex = (np.concatenate(c) for c in zip(*levels))
     row, step = _Index(arcs[0], size).arcs(at)
@@ -193,6 +204,13 @@ def _start_arcs(arcs: tuple[np.ndarray, ...], silent: tuple[np.ndarray, ...], ol
     several = [n for n, s in enumerate(sequences) if len(s) > 1]
     ids = np.array([s[0] if s else 0 for s in sequences], dtype=np.int64)
     ids[several] = num_words + np.arange(len(several))
-    copies = (np.full(len(row), start), arcs[1][step], arcs[2][step], arcs[3][step], ids[full], arcs[5][step] + far_lm[row],
-              arcs[6][step] + far_lex[row])
+    copies = (
+        np.full(len(row), start),
+        arcs[1][step],
+        arcs[2][step],
+        arcs[3][step],
+        ids[full],
+        arcs[5][step] + far_lm[row],
+        arcs[6][step] + far_lex[row],
+    )
     return copies, tuple(sequences[n] for n in several)

@@ -7,7 +7,6 @@ that leaves the state, so that each pair (pdf, transition-id) becomes a column o
 from __future__ import annotations
 
 import dataclasses
-from typing import Optional
 
 import k2
 import numpy as np
@@ -38,7 +37,7 @@ class _Arcs:
     arc: np.ndarray
 
     @staticmethod
-    def of(*parts: tuple) -> "_Arcs":
+    def of(*parts: tuple) -> _Arcs:
         """Join parts, each a tuple of the fields (scalars stand for equal values)."""
         broad = [np.broadcast_arrays(*part) for part in parts]
         columns = [np.concatenate([part[i] for part in broad]) for i in range(7)]
@@ -123,9 +122,7 @@ def to_k2(graphs: Graphs, offset: int = 1) -> k2.Fsa:
     return fsa
 
 
-def from_k2(
-    fsa: k2.Fsa, offset: int = 1, num_pdfs: Optional[int] = None, num_tids: Optional[int] = None
-) -> Graphs:
+def from_k2(fsa: k2.Fsa, offset: int = 1, num_pdfs: int | None = None, num_tids: int | None = None) -> Graphs:
     """An epsilon-free k2 Fsa or FsaVec as `Graphs`.
 
     Args:
@@ -165,7 +162,9 @@ def from_k2(
 
 @dataclasses.dataclass
 class _Lattice:
-    """All paths of the utterances that have frames: utterance i of `fsa` and `graphs` is utterance kept[i] of the call."""
+    """All paths of the utterances that have frames: utterance i of `fsa` and `graphs` is utterance kept[i] of the
+    call.
+    """
 
     fsa: k2.Fsa
     graphs: Graphs
@@ -196,8 +195,8 @@ def _columns(graphs: Graphs, emissions: torch.Tensor, transitions: torch.Tensor)
 
 
 def _lattice(
-    graphs: Graphs, emissions: torch.Tensor, lengths: torch.Tensor, transitions: Optional[torch.Tensor]
-) -> Optional[_Lattice]:
+    graphs: Graphs, emissions: torch.Tensor, lengths: torch.Tensor, transitions: torch.Tensor | None
+) -> _Lattice | None:
     """Every path of every utterance with its score; None if no utterance has a frame."""
     lengths = lengths.cpu().long()
     kept = torch.argsort(lengths, descending=True)[: int((lengths > 0).sum())]  # k2 wants the longest first
@@ -219,7 +218,7 @@ def _lattice(
     return _Lattice(fsa, graphs, kept, timed)
 
 
-def _totals(lattice: Optional[_Lattice], num: int, log_semiring: bool) -> torch.Tensor:
+def _totals(lattice: _Lattice | None, num: int, log_semiring: bool) -> torch.Tensor:
     """Scores (N,) in the order of the call, -inf without a path."""
     totals = torch.full((num,), NEG_INF)
     if lattice is None:
@@ -232,7 +231,7 @@ def _totals(lattice: Optional[_Lattice], num: int, log_semiring: bool) -> torch.
 
 
 def full_sum(
-    graphs: Graphs, emissions: torch.Tensor, lengths: torch.Tensor, transitions: Optional[torch.Tensor]
+    graphs: Graphs, emissions: torch.Tensor, lengths: torch.Tensor, transitions: torch.Tensor | None
 ) -> torch.Tensor:
     """Scores (N,), differentiable through k2."""
     return _totals(_lattice(graphs, emissions, lengths, transitions), len(graphs), True)
@@ -254,7 +253,7 @@ def _arc_shift(lattice: _Lattice, graphs: Graphs) -> torch.Tensor:
 
 
 def occupancies(
-    graphs: Graphs, emissions: torch.Tensor, lengths: torch.Tensor, transitions: Optional[torch.Tensor]
+    graphs: Graphs, emissions: torch.Tensor, lengths: torch.Tensor, transitions: torch.Tensor | None
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Scores (N,), state occupancies (sum of T_n S_n,) frame by frame of each graph, expected counts of arcs (A,)."""
     graphs = graphs.to("cpu")
@@ -275,7 +274,7 @@ def occupancies(
 
 
 def viterbi(
-    graphs: Graphs, emissions: torch.Tensor, lengths: torch.Tensor, transitions: Optional[torch.Tensor]
+    graphs: Graphs, emissions: torch.Tensor, lengths: torch.Tensor, transitions: torch.Tensor | None
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Scores (N,), best states (N, T) numbered within their graph, arcs (N, T) taken into each frame; -1 elsewhere."""
     graphs = graphs.to("cpu")

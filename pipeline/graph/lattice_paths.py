@@ -1,4 +1,5 @@
 """Best paths of a lattice under many weights at once; compiled, because tuning asks for dozens of them per lattice."""
+
 from __future__ import annotations
 
 import numba
@@ -6,13 +7,22 @@ import numpy as np
 
 
 @numba.njit(cache=True)
-def best_labels(src: np.ndarray, dst: np.ndarray, label: np.ndarray, acoustic: np.ndarray, graph: np.ndarray, words: np.ndarray,
-                num_states: int, inverse: np.ndarray, penalty: np.ndarray) -> np.ndarray:
+def best_labels(
+    src: np.ndarray,
+    dst: np.ndarray,
+    label: np.ndarray,
+    acoustic: np.ndarray,
+    graph: np.ndarray,
+    words: np.ndarray,
+    num_states: int,
+    inverse: np.ndarray,
+    penalty: np.ndarray,
+) -> np.ndarray:
     """Labels of the path with the largest acoustic * inverse + graph - penalty * words, for each of W pairs of weights.
 
     Args:
-        src, dst: (A,) states of the arcs, sorted by source, each leading to a later state, as k2 leaves its lattices; state 0
-            is the start, the last state the end.
+        src, dst: (A,) states of the arcs, sorted by source, each leading to a later state, as k2 leaves its lattices;
+            state 0 is the start, the last state the end.
         label: (A,) output labels, 0 for none.
         acoustic, graph, words: (A,) float64.
         inverse, penalty: (W,) float64.

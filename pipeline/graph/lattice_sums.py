@@ -3,6 +3,7 @@
 Arcs of an utterance lie side by side, sorted by source, and every arc leads to a later state; state 0 is the start, the
 last state the end, as k2 leaves its lattices.
 """
+
 from __future__ import annotations
 
 import numba
@@ -30,8 +31,14 @@ def arc_frames(splits: np.ndarray, src: np.ndarray, dst: np.ndarray) -> np.ndarr
 
 
 @numba.njit(cache=True)
-def contains(src: np.ndarray, dst: np.ndarray, label: np.ndarray, spell_splits: np.ndarray, spell_words: np.ndarray,
-             reference: np.ndarray) -> bool:
+def contains(
+    src: np.ndarray,
+    dst: np.ndarray,
+    label: np.ndarray,
+    spell_splits: np.ndarray,
+    spell_words: np.ndarray,
+    reference: np.ndarray,
+) -> bool:
     """Whether one utterance's lattice has a path with exactly the reference's words.
 
     Args:
@@ -63,12 +70,13 @@ def contains(src: np.ndarray, dst: np.ndarray, label: np.ndarray, spell_splits: 
 
 
 @numba.njit(cache=True)
-def expected_accuracy(splits: np.ndarray, src: np.ndarray, dst: np.ndarray, score: np.ndarray,
-                      accuracy: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def expected_accuracy(
+    splits: np.ndarray, src: np.ndarray, dst: np.ndarray, score: np.ndarray, accuracy: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Forward-backward over scores and, beside them, over accuracies (Povey 2003, section 6.3).
 
-    With c(a) the expected accuracy of the paths through arc a and C that of all paths, the derivative of C by the score of
-    a is gamma(a) (c(a) - C).
+    With c(a) the expected accuracy of the paths through arc a and C that of all paths, the derivative of C by the score
+    of a is gamma(a) (c(a) - C).
 
     Args:
         splits, src, dst: as for ``arc_frames``.

@@ -4,24 +4,25 @@ cf. Kaldi lattice-lmrescore: there the lattice is composed with the difference o
 keeps its best path for each history of the new model; so nothing is lost as with n-best lists, and no composed lattice
 has to be built.
 """
+
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, Optional
+from typing import TYPE_CHECKING, NamedTuple
 
 import numba
 import numpy as np
 
 from pipeline.artifacts.arpa import LOG10, UNK, ZERO, Arpa
-from pipeline.graph.grammar import grammar_from_arpa
 from pipeline.artifacts.symbols import SymbolTable
+from pipeline.graph.grammar import grammar_from_arpa
 
 if TYPE_CHECKING:
     from pipeline.graph.search import Lattices
 
 
 class _Model(NamedTuple):
-    """A back-off model: arcs out of history h are splits[h]:splits[h + 1], sorted by word; `unknown` (V,) is the score of a
-    word without unigram."""
+    """A back-off model: arcs out of history h are splits[h]:splits[h + 1], sorted by word; `unknown` (V,) is the score
+    of a word without unigram."""
 
     splits: np.ndarray
     word: np.ndarray
@@ -39,20 +40,29 @@ class LatticeRescorer:
 
     def __init__(self, arpa: Arpa, words: SymbolTable, old_lm: float = 0.0) -> None:
         """Args:
-            arpa: the new model; words that it lacks score as its <unk>, or as zero probability.
-            words: the lang's table.
-            old_lm: share of the old log score that stays; the new model has the rest.
+        arpa: the new model; words that it lacks score as its <unk>, or as zero probability.
+        words: the lang's table.
+        old_lm: share of the old log score that stays; the new model has the rest.
         """
         grammar = grammar_from_arpa(arpa, words)
         order = np.lexsort((grammar.word, grammar.src))
         splits = np.searchsorted(grammar.src[order], np.arange(grammar.num_states + 1))
         unknown = arpa.probs.get((UNK,), ZERO * LOG10)
-        self._model = _Model(splits, grammar.word[order], grammar.dst[order], grammar.weight[order], grammar.backoff,
-                             grammar.backoff_weight, grammar.final, unknown, grammar.start)
+        self._model = _Model(
+            splits,
+            grammar.word[order],
+            grammar.dst[order],
+            grammar.weight[order],
+            grammar.backoff,
+            grammar.backoff_weight,
+            grammar.final,
+            unknown,
+            grammar.start,
+        )
         self._old_lm = old_lm
-        self._sorted: Optional[_SortedArcs] = None
+        self._sorted: _SortedArcs | None = None
 
-    def best_words(self, lattices: "Lattices", lm_weight: float, word_penalty: float) -> list[list[int]]:
+    def best_words(self, lattices: Lattices, lm_weight: float, word_penalty: float) -> list[list[int]]:
         """Word ids of the best path of each utterance; empty for failed ones.
 
         A path's total is acoustic / lm_weight + graph + (1 - old_lm) * (new - old language model) - penalty * words.
@@ -65,7 +75,9 @@ class LatticeRescorer:
         scores = (lattices.fsa.scores.double() - share * lattices.fsa.lm_scores.double()).cpu().numpy()[arcs.order]
         out = []
         for b, e, state_splits in arcs.utterances:
-            path = _search(arcs.src[b:e], state_splits, arcs.label[b:e], scores[b:e], *arcs.spelling, self._model, share)
+            path = _search(
+                arcs.src[b:e], state_splits, arcs.label[b:e], scores[b:e], *arcs.spelling, self._model, share
+            )
             out.append(path[::-1].tolist())
         return out
 
@@ -73,11 +85,11 @@ class LatticeRescorer:
 class _SortedArcs(NamedTuple):
     """What does not depend on weights: arcs sorted by destination within each utterance.
 
-    `order`, `src`, `label` (A,); `utterances` are (first arc, end, splits of the arcs by destination); `spelling` are the
-    words of output labels, see _spelling.
+    `order`, `src`, `label` (A,); `utterances` are (first arc, end, splits of the arcs by destination); `spelling` are
+    the words of output labels, see _spelling.
     """
 
-    lattices: "Lattices"
+    lattices: Lattices
     order: np.ndarray
     src: np.ndarray
     label: np.ndarray
@@ -85,7 +97,7 @@ class _SortedArcs(NamedTuple):
     spelling: tuple[np.ndarray, np.ndarray]
 
 
-def _sorted_arcs(lattices: "Lattices") -> _SortedArcs:
+def _sorted_arcs(lattices: Lattices) -> _SortedArcs:
     arcs = lattices.fsa.arcs.values()[:, :2].cpu().numpy()
     splits = lattices.arc_splits().tolist()
     order, utterances = np.arange(len(arcs)), []
@@ -93,10 +105,12 @@ def _sorted_arcs(lattices: "Lattices") -> _SortedArcs:
         order[b:e] = b + np.argsort(arcs[b:e, 1], kind="stable")
         last = int(arcs[b:e, 1].max(initial=-1))
         utterances.append((b, e, np.searchsorted(arcs[order[b:e], 1], np.arange(last + 2))))
-    return _SortedArcs(lattices, order, arcs[order, 0], lattices.fsa.aux_labels.cpu().numpy()[order], utterances, _spelling(lattices))
+    return _SortedArcs(
+        lattices, order, arcs[order, 0], lattices.fsa.aux_labels.cpu().numpy()[order], utterances, _spelling(lattices)
+    )
 
 
-def _spelling(lattices: "Lattices") -> tuple[np.ndarray, np.ndarray]:
+def _spelling(lattices: Lattices) -> tuple[np.ndarray, np.ndarray]:
     """Words of every output label in use, side by side: label l stands for words[splits[l]:splits[l + 1]]."""
     labels = np.unique(lattices.fsa.aux_labels.cpu().numpy())
     words: list[int] = []
@@ -194,5 +208,5 @@ def _search(src, splits, label, score, label_splits, label_words, model, share):
 @numba.njit(cache=True)
 def _grown(old, size):
     new = np.empty(size, old.dtype)
-    new[:len(old)] = old
+    new[: len(old)] = old
     return new

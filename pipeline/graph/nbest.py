@@ -1,7 +1,11 @@
-"""The n best word sequences of lattices, each with its score in parts, so that other weights and models can rank them."""
+"""The n best word sequences of lattices, each with its score in parts, so that other weights and models can rank
+them.
+"""
+
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Callable
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -11,7 +15,7 @@ if TYPE_CHECKING:
     from pipeline.graph.search import Lattices
 
 
-def nbest(lattices: "Lattices", num: int, lm_weight: float, beam: float) -> list[list[Alternative]]:
+def nbest(lattices: Lattices, num: int, lm_weight: float, beam: float) -> list[list[Alternative]]:
     """Exact n-best lists of distinct word sequences.
 
     Every lattice state keeps its n best partial word sequences; two paths with equal words are one sequence with the
@@ -33,13 +37,17 @@ def nbest(lattices: "Lattices", num: int, lm_weight: float, beam: float) -> list
     state_splits = fsa.arcs.shape().row_splits(1).tolist()
     arcs = fsa.arcs.values()[:, :2].cpu().numpy()
     word = fsa.aux_labels.cpu().numpy()
-    parts = np.stack([x.double().cpu().numpy() for x in (fsa.scores, lattices.acoustic, fsa.graph_scores, fsa.lm_scores)], axis=1)
+    parts = np.stack(
+        [x.double().cpu().numpy() for x in (fsa.scores, lattices.acoustic, fsa.graph_scores, fsa.lm_scores)], axis=1
+    )
     out = []
     for i, (b, e) in enumerate(zip(splits[:-1], splits[1:])):
         if b == e:
             out.append([])
             continue
-        lattice = _Lattice(arcs[b:e, 0], arcs[b:e, 1], word[b:e], parts[b:e], backward[state_splits[i]:state_splits[i + 1]])
+        lattice = _Lattice(
+            arcs[b:e, 0], arcs[b:e, 1], word[b:e], parts[b:e], backward[state_splits[i] : state_splits[i + 1]]
+        )
         out.append(lattice.nbest(num, beam, lattices.spell))
     return out
 
@@ -72,7 +80,9 @@ class _Histories:
 class _Lattice:
     """Arcs of one utterance; states are numbered in topological order, 0 is the start and the last one final."""
 
-    def __init__(self, src: np.ndarray, dst: np.ndarray, word: np.ndarray, parts: np.ndarray, backward: np.ndarray) -> None:
+    def __init__(
+        self, src: np.ndarray, dst: np.ndarray, word: np.ndarray, parts: np.ndarray, backward: np.ndarray
+    ) -> None:
         order = np.argsort(dst, kind="stable")
         self.src, self.word, self.parts, self.backward = src[order], word[order], parts[order], backward
         self.splits = np.searchsorted(dst[order], np.arange(len(backward) + 1)).tolist()
@@ -81,9 +91,13 @@ class _Lattice:
         histories = _Histories(spell)
         limit = self.backward[0] - beam - 1e-6
         # Tokens of each state: history (k,) and parts (k, 4): total, acoustic, graph, lm; best first.
-        tokens: list[tuple[np.ndarray, np.ndarray]] = [(np.zeros(1, dtype=np.int64), np.zeros((1, self.parts.shape[1])))]
+        tokens: list[tuple[np.ndarray, np.ndarray]] = [
+            (np.zeros(1, dtype=np.int64), np.zeros((1, self.parts.shape[1])))
+        ]
         for state in range(1, len(self.backward)):
-            reached = [self._step(a, tokens[self.src[a]], histories) for a in range(self.splits[state], self.splits[state + 1])]
+            reached = [
+                self._step(a, tokens[self.src[a]], histories) for a in range(self.splits[state], self.splits[state + 1])
+            ]
             if not reached:
                 tokens.append((np.zeros(0, dtype=np.int64), np.zeros((0, self.parts.shape[1]))))
                 continue
@@ -93,7 +107,9 @@ class _Lattice:
         history, parts = tokens[-1]
         return [Alternative(histories.words(h), *p[1:]) for h, p in zip(history.tolist(), parts.tolist())]
 
-    def _step(self, arc: int, tokens: tuple[np.ndarray, np.ndarray], histories: _Histories) -> tuple[np.ndarray, np.ndarray]:
+    def _step(
+        self, arc: int, tokens: tuple[np.ndarray, np.ndarray], histories: _Histories
+    ) -> tuple[np.ndarray, np.ndarray]:
         history, parts = tokens
         label = int(self.word[arc])
         if label:

@@ -4,6 +4,7 @@ The result is what determinizing L o G gives: for every grammar state a prefix t
 weights moved as far to the front as they are known, words put out where they become unique, and common word tails
 shared. Built this way it needs no disambiguation symbols, and neither its time nor its memory can explode.
 """
+
 from __future__ import annotations
 
 import math
@@ -11,10 +12,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.base.errors import DataError
-from pipeline.graph.grammar import Grammar
 from pipeline.artifacts.lang import Lang
 from pipeline.artifacts.token_lang import TOKEN_UNIT
+from pipeline.base.errors import DataError
+from pipeline.graph.grammar import Grammar
 
 NO_PHONE = -1
 
@@ -61,7 +62,9 @@ def build_phone_graph(lang: Lang, grammar: Grammar) -> PhoneGraph:
     final, start = 2 * roots, 2 * roots + 1
     parts = _word_trees(lang, grammar, ends, first_node=start + 1)
     has_backoff, has_final = grammar.backoff >= 0, grammar.final > -np.inf
-    parts.append(_arcs(state[has_backoff], grammar.backoff[has_backoff], NO_PHONE, lm=grammar.backoff_weight[has_backoff]))
+    parts.append(
+        _arcs(state[has_backoff], grammar.backoff[has_backoff], NO_PHONE, lm=grammar.backoff_weight[has_backoff])
+    )
     parts.append(_arcs(state[has_final], final, NO_PHONE, lm=grammar.final[has_final]))
     if with_silence:
         pause, none = _silence_scores(lang)
@@ -87,19 +90,30 @@ def _with_blanks(columns: list[np.ndarray], first_node: int, lang: Lang) -> list
     shift = int(max(columns[0].max(), dst.max())) + 1 - first_node
     columns = [columns[0], np.where(dst >= first_node, dst + shift, dst), *columns[2:]]
     pause, no_pause = _silence_scores(lang)
-    blank, none = _arcs(inner + shift, inner, lang.silence_id, lex=pause), _arcs(inner + shift, inner, NO_PHONE, lex=no_pause)
+    blank, none = (
+        _arcs(inner + shift, inner, lang.silence_id, lex=pause),
+        _arcs(inner + shift, inner, NO_PHONE, lex=no_pause),
+    )
     return [np.concatenate(c) for c in zip(columns, blank, none)]
 
 
 def _silence_scores(lang: Lang) -> tuple[float, float]:
-    """Log probabilities of silence and of none, where both may be; the blank of tokens has them from the network alone."""
+    """Log probabilities of silence and of none, where both may be; the blank of tokens has them from the network
+    alone.
+    """
     if lang.unit == TOKEN_UNIT:
         return 0.0, 0.0
     return math.log(lang.silence_prob), math.log1p(-lang.silence_prob)
 
 
-def _arcs(src: np.ndarray, dst: np.ndarray | int, phone: np.ndarray | int, word: np.ndarray | int = 0,
-          lm: np.ndarray | float = 0.0, lex: np.ndarray | float = 0.0) -> tuple[np.ndarray, ...]:
+def _arcs(
+    src: np.ndarray,
+    dst: np.ndarray | int,
+    phone: np.ndarray | int,
+    word: np.ndarray | int = 0,
+    lm: np.ndarray | float = 0.0,
+    lex: np.ndarray | float = 0.0,
+) -> tuple[np.ndarray, ...]:
     shape = (len(src),)
     whole = [np.broadcast_to(np.asarray(x, dtype=np.int64), shape) for x in (src, dst, phone, word)]
     return (*whole, *(np.broadcast_to(np.asarray(x, dtype=np.float64), shape) for x in (lm, lex)))
@@ -130,7 +144,7 @@ def _variants(lang: Lang) -> _Variants:
     length = np.array([len(e.phones) for e in entries], dtype=np.int64)
     phones = np.full((len(entries), int(length.max())), NO_PHONE, dtype=np.int64)
     for i, e in enumerate(entries):
-        phones[i, :len(e.phones)] = [lang.phones.id(p) for p in e.phones]
+        phones[i, : len(e.phones)] = [lang.phones.id(p) for p in e.phones]
     tail = np.zeros_like(phones)
     after, used = np.zeros(len(entries), dtype=np.int64), 1
     for remaining in range(1, phones.shape[1] + 1):
@@ -162,7 +176,9 @@ def _rows(lang: Lang, grammar: Grammar, v: _Variants, ends: int) -> _Rows:
         raise DataError(f"word {word!r} of the language model has no pronunciation")
     arc = np.repeat(np.arange(len(count)), count)
     variant = np.repeat(v.first[grammar.word], count) + np.arange(len(arc)) - np.repeat(np.cumsum(count) - count, count)
-    return _Rows(grammar.src[arc], grammar.dst[arc] + ends, grammar.word[arc], grammar.weight[arc], v.log_prob[variant], variant)
+    return _Rows(
+        grammar.src[arc], grammar.dst[arc] + ends, grammar.word[arc], grammar.weight[arc], v.log_prob[variant], variant
+    )
 
 
 def _word_trees(lang: Lang, grammar: Grammar, ends: int, first_node: int) -> list[tuple[np.ndarray, ...]]:
@@ -183,13 +199,22 @@ def _word_trees(lang: Lang, grammar: Grammar, ends: int, first_node: int) -> lis
     for k in range(v.phones.shape[1]):
         last = v.length[r.variant[alive]] == k + 1
         e, alive = alive[last], alive[~last]
-        parts.append(_arcs(node[e], r.dst[e], v.phones[r.variant[e], k], np.where(told[e], 0, r.word[e]),
-                           r.lm[e] - sent_lm[e], r.lex[e] - sent_lex[e]))
+        parts.append(
+            _arcs(
+                node[e],
+                r.dst[e],
+                v.phones[r.variant[e], k],
+                np.where(told[e], 0, r.word[e]),
+                r.lm[e] - sent_lm[e],
+                r.lex[e] - sent_lex[e],
+            )
+        )
         if not len(alive):
             break
         phone = v.phones[r.variant[alive], k]
-        _, first, group, size = np.unique(node[alive] * len(lang.phones) + phone, return_index=True, return_inverse=True,
-                                          return_counts=True)
+        _, first, group, size = np.unique(
+            node[alive] * len(lang.phones) + phone, return_index=True, return_inverse=True, return_counts=True
+        )
         best_lm, best_lex = (_group_max(x[alive], group, len(size)) for x in (r.lm, r.lex))
         one_word = _group_max(r.word[alive], group, len(size)) == -_group_max(-r.word[alive], group, len(size))
         row = alive[first]  # one row of each group
@@ -213,7 +238,9 @@ def _word_trees(lang: Lang, grammar: Grammar, ends: int, first_node: int) -> lis
     return parts
 
 
-def _tails(v: _Variants, r: _Rows, rows: np.ndarray, start: np.ndarray, first_node: int) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
+def _tails(
+    v: _Variants, r: _Rows, rows: np.ndarray, start: np.ndarray, first_node: int
+) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
     """Chains for the phones of `rows` from position `start` on: (node each row starts at, arcs)."""
     variant, dst = r.variant[rows], r.dst[rows]
     count = v.length[variant] - start

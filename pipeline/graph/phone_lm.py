@@ -1,15 +1,16 @@
 """Phone n-grams and the denominator graphs that they make for lattice-free MMI (Povey et al. 2016, section 2.3)."""
+
 from __future__ import annotations
 
 import math
 from collections import defaultdict
-from typing import Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from pipeline.artifacts.lang import Lang
 from pipeline.base.errors import DataError
 from pipeline.graph.phone_graph import NO_PHONE, PhoneGraph
-from pipeline.artifacts.lang import Lang
 
 START, END = -1, -2  # in histories; no phone ids
 History = tuple[int, ...]
@@ -33,7 +34,7 @@ class PhoneCounts:
 
     def add(self, lang: Lang, words: Sequence[int]) -> None:
         """Counts one transcript, given as word ids."""
-        here: dict[History, float] = {(START,)[:self.order - 1]: 1.0}
+        here: dict[History, float] = {(START,)[: self.order - 1]: 1.0}
         here = self._silence(here, lang)
         for word in words:
             entries = lang.lexicon.by_word[lang.words.name(word)]
@@ -67,13 +68,14 @@ class PhoneCounts:
         return out
 
     def _after(self, history: History, phone: int) -> History:
-        return (*history, phone)[-(self.order - 1):] if self.order > 1 else ()
+        return (*history, phone)[-(self.order - 1) :] if self.order > 1 else ()
 
 
 def phone_ngram(lang: Lang, transcripts: Iterable[Sequence[int]], order: int = 3, min_count: float = 0.0) -> PhoneGraph:
     """A phone n-gram as a graph, the weights in `lm`.
 
-    Relative frequencies without smoothing: what the training transcripts never have is no competitor. A history that was
+    Relative frequencies without smoothing: what the training transcripts never have is no competitor. A history that
+        was
     seen less than min_count times is shortened by its oldest phone, its counts going to what is left. Every path starts
     at the beginning of an utterance and stops at its end.
 
@@ -97,13 +99,20 @@ def phone_ngram(lang: Lang, transcripts: Iterable[Sequence[int]], order: int = 3
         for follower, count in followers.items():
             src.append(state_of[history])
             phone.append(NO_PHONE if follower == END else follower)
-            dst.append(final if follower == END else state_of[_state((*history, follower)[-(order - 1):], state_of)])
+            dst.append(final if follower == END else state_of[_state((*history, follower)[-(order - 1) :], state_of)])
             weight.append(math.log(count / total))
     order_of = np.lexsort((phone, src))
     columns = [np.array(c, dtype=np.int64)[order_of] for c in (src, dst, phone)]
     none = np.zeros(len(src), dtype=np.int64)
-    return PhoneGraph(*columns, none, np.array(weight)[order_of], np.zeros(len(src)), start=state_of[(START,)], final=final,
-                      num_states=final + 1)
+    return PhoneGraph(
+        *columns,
+        none,
+        np.array(weight)[order_of],
+        np.zeros(len(src)),
+        start=state_of[(START,)],
+        final=final,
+        num_states=final + 1,
+    )
 
 
 def _merge_rare(counts: dict[History, dict[int, float]], min_count: float) -> dict[History, dict[int, float]]:

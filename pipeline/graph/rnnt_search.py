@@ -1,18 +1,29 @@
-"""Transducer search by k2 (fast_beam_search): one token per frame at most, hypotheses with equal last tokens share a state."""
+"""Transducer search by k2 (fast_beam_search): one token per frame at most, hypotheses with equal last tokens share a
+state.
+"""
+
 from __future__ import annotations
 
-from typing import Callable
+from collections.abc import Callable
 
 import k2
 import torch
 
 
-def rnnt_search(predict: Callable[[torch.Tensor], torch.Tensor], joint: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
-                encoded: torch.Tensor, lens: torch.Tensor, vocab_size: int, context: int, beam: float,
-                max_contexts: int) -> list[tuple[float, list[int]]]:
+def rnnt_search(
+    predict: Callable[[torch.Tensor], torch.Tensor],
+    joint: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+    encoded: torch.Tensor,
+    lens: torch.Tensor,
+    vocab_size: int,
+    context: int,
+    beam: float,
+    max_contexts: int,
+) -> list[tuple[float, list[int]]]:
     """The best path of each utterance.
 
-    Only for predictors that see a fixed number of last tokens (stateless ones): then hypotheses with the same last tokens have
+    Only for predictors that see a fixed number of last tokens (stateless ones): then hypotheses with the same last
+        tokens have
     the same future, and the search keeps one lattice state for them instead of a hypothesis each.
 
     Args:
@@ -24,13 +35,19 @@ def rnnt_search(predict: Callable[[torch.Tensor], torch.Tensor], joint: Callable
     Returns:
         by utterance the score of the best path and its tokens.
     """
-    config = k2.RnntDecodingConfig(vocab_size=vocab_size, decoder_history_len=context, beam=beam, max_states=4 * max_contexts,
-                                   max_contexts=max_contexts)
+    config = k2.RnntDecodingConfig(
+        vocab_size=vocab_size,
+        decoder_history_len=context,
+        beam=beam,
+        max_states=4 * max_contexts,
+        max_contexts=max_contexts,
+    )
     graph = k2.trivial_graph(vocab_size - 1, device=encoded.device)
     streams = [k2.RnntDecodingStream(graph) for _ in range(len(encoded))]
     lengths = lens.tolist()
     decoding = k2.RnntDecodingStreams(streams, config)
-    # k2 makes the arcs of the last frame final ones, which leaves out what is put out there: so there is one frame more.
+    # k2 makes the arcs of the last frame final ones, which leaves out what is put out there: so there is one frame
+    # more.
     for t in range(max(lengths) + 1):
         shape, contexts = decoding.get_contexts()
         rows = shape.row_ids(1).long()

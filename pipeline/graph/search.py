@@ -1,15 +1,17 @@
 """Beam search over a decoding graph with k2, and the lattices that it leaves."""
+
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Optional, Sequence
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
+from pipeline.artifacts.occupancies import Occupancies
 from pipeline.graph.decoding import DecodingGraph
 from pipeline.graph.options import DecodeOptions
-from pipeline.artifacts.occupancies import Occupancies
 
 if TYPE_CHECKING:
     import k2
@@ -30,14 +32,22 @@ class Searcher:
         dynamic: transition scores come with each batch (input-dependent transition models).
     """
 
-    def __init__(self, graph: DecodingGraph, log_probs: np.ndarray, tid_pdf: np.ndarray, transition_scale: float,
-                 options: DecodeOptions, dynamic: bool = False) -> None:
+    def __init__(
+        self,
+        graph: DecodingGraph,
+        log_probs: np.ndarray,
+        tid_pdf: np.ndarray,
+        transition_scale: float,
+        options: DecodeOptions,
+        dynamic: bool = False,
+    ) -> None:
         self.graph, self.options, self.dynamic, self.transition_scale = graph, options, dynamic, transition_scale
         self.fsa = graph.to_k2(log_probs, transition_scale, options.device, dynamic)
         self._tid_pdf = torch.from_numpy(tid_pdf.astype(np.int64)).to(options.device)
 
-    def search(self, scores: torch.Tensor, lens: torch.Tensor, transitions: Optional[torch.Tensor] = None,
-               widen: int = 0) -> "Lattices":
+    def search(
+        self, scores: torch.Tensor, lens: torch.Tensor, transitions: torch.Tensor | None = None, widen: int = 0
+    ) -> Lattices:
         """Searches a batch.
 
         Args:
@@ -47,6 +57,7 @@ class Searcher:
             widen: beam and max_active are doubled this many times.
         """
         import k2
+
         # The best score of a frame is the same on all paths; without it float32 keeps its precision on long utterances.
         scores = scores - scores.max(dim=2, keepdim=True).values
         columns = scores * self.options.acoustic_scale
@@ -59,8 +70,14 @@ class Searcher:
         segments = torch.tensor([[i, 0, n] for i, n in enumerate(lens.tolist())], dtype=torch.int32)
         o = self.options
         lattice = k2.intersect_dense_pruned(
-            self.fsa, k2.DenseFsaVec(columns, segments), o.beam * 2**widen, o.lattice_beam, o.min_active,
-            min(o.max_active * 2**widen, MOST_ACTIVE), frame_idx_name="frame")
+            self.fsa,
+            k2.DenseFsaVec(columns, segments),
+            o.beam * 2**widen,
+            o.lattice_beam,
+            o.min_active,
+            min(o.max_active * 2**widen, MOST_ACTIVE),
+            frame_idx_name="frame",
+        )
         return Lattices(lattice, self.graph, self.options.acoustic_scale)
 
 
@@ -77,7 +94,7 @@ class Lattices:
         spell: words of output labels (``DecodingGraph.spell``).
     """
 
-    def __init__(self, fsa: "k2.Fsa", graph: DecodingGraph, acoustic_scale: float) -> None:
+    def __init__(self, fsa: k2.Fsa, graph: DecodingGraph, acoustic_scale: float) -> None:
         self.fsa, self._graph, self.spell = fsa, graph, graph.spell
         per_label = torch.from_numpy(graph.words_per_label()).to(fsa.device)
         self._words = per_label[fsa.aux_labels.long()].to(torch.float32)
@@ -99,21 +116,31 @@ class Lattices:
     def best_words_of(self, weights: Sequence[tuple[float, float]]) -> list[list[list[int]]]:
         """For each pair of LM weight and word penalty the word ids of the best path of each utterance."""
         from pipeline.graph.lattice_paths import best_labels
+
         splits = self.arc_splits().tolist()
         states = np.diff(self.fsa.arcs.shape().row_splits(1).cpu().numpy())
         ends = self.fsa.arcs.values()[:, :2].cpu().numpy()
-        columns = [ends[:, 0], ends[:, 1], self.fsa.aux_labels.cpu().numpy(),
-                   *(x.double().cpu().numpy() for x in (self.acoustic, self.fsa.graph_scores.detach(), self._words))]
+        columns = [
+            ends[:, 0],
+            ends[:, 1],
+            self.fsa.aux_labels.cpu().numpy(),
+            *(x.double().cpu().numpy() for x in (self.acoustic, self.fsa.graph_scores.detach(), self._words)),
+        ]
         inverse, penalty = (np.array(x, dtype=np.float64) for x in zip(*((1 / w, p) for w, p in weights)))
         out: list[list[list[int]]] = [[] for _ in weights]
         for n, (b, e) in enumerate(zip(splits[:-1], splits[1:])):
-            found = best_labels(*(c[b:e] for c in columns), int(states[n]), inverse, penalty).tolist() if e > b else [[] for _ in weights]
+            found = (
+                best_labels(*(c[b:e] for c in columns), int(states[n]), inverse, penalty).tolist()
+                if e > b
+                else [[] for _ in weights]
+            )
             for texts, labels in zip(out, found):
                 texts.append(self._graph.spell(labels))
         return out
 
     def occupancies(self, lm_weight: float, word_penalty: float) -> list[Occupancies]:
-        """Posteriors of the pdfs in each frame of each utterance over all paths of its lattice, cf. Kaldi lattice-to-post.
+        """Posteriors of the pdfs in each frame of each utterance over all paths of its lattice, cf. Kaldi
+        lattice-to-post.
 
         Not for dynamic searchers, whose labels are transition-ids.
         """
@@ -133,6 +160,6 @@ class Lattices:
         self.fsa.scores = self.acoustic / lm_weight + self.fsa.graph_scores - word_penalty * self._words
 
 
-def _arc_splits(fsa: "k2.Fsa") -> torch.Tensor:
+def _arc_splits(fsa: k2.Fsa) -> torch.Tensor:
     shape = fsa.arcs.shape()
     return shape.row_splits(2)[shape.row_splits(1).long()]

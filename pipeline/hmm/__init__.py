@@ -8,4 +8,15 @@ from pipeline.hmm.graphs import Graphs
 from pipeline.hmm.on_demand import OnDemand
 from pipeline.hmm.viterbi import BestPaths, viterbi, widening
 
-__all__ = ["BestPaths", "Graphs", "Occupancies", "OnDemand", "available", "feasible", "full_sum", "occupancies", "viterbi", "widening"]
+__all__ = [
+    "BestPaths",
+    "Graphs",
+    "Occupancies",
+    "OnDemand",
+    "available",
+    "feasible",
+    "full_sum",
+    "occupancies",
+    "viterbi",
+    "widening",
+]

@@ -6,7 +6,6 @@ import functools
 import importlib
 import importlib.util
 from types import ModuleType
-from typing import Union
 
 import torch
 
@@ -28,7 +27,7 @@ def available(backend: str) -> bool:
     return all(importlib.util.find_spec(name) is not None for name in (NEEDS[backend], MODULES[backend]))
 
 
-def load(backend: str, emissions: Union[torch.Tensor, OnDemand]) -> ModuleType:
+def load(backend: str, emissions: torch.Tensor | OnDemand) -> ModuleType:
     """The module of a backend.
 
     Args:
@@ -40,7 +39,7 @@ def load(backend: str, emissions: Union[torch.Tensor, OnDemand]) -> ModuleType:
     return _module(backend, emissions.device.type)
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _module(backend: str, device: str) -> ModuleType:
     if backend == "auto":
         fast = {"cuda": "triton", "cpu": "numba"}.get(device, "torch")

@@ -4,21 +4,22 @@ cf. Kaldi compile-train-graphs. Words become phones by the lexicon with all its 
 every word boundary; phones become copies that each see one context window; copies become HMM-states. Only the first
 step runs in Python per phone, the others are numpy operations over the whole batch.
 """
+
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Sequence
 
 import numpy as np
 
+from pipeline.artifacts.lang import Lang
+from pipeline.artifacts.transitions import TransitionModel
+from pipeline.artifacts.tree import BOUNDARY, Tree
 from pipeline.base.errors import DataError
 from pipeline.hmm.convert import build
 from pipeline.hmm.graph_cache import GraphCache, content_key
 from pipeline.hmm.graphs import NEG_INF, Graphs
-from pipeline.artifacts.lang import Lang
-from pipeline.artifacts.transitions import TransitionModel
-from pipeline.artifacts.tree import BOUNDARY, Tree
 
 _cache = GraphCache()
 
@@ -49,7 +50,7 @@ class TrainingGraphs:
         """The graphs of some transcripts, in the order given."""
         splits = self.graphs.state_splits.numpy()
         picked = np.asarray(indices, dtype=np.int64)
-        words = [self.state_word[splits[i]:splits[i + 1]] for i in picked]
+        words = [self.state_word[splits[i] : splits[i + 1]] for i in picked]
         return TrainingGraphs(self.graphs[picked], np.concatenate(words), self.min_frames[picked])
 
 
@@ -67,8 +68,9 @@ class _PhoneGraphs:
     right: np.ndarray
 
 
-def compile_graphs(lang: Lang, tree: Tree, transitions: TransitionModel,
-                   transcripts: Sequence[Sequence[int]]) -> TrainingGraphs:
+def compile_graphs(
+    lang: Lang, tree: Tree, transitions: TransitionModel, transcripts: Sequence[Sequence[int]]
+) -> TrainingGraphs:
     """Builds the training graphs of a list of transcripts, or finds them where the same were built before.
 
     Args:
@@ -79,7 +81,9 @@ def compile_graphs(lang: Lang, tree: Tree, transitions: TransitionModel,
     Raises:
         DataError: an empty transcript.
     """
-    assert transitions.tree_id == tree.id and transitions.topo_id == lang.topo.id, "tree, topology and transitions differ"
+    assert transitions.tree_id == tree.id and transitions.topo_id == lang.topo.id, (
+        "tree, topology and transitions differ"
+    )
     key = content_key(lang, tree, transcripts)
     graphs = _cache.get(key)
     if graphs is None:
@@ -159,9 +163,15 @@ def _phone_graphs(lang: Lang, transcripts: Sequence[Sequence[int]]) -> _PhoneGra
     edge = np.array(edges, dtype=np.float64).reshape(-1, 3)
     start, final = (np.array(x, dtype=np.float64).reshape(-1, 2) for x in (starts, finals))
     return _PhoneGraphs(
-        np.array(phone, dtype=np.int64), np.array(word_of, dtype=np.int64), np.array(splits, dtype=np.int64),
+        np.array(phone, dtype=np.int64),
+        np.array(word_of, dtype=np.int64),
+        np.array(splits, dtype=np.int64),
         (edge[:, 0].astype(np.int64), edge[:, 1].astype(np.int64), edge[:, 2]),
-        (start[:, 0].astype(np.int64), start[:, 1]), (final[:, 0].astype(np.int64), final[:, 1]), none, none)
+        (start[:, 0].astype(np.int64), start[:, 1]),
+        (final[:, 0].astype(np.int64), final[:, 1]),
+        none,
+        none,
+    )
 
 
 def _reverse(g: _PhoneGraphs) -> _PhoneGraphs:
@@ -178,12 +188,17 @@ def _split_by_neighbour(g: _PhoneGraphs, num_phones: int) -> _PhoneGraphs:
     context = np.concatenate([edge_sees, start_sees])
     entered = np.concatenate([dst, g.starts[0]])
     key = entered.copy()
-    assert math.log2(len(g.phone) + 1) + context.shape[1] * math.log2(num_phones) < 62, "context too wide for a 64-bit key"
+    assert math.log2(len(g.phone) + 1) + context.shape[1] * math.log2(num_phones) < 62, (
+        "context too wide for a 64-bit key"
+    )
     for column in context.T:
         key = key * num_phones + column
     _, first, copy = np.unique(key, return_index=True, return_inverse=True)
     old = entered[first]  # (M',) ascending, so the copies of a node are neighbours
-    low, high = np.searchsorted(old, np.arange(len(g.phone) + 1)[:-1]), np.searchsorted(old, np.arange(1, len(g.phone) + 1))
+    low, high = (
+        np.searchsorted(old, np.arange(len(g.phone) + 1)[:-1]),
+        np.searchsorted(old, np.arange(1, len(g.phone) + 1)),
+    )
     num_copies = high - low
 
     def copies_of(nodes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -196,9 +211,15 @@ def _split_by_neighbour(g: _PhoneGraphs, num_phones: int) -> _PhoneGraphs:
     edge, new_src = copies_of(src)
     final, new_final = copies_of(g.finals[0])
     return _PhoneGraphs(
-        g.phone[old], g.word[old], np.searchsorted(old, g.splits),
-        (new_src, copy[:len(dst)][edge], weight[edge]), (copy[len(dst):], g.starts[1]), (new_final, g.finals[1][final]),
-        context[first], g.right[old])
+        g.phone[old],
+        g.word[old],
+        np.searchsorted(old, g.splits),
+        (new_src, copy[: len(dst)][edge], weight[edge]),
+        (copy[len(dst) :], g.starts[1]),
+        (new_final, g.finals[1][final]),
+        context[first],
+        g.right[old],
+    )
 
 
 def _expand_states(g: _PhoneGraphs, lang: Lang, tree: Tree, transitions: TransitionModel) -> TrainingGraphs:
@@ -209,7 +230,7 @@ def _expand_states(g: _PhoneGraphs, lang: Lang, tree: Tree, transitions: Transit
     state = np.arange(offset[-1]) - offset[node]
     classes = np.full((len(lang.phones), int(size.max())), -1, dtype=np.int64)
     for name, topo in lang.topo.phones.items():
-        classes[lang.phones.id(name), :topo.num_states] = topo.pdf_classes[:classes.shape[1]]
+        classes[lang.phones.id(name), : topo.num_states] = topo.pdf_classes[: classes.shape[1]]
     windows = np.concatenate([g.left[:, ::-1], g.phone[:, None], g.right], axis=1)  # (M, left + 1 + right)
     pdf = tree.lookup(windows[node], classes[g.phone[node], state])
     ts = transitions.transition_states(g.phone[node], state, pdf).astype(np.int64)
@@ -222,10 +243,18 @@ def _expand_states(g: _PhoneGraphs, lang: Lang, tree: Tree, transitions: Transit
     final = _scatter(len(node), offset[g.finals[0] + 1] - 1, g.finals[1])
     state_splits = offset[g.splits]
     graphs = build(
-        pdf=pdf, src=np.concatenate([all_states, inner - 1, leaves]), dst=np.concatenate([all_states, inner, offset[dst]]),
+        pdf=pdf,
+        src=np.concatenate([all_states, inner - 1, leaves]),
+        dst=np.concatenate([all_states, inner, offset[dst]]),
         tid=np.concatenate([loop, forward[inner - 1], forward[leaves]]),
-        weight=np.concatenate([np.zeros(len(all_states) + len(inner)), weight]), start_weight=start, final_weight=final,
-        final_tid=forward, state_splits=state_splits, num_pdfs=tree.num_pdfs, num_tids=transitions.num_tids)
+        weight=np.concatenate([np.zeros(len(all_states) + len(inner)), weight]),
+        start_weight=start,
+        final_weight=final,
+        final_tid=forward,
+        state_splits=state_splits,
+        num_pdfs=tree.num_pdfs,
+        num_tids=transitions.num_tids,
+    )
     return TrainingGraphs(graphs, g.word[node].astype(np.int32), _min_frames(g, size))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Optional, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -19,8 +19,8 @@ def from_arcs(
     weight: Sequence[float],
     starts: Sequence[tuple],
     finals: Sequence[tuple],
-    num_pdfs: Optional[int] = None,
-    num_tids: Optional[int] = None,
+    num_pdfs: int | None = None,
+    num_tids: int | None = None,
 ) -> Graphs:
     """One graph from an epsilon-free automaton whose arcs emit.
 
@@ -58,7 +58,7 @@ def from_arcs(
     rank[order] = np.arange(len(order))
     node_start = np.full(len(node_key), NEG_INF, dtype=np.float32)
     node_start[start_node[~is_copy]] = start_weight[~is_copy]
-    node_start[len(keys):] = start_weight[is_copy]
+    node_start[len(keys) :] = start_weight[is_copy]
     node_state = node_key // width
     final_weight, final_tid = _finals(node_state, finals)
     arc, node_src = _match(node_state, src)
@@ -170,10 +170,10 @@ def _flat(seqs: Sequence[Sequence[int]], what: str) -> tuple[np.ndarray, np.ndar
 
 def linear(
     pdf_seqs: Sequence[Sequence[int]],
-    loop_tids: Optional[Sequence[Sequence[int]]] = None,
-    forward_tids: Optional[Sequence[Sequence[int]]] = None,
-    num_pdfs: Optional[int] = None,
-    num_tids: Optional[int] = None,
+    loop_tids: Sequence[Sequence[int]] | None = None,
+    forward_tids: Sequence[Sequence[int]] | None = None,
+    num_pdfs: int | None = None,
+    num_tids: int | None = None,
 ) -> Graphs:
     """Left-to-right chains: state s is entered from itself and from s - 1.
 
@@ -211,7 +211,7 @@ def linear(
     ).validate("linear")
 
 
-def ctc(labels: Sequence[Sequence[int]], blank: int = 0, num_pdfs: Optional[int] = None) -> Graphs:
+def ctc(labels: Sequence[Sequence[int]], blank: int = 0, num_pdfs: int | None = None) -> Graphs:
     """CTC topologies: optional blanks between labels, at least one between equal labels.
 
     Graves et al. 2006; the full sum over this graph is -torch.nn.functional.ctc_loss(reduction="none").

@@ -10,7 +10,7 @@ priors and log-softmax are applied to e and r outside, where autograd sees them.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Optional, Union
+from typing import Any
 
 import torch
 
@@ -23,7 +23,7 @@ def full_sum(
     graphs: Graphs,
     emissions: torch.Tensor,
     lengths: torch.Tensor,
-    transitions: Optional[torch.Tensor] = None,
+    transitions: torch.Tensor | None = None,
     backend: str = "auto",
 ) -> torch.Tensor:
     """Log-likelihood of each utterance, summed over the paths of its graph.
@@ -76,7 +76,7 @@ class Occupancies:
         begin = int(cells[:n].sum())
         return self.state[begin : begin + int(cells[n])].view(int(self.lengths[n]), int(sizes[n]))
 
-    def pdf(self, num_frames: Optional[int] = None, num_pdfs: Optional[int] = None) -> torch.Tensor:
+    def pdf(self, num_frames: int | None = None, num_pdfs: int | None = None) -> torch.Tensor:
         """(N, T, P) occupancies of the pdfs, zero behind each utterance's end."""
         num_frames = int(self.lengths.max()) if num_frames is None else num_frames
         num_pdfs = self.graphs.num_pdfs if num_pdfs is None else num_pdfs
@@ -111,7 +111,7 @@ def occupancies(
     graphs: Graphs,
     emissions: torch.Tensor,
     lengths: torch.Tensor,
-    transitions: Optional[torch.Tensor] = None,
+    transitions: torch.Tensor | None = None,
     backend: str = "auto",
 ) -> Occupancies:
     """Soft alignments: arguments as for `full_sum`, no gradient is recorded."""
@@ -124,9 +124,9 @@ def occupancies(
 
 def check(
     graphs: Graphs,
-    emissions: Union[torch.Tensor, OnDemand],
+    emissions: torch.Tensor | OnDemand,
     lengths: torch.Tensor,
-    transitions: Optional[torch.Tensor],
+    transitions: torch.Tensor | None,
 ) -> None:
     """Assert that the shapes of a call fit together."""
     assert len(emissions.shape) == 3, emissions.shape
@@ -134,7 +134,7 @@ def check(
     num = len(graphs)
     assert num == emissions.shape[0] == lengths.shape[0], (num, emissions.shape, lengths.shape)
     assert graphs.num_pdfs <= emissions.shape[2], (graphs.num_pdfs, emissions.shape)
-    assert num == 0 or (0 <= int(lengths.min()) and int(lengths.max()) <= emissions.shape[1]), lengths
+    assert num == 0 or (int(lengths.min()) >= 0 and int(lengths.max()) <= emissions.shape[1]), lengths
     if transitions is not None:
         assert transitions.is_floating_point() and transitions.shape[-1] >= graphs.num_tids, transitions.shape
         assert transitions.dim() == 1 or tuple(transitions.shape[:-1]) == tuple(emissions.shape[:-1]), transitions.shape
@@ -147,7 +147,7 @@ class _FullSum(torch.autograd.Function):
     def forward(
         ctx: Any,
         emissions: torch.Tensor,
-        transitions: Optional[torch.Tensor],
+        transitions: torch.Tensor | None,
         graphs: Graphs,
         lengths: torch.Tensor,
         engine: Any,

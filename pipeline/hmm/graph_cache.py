@@ -1,11 +1,14 @@
-"""Training graphs by content, in memory: what is compiled again in a process, as in rounds of realignment, is looked up."""
+"""Training graphs by content, in memory: what is compiled again in a process, as in rounds of realignment, is looked
+up.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import threading
 from collections import OrderedDict
-from typing import TYPE_CHECKING, Optional, Sequence
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -37,7 +40,7 @@ class GraphCache:
         self._entries: OrderedDict[tuple, TrainingGraphs] = OrderedDict()
         self._lock = threading.Lock()
 
-    def get(self, key: tuple) -> Optional[TrainingGraphs]:
+    def get(self, key: tuple) -> TrainingGraphs | None:
         """The graphs of a key, None if they are not here."""
         with self._lock:
             if key in self._entries:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Optional, Sequence, Union
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -11,7 +11,7 @@ import torch
 from pipeline.base.errors import DataError
 
 NEG_INF = float("-inf")
-Indices = Union[slice, Sequence[int], torch.Tensor, np.ndarray]
+Indices = slice | Sequence[int] | torch.Tensor | np.ndarray
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -83,7 +83,7 @@ class Graphs:
         """Where the tensors lie."""
         return self.state_pdf.device
 
-    def to(self, device: Union[str, torch.device]) -> "Graphs":
+    def to(self, device: str | torch.device) -> Graphs:
         """The same graphs with their tensors on `device`."""
         if torch.device(device) == self.device:
             return self
@@ -108,7 +108,7 @@ class Graphs:
         counts = (self.state_splits[1:] - self.state_splits[:-1]).long()
         return torch.repeat_interleave(torch.arange(len(self), device=self.device), counts)
 
-    def validate(self, where: str = "graphs") -> "Graphs":
+    def validate(self, where: str = "graphs") -> Graphs:
         """Check every index and weight.
 
         Args:
@@ -147,7 +147,7 @@ class Graphs:
                 raise DataError(f"{where}: graph {int(np.argmin(has))} has no {name.split('_')[0]} state")
         return self
 
-    def __getitem__(self, indices: Union[int, Indices]) -> "Graphs":
+    def __getitem__(self, indices: int | Indices) -> Graphs:
         """The graphs of the given indices, in that order (an int gives a batch of one)."""
         if isinstance(indices, slice):
             indices = range(*indices.indices(len(self)))
@@ -169,7 +169,7 @@ class Graphs:
         ).to(self.device)
 
     @staticmethod
-    def cat(parts: Sequence["Graphs"]) -> "Graphs":
+    def cat(parts: Sequence[Graphs]) -> Graphs:
         """Join batches that count the same pdfs and transition-ids."""
         assert parts, "nothing to join"
         for name in ("num_pdfs", "num_tids"):
@@ -195,9 +195,9 @@ class Graphs:
         weight: Sequence[float],
         starts: Sequence[tuple],
         finals: Sequence[tuple],
-        num_pdfs: Optional[int] = None,
-        num_tids: Optional[int] = None,
-    ) -> "Graphs":
+        num_pdfs: int | None = None,
+        num_tids: int | None = None,
+    ) -> Graphs:
         """One graph from an arc-emitting epsilon-free automaton (see `pipeline.hmm.convert.from_arcs`)."""
         from pipeline.hmm.convert import from_arcs
 
@@ -206,18 +206,18 @@ class Graphs:
     @staticmethod
     def linear(
         pdf_seqs: Sequence[Sequence[int]],
-        loop_tids: Optional[Sequence[Sequence[int]]] = None,
-        forward_tids: Optional[Sequence[Sequence[int]]] = None,
-        num_pdfs: Optional[int] = None,
-        num_tids: Optional[int] = None,
-    ) -> "Graphs":
+        loop_tids: Sequence[Sequence[int]] | None = None,
+        forward_tids: Sequence[Sequence[int]] | None = None,
+        num_pdfs: int | None = None,
+        num_tids: int | None = None,
+    ) -> Graphs:
         """Left-to-right chains with a self-loop on every state (see `pipeline.hmm.convert.linear`)."""
         from pipeline.hmm.convert import linear
 
         return linear(pdf_seqs, loop_tids, forward_tids, num_pdfs, num_tids)
 
     @staticmethod
-    def ctc(labels: Sequence[Sequence[int]], blank: int = 0, num_pdfs: Optional[int] = None) -> "Graphs":
+    def ctc(labels: Sequence[Sequence[int]], blank: int = 0, num_pdfs: int | None = None) -> Graphs:
         """CTC topologies (see `pipeline.hmm.convert.ctc`)."""
         from pipeline.hmm.convert import ctc
 

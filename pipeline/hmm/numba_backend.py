@@ -13,9 +13,10 @@ import math
 import mmap
 import os
 import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Callable, Iterator, NamedTuple, Optional, Sequence, Union
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -100,7 +101,7 @@ def _make_plan(graphs: Graphs) -> kernels.Plan:
     return plan._replace(most=most)
 
 
-def _source(emissions: Union[torch.Tensor, OnDemand]) -> tuple[NamedTuple, type]:
+def _source(emissions: torch.Tensor | OnDemand) -> tuple[NamedTuple, type]:
     """Emissions as the kernels read them, and the type to compute in."""
     if isinstance(emissions, OnDemand):
         return emissions.compiled(), np.float32
@@ -112,9 +113,9 @@ def _source(emissions: Union[torch.Tensor, OnDemand]) -> tuple[NamedTuple, type]
 
 def _call(
     graphs: Graphs,
-    emissions: Union[torch.Tensor, OnDemand],
+    emissions: torch.Tensor | OnDemand,
     lengths: torch.Tensor,
-    transitions: Optional[torch.Tensor],
+    transitions: torch.Tensor | None,
 ) -> tuple[kernels.Call, type]:
     """Kernel inputs, and the type to compute in."""
     source, dtype = _source(emissions)
@@ -142,7 +143,7 @@ class _Threads:
     """A pool of threads that is made when first needed, and anew in a forked process."""
 
     def __init__(self) -> None:
-        self.pool: Optional[ThreadPoolExecutor] = None
+        self.pool: ThreadPoolExecutor | None = None
         os.register_at_fork(after_in_child=self.forget)
 
     def forget(self) -> None:
@@ -207,7 +208,7 @@ def _forward(
     graphs: Graphs,
     emissions: torch.Tensor,
     lengths: torch.Tensor,
-    transitions: Optional[torch.Tensor],
+    transitions: torch.Tensor | None,
     keep: bool,
 ) -> Saved:
     call, dtype = _call(graphs, emissions, lengths, transitions)
@@ -242,9 +243,9 @@ def forward(
     graphs: Graphs,
     emissions: torch.Tensor,
     lengths: torch.Tensor,
-    transitions: Optional[torch.Tensor],
+    transitions: torch.Tensor | None,
     keep: bool,
-) -> tuple[torch.Tensor, Optional[Saved]]:
+) -> tuple[torch.Tensor, Saved | None]:
     """Scores (N,) and, with `keep`, what `backward` needs."""
     saved = _forward(graphs, emissions, lengths, transitions, keep)
     scores = torch.from_numpy(saved.scores.astype(saved.rows.dtype))
@@ -255,11 +256,11 @@ def backward(
     graphs: Graphs,
     emissions: torch.Tensor,
     lengths: torch.Tensor,
-    transitions: Optional[torch.Tensor],
+    transitions: torch.Tensor | None,
     saved: Saved,
     grad: torch.Tensor,
     need_transitions: bool,
-) -> tuple[torch.Tensor, Optional[torch.Tensor]]:
+) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Gradients of emissions and transitions: the occupancies weighted by `grad` (N,)."""
     call, dtype = saved.call, saved.rows.dtype
     d_emissions = _zeros(call.source.emissions.shape, call.source.emissions.dtype)
@@ -306,7 +307,7 @@ def _by_tid(graphs: Graphs, counts: np.ndarray, transitions: torch.Tensor) -> to
 
 
 def occupancies(
-    graphs: Graphs, emissions: torch.Tensor, lengths: torch.Tensor, transitions: Optional[torch.Tensor]
+    graphs: Graphs, emissions: torch.Tensor, lengths: torch.Tensor, transitions: torch.Tensor | None
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Scores (N,), state occupancies (sum of T_n S_n,) frame by frame of each graph, expected counts of arcs (A,)."""
     saved = _forward(graphs, emissions, lengths, transitions, keep=True)
@@ -327,9 +328,9 @@ def occupancies(
 
 def viterbi(
     graphs: Graphs,
-    emissions: Union[torch.Tensor, OnDemand],
+    emissions: torch.Tensor | OnDemand,
     lengths: torch.Tensor,
-    transitions: Optional[torch.Tensor],
+    transitions: torch.Tensor | None,
     beams: Sequence[float] = (math.inf,),
 ) -> tuple[torch.Tensor, ...]:
     """Scores (N,), best states (N, T) numbered within their graph, arcs (N, T) taken into each frame, pdf-ids and
@@ -342,13 +343,28 @@ def viterbi(
     scores, paths = np.full(num, -np.inf), np.full((4, num, emissions.shape[1]), -1, np.int64)
     for beam in beams:
         for some in _parts(np.flatnonzero(scores == -np.inf), call.cell_at):
-            backs = np.empty(call.cell_at[some[-1] + 1] - call.cell_at[some[0]], np.uint8 if plan.most <= 250 else np.int32)
+            backs = np.empty(
+                call.cell_at[some[-1] + 1] - call.cell_at[some[0]], np.uint8 if plan.most <= 250 else np.int32
+            )
             key = _key(type(call.source), *_arrays(call.source), call.transitions, backs)
             cells = call.cell_at - call.cell_at[some[0]]
             args = (plan, call, float(beam), backs, cells, mid, mid_cum, alive, dtype(kernels.NEG))
             tasks = np.stack([2 * some, 2 * some + 1], axis=1).reshape(-1)
             _tasks(best_paths.viterbi_tasks, tasks, call.cell_at, *args, key=key)
-            _run(best_paths.trace, some, plan, call, backs, cells, mid, mid_cum, alive, scores, paths, key=("trace", *key))
+            _run(
+                best_paths.trace,
+                some,
+                plan,
+                call,
+                backs,
+                cells,
+                mid,
+                mid_cum,
+                alive,
+                scores,
+                paths,
+                key=("trace", *key),
+            )
             tries[some] += 1
     return torch.from_numpy(scores.astype(dtype)), *torch.from_numpy(paths), torch.from_numpy(tries)
 

@@ -1,6 +1,7 @@
 """Compiled loops of the CPU backend: full-sum recursions over one half of one utterance per task.
 
-Log domain throughout: a scaled-probability recursion in float32 loses paths that fall 88 nats behind the best state of a
+Log domain throughout: a scaled-probability recursion in float32 loses paths that fall 88 nats behind the best state of
+    a
 frame and win later; with polynomials for exp and log that LLVM vectorises it costs about 1 ns per state and frame.
 Every row holds scores relative to the best state of the row before; the float64 sum of these offsets lies in `cum`.
 Each utterance is cut at frame m = T // 2. Task (n, 0) runs alpha over frames 0..m, task (n, 1) runs beta over frames
@@ -111,8 +112,8 @@ def orient(plan, n, way, call, neg):
 
     Returns:
         Slots: weights (3, S'), transition-ids and arcs (3, S), room for weights of one frame (3, S'); edges: weights,
-        transition-ids, arcs, sources (R,), their groups: states (G,), first edges (G + 1,), room for weights of one frame
-        and for path scores (R,).
+        transition-ids, arcs, sources (R,), their groups: states (G,), first edges (G + 1,), room for weights of one
+        frame and for path scores (R,).
     """
     first = plan.splits[n]
     size = plan.splits[n + 1] - first
@@ -234,9 +235,19 @@ def settle(cur, emit, low, high, offset, neg):
 
 @jit
 def advance(prev, cur, slots, edges, width, scores, timed, low, high, d, neg):
-    """cur = log sum over all arcs of prev and the arc's weight, which at a frame with `timed` scores holds these too."""
+    """cur = log sum over all arcs of prev and the arc's weight, which at a frame with `timed` scores holds these
+    too.
+    """
     weights, base, tids = slots[3], slots[0], slots[1]
-    now, edge_base, edge_tids, sources, groups, group_edge, x = edges[6], edges[0], edges[1], edges[3], edges[4], edges[5], edges[7]
+    now, edge_base, edge_tids, sources, groups, group_edge, x = (
+        edges[6],
+        edges[0],
+        edges[1],
+        edges[3],
+        edges[4],
+        edges[5],
+        edges[7],
+    )
     if timed:
         retime_all(weights, base, tids, width, now, edge_base, edge_tids, scores, low, high, neg)
     step(prev, cur, weights[0], weights[1], weights[2], low, high, d, width)

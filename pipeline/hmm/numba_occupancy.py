@@ -153,15 +153,53 @@ def backward_one(plan, n, way, call, sink, rows, cum, mid, mid_cum, score, grad,
     work = np.full((5, slots[0].shape[1]), neg)
     by_slot, by_edge = np.zeros_like(slots[0]), np.zeros_like(edges[0])
     pdf_total = np.zeros(call.num_pdfs if call.source.half else 0, slots[0].dtype)
-    backward_sweep(plan, n, way, call, limits, slots, edges, work, by_slot, by_edge, pdf_total, sink, rows, cum, mid, mid_cum,
-                   score, grad, neg)
+    backward_sweep(
+        plan,
+        n,
+        way,
+        call,
+        limits,
+        slots,
+        edges,
+        work,
+        by_slot,
+        by_edge,
+        pdf_total,
+        sink,
+        rows,
+        cum,
+        mid,
+        mid_cum,
+        score,
+        grad,
+        neg,
+    )
     if sink.arcs == 1:
         flush(sink.counts[way], slots[2], by_slot, edges[2], by_edge)
 
 
 @frames
-def backward_sweep(plan, n, way, call, limits, slots, edges, work, by_slot, by_edge, pdf_total, sink, rows, cum, mid, mid_cum,
-                   score, grad, neg):
+def backward_sweep(
+    plan,
+    n,
+    way,
+    call,
+    limits,
+    slots,
+    edges,
+    work,
+    by_slot,
+    by_edge,
+    pdf_total,
+    sink,
+    rows,
+    cum,
+    mid,
+    mid_cum,
+    score,
+    grad,
+    neg,
+):
     """The recursion over the other half, and the occupancies."""
     num_frames, first = call.lengths[n], plan.splits[n]
     middle = num_frames // 2

@@ -1,8 +1,8 @@
 """Compiled access to emission scores: rows of a tensor, or what another package computes on demand.
 
-The best-path loops ask `emit` for a frame and are compiled anew for each type of source. A package that scores on demand
-has a named tuple of arrays as its source, overloads `make_scratch` and `score` for it with `numba.extending.overload`
-(returning None for other types), and names its file to `numba_backend.drop_stale_code`.
+The best-path loops ask `emit` for a frame and are compiled anew for each type of source. A package that scores on
+demand has a named tuple of arrays as its source, overloads `make_scratch` and `score` for it with
+`numba.extending.overload` (returning None for other types), and names its file to `numba_backend.drop_stale_code`.
 """
 
 from __future__ import annotations
@@ -79,7 +79,9 @@ def gather(row, emissions, pdf, low, high, half, neg):
 
 
 def emit(row, source, known, n, t, pdf, reached, low, high, neg):
-    """Emissions of the states low..high at frame t of utterance n; on demand only of those that `reached` (a row) scores."""
+    """Emissions of the states low..high at frame t of utterance n; on demand only of those that `reached` (a row)
+    scores.
+    """
     raise NotImplementedError
 
 

@@ -6,7 +6,8 @@ state of the middle frame. A way is kept as one byte (or an int32 where a state 
 the slot, or 3 plus the number of the edge among those that reach the state.
 
 With a beam, a state that falls further behind the best one of its frame is given up, and only what the others reach is
-looked at in the next frame (cf. Kaldi's FasterDecoder): near the best path a dozen states, where the graph has hundreds.
+looked at in the next frame (cf. Kaldi's FasterDecoder): near the best path a dozen states, where the graph has
+hundreds.
 """
 
 from __future__ import annotations
@@ -112,7 +113,15 @@ def sweep(plan, n, way, call, beam, limits, slots, edges, known, work, backs, ce
     num_frames, first = call.lengths[n], plan.splits[n]
     low, high = limits
     base, tids, weights = slots[0], slots[1], slots[3]
-    edge_base, edge_tids, sources, groups, group_edge, now, x = edges[0], edges[1], edges[3], edges[4], edges[5], edges[6], edges[7]
+    edge_base, edge_tids, sources, groups, group_edge, now, x = (
+        edges[0],
+        edges[1],
+        edges[3],
+        edges[4],
+        edges[5],
+        edges[6],
+        edges[7],
+    )
     size, width = tids.shape[1], plan.width[n]
     prev, cur, emission = work[0], work[1], work[2]
     pdf, ends = plan.pdf[first : first + size], plan.ends[way, first : first + size]
@@ -192,7 +201,9 @@ def walk(path, chosen, backs, cell, way, pdf, arc_tid, slots, groups, group_edge
 
 @jit
 def trace(utterances, plan, call, backs, cell_at, mid, mid_cum, alive, scores, paths):
-    """Scores (N,) float64 and paths (4, N, T), see `walk`, of some utterances from their halves; untouched without a path."""
+    """Scores (N,) float64 and paths (4, N, T), see `walk`, of some utterances from their halves; untouched without a
+    path.
+    """
     for n in utterances:
         if not (alive[0, n] and alive[1, n]):
             continue
@@ -209,6 +220,18 @@ def trace(utterances, plan, call, backs, cell_at, mid, mid_cum, alive, scores, p
         path[0, num_frames // 2], path[2, num_frames // 2] = chosen, pdf[chosen]
         for way in range(2):
             begin, end = plan.group_splits[way, n], plan.group_splits[way, n + 1]
-            walk(path, chosen, backs, cell_at[n], way, pdf, plan.tid, plan.arc[:, first:last], plan.groups[way, begin:end],
-                 plan.group_edge[way, begin:end], plan.edge_arc[way], plan.edge_from[way])
+            walk(
+                path,
+                chosen,
+                backs,
+                cell_at[n],
+                way,
+                pdf,
+                plan.tid,
+                plan.arc[:, first:last],
+                plan.groups[way, begin:end],
+                plan.group_edge[way, begin:end],
+                plan.edge_arc[way],
+                plan.edge_from[way],
+            )
         path[3, num_frames - 1] = plan.final_tid[first + path[0, num_frames - 1]]

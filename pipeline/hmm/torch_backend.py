@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
-from typing import Optional
 
 import torch
 
@@ -30,7 +29,7 @@ class _Batch:
     """Index tensors of one call, with every arc and state counted over the batch."""
 
     def __init__(
-        self, graphs: Graphs, emissions: torch.Tensor, lengths: torch.Tensor, transitions: Optional[torch.Tensor]
+        self, graphs: Graphs, emissions: torch.Tensor, lengths: torch.Tensor, transitions: torch.Tensor | None
     ) -> None:
         device = emissions.device
         graphs = graphs.to(device)
@@ -100,9 +99,9 @@ def forward(
     graphs: Graphs,
     emissions: torch.Tensor,
     lengths: torch.Tensor,
-    transitions: Optional[torch.Tensor],
+    transitions: torch.Tensor | None,
     keep: bool,
-) -> tuple[torch.Tensor, Optional[Saved]]:
+) -> tuple[torch.Tensor, Saved | None]:
     """Scores (N,) float64 or float32 and, with `keep`, what `backward` needs."""
     b = _Batch(graphs, emissions, lengths, transitions)
     total = torch.zeros(b.num_graphs, dtype=torch.float64, device=emissions.device)
@@ -155,11 +154,11 @@ def backward(
     graphs: Graphs,
     emissions: torch.Tensor,
     lengths: torch.Tensor,
-    transitions: Optional[torch.Tensor],
+    transitions: torch.Tensor | None,
     saved: Saved,
     grad: torch.Tensor,
     need_transitions: bool,
-) -> tuple[torch.Tensor, Optional[torch.Tensor]]:
+) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Gradients of emissions and transitions: the occupancies weighted by `grad` (N,)."""
     b = _Batch(graphs, emissions, lengths, transitions)
     feasible = torch.isfinite(saved.scores)
@@ -184,7 +183,7 @@ def backward(
 
 
 def occupancies(
-    graphs: Graphs, emissions: torch.Tensor, lengths: torch.Tensor, transitions: Optional[torch.Tensor]
+    graphs: Graphs, emissions: torch.Tensor, lengths: torch.Tensor, transitions: torch.Tensor | None
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Scores (N,), state occupancies (sum of T_n S_n,) frame by frame of each graph, expected counts of arcs (A,)."""
     scores, saved = forward(graphs, emissions, lengths, transitions, keep=True)
@@ -201,7 +200,7 @@ def occupancies(
 
 
 def viterbi(
-    graphs: Graphs, emissions: torch.Tensor, lengths: torch.Tensor, transitions: Optional[torch.Tensor]
+    graphs: Graphs, emissions: torch.Tensor, lengths: torch.Tensor, transitions: torch.Tensor | None
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Scores (N,), best states (N, T) numbered within their graph, arcs (N, T) taken into each frame; -1 elsewhere."""
     b = _Batch(graphs, emissions, lengths, transitions)

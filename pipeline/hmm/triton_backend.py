@@ -6,7 +6,6 @@ Without a GPU the same kernels run in Triton's interpreter (TRITON_INTERPRET=1),
 from __future__ import annotations
 
 import dataclasses
-from typing import Optional
 
 import torch
 
@@ -99,7 +98,7 @@ class _Call:
     """One call's inputs as kernel arguments."""
 
     def __init__(
-        self, graphs: Graphs, emissions: torch.Tensor, lengths: torch.Tensor, transitions: Optional[torch.Tensor]
+        self, graphs: Graphs, emissions: torch.Tensor, lengths: torch.Tensor, transitions: torch.Tensor | None
     ) -> None:
         self.device = emissions.device
         self.graphs = graphs.to(self.device)
@@ -121,7 +120,7 @@ class _Call:
         self.meta = {"DT": self.kind, "BLOCK": self.block, "num_warps": 8 if self.block > 256 else 4, "num_stages": 1}
         self.sweep = {"SCORED": self.scored, **self.meta}
 
-    def new(self, *shape: int, dtype: Optional[torch.dtype] = None) -> torch.Tensor:
+    def new(self, *shape: int, dtype: torch.dtype | None = None) -> torch.Tensor:
         """An uninitialised tensor of the call's type."""
         return torch.empty(shape, dtype=dtype or self.dtype, device=self.device)
 
@@ -195,9 +194,9 @@ def forward(
     graphs: Graphs,
     emissions: torch.Tensor,
     lengths: torch.Tensor,
-    transitions: Optional[torch.Tensor],
+    transitions: torch.Tensor | None,
     keep: bool,
-) -> tuple[torch.Tensor, Optional[Saved]]:
+) -> tuple[torch.Tensor, Saved | None]:
     """Scores (N,) and, with `keep`, what `backward` needs."""
     saved = _forward(_Call(graphs, emissions, lengths, transitions), keep)
     return saved.scores.to(saved.call.dtype), saved if keep else None
@@ -207,11 +206,11 @@ def backward(
     graphs: Graphs,
     emissions: torch.Tensor,
     lengths: torch.Tensor,
-    transitions: Optional[torch.Tensor],
+    transitions: torch.Tensor | None,
     saved: Saved,
     grad: torch.Tensor,
     need_transitions: bool,
-) -> tuple[torch.Tensor, Optional[torch.Tensor]]:
+) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Gradients of emissions and transitions: the occupancies weighted by `grad` (N,)."""
     call, plan = saved.call, saved.call.plan
     arcs = 0 if not (need_transitions and call.scored) else 2 if call.timed else 1
@@ -239,7 +238,7 @@ def backward(
 
 
 def occupancies(
-    graphs: Graphs, emissions: torch.Tensor, lengths: torch.Tensor, transitions: Optional[torch.Tensor]
+    graphs: Graphs, emissions: torch.Tensor, lengths: torch.Tensor, transitions: torch.Tensor | None
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Scores (N,), state occupancies (sum of T_n S_n,) frame by frame of each graph, expected counts of arcs (A,)."""
     call = _Call(graphs, emissions, lengths, transitions)
@@ -252,7 +251,7 @@ def occupancies(
 
 
 def viterbi(
-    graphs: Graphs, emissions: torch.Tensor, lengths: torch.Tensor, transitions: Optional[torch.Tensor]
+    graphs: Graphs, emissions: torch.Tensor, lengths: torch.Tensor, transitions: torch.Tensor | None
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Scores (N,), best states (N, T) numbered within their graph, arcs (N, T) taken into each frame; -1 elsewhere."""
     call = _Call(graphs, emissions, lengths, transitions)

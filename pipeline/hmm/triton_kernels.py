@@ -12,7 +12,8 @@ with a barrier in between. NEG stands for -inf, so that no NaN can arise from di
 
 from __future__ import annotations
 
-from typing import Any, Callable
+from collections.abc import Callable
+from typing import Any
 
 try:
     import triton
@@ -38,7 +39,9 @@ def proper(x):
 
 
 @jit
-def reach(row, begin, degree, most, other, weight, tid, scores, SCORED: tl.constexpr, DT: tl.constexpr, BLOCK: tl.constexpr):
+def reach(
+    row, begin, degree, most, other, weight, tid, scores, SCORED: tl.constexpr, DT: tl.constexpr, BLOCK: tl.constexpr
+):
     """log sum over the arcs of each state of row(other end) + weight + transition score."""
     best = tl.full((BLOCK,), NEG, DT)
     total = tl.full((BLOCK,), 0.0, DT)

@@ -6,7 +6,9 @@ from pipeline.hmm.triton_kernels import DEAD, NEG, arc_score, jit, proper, tl
 
 
 @jit
-def best_arc(row, begin, degree, most, other, weight, tid, scores, SCORED: tl.constexpr, DT: tl.constexpr, BLOCK: tl.constexpr):
+def best_arc(
+    row, begin, degree, most, other, weight, tid, scores, SCORED: tl.constexpr, DT: tl.constexpr, BLOCK: tl.constexpr
+):
     """Best score over the arcs into each state, and the arc, the first of equals."""
     best = tl.full((BLOCK,), NEG, DT)
     chosen = tl.full((BLOCK,), -1, tl.int32)
@@ -49,7 +51,10 @@ def viterbi(
             if i == 0:
                 x = tl.maximum(tl.load(ends + first + s, mask=inside, other=NEG).to(DT), NEG)
             else:
-                a, has = tl.load(begin + first + s, mask=inside, other=0), tl.load(degree + first + s, mask=inside, other=0)
+                a, has = (
+                    tl.load(begin + first + s, mask=inside, other=0),
+                    tl.load(degree + first + s, mask=inside, other=0),
+                )
                 x, chosen = best_arc(prev, a, has, many, other, weight, tid, scores, SCORED, DT, BLOCK)
             x = tl.where(inside, tl.maximum(x + emit - offset, NEG), NEG)
             tl.store(cur + s, x, mask=inside)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Optional, Sequence, Union
+from collections.abc import Sequence
 
 import torch
 
@@ -36,7 +36,7 @@ class BestPaths:
     arcs: torch.Tensor
     pdfs: torch.Tensor
     tids: torch.Tensor
-    confidence: Optional[torch.Tensor]
+    confidence: torch.Tensor | None
     tries: torch.Tensor
 
 
@@ -47,9 +47,9 @@ def widening(first: float) -> tuple[float, ...]:
 
 def viterbi(
     graphs: Graphs,
-    emissions: Union[torch.Tensor, OnDemand],
+    emissions: torch.Tensor | OnDemand,
     lengths: torch.Tensor,
-    transitions: Optional[torch.Tensor] = None,
+    transitions: torch.Tensor | None = None,
     backend: str = "auto",
     confidence: bool = False,
     beams: Sequence[float] = (math.inf,),
@@ -80,7 +80,7 @@ def viterbi(
     return BestPaths(scores, states, arcs, pdfs, tids, posterior, tries)
 
 
-def all_scores(emissions: Union[torch.Tensor, OnDemand]) -> torch.Tensor:
+def all_scores(emissions: torch.Tensor | OnDemand) -> torch.Tensor:
     """(N, T, P) scores as a tensor."""
     return emissions.dense() if isinstance(emissions, OnDemand) else emissions
 

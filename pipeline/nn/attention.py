@@ -1,8 +1,9 @@
 """Transformer and Conformer encoders, compact and without statistics over the batch, so that padding cannot leak."""
+
 from __future__ import annotations
 
 import math
-from typing import Iterator
+from collections.abc import Iterator
 
 import torch
 from torch import nn
@@ -58,7 +59,9 @@ class FeedForward(nn.Sequential):
     """Norm, four times as wide, back."""
 
     def __init__(self, dim: int, dropout: float) -> None:
-        super().__init__(nn.LayerNorm(dim), nn.Linear(dim, 4 * dim), nn.SiLU(), Dropout(dropout), nn.Linear(4 * dim, dim))
+        super().__init__(
+            nn.LayerNorm(dim), nn.Linear(dim, 4 * dim), nn.SiLU(), Dropout(dropout), nn.Linear(4 * dim, dim)
+        )
 
 
 class Convolution(nn.Module):
@@ -78,7 +81,9 @@ class Convolution(nn.Module):
 
 
 class Block(nn.Module):
-    """One layer: attention and feed-forward (Vaswani et al. 2017, norms first), or a Conformer block (Gulati et al. 2020)."""
+    """One layer: attention and feed-forward (Vaswani et al. 2017, norms first), or a Conformer block (Gulati et al.
+    2020).
+    """
 
     def __init__(self, options: EncoderOptions, conformer: bool) -> None:
         super().__init__()
@@ -120,7 +125,9 @@ class Transformer(nn.Module):
         self.out_dim = options.dim
 
     def each_layer(self, x: torch.Tensor, lens: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """(N, T, F), (N,) -> (N, T', dim) and (N,) of every layer, zeros behind each end; the last one is normalised."""
+        """(N, T, F), (N,) -> (N, T', dim) and (N,) of every layer, zeros behind each end; the last one is
+        normalised.
+        """
         mask = mask_of(lens, x.shape[1])
         x = self.input((x * mask[:, :, None]).transpose(1, 2)).transpose(1, 2)
         for number, (block, join) in enumerate(zip(self.blocks, self.joins), 1):

@@ -1,8 +1,9 @@
 """Utterances in memory, and batches of similar length whose order depends on seed and epoch alone."""
+
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -36,7 +37,7 @@ class UtteranceSet:
 
     def __init__(self, packed: PackedFeats, indices: Sequence[int] | None = None) -> None:
         """Args:
-            indices: the utterances to keep, in this order; all by default.
+        indices: the utterances to keep, in this order; all by default.
         """
         self.packed = packed
         self.rows = np.arange(len(packed)) if indices is None else np.asarray(indices, dtype=np.int64)
@@ -56,11 +57,16 @@ class UtteranceSet:
     def batch(self, indices: np.ndarray, device: str = "cpu") -> Batch:
         """The padded batch of the given utterances."""
         feats = [self.packed[int(self.rows[i])] for i in indices]
-        return Batch(indices, torch.nn.utils.rnn.pad_sequence(feats, batch_first=True).to(device),
-                     torch.from_numpy(self.lens[indices]).to(device))
+        return Batch(
+            indices,
+            torch.nn.utils.rnn.pad_sequence(feats, batch_first=True).to(device),
+            torch.from_numpy(self.lens[indices]).to(device),
+        )
 
     def chunks(self, size: int) -> UtteranceSet:
-        """The same frames in pieces of `size`, each an utterance of its own; the last one of an utterance may be shorter."""
+        """The same frames in pieces of `size`, each an utterance of its own; the last one of an utterance may be
+        shorter.
+        """
         offsets = self.packed.offsets.numpy()
         parts, ids, speakers, lens = [], [], [], []
         for row in self.rows:
@@ -70,8 +76,11 @@ class UtteranceSet:
             ids += [f"{self.packed.cut_ids[row]}-{i}" for i in pieces]
             speakers += [self.packed.speakers[row]] * len(pieces)
             lens += [min(size, last - first - i) for i in pieces]
-        return UtteranceSet(PackedFeats(tuple(ids), tuple(speakers), torch.cat(parts),
-                                        torch.from_numpy(np.concatenate([[0], np.cumsum(lens)]))))
+        return UtteranceSet(
+            PackedFeats(
+                tuple(ids), tuple(speakers), torch.cat(parts), torch.from_numpy(np.concatenate([[0], np.cumsum(lens)]))
+            )
+        )
 
     def batches(self, max_frames: int, max_batch: int, device: str = "cpu") -> Iterator[Batch]:
         """All utterances once, shortest first."""
@@ -82,8 +91,9 @@ class UtteranceSet:
 def plan(lens: np.ndarray, max_frames: int, max_batch: int, seed: tuple[int, ...] | None = None) -> list[np.ndarray]:
     """Divides utterances into batches of similar length.
 
-    What lhotse's DynamicBucketingSampler does for streams; here features lie in memory, and a plan that is a function of its
-    arguments lets an interrupted training, and each of several processes, find its batches without walking through others.
+    What lhotse's DynamicBucketingSampler does for streams; here features lie in memory, and a plan that is a function
+    of its arguments lets an interrupted training, and each of several processes, find its batches without walking
+    through others.
 
     Args:
         lens: (M,) frames of each utterance.

@@ -1,14 +1,16 @@
 """Several processes, each with a GPU or some cores, train one model; started by torchrun.
 
-Every update takes accumulate * size batches. Each process computes the gradient of its share; the sums of all are the gradient
-of the whole, so that n processes do what one does with n times the accumulation. Model and optimizer are equal everywhere, since
-all begin with the same seed or checkpoint and apply the same gradient. The first process alone writes files.
+Every update takes accumulate * size batches. Each process computes the gradient of its share; the sums of all are the
+gradient of the whole, so that n processes do what one does with n times the accumulation. Model and optimizer are equal
+everywhere, since all begin with the same seed or checkpoint and apply the same gradient. The first process alone writes
+files.
 """
+
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable, Optional
 
 import torch
 from torch import distributed, nn
@@ -32,7 +34,7 @@ class World:
         """Sums over all processes, names that only some have included."""
         if self.size == 1:
             return sums
-        parts: list[Optional[dict[str, float]]] = [None] * self.size
+        parts: list[dict[str, float] | None] = [None] * self.size
         distributed.all_gather_object(parts, sums)
         out: dict[str, float] = {}
         for part in parts:
@@ -52,7 +54,7 @@ class World:
                 distributed.all_reduce(parameter.grad)
 
 
-def lead(directory: Optional[Path], device: str) -> None:
+def lead(directory: Path | None, device: str) -> None:
     """Rank 0: tells the others where the training works; None: there is nothing to do. `device` as for the training."""
     _join(device)
     distributed.broadcast_object_list([None if directory is None else str(directory)], src=0)
@@ -61,14 +63,16 @@ def lead(directory: Optional[Path], device: str) -> None:
 def follow(action: Callable[[Path], object], device: str) -> None:
     """The other ranks: wait for rank 0 and take part in its training."""
     _join(device)
-    found: list[Optional[str]] = [None]
+    found: list[str | None] = [None]
     distributed.broadcast_object_list(found, src=0)
     if found[0] is not None:
         action(Path(found[0]))
 
 
 def _join(device: str) -> None:
-    """Meets the other processes where torchrun says, and takes a GPU of its own, if there are any and they are wanted."""
+    """Meets the other processes where torchrun says, and takes a GPU of its own, if there are any and they are
+    wanted.
+    """
     gpus = 0 if device == "cpu" else torch.cuda.device_count()
     distributed.init_process_group("nccl" if gpus else "gloo")
     if gpus:

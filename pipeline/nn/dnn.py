@@ -1,7 +1,10 @@
-"""A feed-forward network that sees a window of frames, so that a frame can be trained without the rest of its utterance."""
+"""A feed-forward network that sees a window of frames, so that a frame can be trained without the rest of its
+utterance.
+"""
+
 from __future__ import annotations
 
-from typing import Iterator
+from collections.abc import Iterator
 
 import torch
 from torch import nn

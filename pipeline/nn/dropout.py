@@ -1,5 +1,6 @@
-"""Dropout. On a CPU torch draws its masks number by number, which takes a quarter of the time of a convolutional network's step;
-here four places share a random number of 64 bits."""
+"""Dropout. On a CPU torch draws its masks number by number, which takes a quarter of the time of a convolutional
+network's step; here four places share a random number of 64 bits."""
+
 from __future__ import annotations
 
 import torch
@@ -10,7 +11,8 @@ _LEVELS = 1 << 16  # of 16 bits; probabilities are rounded to multiples of 1 / 6
 
 
 def dropout(x: torch.Tensor, p: float, training: bool) -> torch.Tensor:
-    """Zeros each element with probability `p` and divides the others by 1 - p (Srivastava et al. 2014), by torch's generator.
+    """Zeros each element with probability `p` and divides the others by 1 - p (Srivastava et al. 2014), by torch's
+    generator.
 
     Args:
         x: (..) of floats.
@@ -25,7 +27,7 @@ def dropout(x: torch.Tensor, p: float, training: bool) -> torch.Tensor:
     if dropped == _LEVELS:
         return x * 0.0
     bits = torch.empty((x.numel() + 3) // 4, dtype=torch.int64).random_(-1 << 63, None)
-    keep = bits.view(torch.int16)[:x.numel()].view(x.shape) >= dropped - _LEVELS // 2
+    keep = bits.view(torch.int16)[: x.numel()].view(x.shape) >= dropped - _LEVELS // 2
     return x * keep.to(x.dtype).mul_(_LEVELS / (_LEVELS - dropped))
 
 

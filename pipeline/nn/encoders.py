@@ -1,7 +1,9 @@
 """Encoders: feature frames in, hidden vectors at the label frame rate out; padding never reaches a real frame."""
+
 from __future__ import annotations
 
-from typing import Callable, Collection, Iterator, NamedTuple
+from collections.abc import Callable, Collection, Iterator
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -35,7 +37,8 @@ class Tdnn(nn.Module):
         self.input = nn.Conv1d(in_dim, options.dim, options.kernel, padding=options.kernel // 2)
         self.convs = nn.ModuleList(
             nn.Conv1d(options.dim, options.dim, options.kernel, padding=d * (options.kernel // 2), dilation=d)
-            for d in dilations)
+            for d in dilations
+        )
         self.norms = nn.ModuleList(nn.LayerNorm(options.dim) for _ in range(options.layers + 1))
         self.joins = nn.ModuleList(Join(s, options.dim) for s in [*strides_of(options.strides, options.layers), 1])
         self.dropout = options.dropout
@@ -44,7 +47,7 @@ class Tdnn(nn.Module):
     def each_layer(self, x: torch.Tensor, lens: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """(N, T, F), (N,) -> (N, T', dim) and (N,) of every layer, zeros behind each end."""
         mask = mask_of(lens, x.shape[1])[:, None, :]  # (N, 1, T)
-        x = self._finish(self.input((x.transpose(1, 2) * mask)), self.norms[0]) * mask
+        x = self._finish(self.input(x.transpose(1, 2) * mask), self.norms[0]) * mask
         for conv, norm, join in zip(self.convs, self.norms[1:], self.joins):
             x = (x + self._finish(conv(x), norm)) * mask
             yield x.transpose(1, 2), lens
@@ -66,13 +69,19 @@ class Tds(nn.Module):
         if options.conv_kernel % 2 == 0:
             raise ConfigError(f"conv_kernel {options.conv_kernel} must be odd, so that a frame stays at its place")
         if options.dim % options.heads:
-            raise ConfigError(f"dim {options.dim} must be a multiple of the number of channels (heads), {options.heads}")
+            raise ConfigError(
+                f"dim {options.dim} must be a multiple of the number of channels (heads), {options.heads}"
+            )
         dim, channels = options.dim, options.heads
         self.channels, self.dropout, self.out_dim = channels, options.dropout, dim
         self.input = nn.Linear(in_dim, dim)
-        self.convs = nn.ModuleList(nn.Conv2d(channels, channels, (options.conv_kernel, 1), padding=(options.conv_kernel // 2, 0))
-                                   for _ in range(options.layers))
-        self.mixers = nn.ModuleList(nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, dim)) for _ in self.convs)
+        self.convs = nn.ModuleList(
+            nn.Conv2d(channels, channels, (options.conv_kernel, 1), padding=(options.conv_kernel // 2, 0))
+            for _ in range(options.layers)
+        )
+        self.mixers = nn.ModuleList(
+            nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, dim)) for _ in self.convs
+        )
         self.norms = nn.ModuleList(nn.LayerNorm(dim) for _ in range(2 * options.layers))
         self.joins = nn.ModuleList(Join(s, dim) for s in [*strides_of(options.strides, options.layers), 1])
 
@@ -91,8 +100,14 @@ class Tds(nn.Module):
 
 
 ENCODERS: dict[str, Callable[[int, EncoderOptions], nn.Module]] = {
-    "blstm": Blstm, "lc_blstm": LcBlstm, "tdnn": Tdnn, "tds": Tds, "transformer": Transformer, "conformer": Conformer,
-    "dnn": Dnn}
+    "blstm": Blstm,
+    "lc_blstm": LcBlstm,
+    "tdnn": Tdnn,
+    "tds": Tds,
+    "transformer": Transformer,
+    "conformer": Conformer,
+    "dnn": Dnn,
+}
 
 
 class Hidden(NamedTuple):
@@ -127,7 +142,9 @@ class Encoder(nn.Module):
             raise ConfigError(f"unknown encoder {options.encoder!r}; known: {', '.join(ENCODERS)}")
         k = options.frames_per_step
         if k > 1 and (options.strides or options.vgg):
-            raise ConfigError("frames_per_step goes without strides and VGG blocks: frames that were joined are not taken apart")
+            raise ConfigError(
+                "frames_per_step goes without strides and VGG blocks: frames that were joined are not taken apart"
+            )
         self.subsampling, self.num_layers = options.label_factor, options.layers
         self.frames = Subsample(options.subsampling, options.subsampling_by)
         self.steps = Subsample(k)
@@ -146,8 +163,9 @@ class Encoder(nn.Module):
         """(N, T, F), (N,) -> (N, T', D), (N,) with T' = ceil(T / subsampling)."""
         return self.layers(x, lens)[:2]
 
-    def layers(self, x: torch.Tensor, lens: torch.Tensor,
-               wanted: Collection[int] = ()) -> tuple[torch.Tensor, torch.Tensor, dict[int, Hidden]]:
+    def layers(
+        self, x: torch.Tensor, lens: torch.Tensor, wanted: Collection[int] = ()
+    ) -> tuple[torch.Tensor, torch.Tensor, dict[int, Hidden]]:
         """The output, and what some of the layers hand out, each before the frames behind it are joined.
 
         Args:
@@ -156,7 +174,7 @@ class Encoder(nn.Module):
             (N, T', D), (N,), and the layers by number.
         """
         assert all(1 <= number <= self.num_layers for number in wanted), wanted
-        x, label_lens = self.frames(x[:, :int(lens.max())], lens)
+        x, label_lens = self.frames(x[:, : int(lens.max())], lens)
         num_frames = x.shape[1]
         x, lens = self.steps(x, label_lens)
         if self.vgg is not None:

@@ -1,7 +1,8 @@
 """Frame rates inside an encoder: frames are joined before, between or inside its layers."""
+
 from __future__ import annotations
 
-from typing import Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import nn
@@ -63,6 +64,8 @@ class Join(nn.Module):
 
 def strides_of(strides: Sequence[int], layers: int) -> list[int]:
     """The factor behind each layer but the last; ConfigError for more factors than places or for one below 1."""
-    if len(strides) >= layers and strides or any(s < 1 for s in strides):
-        raise ConfigError(f"strides {tuple(strides)}: {layers} layers have {layers - 1} places for factors of 1 or more")
+    if (len(strides) >= layers and strides) or any(s < 1 for s in strides):
+        raise ConfigError(
+            f"strides {tuple(strides)}: {layers} layers have {layers - 1} places for factors of 1 or more"
+        )
     return [*strides, *[1] * (layers - 1 - len(strides))]

@@ -1,23 +1,24 @@
 """Viterbi training: a network learns the labels of an alignment frame by frame, whichever model made it."""
+
 from __future__ import annotations
 
 import logging
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any
 
 import numpy as np
 import torch
 
 from pipeline.artifacts.ali import AliSet
+from pipeline.artifacts.lang import Lang
+from pipeline.artifacts.model_dir import HmmDir, load_hmm
 from pipeline.base.errors import DataError
 from pipeline.feats.facts import FeatureFacts
 from pipeline.feats.load import load_packed
 from pipeline.hmm import viterbi
 from pipeline.hmm.compile import compile_graphs
-from pipeline.artifacts.lang import Lang
-from pipeline.artifacts.model_dir import HmmDir, load_hmm
 from pipeline.nn.data import UtteranceSet
 from pipeline.nn.labels import SPEED_SLACK, check_missing, fitted, frames_per_label, with_speeds
 from pipeline.nn.losses import CrossEntropy
@@ -30,8 +31,15 @@ from pipeline.nn.train import Task, clean_up, train
 logger = logging.getLogger(__name__)
 
 
-def train_viterbi(data_dir: Path, lang_dir: Path, ali_dir: Path, out: Path, options: ViterbiOptions,
-                  dev_dir: Optional[Path] = None, dev_ali_dir: Optional[Path] = None) -> dict[str, Any]:
+def train_viterbi(
+    data_dir: Path,
+    lang_dir: Path,
+    ali_dir: Path,
+    out: Path,
+    options: ViterbiOptions,
+    dev_dir: Path | None = None,
+    dev_ali_dir: Path | None = None,
+) -> dict[str, Any]:
     """Trains a network by cross-entropy on an alignment and writes its model directory.
 
     Args:
@@ -48,22 +56,40 @@ def train_viterbi(data_dir: Path, lang_dir: Path, ali_dir: Path, out: Path, opti
     data = sets[0][1]
     model = first_model(data, hmm, options)
     history, changed = _train_rounds(model, sets, lang, hmm, options, out, facts.frame_shift)
-    save_acoustic_model(out, model.cpu(), hmm, feature_facts(facts), options.feat_options(), Scales(),
-                        {"criterion": "cross_entropy", "lang_id": lang.id, "ali": str(ali_dir), "epochs": history})
+    save_acoustic_model(
+        out,
+        model.cpu(),
+        hmm,
+        feature_facts(facts),
+        options.feat_options(),
+        Scales(),
+        {"criterion": "cross_entropy", "lang_id": lang.id, "ali": str(ali_dir), "epochs": history},
+    )
     clean_up(out)
-    return {"utterances": len(data), "parameters": sum(p.numel() for p in model.parameters()), **changed,
-            **{k: v for k, v in history[-1].items() if k in ("loss", "accuracy", "dev_loss", "dev_accuracy")}}
+    return {
+        "utterances": len(data),
+        "parameters": sum(p.numel() for p in model.parameters()),
+        **changed,
+        **{k: v for k, v in history[-1].items() if k in ("loss", "accuracy", "dev_loss", "dev_accuracy")},
+    }
 
 
 Labelled = tuple[Path, UtteranceSet, list[np.ndarray]]
 
 
-def load_labelled(data_dir: Path, lang_dir: Path, ali_dir: Path, options: ViterbiOptions, dev_dir: Optional[Path] = None,
-                  dev_ali_dir: Optional[Path] = None) -> tuple[Lang, HmmDir, FeatureFacts, list[Labelled]]:
+def load_labelled(
+    data_dir: Path,
+    lang_dir: Path,
+    ali_dir: Path,
+    options: ViterbiOptions,
+    dev_dir: Path | None = None,
+    dev_ali_dir: Path | None = None,
+) -> tuple[Lang, HmmDir, FeatureFacts, list[Labelled]]:
     """What a training on an alignment reads; arguments as for ``train_viterbi``.
 
     Returns:
-        lang, the alignment's HMM, facts of the features; the training data with their labels, then the dev data, if any.
+        lang, the alignment's HMM, facts of the features; the training data with their labels, then the dev data, if
+        any.
     """
     lang, hmm, facts = Lang.load(lang_dir), load_hmm(ali_dir), FeatureFacts.load(data_dir)
     hmm.check_lang(lang, lang_dir)
@@ -84,8 +110,15 @@ def first_model(data: UtteranceSet, hmm: HmmDir, options: ViterbiOptions) -> Aco
     return model
 
 
-def _train_rounds(model: AcousticModel, sets: list[Labelled], lang: Lang, hmm: HmmDir, options: ViterbiOptions, out: Path,
-                  frame_shift: float) -> tuple[list[dict[str, float]], dict[str, float]]:
+def _train_rounds(
+    model: AcousticModel,
+    sets: list[Labelled],
+    lang: Lang,
+    hmm: HmmDir,
+    options: ViterbiOptions,
+    out: Path,
+    frame_shift: float,
+) -> tuple[list[dict[str, float]], dict[str, float]]:
     """Trains on the alignment, then on what the model itself aligns, round by round.
 
     Args:
@@ -98,10 +131,14 @@ def _train_rounds(model: AcousticModel, sets: list[Labelled], lang: Lang, hmm: H
     for number in range(options.realign_rounds + 1):
         work, round_options = out, options
         if number:
-            realigned = [(where, data, realign(model.cpu(), hmm, lang, where, data, labels)) for where, data, labels in sets]
+            realigned = [
+                (where, data, realign(model.cpu(), hmm, lang, where, data, labels)) for where, data, labels in sets
+            ]
             old, new = (np.concatenate(s[0][2]) for s in (sets, realigned))
             changed[f"changed_{number}"] = float((old != new).mean())
-            logger.info("round %d: realignment has changed %.1f %% of the labels", number, 100 * changed[f"changed_{number}"])
+            logger.info(
+                "round %d: realignment has changed %.1f %% of the labels", number, 100 * changed[f"changed_{number}"]
+            )
             sets, work = realigned, out / f"round{number}"
             round_options = replace(options, epochs=options.realign_epochs, seed=options.seed + 1000 * number)
         model.log_prior.copy_(label_prior(sets[0][2], hmm.tree.num_pdfs))
@@ -118,8 +155,9 @@ def _train_rounds(model: AcousticModel, sets: list[Labelled], lang: Lang, hmm: H
 
 
 @torch.no_grad()
-def realign(model: AcousticModel, hmm: HmmDir, lang: Lang, data_dir: Path, data: UtteranceSet,
-            labels: list[np.ndarray]) -> list[np.ndarray]:
+def realign(
+    model: AcousticModel, hmm: HmmDir, lang: Lang, data_dir: Path, data: UtteranceSet, labels: list[np.ndarray]
+) -> list[np.ndarray]:
     """Labels by the model's own Viterbi alignment; utterances without a path keep what they have.
 
     Scores are log posterior minus log prior; transitions are those of the alignment that the model was trained on.
@@ -133,7 +171,7 @@ def realign(model: AcousticModel, hmm: HmmDir, lang: Lang, data_dir: Path, data:
         best = viterbi(graphs.graphs[batch.indices], log_post - model.log_prior, lens, transitions)
         for row, index in enumerate(batch.indices):
             if np.isfinite(float(best.scores[row])):
-                out[index] = best.pdfs[row, :int(lens[row])].numpy().astype(labels[index].dtype)
+                out[index] = best.pdfs[row, : int(lens[row])].numpy().astype(labels[index].dtype)
     return out
 
 
@@ -144,11 +182,12 @@ def chunk_frames(options: ViterbiOptions, frame_shift: float) -> int:
 
 def chunk_labels(labels: list[np.ndarray], size: int) -> list[np.ndarray]:
     """Labels of all chunks of `size` label frames, in the order of ``UtteranceSet.chunks``."""
-    return [row[i:i + size] for row in labels for i in range(0, len(row), size)]
+    return [row[i : i + size] for row in labels for i in range(0, len(row), size)]
 
 
-def _utterances(data_dir: Path, ali_dir: Path, hmm: HmmDir, facts: FeatureFacts,
-                options: ViterbiOptions) -> tuple[UtteranceSet, list[np.ndarray]]:
+def _utterances(
+    data_dir: Path, ali_dir: Path, hmm: HmmDir, facts: FeatureFacts, options: ViterbiOptions
+) -> tuple[UtteranceSet, list[np.ndarray]]:
     """The aligned utterances of a data directory and their labels at the label frame rate."""
     ali = AliSet.load(ali_dir)
     ali.check_tree(hmm.tree, hmm.topo, hmm.directory)

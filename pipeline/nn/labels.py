@@ -1,11 +1,12 @@
 """Labels of an alignment for the frames of a network: which set holds a cut, at which rate, and of which length."""
+
 from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Mapping, Sequence
 
 import numpy as np
 
@@ -18,8 +19,8 @@ SPEED_SLACK = 2  # frames by which rounding may change the length of an utteranc
 
 
 def with_speeds(ali: AliSet, cut_ids: Sequence[str]) -> dict[str, AliSet]:
-    """The set that holds each cut: the alignment; or that alignment at another speed for cuts of steps/perturb_speed.py; or
-    under another name for the copies of steps/add_noise.py, of either."""
+    """The set that holds each cut: the alignment; or that alignment at another speed for cuts of
+    steps/perturb_speed.py; or under another name for the copies of steps/add_noise.py, of either."""
     found = {c: ali for c in cut_ids if c in ali}
     at_speed: dict[str, AliSet] = {}
     renamed: dict[int, list[Alignment]] = {}
@@ -52,25 +53,34 @@ def frames_per_label(ali: AliSet, frame_shift: float, factor: int, data_dir: Pat
         raise MismatchError(
             f"alignment {ali.directory} has a frame every {ali.header.frame_shift * 1000:g} ms; labels every "
             f"{shift * 1000:g} ms (features of {data_dir}, {factor} of them per label) cannot be taken from it; "
-            f"--subsampling {max(1, round(ali.header.frame_shift / frame_shift))} fits")
+            f"--subsampling {max(1, round(ali.header.frame_shift / frame_shift))} fits"
+        )
     return count
 
 
-def check_missing(cut_ids: Sequence[str], found: Mapping[str, AliSet], ali: AliSet, data_dir: Path, max_missing: float) -> None:
+def check_missing(
+    cut_ids: Sequence[str], found: Mapping[str, AliSet], ali: AliSet, data_dir: Path, max_missing: float
+) -> None:
     """DataError when a larger share of the cuts than max_missing has no alignment; a warning when some have none."""
     missing = [c for c in cut_ids if c not in found]
     if not missing:
         return
-    text = f"{ali.directory} has no alignment for {len(missing):,} of the {len(cut_ids):,} utterances of {data_dir}, " \
-           f"the first: {missing[0]!r}"
+    text = (
+        f"{ali.directory} has no alignment for {len(missing):,} of the {len(cut_ids):,} utterances of {data_dir}, "
+        f"the first: {missing[0]!r}"
+    )
     if len(missing) > max_missing * len(cut_ids):
         raise DataError(f"{text}; align that data first")
     logger.warning("%s", text)
 
 
 def fitted(frames: np.ndarray, expected: int, slack: int, cut_id: str, ali: AliSet, data_dir: Path) -> np.ndarray:
-    """(expected,) labels: the same, or with the last one repeated or cut off where up to `slack` are missing or too many."""
+    """(expected,) labels: the same, or with the last one repeated or cut off where up to `slack` are missing or too
+    many.
+    """
     if abs(len(frames) - expected) > slack:
-        raise MismatchError(f"{ali.directory} and {data_dir} do not belong together: utterance {cut_id!r} has {len(frames)} "
-                            f"labels and {expected} label frames")
+        raise MismatchError(
+            f"{ali.directory} and {data_dir} do not belong together: utterance {cut_id!r} has {len(frames)} "
+            f"labels and {expected} label frames"
+        )
     return np.pad(frames, (0, max(expected - len(frames), 0)), mode="edge")[:expected]

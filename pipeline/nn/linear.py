@@ -1,7 +1,8 @@
 """Linear alignments: the states of one path through an utterance's graph, spread evenly over its frames."""
+
 from __future__ import annotations
 
-from typing import Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -35,7 +36,7 @@ def _path(g: dict[str, np.ndarray], begin: int, end: int, silent: np.ndarray) ->
     state = next((s for s in finals if silent[s]), finals[0])
     path = [int(state)]
     while True:
-        sources = g["arc_src"][g["arc_splits"][state]:g["arc_splits"][state + 1]].astype(np.int64) + begin
+        sources = g["arc_src"][g["arc_splits"][state] : g["arc_splits"][state + 1]].astype(np.int64) + begin
         before = sorted(s for s in set(sources.tolist()) if s != state)
         if not before:
             assert np.isfinite(g["start_weight"][state]), state

@@ -1,8 +1,9 @@
 """Criteria for the training loop: full-sum over HMM state sequences, and cross-entropy with an alignment."""
+
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Optional, Sequence
 
 import numpy as np
 import torch
@@ -22,10 +23,12 @@ ALL_FORWARD = 0.98  # above which each state of a phone lasts for one frame and 
 
 @dataclass(frozen=True)
 class Ramp:
-    """A scale that changes linearly from `start` to `end` in the first `until` of the training; constant without start."""
+    """A scale that changes linearly from `start` to `end` in the first `until` of the training; constant without
+    start.
+    """
 
     end: float
-    start: Optional[float] = None
+    start: float | None = None
     until: float = 0.5
 
     def __call__(self, done: float) -> float:
@@ -43,18 +46,27 @@ class FullSum:
     On dev data the scales are always the final ones, so that epochs can be compared.
     """
 
-    def __init__(self, graphs: TrainingGraphs, silence_pdfs: Sequence[int], alpha: Ramp, beta: Ramp,
-                 kappa: Ramp = Ramp(0.0), prior: str = "none", linear_labels: Optional[Sequence[np.ndarray]] = None,
-                 linear_until: float = 0.0, em: bool = False) -> None:
+    def __init__(
+        self,
+        graphs: TrainingGraphs,
+        silence_pdfs: Sequence[int],
+        alpha: Ramp,
+        beta: Ramp,
+        kappa: Ramp = Ramp(0.0),
+        prior: str = "none",
+        linear_labels: Sequence[np.ndarray] | None = None,
+        linear_until: float = 0.0,
+        em: bool = False,
+    ) -> None:
         """Args:
-            graphs: by utterance index.
-            silence_pdfs: labels of silence, for the watch over collapse.
-            alpha, beta, kappa: scales of label posterior, transitions and prior.
-            prior: "none", "transcripts" (the model's log_prior as it stands), "softmax" or "on_the_fly" (both estimated
-                in training and left in the model's log_prior).
-            linear_labels: (T'_n,) labels of a linear alignment per utterance.
-            linear_until: share of the training in which these are the targets of a cross-entropy instead.
-            em: transitions are updated in closed form after each epoch; their w must not require gradients then.
+        graphs: by utterance index.
+        silence_pdfs: labels of silence, for the watch over collapse.
+        alpha, beta, kappa: scales of label posterior, transitions and prior.
+        prior: "none", "transcripts" (the model's log_prior as it stands), "softmax" or "on_the_fly" (both estimated
+            in training and left in the model's log_prior).
+        linear_labels: (T'_n,) labels of a linear alignment per utterance.
+        linear_until: share of the training in which these are the targets of a cross-entropy instead.
+        em: transitions are updated in closed form after each epoch; their w must not require gradients then.
         """
         self.graphs, self.alpha, self.beta, self.kappa, self.em = graphs, alpha, beta, kappa, em
         self.prior, self.linear_labels, self.linear_until = prior, linear_labels, linear_until
@@ -79,8 +91,15 @@ class FullSum:
         total = -log_z.masked_fill(~good, 0.0).sum()
         return Loss(total, int(lens[good].sum()), int((~good).sum()), {"silence": silence})
 
-    def _scaled(self, model: AcousticModel, indices: np.ndarray, encoded: torch.Tensor, log_post: torch.Tensor,
-                lens: torch.Tensor, done: float) -> tuple[Graphs, torch.Tensor, Optional[torch.Tensor]]:
+    def _scaled(
+        self,
+        model: AcousticModel,
+        indices: np.ndarray,
+        encoded: torch.Tensor,
+        log_post: torch.Tensor,
+        lens: torch.Tensor,
+        done: float,
+    ) -> tuple[Graphs, torch.Tensor, torch.Tensor | None]:
         """Graphs, (N, T', P) emissions and transitions of a batch, all with their scales."""
         done = done if model.training else 1.0
         scores = log_post * self.alpha(done)
@@ -113,32 +132,44 @@ class FullSum:
             assert model.transitions is not None
             model.transitions.maximise(self.transition_counts(model, data))
 
-    def diagnose(self, model: AcousticModel, figures: dict[str, float], done: float) -> Optional[str]:
-        """Silence collapse (in labels or in transitions) and all-loop, the ways in which full-sum training usually fails."""
+    def diagnose(self, model: AcousticModel, figures: dict[str, float], done: float) -> str | None:
+        """Silence collapse (in labels or in transitions) and all-loop, the ways in which full-sum training usually
+        fails.
+        """
         if figures.get("silence", 0.0) > SILENCE_COLLAPSE:
-            return (f"silence collapse: silence has {figures['silence']:.0%} of the label posterior. Usual cures: a prior "
-                    f"(--prior transcripts), a lower --label-scale, --flat-start-epochs 1, a lower --learning-rate")
+            return (
+                f"silence collapse: silence has {figures['silence']:.0%} of the label posterior. Usual cures: a prior "
+                f"(--prior transcripts), a lower --label-scale, --flat-start-epochs 1, a lower --learning-rate"
+            )
         net = model.transitions
         # Of input-dependent probabilities only those at an encoder output of 0 are known here, which say little.
         if net is not None and net.kind != "fixed" and not net.dynamic:
             speech = model.transitions.speech_forward(self.silence)
             if speech < ALL_LOOP:
-                return (f"all-loop: speech states are left with probability {speech:.4f} per frame. Usual cures: a lower "
-                        f"--transition-scale, --transition-init guessed, --transitions fixed for a first model")
+                return (
+                    f"all-loop: speech states are left with probability {speech:.4f} per frame. Usual cures: a lower "
+                    f"--transition-scale, --transition-init guessed, --transitions fixed for a first model"
+                )
             if speech > ALL_FORWARD and len(self.silence):
-                return (f"silence collapse: speech states are left with probability {speech:.4f} per frame, so silence has all the "
-                        f"time. Usual cures: a lower --transition-scale, --transition-init guessed, --transition-update gradient")
+                return (
+                    f"silence collapse: speech states are left with probability {speech:.4f} per frame, so "
+                    f"silence has all the "
+                    f"time. Usual cures: a lower --transition-scale, --transition-init guessed, "
+                    f"--transition-update gradient"
+                )
         return None
 
 
 class CrossEntropy:
-    """Frame cross-entropy with fixed labels, label smoothing (Szegedy et al. 2016) and focal weights (Lin et al. 2017)."""
+    """Frame cross-entropy with fixed labels, label smoothing (Szegedy et al. 2016) and focal weights (Lin et al.
+    2017).
+    """
 
     def __init__(self, labels: Sequence[np.ndarray], smoothing: float = 0.0, focal: float = 0.0) -> None:
         """Args:
-            labels: (T'_n,) int pdf-ids at the label frame rate, by utterance index.
-            smoothing: share of the target that is spread evenly over all labels.
-            focal: exponent g of the weights (1 - p)^g.
+        labels: (T'_n,) int pdf-ids at the label frame rate, by utterance index.
+        smoothing: share of the target that is spread evenly over all labels.
+        focal: exponent g of the weights (1 - p)^g.
         """
         self.labels, self.smoothing, self.focal = labels, smoothing, focal
 
@@ -161,7 +192,7 @@ class CrossEntropy:
     def end_epoch(self, model: AcousticModel, data: UtteranceSet, done: float) -> None:
         """Nothing to refresh."""
 
-    def diagnose(self, model: AcousticModel, figures: dict[str, float], done: float) -> Optional[str]:
+    def diagnose(self, model: AcousticModel, figures: dict[str, float], done: float) -> str | None:
         """Cross-entropy has no trouble of its own beyond what the loop sees."""
         return None
 
@@ -170,5 +201,5 @@ def padded(rows: Sequence[np.ndarray], width: int) -> torch.Tensor:
     """(N, width) int64, 0 behind each row's end."""
     out = torch.zeros((len(rows), width), dtype=torch.int64)
     for i, row in enumerate(rows):
-        out[i, :len(row)] = torch.from_numpy(np.asarray(row, dtype=np.int64))
+        out[i, : len(row)] = torch.from_numpy(np.asarray(row, dtype=np.int64))
     return out

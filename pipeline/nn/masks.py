@@ -1,4 +1,5 @@
 """Lengths and masks of padded batches."""
+
 from __future__ import annotations
 
 import torch

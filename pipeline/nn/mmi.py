@@ -1,18 +1,21 @@
 """Maximum mutual information and its kin: how probable the reference is among all word (or phone) sequences.
 
-    F = sum_u log [ p(X_u | W_u)^k p(W_u) / sum_W p(X_u | W)^k p(W) ]          (Heigold et al. 2014; Povey 2003, chapter 3)
+    F = sum_u log [ p(X_u | W_u)^k p(W_u) / sum_W p(X_u | W)^k p(W) ]          (Heigold et al. 2014; Povey 2003, chapter
+    3)
 
     dF / d score(t, s) = k (gamma_num(t, s) - gamma_den(t, s)),    score = log p(s | x_t) - prior_scale log p(s)
 
-Both sums run over HMM state sequences; k is the inverse of the language model's weight in decoding. Boosted MMI (Povey et
-al. 2008) lowers the score of each denominator path by b per right frame; sMBR (Gibson and Hain 2006) maximises the
+Both sums run over HMM state sequences; k is the inverse of the language model's weight in decoding. Boosted MMI (Povey
+et al. 2008) lowers the score of each denominator path by b per right frame; sMBR (Gibson and Hain 2006) maximises the
 expected number of right frames instead.
 """
+
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Optional, Protocol, Sequence
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -33,8 +36,9 @@ ROUNDING = 0.01  # natural logs of an utterance's score, within which two ways t
 class Denominator(Protocol):
     """Where the competing sequences come from: ``GraphSum`` or ``LatticeSum`` of ``pipeline.graph.denominator``."""
 
-    def __call__(self, scores: torch.Tensor, lens: torch.Tensor, references: References,
-                 accuracy: Optional[torch.Tensor] = None) -> Competitors:
+    def __call__(
+        self, scores: torch.Tensor, lens: torch.Tensor, references: References, accuracy: torch.Tensor | None = None
+    ) -> Competitors:
         """Sums of a batch of (N, T, P) scores; with (N, T, P) accuracies also the expected ones and their gradient."""
 
 
@@ -74,9 +78,12 @@ class Failures:
 
     def reasons(self) -> dict[int, str]:
         """Utterance -> reason in words."""
-        texts = {"missing": "the reference is not in the lattice: added to the denominator",
-                 "narrow": "the search lost the better scored reference (beam too narrow): added to the denominator",
-                 "empty": "empty lattice: left out", "zero_numerator": "the reference has no path: left out"}
+        texts = {
+            "missing": "the reference is not in the lattice: added to the denominator",
+            "narrow": "the search lost the better scored reference (beam too narrow): added to the denominator",
+            "empty": "empty lattice: left out",
+            "zero_numerator": "the reference has no path: left out",
+        }
         return {index: text for name, text in texts.items() for index in getattr(self, name)}
 
     def check(self, seen: int, max_failed: float, max_missing: float) -> None:
@@ -84,12 +91,21 @@ class Failures:
         if seen < MIN_UTTERANCES:
             return
         for name, limit, advice in (
-                ("zero_numerator", max_failed, "references without any path: do the transcripts belong to the audio?"),
-                ("empty", max_failed, "empty lattices: widen --beam (--graph-beam) or raise --max-active and --retries"),
-                ("narrow", max_missing, "utterances whose search lost a better scored reference: widen --beam (--graph-beam) or raise "
-                 "--max-active (--graph-max-active)"),
-                ("missing", max_missing, "references that are not in their lattice: widen --lattice-beam, lower "
-                                         "--acoustic-scale, or check that the graph has the words of the transcripts")):
+            ("zero_numerator", max_failed, "references without any path: do the transcripts belong to the audio?"),
+            ("empty", max_failed, "empty lattices: widen --beam (--graph-beam) or raise --max-active and --retries"),
+            (
+                "narrow",
+                max_missing,
+                "utterances whose search lost a better scored reference: widen --beam (--graph-beam) or raise "
+                "--max-active (--graph-max-active)",
+            ),
+            (
+                "missing",
+                max_missing,
+                "references that are not in their lattice: widen --lattice-beam, lower "
+                "--acoustic-scale, or check that the graph has the words of the transcripts",
+            ),
+        ):
             count = len(getattr(self, name))
             if count > limit * seen:
                 raise DataError(f"{count:,} of {seen:,} {advice} (allowed share: {limit:g})")
@@ -102,27 +118,46 @@ class SequenceObjective:
         failures: found so far.
     """
 
-    def __init__(self, graphs: TrainingGraphs, transitions: torch.Tensor, denominator: Optional[Denominator],
-                 log_prior: torch.Tensor, criterion: Criterion, *, words: Optional[Sequence[Sequence[int]]] = None,
-                 lm_scores: Optional[np.ndarray] = None, alignment: Optional[Sequence[np.ndarray]] = None, tolerance: int = 0,
-                 same: Optional[torch.Tensor] = None, ignore: Sequence[int] = (), max_failed: float = 0.05,
-                 max_missing: float = 0.5) -> None:
+    def __init__(
+        self,
+        graphs: TrainingGraphs,
+        transitions: torch.Tensor,
+        denominator: Denominator | None,
+        log_prior: torch.Tensor,
+        criterion: Criterion,
+        *,
+        words: Sequence[Sequence[int]] | None = None,
+        lm_scores: np.ndarray | None = None,
+        alignment: Sequence[np.ndarray] | None = None,
+        tolerance: int = 0,
+        same: torch.Tensor | None = None,
+        ignore: Sequence[int] = (),
+        max_failed: float = 0.05,
+        max_missing: float = 0.5,
+    ) -> None:
         """Args:
-            graphs: transcript graphs by utterance index.
-            transitions: (n_tid,) natural-log transition scores, with their scale, as in the denominator.
-            denominator: None for "realign".
-            log_prior: (P,) natural logs.
-            words: word ids of the transcripts, to look them up in lattices.
-            lm_scores: (M,) natural-log language model scores of the references; None: 0, F lacks a constant then.
-            alignment: (T_n,) pdf-ids per utterance; the numerator may use only labels that it has within `tolerance` frames.
-            same: (P, P) bool, labels that count as the same for the accuracy; None: only themselves.
-            ignore: labels (of silence) whose frames are left out of the update.
-            max_failed: share of utterances without lattice or numerator above which a DataError is raised.
-            max_missing: the same for references that are not in their lattice.
+        graphs: transcript graphs by utterance index.
+        transitions: (n_tid,) natural-log transition scores, with their scale, as in the denominator.
+        denominator: None for "realign".
+        log_prior: (P,) natural logs.
+        words: word ids of the transcripts, to look them up in lattices.
+        lm_scores: (M,) natural-log language model scores of the references; None: 0, F lacks a constant then.
+        alignment: (T_n,) pdf-ids per utterance; the numerator may use only labels that it has within `tolerance`
+            frames.
+        same: (P, P) bool, labels that count as the same for the accuracy; None: only themselves.
+        ignore: labels (of silence) whose frames are left out of the update.
+        max_failed: share of utterances without lattice or numerator above which a DataError is raised.
+        max_missing: the same for references that are not in their lattice.
         """
         assert (denominator is None) == (criterion.kind == "realign"), criterion
         self.graphs, self.transitions, self.denominator, self.log_prior = graphs, transitions, denominator, log_prior
-        self.criterion, self.words, self.lm_scores, self.alignment, self.tolerance = criterion, words, lm_scores, alignment, tolerance
+        self.criterion, self.words, self.lm_scores, self.alignment, self.tolerance = (
+            criterion,
+            words,
+            lm_scores,
+            alignment,
+            tolerance,
+        )
         self.same, self.ignore = same, torch.tensor(sorted(ignore), dtype=torch.int64)
         self.max_failed, self.max_missing = max_failed, max_missing
         self.failures, self._seen = Failures(), set()
@@ -154,23 +189,37 @@ class SequenceObjective:
         ignored = torch.isin(reference, self.ignore.to(reference.device))
         keep = used & ~rejected & ~cancelled & ~ignored
         right = float((log_posteriors.argmax(2) == reference)[used].sum())
-        return Outer(gradient * keep[:, :, None], float(objective[~failed].sum()), int(used.sum()), int(cancelled.sum()),
-                     int(rejected.sum()), failed.nonzero()[:, 0].tolist(), {"accuracy": right})
+        return Outer(
+            gradient * keep[:, :, None],
+            float(objective[~failed].sum()),
+            int(used.sum()),
+            int(cancelled.sum()),
+            int(rejected.sum()),
+            failed.nonzero()[:, 0].tolist(),
+            {"accuracy": right},
+        )
 
     @torch.no_grad()
     def references(self, log_posteriors: torch.Tensor, lens: torch.Tensor, indices: np.ndarray) -> list[np.ndarray]:
-        """(T_n,) int64, the state of each frame that the numerator knows best; no frame for utterances without a numerator."""
+        """(T_n,) int64, the state of each frame that the numerator knows best; no frame for utterances without a
+        numerator.
+        """
         scores = self._scores(log_posteriors)
         log_num, numerator = self._numerator(scores, lens, indices)
         states = numerator.argmax(2).cpu().numpy()
-        return [states[row, :int(lens[row]) if bool(torch.isfinite(log_num[row])) else 0] for row in range(len(indices))]
+        return [
+            states[row, : int(lens[row]) if bool(torch.isfinite(log_num[row])) else 0] for row in range(len(indices))
+        ]
 
-    def diagnose(self, figures: dict[str, float]) -> Optional[str]:
+    def diagnose(self, figures: dict[str, float]) -> str | None:
         """An epoch in which hardly any frame is left to learn from."""
         gone = figures.get("rejected", 0.0)
         if gone > 0.5:
-            return (f"{gone:.0%} of the frames are rejected: the denominator hardly knows the reference. Usual cures: a lower "
-                    f"--learning-rate, a wider --lattice-beam, a lower --acoustic-scale")
+            return (
+                f"{gone:.0%} of the frames are rejected: the denominator hardly knows the reference. Usual cures: "
+                f"a lower "
+                f"--learning-rate, a wider --lattice-beam, a lower --acoustic-scale"
+            )
         return None
 
     def _scores(self, log_posteriors: torch.Tensor) -> torch.Tensor:
@@ -178,7 +227,9 @@ class SequenceObjective:
         c = self.criterion
         return c.acoustic_scale * (log_posteriors - c.prior_scale * self.log_prior.to(log_posteriors.device))
 
-    def _numerator(self, scores: torch.Tensor, lens: torch.Tensor, indices: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+    def _numerator(
+        self, scores: torch.Tensor, lens: torch.Tensor, indices: np.ndarray
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """(N,) float64 log sums with the language model's score, (N, T, P) occupancies."""
         graphs = self.graphs.graphs[indices]
         if self.alignment is not None:
@@ -204,15 +255,23 @@ class SequenceObjective:
                 out[row, at, labels[(at + shift).clamp(0, length - 1)]] = True
         return out.to(scores.device)
 
-    def _cross_entropy(self, log_posteriors: torch.Tensor, numerator: torch.Tensor,
-                       mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def _cross_entropy(
+        self, log_posteriors: torch.Tensor, numerator: torch.Tensor, mask: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Gradient (N, T, P) and value (N,) of the cross-entropy with the numerator's best states."""
         best = torch.zeros_like(numerator).scatter_(2, numerator.argmax(2, keepdim=True), 1.0)
         value = log_posteriors.gather(2, numerator.argmax(2, keepdim=True))[:, :, 0].masked_fill(~mask, 0.0)
         return (best - log_posteriors.exp()) * mask[:, :, None], value.double().sum(1).cpu()
 
-    def _against(self, scores: torch.Tensor, lens: torch.Tensor, indices: np.ndarray, log_num: torch.Tensor,
-                 numerator: torch.Tensor, reference: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, Competitors]:
+    def _against(
+        self,
+        scores: torch.Tensor,
+        lens: torch.Tensor,
+        indices: np.ndarray,
+        log_num: torch.Tensor,
+        numerator: torch.Tensor,
+        reference: torch.Tensor,
+    ) -> tuple[torch.Tensor, torch.Tensor, Competitors]:
         """Gradient (N, T, P), value (N,) and the competitors, among which the reference always is."""
         c = self.criterion
         accuracy = None
@@ -233,15 +292,25 @@ class SequenceObjective:
             return torch.nn.functional.one_hot(reference, num_pdfs).to(torch.float32)
         return self.same.to(reference.device)[reference].to(torch.float32)
 
-    def _with_reference(self, found: Competitors, lens: torch.Tensor, indices: np.ndarray, log_num: torch.Tensor,
-                        numerator: torch.Tensor, accuracy: Optional[torch.Tensor]) -> Competitors:
-        """Adds the numerator to the denominators that lack it; a path more, so log Z, occupancies and accuracies are mixed."""
+    def _with_reference(
+        self,
+        found: Competitors,
+        lens: torch.Tensor,
+        indices: np.ndarray,
+        log_num: torch.Tensor,
+        numerator: torch.Tensor,
+        accuracy: torch.Tensor | None,
+    ) -> Competitors:
+        """Adds the numerator to the denominators that lack it; a path more, so log Z, occupancies and accuracies are
+        mixed.
+        """
         boosted = log_num
         if self.criterion.boost:
             boosted = log_num - self.criterion.boost * (numerator * accuracy).sum((1, 2)).double().cpu()
         empty = ~torch.isfinite(found.log_z)
         self.failures.empty.update(int(i) for i in indices[empty.numpy()])
-        # A sum cannot be less than one of its terms: then the search has lost the reference, whether it was looked up or not.
+        # A sum cannot be less than one of its terms: then the search has lost the reference, whether it was looked up
+        # or not.
         lost = (boosted > found.log_z + ROUNDING).numpy() & (self.lm_scores is not None)
         lacking = np.union1d(found.missing, np.flatnonzero(lost)).astype(np.int64)
         for row in lacking.tolist():

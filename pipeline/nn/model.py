@@ -1,18 +1,22 @@
-"""The acoustic model: feature normalisation, encoder, label posteriors and (for a neural HMM) transition probabilities."""
+"""The acoustic model: feature normalisation, encoder, label posteriors and (for a neural HMM) transition
+probabilities.
+"""
+
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Optional, Sequence
+from typing import Any
 
 import torch
 from torch import nn
 
 from pipeline.artifacts.checkpoint import META, load_model, save_model
+from pipeline.artifacts.model_dir import HmmDir, load_hmm, save_hmm
 from pipeline.base.errors import DataError
 from pipeline.feats.facts import FeatureFacts
 from pipeline.feats.options import FeatLoadOptions
-from pipeline.artifacts.model_dir import HmmDir, load_hmm, save_hmm
 from pipeline.nn.encoders import Encoder
 from pipeline.nn.normalised import Normalised
 from pipeline.nn.options import EncoderOptions
@@ -47,15 +51,17 @@ class AcousticModel(Normalised):
         self.register_buffer("log_prior", torch.full((num_pdfs,), -float(torch.tensor(float(num_pdfs)).log())))
         self.encoder = Encoder(feature_dim, options)
         self.output = nn.Linear(self.encoder.out_dim, num_pdfs)
-        nn.init.normal_(self.output.weight, std=0.1 / self.encoder.out_dim ** 0.5)
+        nn.init.normal_(self.output.weight, std=0.1 / self.encoder.out_dim**0.5)
         nn.init.zeros_(self.output.bias)
-        self.transitions: Optional[TransitionNet] = None
+        self.transitions: TransitionNet | None = None
 
     @property
     def num_pdfs(self) -> int:
         return self.output.out_features
 
-    def encode(self, feats: torch.Tensor, lens: torch.Tensor, normalised: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
+    def encode(
+        self, feats: torch.Tensor, lens: torch.Tensor, normalised: bool = False
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """(N, T, F), (N,) -> encoder output (N, T', D), (N,)."""
         return self.encoder(feats if normalised else self.normalise(feats), lens)
 
@@ -63,7 +69,9 @@ class AcousticModel(Normalised):
         """(N, T', D) -> (N, T', P) natural-log label posteriors."""
         return torch.log_softmax(self.output(encoded), -1)
 
-    def forward(self, feats: torch.Tensor, lens: torch.Tensor, normalised: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
+    def forward(
+        self, feats: torch.Tensor, lens: torch.Tensor, normalised: bool = False
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Log label posteriors.
 
         Args:
@@ -77,9 +85,17 @@ class AcousticModel(Normalised):
         return self.log_posteriors(encoded), lens
 
 
-def save_acoustic_model(directory: str | Path, model: AcousticModel, hmm: HmmDir, facts: dict[str, Any],
-                        feat_options: FeatLoadOptions, scales: Scales, extra: dict[str, Any]) -> None:
-    """Writes model.json, model.safetensors and the HMM files (transition probabilities taken from the model, if it has any).
+def save_acoustic_model(
+    directory: str | Path,
+    model: AcousticModel,
+    hmm: HmmDir,
+    facts: dict[str, Any],
+    feat_options: FeatLoadOptions,
+    scales: Scales,
+    extra: dict[str, Any],
+) -> None:
+    """Writes model.json, model.safetensors and the HMM files (transition probabilities taken from the model, if it has
+    any).
 
     Args:
         facts: of the features, see ``feature_facts``.
@@ -87,10 +103,19 @@ def save_acoustic_model(directory: str | Path, model: AcousticModel, hmm: HmmDir
     """
     net = model.transitions
     meta = {
-        "kind": KIND, "config": asdict(model.options), "num_pdfs": model.num_pdfs, "feature_dim": len(model.mean),
-        "features": facts, "feat_options": asdict(feat_options), "scales": asdict(scales),
-        "frame_shift": facts["frame_shift"] * model.encoder.subsampling, "tree_id": hmm.tree.id, "topo_id": hmm.topo.id,
-        "transition_model": None if net is None else {"kind": net.kind, "dim": net.width}, **extra}
+        "kind": KIND,
+        "config": asdict(model.options),
+        "num_pdfs": model.num_pdfs,
+        "feature_dim": len(model.mean),
+        "features": facts,
+        "feat_options": asdict(feat_options),
+        "scales": asdict(scales),
+        "frame_shift": facts["frame_shift"] * model.encoder.subsampling,
+        "tree_id": hmm.tree.id,
+        "topo_id": hmm.topo.id,
+        "transition_model": None if net is None else {"kind": net.kind, "dim": net.width},
+        **extra,
+    }
     save_hmm(directory, hmm.topo, hmm.tree, hmm.transitions)
     save_model(directory, model.state_dict(), meta)
 
@@ -109,7 +134,9 @@ def load_acoustic_model(directory: str | Path) -> tuple[AcousticModel, HmmDir, d
         model = AcousticModel(int(meta["feature_dim"]), int(meta["num_pdfs"]), EncoderOptions(**config))
         if meta["transition_model"] is not None:
             net = meta["transition_model"]
-            model.transitions = TransitionNet(net["kind"], hmm.transitions, model.encoder.out_dim, width=int(net["dim"]))
+            model.transitions = TransitionNet(
+                net["kind"], hmm.transitions, model.encoder.out_dim, width=int(net["dim"])
+            )
         model.load_state_dict(tensors)
     except (KeyError, TypeError, ValueError, RuntimeError) as e:
         raise DataError(f"{where}: not a network of this version ({e})") from None
@@ -126,7 +153,7 @@ def feature_facts(facts: FeatureFacts) -> dict[str, Any]:
 class NnScorer:
     """A network as ``pipeline.tasks.scorer.Scorer``: log posterior - prior_scale * log prior."""
 
-    def __init__(self, model: AcousticModel, meta: dict[str, Any], prior_scale: Optional[float], device: str) -> None:
+    def __init__(self, model: AcousticModel, meta: dict[str, Any], prior_scale: float | None, device: str) -> None:
         self.model = model.to(device)
         facts, scales = meta["features"], Scales(**meta["scales"])
         known = {f.name for f in fields(FeatLoadOptions)}
@@ -137,18 +164,19 @@ class NnScorer:
         self.num_pdfs = model.num_pdfs
         self.acoustic_scale, self.transition_scale = scales.label, scales.transition
         self.prior_scale = scales.prior if prior_scale is None else prior_scale
-        self._last: Optional[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = None
+        self._last: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None
 
     @torch.no_grad()
-    def log_likes(self, feats: torch.Tensor, lens: torch.Tensor,
-                  speakers: Optional[Sequence[str]] = None) -> tuple[torch.Tensor, torch.Tensor]:
+    def log_likes(
+        self, feats: torch.Tensor, lens: torch.Tensor, speakers: Sequence[str] | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """(N, T, F), (N,) -> (N, T', P) unscaled scores, (N,); `speakers` is not read."""
         encoded, out_lens = self._encode(feats, lens)
         scores = self.model.log_posteriors(encoded)
         return scores - self.prior_scale * self.model.log_prior, out_lens
 
     @torch.no_grad()
-    def transition_scores(self, feats: torch.Tensor, lens: torch.Tensor) -> Optional[torch.Tensor]:
+    def transition_scores(self, feats: torch.Tensor, lens: torch.Tensor) -> torch.Tensor | None:
         """(N, T', n_tid) log probabilities of an input-dependent transition model, else None."""
         net = self.model.transitions
         if net is None or not net.dynamic:
@@ -163,7 +191,7 @@ class NnScorer:
         return self._last[1:]
 
 
-def load_scorer(model_dir: str | Path, prior_scale: Optional[float] = None, device: str = "cpu") -> NnScorer:
+def load_scorer(model_dir: str | Path, prior_scale: float | None = None, device: str = "cpu") -> NnScorer:
     """The scorer of a network's directory.
 
     Args:

@@ -1,21 +1,27 @@
-"""Neural HMM training from scratch: transcripts, a lexicon and audio in, a model with label and transition probabilities out."""
+"""Neural HMM training from scratch: transcripts, a lexicon and audio in, a model with label and transition
+probabilities out.
+"""
+
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Optional, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 
 from pipeline.artifacts.corpus import cut_entries
+from pipeline.artifacts.lang import Lang
+from pipeline.artifacts.model_dir import HmmDir, load_hmm
+from pipeline.artifacts.transitions import TransitionModel
+from pipeline.artifacts.tree import monophone_tree
 from pipeline.base.errors import DataError
 from pipeline.feats.facts import FeatureFacts
 from pipeline.feats.load import load_packed
 from pipeline.hmm.compile import TrainingGraphs, compile_graphs
-from pipeline.artifacts.lang import Lang
-from pipeline.artifacts.model_dir import HmmDir, load_hmm
 from pipeline.nn.data import UtteranceSet
 from pipeline.nn.linear import linear_labels
 from pipeline.nn.losses import FullSum, Ramp
@@ -24,14 +30,18 @@ from pipeline.nn.options import EncoderOptions, NhmmOptions
 from pipeline.nn.priors import softmax_prior, transcript_prior
 from pipeline.nn.train import Task, clean_up, train
 from pipeline.nn.transitions import TransitionNet, check_closed_form
-from pipeline.artifacts.transitions import TransitionModel
-from pipeline.artifacts.tree import monophone_tree
 
 logger = logging.getLogger(__name__)
 
 
-def train_nhmm(data_dir: Path, lang_dir: Path, out: Path, options: NhmmOptions, dev_dir: Optional[Path] = None,
-               tree_dir: Optional[Path] = None) -> dict[str, Any]:
+def train_nhmm(
+    data_dir: Path,
+    lang_dir: Path,
+    out: Path,
+    options: NhmmOptions,
+    dev_dir: Path | None = None,
+    tree_dir: Path | None = None,
+) -> dict[str, Any]:
     """Trains a neural HMM by full-sum and writes its model directory.
 
     Args:
@@ -51,8 +61,14 @@ def train_nhmm(data_dir: Path, lang_dir: Path, out: Path, options: NhmmOptions, 
     feat_dim = data.packed.feats.shape[1]
     model = AcousticModel(feat_dim, hmm.tree.num_pdfs, encoder_options(options))
     model.set_normalisation(data.packed.feats)
-    model.transitions = TransitionNet(options.transitions, hmm.transitions, model.encoder.out_dim, options.transition_init,
-                                      options.label_factor, options.transition_dim)
+    model.transitions = TransitionNet(
+        options.transitions,
+        hmm.transitions,
+        model.encoder.out_dim,
+        options.transition_init,
+        options.label_factor,
+        options.transition_dim,
+    )
     for parameter in model.transitions.parameters():
         parameter.rate_factor = options.transition_rate
     if options.transition_update == "em":
@@ -70,7 +86,9 @@ def train_nhmm(data_dir: Path, lang_dir: Path, out: Path, options: NhmmOptions, 
         facts.check_same_kind(FeatureFacts.load(dev_dir), data_dir, dev_dir)
         dev_data, dev_graphs = _utterances(dev_dir, lang, hmm, options)
         dev = Task(dev_data, criterion_of(dev_graphs, silence, options, lang.blank))
-    criterion = criterion_of(graphs, silence, options, lang.blank, model.encoder.out_lens(torch.from_numpy(data.lens)).tolist())
+    criterion = criterion_of(
+        graphs, silence, options, lang.blank, model.encoder.out_lens(torch.from_numpy(data.lens)).tolist()
+    )
     history = train(model, Task(data, criterion), dev, options, out, facts.frame_shift)
     model.cpu()
     finish_transitions(model, hmm.transitions, data)
@@ -78,13 +96,20 @@ def train_nhmm(data_dir: Path, lang_dir: Path, out: Path, options: NhmmOptions, 
         model.log_prior.copy_(softmax_prior(model, data.batches(20_000, 64)))
     kappa = options.prior_scale if options.prior != "none" else 0.0
     scales = Scales(options.label_scale, options.transition_scale, kappa / options.label_scale)
-    save_acoustic_model(out, model, hmm, feature_facts(facts), options.feat_options(), scales,
-                        {"criterion": "full_sum", "lang_id": lang.id, "epochs": history})
+    save_acoustic_model(
+        out,
+        model,
+        hmm,
+        feature_facts(facts),
+        options.feat_options(),
+        scales,
+        {"criterion": "full_sum", "lang_id": lang.id, "epochs": history},
+    )
     clean_up(out)
     return _facts(model, hmm.transitions, silence, history, len(data))
 
 
-def hmm_for(lang: Lang, lang_dir: Path, tree_dir: Optional[Path]) -> HmmDir:
+def hmm_for(lang: Lang, lang_dir: Path, tree_dir: Path | None) -> HmmDir:
     """The labels of a model: those of a tree directory, or one per phone state of the lang."""
     if tree_dir is not None:
         hmm = load_hmm(tree_dir)
@@ -137,8 +162,10 @@ def _utterances(data_dir: Path, lang: Lang, hmm: HmmDir, options: NhmmOptions) -
     short = len(lens) - len(keep)
     if short:
         first = int(np.flatnonzero(lens < graphs.min_frames)[0])
-        text = (f"{data_dir}: {short:,} of {len(lens):,} utterances are shorter than their HMM, the first: "
-                f"{packed.cut_ids[first]!r}, {lens[first]} label frames for at least {graphs.min_frames[first]} states")
+        text = (
+            f"{data_dir}: {short:,} of {len(lens):,} utterances are shorter than their HMM, the first: "
+            f"{packed.cut_ids[first]!r}, {lens[first]} label frames for at least {graphs.min_frames[first]} states"
+        )
         if short > options.max_skipped * len(lens):
             raise DataError(f"{text}; a lower --subsampling or a topology with fewer states would admit them")
         logger.warning("%s", text)
@@ -146,8 +173,13 @@ def _utterances(data_dir: Path, lang: Lang, hmm: HmmDir, options: NhmmOptions) -
     return UtteranceSet(packed, keep), graphs
 
 
-def criterion_of(graphs: TrainingGraphs, silence: list[int], options: NhmmOptions, blank: bool,
-                 train_lens: Optional[Sequence[int]] = None) -> FullSum:
+def criterion_of(
+    graphs: TrainingGraphs,
+    silence: list[int],
+    options: NhmmOptions,
+    blank: bool,
+    train_lens: Sequence[int] | None = None,
+) -> FullSum:
     """The criterion of some graphs.
 
     Args:
@@ -156,17 +188,30 @@ def criterion_of(graphs: TrainingGraphs, silence: list[int], options: NhmmOption
     """
     flat = train_lens is not None and options.flat_start_epochs > 0
     return FullSum(
-        graphs, [] if blank else silence, Ramp(options.label_scale, options.label_scale_start),
-        Ramp(options.transition_scale, options.transition_scale_start), Ramp(options.prior_scale, options.prior_scale_start),
-        options.prior, linear_labels(graphs.graphs, train_lens, silence) if flat else None,
+        graphs,
+        [] if blank else silence,
+        Ramp(options.label_scale, options.label_scale_start),
+        Ramp(options.transition_scale, options.transition_scale_start),
+        Ramp(options.prior_scale, options.prior_scale_start),
+        options.prior,
+        linear_labels(graphs.graphs, train_lens, silence) if flat else None,
         options.flat_start_epochs / options.epochs if flat else 0.0,
-        train_lens is not None and options.transition_update == "em")
+        train_lens is not None and options.transition_update == "em",
+    )
 
 
-def _facts(model: AcousticModel, transitions: TransitionModel, silence: list[int], history: list[dict[str, float]],
-           num_utterances: int) -> dict[str, Any]:
+def _facts(
+    model: AcousticModel,
+    transitions: TransitionModel,
+    silence: list[int],
+    history: list[dict[str, float]],
+    num_utterances: int,
+) -> dict[str, Any]:
     speech = ~np.isin(transitions.pdf, silence)
-    return {"utterances": num_utterances, "parameters": sum(p.numel() for p in model.parameters()),
-            "speech_forward": float(transitions.forward_prob[speech].mean()),
-            "silence_forward": float(transitions.forward_prob[~speech].mean()),
-            **{k: v for k, v in history[-1].items() if k in ("loss", "dev_loss", "silence", "skipped")}}
+    return {
+        "utterances": num_utterances,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "speech_forward": float(transitions.forward_prob[speech].mean()),
+        "silence_forward": float(transitions.forward_prob[~speech].mean()),
+        **{k: v for k, v in history[-1].items() if k in ("loss", "dev_loss", "silence", "skipped")},
+    }

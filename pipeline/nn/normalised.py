@@ -1,4 +1,5 @@
 """What all networks begin with: features of mean 0 and variance 1 over the training data."""
+
 from __future__ import annotations
 
 import torch

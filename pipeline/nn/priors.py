@@ -1,8 +1,12 @@
-"""Label priors: how often each label is expected, whatever the audio says (Mann et al. 2023 and the authors' experiments)."""
+"""Label priors: how often each label is expected, whatever the audio says (Mann et al. 2023 and the authors'
+experiments).
+"""
+
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Iterable
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -26,8 +30,9 @@ def log_prior(counts: np.ndarray, floor: float = FLOOR) -> torch.Tensor:
     return torch.from_numpy(np.log(probs / probs.sum()).astype(np.float32))
 
 
-def transcript_prior(graphs: "Graphs", silence_pdfs: Iterable[int], num_frames: int, states_per_phone: float,
-                     frame_shift: float) -> torch.Tensor:
+def transcript_prior(
+    graphs: Graphs, silence_pdfs: Iterable[int], num_frames: int, states_per_phone: float, frame_shift: float
+) -> torch.Tensor:
     """Prior from the transcripts alone: silence has the frames that speech of PHONE_SECONDS per phone leaves over.
 
     Args:
@@ -52,7 +57,7 @@ def transcript_prior(graphs: "Graphs", silence_pdfs: Iterable[int], num_frames: 
     return log_prior(counts)
 
 
-def softmax_prior(model: "AcousticModel", batches: Iterable["Batch"]) -> torch.Tensor:
+def softmax_prior(model: AcousticModel, batches: Iterable[Batch]) -> torch.Tensor:
     """(P,) log of the mean label posterior over all frames of the batches."""
     total = torch.zeros(model.num_pdfs, dtype=torch.float64)
     training = model.training

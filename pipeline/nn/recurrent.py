@@ -1,7 +1,8 @@
 """Bidirectional LSTM encoder."""
+
 from __future__ import annotations
 
-from typing import Iterator
+from collections.abc import Iterator
 
 import torch
 from torch import nn

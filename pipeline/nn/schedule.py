@@ -1,7 +1,8 @@
 """Optimizers and learning rates; a rate is a function of the share of the training that is done."""
+
 from __future__ import annotations
 
-from typing import Iterable
+from collections.abc import Iterable
 
 import torch
 
@@ -19,8 +20,11 @@ def make_optimizer(parameters: Iterable[torch.nn.Parameter], options: TrainOptio
     groups: dict[float, list[torch.nn.Parameter]] = {}
     for parameter in parameters:
         groups.setdefault(getattr(parameter, "rate_factor", 1.0), []).append(parameter)
-    return classes[options.optimizer]([{"params": members, "rate_factor": factor} for factor, members in groups.items()],
-                                      lr=options.learning_rate, weight_decay=options.weight_decay)
+    return classes[options.optimizer](
+        [{"params": members, "rate_factor": factor} for factor, members in groups.items()],
+        lr=options.learning_rate,
+        weight_decay=options.weight_decay,
+    )
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
@@ -34,7 +38,8 @@ def learning_rate(done: float, options: TrainOptions, decays: int = 0) -> float:
 
     one_cycle: linear from lr_start * peak up to the peak at lr_rise, linear back to the same value at
     1 - FINAL_PHASE, then down to a hundredth of it (cf. Smith and Topin 2018; the shape of Mann et al. 2023).
-    tri_stage: linear up to the peak at lr_rise, the peak for lr_hold, exponential down to lr_final * peak (Park et al. 2019).
+    tri_stage: linear up to the peak at lr_rise, the peak for lr_hold, exponential down to lr_final * peak (Park et al.
+        2019).
 
     Args:
         done: 0 .. 1.
@@ -46,7 +51,7 @@ def learning_rate(done: float, options: TrainOptions, decays: int = 0) -> float:
         return peak
     if options.schedule == "plateau":
         warm = min(done / 0.02, 1.0)
-        return (low + (peak - low) * warm) * options.lr_decay ** decays
+        return (low + (peak - low) * warm) * options.lr_decay**decays
     if options.schedule == "tri_stage":
         if done < options.lr_rise:
             return low + (peak - low) * done / options.lr_rise

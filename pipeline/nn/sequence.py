@@ -1,4 +1,5 @@
-"""Sequence training as an auxiliary function: an outer gradient over label scores, frozen, times the network's log posteriors.
+"""Sequence training as an auxiliary function: an outer gradient over label scores, frozen, times the network's log
+posteriors.
 
 A sequence criterion F depends on the network only through its scores, so its gradient has an outer part, dF / d score
 (for MMI k (gamma_num - gamma_den): sums to 0 over the labels of a frame, may be negative), and an inner part, which
@@ -9,12 +10,14 @@ back-propagation knows. The auxiliary function of Heigold et al. 2014,
 has at theta = theta' the gradient of F. So whoever trains only sees targets g; they may be exact (computed with the
 parameters they are used with), stale (with older parameters theta') or come from another process.
 """
+
 from __future__ import annotations
 
 import copy
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Optional, Protocol, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -71,12 +74,12 @@ class SequenceCriterion:
 
     def __init__(self, objective: OuterGradient, refresh: int = 0) -> None:
         """Args:
-            objective: knows the references by utterance index.
-            refresh: outer gradients come from a copy of the network that is renewed after so many utterances; 0: from the
-                network itself in each batch. An interrupted training renews the copy when it goes on.
+        objective: knows the references by utterance index.
+        refresh: outer gradients come from a copy of the network that is renewed after so many utterances; 0: from the
+            network itself in each batch. An interrupted training renews the copy when it goes on.
         """
         self.objective, self.refresh = objective, refresh
-        self._stale: Optional[torch.nn.Module] = None
+        self._stale: torch.nn.Module | None = None
         self._seen = 0
 
     def __call__(self, model: Any, batch: Batch, done: float) -> Loss:
@@ -102,7 +105,7 @@ class SequenceCriterion:
     def end_epoch(self, model: Any, data: UtteranceSet, done: float) -> None:
         """Nothing to refresh."""
 
-    def diagnose(self, model: Any, figures: dict[str, float], done: float) -> Optional[str]:
+    def diagnose(self, model: Any, figures: dict[str, float], done: float) -> str | None:
         """The objective's own complaint about an epoch, if it has any."""
         find = getattr(self.objective, "diagnose", None)
         return None if find is None else find(figures)
@@ -113,7 +116,7 @@ class FrameCrossEntropy:
 
     def __init__(self, labels: Sequence[np.ndarray]) -> None:
         """Args:
-            labels: (T_n,) int pdf-ids at the label frame rate, by utterance index.
+        labels: (T_n,) int pdf-ids at the label frame rate, by utterance index.
         """
         self.labels = labels
 
@@ -123,7 +126,7 @@ class FrameCrossEntropy:
         mask = mask_of(lens, log_posteriors.shape[1])
         targets = torch.zeros(log_posteriors.shape[:2], dtype=torch.int64)
         for row, index in enumerate(indices):
-            targets[row, :int(lens[row])] = torch.from_numpy(np.asarray(self.labels[index], dtype=np.int64))
+            targets[row, : int(lens[row])] = torch.from_numpy(np.asarray(self.labels[index], dtype=np.int64))
         targets = targets.to(log_posteriors.device)[:, :, None]
         picked = log_posteriors.gather(2, targets)[:, :, 0][mask]
         gradient = -log_posteriors.exp()

@@ -1,11 +1,14 @@
-"""Sequence training of a network that exists: a hybrid model or a neural HMM, a graph and transcripts in, a better model out."""
+"""Sequence training of a network that exists: a hybrid model or a neural HMM, a graph and transcripts in, a better
+model out.
+"""
+
 from __future__ import annotations
 
 import logging
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,16 +16,16 @@ import torch
 from pipeline.artifacts.ali import AliSet
 from pipeline.artifacts.arpa import Arpa
 from pipeline.artifacts.checkpoint import check_same
+from pipeline.artifacts.lang import Lang
+from pipeline.artifacts.model_dir import HmmDir
 from pipeline.base.errors import ConfigError, DataError, MismatchError
+from pipeline.base.files import atomic_write
 from pipeline.feats.facts import FeatureFacts
 from pipeline.feats.load import load_packed
 from pipeline.feats.options import FeatLoadOptions
-from pipeline.base.files import atomic_write
 from pipeline.graph.decoding import DecodingGraph
 from pipeline.graph.denominator import GraphSum, LatticeSum
 from pipeline.hmm.compile import compile_graphs
-from pipeline.artifacts.lang import Lang
-from pipeline.artifacts.model_dir import HmmDir
 from pipeline.nn.data import UtteranceSet
 from pipeline.nn.mmi import Criterion, Denominator, SequenceObjective
 from pipeline.nn.model import AcousticModel, Scales, load_acoustic_model, save_acoustic_model
@@ -43,18 +46,24 @@ class Sources:
 
     lang_dir: Path
     model_dir: Path
-    graph_dir: Optional[Path]
-    lm: Optional[Path] = None
+    graph_dir: Path | None
+    lm: Path | None = None
 
 
-def train_sequence(data_dir: Path, sources: Sources, out: Path, options: SequenceOptions, ali_dir: Optional[Path] = None,
-                   dev_dir: Optional[Path] = None) -> dict[str, Any]:
+def train_sequence(
+    data_dir: Path,
+    sources: Sources,
+    out: Path,
+    options: SequenceOptions,
+    ali_dir: Path | None = None,
+    dev_dir: Path | None = None,
+) -> dict[str, Any]:
     """Trains a model further by a sequence criterion and writes a model directory like its own.
 
     Args:
         data_dir: features of the kind that the model was trained on, with transcripts.
-        sources: lang and model; the decoding graph of the denominator (of words, or of phones for lattice-free MMI); the
-            language model in the graph, for the value of the criterion (without it F lacks the references' scores).
+        sources: lang and model; the decoding graph of the denominator (of words, or of phones for lattice-free MMI);
+            the language model in the graph, for the value of the criterion (without it F lacks the references' scores).
         out: model directory to write; checkpoints of an interrupted training in it are gone on from.
         ali_dir: alignment of the data by the model's tree, which the numerator keeps to.
         dev_dir: data on which the criterion is followed.
@@ -67,7 +76,11 @@ def train_sequence(data_dir: Path, sources: Sources, out: Path, options: Sequenc
     device = pick_device(options.device)
     denominator = make_denominator(sources, hmm, _transition_scale(meta, options), options, device)
     task = sequence_task(model, hmm, meta, lang, data_dir, sources, denominator, options, ali_dir)
-    dev = None if dev_dir is None else sequence_task(model, hmm, meta, lang, dev_dir, sources, denominator, options, None, held_out=True)
+    dev = (
+        None
+        if dev_dir is None
+        else sequence_task(model, hmm, meta, lang, dev_dir, sources, denominator, options, None, held_out=True)
+    )
     watch = FrameErrors(model.to(device), dev or task, device)
     select_parameters(model, options.update)
     cost = step_cost(model.to(device), task, options, device)
@@ -76,24 +89,40 @@ def train_sequence(data_dir: Path, sources: Sources, out: Path, options: Sequenc
     frame_shift = float(meta["features"]["frame_shift"])
     history = train(model, task, dev, options.training(feats), out, frame_shift)
     model.requires_grad_(True)
-    save_acoustic_model(out, model.cpu(), hmm, meta["features"], feats, Scales(**meta["scales"]),
-                        {"criterion": options.criterion, "lang_id": lang.id, "start": str(sources.model_dir), "epochs": history})
+    save_acoustic_model(
+        out,
+        model.cpu(),
+        hmm,
+        meta["features"],
+        feats,
+        Scales(**meta["scales"]),
+        {"criterion": options.criterion, "lang_id": lang.id, "start": str(sources.model_dir), "epochs": history},
+    )
     failed = write_failures(out, task)
     clean_up(out)
     errors = watch.report(model.to(device))
-    logger.info("last epoch: %.1f %% of the frames skipped, because numerator and denominator cancel; %.1f %% rejected",
-                *(100 * history[-1].get(name, 0.0) for name in ("cancelled", "rejected")))
-    last = {k: v for k, v in history[-1].items() if k in ("loss", "accuracy", "cancelled", "rejected", "dev_loss", "dev_accuracy")}
+    logger.info(
+        "last epoch: %.1f %% of the frames skipped, because numerator and denominator cancel; %.1f %% rejected",
+        *(100 * history[-1].get(name, 0.0) for name in ("cancelled", "rejected")),
+    )
+    last = {
+        k: v
+        for k, v in history[-1].items()
+        if k in ("loss", "accuracy", "cancelled", "rejected", "dev_loss", "dev_accuracy")
+    }
     return {"utterances": len(task.data), "cost_over_ce": cost, **errors, **failed, **last}
 
 
-def make_denominator(sources: Sources, hmm: HmmDir, transition_scale: float, options: SequenceOptions,
-                     device: str) -> Optional[Denominator]:
+def make_denominator(
+    sources: Sources, hmm: HmmDir, transition_scale: float, options: SequenceOptions, device: str
+) -> Denominator | None:
     """The denominator that the options ask for; None for "realign"."""
     if options.criterion == "realign":
         return None
     if sources.graph_dir is None:
-        raise ConfigError(f"{options.criterion} needs a decoding graph (--graph): by make_den_graph for lfmmi, else by make_graph")
+        raise ConfigError(
+            f"{options.criterion} needs a decoding graph (--graph): by make_den_graph for lfmmi, else by make_graph"
+        )
     graph = DecodingGraph.load(sources.graph_dir)
     check_same("tree", graph.tree_id, sources.graph_dir, hmm.tree.id, hmm.directory)
     check_same("topo", graph.topo_id, sources.graph_dir, hmm.topo.id, hmm.directory)
@@ -103,9 +132,18 @@ def make_denominator(sources: Sources, hmm: HmmDir, transition_scale: float, opt
     return GraphSum(graph, log_probs, transition_scale, options.graph_beam, options.graph_max_active, options.retries)
 
 
-def sequence_task(model: AcousticModel, hmm: HmmDir, meta: dict[str, Any], lang: Lang, data_dir: Path, sources: Sources,
-                  denominator: Optional[Denominator], options: SequenceOptions, ali_dir: Optional[Path],
-                  held_out: bool = False) -> Task:
+def sequence_task(
+    model: AcousticModel,
+    hmm: HmmDir,
+    meta: dict[str, Any],
+    lang: Lang,
+    data_dir: Path,
+    sources: Sources,
+    denominator: Denominator | None,
+    options: SequenceOptions,
+    ali_dir: Path | None,
+    held_out: bool = False,
+) -> Task:
     """The utterances of a data directory and the criterion that knows their references.
 
     Args:
@@ -118,26 +156,45 @@ def sequence_task(model: AcousticModel, hmm: HmmDir, meta: dict[str, Any], lang:
     graphs = compile_graphs(lang, hmm.tree, hmm.transitions, words)
     keep = np.flatnonzero(model.encoder.out_lens(packed.lengths()).numpy() >= graphs.min_frames)
     if len(packed) - len(keep) > options.max_failed * len(packed):
-        raise DataError(f"{data_dir}: {len(packed) - len(keep):,} of {len(packed):,} utterances are shorter than their HMM")
+        raise DataError(
+            f"{data_dir}: {len(packed) - len(keep):,} of {len(packed):,} utterances are shorter than their HMM"
+        )
     scores = np.zeros(len(words)) if sources.lm is None else lm_scores(sources.lm, lang, words, strict=not held_out)
     keep = keep[np.isfinite(scores[keep])]
     data = UtteranceSet(packed, keep)
-    labels = None if ali_dir is None else aligned_labels(data, ali_dir, hmm, facts.frame_shift * model.encoder.subsampling)
+    labels = (
+        None if ali_dir is None else aligned_labels(data, ali_dir, hmm, facts.frame_shift * model.encoder.subsampling)
+    )
     words, prior = [words[i] for i in keep], Scales(**meta["scales"]).prior
     smoothed = options.criterion == "bmmi" or options.criterion == "smbr"
     criterion = Criterion(
-        kind=options.criterion if options.criterion in ("smbr", "realign") else "mmi", acoustic_scale=options.acoustic_scale,
+        kind=options.criterion if options.criterion in ("smbr", "realign") else "mmi",
+        acoustic_scale=options.acoustic_scale,
         prior_scale=prior if options.prior_scale is None else options.prior_scale,
-        boost=options.boost if options.criterion == "bmmi" else 0.0, accuracy=options.accuracy,
-        cross_entropy=options.cross_entropy, reject_below=options.reject_below, cancel_below=options.cancel_below)
+        boost=options.boost if options.criterion == "bmmi" else 0.0,
+        accuracy=options.accuracy,
+        cross_entropy=options.cross_entropy,
+        reject_below=options.reject_below,
+        cancel_below=options.cancel_below,
+    )
     same = same_phone(hmm) if smoothed and options.accuracy == "phone" else None
     lookup = words if isinstance(denominator, LatticeSum) and sources.lm is not None else None
     transitions = torch.from_numpy(hmm.transitions.log_probs()) * _transition_scale(meta, options)
     objective = SequenceObjective(
-        graphs.select(keep), transitions, denominator, model.log_prior.detach().clone(), criterion, words=lookup,
-        lm_scores=None if sources.lm is None else scores[keep], alignment=labels,
-        tolerance=options.ali_tolerance, same=same, ignore=() if options.update_silence else silence_pdfs(hmm.transitions, lang),
-        max_failed=options.max_failed, max_missing=options.max_missing)
+        graphs.select(keep),
+        transitions,
+        denominator,
+        model.log_prior.detach().clone(),
+        criterion,
+        words=lookup,
+        lm_scores=None if sources.lm is None else scores[keep],
+        alignment=labels,
+        tolerance=options.ali_tolerance,
+        same=same,
+        ignore=() if options.update_silence else silence_pdfs(hmm.transitions, lang),
+        max_failed=options.max_failed,
+        max_missing=options.max_missing,
+    )
     return Task(data, SequenceCriterion(objective, options.refresh))
 
 
@@ -147,11 +204,15 @@ def aligned_labels(data: UtteranceSet, ali_dir: Path, hmm: HmmDir, frame_shift: 
     ali.check_tree(hmm.tree, hmm.topo, hmm.directory)
     factor = max(1, round(frame_shift / ali.header.frame_shift))
     if abs(factor * ali.header.frame_shift - frame_shift) > 1e-6:
-        raise MismatchError(f"{ali_dir} has a frame every {ali.header.frame_shift * 1000:g} ms, {hmm.directory} one every "
-                            f"{frame_shift * 1000:g} ms")
+        raise MismatchError(
+            f"{ali_dir} has a frame every {ali.header.frame_shift * 1000:g} ms, {hmm.directory} one every "
+            f"{frame_shift * 1000:g} ms"
+        )
     missing = [c for c in data.ids if c not in ali]
     if missing:
-        raise DataError(f"{ali_dir} has no alignment for {len(missing):,} of {len(data):,} utterances, the first: {missing[0]!r}")
+        raise DataError(
+            f"{ali_dir} has no alignment for {len(missing):,} of {len(data):,} utterances, the first: {missing[0]!r}"
+        )
     return [ali.pdf_ids(cut_id, factor) for cut_id in data.ids]
 
 
@@ -160,13 +221,17 @@ def _transition_scale(meta: dict[str, Any], options: SequenceOptions) -> float:
 
 
 def lm_scores(lm: Path, lang: Lang, words: list[list[int]], strict: bool = True) -> np.ndarray:
-    """(M,) float64 natural-log probabilities of transcripts; with `strict` -inf becomes an error that names the transcript."""
+    """(M,) float64 natural-log probabilities of transcripts; with `strict` -inf becomes an error that names the
+    transcript.
+    """
     arpa = Arpa.load(lm / "lm.arpa" if lm.is_dir() else lm)
     texts = [[lang.words.name(w) for w in row] for row in words]
     out = np.array([arpa.sentence_log_prob(text) for text in texts])
     if strict and not np.isfinite(out).all():
-        raise DataError(f"{lm}: gives no probability to the transcript {' '.join(texts[int(np.argmin(out))])!r}; use a language "
-                        f"model with all words of the training transcripts")
+        raise DataError(
+            f"{lm}: gives no probability to the transcript {' '.join(texts[int(np.argmin(out))])!r}; use a language "
+            f"model with all words of the training transcripts"
+        )
     return out
 
 
@@ -211,24 +276,28 @@ class FrameErrors:
             best = model(batch.feats, batch.lens)[0].argmax(2).cpu().numpy()
             for row, index in enumerate(batch.indices):
                 labels = self._labels[index]
-                wrong += int((best[row, :len(labels)] != labels).sum())
+                wrong += int((best[row, : len(labels)] != labels).sum())
                 frames += len(labels)
         return wrong / max(frames, 1)
 
     def report(self, model: AcousticModel) -> dict[str, float]:
         """Logs and returns the shares before and now."""
         after = self.of(model)
-        logger.info("frame error by the first model's alignment: %.2f %% before, %.2f %% after", 100 * self.before, 100 * after)
+        logger.info(
+            "frame error by the first model's alignment: %.2f %% before, %.2f %% after", 100 * self.before, 100 * after
+        )
         return {"frame_error_before": self.before, "frame_error": after}
 
 
 def step_cost(model: AcousticModel, task: Task, options: SequenceOptions, device: str) -> float:
-    """CPU time of a step of the criterion over one of cross-entropy, lattices included; best of two on a few batches."""
+    """CPU time of a step of the criterion over one of cross-entropy, lattices included; best of two on a few
+    batches.
+    """
     labels = [np.zeros(int(n), dtype=np.int64) for n in model.encoder.out_lens(torch.from_numpy(task.data.lens))]
     peers = {"ce": SequenceCriterion(FrameCrossEntropy(labels)), "own": SequenceCriterion(task.criterion.objective)}
     batches = list(task.data.batches(options.batch_frames, options.max_batch, device))
     chosen = [batches[i] for i in np.linspace(0, len(batches) - 1, COST_BATCHES + 2).astype(int)[1:-1]]
-    taken = {name: 0.0 for name in peers}
+    taken = dict.fromkeys(peers, 0.0)
     model.train()
     with torch.random.fork_rng(devices=[]):
         for batch in chosen:
@@ -254,6 +323,10 @@ def write_failures(out: Path, task: Task) -> dict[str, int]:
     with atomic_write(out / FAILED) as f:
         f.writelines(f"{ids[index]}\t{reason}\n" for index, reason in sorted(failures.reasons().items()))
     counts = {name: len(getattr(failures, name)) for name in ("zero_numerator", "empty", "missing", "narrow")}
-    logger.info("left out: %d references without a path, %d empty lattices; added to the denominator: %d references that their "
-                "lattice lacks, %d that the search lost; listed in %s", *counts.values(), FAILED)
+    logger.info(
+        "left out: %d references without a path, %d empty lattices; added to the denominator: %d references that their "
+        "lattice lacks, %d that the search lost; listed in %s",
+        *counts.values(),
+        FAILED,
+    )
     return counts

@@ -1,4 +1,5 @@
 """SpecAugment: masks over time and over features (Park et al. 2019), with the mean of the features in the masks."""
+
 from __future__ import annotations
 
 import torch
@@ -6,8 +7,15 @@ import torch
 from pipeline.nn.masks import mask_of
 
 
-def spec_augment(feats: torch.Tensor, lens: torch.Tensor, time_masks: int, time_size: int, time_share: float,
-                 feature_masks: int, feature_size: int) -> torch.Tensor:
+def spec_augment(
+    feats: torch.Tensor,
+    lens: torch.Tensor,
+    time_masks: int,
+    time_size: int,
+    time_share: float,
+    feature_masks: int,
+    feature_size: int,
+) -> torch.Tensor:
     """Masks each utterance of a batch by itself, with torch's global random numbers.
 
     Args:

@@ -1,9 +1,10 @@
 """One step of a training: features of a batch to gradients in a model's parameters, and sums of figures; the same steps
 for the training loop in one process (``pipeline.nn.train``) and for replicas of an asynchronous one."""
+
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Optional, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -52,7 +53,7 @@ class Criterion(Protocol):
     def end_epoch(self, model: Any, data: UtteranceSet, done: float) -> None:
         """Called after each training epoch, to refresh what is estimated on the whole data (priors)."""
 
-    def diagnose(self, model: Any, figures: dict[str, float], done: float) -> Optional[str]:
+    def diagnose(self, model: Any, figures: dict[str, float], done: float) -> str | None:
         """Names the trouble that an epoch's figures show, with the usual cures; None when all is well."""
 
 
@@ -65,7 +66,7 @@ class Task:
 
 
 def pick_device(name: str) -> str:
-    """"auto" becomes "cuda" where there is a GPU; a GPU that is not there is a ConfigError."""
+    """ "auto" becomes "cuda" where there is a GPU; a GPU that is not there is a ConfigError."""
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     if name.startswith("cuda") and not torch.cuda.is_available():
@@ -79,15 +80,29 @@ def seed_step(*position: int) -> None:
     torch.manual_seed(int(seed >> np.uint64(1)))
 
 
-def prepare(model: Any, data: UtteranceSet, indices: np.ndarray, options: TrainOptions, done: float, frame_shift: float,
-            device: str) -> Batch:
+def prepare(
+    model: Any,
+    data: UtteranceSet,
+    indices: np.ndarray,
+    options: TrainOptions,
+    done: float,
+    frame_shift: float,
+    device: str,
+) -> Batch:
     """A training batch: normalised, then augmented if its time has come."""
     batch = normalised(model, data.batch(indices, device))
     if done < options.augment_from or not (options.time_masks or options.feature_masks):
         return batch
     size = int(round(options.time_mask_seconds / frame_shift))
-    feats = spec_augment(batch.feats, batch.lens, options.time_masks, size, options.time_mask_share, options.feature_masks,
-                         options.feature_mask_size)
+    feats = spec_augment(
+        batch.feats,
+        batch.lens,
+        options.time_masks,
+        size,
+        options.time_mask_share,
+        options.feature_masks,
+        options.feature_mask_size,
+    )
     return Batch(batch.indices, feats, batch.lens)
 
 
@@ -112,8 +127,10 @@ def backward(model: nn.Module, loss: Loss, clip: float, where: str) -> bool:
 def add_gradient(loss: Loss, scale: float, where: str) -> None:
     """Adds the gradient of the loss's sum, divided by `scale`; a loss that is not finite is a DivergenceError."""
     if not bool(torch.isfinite(loss.total)):
-        raise DivergenceError(f"{where}: the loss is {float(loss.total)} (NaN or infinity). Usual cures: "
-                              f"a lower --learning-rate, a lower --clip, features that were normalised (--cmvn)")
+        raise DivergenceError(
+            f"{where}: the loss is {float(loss.total)} (NaN or infinity). Usual cures: "
+            f"a lower --learning-rate, a lower --clip, features that were normalised (--cmvn)"
+        )
     (loss.total / scale).backward()
 
 
@@ -123,21 +140,28 @@ def clip_gradient(model: nn.Module, clip: float) -> bool:
 
 
 @torch.no_grad()
-def evaluate(model: Any, task: Task, options: TrainOptions, device: str, done: float,
-             world: World = World()) -> dict[str, float]:
-    """Figures of a task under a model that stays as it is, with names that begin with "dev_"; each process does its share."""
+def evaluate(
+    model: Any, task: Task, options: TrainOptions, device: str, done: float, world: World = World()
+) -> dict[str, float]:
+    """Figures of a task under a model that stays as it is, with names that begin with "dev_"; each process does its
+    share.
+    """
     model.eval()
     sums: dict[str, float] = {}
     batches = plan(task.data.lens, options.batch_frames, options.max_batch)
-    for indices in batches[world.rank::world.size]:
+    for indices in batches[world.rank :: world.size]:
         add_sums(sums, task.criterion(model, normalised(model, task.data.batch(indices, device)), done))
     return per_frame(world.sum_of(sums), "dev_")
 
 
 def add_sums(sums: dict[str, float], loss: Loss) -> None:
     """Adds what a batch has yielded to running sums."""
-    for name, value in (("loss", float(loss.total.detach())), ("frames", loss.frames), ("skipped", loss.skipped),
-                        *loss.sums.items()):
+    for name, value in (
+        ("loss", float(loss.total.detach())),
+        ("frames", loss.frames),
+        ("skipped", loss.skipped),
+        *loss.sums.items(),
+    ):
         sums[name] = sums.get(name, 0.0) + value
 
 

@@ -1,16 +1,16 @@
 """The training loop, the only one of the project: a model, a criterion and data in, a trained model out.
 
-A criterion is plugged in (``Criterion``); batches, augmentation, optimisation, learning rates, checkpoints, resuming and
-the watch for divergence are the same for all. Whatever is random is a function of (seed, epoch, step), so that a
+A criterion is plugged in (``Criterion``); batches, augmentation, optimisation, learning rates, checkpoints, resuming
+and the watch for divergence are the same for all. Whatever is random is a function of (seed, epoch, step), so that a
 training that was interrupted ends with the same bits as one that was not.
 """
+
 from __future__ import annotations
 
 import logging
 import shutil
 import time
 from pathlib import Path
-from typing import Optional
 
 import numpy as np
 import torch
@@ -22,8 +22,20 @@ from pipeline.nn.data import plan
 from pipeline.nn.distributed import World
 from pipeline.nn.options import TrainOptions
 from pipeline.nn.schedule import learning_rate, make_optimizer, set_rate
-from pipeline.nn.step import (Criterion, DivergenceError, Loss, Task, add_gradient, add_sums, clip_gradient, evaluate, per_frame,
-                              pick_device, prepare, seed_step)
+from pipeline.nn.step import (
+    Criterion,
+    DivergenceError,
+    Loss,
+    Task,
+    add_gradient,
+    add_sums,
+    clip_gradient,
+    evaluate,
+    per_frame,
+    pick_device,
+    prepare,
+    seed_step,
+)
 from pipeline.nn.train_state import CHECKPOINT, TrainState, average, best_epochs, epoch_file, load_state, save_state
 
 logger = logging.getLogger(__name__)
@@ -35,8 +47,9 @@ EPOCHS = "epochs"
 __all__ = ["CHECKPOINT", "EPOCHS", "Criterion", "DivergenceError", "Loss", "Task", "clean_up", "pick_device", "train"]
 
 
-def train(model: nn.Module, task: Task, dev: Optional[Task], options: TrainOptions, out: Path,
-          frame_shift: float = 0.01) -> list[dict[str, float]]:
+def train(
+    model: nn.Module, task: Task, dev: Task | None, options: TrainOptions, out: Path, frame_shift: float = 0.01
+) -> list[dict[str, float]]:
     """Trains a model in place and leaves the mean of its best epochs in it.
 
     Args:
@@ -68,8 +81,16 @@ def clean_up(out: Path) -> None:
 class _Run:
     """One call of train()."""
 
-    def __init__(self, model: nn.Module, task: Task, dev: Optional[Task], options: TrainOptions, out: Path, device: str,
-                 frame_shift: float) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        task: Task,
+        dev: Task | None,
+        options: TrainOptions,
+        out: Path,
+        device: str,
+        frame_shift: float,
+    ) -> None:
         self.model, self.task, self.dev, self.options, self.out = model, task, dev, options, out
         self.device, self.frame_shift, self.world = device, frame_shift, World.current()
         self.optimizer = make_optimizer(model.parameters(), options)
@@ -79,6 +100,7 @@ class _Run:
 
     def go(self) -> None:
         from torch.utils.tensorboard import SummaryWriter
+
         (self.out / EPOCHS).mkdir(parents=True, exist_ok=True)
         if self.world.rank:
             return self._follow()
@@ -101,9 +123,9 @@ class _Run:
         batches = plan(self.task.data.lens, options.batch_frames, options.max_batch, (options.seed, state.epoch))
         began = time.monotonic()
         self.model.train()
-        todo = list(enumerate(batches))[state.step:]
+        todo = list(enumerate(batches))[state.step :]
         size = options.accumulate * self.world.size
-        groups = [todo[i:i + size] for i in range(0, len(todo), size)]
+        groups = [todo[i : i + size] for i in range(0, len(todo), size)]
         for group in progress(groups, desc=f"epoch {state.epoch + 1} of {options.epochs}"):
             self._update(group, (state.epoch + group[0][0] / len(batches)) / options.epochs)
             state.step = group[-1][0] + 1
@@ -130,13 +152,15 @@ class _Run:
         return figures
 
     def _update(self, group: list[tuple[int, np.ndarray]], done: float) -> None:
-        """One update with the gradient of the mean loss per frame of some batches, of which each process takes its share."""
+        """One update with the gradient of the mean loss per frame of some batches, of which each process takes its
+        share.
+        """
         state = self.state
         set_rate(self.optimizer, self._rate(done))
         self.optimizer.zero_grad(set_to_none=True)
         sums: dict[str, float] = {"frames": 0}
         scale = 0  # what the gradients of this process's sums have been divided by
-        for step, indices in group[self.world.rank::self.world.size]:
+        for step, indices in group[self.world.rank :: self.world.size]:
             loss = self._loss(step, indices, done)
             add_sums(sums, loss)
             if loss.frames:
@@ -154,8 +178,10 @@ class _Run:
             return
         state.skipped_steps += 1
         if state.skipped_steps > MAX_BAD_STEPS:
-            raise DivergenceError(f"epoch {state.epoch + 1}: NaN in the gradient of more than {MAX_BAD_STEPS} batches. "
-                                  f"Usual cures: a lower --learning-rate, a lower --clip")
+            raise DivergenceError(
+                f"epoch {state.epoch + 1}: NaN in the gradient of more than {MAX_BAD_STEPS} batches. "
+                f"Usual cures: a lower --learning-rate, a lower --clip"
+            )
 
     def _loss(self, step: int, indices: np.ndarray, done: float) -> Loss:
         """The criterion of one batch; what is random in it depends on the number of the batch alone."""
@@ -176,6 +202,7 @@ class _Run:
 
     def _keep_epoch(self) -> None:
         from pipeline.artifacts.checkpoint import save_tensors
+
         directory = self.out / EPOCHS
         save_tensors(epoch_file(directory, self.state.epoch), self.model.state_dict())
         keep = {epoch_file(directory, e) for e in best_epochs(self.state.history, self.options.average)}
@@ -192,10 +219,17 @@ class _Run:
     def _report(self, figures: dict[str, float]) -> None:
         share = self.state.epoch / self.options.epochs
         left = (time.monotonic() - self.start) / max(share - self.start_share, 1e-9) * (1.0 - share)
-        text = ", ".join(f"{k} {v:.3g}" if k == "learning_rate" else f"{k} {v:.3f}" for k, v in figures.items()
-                         if k != "seconds")
-        logger.info("epoch %d of %d: %s; %s, %s left", self.state.epoch, self.options.epochs, text,
-                    duration(figures["seconds"]), duration(left))
+        text = ", ".join(
+            f"{k} {v:.3g}" if k == "learning_rate" else f"{k} {v:.3f}" for k, v in figures.items() if k != "seconds"
+        )
+        logger.info(
+            "epoch %d of %d: %s; %s, %s left",
+            self.state.epoch,
+            self.options.epochs,
+            text,
+            duration(figures["seconds"]),
+            duration(left),
+        )
 
     def _finish(self) -> None:
         chosen = best_epochs(self.state.history, self.options.average)

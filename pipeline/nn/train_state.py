@@ -1,10 +1,14 @@
-"""Training checkpoints: one safetensors file holds parameters, optimizer and counters, so that it is never half written."""
+"""Training checkpoints: one safetensors file holds parameters, optimizer and counters, so that it is never half
+written.
+"""
+
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -48,6 +52,7 @@ def save_state(directory: Path, state: TrainState, model: nn.Module, optimizer: 
 def load_state(directory: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> TrainState | None:
     """Restores model and optimizer in place; None when there is no checkpoint."""
     from safetensors import SafetensorError, safe_open
+
     path = directory / CHECKPOINT
     if not path.is_file():
         return None
@@ -55,10 +60,10 @@ def load_state(directory: Path, model: nn.Module, optimizer: torch.optim.Optimiz
     try:
         with safe_open(str(path), framework="pt") as f:
             state = TrainState(**json.loads(f.metadata()["state"]))
-        model.load_state_dict({k[len(_MODEL):]: v for k, v in tensors.items() if k.startswith(_MODEL)})
+        model.load_state_dict({k[len(_MODEL) :]: v for k, v in tensors.items() if k.startswith(_MODEL)})
     except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as e:
         raise DataError(f"{path}: not a checkpoint of this training ({e}); remove {directory} to start anew") from None
-    _load_optimizer(optimizer, {k[len(_OPTIMIZER):]: v for k, v in tensors.items() if k.startswith(_OPTIMIZER)})
+    _load_optimizer(optimizer, {k[len(_OPTIMIZER) :]: v for k, v in tensors.items() if k.startswith(_OPTIMIZER)})
     return state
 
 

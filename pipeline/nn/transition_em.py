@@ -1,4 +1,7 @@
-"""Closed-form estimation of transition probabilities under a frozen network (Mann et al. 2023, the alternative to gradients)."""
+"""Closed-form estimation of transition probabilities under a frozen network (Mann et al. 2023, the alternative to
+gradients).
+"""
+
 from __future__ import annotations
 
 import logging
@@ -9,13 +12,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from pipeline.artifacts.lang import Lang
+from pipeline.artifacts.model_dir import HmmDir
 from pipeline.base.errors import ConfigError
 from pipeline.feats.facts import FeatureFacts
 from pipeline.feats.load import load_packed
 from pipeline.feats.options import FeatLoadOptions
 from pipeline.hmm.compile import compile_graphs
-from pipeline.artifacts.lang import Lang
-from pipeline.artifacts.model_dir import HmmDir
 from pipeline.nn.data import UtteranceSet
 from pipeline.nn.losses import FullSum, Ramp
 from pipeline.nn.model import Scales, feature_facts, load_acoustic_model, save_acoustic_model
@@ -26,7 +29,9 @@ from pipeline.nn.transitions import TransitionNet, check_closed_form
 logger = logging.getLogger(__name__)
 
 
-def estimate_transitions(data_dir: Path, lang_dir: Path, model_dir: Path, out: Path, options: TransitionEmOptions) -> dict[str, Any]:
+def estimate_transitions(
+    data_dir: Path, lang_dir: Path, model_dir: Path, out: Path, options: TransitionEmOptions
+) -> dict[str, Any]:
     """Writes a copy of a network's directory whose transition probabilities fit its expected counts on the data.
 
     Args:
@@ -39,27 +44,48 @@ def estimate_transitions(data_dir: Path, lang_dir: Path, model_dir: Path, out: P
     check_closed_form(options.transitions)
     model, hmm, meta = load_acoustic_model(model_dir)
     if model.transitions is not None and model.transitions.dynamic:
-        raise ConfigError(f"{model_dir}: its transition probabilities depend on the input; there is no closed form for them")
+        raise ConfigError(
+            f"{model_dir}: its transition probabilities depend on the input; there is no closed form for them"
+        )
     lang, facts, trained = Lang.load(lang_dir), FeatureFacts.load(data_dir), Scales(**meta["scales"])
     hmm.check_lang(lang, lang_dir)
     facts.check_same_kind(replace(facts, **meta["features"]), data_dir, model_dir)
-    scales = Scales(options.label_scale or trained.label, trained.transition if options.transition_scale is None
-                    else options.transition_scale, trained.prior)
+    scales = Scales(
+        options.label_scale or trained.label,
+        trained.transition if options.transition_scale is None else options.transition_scale,
+        trained.prior,
+    )
     packed = load_packed(data_dir, FeatLoadOptions(**meta["feat_options"]))
     graphs = compile_graphs(lang, hmm.tree, hmm.transitions, transcripts(data_dir, lang, packed.cut_ids))
     keep = np.flatnonzero(model.encoder.out_lens(packed.lengths()).numpy() >= graphs.min_frames)
     data, silence = UtteranceSet(packed, keep), silence_pdfs(hmm.transitions, lang)
     model.transitions = TransitionNet(options.transitions, hmm.transitions, model.encoder.out_dim)
-    criterion = FullSum(graphs.select(keep), silence, Ramp(scales.label), Ramp(scales.transition),
-                        Ramp(scales.label * scales.prior), prior="transcripts")
+    criterion = FullSum(
+        graphs.select(keep),
+        silence,
+        Ramp(scales.label),
+        Ramp(scales.transition),
+        Ramp(scales.label * scales.prior),
+        prior="transcripts",
+    )
     for number in range(1, options.rounds + 1):
         model.transitions.maximise(criterion.transition_counts(model, data))
-        logger.info("round %d of %d: speech states are left with %.4f per frame, silence with %.4f", number, options.rounds,
-                    *_means(model.transitions, silence))
+        logger.info(
+            "round %d of %d: speech states are left with %.4f per frame, silence with %.4f",
+            number,
+            options.rounds,
+            *_means(model.transitions, silence),
+        )
     model.transitions.export(hmm.transitions)
-    save_acoustic_model(out, model, HmmDir(out, hmm.phones, hmm.topo, hmm.tree, hmm.transitions), feature_facts(facts),
-                        FeatLoadOptions(**meta["feat_options"]), scales,
-                        {k: meta[k] for k in ("criterion", "lang_id", "epochs") if k in meta})
+    save_acoustic_model(
+        out,
+        model,
+        HmmDir(out, hmm.phones, hmm.topo, hmm.tree, hmm.transitions),
+        feature_facts(facts),
+        FeatLoadOptions(**meta["feat_options"]),
+        scales,
+        {k: meta[k] for k in ("criterion", "lang_id", "epochs") if k in meta},
+    )
     speech, silent = _means(model.transitions, silence)
     return {"utterances": len(data), "speech_forward": speech, "silence_forward": silent}
 

@@ -3,19 +3,19 @@
 A transition-state belongs to a class that shares its w; the classes are those of the variants of the paper. w is a
 parameter, or an affine function of the encoder's output at the frame that the transition enters.
 """
+
 from __future__ import annotations
 
 import math
-from typing import Optional
 
 import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from pipeline.base.errors import ConfigError
 from pipeline.artifacts.lang import SILENCE
 from pipeline.artifacts.transitions import TransitionModel
+from pipeline.base.errors import ConfigError
 
 STATIC = ("fixed", "speech_silence", "substate", "substate_silence", "label")
 DYNAMIC = ("linear", "blstm", "time")
@@ -47,15 +47,22 @@ def classes_of(kind: str, transitions: TransitionModel) -> np.ndarray:
 class TransitionNet(nn.Module):
     """Trainable transition probabilities for the transition-ids of a tree and a topology."""
 
-    def __init__(self, kind: str, transitions: TransitionModel, encoder_dim: int, init: str = "guessed",
-                 subsampling: int = 1, width: int = 128) -> None:
+    def __init__(
+        self,
+        kind: str,
+        transitions: TransitionModel,
+        encoder_dim: int,
+        init: str = "guessed",
+        subsampling: int = 1,
+        width: int = 128,
+    ) -> None:
         """Args:
-            kind: see the module and ``classes_of``.
-            transitions: names the transition-states; its probabilities are the guess, for one feature frame.
-            encoder_dim: size of the encoder's output, for the kinds that depend on it.
-            init: "guessed", "flat" (0.5) or "random" (logits from N(0, 1)).
-            subsampling: feature frames per label frame; the guess is brought to this frame rate.
-            width: of the BLSTM per direction.
+        kind: see the module and ``classes_of``.
+        transitions: names the transition-states; its probabilities are the guess, for one feature frame.
+        encoder_dim: size of the encoder's output, for the kinds that depend on it.
+        init: "guessed", "flat" (0.5) or "random" (logits from N(0, 1)).
+        subsampling: feature frames per label frame; the guess is brought to this frame rate.
+        width: of the BLSTM per direction.
         """
         super().__init__()
         self.kind, self.width = kind, width
@@ -76,7 +83,7 @@ class TransitionNet(nn.Module):
         """The probabilities depend on the input."""
         return self.weight is not None
 
-    def logits(self, encoded: Optional[torch.Tensor], lens: Optional[torch.Tensor]) -> torch.Tensor:
+    def logits(self, encoded: torch.Tensor | None, lens: torch.Tensor | None) -> torch.Tensor:
         """w of every class: (K,), or (N, T', K) for a dynamic kind."""
         if not self.dynamic:
             return self.bias
@@ -86,7 +93,7 @@ class TransitionNet(nn.Module):
             encoded = nn.utils.rnn.pad_packed_sequence(self.blstm(packed)[0], batch_first=True)[0]
         return F.linear(encoded, self.weight, self.bias)
 
-    def forward(self, encoded: Optional[torch.Tensor] = None, lens: Optional[torch.Tensor] = None) -> torch.Tensor:
+    def forward(self, encoded: torch.Tensor | None = None, lens: torch.Tensor | None = None) -> torch.Tensor:
         """Log probabilities by transition-id (2 ts: loop, 2 ts + 1: forward).
 
         Args:
@@ -124,7 +131,7 @@ class TransitionNet(nn.Module):
         speech = ~torch.isin(self.pdfs, silence_pdfs.to(self.pdfs.device))
         return float(torch.sigmoid(self.bias.detach())[self.classes][speech].mean()) if bool(speech.any()) else 1.0
 
-    def export(self, transitions: TransitionModel, forward_prob: Optional[np.ndarray] = None) -> None:
+    def export(self, transitions: TransitionModel, forward_prob: np.ndarray | None = None) -> None:
         """Writes the probabilities (or given (n_ts,) ones, such as means over the data) into a TransitionModel."""
         probs = self.forward_probs() if forward_prob is None else forward_prob
         assert probs.shape == transitions.forward_prob.shape, (probs.shape, transitions.forward_prob.shape)
@@ -134,7 +141,9 @@ class TransitionNet(nn.Module):
 def check_closed_form(kind: str) -> None:
     """ConfigError for transition models that closed-form EM cannot estimate."""
     if kind not in STATIC[1:]:
-        raise ConfigError(f"--transitions {kind} has no closed-form update (em); those that have: {', '.join(STATIC[1:])}")
+        raise ConfigError(
+            f"--transitions {kind} has no closed-form update (em); those that have: {', '.join(STATIC[1:])}"
+        )
 
 
 def at_frame_rate(forward_prob: np.ndarray, subsampling: int) -> np.ndarray:

@@ -1,8 +1,9 @@
 """Convolutions over time and frequency in front of an encoder, as in VGG (Simonyan and Zisserman 2015)."""
+
 from __future__ import annotations
 
 import math
-from typing import Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import nn
@@ -18,15 +19,19 @@ class Vgg(nn.Module):
 
     def __init__(self, in_dim: int, strides: Sequence[int], channels: int, out_dim: int) -> None:
         """Args:
-            strides: over time, one per block.
-            channels: of the first block; the others have twice as many.
+        strides: over time, one per block.
+        channels: of the first block; the others have twice as many.
         """
         super().__init__()
         self.strides, self.out_dim = tuple(strides), out_dim
-        self.lookahead = sum(2 * math.prod(strides[:n]) for n in range(len(strides)))  # input frames; two convolutions per block
+        self.lookahead = sum(
+            2 * math.prod(strides[:n]) for n in range(len(strides))
+        )  # input frames; two convolutions per block
         sizes = [1, channels, *[2 * channels] * (len(strides) - 1)]
         self.blocks = nn.ModuleList(
-            nn.ModuleList([nn.Conv2d(a, b, 3, padding=1), nn.Conv2d(b, b, 3, padding=1)]) for a, b in zip(sizes, sizes[1:]))
+            nn.ModuleList([nn.Conv2d(a, b, 3, padding=1), nn.Conv2d(b, b, 3, padding=1)])
+            for a, b in zip(sizes, sizes[1:])
+        )
         for _ in strides:
             in_dim = -(-in_dim // 2)
         self.output = nn.Linear(sizes[-1] * in_dim, out_dim)

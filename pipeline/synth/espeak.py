@@ -1,15 +1,17 @@
 """Speech with exact phone times from espeak-ng, called through ctypes.
 
-espeak-ng (GPL, version 3) comes as a shared library in the package ``espeakng_loader`` and is loaded at run time only; nothing
-of it enters this package or its output.
+espeak-ng (GPL, version 3) comes as a shared library in the package ``espeakng_loader`` and is loaded at run time only;
+nothing of it enters this package or its output.
 
 espeak reports each word and phoneme as an event that carries the output sample at which it starts (the integer field
 ``sample``; the millisecond field next to it is rounded down and not used). Two properties shape this module:
 
-- The library keeps the state of its noise and flutter generators from one call to the next, so equal text gives different
-  audio the second time. Each call therefore loads the library afresh (about 4 ms) and unloads it afterwards, which makes the
-  audio a function of text and voice alone.
-- A plosive's event stands at its release: the silence of the closure is written before the event. ``_phone_spans`` gives this
+- The library keeps the state of its noise and flutter generators from one call to the next, so equal text gives
+different
+  audio the second time. Each call therefore loads the library afresh (about 4 ms) and unloads it afterwards, which
+  makes the audio a function of text and voice alone.
+- A plosive's event stands at its release: the silence of the closure is written before the event. ``_phone_spans``
+gives this
   silence to the plosive, so that a phone here is closure plus release, as in most alignments.
 """
 
@@ -138,7 +140,9 @@ def _run(text: str, voice: Voice) -> tuple[np.ndarray, int, list[tuple[int, int,
             raise DataError(f"espeak-ng does not start with the data in {data.decode()}")
         lib.espeak_SetSynthCallback(recorder.callback)
         name = f"{voice.language}+{voice.variant}"
-        known = Path(espeakng_loader.get_data_path(), "voices", "!v", voice.variant).is_file()  # espeak ignores an unknown variant
+        known = Path(
+            espeakng_loader.get_data_path(), "voices", "!v", voice.variant
+        ).is_file()  # espeak ignores an unknown variant
         if not known or lib.espeak_SetVoiceByName(name.encode()) != 0:
             raise DataError(f"espeak-ng has no voice {name!r}")
         for parameter, value in ((_RATE, voice.rate), (_PITCH, voice.pitch), (_RANGE, voice.range)):
@@ -162,8 +166,8 @@ def _closure(samples: np.ndarray, start: int, floor: int) -> int:
 def _phone_spans(samples: np.ndarray, events: list[tuple[int, int, int, str]]) -> list[tuple[int, RawPhone]]:
     """Phonemes with their spans and the text position of their word.
 
-    A phone starts at its event, or, when the sound before it did not stop with a pause phoneme, at the start of the zeros that
-    espeak writes before the event. After a pause the two silences cannot be told apart and count as pause.
+    A phone starts at its event, or, when the sound before it did not stop with a pause phoneme, at the start of the
+    zeros that espeak writes before the event. After a pause the two silences cannot be told apart and count as pause.
 
     Returns:
         (text position, phone) pairs in order of time; pauses (espeak's ``_``, ``_:`` ...) are left out.
@@ -191,7 +195,8 @@ def synthesize(words: list[str], voice: Voice) -> RawSpeech:
     Returns:
         int16 samples at espeak's own rate (22,050 Hz), silence before the first and after the last phone included.
     Raises:
-        DataError: unknown voice, or words that espeak joins or does not pronounce (``of the`` has one entry in some dictionaries).
+        DataError: unknown voice, or words that espeak joins or does not pronounce (``of the`` has one entry in some
+            dictionaries).
     """
     with _LOCK:
         samples, rate, events = _run(" ".join(words), voice)
@@ -203,8 +208,12 @@ def synthesize(words: list[str], voice: Voice) -> RawSpeech:
     phones: list[list[RawPhone]] = [[] for _ in words]
     for text_position, phone in _phone_spans(samples, events):
         if text_position not in position_of:
-            raise DataError(f"espeak splits the phrase {' '.join(words)!r} into other words (at character {text_position})")
-        if phone.end <= phone.start:  # an l after a vowel, for example: espeak colours the vowel and writes nothing more
+            raise DataError(
+                f"espeak splits the phrase {' '.join(words)!r} into other words (at character {text_position})"
+            )
+        if (
+            phone.end <= phone.start
+        ):  # an l after a vowel, for example: espeak colours the vowel and writes nothing more
             raise DataError(f"espeak gives no time of its own to phoneme {phone.mnemonic!r} in {' '.join(words)!r}")
         phones[position_of[text_position]].append(phone)
     silent = [word for word, spoken in zip(words, phones) if not spoken]

@@ -1,7 +1,7 @@
 """The phone set of synthesised English: espeak's mnemonics mapped to ARPAbet-like symbols.
 
-Stress is dropped and espeak's allophones of one phone are merged. Vowels that espeak joins with a following r are one phone
-here as well (AAR, AOR, EHR, IHR), since the synthesiser has no boundary inside them.
+Stress is dropped and espeak's allophones of one phone are merged. Vowels that espeak joins with a following r are one
+phone here as well (AAR, AOR, EHR, IHR), since the synthesiser has no boundary inside them.
 """
 
 from __future__ import annotations

@@ -10,8 +10,10 @@ from collections import Counter
 
 # espeak pronounces "in the", "on the" and "from the" as one word each, hence NEAR_DET after those.
 GRAMMAR: dict[str, str] = {
-    "S": "NP VT NP|NP VT PL|NP VI PP|NP VI ADV|NP MOD VB NP|PRO MOD VB NP|NAME and NAME MOD VB PL|TIME PRO MOD VB PL|NUM PL MOD VB NP"
-    "|NAME VT NUM ADJ PL|PRO ADV VB NP TIME|VB NP PP|VB ADJ PL PP|NUM ADJ PL PP|COUNT|ADV but ADV|PL and PL|PP and PP|DET ADJ PLACE"
+    "S": "NP VT NP|NP VT PL|NP VI PP|NP VI ADV|NP MOD VB NP|PRO MOD VB NP|NAME and NAME MOD VB PL|TIME PRO MOD VB "
+         "PL|NUM PL MOD VB NP"
+    "|NAME VT NUM ADJ PL|PRO ADV VB NP TIME|VB NP PP|VB ADJ PL PP|NUM ADJ PL PP|COUNT|ADV but ADV|PL and PL|PP "
+    "and PP|DET ADJ PLACE"
     "|NAME VT DET PLACE|NAME MOD VB PL PP",
     "COUNT": "NUM NUM|NUM NUM NUM|NUM NUM NUM NUM|NUM NUM NUM NUM NUM",
     "NP": "DET AN|DET AN|DET ADJ AN|DET TH|DET ADJ TH|NAME",
@@ -55,7 +57,8 @@ class SentenceGenerator:
 
     Args:
         seed: seed of the draws.
-        balanced: of two drawn words take the one used less often so far, so that a small corpus holds each word several times.
+        balanced: of two drawn words take the one used less often so far, so that a small corpus holds each word several
+            times.
     """
 
     def __init__(self, seed: int, balanced: bool = False) -> None:
@@ -85,4 +88,7 @@ class SentenceGenerator:
 def _with_articles(words: list[str]) -> list[str]:
     """Write ``the`` for ``a`` before a vowel letter."""
     following = words[1:] + [""]
-    return ["the" if word == "a" and after[:1] in tuple("aeiou") and after != "usual" else word for word, after in zip(words, following)]
+    return [
+        "the" if word == "a" and after[:1] in tuple("aeiou") and after != "usual" else word
+        for word, after in zip(words, following)
+    ]

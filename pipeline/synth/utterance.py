@@ -49,8 +49,8 @@ class Room:
 def assemble(phrases: list[RawSpeech], room: Room, sampling_rate: int, rng: np.random.Generator) -> Utterance:
     """Join phrases with silences, add noise and convert to the sampling rate.
 
-    Each phrase is cut to the time from its first to its last phone. The resampling filter has linear phase and its delay is
-    removed, so that times do not move.
+    Each phrase is cut to the time from its first to its last phone. The resampling filter has linear phase and its
+    delay is removed, so that times do not move.
 
     Args:
         phrases: at least one, all at one rate.

@@ -1,6 +1,8 @@
-"""The synthetic speakers: variants of espeak's voice with pitch and speed of their own; dev and test voices are held out.
+"""The synthetic speakers: variants of espeak's voice with pitch and speed of their own; dev and test voices are held
+out.
 
-Only variants without echo are used, since an echo fills the silence by which the closure of a plosive is found, and only those
+Only variants without echo are used, since an echo fills the silence by which the closure of a plosive is found, and
+only those
 that sound the same in every process: the file of ``victor`` leaves values unset that the library then reads.
 """
 
@@ -11,7 +13,8 @@ import random
 from pipeline.synth.espeak import Voice
 
 TRAIN_VARIANTS = (
-    "m1 m4 m5 m6 m8 f1 klatt klatt3 belinda aunty Annie ed grandpa max Mike Alex boris norbert rob Tweaky Andrea steph robert Denis"
+    "m1 m4 m5 m6 m8 f1 klatt klatt3 belinda aunty Annie ed grandpa max Mike Alex boris norbert rob Tweaky Andrea "
+    "steph robert Denis"
 ).split()
 DEV_VARIANTS = "m3 Andy grandma paul klatt2 john".split()
 TEST_VARIANTS = "m7 Mario shelby quincy Michael klatt6".split()
@@ -23,6 +26,12 @@ def make_voices(variants: list[str], prefix: str, seed: int) -> list[Voice]:
     for i, variant in enumerate(variants):
         draw = random.Random(f"{seed} {variant}")
         voices.append(
-            Voice(f"{prefix}{i + 1:02d}", variant, pitch=draw.randint(38, 62), range=draw.randint(40, 65), rate=draw.randint(165, 205))
+            Voice(
+                f"{prefix}{i + 1:02d}",
+                variant,
+                pitch=draw.randint(38, 62),
+                range=draw.randint(40, 65),
+                rate=draw.randint(165, 205),
+            )
         )
     return voices

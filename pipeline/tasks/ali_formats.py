@@ -1,14 +1,16 @@
 """Alignments in the formats of other programs: NIST CTM, Praat TextGrid, lhotse supervisions."""
+
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Iterator, Mapping, Sequence
+from typing import Any
 
 from pipeline.artifacts.ali import AliSet, Segment
+from pipeline.artifacts.lang import SILENCE, without_position
 from pipeline.base.errors import DataError
 from pipeline.base.files import atomic_write, read_lines, write_jsonl
-from pipeline.artifacts.lang import SILENCE, without_position
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,7 @@ def timed_cuts(ali: AliSet, data_dir: str | Path | None = None, strip_word_end: 
     known: dict[str, dict[str, Any]] = {}
     if data_dir is not None:
         from pipeline.artifacts.corpus import cut_entries
+
         known = {cut["id"]: cut for _, cut in cut_entries(data_dir)}
     for cut_id in sorted(ali):
         if data_dir is not None and cut_id not in known:
@@ -47,8 +50,14 @@ def timed_cuts(ali: AliSet, data_dir: str | Path | None = None, strip_word_end: 
         cut = known[cut_id]
         duration = float(cut["duration"])
         last = phones[-1].end
-        yield TimedCut(cut_id, _fitted(phones, last, duration), _fitted(words, last, duration), duration, float(cut["start"]),
-                       cut["supervisions"][0])
+        yield TimedCut(
+            cut_id,
+            _fitted(phones, last, duration),
+            _fitted(words, last, duration),
+            duration,
+            float(cut["start"]),
+            cut["supervisions"][0],
+        )
 
 
 def _fitted(segments: Sequence[Segment], last: float, duration: float) -> list[Segment]:
@@ -87,7 +96,9 @@ def read_ctm(path: str | Path) -> dict[str, list[Segment]]:
             if start < 0 or duration < 0:
                 raise ValueError
         except ValueError:
-            raise DataError(f"{path}:{line_no}: needs 'utterance channel start duration symbol [confidence]', found {line!r}") from None
+            raise DataError(
+                f"{path}:{line_no}: needs 'utterance channel start duration symbol [confidence]', found {line!r}"
+            ) from None
         out.setdefault(fields[0], []).append(Segment(fields[4], start, duration, confidence))
     return out
 
@@ -98,6 +109,7 @@ def write_textgrids(directory: str | Path, cuts: Sequence[TimedCut]) -> list[Pat
     Silence is SIL among the phones and an empty interval among the words.
     """
     from praatio import textgrid
+
     out, names = [], set()
     d = Path(directory)
     d.mkdir(parents=True, exist_ok=True)
@@ -136,23 +148,30 @@ def read_textgrid(path: str | Path) -> dict[str, list[Segment]]:
     """Tier -> segments of a TextGrid file, intervals with empty labels left out."""
     from praatio import textgrid
     from praatio.utilities.errors import PraatioException
+
     try:
         grid = textgrid.openTextgrid(str(path), includeEmptyIntervals=False)
-        return {name: [Segment(e.label, float(e.start), float(e.end) - float(e.start)) for e in grid.getTier(name).entries]
-                for name in grid.tierNames}
+        return {
+            name: [Segment(e.label, float(e.start), float(e.end) - float(e.start)) for e in grid.getTier(name).entries]
+            for name in grid.tierNames
+        }
     except (PraatioException, ValueError, IndexError, OSError) as e:
         raise DataError(f"{path}: not a TextGrid ({e})") from None
 
 
 def write_supervisions(path: str | Path, cuts: Sequence[TimedCut]) -> None:
-    """A lhotse manifest: the data directory's supervisions with alignment {"word", "phone"} in seconds of the recording."""
+    """A lhotse manifest: the data directory's supervisions with alignment {"word", "phone"} in seconds of the
+    recording.
+    """
     write_jsonl(path, (_supervision(c) for c in cuts))
 
 
 def _supervision(cut: TimedCut) -> dict[str, Any]:
     assert cut.supervision is not None, cut.cut_id
     tiers = {"word": cut.words, "phone": cut.phones}
-    items = {name: [[s.symbol, round(cut.start + s.start, 6), round(s.duration, 6), s.confidence] for s in segments]
-             for name, segments in tiers.items()}
+    items = {
+        name: [[s.symbol, round(cut.start + s.start, 6), round(s.duration, 6), s.confidence] for s in segments]
+        for name, segments in tiers.items()
+    }
     # A supervision's own times count from the start of the cut, those of a manifest from the start of the recording.
     return {**cut.supervision, "start": cut.start + float(cut.supervision["start"]), "alignment": items}

@@ -1,18 +1,21 @@
-"""Known times of phones, such as those of synthetic or hand-labelled speech, as an alignment set like that of any model."""
+"""Known times of phones, such as those of synthetic or hand-labelled speech, as an alignment set like that of any
+model.
+"""
+
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Sequence
 
 import numpy as np
 
-from pipeline.artifacts.ali import AliHeader, Alignment, AliWriter, Segment
-from pipeline.tasks.ali_score import Tiers, tiers_of_data
+from pipeline.artifacts.ali import Alignment, AliHeader, AliWriter, Segment
 from pipeline.artifacts.corpus import cut_entries
-from pipeline.base.errors import DataError
 from pipeline.artifacts.lang import Lang
 from pipeline.artifacts.transitions import TransitionModel
 from pipeline.artifacts.tree import monophone_tree
+from pipeline.base.errors import DataError
+from pipeline.tasks.ali_score import Tiers, tiers_of_data
 
 
 def import_times(data_dir: str | Path, lang: Lang, out_dir: str | Path, frame_shift: float) -> int:
@@ -36,13 +39,21 @@ def import_times(data_dir: str | Path, lang: Lang, out_dir: str | Path, frame_sh
             where = f"{data_dir}: {cut_id}"
             missing = [p.symbol for p in tier.phones if p.symbol not in lang.phones]
             if missing or not tier.phones:
-                raise DataError(f"{where}: " + (f"phone {missing[0]!r} is not in the lang" if missing else "no phone has a time"))
+                raise DataError(
+                    f"{where}: " + (f"phone {missing[0]!r} is not in the lang" if missing else "no phone has a time")
+                )
             tids = _transition_ids(tier, lang, first_state, transitions, frame_shift)
-            writer.write(Alignment(cut_id, tids, 0.0, _words(tier.words, lang.word_ids(texts[cut_id], where), len(tids), frame_shift)))
+            writer.write(
+                Alignment(
+                    cut_id, tids, 0.0, _words(tier.words, lang.word_ids(texts[cut_id], where), len(tids), frame_shift)
+                )
+            )
     return len(tiers)
 
 
-def _transition_ids(tier: Tiers, lang: Lang, first_state: dict[int, int], transitions: TransitionModel, shift: float) -> np.ndarray:
+def _transition_ids(
+    tier: Tiers, lang: Lang, first_state: dict[int, int], transitions: TransitionModel, shift: float
+) -> np.ndarray:
     """(T,) int32; frame i belongs to what is spoken in its middle."""
     num_frames = max(1, int(round(tier.duration / shift)))
     middles = (np.arange(num_frames) + 0.5) * shift

@@ -1,17 +1,19 @@
 """How far the boundaries of an alignment lie from gold times, or from another alignment's."""
+
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from pipeline.artifacts.ali import AliSet, Segment
+from pipeline.artifacts.lang import SILENCE, without_position
 from pipeline.base.errors import DataError, MismatchError
 from pipeline.graph.options import AliScoreOptions
-from pipeline.artifacts.lang import SILENCE, without_position
 from pipeline.tasks.score import bootstrap, interval
 
 GAP = "*"
@@ -19,7 +21,9 @@ GAP = "*"
 
 @dataclass(frozen=True)
 class Tiers:
-    """Times of one utterance in seconds from its start; silence is left out of the words and may be among the phones."""
+    """Times of one utterance in seconds from its start; silence is left out of the words and may be among the
+    phones.
+    """
 
     phones: list[Segment]
     words: list[Segment]
@@ -30,7 +34,9 @@ class Tiers:
 def tiers_of_ali(ali: AliSet) -> dict[str, Tiers]:
     """Tiers of all cuts of an alignment; position markers of phones are taken off."""
     shift = ali.header.frame_shift
-    return {c: Tiers([_unmarked(p) for p in ali.phones(c)], ali.words(c), len(ali[c].transition_ids) * shift) for c in ali}
+    return {
+        c: Tiers([_unmarked(p) for p in ali.phones(c)], ali.words(c), len(ali[c].transition_ids) * shift) for c in ali
+    }
 
 
 def _unmarked(phone: Segment) -> Segment:
@@ -40,12 +46,15 @@ def _unmarked(phone: Segment) -> Segment:
 def tiers_of_data(data_dir: str | Path) -> dict[str, Tiers]:
     """Gold tiers of a data directory; DataError when no utterance has any."""
     from pipeline.artifacts.corpus import cut_entries
+
     out = {}
     for _, cut in cut_entries(data_dir):
         supervision = cut["supervisions"][0]
         tiers = supervision.get("alignment") or {}
-        phones, words = ([Segment(str(symbol), start, duration) for symbol, start, duration, *_ in tiers.get(name, [])]
-                         for name in ("phone", "word"))
+        phones, words = (
+            [Segment(str(symbol), start, duration) for symbol, start, duration, *_ in tiers.get(name, [])]
+            for name in ("phone", "word")
+        )
         if phones or words:
             out[cut["id"]] = Tiers(phones, words, float(cut["duration"]), str(supervision.get("speaker", "")))
     if not out:
@@ -55,7 +64,9 @@ def tiers_of_data(data_dir: str | Path) -> dict[str, Tiers]:
 
 @dataclass
 class Boundaries:
-    """Differences (ours minus reference, seconds) at the starts and ends of matched symbols, one array per utterance."""
+    """Differences (ours minus reference, seconds) at the starts and ends of matched symbols, one array per
+    utterance.
+    """
 
     starts: list[np.ndarray] = field(default_factory=list)
     ends: list[np.ndarray] = field(default_factory=list)
@@ -115,7 +126,9 @@ def score_alignment(ours: Mapping[str, Tiers], reference: Mapping[str, Tiers], o
         a, b = ours[cut_id], reference[cut_id]
         mine, gold = _spoken(a.phones, options), _spoken(b.phones, options)
         for row, tiers, spoken in ((0, a, mine), (1, b, gold)):
-            silent[row] += (max(0.0, tiers.duration - sum(s.duration for s in spoken)), tiers.duration) if spoken else 0.0
+            silent[row] += (
+                (max(0.0, tiers.duration - sum(s.duration for s in spoken)), tiers.duration) if spoken else 0.0
+            )
         for ref, hyp in _collect(phones, mine, gold, lambda r, h: h in options.match.get(r, ())):
             per_phone[ref.symbol].append((hyp.start - ref.start, hyp.end - ref.end, ref.duration, hyp.duration))
         list(_collect(words, a.words, b.words, lambda r, h: False))
@@ -128,8 +141,18 @@ def score_alignment(ours: Mapping[str, Tiers], reference: Mapping[str, Tiers], o
             else:
                 skipped += 1
     shares = silent[:, 0] / np.maximum(silent[:, 1], 1e-9)
-    return AliScore(phones, words, np.array(tse).reshape(-1, 2), skipped, dict(per_phone), float(shares[0]), float(shares[1]),
-                    len(reference) - len(common), groups, tse_groups)
+    return AliScore(
+        phones,
+        words,
+        np.array(tse).reshape(-1, 2),
+        skipped,
+        dict(per_phone),
+        float(shares[0]),
+        float(shares[1]),
+        len(reference) - len(common),
+        groups,
+        tse_groups,
+    )
 
 
 def _spoken(phones: Sequence[Segment], options: AliScoreOptions) -> list[Segment]:
@@ -140,7 +163,9 @@ def _spoken(phones: Sequence[Segment], options: AliScoreOptions) -> list[Segment
 
 
 def _stamps(phones: Sequence[Segment]) -> np.ndarray:
-    """(M, 2) starts and ends after merging touching neighbours of the same phone, as a change of label per frame sees them."""
+    """(M, 2) starts and ends after merging touching neighbours of the same phone, as a change of label per frame sees
+    them.
+    """
     out: list[list[float]] = []
     last = None
     for p in phones:
@@ -152,10 +177,12 @@ def _stamps(phones: Sequence[Segment]) -> np.ndarray:
     return np.array(out, dtype=np.float64).reshape(-1, 2)
 
 
-def _collect(into: Boundaries, ours: Sequence[Segment], ref: Sequence[Segment],
-             also: Callable[[str, str], bool]) -> Iterator[tuple[Segment, Segment]]:
+def _collect(
+    into: Boundaries, ours: Sequence[Segment], ref: Sequence[Segment], also: Callable[[str, str], bool]
+) -> Iterator[tuple[Segment, Segment]]:
     """Adds an utterance's matched boundaries to `into` and yields the pairs (reference, ours)."""
     from kaldialign import align
+
     into.num_ref += len(ref)
     into.num_ours += len(ours)
     pairs = []
@@ -174,8 +201,10 @@ def figures(score: AliScore, options: AliScoreOptions) -> dict[str, dict[str, An
     groups = score.groups if options.by_speaker else None
     out: dict[str, dict[str, Any]] = {}
     if len(score.tse):
-        out["tse_ms"] = {**_ratio(score.tse[:, 0], score.tse[:, 1], 1000.0, score.tse_groups if options.by_speaker else None),
-                         "counts": {"scored": len(score.tse), "skipped": score.tse_skipped, "missing": score.missing}}
+        out["tse_ms"] = {
+            **_ratio(score.tse[:, 0], score.tse[:, 1], 1000.0, score.tse_groups if options.by_speaker else None),
+            "counts": {"scored": len(score.tse), "skipped": score.tse_skipped, "missing": score.missing},
+        }
     for prefix, b in (("", score.phones), ("word_", score.words)):
         if not b.num_matched:
             continue
@@ -184,14 +213,28 @@ def figures(score: AliScore, options: AliScoreOptions) -> dict[str, dict[str, An
         for name, arrays in (("boundary", both), ("start", b.starts), ("end", b.ends)):
             num = np.array([float(len(x)) for x in arrays])
             kind = "" if name == "boundary" else f"{name}_"
-            out[f"{prefix}{name}_mae_ms"] = {**_ratio(np.array([np.abs(x).sum() for x in arrays]), num, 1000.0, groups), "counts": counts}
+            out[f"{prefix}{name}_mae_ms"] = {
+                **_ratio(np.array([np.abs(x).sum() for x in arrays]), num, 1000.0, groups),
+                "counts": counts,
+            }
             for limit in options.tolerances:
                 hits = np.array([float((np.abs(x) <= limit + 1e-9).sum()) for x in arrays])
-                out[f"{prefix}{kind}within_{round(1000 * limit)}ms"] = {**_ratio(hits, num, 100.0, groups), "counts": counts}
+                out[f"{prefix}{kind}within_{round(1000 * limit)}ms"] = {
+                    **_ratio(hits, num, 100.0, groups),
+                    "counts": counts,
+                }
             if name != "boundary":
-                out[f"{prefix}{name}_bias_ms"] = {**_ratio(np.array([x.sum() for x in arrays]), num, 1000.0, groups), "counts": counts}
+                out[f"{prefix}{name}_bias_ms"] = {
+                    **_ratio(np.array([x.sum() for x in arrays]), num, 1000.0, groups),
+                    "counts": counts,
+                }
     if score.phones.num_ours:
-        out["silence_share"] = {"value": 100 * score.silence, "low": None, "high": None, "counts": {"reference": 100 * score.silence_ref}}
+        out["silence_share"] = {
+            "value": 100 * score.silence,
+            "low": None,
+            "high": None,
+            "counts": {"reference": 100 * score.silence_ref},
+        }
     return out
 
 

@@ -1,30 +1,34 @@
 """Phone boundaries from posterior distributions instead of one best path, under one model or several.
 
-Viterbi takes the most probable path, and the likelihoods of frames, which an HMM treats as independent, make it far too sure.
-Here the phone sequence of an alignment is kept, and the time of each boundary gets a distribution: with occupancies gamma of the
+Viterbi takes the most probable path, and the likelihoods of frames, which an HMM treats as independent, make it far too
+sure.
+Here the phone sequence of an alignment is kept, and the time of each boundary gets a distribution: with occupancies
+    gamma of the
 HMM-states under scaled scores, the boundary before phone k lies before frame t with probability
 
     F_k(t) = sum over states s of phones k, k + 1, ... of gamma_t(s)
 
 which grows with t. Its median is the time with the smallest expected absolute error. Several models are averaged in F.
 """
+
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass as plain_dataclass
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Iterator, Optional, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from pipeline.artifacts.ali import Alignment, AliSet, AliWriter
-from pipeline.base.errors import DataError, MismatchError
-from pipeline.base.log import progress
 from pipeline.artifacts.model_dir import HmmDir, load_hmm
 from pipeline.artifacts.tree import BOUNDARY
+from pipeline.base.errors import DataError, MismatchError
+from pipeline.base.log import progress
 
 if TYPE_CHECKING:
     from pipeline.feats.load import PackedFeats
@@ -39,9 +43,11 @@ AT_ONCE = 500  # utterances whose distributions are held in memory
 class BoundaryOptions:
     """How boundaries are refined."""
 
-    acoustic_scale: float = Field(0.1, gt=0, description="Weight of the acoustic scores; smaller makes the distributions wider.")
+    acoustic_scale: float = Field(
+        0.1, gt=0, description="Weight of the acoustic scores; smaller makes the distributions wider."
+    )
     transition_scale: float = Field(1.0, ge=0, description="Weight of the transition log probabilities.")
-    prior_scale: Optional[float] = Field(None, ge=0, description="Weight of a network's label prior.")
+    prior_scale: float | None = Field(None, ge=0, description="Weight of a network's label prior.")
     frame_shift: float = Field(0.0025, gt=0, description="Resolution of the new alignment in seconds.")
     batch_frames: int = Field(20_000, gt=0, description="Feature frames per batch.", json_schema_extra={"stamp": False})
     device: str = Field("cpu", description="cpu or cuda.", json_schema_extra={"stamp": False})
@@ -53,7 +59,7 @@ class Source:
 
     model: Path
     data: Path
-    transforms: Optional[Path] = None
+    transforms: Path | None = None
 
 
 @plain_dataclass(frozen=True)
@@ -77,7 +83,7 @@ def chain_of(hmm: HmmDir, phones: Sequence[int]) -> Chain:
     topos = [hmm.topo[hmm.phones.name(p)].pdf_classes for p in phones]
     position = np.repeat(np.arange(len(phones)), [len(classes) for classes in topos])
     state = np.concatenate([np.arange(len(classes)) for classes in topos])
-    windows = np.array([padded[i:i + tree.left + 1 + tree.right] for i in range(len(phones))])[position]
+    windows = np.array([padded[i : i + tree.left + 1 + tree.right] for i in range(len(phones))])[position]
     pdf = tree.lookup(windows, np.array([c for classes in topos for c in classes]))
     return Chain(pdf, hmm.transitions.transition_states(np.array(phones)[position], state, pdf), position)
 
@@ -87,9 +93,10 @@ class Posteriors:
 
     def __init__(self, source: Source, ali: AliSet, options: BoundaryOptions) -> None:
         """Raises:
-            MismatchError: the model has other phones than the alignment.
+        MismatchError: the model has other phones than the alignment.
         """
         from pipeline.tasks.scorer import load_scorer
+
         self.source, self.ali, self.options = source, ali, options
         self.hmm = load_hmm(source.model)
         if list(self.hmm.phones) != list(ali.transitions.phones):
@@ -99,28 +106,39 @@ class Posteriors:
     def of(self, cut_ids: Sequence[str]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         """Cut id -> (T,) centres of the model's frames in seconds and (T, K) F_k; cuts without a path are left out."""
         from pipeline.feats.load import iter_packed
+
         out = {}
         for packed in iter_packed(self.source.data, self.scorer.feat_options, self.options.batch_frames, cut_ids):
             out.update(self._batch(packed))
         return out
 
-    def _batch(self, packed: "PackedFeats") -> Iterator[tuple[str, tuple[np.ndarray, np.ndarray]]]:
+    def _batch(self, packed: PackedFeats) -> Iterator[tuple[str, tuple[np.ndarray, np.ndarray]]]:
         import torch
 
-        from pipeline.tasks.align import pad
         from pipeline.hmm.convert import linear
         from pipeline.hmm.full_sum import occupancies
+        from pipeline.tasks.align import pad
+
         transitions = self.hmm.transitions
         chains = [chain_of(self.hmm, [p for p, _, _ in self.ali.phone_segments(c)]) for c in packed.cut_ids]
-        graphs = linear([c.pdf for c in chains], [2 * c.transition_state for c in chains],
-                        [2 * c.transition_state + 1 for c in chains], transitions.num_pdfs, transitions.num_tids)
+        graphs = linear(
+            [c.pdf for c in chains],
+            [2 * c.transition_state for c in chains],
+            [2 * c.transition_state + 1 for c in chains],
+            transitions.num_pdfs,
+            transitions.num_tids,
+        )
         feats, lens = pad(packed, self.options.device)
         with torch.no_grad():
             scores, lens_out = self.scorer.log_likes(feats, lens, list(packed.speakers))
             dynamic = self.scorer.transition_scores(feats, lens)
         static = torch.from_numpy(transitions.log_probs()).to(scores.device)
-        occ = occupancies(graphs, scores * self.options.acoustic_scale, lens_out,
-                          (static if dynamic is None else dynamic) * self.options.transition_scale)
+        occ = occupancies(
+            graphs,
+            scores * self.options.acoustic_scale,
+            lens_out,
+            (static if dynamic is None else dynamic) * self.options.transition_scale,
+        )
         for n, (cut_id, chain) in enumerate(zip(packed.cut_ids, chains)):
             if not np.isfinite(float(occ.scores[n])):
                 continue
@@ -159,7 +177,9 @@ def separate(starts: np.ndarray, shortest: np.ndarray, length: int) -> np.ndarra
     return np.minimum(forward, behind).clip(min=0) + room
 
 
-def refine(ali: AliSet, sources: Sequence[Source], out_dir: str | Path, options: BoundaryOptions, producer: str) -> dict[str, int]:
+def refine(
+    ali: AliSet, sources: Sequence[Source], out_dir: str | Path, options: BoundaryOptions, producer: str
+) -> dict[str, int]:
     """Writes the alignment again with refined boundaries, at the resolution of the options.
 
     Phones and words stay; the states of a phone share its time equally. Utterances for which a model has no path keep
@@ -178,7 +198,7 @@ def refine(ali: AliSet, sources: Sequence[Source], out_dir: str | Path, options:
     cut_ids, kept = list(ali), 0
     with AliWriter(out_dir, header, hmm.tree, hmm.topo, hmm.transitions, ali.word_symbols) as writer:
         for begin in progress(range(0, len(cut_ids), AT_ONCE), desc="boundaries"):
-            some = cut_ids[begin:begin + AT_ONCE]
+            some = cut_ids[begin : begin + AT_ONCE]
             found = [model.of(some) for model in models]
             for cut_id in some:
                 complete = all(cut_id in d for d in found)
@@ -188,15 +208,22 @@ def refine(ali: AliSet, sources: Sequence[Source], out_dir: str | Path, options:
     return {"utterances": len(ali), "kept": kept}
 
 
-def _refined(ali: AliSet, hmm: HmmDir, cut_id: str, distributions: Sequence[tuple[np.ndarray, np.ndarray]],
-             options: BoundaryOptions) -> Alignment:
+def _refined(
+    ali: AliSet,
+    hmm: HmmDir,
+    cut_id: str,
+    distributions: Sequence[tuple[np.ndarray, np.ndarray]],
+    options: BoundaryOptions,
+) -> Alignment:
     segments, old = ali.phone_segments(cut_id), ali[cut_id]
     shift, offset = ali.header.frame_shift, ali.header.frame_offset
     length = round((len(old.transition_ids) * shift + offset) / options.frame_shift)
     if distributions:
         starts = medians(distributions, np.arange(length + 1) * options.frame_shift)
     else:
-        starts = np.round(np.array([b * shift + offset for _, b, _ in segments]).clip(min=0) / options.frame_shift).astype(np.int64)
+        starts = np.round(
+            np.array([b * shift + offset for _, b, _ in segments]).clip(min=0) / options.frame_shift
+        ).astype(np.int64)
         starts[0] = 0
     chain = chain_of(hmm, [p for p, _, _ in segments])
     num_states = np.bincount(chain.position)

@@ -1,23 +1,33 @@
 """Decoding of a data directory: search, tuning of weights on lattices, hypotheses and their error rates."""
+
 from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Iterator, Mapping, Optional, Sequence
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from pipeline.artifacts.checkpoint import check_same
-from pipeline.base.errors import ConfigError, DataError
-from pipeline.base.files import atomic_write, read_json, write_json
-from pipeline.graph.options import DecodeOptions
-from pipeline.artifacts.hyp import (NBEST, RECOGS, TRIED, Alternative, Hypothesis, NBest, load_tried, save_hypotheses, save_nbest,
-                          save_tried)
-from pipeline.base.log import progress
+from pipeline.artifacts.hyp import (
+    NBEST,
+    RECOGS,
+    TRIED,
+    Alternative,
+    Hypothesis,
+    NBest,
+    load_tried,
+    save_hypotheses,
+    save_nbest,
+    save_tried,
+)
 from pipeline.artifacts.model_dir import HmmDir
 from pipeline.artifacts.occupancies import Occupancies
+from pipeline.base.errors import ConfigError, DataError
+from pipeline.base.files import atomic_write, read_json, write_json
+from pipeline.base.log import progress
+from pipeline.graph.options import DecodeOptions
 from pipeline.tasks.score import Errors, count_errors, error_report, total_errors
 
 if TYPE_CHECKING:
@@ -64,7 +74,10 @@ class Decoded:
     def hypotheses(self, weights: Weights, words: Sequence[str]) -> list[Hypothesis]:
         """Hypotheses in the order of utterance ids."""
         found = self.texts[weights]
-        return [Hypothesis(c, self.refs[c][0], self.refs[c][1], tuple(words[w] for w in found[c])) for c in sorted(self.refs)]
+        return [
+            Hypothesis(c, self.refs[c][0], self.refs[c][1], tuple(words[w] for w in found[c]))
+            for c in sorted(self.refs)
+        ]
 
     def nbest_lists(self, words: Sequence[str]) -> Iterator[NBest]:
         """N-best lists in the order of utterance ids, with words as strings."""
@@ -73,14 +86,21 @@ class Decoded:
             yield NBest(c, *self.refs[c], tuple(found))
 
 
-def check_graph(graph: "DecodingGraph", graph_dir: str | Path, hmm: HmmDir) -> None:
+def check_graph(graph: DecodingGraph, graph_dir: str | Path, hmm: HmmDir) -> None:
     """MismatchError naming both directories unless the graph was built for the model's tree and topology."""
     check_same("tree", graph.tree_id, graph_dir, hmm.tree.id, hmm.directory)
     check_same("topo", graph.topo_id, graph_dir, hmm.topo.id, hmm.directory)
 
 
-def decode(scorer: "Scorer", hmm: HmmDir, graph: "DecodingGraph", data_dir: str | Path, options: DecodeOptions,
-           weights: Sequence[Weights], rescorer: Optional["LatticeRescorer"] = None) -> Decoded:
+def decode(
+    scorer: Scorer,
+    hmm: HmmDir,
+    graph: DecodingGraph,
+    data_dir: str | Path,
+    options: DecodeOptions,
+    weights: Sequence[Weights],
+    rescorer: LatticeRescorer | None = None,
+) -> Decoded:
     """Recognises a data directory with every pair of weights at once, on one set of lattices.
 
     Args:
@@ -90,6 +110,7 @@ def decode(scorer: "Scorer", hmm: HmmDir, graph: "DecodingGraph", data_dir: str 
         rescorer: another language model, which replaces that of the graph in the lattices.
     """
     from pipeline.graph.search import Searcher
+
     scale = scorer.transition_scale if options.transition_scale is None else options.transition_scale
     searchers: dict[bool, Searcher] = {}
     out = Decoded({w: {} for w in weights}, _references(data_dir))
@@ -102,7 +123,9 @@ def decode(scorer: "Scorer", hmm: HmmDir, graph: "DecodingGraph", data_dir: str 
         if is_dynamic and options.posteriors:
             raise ConfigError("posteriors of a model with input-dependent transitions: its lattices do not tell pdfs")
         if is_dynamic not in searchers:
-            searchers[is_dynamic] = Searcher(graph, hmm.transitions.log_probs(), hmm.transitions.tid_pdf(), scale, options, is_dynamic)
+            searchers[is_dynamic] = Searcher(
+                graph, hmm.transitions.log_probs(), hmm.transitions.tid_pdf(), scale, options, is_dynamic
+            )
         _recognise(searchers[is_dynamic], batch.cut_ids, scores, lens, dynamic, options, rescorer, out)
         out.audio_seconds += float(lens.sum()) * scorer.frame_shift
         for _ in batch.cut_ids:
@@ -115,12 +138,13 @@ def decode(scorer: "Scorer", hmm: HmmDir, graph: "DecodingGraph", data_dir: str 
 class _Batch:
     cut_ids: list[str]
     speakers: list[str]
-    feats: "torch.Tensor"
-    lens: "torch.Tensor"
+    feats: torch.Tensor
+    lens: torch.Tensor
 
-    def score(self, scorer: "Scorer") -> tuple["torch.Tensor", "torch.Tensor", Optional["torch.Tensor"]]:
+    def score(self, scorer: Scorer) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
         """(N, T, P) scores, (N,) lengths and the transition scores of an input-dependent model."""
         import torch
+
         with torch.no_grad():
             scores, lens = scorer.log_likes(self.feats, self.lens, self.speakers)
             return scores, lens, scorer.transition_scores(self.feats, self.lens)
@@ -128,15 +152,17 @@ class _Batch:
 
 def _references(data_dir: str | Path) -> dict[str, tuple[str, tuple[str, ...]]]:
     from pipeline.artifacts.corpus import cut_entries
+
     supervisions = {cut["id"]: cut["supervisions"][0] for _, cut in cut_entries(data_dir)}
     return {c: (str(s["speaker"]), tuple(s["text"].split())) for c, s in supervisions.items()}
 
 
-def _batches(scorer: "Scorer", data_dir: str | Path, options: DecodeOptions) -> Iterator[_Batch]:
+def _batches(scorer: Scorer, data_dir: str | Path, options: DecodeOptions) -> Iterator[_Batch]:
     """Padded batches, longest utterances together so that little is padded."""
     import torch
 
     from pipeline.feats.load import load_packed
+
     packed = load_packed(data_dir, scorer.feat_options)
     lens = packed.lengths()
     batch: list[int] = []
@@ -144,17 +170,29 @@ def _batches(scorer: "Scorer", data_dir: str | Path, options: DecodeOptions) -> 
     for i in [*order, -1]:
         if batch and (i < 0 or (len(batch) + 1) * int(lens[batch[0]]) > options.batch_frames):
             feats = torch.nn.utils.rnn.pad_sequence([packed[j] for j in batch], batch_first=True)
-            yield _Batch([packed.cut_ids[j] for j in batch], [packed.speakers[j] for j in batch],
-                         feats.to(options.device), lens[batch].to(options.device))
+            yield _Batch(
+                [packed.cut_ids[j] for j in batch],
+                [packed.speakers[j] for j in batch],
+                feats.to(options.device),
+                lens[batch].to(options.device),
+            )
             batch = []
         batch.append(i)
 
 
-def _recognise(searcher: "Searcher", cut_ids: Sequence[str], scores: "torch.Tensor", lens: "torch.Tensor",
-               dynamic: Optional["torch.Tensor"], options: DecodeOptions, rescorer: Optional["LatticeRescorer"],
-               out: Decoded) -> None:
+def _recognise(
+    searcher: Searcher,
+    cut_ids: Sequence[str],
+    scores: torch.Tensor,
+    lens: torch.Tensor,
+    dynamic: torch.Tensor | None,
+    options: DecodeOptions,
+    rescorer: LatticeRescorer | None,
+    out: Decoded,
+) -> None:
     """Searches a batch, again with wider beams where that failed, and stores the words for all weights."""
     from pipeline.graph.nbest import nbest
+
     rows = list(range(len(cut_ids)))
     for widen in range(options.retries + 1):
         start = time.monotonic()
@@ -166,7 +204,11 @@ def _recognise(searcher: "Searcher", cut_ids: Sequence[str], scores: "torch.Tens
             rescorer.best_words(lattices, *first)
         out.seconds += time.monotonic() - start
         failed = [rows[i] for i in lattices.empty()]
-        found = lattices.best_words_of(list(out.texts)) if rescorer is None else (rescorer.best_words(lattices, *w) for w in out.texts)
+        found = (
+            lattices.best_words_of(list(out.texts))
+            if rescorer is None
+            else (rescorer.best_words(lattices, *w) for w in out.texts)
+        )
         for texts, best in zip(out.texts.values(), found):
             texts.update(zip((cut_ids[row] for row in rows), best))
         if options.posteriors:
@@ -201,7 +243,9 @@ def read_weights(directory: str | Path) -> Weights:
         raise DataError(f"{path}: names no weights ({e!r})") from None
 
 
-def report(decoded: Decoded, words: Sequence[str], out_dir: str | Path, options: DecodeOptions) -> tuple[list[Hypothesis], dict[str, Any]]:
+def report(
+    decoded: Decoded, words: Sequence[str], out_dir: str | Path, options: DecodeOptions
+) -> tuple[list[Hypothesis], dict[str, Any]]:
     """Scores a run, writes recogs.jsonl.gz, errs.txt, wer.txt, best.json, failed.txt (nbest.jsonl.gz, tried.jsonl.gz).
 
     Args:
@@ -215,17 +259,30 @@ def report(decoded: Decoded, words: Sequence[str], out_dir: str | Path, options:
     with atomic_write(d / "failed.txt") as f:
         f.writelines(f"{c}\tthe search reached no end\n" for c in decoded.failed)
     if len(decoded.failed) > options.max_failed * len(decoded.refs):
-        raise DataError(f"{len(decoded.failed)} of {len(decoded.refs)} utterances have no lattice (first: {decoded.failed[0]}); "
-                        f"widen --beam, or allow more by --max-failed")
+        raise DataError(
+            f"{len(decoded.failed)} of {len(decoded.refs)} utterances have no lattice (first: {decoded.failed[0]}); "
+            f"widen --beam, or allow more by --max-failed"
+        )
     if decoded.alternatives:
         save_nbest(d / NBEST, decoded.nbest_lists(words))
     found = {w: decoded.hypotheses(w, words) for w in decoded.texts}
     if options.tried:
         save_tried(d / TRIED, found)
     hyps, facts = write_best(found, d)
-    logger.info("real-time factor %.4f (%.1f s for %.1f s of audio); %d searches repeated, %d utterances failed",
-                decoded.real_time_factor, decoded.seconds, decoded.audio_seconds, decoded.retried, len(decoded.failed))
-    return hyps, {**facts, "failed": len(decoded.failed), "retried": decoded.retried, "real_time_factor": decoded.real_time_factor}
+    logger.info(
+        "real-time factor %.4f (%.1f s for %.1f s of audio); %d searches repeated, %d utterances failed",
+        decoded.real_time_factor,
+        decoded.seconds,
+        decoded.audio_seconds,
+        decoded.retried,
+        len(decoded.failed),
+    )
+    return hyps, {
+        **facts,
+        "failed": len(decoded.failed),
+        "retried": decoded.retried,
+        "real_time_factor": decoded.real_time_factor,
+    }
 
 
 def pooled(directories: Sequence[str | Path]) -> dict[Weights, list[Hypothesis]]:
@@ -250,7 +307,9 @@ def pooled(directories: Sequence[str | Path]) -> dict[Weights, list[Hypothesis]]
     return out
 
 
-def write_best(found: Mapping[Weights, list[Hypothesis]], out_dir: str | Path) -> tuple[list[Hypothesis], dict[str, Any]]:
+def write_best(
+    found: Mapping[Weights, list[Hypothesis]], out_dir: str | Path
+) -> tuple[list[Hypothesis], dict[str, Any]]:
     """Chooses the weights with the fewest errors and writes recogs.jsonl.gz, errs.txt, wer.txt and best.json for them.
 
     Returns:
@@ -264,10 +323,24 @@ def write_best(found: Mapping[Weights, list[Hypothesis]], out_dir: str | Path) -
         f.writelines(line + "\n" for line in error_report(found[best]))
     with atomic_write(d / "wer.txt") as f:
         f.write(errors[best].line() + "\n")
-    write_json(d / BEST, {"lm_weight": best[0], "word_penalty": best[1], "tried": [
-        {"lm_weight": w, "word_penalty": p, "wer": round(e.wer, 4), "errors": e.total} for (w, p), e in errors.items()]})
+    write_json(
+        d / BEST,
+        {
+            "lm_weight": best[0],
+            "word_penalty": best[1],
+            "tried": [
+                {"lm_weight": w, "word_penalty": p, "wer": round(e.wer, 4), "errors": e.total}
+                for (w, p), e in errors.items()
+            ],
+        },
+    )
     tried = {w for w, _ in found}
     if len(tried) > 2 and best[0] in (min(tried), max(tried)):
         logger.warning("the best LM weight, %g, is the last one tried; try more (--lm-weights)", best[0])
     logger.info("%s (LM weight %g, word penalty %g)", errors[best].line(), *best)
-    return found[best], {"wer": errors[best].wer, "lm_weight": best[0], "word_penalty": best[1], "utterances": len(found[best])}
+    return found[best], {
+        "wer": errors[best].wer,
+        "lm_weight": best[0],
+        "word_penalty": best[1],
+        "utterances": len(found[best]),
+    }

@@ -1,26 +1,30 @@
-"""Decoding of a data directory with an end-to-end model: search, tuning of weights, hypotheses and their error rates."""
+"""Decoding of a data directory with an end-to-end model: search, tuning of weights, hypotheses and their error
+rates.
+"""
+
 from __future__ import annotations
 
 import itertools
 import logging
 import time
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Iterator, Mapping, Optional, Sequence
+from typing import TYPE_CHECKING, Any
 
 from pipeline.artifacts.checkpoint import META, check_same
 from pipeline.artifacts.corpus import cut_entries
-from pipeline.tasks.decode import BEST
-from pipeline.e2e.search.options import Method, SearchOptions
-from pipeline.e2e.search.results import Found, Weights
+from pipeline.artifacts.hyp import NBEST, RECOGS, Alternative, Hypothesis, NBest, save_hypotheses, save_nbest
+from pipeline.artifacts.model_dir import model_kind
+from pipeline.artifacts.tokens import Tokens
 from pipeline.base.errors import ConfigError, DataError, MismatchError
 from pipeline.base.files import atomic_write, read_json, write_json
-from pipeline.artifacts.hyp import NBEST, RECOGS, Alternative, Hypothesis, NBest, save_hypotheses, save_nbest
 from pipeline.base.log import progress
-from pipeline.artifacts.model_dir import model_kind
+from pipeline.e2e.search.options import Method, SearchOptions
+from pipeline.e2e.search.results import Found, Weights
+from pipeline.tasks.decode import BEST
 from pipeline.tasks.score import Errors, count_errors, error_report, total_errors
-from pipeline.artifacts.tokens import Tokens
 
 if TYPE_CHECKING:
     import torch
@@ -54,8 +58,10 @@ class Decoded:
     def hypotheses(self, weights: Weights, tokens: Tokens) -> list[Hypothesis]:
         """Hypotheses in the order of utterance ids."""
         found = self.found[weights]
-        return [Hypothesis(c, *self.refs[c], tuple(tokens.decode(found[c][0].tokens).split()) if found[c] else ())
-                for c in sorted(self.refs)]
+        return [
+            Hypothesis(c, *self.refs[c], tuple(tokens.decode(found[c][0].tokens).split()) if found[c] else ())
+            for c in sorted(self.refs)
+        ]
 
     def nbest_lists(self, weights: Weights, tokens: Tokens) -> Iterator[NBest]:
         """N-best lists in the order of utterance ids; of several spellings of the same words the best counts."""
@@ -71,7 +77,7 @@ class Decoded:
         return (self.encoder_seconds + self.search_seconds[weights]) / max(self.audio_seconds, 1e-9)
 
 
-def choose_method(model: "EndToEnd", options: SearchOptions) -> Method:
+def choose_method(model: EndToEnd, options: SearchOptions) -> Method:
     """The search that fits the model; ConfigError when the one that is asked for does not."""
     own = "attention" if model.decoder is not None else "transducer" if model.transducer is not None else "ctc"
     default = {"attention": "attention", "transducer": "transducer_beam", "ctc": "ctc_prefix"}[own]
@@ -87,7 +93,7 @@ def choose_method(model: "EndToEnd", options: SearchOptions) -> Method:
     return method
 
 
-def grid(method: Method, model: "EndToEnd", options: SearchOptions, with_lm: bool) -> list[Weights]:
+def grid(method: Method, model: EndToEnd, options: SearchOptions, with_lm: bool) -> list[Weights]:
     """All weights that are tried; ConfigError for a language model with a method that takes none."""
     if method in PLAIN:
         if with_lm:
@@ -99,7 +105,7 @@ def grid(method: Method, model: "EndToEnd", options: SearchOptions, with_lm: boo
     return [Weights(*w) for w in dict.fromkeys(itertools.product(ctc, lm, options.length_bonuses, ilm))]
 
 
-def load_lm(path: Path, tokens: Tokens, tokens_dir: Path) -> "TokenLm":
+def load_lm(path: Path, tokens: Tokens, tokens_dir: Path) -> TokenLm:
     """A neural or n-gram language model as a search takes it.
 
     Args:
@@ -107,14 +113,23 @@ def load_lm(path: Path, tokens: Tokens, tokens_dir: Path) -> "TokenLm":
     """
     if (path / META).is_file() and model_kind(path) == "nn_lm":
         from pipeline.e2e.lm import load_nn_lm
+
         return load_nn_lm(path, tokens, tokens_dir)
     from pipeline.artifacts.arpa import Arpa
     from pipeline.e2e.search.fusion import ngram_lm
+
     return ngram_lm(Arpa.load(path / "lm.arpa" if path.is_dir() else path), tokens)
 
 
-def decode(model: "EndToEnd", meta: Mapping[str, Any], data_dir: Path, options: SearchOptions, method: Method,
-           weights: Sequence[Weights], lm: Optional["TokenLm"] = None) -> Decoded:
+def decode(
+    model: EndToEnd,
+    meta: Mapping[str, Any],
+    data_dir: Path,
+    options: SearchOptions,
+    method: Method,
+    weights: Sequence[Weights],
+    lm: TokenLm | None = None,
+) -> Decoded:
     """Recognises a data directory with each set of weights.
 
     Args:
@@ -123,14 +138,18 @@ def decode(model: "EndToEnd", meta: Mapping[str, Any], data_dir: Path, options: 
     import torch
 
     from pipeline.nn.train import pick_device
+
     device = pick_device(options.device)
     model = model.to(device)
     if lm is not None and hasattr(lm, "to"):
         lm = lm.to(device)
     data, frame_shift = _load(data_dir, meta)
     refs = {cut["id"]: cut["supervisions"][0] for _, cut in cut_entries(data_dir)}
-    out = Decoded({w: {} for w in weights}, {c: (str(s["speaker"]), tuple(s["text"].split())) for c, s in refs.items()},
-                  search_seconds=dict.fromkeys(weights, 0.0))
+    out = Decoded(
+        {w: {} for w in weights},
+        {c: (str(s["speaker"]), tuple(s["text"].split())) for c, s in refs.items()},
+        search_seconds=dict.fromkeys(weights, 0.0),
+    )
     done = progress(range(len(data)), total=len(data), desc=f"decode {data_dir}")
     for batch in data.batches(options.batch_frames, MAX_BATCH, device):
         start = time.monotonic()
@@ -151,18 +170,28 @@ def decode(model: "EndToEnd", meta: Mapping[str, Any], data_dir: Path, options: 
     return out
 
 
-def search(model: "EndToEnd", encoded: "torch.Tensor", lens: "torch.Tensor", options: SearchOptions, method: Method,
-           weights: Weights, lm: Optional["TokenLm"]) -> list[list[Found]]:
+def search(
+    model: EndToEnd,
+    encoded: torch.Tensor,
+    lens: torch.Tensor,
+    options: SearchOptions,
+    method: Method,
+    weights: Weights,
+    lm: TokenLm | None,
+) -> list[list[Found]]:
     """The hypotheses of a batch, best first.
 
     Args:
         encoded: (N, T', D). lens: (N,).
     """
     from pipeline.e2e.search import attention, ctc, transducer
+
     number = max(options.nbest, 1)
     if method == "attention":
         posteriors = model.ctc_log_probs(encoded) if weights.ctc else None
-        found = attention.AttentionSearch(model.decoder, posteriors, lens, weights, options.beam, lm, options.max_length)
+        found = attention.AttentionSearch(
+            model.decoder, posteriors, lens, weights, options.beam, lm, options.max_length
+        )
         return found.search(encoded, number)
     if method == "ctc_greedy":
         return ctc.greedy(model.ctc_log_probs(encoded), lens)
@@ -184,6 +213,7 @@ def _load(data_dir: Path, meta: Mapping[str, Any]) -> tuple[Any, float]:
     from pipeline.feats.options import FeatLoadOptions
     from pipeline.nn.data import UtteranceSet
     from pipeline.nn.model import feature_facts
+
     facts = FeatureFacts.load(data_dir)
     here, there = feature_facts(facts), meta["features"]
     different = [k for k in there if here.get(k) != there[k]]
@@ -193,16 +223,17 @@ def _load(data_dir: Path, meta: Mapping[str, Any]) -> tuple[Any, float]:
     return UtteranceSet(load_packed(data_dir, FeatLoadOptions(**meta["feat_options"]))), facts.frame_shift
 
 
-def latency(model: "EndToEnd", frame_shift: float) -> Optional[float]:
+def latency(model: EndToEnd, frame_shift: float) -> float | None:
     """Seconds for which a latency-controlled encoder waits at most before it puts out a frame, without computing time.
 
-    Its mean is that less half a chunk. None: the encoder sees the whole utterance. Normalisation of features over an utterance or
-    a speaker (``--cmvn``) would have to run along in a streaming system and is not counted.
+    Its mean is that less half a chunk. None: the encoder sees the whole utterance. Normalisation of features over an
+    utterance or a speaker (``--cmvn``) would have to run along in a streaming system and is not counted.
 
     Args:
         frame_shift: of the features, in seconds.
     """
     from pipeline.nn.encoders import layer_factors
+
     lookahead = getattr(model.encoder.network, "lookahead", None)
     if lookahead is None:
         return None
@@ -249,8 +280,11 @@ def read_weights(directory: Path, method: Method, with_lm: bool) -> Weights:
     return weights
 
 
-def report(decoded: Decoded, tokens: Tokens, out_dir: Path, options: SearchOptions) -> tuple[list[Hypothesis], dict[str, Any]]:
-    """Chooses the weights with the fewest errors and writes recogs.jsonl.gz, errs.txt, wer.txt, best.json (and nbest.jsonl.gz).
+def report(
+    decoded: Decoded, tokens: Tokens, out_dir: Path, options: SearchOptions
+) -> tuple[list[Hypothesis], dict[str, Any]]:
+    """Chooses the weights with the fewest errors and writes recogs.jsonl.gz, errs.txt, wer.txt, best.json (and
+    nbest.jsonl.gz).
 
     Returns:
         the hypotheses and facts for the stamp.
@@ -265,14 +299,30 @@ def report(decoded: Decoded, tokens: Tokens, out_dir: Path, options: SearchOptio
         f.writelines(line + "\n" for line in error_report(hyps[best]))
     with atomic_write(out_dir / "wer.txt") as f:
         f.write(errors[best].line() + "\n")
-    write_json(out_dir / BEST, {"weights": asdict(best), "tried": [
-        {**asdict(w), "wer": round(e.wer, 4), "errors": e.total} for w, e in errors.items()]})
+    write_json(
+        out_dir / BEST,
+        {
+            "weights": asdict(best),
+            "tried": [{**asdict(w), "wer": round(e.wer, 4), "errors": e.total} for w, e in errors.items()],
+        },
+    )
     lm_tried = {w.lm for w in errors}
     if len(lm_tried) > 2 and best.lm == max(lm_tried):
         logger.warning("the best LM weight, %g, is the last one tried; try more (--lm-weights)", best.lm)
     rtf = decoded.real_time_factor(best)
-    logger.info("%s (weights: %s)", errors[best].line(), ", ".join(f"{k} {v:g}" for k, v in asdict(best).items() if v) or "none")
-    logger.info("real-time factor %.4f (encoder %.1f s, search %.1f s for %.1f s of audio)", rtf, decoded.encoder_seconds,
-                decoded.search_seconds[best], decoded.audio_seconds)
-    return hyps[best], {"wer": errors[best].wer, "utterances": len(hyps[best]), "real_time_factor": rtf,
-                        **{f"{k}_weight": v for k, v in asdict(best).items()}}
+    logger.info(
+        "%s (weights: %s)", errors[best].line(), ", ".join(f"{k} {v:g}" for k, v in asdict(best).items() if v) or "none"
+    )
+    logger.info(
+        "real-time factor %.4f (encoder %.1f s, search %.1f s for %.1f s of audio)",
+        rtf,
+        decoded.encoder_seconds,
+        decoded.search_seconds[best],
+        decoded.audio_seconds,
+    )
+    return hyps[best], {
+        "wer": errors[best].wer,
+        "utterances": len(hyps[best]),
+        "real_time_factor": rtf,
+        **{f"{k}_weight": v for k, v in asdict(best).items()},
+    }

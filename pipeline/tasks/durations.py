@@ -1,15 +1,16 @@
 """What transition probabilities say about the durations of phones, against measured ones."""
+
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import Mapping
+from collections.abc import Mapping
 
 import numpy as np
 
-from pipeline.tasks.ali_score import Tiers
-from pipeline.base.errors import DataError, MismatchError
 from pipeline.artifacts.lang import SILENCE, without_position
 from pipeline.artifacts.model_dir import HmmDir
+from pipeline.base.errors import DataError, MismatchError
+from pipeline.tasks.ali_score import Tiers
 
 MIN_COUNT = 5  # phones that are rarer in the reference are left out
 
@@ -50,13 +51,19 @@ def compare_durations(implied: Mapping[str, float], measured: Mapping[str, tuple
     """
     common = sorted(p for p in implied if p != SILENCE and measured.get(p, (0.0, 0))[1] >= MIN_COUNT)
     if not common:
-        raise MismatchError(f"no phone of the model is in the reference at least {MIN_COUNT} times; do both use the same phones?")
+        raise MismatchError(
+            f"no phone of the model is in the reference at least {MIN_COUNT} times; do both use the same phones?"
+        )
     ours, theirs = np.array([implied[p] for p in common]), np.array([measured[p][0] for p in common])
     weight = np.array([measured[p][1] for p in common], dtype=np.float64)
     weight /= weight.sum()
-    figures = {"implied_speech_ms": 1000 * float(weight @ ours), "measured_speech_ms": 1000 * float(weight @ theirs),
-               "duration_mae_ms": 1000 * float(weight @ np.abs(ours - theirs)),
-               "duration_correlation": _correlation(ours, theirs, weight), "phones": float(len(common))}
+    figures = {
+        "implied_speech_ms": 1000 * float(weight @ ours),
+        "measured_speech_ms": 1000 * float(weight @ theirs),
+        "duration_mae_ms": 1000 * float(weight @ np.abs(ours - theirs)),
+        "duration_correlation": _correlation(ours, theirs, weight),
+        "phones": float(len(common)),
+    }
     if SILENCE in implied:
         figures["implied_silence_ms"] = 1000 * implied[SILENCE]
     if SILENCE in measured:
@@ -78,6 +85,7 @@ def gold_silences(tiers: Mapping[str, Tiers]) -> dict[str, Tiers]:
         DataError: the reference has no phones.
     """
     from pipeline.artifacts.ali import Segment
+
     if not any(tier.phones for tier in tiers.values()):
         raise DataError("the reference has no times of phones")
     if any(segment.symbol == SILENCE for tier in tiers.values() for segment in tier.phones):
@@ -85,6 +93,8 @@ def gold_silences(tiers: Mapping[str, Tiers]) -> dict[str, Tiers]:
     out = {}
     for cut_id, tier in tiers.items():
         bounds = [(0.0, 0.0), *((s.start, s.start + s.duration) for s in tier.phones), (tier.duration, tier.duration)]
-        gaps = [Segment(SILENCE, end, start - end) for (_, end), (start, _) in zip(bounds, bounds[1:]) if start - end > 1e-3]
+        gaps = [
+            Segment(SILENCE, end, start - end) for (_, end), (start, _) in zip(bounds, bounds[1:]) if start - end > 1e-3
+        ]
         out[cut_id] = Tiers([*tier.phones, *gaps], tier.words, tier.duration, tier.speaker)
     return out

@@ -1,14 +1,15 @@
 """Pictures of alignments: a spectrogram with the tiers of several alignments below it."""
+
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Mapping, Sequence
 
 import numpy as np
 
 from pipeline.artifacts.ali import Segment
-from pipeline.tasks.ali_score import Tiers
 from pipeline.artifacts.lang import SILENCE
+from pipeline.tasks.ali_score import Tiers
 
 WINDOW, SHIFT = 0.025, 0.005  # seconds, of the spectrogram
 FLOOR = 70.0  # dB below the maximum that are shown
@@ -31,9 +32,17 @@ def spectrogram(samples: np.ndarray, rate: int) -> np.ndarray:
     return 10 * np.log10(power + 1e-10).T
 
 
-def plot_alignments(path: str | Path, samples: np.ndarray, rate: int, rows: Mapping[str, Tiers], title: str = "",
-                    start: float = 0.0, end: float | None = None) -> None:
-    """Writes a PNG: spectrogram above, one row of phones per alignment, the words of the first that has any at the bottom.
+def plot_alignments(
+    path: str | Path,
+    samples: np.ndarray,
+    rate: int,
+    rows: Mapping[str, Tiers],
+    title: str = "",
+    start: float = 0.0,
+    end: float | None = None,
+) -> None:
+    """Writes a PNG: spectrogram above, one row of phones per alignment, the words of the first that has any at the
+    bottom.
 
     Args:
         samples, rate: audio of the utterance.
@@ -42,14 +51,24 @@ def plot_alignments(path: str | Path, samples: np.ndarray, rate: int, rows: Mapp
         start, end: part of the utterance in seconds.
     """
     from matplotlib.figure import Figure
+
     end = len(samples) / rate if end is None else end
     words = next((t.words for t in rows.values() if t.words), [])
-    figure = Figure(figsize=(min(40.0, max(8.0, 5.0 * (end - start))), 3.0 + 0.5 * (len(rows) + 1)), layout="constrained")
+    figure = Figure(
+        figsize=(min(40.0, max(8.0, 5.0 * (end - start))), 3.0 + 0.5 * (len(rows) + 1)), layout="constrained"
+    )
     heights = [5.0] + [1.0] * (len(rows) + 1)
     axes = figure.subplots(len(heights), 1, sharex=True, gridspec_kw={"height_ratios": heights})
     image = spectrogram(samples, rate)
-    axes[0].imshow(image, origin="lower", aspect="auto", cmap="gray_r", vmin=image.max() - FLOOR, vmax=image.max(),
-                   extent=(0.0, image.shape[1] * SHIFT, 0.0, rate / 2000))
+    axes[0].imshow(
+        image,
+        origin="lower",
+        aspect="auto",
+        cmap="gray_r",
+        vmin=image.max() - FLOOR,
+        vmax=image.max(),
+        extent=(0.0, image.shape[1] * SHIFT, 0.0, rate / 2000),
+    )
     axes[0].set_ylabel("kHz")
     axes[0].set_title(title)
     first = next(iter(rows.values()))
@@ -74,4 +93,12 @@ def _draw(axis, name: str, segments: Sequence[Segment], start: float, end: float
         silent = s.symbol == SILENCE
         axis.axvspan(s.start, s.end, facecolor="0.92" if silent else "white", edgecolor="black", linewidth=0.8)
         if not silent:
-            axis.text((max(s.start, start) + min(s.end, end)) / 2, 0.5, s.symbol, ha="center", va="center", fontsize=8, clip_on=True)
+            axis.text(
+                (max(s.start, start) + min(s.end, end)) / 2,
+                0.5,
+                s.symbol,
+                ha="center",
+                va="center",
+                fontsize=8,
+                clip_on=True,
+            )

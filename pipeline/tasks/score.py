@@ -1,14 +1,16 @@
 """Word error rates with counts, bootstrap intervals, alignments of errors, and rows for the tables of results."""
+
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
-from pipeline.base.errors import MismatchError
 from pipeline.artifacts.hyp import Hypothesis
+from pipeline.base.errors import MismatchError
 
 GAP = "*"  # stands for no word in alignments
 REPLICATIONS = 10_000
@@ -40,6 +42,7 @@ class Errors:
 def count_errors(hyps: Sequence[Hypothesis]) -> list[Errors]:
     """Errors of each utterance by the shortest edit distance."""
     from kaldialign import edit_distance
+
     out = []
     for h in hyps:
         d = edit_distance(h.ref, h.hyp)
@@ -52,8 +55,13 @@ def total_errors(errors: Sequence[Errors]) -> Errors:
     return Errors(*(sum(getattr(e, name) for e in errors) for name in ("words", "ins", "dels", "subs")))
 
 
-def bootstrap(numerator: np.ndarray, denominator: np.ndarray, groups: Sequence[str] | None = None, seed: int = 0,
-              replications: int = REPLICATIONS) -> np.ndarray:
+def bootstrap(
+    numerator: np.ndarray,
+    denominator: np.ndarray,
+    groups: Sequence[str] | None = None,
+    seed: int = 0,
+    replications: int = REPLICATIONS,
+) -> np.ndarray:
     """Ratios of sums over resampled utterances, cf. Bisani and Ney 2004.
 
     Args:
@@ -72,7 +80,7 @@ def bootstrap(numerator: np.ndarray, denominator: np.ndarray, groups: Sequence[s
     ratios = np.empty(replications)
     for first in range(0, replications, 500):  # bounds the memory
         draws = rng.integers(0, len(num), size=(min(500, replications - first), len(num)))
-        ratios[first:first + len(draws)] = num[draws].sum(1) / np.maximum(den[draws].sum(1), 1e-12)
+        ratios[first : first + len(draws)] = num[draws].sum(1) / np.maximum(den[draws].sum(1), 1e-12)
     return ratios
 
 
@@ -106,13 +114,20 @@ def compare(first: Sequence[Hypothesis], second: Sequence[Hypothesis], by_speake
     ratios = 100 * bootstrap(delta, np.array([e.words for e in a]), groups)
     low, high = interval(ratios)
     wer_first, wer_second = total_errors(a).wer, total_errors(b).wer
-    return {"wer_first": wer_first, "wer_second": wer_second, "difference": wer_second - wer_first, "low": low, "high": high,
-            "p_better": float((ratios < 0).mean())}
+    return {
+        "wer_first": wer_first,
+        "wer_second": wer_second,
+        "difference": wer_second - wer_first,
+        "low": low,
+        "high": high,
+        "p_better": float((ratios < 0).mean()),
+    }
 
 
 def error_report(hyps: Sequence[Hypothesis]) -> Iterator[str]:
     """Lines of errs.txt: alignment of every utterance and the most frequent errors, as icefall writes them."""
     from kaldialign import align
+
     subs: Counter[tuple[str, str]] = Counter()
     ins: Counter[str] = Counter()
     dels: Counter[str] = Counter()
@@ -132,7 +147,8 @@ def error_report(hyps: Sequence[Hypothesis]) -> Iterator[str]:
         details.append(f"{h.cut_id}:\t" + " ".join(r if r == p else f"({r}->{p})" for r, p in pairs))
     errors = Errors(sum(len(h.ref) for h in hyps), sum(ins.values()), sum(dels.values()), sum(subs.values()))
     yield errors.line()
-    yield f"{sum(correct.values())} words correct; sections: PER-UTT DETAILS, SUBSTITUTIONS, DELETIONS, INSERTIONS, PER-WORD STATS"
+    sections = "PER-UTT DETAILS, SUBSTITUTIONS, DELETIONS, INSERTIONS, PER-WORD STATS"
+    yield f"{sum(correct.values())} words correct; sections: {sections}"
     yield "\nPER-UTT DETAILS: word, or (reference->recognised) with * for none"
     yield from details
     yield "\nSUBSTITUTIONS: count reference -> recognised"
@@ -161,8 +177,16 @@ def _word_stats(correct: Counter, subs: Counter, ins: Counter, dels: Counter) ->
         yield f"{word}\t{wrong[word]} {correct[word]} {in_ref[word]} {in_hyp[word]}"
 
 
-def result_row(row_id: str, part: str, metric: str, value: float, low: float | None = None, high: float | None = None,
-               counts: Mapping[str, Any] | None = None, config: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def result_row(
+    row_id: str,
+    part: str,
+    metric: str,
+    value: float,
+    low: float | None = None,
+    high: float | None = None,
+    counts: Mapping[str, Any] | None = None,
+    config: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
     """One row of results.json, which utils/results.py collects; it takes command, commit and device from the stamp.
 
     Args:
@@ -170,13 +194,26 @@ def result_row(row_id: str, part: str, metric: str, value: float, low: float | N
         value, low, high: figure and 95 % interval.
         config: settings that made the figure; none: the options in the stamp.
     """
-    row = {"id": row_id, "part": part, "metric": metric, "value": value, "low": low, "high": high,
-           "counts": dict(counts or {}), "config": dict(config or {})}
+    row = {
+        "id": row_id,
+        "part": part,
+        "metric": metric,
+        "value": value,
+        "low": low,
+        "high": high,
+        "counts": dict(counts or {}),
+        "config": dict(config or {}),
+    }
     return {k: v for k, v in row.items() if v not in (None, {})}
 
 
-def wer_row(row_id: str, part: str, hyps: Sequence[Hypothesis], by_speaker: bool = False,
-            config: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def wer_row(
+    row_id: str,
+    part: str,
+    hyps: Sequence[Hypothesis],
+    by_speaker: bool = False,
+    config: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
     """The row of a word error rate with its counts and interval."""
     errors = count_errors(hyps)
     total = total_errors(errors)

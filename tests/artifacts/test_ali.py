@@ -1,16 +1,17 @@
 """Alignment sets: times, words, frame rates, speeds, shards, and damaged directories."""
+
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from pipeline.artifacts.ali import AliHeader, Alignment, AliSet, AliWriter, spread, subsample
+from pipeline.artifacts.ali import Alignment, AliHeader, AliSet, AliWriter, spread, subsample
 from pipeline.artifacts.checkpoint import load_model, save_model
-from pipeline.base.errors import DataError, MismatchError
 from pipeline.artifacts.lang import make_lang
 from pipeline.artifacts.lexicon import Lexicon, Pronunciation
 from pipeline.artifacts.transitions import TransitionModel
 from pipeline.artifacts.tree import monophone_tree
+from pipeline.base.errors import DataError, MismatchError
 
 LANG = make_lang(Lexicon([Pronunciation("AB", ("A", "B")), Pronunciation("B", ("B",))]), speech_states=2)
 TREE = monophone_tree(LANG.phones, LANG.topo)

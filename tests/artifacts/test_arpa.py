@@ -1,4 +1,5 @@
 """ARPA models: probabilities that sum to one, perplexity, round trips and broken files."""
+
 from __future__ import annotations
 
 import math
@@ -26,7 +27,9 @@ def test_probabilities_sum_to_one_after_every_history(kind: str) -> None:
 
 def test_maximum_likelihood_and_added_counts() -> None:
     arpa = train_unigram([["A", "A", "B"]])
-    assert arpa.log_prob([], "A") == pytest.approx(math.log(2 / 4)) and arpa.log_prob([], EOS) == pytest.approx(math.log(1 / 4))
+    assert arpa.log_prob([], "A") == pytest.approx(math.log(2 / 4)) and arpa.log_prob([], EOS) == pytest.approx(
+        math.log(1 / 4)
+    )
     assert arpa.log_prob([], "C") == -math.inf
     assert train_unigram([["A"]], ["A", "C"], add=0.5).log_prob([], "C") == pytest.approx(math.log(0.5 / 3))
 
@@ -40,6 +43,7 @@ def test_perplexity_counts_ends_and_leaves_unknown_words_out() -> None:
 def test_perplexity_agrees_with_kaldingram(tmp_path: Path) -> None:
     from kaldingram.ppl import compute_ppl
     from kaldingram.prune import ArpaParser
+
     text = [["A", "B", "C"], ["D", "D"], ["C", "A"]]
     arpa = train_kneser_ney([s for s in SENTENCES if "à" not in s], 3)
     arpa.save(tmp_path / "lm")
@@ -67,20 +71,23 @@ def test_pruning_keeps_a_distribution() -> None:
 GOOD = "\\data\\\nngram 1=3\nngram 2=1\n\n\\1-grams:\n-99 <s> -0.3\n-0.5 </s>\n-0.4 A -0.2\n\n\\2-grams:\n-0.1 <s> A\n\n\\end\\\n"
 
 
-@pytest.mark.parametrize("old,new,message", [
-    ("ngram 1=3", "ngram 1=4", ":10: 3 1-grams where"),
-    ("-0.4 A -0.2", "x A -0.2", ":8: 'x' is not a number"),
-    ("-0.4 A -0.2", "nan A -0.2", ":8: 'nan' is not a finite"),
-    ("-0.4 A -0.2", "0.4 A -0.2", ":8: log10 probability 0.4 is above 0"),
-    ("-0.4 A -0.2", "-0.4 A -0.2 7", ":8: expected a probability, 1 words"),
-    ("-0.4 A -0.2", "-0.4 </s> -0.2", ":8: the n-gram '</s>' stands twice"),
-    ("-0.1 <s> A", "-0.1 <s> B", ":11: the n-gram '<s> B' has no"),
-    ("-99 <s> -0.3", "-99 Q -0.3", ":11: the n-gram '<s> A' has no"),
-    ("\\end\\", "", ": the file ends before"),
-    ("\\2-grams:", "\\3-grams:", ":10: unexpected section"),
-    ("ngram 2=1", "ngram two=1", ":3: expected 'ngram 2=COUNT'"),
-    ("\\data\\", "data", ": not an ARPA file"),
-])
+@pytest.mark.parametrize(
+    "old,new,message",
+    [
+        ("ngram 1=3", "ngram 1=4", ":10: 3 1-grams where"),
+        ("-0.4 A -0.2", "x A -0.2", ":8: 'x' is not a number"),
+        ("-0.4 A -0.2", "nan A -0.2", ":8: 'nan' is not a finite"),
+        ("-0.4 A -0.2", "0.4 A -0.2", ":8: log10 probability 0.4 is above 0"),
+        ("-0.4 A -0.2", "-0.4 A -0.2 7", ":8: expected a probability, 1 words"),
+        ("-0.4 A -0.2", "-0.4 </s> -0.2", ":8: the n-gram '</s>' stands twice"),
+        ("-0.1 <s> A", "-0.1 <s> B", ":11: the n-gram '<s> B' has no"),
+        ("-99 <s> -0.3", "-99 Q -0.3", ":11: the n-gram '<s> A' has no"),
+        ("\\end\\", "", ": the file ends before"),
+        ("\\2-grams:", "\\3-grams:", ":10: unexpected section"),
+        ("ngram 2=1", "ngram two=1", ":3: expected 'ngram 2=COUNT'"),
+        ("\\data\\", "data", ": not an ARPA file"),
+    ],
+)
 def test_broken_files_are_refused_with_their_line(tmp_path: Path, old: str, new: str, message: str) -> None:
     path = tmp_path / "lm.arpa"
     path.write_text(GOOD, encoding="utf-8")

@@ -9,7 +9,15 @@ import numpy as np
 import pytest
 import soundfile
 
-from pipeline.artifacts.corpus import Span, audio_recording, cut_entries, load_cuts, save_data_dir, utterance, validate_data_dir
+from pipeline.artifacts.corpus import (
+    Span,
+    audio_recording,
+    cut_entries,
+    load_cuts,
+    save_data_dir,
+    utterance,
+    validate_data_dir,
+)
 from pipeline.base.errors import DataError
 from pipeline.base.files import read_jsonl, write_jsonl
 
@@ -83,11 +91,17 @@ BROKEN = {
     "double blank": (lambda c: c["supervisions"][0].update(text="A  B"), "not separated by single blanks"),
     "no speaker": (lambda c: c["supervisions"][0].pop("speaker"), "speaker None is missing"),
     "blank speaker": (lambda c: c["supervisions"][0].update(speaker="a b"), "speaker 'a b' is missing or holds blanks"),
-    "long supervision": (lambda c: c["supervisions"][0].update(duration=1.5), r"supervision spans \[0.0, 1.5\] s of a cut"),
+    "long supervision": (
+        lambda c: c["supervisions"][0].update(duration=1.5),
+        r"supervision spans \[0.0, 1.5\] s of a cut",
+    ),
     "no supervision start": (lambda c: c["supervisions"][0].pop("start"), "supervision lacks a start"),
     "word outside": (lambda c: c["supervisions"][0]["alignment"]["word"][1].__setitem__(2, 2.0), "word 'B' at 0.3 s"),
     "words overlap": (lambda c: c["supervisions"][0]["alignment"]["word"][1].__setitem__(1, 0.2), "word 'B' at 0.2 s"),
-    "negative phone": (lambda c: c["supervisions"][0]["alignment"]["phone"][0].__setitem__(2, -0.1), "phone 'AX' at 0.1 s"),
+    "negative phone": (
+        lambda c: c["supervisions"][0]["alignment"]["phone"][0].__setitem__(2, -0.1),
+        "phone 'AX' at 0.1 s",
+    ),
 }
 
 
@@ -115,7 +129,11 @@ def test_other_sampling_rate_in_one_utterance(data_dir):
 
 
 def test_many_problems_are_counted_and_the_first_20_listed(data_dir):
-    cuts = [dict(cut, id=f"u{i}", supervisions=[]) for i in range(25) for cut in [list(read_jsonl(data_dir / "cuts.jsonl.gz"))[0]]]
+    cuts = [
+        dict(cut, id=f"u{i}", supervisions=[])
+        for i in range(25)
+        for cut in [list(read_jsonl(data_dir / "cuts.jsonl.gz"))[0]]
+    ]
     write_jsonl(data_dir / "cuts.jsonl.gz", cuts)
     with pytest.raises(DataError) as caught:
         load_cuts(data_dir)
@@ -123,7 +141,9 @@ def test_many_problems_are_counted_and_the_first_20_listed(data_dir):
     assert str(caught.value).count("has 0 supervisions") == 20
 
 
-@pytest.mark.parametrize("content, message", [("{", r"cuts\.jsonl\.gz:1: not JSON"), ("[1]", "not a JSON object"), ("", "no utterance")])
+@pytest.mark.parametrize(
+    "content, message", [("{", r"cuts\.jsonl\.gz:1: not JSON"), ("[1]", "not a JSON object"), ("", "no utterance")]
+)
 def test_broken_file(data_dir, content, message):
     import gzip
 

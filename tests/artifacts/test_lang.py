@@ -1,16 +1,19 @@
 """Lang directories: construction, round trip, and refusal of tampered files."""
+
 from __future__ import annotations
 
 import json
 
 import pytest
 
-from pipeline.base.errors import DataError
 from pipeline.artifacts.lang import Lang, make_lang, without_position
 from pipeline.artifacts.lexicon import Lexicon, Pronunciation
 from pipeline.artifacts.topo import PhoneTopo, Topo
+from pipeline.base.errors import DataError
 
-LEXICON = Lexicon([Pronunciation("A", ("AH",)), Pronunciation("A", ("EY",), 0.5), Pronunciation("CAT", ("K", "AE", "T"))])
+LEXICON = Lexicon(
+    [Pronunciation("A", ("AH",)), Pronunciation("A", ("EY",), 0.5), Pronunciation("CAT", ("K", "AE", "T"))]
+)
 
 
 def test_make_lang_orders_symbols():
@@ -34,7 +37,14 @@ def test_full_positions_are_kaldi_s_four():
     assert lang.lexicon.by_word["<UNK>"][0].phones == ("SPN",)
     assert {p: lang.base_phone(p) for p in lang.phones} == lang.base_phones() | {"<eps>": "<eps>"}
     assert sorted(set(lang.base_phones().values())) == ["AE", "AH", "EY", "K", "SIL", "SPN", "T"]
-    assert [without_position(p) for p in ("K_B", "AE_I", "T_E", "AH_S", "SIL", "X_")] == ["K", "AE", "T", "AH", "SIL", "X_"]
+    assert [without_position(p) for p in ("K_B", "AE_I", "T_E", "AH_S", "SIL", "X_")] == [
+        "K",
+        "AE",
+        "T",
+        "AH",
+        "SIL",
+        "X_",
+    ]
 
 
 @pytest.mark.parametrize("position, phone", [("word_end", "T_E"), ("full", "T_B"), ("full", "T_E")])
@@ -43,7 +53,9 @@ def test_phones_that_look_like_positions_are_refused(position, phone):
         make_lang(Lexicon([Pronunciation("A", (phone,))]), position=position)
 
 
-@pytest.mark.parametrize("kwargs", [{}, {"position": "full"}, {"position": "word_end"}, {"oov_word": "<UNK>"}, {"silence_prob": 0.0}])
+@pytest.mark.parametrize(
+    "kwargs", [{}, {"position": "full"}, {"position": "word_end"}, {"oov_word": "<UNK>"}, {"silence_prob": 0.0}]
+)
 def test_round_trip(tmp_path, kwargs):
     lang = make_lang(LEXICON, **kwargs)
     lang.save(tmp_path)
@@ -55,8 +67,18 @@ def test_round_trip(tmp_path, kwargs):
 
 
 def test_ids_differ_when_anything_differs():
-    ids = {make_lang(LEXICON, **k).id for k in ({}, {"silence_prob": 0.4}, {"speech_states": 1}, {"position": "word_end"},
-                                                 {"position": "full"}, {"oov_word": "<UNK>"}, {"unit": "grapheme"})}
+    ids = {
+        make_lang(LEXICON, **k).id
+        for k in (
+            {},
+            {"silence_prob": 0.4},
+            {"speech_states": 1},
+            {"position": "word_end"},
+            {"position": "full"},
+            {"oov_word": "<UNK>"},
+            {"unit": "grapheme"},
+        )
+    }
     assert len(ids) == 7
 
 
@@ -83,14 +105,17 @@ def _edit(path, old, new):
     path.write_text(text.replace(old, new))
 
 
-@pytest.mark.parametrize("name, old, new, message", [
-    ("lexiconp.txt", "K AE T", "K AE TH", r"lexiconp.txt:3: phone 'TH' of word 'CAT' is not in phones.txt"),
-    ("lexiconp.txt", "CAT", "DOG", r"lexiconp.txt:3: word 'DOG' is not in words.txt"),
-    ("phones.txt", "SIL", "XIL", r"silence phone 'SIL' is missing"),
-    ("words.txt", "CAT 2", "CAT 2\nDOG 3", r"word 'DOG' has no pronunciation"),
-    ("topo.json", '"AH"', '"AX"', r"phone 'AH' has no topology"),
-    ("lang.json", '"silence_prob": 0.5', '"silence_prob": 0.4', r"files were changed after the lang was made"),
-])
+@pytest.mark.parametrize(
+    "name, old, new, message",
+    [
+        ("lexiconp.txt", "K AE T", "K AE TH", r"lexiconp.txt:3: phone 'TH' of word 'CAT' is not in phones.txt"),
+        ("lexiconp.txt", "CAT", "DOG", r"lexiconp.txt:3: word 'DOG' is not in words.txt"),
+        ("phones.txt", "SIL", "XIL", r"silence phone 'SIL' is missing"),
+        ("words.txt", "CAT 2", "CAT 2\nDOG 3", r"word 'DOG' has no pronunciation"),
+        ("topo.json", '"AH"', '"AX"', r"phone 'AH' has no topology"),
+        ("lang.json", '"silence_prob": 0.5', '"silence_prob": 0.4', r"files were changed after the lang was made"),
+    ],
+)
 def test_tampered_files_are_named(tmp_path, name, old, new, message):
     make_lang(LEXICON).save(tmp_path)
     _edit(tmp_path / name, old, new)

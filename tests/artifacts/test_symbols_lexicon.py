@@ -1,11 +1,12 @@
 """Symbol tables and lexicons: round trips, and every kind of broken file."""
+
 from __future__ import annotations
 
 import pytest
 
-from pipeline.base.errors import DataError
 from pipeline.artifacts.lexicon import Lexicon, Pronunciation, grapheme_lexicon
 from pipeline.artifacts.symbols import SymbolTable
+from pipeline.base.errors import DataError
 
 
 def test_symbol_table_round_trip(tmp_path):
@@ -19,12 +20,15 @@ def test_symbol_table_round_trip(tmp_path):
     assert (tmp_path / "phones.txt").read_bytes() == first
 
 
-@pytest.mark.parametrize("text, message", [
-    ("<eps> 0\nA\n", r"phones.txt:2: expected 'symbol id'"),
-    ("<eps> 0\nA 2\n", r"phones.txt:2: id 2 where 1 was due"),
-    ("A 0\n", r"phones.txt:1: the first symbol must be '<eps>'"),
-    ("<eps> 0\nA 1\nA 2\n", r"symbol 'A' stands twice"),
-])
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("<eps> 0\nA\n", r"phones.txt:2: expected 'symbol id'"),
+        ("<eps> 0\nA 2\n", r"phones.txt:2: id 2 where 1 was due"),
+        ("A 0\n", r"phones.txt:1: the first symbol must be '<eps>'"),
+        ("<eps> 0\nA 1\nA 2\n", r"symbol 'A' stands twice"),
+    ],
+)
 def test_broken_symbol_table(tmp_path, text, message):
     (tmp_path / "phones.txt").write_text(text)
     with pytest.raises(DataError, match=message):
@@ -40,24 +44,28 @@ def test_symbol_lookups_name_the_culprit():
 
 
 def test_lexicon_round_trip_keeps_variants_and_probabilities(tmp_path):
-    lexicon = Lexicon([Pronunciation("A", ("AH",), 1.0), Pronunciation("A", ("EY",), 0.1 + 0.2),
-                       Pronunciation("BE", ("B", "IY"))])
+    lexicon = Lexicon(
+        [Pronunciation("A", ("AH",), 1.0), Pronunciation("A", ("EY",), 0.1 + 0.2), Pronunciation("BE", ("B", "IY"))]
+    )
     lexicon.save(tmp_path / "lexiconp.txt")
     again = Lexicon.load(tmp_path / "lexiconp.txt")
     assert again.entries == lexicon.entries
     assert again.words() == ["A", "BE"] and again.phones() == ["AH", "B", "EY", "IY"]
 
 
-@pytest.mark.parametrize("probs, text, message", [
-    (False, "A AH\nB\n", r"lex.txt:2: word 'B' has no phones"),
-    (True, "A 1.0 AH\nB 1.0\n", r"lex.txt:2: word 'B' has no phones"),
-    (True, "A AH\n", r"lex.txt:1: 'AH' is not a probability"),
-    (True, "A 1.5 AH\n", r"lex.txt:1: probability 1.5 is outside"),
-    (True, "A nan AH\n", r"lex.txt:1: probability nan is outside"),
-    (False, "A AH\nA AH\n", r"lex.txt:2: same word and phones as line 1"),
-    (False, "A AH\n\nB B\n", r"lex.txt:2: empty line"),
-    (False, "", r"lex.txt: the lexicon is empty"),
-])
+@pytest.mark.parametrize(
+    "probs, text, message",
+    [
+        (False, "A AH\nB\n", r"lex.txt:2: word 'B' has no phones"),
+        (True, "A 1.0 AH\nB 1.0\n", r"lex.txt:2: word 'B' has no phones"),
+        (True, "A AH\n", r"lex.txt:1: 'AH' is not a probability"),
+        (True, "A 1.5 AH\n", r"lex.txt:1: probability 1.5 is outside"),
+        (True, "A nan AH\n", r"lex.txt:1: probability nan is outside"),
+        (False, "A AH\nA AH\n", r"lex.txt:2: same word and phones as line 1"),
+        (False, "A AH\n\nB B\n", r"lex.txt:2: empty line"),
+        (False, "", r"lex.txt: the lexicon is empty"),
+    ],
+)
 def test_broken_lexicon_names_file_and_line(tmp_path, probs, text, message):
     (tmp_path / "lex.txt").write_text(text)
     with pytest.raises(DataError, match=message):

@@ -1,13 +1,14 @@
 """Tokens: round trips, the rule that words are spelt one by one, and every validator on broken input."""
+
 from __future__ import annotations
 
 import json
 
 import pytest
 
+from pipeline.artifacts.tokens import BLANK_ID, EOS_ID, UNK_ID, TokenOptions, Tokens, train_tokens
 from pipeline.base.errors import ConfigError, DataError
 from pipeline.base.files import content_id
-from pipeline.artifacts.tokens import BLANK_ID, EOS_ID, UNK_ID, TokenOptions, Tokens, train_tokens
 
 TEXT = ["THE LONG HOUSE", "FIVE ONE EIGHT TWO SIX", "þÆTTI ÖLL HÚSIN", "IT'S THE SIX LONG HOUSES", "ONE"]
 SENTENCES = [line.split() for line in TEXT]
@@ -69,15 +70,18 @@ def test_the_mark_in_a_text():
         train_tokens([["A▁B"]], TokenOptions(unit="char"))
 
 
-@pytest.mark.parametrize("line, new, message", [
-    (1, "<eps> 0", "tokens.txt:1: token 0 must be <blk>"),
-    (3, "<unk> 7", "tokens.txt:3: expected a token and the id 2"),
-    (3, "2", "tokens.txt:3: expected a token and the id 2"),
-    (8, "B 7", "tokens.txt:8: token 'B' stands twice"),
-    (8, "DD 7", "'DD' is no character"),
-    (8, "X 7", "were changed after"),
-    (4, "X 3", "'▁' is missing"),
-])
+@pytest.mark.parametrize(
+    "line, new, message",
+    [
+        (1, "<eps> 0", "tokens.txt:1: token 0 must be <blk>"),
+        (3, "<unk> 7", "tokens.txt:3: expected a token and the id 2"),
+        (3, "2", "tokens.txt:3: expected a token and the id 2"),
+        (8, "B 7", "tokens.txt:8: token 'B' stands twice"),
+        (8, "DD 7", "'DD' is no character"),
+        (8, "X 7", "were changed after"),
+        (4, "X 3", "'▁' is missing"),
+    ],
+)
 def test_broken_tables(tmp_path, line, new, message):
     train_tokens([["ABCDE"]], TokenOptions(unit="char")).save(tmp_path)
     lines = (tmp_path / "tokens.txt").read_text(encoding="utf-8").splitlines()
@@ -118,7 +122,7 @@ def test_broken_directories(tmp_path):
     with pytest.raises(DataError):
         Tokens.load(tmp_path / "other")
     facts.write_text("[]")
-    with pytest.raises(DataError, match="needs \"unit\""):
+    with pytest.raises(DataError, match='needs "unit"'):
         Tokens.load(tmp_path / "other")
 
 
@@ -126,6 +130,7 @@ def test_language_models_over_tokens(tmp_path, run_script):
     from pathlib import Path
 
     from pipeline.artifacts.arpa import Arpa
+
     steps = Path(__file__).resolve().parents[2] / "steps"
     (tmp_path / "text").write_text("\n".join(TEXT) + "\n", encoding="utf-8")
     done = run_script(steps / "train_tokens.py", "text", "tokens", "--unit", "bpe", "--vocab-size", "45")

@@ -1,4 +1,5 @@
 """Decision trees and transition models: lookups by hand-made trees, round trips, contradictions."""
+
 from __future__ import annotations
 
 import json
@@ -6,11 +7,11 @@ import json
 import numpy as np
 import pytest
 
-from pipeline.base.errors import DataError, MismatchError
 from pipeline.artifacts.symbols import SymbolTable
 from pipeline.artifacts.topo import PhoneTopo, Topo
 from pipeline.artifacts.transitions import TransitionModel
 from pipeline.artifacts.tree import BOUNDARY, Leaf, Question, Root, Tree, monophone_tree
+from pipeline.base.errors import DataError, MismatchError
 
 PHONES = SymbolTable(["SIL", "A", "B"])
 TOPO = Topo({"SIL": PhoneTopo((0,), 0.1), "A": PhoneTopo((0, 1), 0.5), "B": PhoneTopo((0, 0), 0.5)})
@@ -20,10 +21,17 @@ SIL, A, B = 1, 2, 3
 def triphone_tree() -> Tree:
     """A's first state asks whether B stands left, then whether the utterance ends on the right."""
     ask_right = Question(1, frozenset([BOUNDARY]), Leaf(1), Leaf(2))
-    return Tree([Root(frozenset([SIL]), frozenset([0]), Leaf(0)),
-                 Root(frozenset([A]), frozenset([0]), Question(-1, frozenset([B]), ask_right, Leaf(3))),
-                 Root(frozenset([A]), frozenset([1]), Leaf(4)),
-                 Root(frozenset([B]), frozenset([0]), Leaf(5))], PHONES, left=1, right=1)
+    return Tree(
+        [
+            Root(frozenset([SIL]), frozenset([0]), Leaf(0)),
+            Root(frozenset([A]), frozenset([0]), Question(-1, frozenset([B]), ask_right, Leaf(3))),
+            Root(frozenset([A]), frozenset([1]), Leaf(4)),
+            Root(frozenset([B]), frozenset([0]), Leaf(5)),
+        ],
+        PHONES,
+        left=1,
+        right=1,
+    )
 
 
 def test_lookup_follows_the_questions():
@@ -68,7 +76,14 @@ def test_transition_ids_name_every_triple():
     model = TransitionModel(triphone_tree(), TOPO)
     # SIL 1; A state 0 with three pdfs, state 1 with one; B two states of one pdf.
     assert list(zip(model.phone, model.state, model.pdf)) == [
-        (SIL, 0, 0), (A, 0, 1), (A, 0, 2), (A, 0, 3), (A, 1, 4), (B, 0, 5), (B, 1, 5)]
+        (SIL, 0, 0),
+        (A, 0, 1),
+        (A, 0, 2),
+        (A, 0, 3),
+        (A, 1, 4),
+        (B, 0, 5),
+        (B, 1, 5),
+    ]
     assert model.num_tids == 14
     assert model.tid_ends_phone().nonzero()[0].tolist() == [1, 9, 13]
     assert model.transition_states(np.array([B, A]), np.array([1, 0]), np.array([5, 2])).tolist() == [6, 2]

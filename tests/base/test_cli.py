@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 from pathlib import Path
-from typing import Literal, Optional, Union
+from typing import Literal
 
 import click
 import pytest
@@ -29,13 +29,13 @@ class Options:
 
     required: str = Field(description="A word.")
     count: int = Field(3, ge=1, description="A number.")
-    scale: Optional[float] = Field(1.0, description="A scale or none.")
+    scale: float | None = Field(1.0, description="A scale or none.")
     mode: Literal["a", "b"] = Field("a", description="A choice.")
     factor: Literal[1, 2, 4] = Field(1, description="A choice of numbers.")
     kind: Kind = Field(Kind.FLAT, description="An enumeration.")
     dims: tuple[int, ...] = Field((40, 80), description="A tuple.")
-    window: Optional[tuple[float, float]] = Field(None, description="A pair or none.")
-    either: Union[int, Literal["all"]] = Field("all", description="A number or a word.")
+    window: tuple[float, float] | None = Field(None, description="A pair or none.")
+    either: int | Literal["all"] = Field("all", description="A number or a word.")
     deltas: bool = Field(True, description="A flag.")
     device: str = Field("cpu", description="Not part of the stamp.", json_schema_extra={"stamp": False})
 

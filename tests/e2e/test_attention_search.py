@@ -1,12 +1,13 @@
 """Attention beam search against enumeration on toy models, batched against alone, and its ends."""
+
 from __future__ import annotations
 
 import pytest
 import torch
 
+from pipeline.artifacts.tokens import EOS_ID
 from pipeline.e2e.search.attention import AttentionSearch
 from pipeline.e2e.search.results import Weights
-from pipeline.artifacts.tokens import EOS_ID
 
 from .toys import ToyDecoder, ToyLm, ctc_log_prob, random_ctc, sequences
 
@@ -26,16 +27,25 @@ def brute_force(decoder, log_probs, frames, utterance, weights, lm, most):
         path = [EOS_ID, *labels]
         scores = {"attention": 0.0, "lm": 0.0}
         for i, label in enumerate([*labels, EOS_ID]):
-            scores["attention"] += float(decoder.row(utterance, tuple(path[:i + 1]))[label])
-            scores["lm"] += 0.0 if lm is None else float(lm.row(0, tuple(path[:i + 1]))[label])
+            scores["attention"] += float(decoder.row(utterance, tuple(path[: i + 1]))[label])
+            scores["lm"] += 0.0 if lm is None else float(lm.row(0, tuple(path[: i + 1]))[label])
         ctc = ctc_log_prob(log_probs[utterance, :frames], labels) if weights.ctc else 0.0
         model = (1 - weights.ctc) * scores["attention"] + weights.ctc * ctc
         found.append((model + weights.lm * scores["lm"] + weights.length * len(labels), labels))
     return sorted(found, reverse=True)
 
 
-@pytest.mark.parametrize("weights", [
-    Weights(), Weights(ctc=0.4), Weights(ctc=1.0), Weights(lm=0.5), Weights(ctc=0.3, lm=0.4, length=0.7), Weights(length=-0.5)])
+@pytest.mark.parametrize(
+    "weights",
+    [
+        Weights(),
+        Weights(ctc=0.4),
+        Weights(ctc=1.0),
+        Weights(lm=0.5),
+        Weights(ctc=0.3, lm=0.4, length=0.7),
+        Weights(length=-0.5),
+    ],
+)
 def test_wide_beams_find_the_best(weights):
     lens = [4, 3, 1]
     log_probs = random_ctc(3, 4, VOCABULARY)
@@ -48,7 +58,7 @@ def test_wide_beams_find_the_best(weights):
             expected = brute_force(decoder, log_probs, length, n, weights, lm, length)
             # Without CTC nothing but max_length bounds the number of tokens, with it the frames do.
             expected = [e for e in expected if e[0] > -1e20][:3]
-            best = [(f.total, f.tokens) for f in found[n][:len(expected)]]
+            best = [(f.total, f.tokens) for f in found[n][: len(expected)]]
             assert [tokens for _, tokens in best] == [tokens for _, tokens in expected]
             assert [total for total, _ in best] == pytest.approx([total for total, _ in expected], abs=1e-4)
 
@@ -59,8 +69,8 @@ def test_a_batch_is_its_utterances():
     decoder = ToyDecoder(9)
     together = AttentionSearch(decoder, log_probs, torch.tensor(lens), weights, beam=3).search(encoded(lens), 2)
     for n, length in enumerate(lens):
-        alone = AttentionSearch(decoder, log_probs[n:n + 1, :length], torch.tensor([length]), weights, beam=3)
-        found = alone.search(encoded(lens)[n:n + 1, :length], 2)[0]
+        alone = AttentionSearch(decoder, log_probs[n : n + 1, :length], torch.tensor([length]), weights, beam=3)
+        found = alone.search(encoded(lens)[n : n + 1, :length], 2)[0]
         assert [f.tokens for f in found] == [f.tokens for f in together[n]]
         assert [f.total for f in found] == pytest.approx([f.total for f in together[n]], abs=1e-4)
 
@@ -81,5 +91,7 @@ def test_search_ends_early_when_all_have_ended():
     AttentionSearch(decoder, None, torch.tensor([500]), Weights(), beam=4).search(encoded([500]))
     assert decoder.steps < 5
     decoder = ToyDecoder(6, end=-25.0)
-    found = AttentionSearch(decoder, None, torch.tensor([10]), Weights(), beam=4, max_length=0.5).search(encoded([10]))[0]
+    found = AttentionSearch(decoder, None, torch.tensor([10]), Weights(), beam=4, max_length=0.5).search(encoded([10]))[
+        0
+    ]
     assert decoder.steps == 6 and len(found[0].tokens) <= 5

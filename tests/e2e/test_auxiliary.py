@@ -1,4 +1,5 @@
 """Auxiliary losses: their formulas, and where their gradients go."""
+
 from __future__ import annotations
 
 import math
@@ -7,20 +8,37 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline.base.errors import ConfigError
 from pipeline.e2e.auxiliary import Auxiliary, Student, branch_losses, check_layers, smoothed_cross_entropy, symmetric_kl
 from pipeline.e2e.criterion import EndToEndLoss, frame_loss, greedy_errors, states_loss
 from pipeline.e2e.labels import Lessons, jitter
 from pipeline.e2e.model import EndToEnd
 from pipeline.e2e.options import TrainEndToEndOptions
-from pipeline.base.errors import ConfigError
 from pipeline.nn.data import Batch
 from pipeline.nn.encoders import Hidden
 
-SMALL = dict(encoder="tdnn", layers=3, dim=6, dropout=0.0, embedding_dim=5, decoder_dim=7, decoder_dropout=0.0, attention_heads=2,
-             attention_dim=8, joint_dim=6, strides=(2,), device="cpu")
+SMALL = dict(
+    encoder="tdnn",
+    layers=3,
+    dim=6,
+    dropout=0.0,
+    embedding_dim=5,
+    decoder_dim=7,
+    decoder_dropout=0.0,
+    attention_heads=2,
+    attention_dim=8,
+    joint_dim=6,
+    strides=(2,),
+    device="cpu",
+)
 TARGETS = [np.array([3, 4, 3]), np.array([5, 5])]
-LESSONS = Lessons(5, 4, {1: [np.arange(13) % 5, np.arange(7) % 5], 3: [np.arange(7) % 5, np.arange(4) % 5]},
-                  [np.array([1, 2]), np.array([4])], [np.array([0, 3, 3, 4, 4, 3, 0]), np.array([0, 5, 5, 0])])
+LESSONS = Lessons(
+    5,
+    4,
+    {1: [np.arange(13) % 5, np.arange(7) % 5], 3: [np.arange(7) % 5, np.arange(4) % 5]},
+    [np.array([1, 2]), np.array([4])],
+    [np.array([0, 3, 3, 4, 4, 3, 0]), np.array([0, 5, 5, 0])],
+)
 
 
 def make(**options) -> tuple[Student, EndToEndLoss, Batch]:
@@ -43,7 +61,9 @@ def gradients(student: Student, value: torch.Tensor) -> dict[str, float]:
 def test_smoothing_is_its_formula(m):
     logits = torch.randn(2, 3)
     p = logits.exp() / logits.exp().sum(1, keepdim=True)
-    expected = sum(-(1 - m) * math.log(row[k]) - m * sum(math.log(x) / 3 for x in row) for row, k in zip(p.tolist(), (1, 0)))
+    expected = sum(
+        -(1 - m) * math.log(row[k]) - m * sum(math.log(x) / 3 for x in row) for row, k in zip(p.tolist(), (1, 0))
+    )
     assert float(smoothed_cross_entropy(logits, torch.tensor([1, 0]), m)) == pytest.approx(expected, abs=1e-5)
 
 
@@ -78,7 +98,10 @@ def test_divergence_is_symmetric_and_zero_for_equal_branches():
     mask = torch.ones(2, 3, 2, dtype=torch.bool)
     mask[1, 2] = False
     a, b = p.log_softmax(-1), q.log_softmax(-1)
-    kl = [torch.nn.functional.kl_div(y, x, log_target=True, reduction="none").sum(-1)[mask].mean() for x, y in ((a, b), (b, a))]
+    kl = [
+        torch.nn.functional.kl_div(y, x, log_target=True, reduction="none").sum(-1)[mask].mean()
+        for x, y in ((a, b), (b, a))
+    ]
     assert torch.allclose(symmetric_kl(p, q, mask), sum(kl), atol=1e-5)
     assert torch.allclose(symmetric_kl(p, q, mask), symmetric_kl(q, p, mask), atol=1e-6)
     assert float(symmetric_kl(p, p + 3.0, mask)) == pytest.approx(0.0, abs=1e-5)
@@ -115,6 +138,7 @@ def test_divergence_moves_both_sides():
 def test_equal_branch_has_the_loss_of_the_decoder():
     """A branch on the top layer without an MLP of its own is the decoder; it costs the same and diverges by nothing."""
     from pipeline.e2e.rnnt import rnnt_loss
+
     student, _, batch = make(model="transducer", aux_transducer_layers=(3,))
     student.auxiliary.branches["3"] = torch.nn.Identity()
     encoded, lens, layers = student.model.encode_layers(batch.feats, batch.lens, {3})
@@ -126,9 +150,16 @@ def test_equal_branch_has_the_loss_of_the_decoder():
     assert float(divergence) == pytest.approx(0.0, abs=1e-6)
 
 
-@pytest.mark.parametrize("options, part, layer", [
-    (dict(aux_layers=(1,)), "frame.1", 1), (dict(aux_layers=(3,), aux_hidden=4), "frame.3", 3),
-    (dict(aux_ctc_layers=(2,)), "ctc.2", 2), (dict(aux_token_weight=1.0), "token", 3)], ids=str)
+@pytest.mark.parametrize(
+    "options, part, layer",
+    [
+        (dict(aux_layers=(1,)), "frame.1", 1),
+        (dict(aux_layers=(3,), aux_hidden=4), "frame.3", 3),
+        (dict(aux_ctc_layers=(2,)), "ctc.2", 2),
+        (dict(aux_token_weight=1.0), "token", 3),
+    ],
+    ids=str,
+)
 def test_supervision_reaches_its_layer_and_those_below(options, part, layer):
     student, criterion, batch = make(model="ctc", **options)
     encoded, lens, layers = student.model.encode_layers(batch.feats, batch.lens, student.auxiliary.layers)
@@ -140,9 +171,17 @@ def test_supervision_reaches_its_layer_and_those_below(options, part, layer):
         assert reached == (number <= layer), number
 
 
-@pytest.mark.parametrize("options", [
-    dict(model="ctc"), dict(model="attention"), dict(model="transducer"), dict(model="attention", ctc=False),
-    dict(model="transducer", rnnt="pruned")], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [
+        dict(model="ctc"),
+        dict(model="attention"),
+        dict(model="transducer"),
+        dict(model="attention", ctc=False),
+        dict(model="transducer", rnnt="pruned"),
+    ],
+    ids=str,
+)
 def test_objective_is_the_weighted_sum_of_its_parts(options):
     if options.get("rnnt") == "pruned":
         pytest.importorskip("k2")
@@ -176,7 +215,10 @@ def test_company_changes_no_loss():
     student.eval()
     with torch.no_grad():
         both = criterion(student, batch, 1.0)
-        alone = [criterion(student, Batch(np.array([i]), batch.feats[i:i + 1, :n], torch.tensor([n])), 1.0) for i, n in ((0, 13), (1, 7))]
+        alone = [
+            criterion(student, Batch(np.array([i]), batch.feats[i : i + 1, :n], torch.tensor([n])), 1.0)
+            for i, n in ((0, 13), (1, 7))
+        ]
     for name in ("ctc", "transducer"):
         assert both.sums[name] == pytest.approx(sum(a.sums[name] for a in alone), rel=1e-4)
 
@@ -204,11 +246,19 @@ def test_jitter_moves_boundaries_as_far_as_it_says():
     assert np.array_equal(jitter(labels, 0.0, np.random.default_rng(0)), labels)
 
 
-@pytest.mark.parametrize("options, text", [
-    (dict(aux_layers=(4,)), "no layer 4.*1 to 3"), (dict(aux_ctc_layers=(0,)), "no layer 0"), (dict(aux_layers=(1, 1)), "twice"),
-    (dict(aux_transducer_layers=(1,)), "--model transducer"), (dict(aux_alternate=True, aux_layers=(1,)), "--aux-token-weight"),
-    (dict(model="transducer", rnnt="pruned", aux_transducer_layers=(1,)), "full"),
-    (dict(model="transducer", frames_per_step=2, aux_transducer_layers=(1,)), "--frames-per-step 1")], ids=str)
+@pytest.mark.parametrize(
+    "options, text",
+    [
+        (dict(aux_layers=(4,)), "no layer 4.*1 to 3"),
+        (dict(aux_ctc_layers=(0,)), "no layer 0"),
+        (dict(aux_layers=(1, 1)), "twice"),
+        (dict(aux_transducer_layers=(1,)), "--model transducer"),
+        (dict(aux_alternate=True, aux_layers=(1,)), "--aux-token-weight"),
+        (dict(model="transducer", rnnt="pruned", aux_transducer_layers=(1,)), "full"),
+        (dict(model="transducer", frames_per_step=2, aux_transducer_layers=(1,)), "--frames-per-step 1"),
+    ],
+    ids=str,
+)
 def test_impossible_auxiliary_losses_are_refused(options, text):
     with pytest.raises(ConfigError, match=text):
         check_layers(TrainEndToEndOptions(**{**SMALL, **options}))

@@ -1,4 +1,5 @@
 """CTC prefix scores against sums over all label sequences that begin with the prefix."""
+
 from __future__ import annotations
 
 import numpy as np
@@ -16,7 +17,7 @@ def test_prefix_scores_are_sums_over_continuations(frames):
     lens = torch.tensor([frames, max(1, frames - 1)])
     scorer = PrefixScorer(log_probs, lens)
     for n in range(2):
-        posteriors = log_probs[n, :lens[n]]
+        posteriors = log_probs[n, : lens[n]]
         known = {labels: ctc_log_prob(posteriors, labels) for labels in sequences(5, frames)}
         state = scorer.start().select(torch.tensor([n]))
         for prefix in [(), (3,), (3, 3), (4, 3), (3, 4, 4)]:
@@ -31,7 +32,7 @@ def test_prefix_scores_are_sums_over_continuations(frames):
             scores = scorer.scores(state, torch.tensor([[3, 4]]))[0]
             for label, score in zip((3, 4), scores.tolist()):
                 whole = (*prefix, label)
-                expected = np.logaddexp.reduce([-np.inf] + [p for k, p in known.items() if k[:len(whole)] == whole])
+                expected = np.logaddexp.reduce([-np.inf] + [p for k, p in known.items() if k[: len(whole)] == whole])
                 if np.isfinite(expected):
                     assert score == pytest.approx(expected, abs=1e-6)
                 else:

@@ -1,12 +1,13 @@
 """CTC prefix beam search against sums over all paths, and greedy search against its definition."""
+
 from __future__ import annotations
 
 import pytest
 import torch
 
+from pipeline.artifacts.tokens import EOS_ID
 from pipeline.e2e.search.ctc import CtcPrefixSearch, greedy
 from pipeline.e2e.search.results import Weights
-from pipeline.artifacts.tokens import EOS_ID
 
 from .toys import ToyLm, ctc_log_prob, random_ctc, sequences
 
@@ -15,7 +16,7 @@ VOCABULARY = 6
 
 def lm_log_prob(lm, labels):
     path = [EOS_ID, *labels]
-    return sum(float(lm.row(0, tuple(path[:i + 1]))[label]) for i, label in enumerate([*labels, EOS_ID]))
+    return sum(float(lm.row(0, tuple(path[: i + 1]))[label]) for i, label in enumerate([*labels, EOS_ID]))
 
 
 @pytest.mark.parametrize("weights", [Weights(), Weights(length=0.8), Weights(lm=0.5, length=0.3)])
@@ -30,7 +31,7 @@ def test_wide_beams_sum_all_paths(weights):
             score = ctc_log_prob(log_probs[n, :length], labels) + weights.length * len(labels)
             expected.append((score + (weights.lm * lm_log_prob(lm, labels) if lm else 0.0), labels))
         expected = [e for e in sorted(expected, reverse=True) if e[0] > -1e20][:5]
-        best = found[n][:len(expected)]
+        best = found[n][: len(expected)]
         assert [f.tokens for f in best] == [labels for _, labels in expected]
         assert [f.total for f in best] == pytest.approx([score for score, _ in expected], abs=1e-5)
 
@@ -54,4 +55,6 @@ def test_greedy_merges_repetitions():
     log_probs = logits.log_softmax(-1)
     assert [f[0].tokens for f in greedy(log_probs, torch.tensor([9]))] == [(3, 3, 4, 5)]
     assert greedy(log_probs, torch.tensor([11]))[0][0].tokens == (3, 3, 4, 5, 5)
-    assert greedy(log_probs, torch.tensor([2]))[0][0].total == pytest.approx(float(log_probs[0, :2].max(1).values.sum()))
+    assert greedy(log_probs, torch.tensor([2]))[0][0].total == pytest.approx(
+        float(log_probs[0, :2].max(1).values.sum())
+    )

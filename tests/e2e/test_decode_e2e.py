@@ -1,4 +1,5 @@
 """Searches with the real models, and the decoding step around them."""
+
 from __future__ import annotations
 
 import json
@@ -8,28 +9,52 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.tasks.decode_e2e import (Decoded, choose_method, choose_weights, decode, grid, latency, load_lm, read_weights, report,
-                                 search)
+from pipeline.artifacts.hyp import load_hypotheses, load_nbest
+from pipeline.artifacts.tokens import TokenOptions, Tokens, train_tokens
+from pipeline.base.errors import ConfigError, DataError, MismatchError
 from pipeline.e2e.model import EndToEnd, load_end_to_end, save_end_to_end
 from pipeline.e2e.options import EndToEndOptions
 from pipeline.e2e.rnnt import rnnt_loss
 from pipeline.e2e.search.options import SearchOptions
 from pipeline.e2e.search.results import Found, Weights
-from pipeline.base.errors import ConfigError, DataError, MismatchError
 from pipeline.feats.facts import FeatureFacts
 from pipeline.feats.options import FeatLoadOptions
-from pipeline.artifacts.hyp import load_hypotheses, load_nbest
 from pipeline.nn.model import feature_facts
+from pipeline.tasks.decode_e2e import (
+    Decoded,
+    choose_method,
+    choose_weights,
+    decode,
+    grid,
+    latency,
+    load_lm,
+    read_weights,
+    report,
+    search,
+)
 from pipeline.tasks.score import Errors
-from pipeline.artifacts.tokens import TokenOptions, Tokens, train_tokens
 from tests.nn.conftest import tones  # noqa: F401
 
 from .toys import ctc_log_prob
 
-SMALL = dict(encoder="blstm", layers=1, dim=6, subsampling=3, embedding_dim=5, decoder_dim=7, attention_heads=2, attention_dim=8,
-             joint_dim=6)
+SMALL = dict(
+    encoder="blstm",
+    layers=1,
+    dim=6,
+    subsampling=3,
+    embedding_dim=5,
+    decoder_dim=7,
+    attention_heads=2,
+    attention_dim=8,
+    joint_dim=6,
+)
 TOKENS = train_tokens([["AB", "CA", "BC"]], TokenOptions(unit="char"))
-MODELS = {"ctc": {}, "attention": {}, "transducer": {}, "stateless": dict(model="transducer", predictor="stateless", ctc=False)}
+MODELS = {
+    "ctc": {},
+    "attention": {},
+    "transducer": {},
+    "stateless": dict(model="transducer", predictor="stateless", ctc=False),
+}
 
 
 def make(name: str, features: int = 4, **shape) -> EndToEnd:
@@ -56,9 +81,9 @@ def test_attention_scores_are_those_of_teacher_forcing():
         assert len(found[n]) == 3
         for f in found[n]:
             tokens = torch.tensor([f.tokens], dtype=torch.long)
-            forced = model.decoder(encoded[n:n + 1], lens[n:n + 1], tokens)[0]
+            forced = model.decoder(encoded[n : n + 1], lens[n : n + 1], tokens)[0]
             attention = sum(float(forced[u, t]) for u, t in enumerate((*f.tokens, 1)))
-            ctc = ctc_log_prob(model.ctc_log_probs(encoded)[n, :int(lens[n])], f.tokens)
+            ctc = ctc_log_prob(model.ctc_log_probs(encoded)[n, : int(lens[n])], f.tokens)
             assert f.model == pytest.approx(0.7 * attention + 0.3 * ctc, abs=1e-3)
             assert f.total == pytest.approx(f.model + 0.5 * len(f.tokens), abs=1e-6)
 
@@ -73,15 +98,22 @@ def test_transducer_scores_are_those_of_the_loss(name):
     for n in range(2):
         for f in found[n]:
             tokens = torch.tensor([f.tokens], dtype=torch.long)
-            logits = model.transducer.logits(encoded[n:n + 1], model.transducer.predict(tokens))
-            loss = rnnt_loss(logits, lens[n:n + 1], tokens, torch.tensor([len(f.tokens)]))
+            logits = model.transducer.logits(encoded[n : n + 1], model.transducer.predict(tokens))
+            loss = rnnt_loss(logits, lens[n : n + 1], tokens, torch.tensor([len(f.tokens)]))
             # A beam can only miss paths.
             assert -float(loss) - 0.05 < f.model < -float(loss) + 1e-3
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("method, name", [("ctc_greedy", "ctc"), ("ctc_prefix", "attention"), ("transducer_greedy", "stateless"),
-                                          ("transducer_one", "transducer")])
+@pytest.mark.parametrize(
+    "method, name",
+    [
+        ("ctc_greedy", "ctc"),
+        ("ctc_prefix", "attention"),
+        ("transducer_greedy", "stateless"),
+        ("transducer_one", "transducer"),
+    ],
+)
 def test_all_methods_run(method, name):
     model = make(name)
     encoded, lens = encode(model)
@@ -113,8 +145,12 @@ def test_search_by_k2():
 
 
 def test_methods_that_do_not_fit():
-    assert [choose_method(make(n), SearchOptions()) for n in MODELS] == ["ctc_prefix", "attention", "transducer_beam",
-                                                                        "transducer_beam"]
+    assert [choose_method(make(n), SearchOptions()) for n in MODELS] == [
+        "ctc_prefix",
+        "attention",
+        "transducer_beam",
+        "transducer_beam",
+    ]
     with pytest.raises(ConfigError, match="no CTC output"):
         choose_method(make("stateless"), SearchOptions(method="ctc_greedy"))
     with pytest.raises(ConfigError, match="the model has ctc"):
@@ -126,12 +162,18 @@ def test_methods_that_do_not_fit():
 
 
 def test_weights_that_are_tried():
-    options = SearchOptions(ctc_weights=(0.2, 0.4), lm_weights=(0.0, 0.5), length_bonuses=(0.0, 1.0), ilm_weights=(0.0, 0.1))
+    options = SearchOptions(
+        ctc_weights=(0.2, 0.4), lm_weights=(0.0, 0.5), length_bonuses=(0.0, 1.0), ilm_weights=(0.0, 0.1)
+    )
     assert len(grid("attention", make("attention"), options, True)) == 8
     assert len(grid("attention", make("attention", ctc=False), options, False)) == 2
     assert len(grid("transducer_beam", make("transducer"), options, True)) == 8
     assert grid("ctc_greedy", make("ctc"), options, False) == [Weights()]
-    errors = {Weights(lm=0.5): Errors(10, 1, 0, 0), Weights(lm=0.2): Errors(10, 0, 0, 1), Weights(): Errors(10, 2, 0, 0)}
+    errors = {
+        Weights(lm=0.5): Errors(10, 1, 0, 0),
+        Weights(lm=0.2): Errors(10, 0, 0, 1),
+        Weights(): Errors(10, 2, 0, 0),
+    }
     assert choose_weights(errors) == Weights(lm=0.2)
     with pytest.raises(ValueError, match="ctc_weights"):
         SearchOptions(ctc_weights=(1.5,))
@@ -147,12 +189,14 @@ def test_latency():
 
 def saved(directory: Path, data: Path) -> Path:
     model = make("attention", features=16)
-    save_end_to_end(directory / "model", model, TOKENS.id, feature_facts(FeatureFacts.load(data)), FeatLoadOptions(), {})
+    save_end_to_end(
+        directory / "model", model, TOKENS.id, feature_facts(FeatureFacts.load(data)), FeatLoadOptions(), {}
+    )
     TOKENS.save(directory / "tokens")
     return directory / "model"
 
 
-def test_a_data_directory(tones, tmp_path):  # noqa: F811
+def test_a_data_directory(tones, tmp_path):
     model, meta = load_end_to_end(saved(tmp_path, tones.data))
     options = SearchOptions(beam=2, nbest=2, max_length=0.3)
     weights = [Weights(ctc=0.3), Weights(ctc=0.3, length=1.0)]
@@ -175,12 +219,17 @@ def test_a_data_directory(tones, tmp_path):  # noqa: F811
 
 def _durations(data: Path) -> list[float]:
     from pipeline.artifacts.corpus import cut_entries
+
     return [cut["duration"] for _, cut in cut_entries(data)]
 
 
 def test_nbest_lists_hold_words_once():
     a, b = TOKENS.encode("AB"), TOKENS.encode("CA")
-    found = [Found(tuple(a), -1.0, 0.0, -1.0), Found((*a[:1], 0, *a[1:]), -2.0, 0.0, -2.0), Found(tuple(b), -3.0, 0.0, -3.0)]
+    found = [
+        Found(tuple(a), -1.0, 0.0, -1.0),
+        Found((*a[:1], 0, *a[1:]), -2.0, 0.0, -2.0),
+        Found(tuple(b), -3.0, 0.0, -3.0),
+    ]
     decoded = Decoded({Weights(): {"u": found}}, {"u": ("s", ("AB",))})
     lists = list(decoded.nbest_lists(Weights(), TOKENS))
     assert [a.words for a in lists[0].alternatives] == [("AB",), ("CA",)]
@@ -209,10 +258,23 @@ def test_weights_of_another_kind(tmp_path):
         read_weights(tmp_path, "attention", False)
 
 
-def test_the_step(tones, tmp_path, run_script):  # noqa: F811
+def test_the_step(tones, tmp_path, run_script):
     from tests.conftest import ROOT
+
     saved(tmp_path, tones.data)
-    command = [ROOT / "steps" / "decode_e2e.py", "model", "tokens", tones.data, "out", "--method", "ctc_greedy", "--id", "e2e", "--part", "dev"]
+    command = [
+        ROOT / "steps" / "decode_e2e.py",
+        "model",
+        "tokens",
+        tones.data,
+        "out",
+        "--method",
+        "ctc_greedy",
+        "--id",
+        "e2e",
+        "--part",
+        "dev",
+    ]
     done = run_script(*command)
     assert done.returncode == 0, done.stderr
     assert "real-time factor" in done.stderr and "%WER" in (tmp_path / "out" / "wer.txt").read_text()
@@ -220,7 +282,9 @@ def test_the_step(tones, tmp_path, run_script):  # noqa: F811
     assert [(r["id"], r["part"], r["metric"]) for r in rows] == [("e2e", "dev", "wer"), ("e2e", "dev", "rtf")]
     assert rows[0]["low"] <= rows[0]["value"] <= rows[0]["high"]
     (tmp_path / "lm").mkdir()
-    (tmp_path / "lm" / "lm.arpa").write_text("\\data\\\nngram 1=3\n\n\\1-grams:\n-99 <s>\n-0.3 </s>\n-0.3 AB\n\n\\end\\\n")
+    (tmp_path / "lm" / "lm.arpa").write_text(
+        "\\data\\\nngram 1=3\n\n\\1-grams:\n-99 <s>\n-0.3 </s>\n-0.3 AB\n\n\\end\\\n"
+    )
     search = ["--lm", "lm", "--beam", "2", "--max-length", "0.2"]
     done = run_script(*command[:4], "out2", *search, "--lm-weights", "0.3", "--length-bonuses", "0")
     assert done.returncode == 0, done.stderr
@@ -237,6 +301,7 @@ def test_language_models_of_all_kinds(tmp_path):
     from pipeline.e2e.lm import NeuralLm, train_nn_lm
     from pipeline.e2e.search.fusion import WordNgramLm
     from pipeline.e2e.search.options import NnLmOptions
+
     TOKENS.save(tmp_path / "tokens")
     tokens = Tokens.load(tmp_path / "tokens")
     train_nn_lm([["AB", "CA"]], tokens, NnLmOptions(dim=4, layers=1, epochs=1), tmp_path / "nn")

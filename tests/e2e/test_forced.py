@@ -1,4 +1,5 @@
 """Forced alignment by transducers and attention, and end-to-end models as models with an HMM."""
+
 from __future__ import annotations
 
 import itertools
@@ -9,18 +10,18 @@ import pytest
 import torch
 
 from pipeline.artifacts.ali import AliSet
-from pipeline.tasks.align import AlignOptions, align
 from pipeline.artifacts.arpa import train_unigram
 from pipeline.artifacts.checkpoint import save_model
-from pipeline.e2e.forced import attention_path, monotonic_path, transducer_path
-from pipeline.e2e.scorer import export
-from pipeline.base.errors import ConfigError, DataError, MismatchError
 from pipeline.artifacts.lang import SILENCE
 from pipeline.artifacts.model_dir import load_hmm
-from pipeline.tasks.scorer import load_scorer
 from pipeline.artifacts.token_lang import phone_name, token_lang, token_of_pdf
 from pipeline.artifacts.tokens import BLANK_ID, TokenOptions, train_tokens
 from pipeline.artifacts.tree import monophone_tree
+from pipeline.base.errors import ConfigError, DataError, MismatchError
+from pipeline.e2e.forced import attention_path, monotonic_path, transducer_path
+from pipeline.e2e.scorer import export
+from pipeline.tasks.align import AlignOptions, align
+from pipeline.tasks.scorer import load_scorer
 from tests.nn.conftest import tones  # noqa: F401
 
 from .test_decode_e2e import TOKENS, encode, make
@@ -60,10 +61,10 @@ def test_transducer_and_attention_paths():
     total, u = 0.0, 0
     for t in range(len(encoded[0])):
         if u < len(tokens) and t == frames[u]:
-            total += float(model.transducer.joint(encoded[0, t:t + 1], pred)[0, tokens[u]])
+            total += float(model.transducer.joint(encoded[0, t : t + 1], pred)[0, tokens[u]])
             pred, state = model.transducer.step(torch.tensor([tokens[u]]), state)
             u += 1
-        total += float(model.transducer.joint(encoded[0, t:t + 1], pred)[0, BLANK_ID])
+        total += float(model.transducer.joint(encoded[0, t : t + 1], pred)[0, BLANK_ID])
     assert u == len(tokens) and score == pytest.approx(total, abs=1e-3)
     assert transducer_path(model.transducer, encoded[0], [])[1].shape == (0,)
     model = make("attention")
@@ -82,7 +83,9 @@ def test_the_lang_of_tokens():
     columns = token_of_pdf(tree, tokens)
     for phone in list(lang.phones)[1:]:
         pdf = tree.pdfs_of(lang.phones.id(phone), 0)[0]
-        assert columns[pdf] == (BLANK_ID if phone == SILENCE else next(i for i, p in enumerate(tokens.pieces) if phone_name(p) == phone))
+        assert columns[pdf] == (
+            BLANK_ID if phone == SILENCE else next(i for i, p in enumerate(tokens.pieces) if phone_name(p) == phone)
+        )
     assert phone_name("SIL") == "SIL=" and phone_name("SIL=") == "SIL==" and phone_name("#A") == "#A="
     with pytest.raises(MismatchError, match="is no token"):
         token_of_pdf(tree, TOKENS)
@@ -93,6 +96,7 @@ def exported(tmp_path, data, head: str, name: str):
     from pipeline.feats.facts import FeatureFacts
     from pipeline.feats.options import FeatLoadOptions
     from pipeline.nn.model import feature_facts
+
     model = make(name, features=16)
     save_end_to_end(tmp_path / "model", model, TOKENS.id, feature_facts(FeatureFacts.load(data)), FeatLoadOptions(), {})
     TOKENS.save(tmp_path / "tokens")
@@ -102,9 +106,10 @@ def exported(tmp_path, data, head: str, name: str):
 
 
 @pytest.mark.parametrize("head, name", [("ctc", "ctc"), ("transducer", "transducer"), ("attention", "attention")])
-def test_alignment_sets(tones, tmp_path, head, name):  # noqa: F811
+def test_alignment_sets(tones, tmp_path, head, name):
     from pipeline.artifacts.corpus import cut_entries
     from pipeline.artifacts.lang import Lang
+
     directory = exported(tmp_path, tones.data, head, name)
     scorer, hmm, lang = load_scorer(directory), load_hmm(directory), Lang.load(tmp_path / "lang")
     report = align(scorer, hmm, lang, tones.data, tmp_path / "ali", AlignOptions(), "model")
@@ -123,20 +128,23 @@ def test_alignment_sets(tones, tmp_path, head, name):  # noqa: F811
 
 
 @torch.no_grad()
-def test_ctc_with_lexicon_and_lm(tones, tmp_path):  # noqa: F811
+def test_ctc_with_lexicon_and_lm(tones, tmp_path):
     """No sentence of up to three words has a better path than the one that the search through the graph finds."""
     pytest.importorskip("k2")
-    from pipeline.tasks.decode import decode
+    from pipeline.artifacts.lang import Lang
     from pipeline.feats.load import load_packed
     from pipeline.graph.decoding import build_decoding_graph
     from pipeline.graph.options import DecodeOptions
     from pipeline.hmm import viterbi
     from pipeline.hmm.compile import compile_graphs
-    from pipeline.artifacts.lang import Lang
+    from pipeline.tasks.decode import decode
+
     directory = exported(tmp_path, tones.data, "ctc", "ctc")
     scorer, hmm, lang = load_scorer(directory), load_hmm(directory), Lang.load(tmp_path / "lang")
     lm = train_unigram([["AB", "CA"], ["AB", "BC", "AB"]])
-    options = DecodeOptions(acoustic_scale=1.0, beam=1e3, lattice_beam=50.0, max_active=10000, lm_weights=(1.0,), word_penalties=(0.0,))
+    options = DecodeOptions(
+        acoustic_scale=1.0, beam=1e3, lattice_beam=50.0, max_active=10000, lm_weights=(1.0,), word_penalties=(0.0,)
+    )
     decoded = decode(scorer, hmm, build_decoding_graph(lang, lm, hmm), tones.data, options, [(1.0, 0.0)])
     assert not decoded.failed
     ids = [lang.words.id(w) for w in WORDS]
@@ -144,20 +152,32 @@ def test_ctc_with_lexicon_and_lm(tones, tmp_path):  # noqa: F811
     packed = load_packed(tones.data, scorer.feat_options)
     for i in (0, 7, 11):
         sentences = [decoded.texts[1.0, 0.0][packed.cut_ids[i]], *candidates]
-        scores, lens = scorer.log_likes(packed[i][None], packed.lengths()[i:i + 1])
+        scores, lens = scorer.log_likes(packed[i][None], packed.lengths()[i : i + 1])
         graphs = compile_graphs(lang, hmm.tree, hmm.transitions, sentences).graphs
         n = len(sentences)
-        paths = viterbi(graphs, scores.expand(n, -1, -1).contiguous(), lens.expand(n).contiguous(), torch.zeros(hmm.transitions.num_tids))
-        # Training graphs have a probability for blank and for none before, between and behind tokens, decoding graphs do not.
-        places = [1 + sum(len(lang.lexicon.by_word[lang.words.name(w)][0].phones) for w in words) for words in sentences]
-        total = [float(s) + k * math.log(2) + lm.sentence_log_prob([lang.words.name(w) for w in words]) for s, k, words in zip(paths.scores, places, sentences)]
+        paths = viterbi(
+            graphs,
+            scores.expand(n, -1, -1).contiguous(),
+            lens.expand(n).contiguous(),
+            torch.zeros(hmm.transitions.num_tids),
+        )
+        # Training graphs have a probability for blank and for none before, between and behind tokens, decoding graphs
+        # do not.
+        places = [
+            1 + sum(len(lang.lexicon.by_word[lang.words.name(w)][0].phones) for w in words) for words in sentences
+        ]
+        total = [
+            float(s) + k * math.log(2) + lm.sentence_log_prob([lang.words.name(w) for w in words])
+            for s, k, words in zip(paths.scores, places, sentences)
+        ]
         assert sentences[0] and total[0] >= max(total) - 1e-3
 
 
 @torch.no_grad()
-def test_blank_penalty(tones, tmp_path):  # noqa: F811
+def test_blank_penalty(tones, tmp_path):
     """It lowers the score of the blank in every frame, and nothing else; models without a blank refuse it."""
     from pipeline.feats.load import load_packed
+
     directory = exported(tmp_path, tones.data, "ctc", "ctc")
     plain, lower = load_scorer(directory), load_scorer(directory, blank_penalty=1.5)
     packed = load_packed(tones.data, plain.feat_options)
@@ -171,7 +191,7 @@ def test_blank_penalty(tones, tmp_path):  # noqa: F811
         load_scorer(tmp_path / "gmm", blank_penalty=1.0)
 
 
-def test_parts_that_are_missing(tones, tmp_path):  # noqa: F811
+def test_parts_that_are_missing(tones, tmp_path):
     with pytest.raises(ConfigError, match="has no transducer part"):
         exported(tmp_path, tones.data, "transducer", "ctc")
     with pytest.raises(ConfigError, match="export_e2e.py"):

@@ -1,4 +1,5 @@
 """N-grams scored token by token against their sentence probabilities."""
+
 from __future__ import annotations
 
 import math
@@ -7,10 +8,12 @@ import pytest
 import torch
 
 from pipeline.artifacts.arpa import Arpa, train_kneser_ney, train_unigram
-from pipeline.e2e.search.fusion import UNKNOWN_WORD, NgramLm, WordNgramLm, ngram_lm
 from pipeline.artifacts.tokens import BLANK_ID, EOS_ID, TokenOptions, Tokens, train_tokens
+from pipeline.e2e.search.fusion import UNKNOWN_WORD, NgramLm, WordNgramLm, ngram_lm
 
-SENTENCES = [s.split() for s in ("THE CAT SAT", "THE DOG SAT ON THE CAT", "A CAT", "THE CATS SAT", "ON A DOG THE CAT SAT")]
+SENTENCES = [
+    s.split() for s in ("THE CAT SAT", "THE DOG SAT ON THE CAT", "A CAT", "THE CATS SAT", "ON A DOG THE CAT SAT")
+]
 
 
 @pytest.fixture(params=["char", "bpe"])

@@ -1,4 +1,5 @@
 """The LSTM language model: steps against whole sentences, learning of a rule, save and load, other tokens."""
+
 from __future__ import annotations
 
 import math
@@ -6,13 +7,13 @@ import math
 import pytest
 import torch
 
+from pipeline.artifacts.tokens import EOS_ID, TokenOptions, train_tokens
+from pipeline.base.errors import DataError, MismatchError
 from pipeline.e2e.lm import NeuralLm, NextToken, load_nn_lm, perplexity, sentence_set, train_nn_lm
 from pipeline.e2e.search.options import NnLmOptions
-from pipeline.base.errors import DataError, MismatchError
-from pipeline.artifacts.tokens import EOS_ID, TokenOptions, train_tokens
 
 # After AB comes CD, after CD comes AB; sentences have 1 to 4 words.
-SENTENCES = [(["AB", "CD"] * 3)[first:first + length] for first in (0, 1) for length in (1, 2, 3, 4)]
+SENTENCES = [(["AB", "CD"] * 3)[first : first + length] for first in (0, 1) for length in (1, 2, 3, 4)]
 TOKENS = train_tokens(SENTENCES, TokenOptions(unit="char"))
 
 

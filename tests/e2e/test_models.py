@@ -1,20 +1,37 @@
-"""Decoder and transducer: a step is what training sees, padding and company change nothing, models come back as saved."""
+"""Decoder and transducer: a step is what training sees, padding and company change nothing, models come back as
+saved.
+"""
+
 from __future__ import annotations
 
 import pytest
 import torch
 
+from pipeline.artifacts.tokens import EOS_ID
+from pipeline.base.errors import ConfigError, DataError, MismatchError
+from pipeline.base.files import read_json, write_json
 from pipeline.e2e.model import EndToEnd, load_end_to_end, save_end_to_end
 from pipeline.e2e.options import EndToEndOptions
-from pipeline.base.errors import ConfigError, DataError, MismatchError
 from pipeline.feats.options import FeatLoadOptions
-from pipeline.base.files import read_json, write_json
-from pipeline.artifacts.tokens import EOS_ID
 
-SMALL = dict(encoder="blstm", layers=2, dim=6, embedding_dim=5, decoder_dim=7, attention_heads=2, attention_dim=8, joint_dim=6,
-             strides=(2,))
-SHAPES = [dict(model="ctc"), dict(model="attention"), dict(model="attention", location=False, decoder_layers=2),
-          dict(model="transducer"), dict(model="transducer", predictor="stateless", ctc=False)]
+SMALL = dict(
+    encoder="blstm",
+    layers=2,
+    dim=6,
+    embedding_dim=5,
+    decoder_dim=7,
+    attention_heads=2,
+    attention_dim=8,
+    joint_dim=6,
+    strides=(2,),
+)
+SHAPES = [
+    dict(model="ctc"),
+    dict(model="attention"),
+    dict(model="attention", location=False, decoder_layers=2),
+    dict(model="transducer"),
+    dict(model="transducer", predictor="stateless", ctc=False),
+]
 TOKENS = torch.tensor([[3, 4, 3, 6], [5, 5, 0, 0]])
 
 
@@ -40,7 +57,7 @@ def test_steps_are_teacher_forcing(shape):
         log_probs, state = model.decoder.step(token, state)
         assert torch.allclose(log_probs, forced[:, u], atol=1e-5)
         assert torch.allclose(state.weights.sum(-1), torch.ones(2, 2), atol=1e-5)
-        assert state.weights[1, :, int(lens[1]):].abs().max() == 0
+        assert state.weights[1, :, int(lens[1]) :].abs().max() == 0
         token = TOKENS[:, min(u, 3)]
 
 
@@ -49,7 +66,7 @@ def test_decoder_ignores_padding_and_company(shape):
     model = make(**shape)
     _, _, encoded, lens = encoded_of(model)
     together = model.decoder(encoded, lens, TOKENS)
-    alone = model.decoder(encoded[1:, :int(lens[1])], lens[1:], TOKENS[1:, :2])
+    alone = model.decoder(encoded[1:, : int(lens[1])], lens[1:], TOKENS[1:, :2])
     assert torch.allclose(together[1, :3], alone[0], atol=1e-5)
 
 

@@ -1,4 +1,5 @@
 """RNN-T losses against enumeration of all ways through the lattice, and against k2's."""
+
 from __future__ import annotations
 
 import itertools
@@ -10,7 +11,11 @@ from pipeline.e2e.rnnt import rnnt_loss
 
 k2 = pytest.importorskip("k2")
 
-LENS, TOKENS, TOKEN_LENS = torch.tensor([4, 3, 2]), torch.tensor([[2, 1, 2], [1, 1, 0], [0, 0, 0]]), torch.tensor([3, 2, 0])
+LENS, TOKENS, TOKEN_LENS = (
+    torch.tensor([4, 3, 2]),
+    torch.tensor([[2, 1, 2], [1, 1, 0], [0, 0, 0]]),
+    torch.tensor([3, 2, 0]),
+)
 
 
 def lattice(dtype=torch.float64) -> torch.Tensor:
@@ -35,11 +40,13 @@ def test_loss_and_gradient_are_those_of_enumeration():
     logits = lattice()
     loss = rnnt_loss(logits, LENS, TOKENS, TOKEN_LENS)
     log_probs = logits.log_softmax(-1)
-    expected = torch.stack([brute_force(log_probs[n], int(LENS[n]), TOKENS[n, :int(TOKEN_LENS[n])].tolist()) for n in range(3)])
+    expected = torch.stack(
+        [brute_force(log_probs[n], int(LENS[n]), TOKENS[n, : int(TOKEN_LENS[n])].tolist()) for n in range(3)]
+    )
     assert torch.allclose(loss, expected, atol=1e-10)
     weights = torch.tensor([1.0, 2.0, -1.0], dtype=torch.float64)
-    ours, = torch.autograd.grad((loss * weights).sum(), logits, retain_graph=True)
-    theirs, = torch.autograd.grad((expected * weights).sum(), logits)
+    (ours,) = torch.autograd.grad((loss * weights).sum(), logits, retain_graph=True)
+    (theirs,) = torch.autograd.grad((expected * weights).sum(), logits)
     assert torch.allclose(ours, theirs, atol=1e-10)
     assert ours[1, 3:].abs().max() == 0 and ours[2, :, 1:].abs().max() == 0
 
@@ -65,10 +72,13 @@ def test_impossible_tokens_cost_everything_and_move_nothing():
 
 def test_pruned_loss_with_room_for_all_is_the_full_loss():
     from pipeline.graph.pruned_rnnt import pruned_rnnt_loss
+
     torch.manual_seed(1)
     am, lm, encoded, predicted = (torch.randn(3, size, 3, requires_grad=True) for size in (4, 4, 4, 4))
     # k2 reads frames for a token from the next one on in its "regular" form, as rnnt_loss does.
-    simple, full = pruned_rnnt_loss(am, lm, encoded, predicted, LENS, TOKENS, TOKEN_LENS, lambda a, b: (a + b).tanh(), 4)
+    simple, full = pruned_rnnt_loss(
+        am, lm, encoded, predicted, LENS, TOKENS, TOKEN_LENS, lambda a, b: (a + b).tanh(), 4
+    )
     whole = rnnt_loss((encoded[:, :, None] + predicted[:, None]).tanh(), LENS, TOKENS, TOKEN_LENS)
     assert torch.allclose(full, whole, atol=1e-4)
     narrow = pruned_rnnt_loss(am, lm, encoded, predicted, LENS, TOKENS, TOKEN_LENS, lambda a, b: (a + b).tanh(), 2)[1]

@@ -1,4 +1,5 @@
 """Models trained on a corpus of tones: every search finds the words that they were trained on."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -6,24 +7,39 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.tasks.decode_e2e import decode
+from pipeline.artifacts.tokens import TokenOptions, Tokens, train_tokens
 from pipeline.e2e.model import load_end_to_end
 from pipeline.e2e.options import TrainEndToEndOptions
 from pipeline.e2e.search.options import SearchOptions
 from pipeline.e2e.search.results import Weights
 from pipeline.e2e.training import train_end_to_end
+from pipeline.tasks.decode_e2e import decode
 from pipeline.tasks.score import count_errors, total_errors
-from pipeline.artifacts.tokens import TokenOptions, Tokens, train_tokens
 from tests.nn.conftest import WORDS, tones  # noqa: F401
 
-SHAPE = dict(encoder="tdnn", dim=48, layers=3, subsampling=3, batch_frames=500, learning_rate=4e-3, time_masks=0, feature_masks=0,
-             embedding_dim=24, decoder_dim=48, dropout=0.0, decoder_dropout=0.0, device="cpu")
-MODELS = {"attention": dict(attention_dim=32, attention_heads=1, epochs=30),
-          "transducer": dict(predictor="stateless", joint_dim=48, epochs=50)}
+SHAPE = dict(
+    encoder="tdnn",
+    dim=48,
+    layers=3,
+    subsampling=3,
+    batch_frames=500,
+    learning_rate=4e-3,
+    time_masks=0,
+    feature_masks=0,
+    embedding_dim=24,
+    decoder_dim=48,
+    dropout=0.0,
+    decoder_dropout=0.0,
+    device="cpu",
+)
+MODELS = {
+    "attention": dict(attention_dim=32, attention_heads=1, epochs=30),
+    "transducer": dict(predictor="stateless", joint_dim=48, epochs=50),
+}
 
 
 @pytest.fixture(scope="module")
-def trained(tones, tmp_path_factory) -> Path:  # noqa: F811
+def trained(tones, tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("trained")
     tokens = train_tokens([list(WORDS)], TokenOptions(unit="char"))
     tokens.save(root / "tokens")
@@ -36,12 +52,20 @@ def trained(tones, tmp_path_factory) -> Path:  # noqa: F811
     return root
 
 
-@pytest.mark.parametrize("name, method, weights", [
-    ("attention", "ctc_greedy", Weights()), ("attention", "ctc_prefix", Weights()), ("attention", "attention", Weights()),
-    ("attention", "attention", Weights(ctc=0.3)), ("transducer", "transducer_greedy", Weights()),
-    ("transducer", "transducer_beam", Weights()), ("transducer", "transducer_one", Weights()),
-    ("transducer", "transducer_k2", Weights())])
-def test_words_are_found(tones, trained, name, method, weights):  # noqa: F811
+@pytest.mark.parametrize(
+    "name, method, weights",
+    [
+        ("attention", "ctc_greedy", Weights()),
+        ("attention", "ctc_prefix", Weights()),
+        ("attention", "attention", Weights()),
+        ("attention", "attention", Weights(ctc=0.3)),
+        ("transducer", "transducer_greedy", Weights()),
+        ("transducer", "transducer_beam", Weights()),
+        ("transducer", "transducer_one", Weights()),
+        ("transducer", "transducer_k2", Weights()),
+    ],
+)
+def test_words_are_found(tones, trained, name, method, weights):
     if method == "transducer_k2":
         pytest.importorskip("k2")
     tokens = Tokens.load(trained / "tokens")

@@ -1,4 +1,7 @@
-"""Training on tones: models of all kinds, what is exported, resuming, several processes, and input that cannot be learned from."""
+"""Training on tones: models of all kinds, what is exported, resuming, several processes, and input that cannot be
+learned from.
+"""
+
 from __future__ import annotations
 
 import dataclasses
@@ -11,27 +14,36 @@ import pytest
 import torch
 
 from pipeline.artifacts.ali import AliSet
+from pipeline.artifacts.lang import Lang
+from pipeline.artifacts.model_dir import load_hmm, save_hmm
+from pipeline.artifacts.tokens import Tokens
+from pipeline.artifacts.transitions import TransitionModel
+from pipeline.artifacts.tree import monophone_tree
+from pipeline.base.errors import ConfigError, DataError, MismatchError
 from pipeline.e2e.labels import make_lessons, tokens_in_time
 from pipeline.e2e.model import load_end_to_end
 from pipeline.e2e.options import TrainEndToEndOptions
 from pipeline.e2e.training import train_end_to_end
-from pipeline.base.errors import ConfigError, DataError, MismatchError
 from pipeline.feats.facts import FeatureFacts
 from pipeline.feats.load import load_packed
-from pipeline.artifacts.lang import Lang
-from pipeline.artifacts.model_dir import load_hmm, save_hmm
 from pipeline.nn.hybrid import train_viterbi
 from pipeline.nn.options import ViterbiOptions
-from pipeline.artifacts.tokens import Tokens
-from pipeline.artifacts.transitions import TransitionModel
-from pipeline.artifacts.tree import monophone_tree
 from tests.nn.conftest import tones  # noqa: F401
 
 ROOT = Path(__file__).resolve().parents[2]
 SHAPE = dict(encoder="tdnn", layers=3, dim=12, strides=(2,), dilations=(1,), dropout=0.0)
 LOOP = dict(batch_frames=800, time_masks=0, feature_masks=0, device="cpu", learning_rate=5e-3)
-OPTIONS = TrainEndToEndOptions(epochs=2, model="ctc", embedding_dim=8, decoder_dim=8, attention_heads=2, attention_dim=8, joint_dim=8,
-                               **SHAPE, **LOOP)
+OPTIONS = TrainEndToEndOptions(
+    epochs=2,
+    model="ctc",
+    embedding_dim=8,
+    decoder_dim=8,
+    attention_heads=2,
+    attention_dim=8,
+    joint_dim=8,
+    **SHAPE,
+    **LOOP,
+)
 
 
 @pytest.fixture(scope="module")
@@ -42,9 +54,10 @@ def tokens(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def ali(tones, tmp_path_factory) -> Path:  # noqa: F811
+def ali(tones, tmp_path_factory) -> Path:
     """The known times as an alignment with three states per phone."""
-    from pipeline.artifacts.ali import AliHeader, Alignment, AliWriter
+    from pipeline.artifacts.ali import Alignment, AliHeader, AliWriter
+
     lang = Lang.load(tones.lang)
     tree = monophone_tree(lang.phones, lang.topo)
     transitions = TransitionModel(tree, lang.topo)
@@ -52,18 +65,23 @@ def ali(tones, tmp_path_factory) -> Path:  # noqa: F811
     out = tmp_path_factory.mktemp("ali")
     save_hmm(out, lang.topo, tree, transitions)
     texts = {e["id"]: e["supervisions"][0]["text"].split() for _, e in _entries(tones.data)}
-    with AliWriter(out, AliHeader(lang.topo.id, tree.id, lang.id, 0.01, 0.0, "gold"), tree, lang.topo, transitions, lang.words) as w:
+    with AliWriter(
+        out, AliHeader(lang.topo.id, tree.id, lang.id, 0.01, 0.0, "gold"), tree, lang.topo, transitions, lang.words
+    ) as w:
         for i, cut_id in enumerate(packed.cut_ids):
             spans = _spans(tones.times[cut_id], len(packed[i]))
             tids = np.concatenate([_states(transitions, lang.phones.id(phone), count) for phone, _, count in spans])
             starts = [first for phone, first, _ in spans if phone != "SIL"][::2]
-            words = np.array([[lang.words.id(word), first] for word, first in zip(texts[cut_id], starts)], dtype=np.int32)
+            words = np.array(
+                [[lang.words.id(word), first] for word, first in zip(texts[cut_id], starts)], dtype=np.int32
+            )
             w.write(Alignment(cut_id, tids.astype(np.int32), 0.0, words))
     return out
 
 
 def _entries(data: Path):
     from pipeline.artifacts.corpus import cut_entries
+
     return cut_entries(data)
 
 
@@ -91,7 +109,7 @@ def options_with(**changes) -> TrainEndToEndOptions:
     return dataclasses.replace(OPTIONS, **changes)
 
 
-def test_ctc_learns_the_tones(tones, tokens, ali, tmp_path):  # noqa: F811
+def test_ctc_learns_the_tones(tones, tokens, ali, tmp_path):
     options = options_with(epochs=25, aux_layers=(2,), aux_smoothing=0.0, learning_rate=0.02, batch_frames=300)
     facts = train_end_to_end(tones.data, tokens, tmp_path / "m", options, tones.data, ali)
     assert facts["dev_loss"] < 0.35 and facts["auxiliary_parameters"] > 0 and facts["peak_memory_mib"] > 100
@@ -100,13 +118,25 @@ def test_ctc_learns_the_tones(tones, tokens, ali, tmp_path):  # noqa: F811
     assert not any("auxiliary" in name for name in model.state_dict()) and meta["frame_shift"] == 0.02
 
 
-@pytest.mark.parametrize("changes", [
-    dict(model="attention", aux_ctc_layers=(2,), aux_token_weight=0.5, aux_layers=(1,), aux_alternate=True),
-    dict(model="transducer", aux_transducer_layers=(1, 3), aux_kl_weight=0.3, ctc=False),
-    dict(model="transducer", rnnt="pruned", predictor="stateless", prune_range=3, spec_augment="ld"),
-    dict(model="attention", aux_layers=(3,), aux_labels="phone", aux_majority=True, ali_shift_ms=20.0, aux_hidden=8, accumulate=2)],
-    ids=str)
-def test_all_kinds_train(changes, tones, tokens, ali, tmp_path):  # noqa: F811
+@pytest.mark.parametrize(
+    "changes",
+    [
+        dict(model="attention", aux_ctc_layers=(2,), aux_token_weight=0.5, aux_layers=(1,), aux_alternate=True),
+        dict(model="transducer", aux_transducer_layers=(1, 3), aux_kl_weight=0.3, ctc=False),
+        dict(model="transducer", rnnt="pruned", predictor="stateless", prune_range=3, spec_augment="ld"),
+        dict(
+            model="attention",
+            aux_layers=(3,),
+            aux_labels="phone",
+            aux_majority=True,
+            ali_shift_ms=20.0,
+            aux_hidden=8,
+            accumulate=2,
+        ),
+    ],
+    ids=str,
+)
+def test_all_kinds_train(changes, tones, tokens, ali, tmp_path):
     if changes.get("rnnt") == "pruned":
         pytest.importorskip("k2")
     facts = train_end_to_end(tones.data, tokens, tmp_path / "m", options_with(**changes), tones.data, ali)
@@ -118,11 +148,21 @@ class Stop(Exception):
     """Stands for kill -9."""
 
 
-def test_resumed_is_bit_equal(tones, tokens, ali, tmp_path, monkeypatch):  # noqa: F811
+def test_resumed_is_bit_equal(tones, tokens, ali, tmp_path, monkeypatch):
     """With everything that is random: masks, dropout, alternation."""
     from pipeline.e2e.criterion import EndToEndLoss
-    options = options_with(model="attention", epochs=3, aux_layers=(1,), aux_token_weight=0.5, aux_alternate=True, dropout=0.2,
-                           time_masks=2, feature_masks=2, accumulate=2)
+
+    options = options_with(
+        model="attention",
+        epochs=3,
+        aux_layers=(1,),
+        aux_token_weight=0.5,
+        aux_alternate=True,
+        dropout=0.2,
+        time_masks=2,
+        feature_masks=2,
+        accumulate=2,
+    )
     train_end_to_end(tones.data, tokens, tmp_path / "whole", options, tones.data, ali)
     monkeypatch.setattr("pipeline.nn.train.SAVE_SECONDS", 0.0)
     plain, calls = EndToEndLoss.__call__, iter(range(9))
@@ -137,10 +177,12 @@ def test_resumed_is_bit_equal(tones, tokens, ali, tmp_path, monkeypatch):  # noq
         train_end_to_end(tones.data, tokens, tmp_path / "broken", options, tones.data, ali)
     monkeypatch.setattr(EndToEndLoss, "__call__", plain)
     train_end_to_end(tones.data, tokens, tmp_path / "broken", options, tones.data, ali)
-    assert (tmp_path / "whole" / "model.safetensors").read_bytes() == (tmp_path / "broken" / "model.safetensors").read_bytes()
+    assert (tmp_path / "whole" / "model.safetensors").read_bytes() == (
+        tmp_path / "broken" / "model.safetensors"
+    ).read_bytes()
 
 
-def test_encoders_of_other_models_are_taken_over(tones, tokens, ali, tmp_path):  # noqa: F811
+def test_encoders_of_other_models_are_taken_over(tones, tokens, ali, tmp_path):
     """From a hybrid model with strides, then from that end-to-end model; a shape that differs is named."""
     hybrid = ViterbiOptions(epochs=1, **SHAPE, **LOOP)
     train_viterbi(tones.data, tones.lang, ali, tmp_path / "hybrid", hybrid)
@@ -148,19 +190,49 @@ def test_encoders_of_other_models_are_taken_over(tones, tokens, ali, tmp_path): 
     train_end_to_end(tones.data, tokens, tmp_path / "a", frozen, init_dir=tmp_path / "hybrid")
     train_end_to_end(tones.data, tokens, tmp_path / "b", frozen, init_dir=tmp_path / "a")
     from pipeline.artifacts.checkpoint import load_tensors
+
     tensors = [load_tensors(tmp_path / name / "model.safetensors") for name in ("hybrid", "a", "b")]
     for name in (n for n in tensors[0] if n.startswith("encoder.")):
-        assert torch.allclose(tensors[0][name], tensors[1][name], atol=1e-6) and torch.allclose(tensors[1][name], tensors[2][name], atol=1e-6)
-    for other, text in ((dict(dim=8), "hybrid.*strides and features"), (dict(dilations=(3,)), "dilations is"),
-                        (dict(strides=(), subsampling=2), "subsampling is 1 there and 2 here")):
+        assert torch.allclose(tensors[0][name], tensors[1][name], atol=1e-6) and torch.allclose(
+            tensors[1][name], tensors[2][name], atol=1e-6
+        )
+    for other, text in (
+        (dict(dim=8), "hybrid.*strides and features"),
+        (dict(dilations=(3,)), "dilations is"),
+        (dict(strides=(), subsampling=2), "subsampling is 1 there and 2 here"),
+    ):
         with pytest.raises(MismatchError, match=f"encoder of .*{text}"):
             train_end_to_end(tones.data, tokens, tmp_path / "c", options_with(**other), init_dir=tmp_path / "hybrid")
 
 
-def test_processes_do_what_one_does_with_accumulation(tones, tokens, tmp_path, run_script):  # noqa: F811
+def test_processes_do_what_one_does_with_accumulation(tones, tokens, tmp_path, run_script):
     step = [ROOT / "steps" / "train_e2e.py", tones.data, tokens]
-    shape = ["--model", "ctc", "--encoder", "tdnn", "--layers", "2", "--dim", "8", "--strides", "2", "--dropout", "0", "--epochs", "1",
-             "--batch-frames", "800", "--time-masks", "0", "--feature-masks", "0", "--device", "cpu", "--dev", tones.data]
+    shape = [
+        "--model",
+        "ctc",
+        "--encoder",
+        "tdnn",
+        "--layers",
+        "2",
+        "--dim",
+        "8",
+        "--strides",
+        "2",
+        "--dropout",
+        "0",
+        "--epochs",
+        "1",
+        "--batch-frames",
+        "800",
+        "--time-masks",
+        "0",
+        "--feature-masks",
+        "0",
+        "--device",
+        "cpu",
+        "--dev",
+        tones.data,
+    ]
     one = run_script(sys.executable, *step, tmp_path / "one", *shape, "--accumulate", "2", OMP_NUM_THREADS="1")
     assert one.returncode == 0, one.stderr
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
@@ -173,13 +245,24 @@ def test_processes_do_what_one_does_with_accumulation(tones, tokens, tmp_path, r
     assert again.returncode == 0 and "up to date" in again.stderr
 
 
-def test_bad_input_ends_the_step_with_2(tones, tokens, ali, tmp_path, run_script):  # noqa: F811
-    done = run_script(sys.executable, ROOT / "steps" / "train_e2e.py", tones.data, tokens, tmp_path / "out", "--layers", "3", "--ali", ali,
-                      "--aux-layers", "2,9")
+def test_bad_input_ends_the_step_with_2(tones, tokens, ali, tmp_path, run_script):
+    done = run_script(
+        sys.executable,
+        ROOT / "steps" / "train_e2e.py",
+        tones.data,
+        tokens,
+        tmp_path / "out",
+        "--layers",
+        "3",
+        "--ali",
+        ali,
+        "--aux-layers",
+        "2,9",
+    )
     assert done.returncode == 2 and "there is no layer 9" in done.stderr and not (tmp_path / "out").exists()
 
 
-def test_lessons_are_those_of_the_alignment(tones, tokens, ali):  # noqa: F811
+def test_lessons_are_those_of_the_alignment(tones, tokens, ali):
     facts, table = FeatureFacts.load(tones.data), Tokens.load(tokens)
     packed = load_packed(tones.data, OPTIONS.feat_options())
     options = options_with(aux_layers=(1, 2), aux_labels="phone", aux_token_weight=1.0, aux_ctc_layers=(1,))
@@ -190,8 +273,13 @@ def test_lessons_are_those_of_the_alignment(tones, tokens, ali):  # noqa: F811
         spans = _spans(tones.times[cut_id], len(packed[i]))
         expected = np.repeat([phones.id(p) for p, _, _ in spans], [n for _, _, n in spans])
         assert np.array_equal(lessons.frame[1][i], expected) and np.array_equal(lessons.frame[2][i], expected[::2])
-        middles = [load_hmm(ali).transitions.pdf[np.flatnonzero(load_hmm(ali).transitions.phone == phones.id(p))] for p, _, _ in spans]
-        assert all(state - 1 in pdfs for state, pdfs in zip(lessons.states[i], middles)) and len(lessons.states[i]) == len(spans)
+        middles = [
+            load_hmm(ali).transitions.pdf[np.flatnonzero(load_hmm(ali).transitions.phone == phones.id(p))]
+            for p, _, _ in spans
+        ]
+        assert all(state - 1 in pdfs for state, pdfs in zip(lessons.states[i], middles)) and len(
+            lessons.states[i]
+        ) == len(spans)
     first = packed.cut_ids[0]
     text = {e["id"]: e["supervisions"][0]["text"] for _, e in _entries(tones.data)}[first]
     centres = (np.arange(len(packed[0])) + 0.5) * 0.01
@@ -202,7 +290,7 @@ def test_lessons_are_those_of_the_alignment(tones, tokens, ali):  # noqa: F811
         tokens_in_time(AliSet.load(ali), first, [], table, centres)
 
 
-def test_input_that_does_not_fit_is_named_before_training(tones, tokens, ali, tmp_path):  # noqa: F811
+def test_input_that_does_not_fit_is_named_before_training(tones, tokens, ali, tmp_path):
     def refused(error, text, data=tones.data, toks=tokens, alignment=ali, **changes):
         with pytest.raises(error, match=text):
             train_end_to_end(data, toks, tmp_path / "m", options_with(**changes), ali_dir=alignment)
@@ -214,7 +302,10 @@ def test_input_that_does_not_fit_is_named_before_training(tones, tokens, ali, tm
     refused(DataError, "shorter than their tokens at 32 feature frames", strides=(8, 4))
     Tokens("char", ["▁", "X", "Y"]).save(tmp_path / "other")
     refused(DataError, "without a token in .*other", toks=tmp_path / "other")
-    for name, change in (("rate", ("\"frame_shift\": 0.01", "\"frame_shift\": 0.03")), ("tree", ("\"tree_id\": \"", "\"tree_id\": \"0"))):
+    for name, change in (
+        ("rate", ('"frame_shift": 0.01', '"frame_shift": 0.03')),
+        ("tree", ('"tree_id": "', '"tree_id": "0')),
+    ):
         shutil.copytree(ali, tmp_path / name)
         header = tmp_path / name / "ali.json"
         assert change[0] in header.read_text()
@@ -223,6 +314,7 @@ def test_input_that_does_not_fit_is_named_before_training(tones, tokens, ali, tm
     refused(MismatchError, "do not agree", alignment=tmp_path / "tree", aux_layers=(1,))
     whole = AliSet.load(ali)
     from pipeline.artifacts.ali import AliWriter
+
     hmm, lang = load_hmm(ali), Lang.load(tones.lang)
     with AliWriter(tmp_path / "part", whole.header, hmm.tree, hmm.topo, hmm.transitions, lang.words) as w:
         for cut_id in list(whole)[:12]:

@@ -1,12 +1,13 @@
 """Transducer searches against sums over all paths on toy models."""
+
 from __future__ import annotations
 
 import pytest
 import torch
 
+from pipeline.artifacts.tokens import BLANK_ID, EOS_ID
 from pipeline.e2e.search.results import Weights
 from pipeline.e2e.search.transducer import TransducerSearch, greedy
-from pipeline.artifacts.tokens import BLANK_ID, EOS_ID
 
 from .toys import ToyLm, ToyTransducer, sequences, transducer_log_prob
 
@@ -21,7 +22,7 @@ def frames(lens: list[int]) -> torch.Tensor:
 
 def lm_log_prob(lm: ToyLm, labels: tuple[int, ...]) -> float:
     path = [EOS_ID, *labels]
-    return sum(float(lm.row(0, tuple(path[:i + 1]))[label]) for i, label in enumerate([*labels, EOS_ID]))
+    return sum(float(lm.row(0, tuple(path[: i + 1]))[label]) for i, label in enumerate([*labels, EOS_ID]))
 
 
 @pytest.mark.parametrize("one, most", [(False, 1), (False, 2), (True, 1)])
@@ -48,7 +49,7 @@ def test_a_batch_is_its_utterances():
     together = TransducerSearch(model, weights, 3, lm=ToyLm(7)).search(encoded, torch.tensor(lens), 2)
     together_greedy = greedy(model, encoded, torch.tensor(lens))
     for n, length in enumerate(lens):
-        one = encoded[n:n + 1, :length], torch.tensor([length])
+        one = encoded[n : n + 1, :length], torch.tensor([length])
         alone = TransducerSearch(model, weights, 3, lm=ToyLm(7)).search(*one, 2)[0]
         assert [f.tokens for f in alone] == [f.tokens for f in together[n]]
         assert [f.total for f in alone] == pytest.approx([f.total for f in together[n]], abs=1e-5)

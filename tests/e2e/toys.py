@@ -1,10 +1,11 @@
 """Small models with the interfaces of pipeline.e2e.model, and brute force over all label sequences."""
+
 from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Iterator
 
 import numpy as np
 import torch
@@ -32,7 +33,9 @@ def noise(*key: int, size: int, scale: float = 2.0) -> torch.Tensor:
 
 
 class ToyDecoder:
-    """Random distributions over the next token given the whole history; the encoder output is not read but for its first value."""
+    """Random distributions over the next token given the whole history; the encoder output is not read but for its
+    first value.
+    """
 
     def __init__(self, vocabulary: int, seed: int = 1, end: float = 0.0) -> None:
         self.vocabulary, self.seed, self.end = vocabulary, seed, end
@@ -49,7 +52,9 @@ class ToyDecoder:
     def step(self, tokens: torch.Tensor, state: History) -> tuple[torch.Tensor, History]:
         self.steps += 1
         items = [(*h, int(t)) for h, t in zip(state.items, tokens)]
-        return torch.stack([self.row(int(u), h) for u, h in zip(state.utterance, items)]), History(items, state.utterance)
+        return torch.stack([self.row(int(u), h) for u, h in zip(state.utterance, items)]), History(
+            items, state.utterance
+        )
 
 
 class ToyLm(ToyDecoder):
@@ -72,10 +77,12 @@ class ToyTransducer:
     def _coded(self, items: list[tuple[int, ...]]) -> tuple[torch.Tensor, History]:
         codes = []
         for item in items:
-            code = 1 + sum((t + 1) * 10 ** i for i, t in enumerate(item))
+            code = 1 + sum((t + 1) * 10**i for i, t in enumerate(item))
             self.codes[code] = item
             codes.append(float(code))
-        return torch.tensor(codes, dtype=torch.float64)[:, None], History(items, torch.zeros(len(items), dtype=torch.long))
+        return torch.tensor(codes, dtype=torch.float64)[:, None], History(
+            items, torch.zeros(len(items), dtype=torch.long)
+        )
 
     def step(self, tokens: torch.Tensor, state: History) -> tuple[torch.Tensor, History]:
         return self._coded([(*h, int(t)) for h, t in zip(state.items, tokens)])
@@ -107,13 +114,20 @@ def ctc_log_prob(log_probs: torch.Tensor, labels: tuple[int, ...]) -> float:
     """Log probability of a label sequence by torch's loss; log_probs (T, V)."""
     if not labels:
         return float(log_probs[:, BLANK_ID].sum())
-    loss = torch.nn.functional.ctc_loss(log_probs[:, None].double(), torch.tensor([labels]), torch.tensor([len(log_probs)]),
-                                        torch.tensor([len(labels)]), blank=BLANK_ID, reduction="none")
+    loss = torch.nn.functional.ctc_loss(
+        log_probs[:, None].double(),
+        torch.tensor([labels]),
+        torch.tensor([len(log_probs)]),
+        torch.tensor([len(labels)]),
+        blank=BLANK_ID,
+        reduction="none",
+    )
     return -float(loss) if math.isfinite(float(loss)) else -math.inf
 
 
-def transducer_log_prob(model: ToyTransducer, frames: torch.Tensor, labels: tuple[int, ...], most_per_frame: int,
-                        one: bool = False) -> float:
+def transducer_log_prob(
+    model: ToyTransducer, frames: torch.Tensor, labels: tuple[int, ...], most_per_frame: int, one: bool = False
+) -> float:
     """Log probability by recursion over all paths.
 
     Args:

@@ -8,10 +8,9 @@ from pathlib import Path
 import pytest
 
 from pipeline.base import stamp
-
-from pipeline.experiments import report
 from pipeline.base.errors import DataError
 from pipeline.base.files import read_json, write_json, write_jsonl
+from pipeline.experiments import report
 
 ROOT = Path(__file__).resolve().parents[2]
 

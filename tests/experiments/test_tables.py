@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.experiments import report, tables
 from pipeline.base.errors import DataError
 from pipeline.base.files import read_json, write_json
+from pipeline.experiments import report, tables
 from pipeline.experiments.tables import Claim, Measured
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -89,7 +89,9 @@ def test_commands_of_some_cells_and_variables_with_the_seed(recipe):
     path.write_text(changed.replace("columns:\n", "  - {run: 'local/more.py {dir}', when: {ali: nhmm}}\ncolumns:\n", 1))
     table = tables.load_table(path)
     gmm, nhmm = list(table.cells())[:2]
-    assert tables.cell_commands(table, gmm, 2, Path("d")) == ["local/measure.py d/score fixed 0 2 --source 'exp/mono 2/ali'"]
+    assert tables.cell_commands(table, gmm, 2, Path("d")) == [
+        "local/measure.py d/score fixed 0 2 --source 'exp/mono 2/ali'"
+    ]
     assert tables.cell_commands(table, nhmm, 2, Path("d"))[1:] == ["local/more.py d"]
     path.write_text(path.read_text().replace("when: {ali: nhmm}", "when: {ali: ctc}"))
     with pytest.raises(DataError, match=r"\{ali: ctc\} is no value"):
@@ -151,7 +153,9 @@ def test_pictures_are_equal_for_equal_data(recipe):
 
 def test_facts_of_a_stamp(recipe):
     path = recipe / "conf" / "tables" / "transitions.yaml"
-    text = TABLE.replace("  - {metric: wer, part: test}\n", "  - {metric: wer, part: test}\n  - {metric: p, fact: 'm:p'}\n")
+    text = TABLE.replace(
+        "  - {metric: wer, part: test}\n", "  - {metric: wer, part: test}\n  - {metric: p, fact: 'm:p'}\n"
+    )
     path.write_text(text)
     table = tables.load_table(path)
     cell = next(table.cells())
@@ -207,7 +211,7 @@ def test_verdict_interval():
 
 def test_pairs_differ_in_the_claimed_axis_only():
     """Cells (x,1)-(y,1) and (x,2)-(y,2) are compared, and not (x,1)-(y,2), which would hide the effect."""
-    measured = [Measured({s: v for s in range(3)}) for v in (1.0, 101.0, 2.0, 102.0)]
+    measured = [Measured(dict.fromkeys(range(3), v)) for v in (1.0, 101.0, 2.0, 102.0)]
     claim = Claim("x is better", "wer", {"a": "x"}, {"a": "y"})
     assert "reproduced" in tables.verdict(claim, CELLS, measured)
     assert "-1.00 [-1.00, -1.00]" in tables.verdict(claim, CELLS, measured)

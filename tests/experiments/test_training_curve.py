@@ -1,4 +1,5 @@
 """Errors over the time of a training."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -14,13 +15,21 @@ def make(tmp_path: Path, wers: list[float], **meta) -> tuple[Path, list[Path]]:
     """A model of two epochs and a decoding for each rate."""
     model = tmp_path / "model"
     model.mkdir()
-    write_json(model / "model.json", {"epochs": [{"seconds": 10.0, "dev_accuracy": 0.75}, {"seconds": 25.0, "frame_error": 0.5}], **meta})
+    write_json(
+        model / "model.json",
+        {"epochs": [{"seconds": 10.0, "dev_accuracy": 0.75}, {"seconds": 25.0, "frame_error": 0.5}], **meta},
+    )
     decoded = []
     for number, wer in enumerate(wers):
         decoded.append(tmp_path / f"decode{number}")
         decoded[-1].mkdir()
-        write_json(decoded[-1] / "results.json", [{"id": "m", "part": "dev", "metric": "wer", "value": wer},
-                                                  {"id": "m", "part": "dev", "metric": "rtf", "value": 0.1}])
+        write_json(
+            decoded[-1] / "results.json",
+            [
+                {"id": "m", "part": "dev", "metric": "wer", "value": wer},
+                {"id": "m", "part": "dev", "metric": "rtf", "value": 0.1},
+            ],
+        )
     return model, decoded
 
 
@@ -45,4 +54,6 @@ def test_picture_is_the_same_each_time(tmp_path):
     points = [Point(10.0, 9.0, 25.0), Point(35.0, 8.0, None)]
     for name in "ab":
         draw_curve(tmp_path / name, {"model": points})
-    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes() and b"frame error" in (tmp_path / "a").read_bytes()
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes() and b"frame error" in (
+        tmp_path / "a"
+    ).read_bytes()

@@ -32,7 +32,9 @@ def test_audio_and_times_move_together(data_dir, tmp_path, factor):
     assert cut.duration == pytest.approx(1 / factor, abs=1e-4)
     for tier in ("word", "phone"):
         item = cut.supervisions[0].alignment[tier][0]
-        assert item.start == pytest.approx(0.4 / factor, abs=1e-4) and item.duration == pytest.approx(0.2 / factor, abs=1e-4)
+        assert item.start == pytest.approx(0.4 / factor, abs=1e-4) and item.duration == pytest.approx(
+            0.2 / factor, abs=1e-4
+        )
     audio = cut.load_audio()[0]
     assert len(audio) == cut.num_samples
     loud = np.flatnonzero(np.abs(audio) > 0.02) / 16000

@@ -15,12 +15,12 @@ import torch
 
 from pipeline.artifacts.corpus import audio_recording, load_cuts, save_data_dir, utterance
 from pipeline.base.errors import DataError, MismatchError
+from pipeline.base.files import read_json, read_jsonl, write_json, write_jsonl
 from pipeline.feats.cmvn import CmvnStats
 from pipeline.feats.compute import compute_feats, frame_offset, make_extractor
 from pipeline.feats.facts import FeatureFacts
 from pipeline.feats.load import iter_packed, load_packed, validate_feats
 from pipeline.feats.options import FeatLoadOptions, FeatureOptions
-from pipeline.base.files import read_json, read_jsonl, write_json, write_jsonl
 
 ROOT = Path(__file__).resolve().parents[2]
 PLAIN = FeatLoadOptions(cmvn="none")
@@ -72,7 +72,12 @@ def test_facts_and_shapes(kind, rate, tmp_path):
     out.mkdir()
     facts = compute_feats(data, out, out, FeatureOptions(type=kind))
     assert facts == FeatureFacts.load(out) == validate_feats(out)
-    assert (facts.type, facts.dim, facts.frame_shift, facts.window) == (kind, {"mfcc": 13, "fbank": 80, "gammatone": 50}[kind], 0.01, 0.025)
+    assert (facts.type, facts.dim, facts.frame_shift, facts.window) == (
+        kind,
+        {"mfcc": 13, "fbank": 80, "gammatone": 50}[kind],
+        0.01,
+        0.025,
+    )
     assert (facts.sampling_rate, facts.frame_offset, facts.num_utterances) == (rate, 0.005, 4)
     packed = load_packed(out, PLAIN)
     assert packed.lengths().tolist() == [50, 100, 31, 80] and facts.num_frames == 261
@@ -95,7 +100,9 @@ def test_centre_of_frames(kind, rate, window, shift):
         start = round(time * rate)
         signal[start - 20 : start + 20] = rng.standard_normal(40) * 0.5
         feats = extractor.extract(signal, rate)
-        level = {"mfcc": lambda: feats[:, 0], "fbank": lambda: feats.mean(1), "gammatone": lambda: (feats**10).sum(1)}[kind]()
+        level = {"mfcc": lambda: feats[:, 0], "fbank": lambda: feats.mean(1), "gammatone": lambda: (feats**10).sum(1)}[
+            kind
+        ]()
         level = level.astype(np.float64) - np.median(level)
         frames = np.arange(len(level))
         window_frames = np.abs((frames + 0.5) * shift - time) < 2 * window
@@ -110,7 +117,11 @@ def test_gammatone_filters_answer_at_their_centres():
 
     config = GammatoneConfig(num_filters=20)
     centres = greenwood_frequencies(100, 7500, 20)
-    assert centres[0] == pytest.approx(100) and centres[-1] == pytest.approx(7500) and (np.diff(np.diff(centres)) > 0).all()
+    assert (
+        centres[0] == pytest.approx(100)
+        and centres[-1] == pytest.approx(7500)
+        and (np.diff(np.diff(centres)) > 0).all()
+    )
     for i in (3, 10, 16):
         tone = 0.1 * np.sin(2 * np.pi * centres[i] * np.arange(16000) / 16000).astype(np.float32)
         feats = Gammatone(config).extract(tone, 16000)
@@ -154,7 +165,9 @@ def test_same_bytes_for_any_number_of_threads(data_dir, tmp_path):
 def test_half_precision(data_dir, mfcc_dir, tmp_path):
     compute_feats(data_dir, tmp_path, tmp_path, FeatureOptions(precision="float16"))
     assert (tmp_path / "feats.bin").stat().st_size * 2 == (mfcc_dir / "feats.bin").stat().st_size
-    torch.testing.assert_close(load_packed(tmp_path, PLAIN).feats, load_packed(mfcc_dir, PLAIN).feats, rtol=2e-3, atol=2e-3)
+    torch.testing.assert_close(
+        load_packed(tmp_path, PLAIN).feats, load_packed(mfcc_dir, PLAIN).feats, rtol=2e-3, atol=2e-3
+    )
 
 
 @pytest.mark.parametrize("norm_vars", [False, True])
@@ -329,7 +342,16 @@ def test_two_kinds_of_features_do_not_mix(mfcc_dir):
 
 
 def test_step_runs_once_and_validates(data_dir, tmp_path, run_script):
-    step = [sys.executable, ROOT / "steps" / "compute_feats.py", data_dir, tmp_path / "out", "--type", "fbank", "--dim", "40"]
+    step = [
+        sys.executable,
+        ROOT / "steps" / "compute_feats.py",
+        data_dir,
+        tmp_path / "out",
+        "--type",
+        "fbank",
+        "--dim",
+        "40",
+    ]
     first = run_script(*step)
     assert first.returncode == 0, first.stderr
     again = run_script(*step, "--num-jobs", "1")

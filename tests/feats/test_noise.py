@@ -18,7 +18,9 @@ def data_dir(tmp_path):
     cuts = []
     for i in range(3):
         path = tmp_path / f"{i}.flac"
-        soundfile.write(str(path), (4000 * np.sin(np.arange(8000) * (0.1 + 0.2 * i))).astype(np.int16), 16000, subtype="PCM_16")
+        soundfile.write(
+            str(path), (4000 * np.sin(np.arange(8000) * (0.1 + 0.2 * i))).astype(np.int16), 16000, subtype="PCM_16"
+        )
         cuts.append(utterance(f"u{i}", audio_recording(f"u{i}", path), "A", "s", [Span("A", 0.1, 0.2)]))
     save_data_dir(tmp_path / "data", cuts)
     return tmp_path / "data"
@@ -45,21 +47,33 @@ def test_voices_are_equally_loud():
     rng = np.random.default_rng(0)
     loud, quiet = np.sin(np.arange(4000) * 0.1), 0.01 * np.sin(np.arange(4000) * 0.5)
     spectrum = np.abs(np.fft.rfft(babble([loud, quiet], 8000, rng)))
-    peaks = [spectrum[k - 20 : k + 20].max() for k in (round(8000 * 0.1 / (2 * np.pi)), round(8000 * 0.5 / (2 * np.pi)))]
+    peaks = [
+        spectrum[k - 20 : k + 20].max() for k in (round(8000 * 0.1 / (2 * np.pi)), round(8000 * 0.5 / (2 * np.pi)))
+    ]
     assert peaks[0] == pytest.approx(peaks[1], rel=0.3)
 
 
 @pytest.mark.parametrize("kind", ["babble", "pink", "white"])
 def test_copies(data_dir, tmp_path, kind):
-    facts = add_noise(data_dir, tmp_path / "out", tmp_path / "out", NoiseOptions(kind=kind, copies=2, min_snr=0, max_snr=10))
+    facts = add_noise(
+        data_dir, tmp_path / "out", tmp_path / "out", NoiseOptions(kind=kind, copies=2, min_snr=0, max_snr=10)
+    )
     assert facts == {"utterances": 9} == {"utterances": validate_data_dir(tmp_path / "out", decode=True).num_utterances}
     cuts, clean = load_cuts(tmp_path / "out"), load_cuts(data_dir)
     cut = cuts["u1_noise2"]
-    assert cut.supervisions[0].speaker == "s_noise2" and cut.supervisions[0].alignment == clean["u1"].supervisions[0].alignment
+    assert (
+        cut.supervisions[0].speaker == "s_noise2"
+        and cut.supervisions[0].alignment == clean["u1"].supervisions[0].alignment
+    )
     assert cut.num_samples == 8000 and not np.array_equal(cut.load_audio(), cuts["u1_noise1"].load_audio())
     added = cut.load_audio() - clean["u1"].load_audio()
     assert 0 < 10 * np.log10(np.mean(clean["u1"].load_audio() ** 2) / np.mean(added**2)) < 10.1
-    add_noise(data_dir, tmp_path / "again", tmp_path / "again", NoiseOptions(kind=kind, copies=2, min_snr=0, max_snr=10, keep=False))
+    add_noise(
+        data_dir,
+        tmp_path / "again",
+        tmp_path / "again",
+        NoiseOptions(kind=kind, copies=2, min_snr=0, max_snr=10, keep=False),
+    )
     again = load_cuts(tmp_path / "again")
     assert len(again) == 6 and np.array_equal(again["u1_noise2"].load_audio(), cut.load_audio())
 

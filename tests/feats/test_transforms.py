@@ -11,7 +11,9 @@ OFFSETS = torch.tensor([0, 1, 8, 20])  # utterances of 1, 7 and 12 frames
 
 
 def kaldi_deltas(feats: torch.Tensor, order: int, window: int) -> torch.Tensor:
-    """One utterance (T, F), frame by frame, as Kaldi's DeltaFeatures::Process: filters first, then edge frames repeated."""
+    """One utterance (T, F), frame by frame, as Kaldi's DeltaFeatures::Process: filters first, then edge frames
+    repeated.
+    """
     scales = [[1.0]]
     for _ in range(order):
         previous, offset = scales[-1], (len(scales[-1]) - 1) // 2

@@ -1,4 +1,5 @@
 """Grapheme-to-phoneme conversion on a spelling whose rules are known; the n-grams against their definition."""
+
 from __future__ import annotations
 
 import itertools
@@ -8,7 +9,8 @@ import numpy as np
 import pytest
 
 from pipeline.base.errors import DataError
-from pipeline.g2p.joint_units import G2p, _Aligner, _Ngrams, held_out, pronounce_all, test as measure
+from pipeline.g2p.joint_units import G2p, _Aligner, _Ngrams, held_out, pronounce_all
+from pipeline.g2p.joint_units import test as measure
 
 RULES = {"a": ("AE",), "e": (), "b": ("B",), "t": ("T",), "x": ("K", "S"), "sh": ("SH",), "s": ("S",)}
 SPELLINGS = [*RULES][:-2] + ["sh", "s"]
@@ -56,8 +58,14 @@ def test_words_that_cannot_be_pronounced_are_named(model):
     assert [p.phones for p in pronounce_all(model, ["bat"])] == [("B", "AE", "T")]
 
 
-@pytest.mark.parametrize("broken", [{}, {"order": 2, "units": [["a", ["A"]]], "sequences": ["2"]},
-                                    {"order": 2, "units": [["a", ["A"]]], "sequences": []}])
+@pytest.mark.parametrize(
+    "broken",
+    [
+        {},
+        {"order": 2, "units": [["a", ["A"]]], "sequences": ["2"]},
+        {"order": 2, "units": [["a", ["A"]]], "sequences": []},
+    ],
+)
 def test_a_broken_model_is_refused(tmp_path, broken):
     (tmp_path / "g2p.json").write_text(json.dumps(broken))
     with pytest.raises(DataError, match="g2p.json"):
@@ -86,7 +94,9 @@ def test_posteriors_of_units_equal_enumeration():
     group, paths = aligner.groups[0], []
     for first, second in itertools.product([(1, 0), (1, 1), (1, 2)], repeat=2):
         if first[1] + second[1] == 3:
-            paths.append([int(aligner._codes(group, 0, 0, first)[0]), int(aligner._codes(group, 1, first[1], second)[0])])
+            paths.append(
+                [int(aligner._codes(group, 0, 0, first)[0]), int(aligner._codes(group, 1, first[1], second)[0])]
+            )
     expected = np.zeros(len(probs))
     scores = np.array([np.prod(probs[path]) for path in paths])
     for path, share in zip(paths, scores / scores.sum()):

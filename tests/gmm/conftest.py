@@ -1,4 +1,6 @@
-"""A corpus of tones: phone times known by construction, speakers who differ by a filter, one speaker with one short word."""
+"""A corpus of tones: phone times known by construction, speakers who differ by a filter, one speaker with one short
+word.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ class ToneCorpus(NamedTuple):
     times: dict[str, list[tuple[str, float, float]]]
 
 
-def make_audio(rng: np.random.Generator, words: list[str], tilt: float) -> tuple[np.ndarray, list[tuple[str, float, float]]]:
+def make_audio(
+    rng: np.random.Generator, words: list[str], tilt: float
+) -> tuple[np.ndarray, list[tuple[str, float, float]]]:
     """Audio of words between silences, and the times of their phones; `tilt` is a speaker's one-tap filter."""
     parts, times, now = [], [], 0.0
 
@@ -51,10 +55,10 @@ def tones(tmp_path_factory: pytest.TempPathFactory) -> ToneCorpus:
     import soundfile
 
     from pipeline.artifacts.corpus import audio_recording, save_data_dir, utterance
-    from pipeline.feats.compute import compute_feats
-    from pipeline.feats.options import FeatureOptions
     from pipeline.artifacts.lang import make_lang
     from pipeline.artifacts.lexicon import Lexicon, Pronunciation
+    from pipeline.feats.compute import compute_feats
+    from pipeline.feats.options import FeatureOptions
 
     root = tmp_path_factory.mktemp("gmm_tones")
     rng = np.random.default_rng(5)

@@ -1,4 +1,6 @@
-"""Alignment of a data directory by the mixtures' own search: the same as through score matrices; what fails is named."""
+"""Alignment of a data directory by the mixtures' own search: the same as through score matrices; what fails is
+named.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from pipeline.artifacts.ali import AliSet
-from pipeline.tasks.align import AlignOptions, align
+from pipeline.artifacts.model_dir import load_hmm
 from pipeline.base.errors import DataError
 from pipeline.gmm.model import load_scorer
 from pipeline.gmm.mono import train_mono
 from pipeline.gmm.options import MonoOptions
-from pipeline.artifacts.model_dir import load_hmm
+from pipeline.tasks.align import AlignOptions, align
 from tests.gmm.world import World, draw, make_world_lang, write_corpus
 
 LANG = make_world_lang()

@@ -6,19 +6,21 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline.artifacts.lang import make_lang
+from pipeline.artifacts.lexicon import Lexicon, Pronunciation
+from pipeline.artifacts.transitions import TransitionModel
+from pipeline.artifacts.tree import monophone_tree
 from pipeline.base.errors import DataError
 from pipeline.gmm import assign
 from pipeline.gmm.assign import Aligner, TrainSet, boosted
 from pipeline.gmm.diag import Evaluator
 from pipeline.hmm import occupancies, viterbi
 from pipeline.hmm.compile import compile_graphs
-from pipeline.artifacts.lang import make_lang
-from pipeline.artifacts.lexicon import Lexicon, Pronunciation
-from pipeline.artifacts.transitions import TransitionModel
-from pipeline.artifacts.tree import monophone_tree
 from tests.gmm.test_diag import random_gmms
 
-LANG = make_lang(Lexicon([Pronunciation("AB", ("a", "b")), Pronunciation("AB", ("b",), 0.5), Pronunciation("CA", ("c", "a"))]))
+LANG = make_lang(
+    Lexicon([Pronunciation("AB", ("a", "b")), Pronunciation("AB", ("b",), 0.5), Pronunciation("CA", ("c", "a"))])
+)
 TREE = monophone_tree(LANG.phones, LANG.topo)
 TEXTS = ["AB", "CA AB", "AB AB CA", "CA"]
 LENGTHS = [20, 33, 41, 5]  # the last is shorter than its HMM
@@ -50,9 +52,9 @@ def test_viterbi_is_the_engine_s(data, monkeypatch, cells):
     assert got.failed == ("utt3",) and got.frames == sum(LENGTHS[:3])
     for n in range(3):
         span = slice(train_set.offsets[n], train_set.offsets[n + 1])
-        assert got.tids[span].tolist() == best.tids[n, :LENGTHS[n]].tolist()
+        assert got.tids[span].tolist() == best.tids[n, : LENGTHS[n]].tolist()
     assert got.log_like == pytest.approx(float(best.scores[:3].sum()), rel=1e-4)
-    assert (got.tids[train_set.offsets[3]:] == -1).all()
+    assert (got.tids[train_set.offsets[3] :] == -1).all()
     assert got.tid_counts.sum() == got.frames == got.labels.occupancies().sum()
 
 
@@ -77,7 +79,7 @@ def test_equal_alignments_are_paths_with_equal_shares(data):
     assert got.failed == ("utt3",)
     assert got.tids.tolist() == aligner.equal(seed=1).tids.tolist()
     for n, text in enumerate(TEXTS[:3]):
-        tids = got.tids[train_set.offsets[n]:train_set.offsets[n + 1]]
+        tids = got.tids[train_set.offsets[n] : train_set.offsets[n + 1]]
         runs = np.diff(np.concatenate([[0], np.flatnonzero(tids % 2) + 1]))  # a state ends with its forward transition
         assert runs.sum() == len(tids) and runs.max() - runs.min() <= 1
         phones = transitions.tid_phone()[tids[transitions.tid_ends_phone()[tids]]]

@@ -1,4 +1,6 @@
-"""The chain end to end on corpora drawn from a known model: contexts are found, transforms undo speakers, bad input is met."""
+"""The chain end to end on corpora drawn from a known model: contexts are found, transforms undo speakers, bad input is
+met.
+"""
 
 from __future__ import annotations
 
@@ -10,19 +12,26 @@ import pytest
 import torch
 
 from pipeline.artifacts.ali import AliSet
-from pipeline.tasks.align import AlignOptions, align
 from pipeline.artifacts.arpa import train_unigram
+from pipeline.artifacts.model_dir import load_hmm
+from pipeline.artifacts.tree import BOUNDARY, Leaf, questions
 from pipeline.base.errors import DataError, MismatchError
 from pipeline.base.files import read_json
 from pipeline.gmm import fmllr
 from pipeline.gmm.model import GmmModel, load_scorer, load_transforms
 from pipeline.gmm.mono import train_mono
-from pipeline.gmm.options import DeltasOptions, EstimateFmllrOptions, LdaMlltOptions, MonoOptions, SatOptions, TieOptions
+from pipeline.gmm.options import (
+    DeltasOptions,
+    EstimateFmllrOptions,
+    LdaMlltOptions,
+    MonoOptions,
+    SatOptions,
+    TieOptions,
+)
 from pipeline.gmm.sat import estimate_fmllr, estimate_fmllr_soft, train_sat
 from pipeline.gmm.tie import tie_states
 from pipeline.gmm.triphone import train_deltas, train_lda_mllt
-from pipeline.artifacts.model_dir import load_hmm
-from pipeline.artifacts.tree import BOUNDARY, Leaf, questions
+from pipeline.tasks.align import AlignOptions, align
 from tests.gmm.world import DIM, World, draw, make_world_lang, random_speakers, write_corpus
 
 LANG = make_world_lang()
@@ -67,12 +76,18 @@ def _new(path: Path) -> Path:
 def test_the_tree_finds_the_contexts_that_matter(chain):
     tree = load_hmm(chain / "tri1").tree
     ids = {p: LANG.phones.id(p) for p in ("SIL", *"abcd")}
-    asked = {(LANG.phones.name(next(iter(r.phones))), next(iter(r.pdf_classes))): [q.pos for q in questions(r.node)] for r in tree.roots}
+    asked = {
+        (LANG.phones.name(next(iter(r.phones))), next(iter(r.pdf_classes))): [q.pos for q in questions(r.node)]
+        for r in tree.roots
+    }
     assert {key: positions for key, positions in asked.items() if positions} == {("a", 0): [-1], ("b", 1): [1]}
     after = {p: tree.lookup(np.array([[i, ids["a"], ids["d"]]]), np.array([0]))[0] for p, i in ids.items()}
     assert after["b"] == after["c"] != after["SIL"] == after["a"] == after["d"]
     before = {p: tree.lookup(np.array([[ids["a"], ids["b"], i]]), np.array([1]))[0] for p, i in ids.items()}
-    assert before["d"] not in {before[p] for p in ("SIL", "a", "b", "c")} and len({before[p] for p in ("SIL", "a", "b", "c")}) == 1
+    assert (
+        before["d"] not in {before[p] for p in ("SIL", "a", "b", "c")}
+        and len({before[p] for p in ("SIL", "a", "b", "c")}) == 1
+    )
     edge = tree.lookup(np.array([[BOUNDARY, ids["a"], BOUNDARY]]), np.array([0]))[0]
     assert edge == after["SIL"]
 
@@ -82,7 +97,7 @@ def test_means_are_the_true_ones_in_every_context(chain):
     mixture = model.gmms
     for phones, i, state in ((["a"], 0, 0), (["c", "a"], 1, 0), (["b", "d"], 0, 1), (["b", "a"], 0, 1), (["d"], 0, 1)):
         padded = [BOUNDARY, *(LANG.phones.id(p) for p in phones), BOUNDARY]
-        pdf = int(tree.lookup(np.array([padded[i:i + 3]]), np.array([state]))[0])
+        pdf = int(tree.lookup(np.array([padded[i : i + 3]]), np.array([state]))[0])
         span = slice(int(mixture.offsets[pdf]), int(mixture.offsets[pdf + 1]))
         mean = (mixture.weights[span, None] * mixture.means[span]).sum(0).numpy()
         assert np.abs(mean - WORLD.mean(phones, i, state)).max() < 0.4, (phones, state)
@@ -105,10 +120,11 @@ def word_errors(model: Path, data: Path, transforms: Path | None = None) -> tupl
 
 def recognised(model: Path, data: Path, transforms: Path | None = None) -> tuple[float, dict[str, str], dict]:
     """word_errors, and the posteriors of the lattices."""
-    from pipeline.tasks.decode import decode
     from pipeline.graph.decoding import build_decoding_graph
     from pipeline.graph.options import DecodeOptions
+    from pipeline.tasks.decode import decode
     from pipeline.tasks.score import count_errors, total_errors
+
     hmm = load_hmm(model)
     arpa = train_unigram([list(WORDS_ONCE)])
     graph = build_decoding_graph(LANG, arpa, hmm)
@@ -134,8 +150,11 @@ def test_other_contexts(chain, tmp_path, left, right):
     options = DeltasOptions(**{**TRI, "left": left, "right": right, "num_iters": 2, "realign_iters": (1,)}, **RAW)
     train_deltas(chain / "data", LANG, chain / "mono_ali", options, _new(tmp_path / "tri"))
     tree = load_hmm(tmp_path / "tri").tree
-    first = {(LANG.phones.name(next(iter(r.phones))), next(iter(r.pdf_classes))): r.node.pos
-             for r in tree.roots if not isinstance(r.node, Leaf)}
+    first = {
+        (LANG.phones.name(next(iter(r.phones))), next(iter(r.pdf_classes))): r.node.pos
+        for r in tree.roots
+        if not isinstance(r.node, Leaf)
+    }
     assert (first.get(("a", 0)) == -1) == (left > 0) and (first.get(("b", 1)) == 1) == (right > 0)
     assert all(-left <= p <= right for p in first.values())
     align_by(tmp_path / "tri", chain / "data", tmp_path / "ali")
@@ -147,20 +166,29 @@ def test_full_sum_training_finds_the_same_mixtures(chain, tmp_path):
     soft, hard = GmmModel.load(tmp_path / "tri").gmms, GmmModel.load(chain / "tri1").gmms
     assert soft.num_pdfs == hard.num_pdfs
     for pdf in range(soft.num_pdfs):
-        means = [(g.weights[s, None] * g.means[s]).sum(0) for g in (soft, hard)
-                 for s in [slice(int(g.offsets[pdf]), int(g.offsets[pdf + 1]))]]
+        means = [
+            (g.weights[s, None] * g.means[s]).sum(0)
+            for g in (soft, hard)
+            for s in [slice(int(g.offsets[pdf]), int(g.offsets[pdf + 1]))]
+        ]
         assert (means[0] - means[1]).abs().max() < 0.3
 
 
 def test_every_stage_trains_by_full_sum(sat, tmp_path):
-    """Monophones, LDA and MLLT, and speaker-adaptive training fit as well by sums over all paths as by the best ones."""
+    """Monophones, LDA and MLLT, and speaker-adaptive training fit as well by sums over all paths as by the best
+    ones.
+    """
     soft = {"full_sum": True}
     train_mono(sat / "data", LANG, dataclasses.replace(MONO, **soft), _new(tmp_path / "mono"))
     lda = LdaMlltOptions(**TRI, **RAW, splice_left=0, splice_right=0, dim=DIM, mllt_iters=(2, 4), **soft)
     train_lda_mllt(sat / "data", LANG, sat / "mono_ali", lda, _new(tmp_path / "tri2"))
-    train_sat(sat / "data", LANG, sat / "tri1_ali", sat / "tri1", dataclasses.replace(SAT, **soft), _new(tmp_path / "tri3"))
-    likes = {d / m: read_json(d / m / "model.json")["history"][-1]["log_like"] for d, m in (
-        (sat, "mono"), (sat, "tri3"), (tmp_path, "mono"), (tmp_path, "tri2"), (tmp_path, "tri3"))}
+    train_sat(
+        sat / "data", LANG, sat / "tri1_ali", sat / "tri1", dataclasses.replace(SAT, **soft), _new(tmp_path / "tri3")
+    )
+    likes = {
+        d / m: read_json(d / m / "model.json")["history"][-1]["log_like"]
+        for d, m in ((sat, "mono"), (sat, "tri3"), (tmp_path, "mono"), (tmp_path, "tri2"), (tmp_path, "tri3"))
+    }
     assert all(abs(likes[tmp_path / m] - likes[sat / m]) < 0.5 for m in ("mono", "tri3")), likes
     assert np.isfinite(likes[tmp_path / "tri2"]) and GmmModel.load(tmp_path / "tri3").adapted
     align_by(tmp_path / "tri3", sat / "data", tmp_path / "ali", tmp_path / "tri3")
@@ -184,7 +212,9 @@ SAT = SatOptions(**TRI, fmllr_iters=(2, 4), fmllr_min_count=150.0, bias_min_coun
 def sat(tmp_path_factory) -> Path:
     """Speakers who differ by an affine map; the last one says a single short word."""
     d = tmp_path_factory.mktemp("sat")
-    utterances = draw(WORLD, 160, 4, SPEAKERS) + draw(WORLD, 1, 5, random_speakers(1, 6, 0.25, "short"), num_words=1, prefix="w")
+    utterances = draw(WORLD, 160, 4, SPEAKERS) + draw(
+        WORLD, 1, 5, random_speakers(1, 6, 0.25, "short"), num_words=1, prefix="w"
+    )
     write_corpus(d / "data", utterances)
     train_mono(d / "data", LANG, MONO, d / "mono")
     align_by(d / "mono", d / "data", d / "mono_ali")
@@ -205,7 +235,9 @@ def test_training_transforms_undo_the_speakers(sat):
 
 
 def test_a_speaker_with_one_short_utterance_keeps_the_identity(sat):
-    assert np.array_equal(load_transforms(sat / "tri3", DIM)["short0"].numpy(), fmllr.identity(1, DIM)[0].astype(np.float32))
+    assert np.array_equal(
+        load_transforms(sat / "tri3", DIM)["short0"].numpy(), fmllr.identity(1, DIM)[0].astype(np.float32)
+    )
 
 
 def test_adapted_mixtures_fit_better(sat):
@@ -216,7 +248,9 @@ def test_adapted_mixtures_fit_better(sat):
 
 
 def test_two_passes_recognise_new_speakers_better(sat, tmp_path):
-    """First pass with the speaker-independent mixtures, transforms from its words, second pass; also a speaker who says nothing."""
+    """First pass with the speaker-independent mixtures, transforms from its words, second pass; also a speaker who
+    says nothing.
+    """
     pytest.importorskip("k2")
     new = random_speakers(4, seed=8, strength=0.25, prefix="t")
     utterances = draw(WORLD, 60, 9, new, noise=1.5)
@@ -225,9 +259,13 @@ def test_two_passes_recognise_new_speakers_better(sat, tmp_path):
     assert GmmModel.load(sat / "tri3").adapted and 0 < first < 60
     silent = {u.name for u in utterances if u.speaker == "t3"}
     options = EstimateFmllrOptions(fmllr_min_count=150.0, bias_min_count=50.0)
-    facts = estimate_fmllr(data, LANG, sat / "tri3", {c: "" if c in silent else t for c, t in texts.items()}, options, tmp_path / "fmllr")
+    facts = estimate_fmllr(
+        data, LANG, sat / "tri3", {c: "" if c in silent else t for c, t in texts.items()}, options, tmp_path / "fmllr"
+    )
     assert facts["speakers"] == 4 and facts["without_words"] == 1 and facts["gain_per_frame"] > 0
-    assert np.array_equal(load_transforms(tmp_path / "fmllr", DIM)["t3"].numpy(), fmllr.identity(1, DIM)[0].astype(np.float32))
+    assert np.array_equal(
+        load_transforms(tmp_path / "fmllr", DIM)["t3"].numpy(), fmllr.identity(1, DIM)[0].astype(np.float32)
+    )
     estimate_fmllr(data, LANG, sat / "tri3", texts, options, tmp_path / "all")
     second, _ = word_errors(sat / "tri3", data, tmp_path / "all")
     independent, _ = word_errors(sat / "tri1", data)
@@ -235,9 +273,13 @@ def test_two_passes_recognise_new_speakers_better(sat, tmp_path):
 
 
 def test_transforms_from_lattices(sat, tmp_path):
-    """Posteriors in place of words: as good a second pass, a third one from its own lattices; bad posteriors are refused."""
+    """Posteriors in place of words: as good a second pass, a third one from its own lattices; bad posteriors are
+    refused.
+    """
     pytest.importorskip("k2")
-    data = write_corpus(tmp_path / "test", draw(WORLD, 60, 9, random_speakers(4, seed=8, strength=0.25, prefix="t"), noise=1.5))
+    data = write_corpus(
+        tmp_path / "test", draw(WORLD, 60, 9, random_speakers(4, seed=8, strength=0.25, prefix="t"), noise=1.5)
+    )
     options = EstimateFmllrOptions(fmllr_min_count=150.0, bias_min_count=50.0)
     first, texts, found = recognised(sat / "tri3", data)
     facts = estimate_fmllr_soft(data, LANG, sat / "tri3", found, options, tmp_path / "soft")
@@ -248,7 +290,10 @@ def test_transforms_from_lattices(sat, tmp_path):
     estimate_fmllr_soft(data, LANG, sat / "tri3", again, options, tmp_path / "third", tmp_path / "soft")
     assert word_errors(sat / "tri3", data, tmp_path / "third")[0] <= second + 1.0
     cut = next(iter(found))
-    for broken, message in (({cut: dataclasses.replace(found[cut], frame=found[cut].frame + 1)}, "reach beyond"), ({}, "no posteriors")):
+    for broken, message in (
+        ({cut: dataclasses.replace(found[cut], frame=found[cut].frame + 1)}, "reach beyond"),
+        ({}, "no posteriors"),
+    ):
         with pytest.raises(DataError, match=message):
             estimate_fmllr_soft(data, LANG, sat / "tri3", broken, options, tmp_path / "broken")
     with pytest.raises(MismatchError, match="was not trained with speaker transforms"):
@@ -258,8 +303,12 @@ def test_transforms_from_lattices(sat, tmp_path):
 def test_the_independent_mixtures_of_an_adapted_model_are_usable(sat):
     """They fit features without transforms about as well as the model that adaptation started from."""
     model = GmmModel.load(sat / "tri3")
-    report = align(load_scorer(sat / "tri3"), load_hmm(sat / "tri3"), LANG, sat / "data", sat / "si_ali", AlignOptions(), "tri3")
-    base = align(load_scorer(sat / "tri1"), load_hmm(sat / "tri1"), LANG, sat / "data", sat / "base_ali", AlignOptions(), "tri1")
+    report = align(
+        load_scorer(sat / "tri3"), load_hmm(sat / "tri3"), LANG, sat / "data", sat / "si_ali", AlignOptions(), "tri3"
+    )
+    base = align(
+        load_scorer(sat / "tri1"), load_hmm(sat / "tri1"), LANG, sat / "data", sat / "base_ali", AlignOptions(), "tri1"
+    )
     assert model.independent is not None and not report.failed
     assert report.total_log_like / report.num_frames > base.total_log_like / base.num_frames - 0.5
 
@@ -298,7 +347,9 @@ def test_a_phone_never_seen_is_named_and_usable(tmp_path, caplog):
 
 def test_a_phone_seen_once(tmp_path):
     rare = [u for u in draw(WORLD, 200, 12, num_words=2) if not {"C", "CAB"} & set(u.words)]
-    once = [u for u in draw(WORLD, 50, 14, num_words=2, prefix="x") if u.words[0] == "C" and u.words[1] not in ("C", "CAB")][:1]
+    once = [
+        u for u in draw(WORLD, 50, 14, num_words=2, prefix="x") if u.words[0] == "C" and u.words[1] not in ("C", "CAB")
+    ][:1]
     data = write_corpus(tmp_path / "data", rare + once)
     train_mono(data, LANG, MONO, tmp_path / "mono")
     align_by(tmp_path / "mono", data, tmp_path / "ali")

@@ -32,7 +32,10 @@ def density(gmms: DiagGmms, feats: torch.Tensor) -> torch.Tensor:
         terms = []
         for g in range(begin, end):
             mean, var = gmms.means[g].double(), gmms.vars[g].double()
-            terms.append(math.log(float(gmms.weights[g])) - 0.5 * ((x - mean) ** 2 / var + var.log() + math.log(2 * math.pi)).sum(1))
+            terms.append(
+                math.log(float(gmms.weights[g]))
+                - 0.5 * ((x - mean) ** 2 / var + var.log() + math.log(2 * math.pi)).sum(1)
+            )
         out.append(torch.logsumexp(torch.stack(terms), 0))
     return torch.stack(out, 1)
 
@@ -91,9 +94,15 @@ def test_a_frame_out_of_all_bounds_stays_a_number():
     assert torch.isfinite(scores).all()
 
 
-@pytest.mark.parametrize("field, value, message", [
-    ("vars", -1.0, "not positive"), ("vars", float("nan"), "NaN"), ("means", float("inf"), "NaN or infinity"),
-    ("weights", 0.9, "sum to")])
+@pytest.mark.parametrize(
+    "field, value, message",
+    [
+        ("vars", -1.0, "not positive"),
+        ("vars", float("nan"), "NaN"),
+        ("means", float("inf"), "NaN or infinity"),
+        ("weights", 0.9, "sum to"),
+    ],
+)
 def test_broken_parameters_are_refused(field, value, message):
     gmms = random_gmms([2, 1], 3)
     broken = getattr(gmms, field).clone()

@@ -33,8 +33,13 @@ def test_statistics_and_update_are_the_formulas(weighted):
     for t, pdf in enumerate(pdfs):
         span = range(int(gmms.offsets[pdf]), int(gmms.offsets[pdf + 1]))
         scale = 1.0 if weights is None else float(weights[t])
-        one = [density(DiagGmms(torch.ones(1), gmms.means[g:g + 1], gmms.vars[g:g + 1], torch.tensor([0, 1])), feats[t:t + 1])
-               for g in span]
+        one = [
+            density(
+                DiagGmms(torch.ones(1), gmms.means[g : g + 1], gmms.vars[g : g + 1], torch.tensor([0, 1])),
+                feats[t : t + 1],
+            )
+            for g in span
+        ]
         joint = np.array([float(d) + np.log(float(gmms.weights[g])) for d, g in zip(one, span)])
         total += scale * np.logaddexp.reduce(joint)
         gamma = scale * np.exp(joint - np.logaddexp.reduce(joint))

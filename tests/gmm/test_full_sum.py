@@ -1,4 +1,6 @@
-"""Baum-Welch by enumeration: every path of small graphs, its posterior, and the update that follows from the definitions."""
+"""Baum-Welch by enumeration: every path of small graphs, its posterior, and the update that follows from the
+definitions.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline.artifacts.lang import make_lang
+from pipeline.artifacts.lexicon import Lexicon, Pronunciation
+from pipeline.artifacts.transitions import TransitionModel
+from pipeline.artifacts.tree import monophone_tree
 from pipeline.gmm import assign
 from pipeline.gmm.assign import Aligner, TrainSet
 from pipeline.gmm.diag import DiagGmms, Evaluator
@@ -14,14 +20,13 @@ from pipeline.gmm.options import GmmOptions
 from pipeline.gmm.stats import accumulate
 from pipeline.gmm.train import train
 from pipeline.hmm.compile import compile_graphs
-from pipeline.artifacts.lang import make_lang
-from pipeline.artifacts.lexicon import Lexicon, Pronunciation
-from pipeline.artifacts.transitions import TransitionModel
-from pipeline.artifacts.tree import monophone_tree
 from tests.gmm.test_diag import density, random_gmms
 from tests.hmm.oracle import paths
 
-LANG = make_lang(Lexicon([Pronunciation("AB", ("a", "b")), Pronunciation("AB", ("b",), 0.5), Pronunciation("C", ("c",))]), speech_states=1)
+LANG = make_lang(
+    Lexicon([Pronunciation("AB", ("a", "b")), Pronunciation("AB", ("b",), 0.5), Pronunciation("C", ("c",))]),
+    speech_states=1,
+)
 TREE = monophone_tree(LANG.phones, LANG.topo)
 TEXTS, LENGTHS, DIM = ["AB", "C AB", "C C"], [6, 7, 8], 3
 
@@ -44,7 +49,9 @@ def by_enumeration(data: TrainSet, transitions: TransitionModel, gmms: DiagGmms)
     for n, (begin, end) in enumerate(zip(data.offsets[:-1], data.offsets[1:])):
         g = data.graphs.graphs[n].numpy()
         found = []
-        for score, states, arcs in paths(data.graphs.graphs, n, likes[None, begin:end].expand(n + 1, -1, -1), log_probs, end - begin):
+        for score, states, arcs in paths(
+            data.graphs.graphs, n, likes[None, begin:end].expand(n + 1, -1, -1), log_probs, end - begin
+        ):
             final = int(g["final_tid"][states[-1]])
             tids = [int(g["arc_tid"][a]) for a in arcs[1:]] + [final]
             found.append((score, states, tids))  # leaving an utterance's last state is counted, but has no score
@@ -61,7 +68,9 @@ def by_enumeration(data: TrainSet, transitions: TransitionModel, gmms: DiagGmms)
 def test_occupancies_and_counts_are_those_of_all_paths(case):
     data, transitions, gmms = case
     total, gamma, counts = by_enumeration(data, transitions, gmms)
-    got = Aligner(data, TREE.num_pdfs, transitions.tid_pdf()).full_sum(Evaluator(gmms), torch.from_numpy(transitions.log_probs()))
+    got = Aligner(data, TREE.num_pdfs, transitions.tid_pdf()).full_sum(
+        Evaluator(gmms), torch.from_numpy(transitions.log_probs())
+    )
     assert gamma.sum() == pytest.approx(sum(LENGTHS)) and not got.failed
     assert got.log_like == pytest.approx(total, rel=1e-4)
     assert np.allclose(got.tid_counts, counts, atol=1e-3)
@@ -79,19 +88,29 @@ def test_one_iteration_of_training_is_one_step_of_em(case):
     x = data.feats.double().numpy()
     occ, first, second = np.zeros(8), np.zeros((8, DIM)), np.zeros((8, DIM))
     for g, pdf in enumerate(gmms.gauss_pdf()):
-        one = DiagGmms(torch.ones(1), gmms.means[g:g + 1], gmms.vars[g:g + 1], torch.tensor([0, 1]))
+        one = DiagGmms(torch.ones(1), gmms.means[g : g + 1], gmms.vars[g : g + 1], torch.tensor([0, 1]))
         joint = density(one, data.feats)[:, 0].numpy() + np.log(float(gmms.weights[g]))
         posterior = gamma[:, pdf] * np.exp(joint - density(gmms, data.feats)[:, pdf].numpy())
         occ[g], first[g], second[g] = posterior.sum(), posterior @ x, posterior @ (x * x)
-    options = GmmOptions(num_gauss=8, num_iters=1, grow_iters=1, realign_iters=(1,), full_sum=True, min_count=0.0, min_weight=0.0,
-                         min_var=1e-6)
+    options = GmmOptions(
+        num_gauss=8,
+        num_iters=1,
+        grow_iters=1,
+        realign_iters=(1,),
+        full_sum=True,
+        min_count=0.0,
+        min_weight=0.0,
+        min_var=1e-6,
+    )
     before = transitions.forward_prob.copy()
     start = Aligner(data, TREE.num_pdfs, transitions.tid_pdf()).equal(1)
     state = train(data, gmms, transitions, start, options, [])
     mean = first / occ[:, None]
     assert np.allclose(state.gmms.means, mean, atol=2e-3)
     assert np.allclose(state.gmms.vars, second / occ[:, None] - mean**2, atol=5e-3)
-    assert np.allclose(state.gmms.weights, occ / np.bincount(gmms.gauss_pdf(), weights=occ)[gmms.gauss_pdf()], atol=1e-3)
+    assert np.allclose(
+        state.gmms.weights, occ / np.bincount(gmms.gauss_pdf(), weights=occ)[gmms.gauss_pdf()], atol=1e-3
+    )
     loop, forward = counts.reshape(-1, 2).T
     expected = np.where(loop + forward >= 5, (forward / (loop + forward)).clip(0.01, 0.99), before)
     assert np.allclose(transitions.forward_prob, expected, atol=1e-3)

@@ -1,4 +1,6 @@
-"""The same statistics and updates by Kaldi's own code: the package kaldi-hmm-gmm is Kaldi's gmm, hmm and tree libraries."""
+"""The same statistics and updates by Kaldi's own code: the package kaldi-hmm-gmm is Kaldi's gmm, hmm and tree
+libraries.
+"""
 
 from __future__ import annotations
 
@@ -8,14 +10,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.gmm.diag import DiagGmms, Evaluator
-from pipeline.gmm.em import grow, split_targets, update
-from pipeline.gmm.stats import FrameLabels, accumulate
-from pipeline.gmm.tree_stats import VAR_FLOOR, objective
 from pipeline.artifacts.symbols import SymbolTable
 from pipeline.artifacts.topo import PhoneTopo, Topo
 from pipeline.artifacts.transitions import TransitionModel
 from pipeline.artifacts.tree import monophone_tree
+from pipeline.gmm.diag import DiagGmms, Evaluator
+from pipeline.gmm.em import grow, split_targets, update
+from pipeline.gmm.stats import FrameLabels, accumulate
+from pipeline.gmm.tree_stats import VAR_FLOOR, objective
 from tests.gmm.test_diag import random_gmms
 
 khg = pytest.importorskip("kaldi_hmm_gmm", reason="kaldi-hmm-gmm is not installed (pip install -e '.[dev]')")
@@ -36,12 +38,20 @@ def their_mixtures(gmms: DiagGmms):
 def parameters(am) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[int]]:
     """Weights, means, variances of all Gaussians and the number of Gaussians per pdf."""
     pdfs = [am.get_pdf(p) for p in range(am.num_pdfs)]
-    weights, means, var = (np.concatenate([np.asarray(getattr(p, n)) for p in pdfs]) for n in ("weights", "means", "vars"))
+    weights, means, var = (
+        np.concatenate([np.asarray(getattr(p, n)) for p in pdfs]) for n in ("weights", "means", "vars")
+    )
     return weights, means, var, [p.num_gauss for p in pdfs]
 
 
-def their_update(gmms: DiagGmms, feats: torch.Tensor, pdfs: np.ndarray, weights: np.ndarray, target: torch.Tensor | None = None,
-                 **options):
+def their_update(
+    gmms: DiagGmms,
+    feats: torch.Tensor,
+    pdfs: np.ndarray,
+    weights: np.ndarray,
+    target: torch.Tensor | None = None,
+    **options,
+):
     """(AmDiagGmm after the update, accumulated log-likelihood) from labelled frames."""
     am, acc = their_mixtures(gmms), khg.AccumAmDiagGmm()
     acc.init(am, khg.GmmUpdateFlags.kGmmAll)
@@ -69,7 +79,9 @@ def test_likelihoods():
 
 
 @settings(max_examples=20, deadline=None)
-@given(sizes=st.lists(st.integers(1, 5), min_size=1, max_size=4), count=st.integers(100, 600), seed=st.integers(0, 1000))
+@given(
+    sizes=st.lists(st.integers(1, 5), min_size=1, max_size=4), count=st.integers(100, 600), seed=st.integers(0, 1000)
+)
 def test_statistics_and_update(sizes, count, seed):
     """All Gaussians that Kaldi keeps, with the same parameters; both drop those under 10 frames."""
     gmms = random_gmms(sizes, 4, seed)
@@ -124,10 +136,15 @@ def test_rare_gaussians_of_the_independent_mixtures_keep_their_parameters():
 
 
 @settings(max_examples=30, deadline=None)
-@given(occ=st.lists(st.integers(0, 4000), min_size=1, max_size=6, unique=True), wanted=st.integers(1, 50),
-       power=st.sampled_from([0.2, 0.25, 0.5, 1.0]))
+@given(
+    occ=st.lists(st.integers(0, 4000), min_size=1, max_size=6, unique=True),
+    wanted=st.integers(1, 50),
+    power=st.sampled_from([0.2, 0.25, 0.5, 1.0]),
+)
 def test_mixture_growth_by_the_power_rule(occ, wanted, power):
-    """Kaldi asks for more than 20 frames per Gaussian where we ask for at least 20; half a frame keeps clear of that."""
+    """Kaldi asks for more than 20 frames per Gaussian where we ask for at least 20; half a frame keeps clear of
+    that.
+    """
     counts = np.array(occ, dtype=np.float64) + 0.5
     am = their_mixtures(random_gmms([1] * len(occ), 2))
     am.split_by_count(counts.astype(np.float32), max(wanted, len(occ)), 0.01, power, 20.0)

@@ -15,19 +15,23 @@ from pipeline.hmm import available, viterbi
 from tests.gmm.test_assign import LENGTHS, TREE, data, full_scores  # noqa: F401 (data is a fixture)
 from tests.gmm.test_diag import random_gmms
 
-SIZES = ([1, 3, 2] * TREE.num_pdfs)[:TREE.num_pdfs]
+SIZES = ([1, 3, 2] * TREE.num_pdfs)[: TREE.num_pdfs]
 EVALUATOR = Evaluator(random_gmms(SIZES, 4))
 
 
 def searched(data, beams, feats=None, backend="auto"):
     train_set, transitions = data
-    scores = MixtureScores(EVALUATOR, train_set.feats if feats is None else feats, train_set.offsets[:-1], train_set.lengths)
+    scores = MixtureScores(
+        EVALUATOR, train_set.feats if feats is None else feats, train_set.offsets[:-1], train_set.lengths
+    )
     log_probs = torch.from_numpy(transitions.log_probs())
-    return viterbi(train_set.graphs.graphs, scores, torch.from_numpy(train_set.lengths), log_probs, backend, beams=beams)
+    return viterbi(
+        train_set.graphs.graphs, scores, torch.from_numpy(train_set.lengths), log_probs, backend, beams=beams
+    )
 
 
 @pytest.mark.parametrize("backend", [b for b in ("numba", "torch") if available(b)])
-def test_without_a_beam_paths_are_those_over_all_scores(data, backend):  # noqa: F811
+def test_without_a_beam_paths_are_those_over_all_scores(data, backend):
     train_set, transitions = data
     scores, lens = full_scores(train_set, EVALUATOR)
     best = viterbi(train_set.graphs.graphs, scores, lens, torch.from_numpy(transitions.log_probs()))
@@ -37,7 +41,7 @@ def test_without_a_beam_paths_are_those_over_all_scores(data, backend):  # noqa:
     assert got.scores[3] == -math.inf and (got.tids[3] == -1).all()
 
 
-def test_all_scores_are_the_evaluator_s(data):  # noqa: F811
+def test_all_scores_are_the_evaluator_s(data):
     train_set, _ = data
     scores, _ = full_scores(train_set, EVALUATOR)
     demanded = MixtureScores(EVALUATOR, train_set.feats, train_set.offsets[:-1], train_set.lengths)
@@ -46,10 +50,10 @@ def test_all_scores_are_the_evaluator_s(data):  # noqa: F811
     torch.testing.assert_close(demanded.dense(), scores, rtol=1e-5, atol=1e-4)
     some = demanded[[2, 0]]
     assert some.shape == (2, LENGTHS[2], TREE.num_pdfs)
-    torch.testing.assert_close(some.dense()[1, :LENGTHS[0]], scores[0, :LENGTHS[0]], rtol=1e-5, atol=1e-4)
+    torch.testing.assert_close(some.dense()[1, : LENGTHS[0]], scores[0, : LENGTHS[0]], rtol=1e-5, atol=1e-4)
 
 
-def test_a_narrow_beam_finds_no_better_path_and_wider_ones_mend_a_failure(data):  # noqa: F811
+def test_a_narrow_beam_finds_no_better_path_and_wider_ones_mend_a_failure(data):
     exact, narrow = searched(data, [math.inf]), searched(data, [1e-6])
     lost = torch.isinf(narrow.scores[:3])
     assert lost.any(), "the case should make a beam of nothing fail"
@@ -59,7 +63,7 @@ def test_a_narrow_beam_finds_no_better_path_and_wider_ones_mend_a_failure(data):
     assert retried.scores[:3][lost].equal(exact.scores[:3][lost])
 
 
-def test_the_number_of_threads_changes_nothing(data, monkeypatch):  # noqa: F811
+def test_the_number_of_threads_changes_nothing(data, monkeypatch):
     from pipeline.hmm import numba_backend
 
     monkeypatch.setattr(numba_backend, "SERIAL_CELLS", 0)
@@ -74,7 +78,7 @@ def test_the_number_of_threads_changes_nothing(data, monkeypatch):  # noqa: F811
         torch.set_num_threads(threads)
 
 
-def test_broken_and_far_features_give_no_nan(data):  # noqa: F811
+def test_broken_and_far_features_give_no_nan(data):
     train_set, _ = data
     feats = train_set.feats.clone()
     feats[3, 1] = float("nan")
@@ -85,7 +89,7 @@ def test_broken_and_far_features_give_no_nan(data):  # noqa: F811
     assert torch.isfinite(got.scores[1:3]).all()
 
 
-def test_retries_are_counted(data):  # noqa: F811
+def test_retries_are_counted(data):
     train_set, transitions = data
     aligner = Aligner(train_set, TREE.num_pdfs, transitions.tid_pdf())
     log_probs = torch.from_numpy(transitions.log_probs())

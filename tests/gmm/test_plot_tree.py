@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pipeline.artifacts.model_dir import save_hmm
+from pipeline.artifacts.transitions import TransitionModel
+from pipeline.artifacts.tree import leaves, monophone_tree, questions
 from pipeline.base.errors import DataError
 from pipeline.base.files import read_json, write_json
 from pipeline.gmm.cluster import build_tree
 from pipeline.gmm.options import TreeOptions
 from pipeline.gmm.plot_tree import depth, load_view, plot_tree, statistics
-from pipeline.artifacts.model_dir import save_hmm
-from pipeline.artifacts.transitions import TransitionModel
-from pipeline.artifacts.tree import leaves, monophone_tree, questions
 from tests.conftest import ROOT
 from tests.gmm.test_tree import LANG, every_split, random_stats, some_questions
 
@@ -55,7 +55,10 @@ def test_statistics_tell_leaves_depth_and_frames_of_each_root(model):
         assert int(line[1]) == len({leaf.pdf for leaf in leaves(root.node)}) and int(line[2]) == depth(root.node)
         assert float(line[3].replace(",", "")) == pytest.approx(view.occupancy(root.node), abs=0.5)
         assert (line[4] == "-") == (not gains)
-    assert len(statistics(view, most=3).splitlines()) == text.splitlines().index("") + 1 + len(view.roots) + 1 + 1 + 1 + 1 + 3
+    assert (
+        len(statistics(view, most=3).splitlines())
+        == text.splitlines().index("") + 1 + len(view.roots) + 1 + 1 + 1 + 1 + 3
+    )
 
 
 @pytest.mark.parametrize("ending, magic", [("svg", b"<?xml"), ("png", b"\x89PNG"), ("pdf", b"%PDF")])
@@ -74,6 +77,7 @@ def test_pictures(model, tmp_path, ending, magic):
 def test_phones_with_odd_names_are_drawn(tmp_path):
     from pipeline.artifacts.lang import make_lang
     from pipeline.artifacts.lexicon import Lexicon, Pronunciation
+
     lang = make_lang(Lexicon([Pronunciation("W", ("$", "_", "ß<", "^x^"))]), unit="grapheme", speech_states=1)
     tree = monophone_tree(lang.phones, lang.topo)
     save_hmm(tmp_path / "m", lang.topo, tree, TransitionModel(tree, lang.topo))
@@ -111,7 +115,11 @@ def test_the_command(model, tmp_path, run_script):
     step = ROOT / "steps" / "plot_tree.py"
     done = run_script(sys.executable, step, model, "t.png", "--text", "--phone", "a")
     assert done.returncode == 0 and "a, state 0" in done.stdout and (tmp_path / "t.png").stat().st_size > 1000
-    for args, message in (([model], "--text"), ([model, "t.gif"], "must end with .svg, .png, .pdf"), ([model, "t.png", "--phone", "zz"], "zz")):
+    for args, message in (
+        ([model], "--text"),
+        ([model, "t.gif"], "must end with .svg, .png, .pdf"),
+        ([model, "t.png", "--phone", "zz"], "zz"),
+    ):
         done = run_script(sys.executable, step, *args)
         assert done.returncode == 2 and message in done.stderr, done.stderr
     assert not (tmp_path / "t.gif").exists()

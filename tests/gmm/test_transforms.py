@@ -66,7 +66,9 @@ def test_mllt_is_a_stationary_point_and_a_gain(seed):
     stats, count = mllt_stats(Evaluator(gmms), feats, labels)
     matrix, gain = mllt(stats, count, num_iters=3000, tolerance=1e-13)
     assert gain >= 0
-    assert gain == pytest.approx((mllt_objective(matrix, stats, count) - mllt_objective(np.eye(5), stats, count)) / count)
+    assert gain == pytest.approx(
+        (mllt_objective(matrix, stats, count) - mllt_objective(np.eye(5), stats, count)) / count
+    )
     x = torch.from_numpy(matrix).requires_grad_()
     value = torch.linalg.slogdet(x)[1] - 0.5 * torch.einsum("di,dij,dj->", x, torch.from_numpy(stats / count), x)
     value.backward()
@@ -100,7 +102,9 @@ def adapted_corpus(dim: int = 4, frames: int = 4000, seed: int = 0):
     maps = [np.eye(dim) + 0.3 * rng.standard_normal((dim, dim)) for _ in range(2)]
     shift = rng.standard_normal((2, dim))
     feats = np.stack([maps[s] @ x + shift[s] for s, x in zip(speaker, clean)])
-    true = np.stack([np.concatenate([np.linalg.inv(m), -np.linalg.inv(m) @ b[:, None]], 1) for m, b in zip(maps, shift)])
+    true = np.stack(
+        [np.concatenate([np.linalg.inv(m), -np.linalg.inv(m) @ b[:, None]], 1) for m, b in zip(maps, shift)]
+    )
     return gmms, torch.from_numpy(feats.astype(np.float32)), FrameLabels.from_pdfs(pdfs, 8), speaker, true
 
 
@@ -172,7 +176,9 @@ def test_compose_applies_one_after_the_other():
     feats = torch.from_numpy(rng.standard_normal((5, 3)).astype(np.float32))
     speaker = np.zeros(5, dtype=int)
     both = fmllr.apply(torch.from_numpy(fmllr.compose(second, first)).float(), feats, speaker)
-    stepwise = fmllr.apply(torch.from_numpy(second).float(), fmllr.apply(torch.from_numpy(first).float(), feats, speaker), speaker)
+    stepwise = fmllr.apply(
+        torch.from_numpy(second).float(), fmllr.apply(torch.from_numpy(first).float(), feats, speaker), speaker
+    )
     assert torch.allclose(both, stepwise, atol=1e-4)
 
 

@@ -10,16 +10,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.artifacts.lang import Lang, make_lang
+from pipeline.artifacts.lexicon import Lexicon, Pronunciation
+from pipeline.artifacts.transitions import TransitionModel
+from pipeline.artifacts.tree import BOUNDARY, Tree, leaves, monophone_tree, questions
 from pipeline.base.errors import DataError
 from pipeline.gmm.cluster import Splitter, build_tree
 from pipeline.gmm.options import TreeOptions
 from pipeline.gmm.questions import cluster_phones, load_questions, save_questions
 from pipeline.gmm.tree_stats import TreeStats, accumulate_tree, convert_tids, objective, phone_windows
 from pipeline.hmm.compile import compile_graphs
-from pipeline.artifacts.lang import Lang, make_lang
-from pipeline.artifacts.lexicon import Lexicon, Pronunciation
-from pipeline.artifacts.transitions import TransitionModel
-from pipeline.artifacts.tree import BOUNDARY, Tree, leaves, monophone_tree, questions
 
 LANG = make_lang(Lexicon([Pronunciation("W", tuple("abcd"))]), speech_states=2)
 SIL, A, B, C, D = range(1, 6)
@@ -72,7 +72,12 @@ def every_split(rows: np.ndarray, stats: TreeStats, asked: list[frozenset[int]],
 
 
 @settings(max_examples=40)
-@given(seed=st.integers(0, 10_000), left=st.integers(0, 2), right=st.integers(0, 2), min_count=st.sampled_from([0.0, 30.0, 300.0]))
+@given(
+    seed=st.integers(0, 10_000),
+    left=st.integers(0, 2),
+    right=st.integers(0, 2),
+    min_count=st.sampled_from([0.0, 30.0, 300.0]),
+)
 def test_the_best_split_is_that_of_a_plain_search(seed, left, right, min_count):
     stats, asked = random_stats(seed, left, right), some_questions(seed)
     splitter = Splitter(stats, asked, len(LANG.phones), min_count)
@@ -96,8 +101,16 @@ def greedy(stats: TreeStats, asked: list[frozenset[int]], options: TreeOptions) 
         for pdf_class in topo.pdf_classes:
             current.append(np.flatnonzero((centre == LANG.phones.id(name)) & (stats.pdf_classes == pdf_class)))
     while len(current) < options.num_leaves:
-        best = max(((*s, i) for i, rows in enumerate(current) if len(rows) and SIL not in centre[rows]
-                    for s in every_split(rows, stats, asked, options.min_count)), key=lambda s: s[0], default=None)
+        best = max(
+            (
+                (*s, i)
+                for i, rows in enumerate(current)
+                if len(rows) and SIL not in centre[rows]
+                for s in every_split(rows, stats, asked, options.min_count)
+            ),
+            key=lambda s: s[0],
+            default=None,
+        )
         if best is None or best[0] < options.min_gain:
             break
         _, position, question, i = best
@@ -118,11 +131,15 @@ def test_the_tree_is_that_of_plain_greedy_splitting(seed, num_leaves, min_count)
     expected = greedy(stats, asked, options)
     # The same likelihood, and the same leaves unless two questions split alike.
     assert sum(likelihood(np.array(sorted(r)), stats) for r in ours) == pytest.approx(
-        sum(likelihood(np.array(sorted(r)), stats) for r in expected), rel=1e-9)
+        sum(likelihood(np.array(sorted(r)), stats) for r in expected), rel=1e-9
+    )
     assert len(ours) == len(expected)
     assert facts["num_leaves"] <= max(num_leaves, facts["num_roots"])
-    mono = sum(likelihood(np.flatnonzero((stats.windows[:, 1] == LANG.phones.id(n)) & (stats.pdf_classes == c)), stats)
-               for n, t in LANG.topo.phones.items() for c in t.pdf_classes)
+    mono = sum(
+        likelihood(np.flatnonzero((stats.windows[:, 1] == LANG.phones.id(n)) & (stats.pdf_classes == c)), stats)
+        for n, t in LANG.topo.phones.items()
+        for c in t.pdf_classes
+    )
     gained = (sum(likelihood(np.array(sorted(r)), stats) for r in ours) - mono) / stats.sums[:, 0].sum()
     assert facts["gain_per_frame"] == pytest.approx(gained, rel=1e-6, abs=1e-9)
 
@@ -134,7 +151,10 @@ def test_merging_unites_the_closest_leaves_of_a_root(seed):
     options = TreeOptions(num_leaves=25, min_count=5.0, merge=False)
     apart, before = build_tree(stats, asked, LANG, options)
     tree, facts = build_tree(stats, asked, LANG, dataclasses.replace(options, merge=True))
-    assert tree.num_pdfs == apart.num_pdfs - facts["united"] and facts["gain_per_frame"] <= before["gain_per_frame"] + 1e-12
+    assert (
+        tree.num_pdfs == apart.num_pdfs - facts["united"]
+        and facts["gain_per_frame"] <= before["gain_per_frame"] + 1e-12
+    )
     old, new = (t.lookup(stats.windows, stats.pdf_classes) for t in (apart, tree))
     for p in range(tree.num_pdfs):  # whole leaves are united, never across roots
         rows = np.flatnonzero(new == p)
@@ -146,7 +166,11 @@ def test_merging_unites_the_closest_leaves_of_a_root(seed):
         for root in tree.roots:
             for p, q in itertools.combinations(sorted({leaf.pdf for leaf in leaves(root.node)}), 2):
                 left, right = np.flatnonzero(new == p), np.flatnonzero(new == q)
-                loss = likelihood(left, stats) + likelihood(right, stats) - likelihood(np.concatenate([left, right]), stats)
+                loss = (
+                    likelihood(left, stats)
+                    + likelihood(right, stats)
+                    - likelihood(np.concatenate([left, right]), stats)
+                )
                 assert loss >= threshold - 1e-6
 
 
@@ -163,8 +187,10 @@ def test_no_split_loses_even_at_the_variance_floor():
     """Frames of hardly any variance: splits gain nothing, but never less than nothing."""
     rng = np.random.default_rng(0)
     for _ in range(200):
-        parts = [rng.standard_normal((n, 3)) * s + rng.standard_normal(3) * m
-                 for n, s, m in zip(rng.integers(1, 20, 2), rng.choice([0.0, 0.05, 0.2], 2), rng.choice([0.0, 0.05], 2))]
+        parts = [
+            rng.standard_normal((n, 3)) * s + rng.standard_normal(3) * m
+            for n, s, m in zip(rng.integers(1, 20, 2), rng.choice([0.0, 0.05, 0.2], 2), rng.choice([0.0, 0.05], 2))
+        ]
         sums = np.array([np.concatenate([[len(x)], x.sum(0), (x * x).sum(0)]) for x in parts])
         assert objective(sums).sum() >= float(objective(sums.sum(0))) - 1e-9
 
@@ -215,7 +241,11 @@ def test_silence_is_not_split_and_does_not_share():
 
 
 def test_position_variants_share_a_root_and_can_be_told_apart():
-    lang = make_lang(Lexicon([Pronunciation("AB", ("a", "b")), Pronunciation("BA", ("b", "a"))]), position="word_end", speech_states=1)
+    lang = make_lang(
+        Lexicon([Pronunciation("AB", ("a", "b")), Pronunciation("BA", ("b", "a"))]),
+        position="word_end",
+        speech_states=1,
+    )
     ids = {n: lang.phones.id(n) for n in ("SIL", "a", "a_E", "b", "b_E")}
     rng = np.random.default_rng(0)
     rows, sums = [], []
@@ -233,7 +263,9 @@ def test_position_variants_share_a_root_and_can_be_told_apart():
 
 
 def test_each_position_in_the_word_is_asked_for():
-    lang = make_lang(Lexicon([Pronunciation("ABA", ("a", "b", "a")), Pronunciation("A", ("a",))]), position="full", speech_states=1)
+    lang = make_lang(
+        Lexicon([Pronunciation("ABA", ("a", "b", "a")), Pronunciation("A", ("a",))]), position="full", speech_states=1
+    )
     ids = {n: lang.phones.id(n) for n in ("a_B", "b_I", "a_E", "a_S")}
     rng = np.random.default_rng(0)
     rows, sums = [], []
@@ -267,9 +299,16 @@ def test_questions_from_a_file(tmp_path):
     assert load_questions(tmp_path / "q.txt", LANG.phones) == asked
 
 
-@pytest.mark.parametrize("text, message", [
-    ("a b\nx\n", r"q\.txt:2: phone 'x' is not in phones\.txt"), ("a a\n", "q.txt:1: a phone stands twice"),
-    ("a b\nc\nb a\n", "q.txt:3: same question as line 1"), ("a\n\nb\n", "q.txt:2: empty line"), ("", "holds no question")])
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("a b\nx\n", r"q\.txt:2: phone 'x' is not in phones\.txt"),
+        ("a a\n", "q.txt:1: a phone stands twice"),
+        ("a b\nc\nb a\n", "q.txt:3: same question as line 1"),
+        ("a\n\nb\n", "q.txt:2: empty line"),
+        ("", "holds no question"),
+    ],
+)
 def test_broken_question_files_are_refused(tmp_path, text, message):
     (tmp_path / "q.txt").write_text(text)
     with pytest.raises(DataError, match=message):
@@ -287,7 +326,9 @@ def aligned(texts: list[list[str]], seed: int = 0):
         for i, name in enumerate(phones):
             for state in range(LANG.topo[name].num_states):
                 pdf = tree.pdfs_of(LANG.phones.id(name), state)
-                ts = int(transitions.transition_states(np.array([LANG.phones.id(name)]), np.array([state]), np.array(pdf))[0])
+                ts = int(
+                    transitions.transition_states(np.array([LANG.phones.id(name)]), np.array([state]), np.array(pdf))[0]
+                )
                 loops = int(rng.integers(0, 3))
                 tids += [2 * ts] * loops + [2 * ts + 1]
                 states += [(i, state)] * (loops + 1)
@@ -303,7 +344,7 @@ TEXTS = [["SIL", "a", "b", "b", "SIL"], ["c"], ["a", "a", "d", "SIL", "a"], ["SI
 def test_windows_are_read_off_the_alignment(left, right):
     """Also where a phone follows itself and where an utterance without alignment lies in between."""
     transitions, tids, offsets, spelled = aligned(TEXTS)
-    tids[offsets[1]:offsets[2]] = -1
+    tids[offsets[1] : offsets[2]] = -1
     windows, instance = phone_windows(tids, offsets, transitions, left, right)
     for n, (phones, states) in enumerate(spelled):
         padded = [BOUNDARY] * left + [LANG.phones.id(p) for p in phones] + [BOUNDARY] * right
@@ -312,7 +353,7 @@ def test_windows_are_read_off_the_alignment(left, right):
             if n == 1:
                 assert row == -1
             else:
-                assert windows[row].tolist() == padded[i:i + left + 1 + right]
+                assert windows[row].tolist() == padded[i : i + left + 1 + right]
 
 
 def test_statistics_are_sums_over_the_frames():
@@ -325,7 +366,7 @@ def test_statistics_are_sums_over_the_frames():
     for n, (phones, states) in enumerate(spelled):
         padded = [BOUNDARY, *(LANG.phones.id(p) for p in phones), BOUNDARY]
         for t, (i, state) in enumerate(states):
-            expected.setdefault((*padded[i:i + 3], state), []).append(feats[offsets[n] + t].double().numpy())
+            expected.setdefault((*padded[i : i + 3], state), []).append(feats[offsets[n] + t].double().numpy())
     assert len(stats.sums) == len(expected)
     for window, pdf_class, sums in zip(stats.windows.tolist(), stats.pdf_classes.tolist(), stats.sums):
         x = np.array(expected[(*window, pdf_class)])
@@ -334,8 +375,10 @@ def test_statistics_are_sums_over_the_frames():
 
 def test_converted_alignments_are_paths_of_the_new_tree():
     transitions, tids, offsets, spelled = aligned(TEXTS)
-    tids[offsets[1]:offsets[2]] = -1
-    tree, _ = build_tree(random_stats(7), some_questions(7), LANG, TreeOptions(num_leaves=30, min_count=0.0, merge=False))
+    tids[offsets[1] : offsets[2]] = -1
+    tree, _ = build_tree(
+        random_stats(7), some_questions(7), LANG, TreeOptions(num_leaves=30, min_count=0.0, merge=False)
+    )
     new = TransitionModel(tree, LANG.topo)
     out = convert_tids(tids, offsets, transitions, new, LANG.topo, tree)
     used = tids >= 0
@@ -346,7 +389,7 @@ def test_converted_alignments_are_paths_of_the_new_tree():
         padded = [BOUNDARY, *(LANG.phones.id(p) for p in phones), BOUNDARY]
         for t, (i, state) in enumerate(states):
             if n != 1:
-                expected = tree.lookup(np.array([padded[i:i + 3]]), np.array([state]))[0]
+                expected = tree.lookup(np.array([padded[i : i + 3]]), np.array([state]))[0]
                 assert new.tid_pdf()[out[offsets[n] + t]] == expected
 
 

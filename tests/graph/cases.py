@@ -1,4 +1,5 @@
 """Small langs, trees and language models, and the brute-force search that decoding graphs are compared with."""
+
 from __future__ import annotations
 
 import itertools
@@ -7,24 +8,30 @@ import numpy as np
 import torch
 
 from pipeline.artifacts.arpa import Arpa, train_kneser_ney, train_unigram
-from pipeline.graph.grammar import Grammar
-from pipeline.hmm.compile import compile_graphs
-from pipeline.hmm.graphs import Graphs
-from pipeline.hmm.viterbi import viterbi
 from pipeline.artifacts.lang import Lang, make_lang
 from pipeline.artifacts.lexicon import Lexicon, Pronunciation
 from pipeline.artifacts.model_dir import HmmDir
 from pipeline.artifacts.transitions import TransitionModel
 from pipeline.artifacts.tree import Leaf, Node, Question, Root, Tree
+from pipeline.graph.grammar import Grammar
+from pipeline.hmm.compile import compile_graphs
+from pipeline.hmm.graphs import Graphs
+from pipeline.hmm.viterbi import viterbi
 
 SENTENCES = [s.split() for s in ("A B", "B A C", "C C D", "D", "A A B", "B D", "C", "A C")]
 
 
 def small_lang(silence_prob: float = 0.3, states: int = 2, position: str = "none") -> Lang:
     """Prefixes, homophones, variants and one-phone words."""
-    lexicon = Lexicon([
-        Pronunciation("A", ("x",)), Pronunciation("B", ("x", "y")), Pronunciation("B", ("y", "y", "z"), 0.5),
-        Pronunciation("C", ("x", "y", "z")), Pronunciation("D", ("x", "y"))])
+    lexicon = Lexicon(
+        [
+            Pronunciation("A", ("x",)),
+            Pronunciation("B", ("x", "y")),
+            Pronunciation("B", ("y", "y", "z"), 0.5),
+            Pronunciation("C", ("x", "y", "z")),
+            Pronunciation("D", ("x", "y")),
+        ]
+    )
     return make_lang(lexicon, speech_states=states, silence_prob=silence_prob, position=position)
 
 
@@ -45,8 +52,11 @@ def random_tree(lang: Lang, left: int, right: int, seed: int = 0) -> Tree:
         return Question(positions[0], yes, grow(positions[1:]), grow(positions[1:]))
 
     around = [p for p in range(-left, right + 1) if p != 0]
-    roots = [Root(frozenset([lang.phones.id(name)]), frozenset([c]), grow(around))
-             for name, topo in lang.topo.phones.items() for c in sorted(set(topo.pdf_classes))]
+    roots = [
+        Root(frozenset([lang.phones.id(name)]), frozenset([c]), grow(around))
+        for name, topo in lang.topo.phones.items()
+        for c in sorted(set(topo.pdf_classes))
+    ]
     return Tree(roots, lang.phones, left, right)
 
 
@@ -57,7 +67,10 @@ def hmm_of(lang: Lang, tree: Tree, seed: int = 0) -> HmmDir:
 
 
 def best_in_grammar(grammar: Grammar, words: list[int]) -> float:
-    """Best path of a word sequence through G, where back-off is allowed even if the n-gram is listed (as in decoding)."""
+    """Best path of a word sequence through G, where back-off is allowed even if the n-gram is listed (as in
+    decoding).
+    """
+
     def backed_off(scores: dict[int, float]) -> dict[int, float]:
         out = dict(scores)
         for state in sorted(scores, key=lambda s: -grammar.backoff[s]):
@@ -78,8 +91,9 @@ def best_in_grammar(grammar: Grammar, words: list[int]) -> float:
     return max((s + grammar.final[q] for q, s in scores.items()), default=-np.inf)
 
 
-def brute_force(lang: Lang, grammar: Grammar, hmm: HmmDir, scores: np.ndarray, most_words: int = 3,
-                transition_scale: float = 1.0) -> dict[tuple[int, ...], float]:
+def brute_force(
+    lang: Lang, grammar: Grammar, hmm: HmmDir, scores: np.ndarray, most_words: int = 3, transition_scale: float = 1.0
+) -> dict[tuple[int, ...], float]:
     """Word sequence -> best total score over a (T, P) score matrix, for all sequences of up to `most_words` words."""
     vocabulary = sorted({int(w) for w in grammar.word})
     texts = [list(t) for n in range(1, most_words + 1) for t in itertools.product(vocabulary, repeat=n)]
@@ -103,6 +117,8 @@ def _silence_score(lang: Lang, hmm: HmmDir, scores: np.ndarray, trans: torch.Ten
     window[:, hmm.tree.left] = lang.silence_id
     pdf = hmm.tree.lookup(window, np.array(topo.pdf_classes))
     ts = hmm.transitions.transition_states(window[:, hmm.tree.left], np.arange(topo.num_states), pdf)
-    graph = Graphs.linear([pdf.tolist()], [(2 * ts).tolist()], [(2 * ts + 1).tolist()], hmm.transitions.num_pdfs, hmm.transitions.num_tids)
+    graph = Graphs.linear(
+        [pdf.tolist()], [(2 * ts).tolist()], [(2 * ts + 1).tolist()], hmm.transitions.num_pdfs, hmm.transitions.num_tids
+    )
     best = viterbi(graph, torch.from_numpy(scores)[None], torch.tensor([len(scores)]), trans, backend="torch")
     return float(best.scores[0]) + float(np.log(lang.silence_prob))

@@ -1,4 +1,5 @@
 """HLG against brute force over word sequences, LG against composition and determinization in k2."""
+
 from __future__ import annotations
 
 import math
@@ -9,10 +10,10 @@ import pytest
 import torch
 
 from pipeline.artifacts.arpa import Arpa
+from pipeline.artifacts.lang import Lang
 from pipeline.base.errors import DataError
 from pipeline.graph.decoding import DecodingGraph, build_decoding_graph
 from pipeline.graph.grammar import grammar_from_arpa
-from pipeline.artifacts.lang import Lang
 from tests.graph.cases import brute_force, hmm_of, language_model, random_tree, small_lang
 
 k2 = pytest.importorskip("k2")
@@ -20,14 +21,20 @@ k2 = pytest.importorskip("k2")
 CONTEXTS = [(0, 0), (1, 0), (0, 1), (1, 1), (2, 0), (0, 2)]
 
 
-def decode(graph: DecodingGraph, log_probs: np.ndarray, scores: np.ndarray, transition_scale: float = 1.0) -> tuple[list[int], float]:
+def decode(
+    graph: DecodingGraph, log_probs: np.ndarray, scores: np.ndarray, transition_scale: float = 1.0
+) -> tuple[list[int], float]:
     """Exact best path by k2."""
     fsa = graph.to_k2(log_probs, transition_scale)
     columns = torch.nn.functional.pad(torch.from_numpy(scores)[None], (1, 0), value=-math.inf)
     dense = k2.DenseFsaVec(columns, torch.tensor([[0, 0, len(scores)]], dtype=torch.int32))
-    lattice = k2.intersect_dense_pruned(fsa, dense, search_beam=1e4, output_beam=1e4, min_active_states=0, max_active_states=10**6)
+    lattice = k2.intersect_dense_pruned(
+        fsa, dense, search_beam=1e4, output_beam=1e4, min_active_states=0, max_active_states=10**6
+    )
     best = k2.shortest_path(lattice, use_double_scores=True)
-    return graph.spell(best.aux_labels.tolist()), float(best.get_tot_scores(use_double_scores=True, log_semiring=False)[0])
+    return graph.spell(best.aux_labels.tolist()), float(
+        best.get_tot_scores(use_double_scores=True, log_semiring=False)[0]
+    )
 
 
 def check_best_paths(left: int, right: int, order: int, lang: Lang) -> None:
@@ -54,7 +61,9 @@ def check_best_paths(left: int, right: int, order: int, lang: Lang) -> None:
 @pytest.mark.parametrize("left,right", CONTEXTS)
 @pytest.mark.parametrize("order", [1, 2, 3])
 def test_best_path_is_that_of_brute_force(left: int, right: int, order: int) -> None:
-    check_best_paths(left, right, order, small_lang(silence_prob=0.0 if order == 3 else 0.3, states=1 if order == 1 else 2))
+    check_best_paths(
+        left, right, order, small_lang(silence_prob=0.0 if order == 3 else 0.3, states=1 if order == 1 else 2)
+    )
 
 
 @pytest.mark.parametrize("left,right", [(2, 1), (2, 2)])
@@ -64,7 +73,9 @@ def test_wide_contexts_reach_over_several_words(left: int, right: int, silence_p
     check_best_paths(left, right, 2, small_lang(silence_prob=silence_prob, states=1))
 
 
-@pytest.mark.parametrize("left,right,position", [(0, 0, "word_end"), (1, 1, "word_end"), (0, 2, "word_end"), (1, 1, "full")])
+@pytest.mark.parametrize(
+    "left,right,position", [(0, 0, "word_end"), (1, 1, "word_end"), (0, 2, "word_end"), (1, 1, "full")]
+)
 def test_phones_that_know_their_position(left: int, right: int, position: str) -> None:
     check_best_paths(left, right, 2, small_lang(states=1, position=position))
 
@@ -78,7 +89,7 @@ def test_two_words_on_the_first_arc_are_both_put_out() -> None:
     label = len(lang.words) + graph.word_sequences.index((a, a))
     assert graph.spell([0, label, 0, a]) == [a, a, a]
     assert graph.words_per_label()[label] == 2
-    inner = graph.word[graph.splits[1]:]
+    inner = graph.word[graph.splits[1] :]
     assert inner.max() < len(lang.words), "only arcs that leave the start may carry sequences"
 
 
@@ -111,7 +122,9 @@ def test_damaged_graph_is_refused(tmp_path: Path, damage: str) -> None:
 def test_language_model_without_a_common_word_is_refused() -> None:
     lang = small_lang()
     with pytest.raises(DataError, match="no word in common"):
-        build_decoding_graph(lang, Arpa(1, {("<s>",): -99.0, ("</s>",): -0.7, ("Q",): -0.7}), hmm_of(lang, random_tree(lang, 0, 0)))
+        build_decoding_graph(
+            lang, Arpa(1, {("<s>",): -99.0, ("</s>",): -0.7, ("Q",): -0.7}), hmm_of(lang, random_tree(lang, 0, 0))
+        )
 
 
 def test_dynamic_labels_score_like_static_ones() -> None:
@@ -122,8 +135,10 @@ def test_dynamic_labels_score_like_static_ones() -> None:
     scores = np.random.default_rng(3).standard_normal((7, hmm.transitions.num_pdfs)).astype(np.float32)
     columns = np.concatenate([scores[:, hmm.transitions.tid_pdf()] + 0.7 * log_probs, scores], axis=1)
     fsa = graph.to_k2(log_probs, dynamic=True)
-    dense = k2.DenseFsaVec(torch.nn.functional.pad(torch.from_numpy(columns)[None], (1, 0), value=-math.inf).float(),
-                           torch.tensor([[0, 0, 7]], dtype=torch.int32))
+    dense = k2.DenseFsaVec(
+        torch.nn.functional.pad(torch.from_numpy(columns)[None], (1, 0), value=-math.inf).float(),
+        torch.tensor([[0, 0, 7]], dtype=torch.int32),
+    )
     lattice = k2.intersect_dense_pruned(fsa, dense, 1e4, 1e4, 0, 10**6)
     best = k2.shortest_path(lattice, use_double_scores=True)
     words, total = decode(graph, log_probs, scores, 0.7)

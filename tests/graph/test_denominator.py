@@ -1,4 +1,7 @@
-"""Sums over whole graphs and over lattices, against enumeration of all word sequences, each other, and finite differences."""
+"""Sums over whole graphs and over lattices, against enumeration of all word sequences, each other, and finite
+differences.
+"""
+
 from __future__ import annotations
 
 import itertools
@@ -23,7 +26,9 @@ EXACT = 400.0  # a beam that leaves nothing out
 class Case:
     """A small lang with a unigram and a triphone tree, and random scores."""
 
-    def __init__(self, left: int = 1, right: int = 1, frames: tuple[int, ...] = (5, 4), silence_prob: float = 0.3) -> None:
+    def __init__(
+        self, left: int = 1, right: int = 1, frames: tuple[int, ...] = (5, 4), silence_prob: float = 0.3
+    ) -> None:
         self.lang = small_lang(silence_prob=silence_prob, states=1)
         self.hmm = hmm_of(self.lang, random_tree(self.lang, left, right))
         self.lm = language_model(1)
@@ -48,7 +53,12 @@ class Case:
         graphs = compile_graphs(self.lang, self.hmm.tree, self.hmm.transitions, texts)
         fits = np.flatnonzero(graphs.min_frames <= length)
         scores = self.scores[row, :length].expand(len(fits), -1, -1).contiguous()
-        sums = full_sum(graphs.select(fits).graphs, scores, torch.full((len(fits),), length), torch.from_numpy(self.log_probs) * SCALE)
+        sums = full_sum(
+            graphs.select(fits).graphs,
+            scores,
+            torch.full((len(fits),), length),
+            torch.from_numpy(self.log_probs) * SCALE,
+        )
         lm = torch.tensor([self.lm.sentence_log_prob([self.lang.words.name(w) for w in texts[i]]) for i in fits])
         return float(torch.logsumexp(sums.double() + lm, 0))
 
@@ -115,7 +125,9 @@ def test_fewer_states_are_a_lower_bound_of_the_sum() -> None:
 
 
 def test_a_search_that_loses_all_paths_is_repeated() -> None:
-    """Two states a word and no silence: at the last frame the end lies off the best states, so a narrow beam reaches none."""
+    """Two states a word and no silence: at the last frame the end lies off the best states, so a narrow beam reaches
+    none.
+    """
     lang = small_lang(silence_prob=0.0, states=2)
     hmm = hmm_of(lang, random_tree(lang, 0, 0))
     graph, log_probs = build_decoding_graph(lang, language_model(1), hmm), hmm.transitions.log_probs()
@@ -129,6 +141,7 @@ def test_a_search_that_loses_all_paths_is_repeated() -> None:
 
 def test_threads_change_nothing() -> None:
     import numba
+
     case = Case(frames=(9, 7, 5, 3))
     one = case.graph_sum(9.0)(case.scores, case.lens)
     before = numba.get_num_threads()
@@ -182,7 +195,9 @@ def test_references_are_found_in_unpruned_lattices_and_missed_in_pruned_ones() -
     words = [[case.lang.words.id(w) for w in text.split()] for text in ("A B", "C", "A A A A A A A")]
     found = case.lattice_sum()(case.scores, case.lens, words)
     assert found.missing == [2]  # seven words need seven frames
-    narrow = case.lattice_sum(DecodeOptions(acoustic_scale=1.0, beam=1e4, lattice_beam=1e-3, max_active=100_000, retries=0))
+    narrow = case.lattice_sum(
+        DecodeOptions(acoustic_scale=1.0, beam=1e4, lattice_beam=1e-3, max_active=100_000, retries=0)
+    )
     assert len(narrow(case.scores, case.lens, words).missing) >= 2
 
 
@@ -211,8 +226,15 @@ def brute_force(arcs: list[tuple[int, int, int, float, float]]) -> list[tuple[li
     return done
 
 
-ARCS = [(0, 1, 3, -0.5, 1.0), (0, 2, 4, 0.2, 0.0), (1, 3, 0, 0.1, 0.5), (2, 3, 5, -1.0, 0.25), (2, 4, 0, 0.7, 1.0),
-        (3, 5, 0, 0.3, 0.0), (4, 5, 3, -0.2, 0.0)]
+ARCS = [
+    (0, 1, 3, -0.5, 1.0),
+    (0, 2, 4, 0.2, 0.0),
+    (1, 3, 0, 0.1, 0.5),
+    (2, 3, 5, -1.0, 0.25),
+    (2, 4, 0, 0.7, 1.0),
+    (3, 5, 0, 0.3, 0.0),
+    (4, 5, 3, -0.2, 0.0),
+]
 SPELL = (np.array([0, 0, 0, 0, 1, 2, 4]), np.array([7, 8, 7, 9]))  # label 3: 7, 4: 8, 5: 7 9
 
 
@@ -237,8 +259,10 @@ def test_lattice_recursions_against_all_paths() -> None:
     assert arc_frames(splits, src, dst).tolist() == [0, 0, 1, 1, 1, 2, 2]
 
 
-@pytest.mark.parametrize("words, there", [([7], True), ([8, 7, 9], True), ([8, 7], True), ([8], False), ([7, 9], False), ([], False),
-                                          ([8, 7, 9, 9], False)])
+@pytest.mark.parametrize(
+    "words, there",
+    [([7], True), ([8, 7, 9], True), ([8, 7], True), ([8], False), ([7, 9], False), ([], False), ([8, 7, 9, 9], False)],
+)
 def test_contains(words: list[int], there: bool) -> None:
     src, dst, label, _, _ = columns()
     spell_splits = np.array([0, 0, 0, 0, 1, 2, 4])
@@ -257,7 +281,9 @@ def test_a_path_more_is_a_mixture() -> None:
         right = (hot * accuracy).sum((1, 2))
         mean = (share * right).sum()
         gradient = (share[:, None, None] * (right - mean)[:, None, None] * hot).sum(0, keepdim=True)
-        return Competitors(p.sum().log()[None], (share[:, None, None] * hot).sum(0, keepdim=True), [0], mean[None], gradient)
+        return Competitors(
+            p.sum().log()[None], (share[:, None, None] * hot).sum(0, keepdim=True), [0], mean[None], gradient
+        )
 
     found, everything = sums([0, 1]), sums([0, 1, 2])
     found.add(0, torch.tensor(weights[2]), torch.nn.functional.one_hot(labels[2], 3).double(), accuracy)

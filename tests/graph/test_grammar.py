@@ -1,4 +1,5 @@
 """G against kaldilm and against the model's own probabilities."""
+
 from __future__ import annotations
 
 import subprocess
@@ -18,7 +19,9 @@ print(kaldilm.arpa2fst(sys.argv[1], disambig_symbol='#0', read_symbol_table=sys.
 
 
 def kaldi_grammar(arpa: Path, words: Path) -> Grammar:
-    done = subprocess.run([sys.executable, "-c", SCRIPT, str(arpa), str(words)], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, str(arpa), str(words)], capture_output=True, text=True, check=True
+    )
     rows = [line.split() for line in done.stdout.splitlines() if line.strip()]
     arcs = [r for r in rows if len(r) >= 4]
     num_words = sum(1 for _ in open(words, encoding="utf-8")) - 3
@@ -32,7 +35,9 @@ def kaldi_grammar(arpa: Path, words: Path) -> Grammar:
             final[int(r[0])] = -float(r[1]) if len(r) > 1 else 0.0
     kept = [r for r in arcs if int(r[2]) != num_words]
     columns = [np.array([int(r[i]) for r in kept]) for i in (0, 1, 2)]
-    return Grammar(*columns, np.array([-float(r[4]) if len(r) > 4 else 0.0 for r in kept]), backoff, weight, final, int(rows[0][0]))
+    return Grammar(
+        *columns, np.array([-float(r[4]) if len(r) > 4 else 0.0 for r in kept]), backoff, weight, final, int(rows[0][0])
+    )
 
 
 @pytest.mark.parametrize("order", [1, 2, 3])

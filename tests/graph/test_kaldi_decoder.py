@@ -1,4 +1,5 @@
 """Decoding graphs searched by Kaldi's own decoders (kaldi-decoder, kaldifst) and by k2: the same words and scores."""
+
 from __future__ import annotations
 
 import importlib.util
@@ -49,6 +50,8 @@ def test_best_paths_are_kaldi_s() -> None:
         for i, total in enumerate(totals[0]):
             for other in (1, 2):
                 assert words[0][i] == words[other][i], (case, i)
-                assert (total is None) == (totals[other][i] is None) and (total is None or abs(total - totals[other][i]) < 1e-2), (case, i)
+                assert (total is None) == (totals[other][i] is None) and (
+                    total is None or abs(total - totals[other][i]) < 1e-2
+                ), (case, i)
             spoken += len(words[0][i])
     assert spoken > 100

@@ -1,4 +1,5 @@
 """Lattices under another language model, against complete n-best lists ranked by the formula."""
+
 from __future__ import annotations
 
 import pytest
@@ -14,12 +15,15 @@ pytest.importorskip("k2")
 
 def lattices_of(left: int, right: int, frames: tuple[int, ...], silence_prob: float = 0.3, states: int = 1):
     from pipeline.graph.search import Searcher
+
     lang = small_lang(silence_prob=silence_prob, states=states)
     hmm = hmm_of(lang, random_tree(lang, left, right))
     options = DecodeOptions(acoustic_scale=0.5, beam=1e4, lattice_beam=1e4, max_active=100_000)
     graph = build_decoding_graph(lang, language_model(1), hmm)
     searcher = Searcher(graph, hmm.transitions.log_probs(), hmm.transitions.tid_pdf(), 0.7, options)
-    scores = torch.randn(len(frames), max(frames), hmm.transitions.num_pdfs, generator=torch.Generator().manual_seed(3)) * 2
+    scores = (
+        torch.randn(len(frames), max(frames), hmm.transitions.num_pdfs, generator=torch.Generator().manual_seed(3)) * 2
+    )
     return lang, searcher.search(scores, torch.tensor(frames))
 
 
@@ -29,6 +33,7 @@ def test_best_path_is_that_of_all_sequences(left, right, silence_prob, old_lm) -
     """With right context and no silence the first arc can carry two words."""
     from pipeline.graph.lm_lattice import LatticeRescorer
     from pipeline.graph.nbest import nbest
+
     lang, lattices = lattices_of(left, right, (5, 4, 2), silence_prob)
     sharp = train_kneser_ney([*SENTENCES, *([["C", "A", "B"]] * 9)], 3)
     rescorer = LatticeRescorer(sharp, lang.words, old_lm)
@@ -37,16 +42,25 @@ def test_best_path_is_that_of_all_sequences(left, right, silence_prob, old_lm) -
         lists = nbest(lattices, 100_000, lm_weight, 1e4)
         found = rescorer.best_words(lattices, lm_weight, penalty)
         for alternatives, words in zip(lists, found):
-            totals = {a.words: a.acoustic / lm_weight + a.graph - penalty * len(a.words) + (1 - old_lm) * (
-                sharp.sentence_log_prob([lang.words.name(w) for w in a.words]) - a.lm) for a in alternatives}
+            totals = {
+                a.words: a.acoustic / lm_weight
+                + a.graph
+                - penalty * len(a.words)
+                + (1 - old_lm) * (sharp.sentence_log_prob([lang.words.name(w) for w in a.words]) - a.lm)
+                for a in alternatives
+            }
             assert len(totals) > 3
             assert totals[tuple(words)] == pytest.approx(max(totals.values()), abs=1e-3)
-            changed += tuple(words) != max(alternatives, key=lambda a: a.acoustic / lm_weight + a.graph - penalty * len(a.words)).words
+            changed += (
+                tuple(words)
+                != max(alternatives, key=lambda a: a.acoustic / lm_weight + a.graph - penalty * len(a.words)).words
+            )
     assert changed > 0
 
 
 def test_the_same_model_again_changes_nothing() -> None:
     from pipeline.graph.lm_lattice import LatticeRescorer
+
     lang, lattices = lattices_of(1, 1, (6, 5, 3, 1))
     again = LatticeRescorer(language_model(1), lang.words)
     for lm_weight, penalty in ((2.0, 0.0), (0.5, 0.3), (9.0, -0.5)):
@@ -56,6 +70,7 @@ def test_the_same_model_again_changes_nothing() -> None:
 def test_failed_searches_stay_empty() -> None:
     """Words of two frames at least: the second utterance has no path, alone and beside another one."""
     from pipeline.graph.lm_lattice import LatticeRescorer
+
     for frames in ((5, 1), (1,)):
         lang, lattices = lattices_of(0, 0, frames, silence_prob=0.0, states=2)
         found = LatticeRescorer(language_model(2), lang.words).best_words(lattices, 1.0, 0.0)
@@ -64,6 +79,7 @@ def test_failed_searches_stay_empty() -> None:
 
 def test_unknown_words_score_as_unk() -> None:
     from pipeline.graph.lm_lattice import LatticeRescorer
+
     lang, lattices = lattices_of(0, 0, (4,))
     low, high = ({("<s>",): -99.0, ("</s>",): -1.0, ("A",): -1.0, ("<unk>",): p} for p in (-60.0, 20.0))
     a = lang.words.id("A")

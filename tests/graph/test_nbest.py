@@ -1,4 +1,5 @@
 """N-best lists of lattices against brute force over word sequences."""
+
 from __future__ import annotations
 
 import dataclasses
@@ -19,21 +20,26 @@ pytest.importorskip("k2")
 def test_lists_are_those_of_brute_force(left: int, right: int, num: int) -> None:
     from pipeline.graph.nbest import nbest
     from pipeline.graph.search import Searcher
+
     lang = small_lang()
     hmm = hmm_of(lang, random_tree(lang, left, right))
     arpa = language_model(2)
     grammar = grammar_from_arpa(arpa, lang.words)
     options = DecodeOptions(acoustic_scale=0.5, beam=1e4, lattice_beam=1e4, max_active=10_000)
-    searcher = Searcher(build_decoding_graph(lang, arpa, hmm), hmm.transitions.log_probs(), hmm.transitions.tid_pdf(), 0.7, options)
+    searcher = Searcher(
+        build_decoding_graph(lang, arpa, hmm), hmm.transitions.log_probs(), hmm.transitions.tid_pdf(), 0.7, options
+    )
     scores = torch.randn(3, 6, hmm.transitions.num_pdfs, generator=torch.Generator().manual_seed(left)) * 2
     lens = torch.tensor([6, 1, 5])  # the second is too short for any word, but not for silence
     lists = nbest(searcher.search(scores, lens), num, 2.0, 1e4)
     assert [a.words for a in lists[1]] == [()]
     for i in (0, 2):
         found = {a.words: a.acoustic / 2.0 + a.graph for a in lists[i]}
-        frames = scores[i, :int(lens[i])].numpy()
+        frames = scores[i, : int(lens[i])].numpy()
         constant = frames.max(axis=1).sum() / 2.0  # the search drops it
-        expected = {w: s - constant for w, s in brute_force(lang, grammar, hmm, frames * np.float32(0.5), 3, 0.7).items()}
+        expected = {
+            w: s - constant for w, s in brute_force(lang, grammar, hmm, frames * np.float32(0.5), 3, 0.7).items()
+        }
         best = sorted(expected, key=expected.get, reverse=True)[:num]
         assert len(best) > 4 and list(found) == best
         assert [found[w] for w in best] == pytest.approx([expected[w] for w in best], abs=2e-3)
@@ -44,26 +50,40 @@ def test_lists_are_those_of_brute_force(left: int, right: int, num: int) -> None
 def test_beam_drops_the_rest() -> None:
     from pipeline.graph.nbest import nbest
     from pipeline.graph.search import Searcher
+
     lang = small_lang()
     hmm = hmm_of(lang, random_tree(lang, 0, 0))
     options = DecodeOptions(acoustic_scale=0.5, beam=1e4, lattice_beam=1e4, max_active=10_000)
-    searcher = Searcher(build_decoding_graph(lang, language_model(2), hmm), hmm.transitions.log_probs(), hmm.transitions.tid_pdf(), 1.0, options)
-    lattices = searcher.search(torch.randn(1, 6, hmm.transitions.num_pdfs, generator=torch.Generator().manual_seed(1)), torch.tensor([6]))
+    searcher = Searcher(
+        build_decoding_graph(lang, language_model(2), hmm),
+        hmm.transitions.log_probs(),
+        hmm.transitions.tid_pdf(),
+        1.0,
+        options,
+    )
+    lattices = searcher.search(
+        torch.randn(1, 6, hmm.transitions.num_pdfs, generator=torch.Generator().manual_seed(1)), torch.tensor([6])
+    )
     wide, narrow = nbest(lattices, 50, 2.0, 1e4)[0], nbest(lattices, 50, 2.0, 2.0)[0]
     totals = [a.acoustic / 2.0 + a.graph for a in wide]
-    assert 0 < len(narrow) < len(wide) and [a.words for a in narrow] == [a.words for a, t in zip(wide, totals) if t >= totals[0] - 2.0]
+    assert 0 < len(narrow) < len(wide) and [a.words for a in narrow] == [
+        a.words for a, t in zip(wide, totals) if t >= totals[0] - 2.0
+    ]
 
 
 def test_lists_under_their_own_language_model_keep_their_order() -> None:
     """A unigram's share of the graph score is its sentence probability, so rescoring with it changes nothing."""
+    from pipeline.artifacts.hyp import NBest
     from pipeline.graph.nbest import nbest
     from pipeline.graph.search import Searcher
-    from pipeline.artifacts.hyp import NBest
     from pipeline.tasks.rescore import rescore
+
     lang, arpa = small_lang(), language_model(1)
     hmm = hmm_of(lang, random_tree(lang, 1, 1))
     options = DecodeOptions(acoustic_scale=0.5, beam=1e4, lattice_beam=1e4, max_active=10_000)
-    searcher = Searcher(build_decoding_graph(lang, arpa, hmm), hmm.transitions.log_probs(), hmm.transitions.tid_pdf(), 1.0, options)
+    searcher = Searcher(
+        build_decoding_graph(lang, arpa, hmm), hmm.transitions.log_probs(), hmm.transitions.tid_pdf(), 1.0, options
+    )
     scores = torch.randn(2, 6, hmm.transitions.num_pdfs, generator=torch.Generator().manual_seed(5))
     lattices = searcher.search(scores, torch.tensor([6, 5]))
     lists = []
@@ -77,7 +97,9 @@ def test_lists_under_their_own_language_model_keep_their_order() -> None:
 def test_best_paths_under_many_weights_are_k2_s() -> None:
     """The same totals as k2's shortest paths, one pair of weights after the other; failed searches stay empty."""
     import k2
+
     from tests.graph.test_lm_lattice import lattices_of
+
     weights = [(w, p) for w in (0.3, 1.0, 4.0, 20.0) for p in (-2.0, 0.0, 0.7, 3.0)]
     for left, right, states, frames in ((0, 0, 1, (7, 4, 1)), (1, 1, 1, (6, 5, 2)), (0, 1, 2, (9, 6, 1))):
         _, lattices = lattices_of(left, right, frames, silence_prob=0.0 if states == 2 else 0.3, states=states)

@@ -1,4 +1,5 @@
 """Phone n-grams: counts by hand, probabilities of sequences, and the graph that they make."""
+
 from __future__ import annotations
 
 import math
@@ -32,14 +33,21 @@ def test_counts_are_expectations_over_variants_and_silence() -> None:
     sil, x, y, z = (lang.phones.id(p) for p in ("SIL", "x", "y", "z"))
     counts = PhoneCounts(2)
     counts.add(lang, [lang.words.id("B")])  # x y (probability 1) or y y z (0.5): 2/3 and 1/3
-    want = {(START,): {sil: 0.25, x: 0.5, y: 0.25}, (sil,): {x: 1 / 6, y: 1 / 12, END: 0.25}, (x,): {y: 2 / 3},
-            (y,): {y: 1 / 3, z: 1 / 3, sil: 1 / 6, END: 0.5}, (z,): {sil: 1 / 12, END: 0.25}}
+    want = {
+        (START,): {sil: 0.25, x: 0.5, y: 0.25},
+        (sil,): {x: 1 / 6, y: 1 / 12, END: 0.25},
+        (x,): {y: 2 / 3},
+        (y,): {y: 1 / 3, z: 1 / 3, sil: 1 / 6, END: 0.5},
+        (z,): {sil: 1 / 12, END: 0.25},
+    }
     assert {h: dict(f) for h, f in counts.counts.items()} == {h: pytest.approx(f) for h, f in want.items()}
 
 
 @pytest.mark.parametrize("order", [2, 3, 4])
 def test_weights_are_probabilities(order: int) -> None:
-    """All followers of a history sum to 1; nothing enters the start; seen sequences are possible, unseen ones are not."""
+    """All followers of a history sum to 1; nothing enters the start; seen sequences are possible, unseen ones are
+    not.
+    """
     lang = small_lang(silence_prob=0.3)
     texts = [[lang.words.id(w) for w in t.split()] for t in ("A B", "C", "D A")]
     graph = phone_ngram(lang, texts, order)
@@ -49,7 +57,11 @@ def test_weights_are_probabilities(order: int) -> None:
     x, y, z = (lang.phones.id(p) for p in "xyz")
     assert log_prob(graph, [x, y, z]) > -math.inf
     assert log_prob(graph, [z, z]) == -math.inf
-    assert log_prob(graph, [x, x, y]) > log_prob(graph, [x, x, x, y]) if order < 4 else log_prob(graph, [x, x, x, y]) == -math.inf
+    assert (
+        log_prob(graph, [x, x, y]) > log_prob(graph, [x, x, x, y])
+        if order < 4
+        else log_prob(graph, [x, x, x, y]) == -math.inf
+    )
 
 
 def test_rare_histories_are_shortened() -> None:
@@ -75,7 +87,9 @@ def test_sum_over_the_graph_is_that_over_its_sequences() -> None:
     ts = {p: int(np.flatnonzero(hmm.transitions.phone == p)[0]) for p in pdf}
     for first in pdf:
         emitted = float(scores[0, 0, pdf[first]])
-        total = np.logaddexp(total, emitted + float(scores[0, 1, pdf[first]]) + log_probs[2 * ts[first]] + log_prob(phones, [first]))
+        total = np.logaddexp(
+            total, emitted + float(scores[0, 1, pdf[first]]) + log_probs[2 * ts[first]] + log_prob(phones, [first])
+        )
         for second in pdf:
             step = emitted + float(scores[0, 1, pdf[second]]) + log_probs[2 * ts[first] + 1]
             total = np.logaddexp(total, step + log_prob(phones, [first, second]))

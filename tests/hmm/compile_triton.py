@@ -1,4 +1,6 @@
-"""Compiles every Triton kernel for an H100 (sm_90) and prints a line for each. Needs no GPU, and not the interpreter."""
+"""Compiles every Triton kernel for an H100 (sm_90) and prints a line for each. Needs no GPU, and not the
+interpreter.
+"""
 
 from __future__ import annotations
 
@@ -7,18 +9,22 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-import triton  # noqa: E402
-import triton.language as tl  # noqa: E402
-from triton.backends.compiler import GPUTarget  # noqa: E402
-from triton.compiler import ASTSource  # noqa: E402
+import triton
+import triton.language as tl
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
 
-from pipeline.hmm import triton_kernels, triton_viterbi  # noqa: E402
+from pipeline.hmm import triton_kernels, triton_viterbi
 
 LONG = "row_at cell_at row_graph states arcs"
 INT = "lengths splits pdf begin degree most other tid arc group_splits group_pdf member_at members back last"
 WIDE = "cum mid_cum scores log_zs grads log_best"
 REAL = "emissions transitions ends weight ring rows mid out counts d_transitions d_emissions"
-TYPES = {name: f"*{t}" for t, names in (("i64", LONG), ("i32", INT), ("fp64", WIDE), ("fp32", REAL)) for name in names.split()}
+TYPES = {
+    name: f"*{t}"
+    for t, names in (("i64", LONG), ("i32", INT), ("fp64", WIDE), ("fp32", REAL))
+    for name in names.split()
+}
 
 
 def compile_kernel(kernel, types: dict, **constants) -> None:

@@ -23,13 +23,25 @@ def wide_graph(seed: int, states: int = 100, pdfs: int = 30) -> Graphs:
     """A chain over many blocks of the kernels, with skips, long jumps ahead and back, several starts and finals."""
     rng = np.random.RandomState(seed)
     s = np.arange(states)
-    src, dst = np.concatenate([s, s[:-1], s[:-2], rng.randint(0, states, 40)]), np.concatenate(
-        [s, s[1:], s[2:], rng.randint(0, states, 40)])
+    src, dst = (
+        np.concatenate([s, s[:-1], s[:-2], rng.randint(0, states, 40)]),
+        np.concatenate([s, s[1:], s[2:], rng.randint(0, states, 40)]),
+    )
     start, final = np.full((2, states), -np.inf)
     start[rng.randint(0, 40, 3)], final[rng.randint(60, states, 3)] = rng.randn(3), rng.randn(3)
-    return build(pdf=rng.randint(0, pdfs, states), src=src, dst=dst, tid=rng.randint(-1, NUM_TIDS, len(src)), weight=rng.randn(len(src)),
-                 start_weight=start, final_weight=final, final_tid=rng.randint(0, NUM_TIDS, states),
-                 state_splits=np.array([0, states]), num_pdfs=pdfs, num_tids=NUM_TIDS).validate()
+    return build(
+        pdf=rng.randint(0, pdfs, states),
+        src=src,
+        dst=dst,
+        tid=rng.randint(-1, NUM_TIDS, len(src)),
+        weight=rng.randn(len(src)),
+        start_weight=start,
+        final_weight=final,
+        final_tid=rng.randint(0, NUM_TIDS, states),
+        state_splits=np.array([0, states]),
+        num_pdfs=pdfs,
+        num_tids=NUM_TIDS,
+    ).validate()
 
 
 def wide_batch(seed: int):
@@ -118,7 +130,9 @@ def test_frames_without_numbers_leave_no_path():
     emissions[1, 20] = float("-inf")
     found = viterbi(graphs, Table(emissions), lengths, beams=widening(20.0))
     assert torch.isinf(found.scores[:2]).all() and (found.states[:2] == -1).all() and found.tries.tolist()[:2] == [3, 3]
-    assert torch.isfinite(viterbi(graphs, emissions, lengths).scores).equal(torch.isfinite(full_sum(graphs, emissions, lengths)))
+    assert torch.isfinite(viterbi(graphs, emissions, lengths).scores).equal(
+        torch.isfinite(full_sum(graphs, emissions, lengths))
+    )
 
 
 def test_ways_in_many_parts_and_threads_give_the_same(monkeypatch):

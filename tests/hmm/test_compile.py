@@ -1,4 +1,5 @@
 """Training graphs against their definition: every pronunciation, every silence, every context spelled out."""
+
 from __future__ import annotations
 
 import itertools
@@ -8,18 +9,24 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline.artifacts.lang import make_lang
+from pipeline.artifacts.lexicon import Lexicon, Pronunciation
+from pipeline.artifacts.transitions import TransitionModel
+from pipeline.artifacts.tree import BOUNDARY, Leaf, Question, Root, Tree, monophone_tree
 from pipeline.base.errors import DataError
 from pipeline.hmm import Graphs, full_sum, viterbi
 from pipeline.hmm import compile as hmm_compile
 from pipeline.hmm.compile import compile_graphs
 from pipeline.hmm.graph_cache import GraphCache
-from pipeline.artifacts.lang import make_lang
-from pipeline.artifacts.lexicon import Lexicon, Pronunciation
-from pipeline.artifacts.transitions import TransitionModel
-from pipeline.artifacts.tree import BOUNDARY, Leaf, Question, Root, Tree, monophone_tree
 
-LEXICON = Lexicon([Pronunciation("A", ("a",)), Pronunciation("A", ("b", "a"), 0.25), Pronunciation("B", ("b",)),
-                   Pronunciation("CAB", ("c", "a", "b"))])
+LEXICON = Lexicon(
+    [
+        Pronunciation("A", ("a",)),
+        Pronunciation("A", ("b", "a"), 0.25),
+        Pronunciation("B", ("b",)),
+        Pronunciation("CAB", ("c", "a", "b")),
+    ]
+)
 
 
 def context_tree(lang, left: int, right: int) -> Tree:
@@ -28,20 +35,28 @@ def context_tree(lang, left: int, right: int) -> Tree:
     roots = []
     for name, topo in lang.topo.phones.items():
         for pdf_class in sorted(set(topo.pdf_classes)):
+
             def grow(positions):
                 if not positions or name == "SIL":
                     return Leaf(next(counter))
                 half = frozenset([BOUNDARY, lang.phones.id("a")] if positions[0] < 0 else [lang.phones.id("b")])
                 return Question(positions[0], half, grow(positions[1:]), grow(positions[1:]))
-            roots.append(Root(frozenset([lang.phones.id(name)]), frozenset([pdf_class]),
-                              grow([p for p in range(-left, right + 1) if p])))
+
+            roots.append(
+                Root(
+                    frozenset([lang.phones.id(name)]),
+                    frozenset([pdf_class]),
+                    grow([p for p in range(-left, right + 1) if p]),
+                )
+            )
     return Tree(roots, lang.phones, left, right)
 
 
 def spelled_out(lang, words):
     """All (phone names, log weight) of a transcript."""
-    slots = [[([], math.log1p(-lang.silence_prob))]
-             + ([(["SIL"], math.log(lang.silence_prob))] if lang.silence_prob else [])]
+    slots = [
+        [([], math.log1p(-lang.silence_prob))] + ([(["SIL"], math.log(lang.silence_prob))] if lang.silence_prob else [])
+    ]
     for word in words:
         slots.append([(list(e.phones), math.log(e.prob)) for e in lang.lexicon.by_word[word]])
         slots.append(slots[0])
@@ -54,7 +69,7 @@ def chain(lang, tree, transitions, phones) -> Graphs:
     ids = [BOUNDARY] * tree.left + [lang.phones.id(p) for p in phones] + [BOUNDARY] * tree.right
     pdfs, loops, forwards = [], [], []
     for i, phone in enumerate(phones):
-        window = np.array([ids[i:i + tree.left + 1 + tree.right]])
+        window = np.array([ids[i : i + tree.left + 1 + tree.right]])
         for state, pdf_class in enumerate(lang.topo[phone].pdf_classes):
             pdf = tree.lookup(window, np.array([pdf_class]))
             ts = int(transitions.transition_states(np.array([lang.phones.id(phone)]), np.array([state]), pdf)[0])
@@ -84,7 +99,9 @@ def test_full_sum_equals_the_sum_over_spelled_out_sequences(left, right, silence
         for phones, weight in spelled_out(lang, words):
             graph = chain(lang, tree, transitions, phones)
             shortest.append(graph.num_states)
-            parts.append(full_sum(graph, emissions[n:n + 1], torch.tensor([frames]), scores, backend="torch")[0] + weight)
+            parts.append(
+                full_sum(graph, emissions[n : n + 1], torch.tensor([frames]), scores, backend="torch")[0] + weight
+            )
         assert float(got[n]) == pytest.approx(float(torch.logsumexp(torch.stack(parts), 0)), rel=1e-5)
         assert compiled.min_frames[n] == min(shortest)
 
@@ -95,8 +112,11 @@ def test_paths_name_words_and_transition_ids():
     transitions = TransitionModel(tree, lang.topo)
     compiled = compile_graphs(lang, tree, transitions, [[lang.words.id("CAB"), lang.words.id("B")]])
     phones = ["SIL", "c", "a", "b", "SIL", "b"]
-    pdfs = [p for name in phones for p in
-            [tree.pdfs_of(lang.phones.id(name), c)[0] for c in lang.topo[name].pdf_classes] * 1]
+    pdfs = [
+        p
+        for name in phones
+        for p in [tree.pdfs_of(lang.phones.id(name), c)[0] for c in lang.topo[name].pdf_classes] * 1
+    ]
     frames = [p for p in pdfs for _ in range(2)]
     emissions = torch.full((1, len(frames), tree.num_pdfs), -20.0)
     emissions[0, torch.arange(len(frames)), torch.tensor(frames)] = 0.0
@@ -139,9 +159,17 @@ def test_equal_content_is_compiled_once(monkeypatch):
         return compile_graphs(lang, tree, TransitionModel(tree, lang.topo), transcripts)
 
     first = compiled(lang, tree, [[1], [1, 2]])
-    assert compiled(make_lang(LEXICON), monophone_tree(lang.phones, lang.topo), [(1,), np.array([1, 2])]) is first and len(calls) == 1
+    assert (
+        compiled(make_lang(LEXICON), monophone_tree(lang.phones, lang.topo), [(1,), np.array([1, 2])]) is first
+        and len(calls) == 1
+    )
     # Everything that a graph depends on tells the keys apart, the places of the utterances' ends too.
-    for args in ((lang, tree, [[1, 1], [2]]), (lang, tree, [[1], [2, 1]]), (other, tree, [[1], [1, 2]]), (lang, wide, [[1], [1, 2]])):
+    for args in (
+        (lang, tree, [[1, 1], [2]]),
+        (lang, tree, [[1], [2, 1]]),
+        (other, tree, [[1], [1, 2]]),
+        (lang, wide, [[1], [1, 2]]),
+    ):
         assert compiled(*args) is not first
     assert len(calls) == 5 and compiled(lang, tree, [[1], [1, 2]]) is first
 

@@ -14,10 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.base.errors import ConfigError
-from pipeline.hmm import backends as hmm_backends
 from pipeline.hmm import Graphs, available, feasible, full_sum, occupancies, viterbi
+from pipeline.hmm import backends as hmm_backends
 from tests.hmm.oracle import NUM_PDFS, make_transitions, paths, random_graph
-
 
 
 def backends(*names: str) -> list:
@@ -36,7 +35,11 @@ def make_batch(seed: int, num: int = 3, frames: int = 5, low: int = 1):
     rng = np.random.RandomState(seed)
     torch.manual_seed(seed)
     graphs = Graphs.cat([random_graph(rng) for _ in range(num)])
-    return graphs, 2 * torch.randn(num, frames, NUM_PDFS, dtype=torch.float64), torch.from_numpy(rng.randint(low, frames + 1, num))
+    return (
+        graphs,
+        2 * torch.randn(num, frames, NUM_PDFS, dtype=torch.float64),
+        torch.from_numpy(rng.randint(low, frames + 1, num)),
+    )
 
 
 def make_chains(num: int, frames: int, states: int, pdfs: int, dtype=torch.float32):
@@ -106,7 +109,9 @@ def test_occupancies_sum_to_one_and_equal_gradients(backend):
     torch.testing.assert_close(dense, emissions.grad, atol=2e-5, rtol=1e-4)
     torch.testing.assert_close(found.tid_counts(), transitions.grad.double(), atol=1e-4, rtol=1e-4)
     # One arc per frame but the first, forward arcs once per state.
-    torch.testing.assert_close(found.tid_counts(), torch.tensor([20 + 13 + 6 - 18.0, 15.0], dtype=torch.double), atol=1e-3, rtol=0)
+    torch.testing.assert_close(
+        found.tid_counts(), torch.tensor([20 + 13 + 6 - 18.0, 15.0], dtype=torch.double), atol=1e-3, rtol=0
+    )
     assert found.tid_counts(include_final=True)[1] == pytest.approx(18, abs=1e-3)
 
 
@@ -137,10 +142,10 @@ def test_equals_torch_ctc(backend):
     sizes = torch.tensor([len(x) for x in labels])
     expected = -torch.nn.functional.ctc_loss(emissions.transpose(0, 1), flat, lengths, sizes, reduction="none")
     torch.testing.assert_close(scores, expected, rtol=1e-5, atol=1e-4)
-    mine, = torch.autograd.grad(scores.sum(), emissions)
+    (mine,) = torch.autograd.grad(scores.sum(), emissions)
     probabilities = emissions.detach().exp()
     # torch returns the gradient of log-softmax inputs: it takes off the probabilities.
-    theirs, = torch.autograd.grad(expected.sum(), emissions)
+    (theirs,) = torch.autograd.grad(expected.sum(), emissions)
     inside = (torch.arange(30) < lengths[:, None])[..., None]
     torch.testing.assert_close(mine - probabilities * inside, theirs, rtol=1e-4, atol=1e-5)
 
@@ -229,7 +234,9 @@ def test_many_arcs_and_many_states_per_pdf(backend):
     """A fully connected graph, and a chain longer than a block of the kernels in which all states share two pdfs."""
     n = 20
     src, dst = (x.reshape(-1).tolist() for x in torch.meshgrid(torch.arange(n), torch.arange(n), indexing="ij"))
-    full = Graphs.from_arcs(src, dst, [d % 5 for d in dst], [-1] * n * n, [0.0] * n * n, [(0, 0.0)], [(n - 1, 0.0)], num_tids=0)
+    full = Graphs.from_arcs(
+        src, dst, [d % 5 for d in dst], [-1] * n * n, [0.0] * n * n, [(0, 0.0)], [(n - 1, 0.0)], num_tids=0
+    )
     chain = Graphs.linear([[i % 2 for i in range(1100)]], num_pdfs=5)
     graphs, lengths = Graphs.cat([full, chain]), torch.tensor([6, 4])
     emissions = torch.randn(2, 6, 5, dtype=torch.float64).log_softmax(-1).requires_grad_()
@@ -283,6 +290,8 @@ def test_cuda_equals_cpu(kind, dtype):
             best = viterbi(graphs, e, lengths, r)
             occupied = occupancies(graphs, e, lengths, r)
             gradient = [] if r is None else [r.grad]
-            found.append([x.detach().cpu() for x in (scores, e.grad, best.scores, occupied.state, occupied.arc, *gradient)])
+            found.append(
+                [x.detach().cpu() for x in (scores, e.grad, best.scores, occupied.state, occupied.arc, *gradient)]
+            )
         for cpu, gpu in zip(*found):
             torch.testing.assert_close(gpu, cpu, **tolerance)

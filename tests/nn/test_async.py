@@ -1,4 +1,7 @@
-"""Asynchronous training in processes: equal to the plain loop with one replica, and what is left when processes are killed."""
+"""Asynchronous training in processes: equal to the plain loop with one replica, and what is left when processes are
+killed.
+"""
+
 from __future__ import annotations
 
 import contextlib
@@ -86,6 +89,7 @@ def test_killed_server_resumes_bit_for_bit(plain, tmp_path):
 
 def test_killed_shard_resumes_bit_for_bit(plain, tmp_path, caplog):
     """The second server, which only holds tensors, is killed as soon as there is a checkpoint."""
+
     def kill() -> None:
         while not (tmp_path / STATE).exists():
             time.sleep(0.002)
@@ -111,7 +115,16 @@ def test_synchronous_replicas_are_reproducible(tmp_path):
 
 @pytest.mark.parametrize("shuffle", ["none", "on_the_fly", "full"])
 def test_frames_of_two_replicas(shuffle, tmp_path):
-    trained = run(tmp_path, replicas=2, shuffle=shuffle, frame_batch=8, epochs=12, learning_rate=0.01, time_masks=0, feature_masks=0)
+    trained = run(
+        tmp_path,
+        replicas=2,
+        shuffle=shuffle,
+        frame_batch=8,
+        epochs=12,
+        learning_rate=0.01,
+        time_masks=0,
+        feature_masks=0,
+    )
     assert trained.history[-1]["dev_accuracy"] > 0.85
     assert all("loss" in figures for figures in trained.history)
 
@@ -140,11 +153,16 @@ def marked(mark: str) -> list[int]:
 
 
 def test_nothing_is_left_of_a_killed_training(tmp_path):
-    """kill -9 of the process that was started: servers and replicas notice and end; the same call goes on afterwards."""
-    script = (f"import sys, dataclasses; sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / 'tests' / 'nn')!r}]\n"
-              f"import test_async, pathlib\ntest_async.run(pathlib.Path({str(tmp_path)!r}), 'hang', replicas=2)\n")
-    process = subprocess.Popen([sys.executable, "-c", script], env={**os.environ, "ASYNC_TEST": str(tmp_path)},
-                               stderr=subprocess.DEVNULL)
+    """kill -9 of the process that was started: servers and replicas notice and end; the same call goes on
+    afterwards.
+    """
+    script = (
+        f"import sys, dataclasses; sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / 'tests' / 'nn')!r}]\n"
+        f"import test_async, pathlib\ntest_async.run(pathlib.Path({str(tmp_path)!r}), 'hang', replicas=2)\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", script], env={**os.environ, "ASYNC_TEST": str(tmp_path)}, stderr=subprocess.DEVNULL
+    )
     until = time.monotonic() + 60
     while not (tmp_path / "happened").exists() and time.monotonic() < until:
         time.sleep(0.1)
@@ -163,7 +181,10 @@ def test_port_that_is_taken_meanwhile(tmp_path, monkeypatch, caplog):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        monkeypatch.setattr(Node, "agree", lambda self, training: (
-            agree(self, training) if first else first.append(1) or taken.getsockname()[1]))
+        monkeypatch.setattr(
+            Node,
+            "agree",
+            lambda self, training: agree(self, training) if first else first.append(1) or taken.getsockname()[1],
+        )
         trained = run(tmp_path, epochs=1)
     assert "cannot meet the others" in caplog.text and len(trained.history) == 1

@@ -1,4 +1,5 @@
 """Parts of asynchronous training without processes: work, shards, staleness by a script, orders of frames."""
+
 from __future__ import annotations
 
 import dataclasses
@@ -48,7 +49,10 @@ def test_slots_walk_their_utterances():
     """Worked out by hand: two slots, lengths 3, 1, 2; a slot takes the next utterance when it is free."""
     batches = list(on_the_fly(iter([(7, 3), (8, 1), (9, 2)]), 2))
     assert [(batch.tolist(), ended) for batch, ended in batches] == [
-        ([[7, 0], [8, 0]], [8]), ([[7, 1], [9, 0]], []), ([[7, 2], [9, 1]], [7, 9])]
+        ([[7, 0], [8, 0]], [8]),
+        ([[7, 1], [9, 0]], []),
+        ([[7, 2], [9, 1]], [7, 9]),
+    ]
 
 
 def test_slots_go_on_while_nothing_new_comes():
@@ -62,7 +66,9 @@ def test_on_the_fly_has_each_frame_once(size):
     lens = np.random.default_rng(2).integers(1, 30, 40)
     walked = list(on_the_fly(iter(enumerate(lens.tolist())), size))
     found = pairs(batch for batch, _ in walked)
-    assert sorted(found) == pairs(consecutive(lens, 10)) and sorted(n for _, ended in walked for n in ended) == list(range(40))
+    assert sorted(found) == pairs(consecutive(lens, 10)) and sorted(n for _, ended in walked for n in ended) == list(
+        range(40)
+    )
     assert all(len({n for n, _ in batch.tolist()}) == len(batch) <= size for batch, _ in walked)
 
 
@@ -103,7 +109,9 @@ def test_each_batch_is_done_once_per_epoch():
 def test_done_is_the_share_of_the_training():
     book = ledger(1)
     items = [book.item(book.take(0), lambda done: 1 - done) for _ in range(6)]
-    assert [i.done for i in items] == pytest.approx([0, 1 / 6, 2 / 6, 3 / 6, 4 / 6, 5 / 6]) and items[3].rate == pytest.approx(0.5)
+    assert [i.done for i in items] == pytest.approx([0, 1 / 6, 2 / 6, 3 / 6, 4 / 6, 5 / 6]) and items[
+        3
+    ].rate == pytest.approx(0.5)
 
 
 def test_work_of_a_lost_replica_is_done_by_the_others():
@@ -228,8 +236,10 @@ class LocalLink:
         return [shard.pull() for shard in self.coordinator.shards]
 
     def push(self, gradients, rate, fetched):
-        ages = [shard.push(self.replica, grads, rate, version)
-                for shard, grads, version in zip(self.coordinator.shards, gradients, fetched)]
+        ages = [
+            shard.push(self.replica, grads, rate, version)
+            for shard, grads, version in zip(self.coordinator.shards, gradients, fetched)
+        ]
         self.ages.append(ages[0])
         return ages
 
@@ -244,8 +254,9 @@ def local(out: Path, **options) -> tuple[Replica, LocalLink]:
     parameters = trained_parameters(held)
     names = partition_tensors(parameters, 1)
     parts = partition(built.data.lens, training.replicas, training.seed)
-    coordinator = Coordinator(held, training, out, [Shard(parameters, training)], names,
-                              make_plan(built.data.lens, parts, training))
+    coordinator = Coordinator(
+        held, training, out, [Shard(parameters, training)], names, make_plan(built.data.lens, parts, training)
+    )
     link = LocalLink(coordinator)
     return Replica(0, built, trained_parameters(built), names, training, link), link
 
@@ -288,17 +299,23 @@ def test_frozen_targets_stay_exact(shuffle, tmp_path):
     replica, _ = local(tmp_path, shuffle=shuffle, frame_batch=7, epochs=2, time_masks=0, feature_masks=0)
     replica.model.encoder.network.dropout = 0.0
     labels, found = make_data()[1], []
-    padded = [torch.nn.functional.pad(replica.model.normalise(replica.built.data.packed[i]), (0, 0, 2, 1)) for i in range(12)]
+    padded = [
+        torch.nn.functional.pad(replica.model.normalise(replica.built.data.packed[i]), (0, 0, 2, 1)) for i in range(12)
+    ]
 
     def check(batches, work):
         places = [(batches.held[n].item.indices[0], int(batches.held[n].frames[t])) for n, t in work.frames.tolist()]
-        windows = torch.stack([padded[i][t:t + 4] for i, t in places])
+        windows = torch.stack([padded[i][t : t + 4] for i, t in places])
         log_post = replica.model.log_posteriors(replica.model.encoder.network.windows(windows))
-        exact = torch.nn.functional.nll_loss(log_post, torch.tensor([int(labels[i][t]) for i, t in places]), reduction="sum")
+        exact = torch.nn.functional.nll_loss(
+            log_post, torch.tensor([int(labels[i][t]) for i, t in places]), reduction="sum"
+        )
         mine = loss(batches, work)
         weight = replica.model.output.weight
         assert torch.allclose(mine.total, exact)
-        assert torch.allclose(*(torch.autograd.grad(x, weight, retain_graph=True)[0] for x in (mine.total, exact)), atol=1e-5)
+        assert torch.allclose(
+            *(torch.autograd.grad(x, weight, retain_graph=True)[0] for x in (mine.total, exact)), atol=1e-5
+        )
         found.extend(places)
         return mine
 

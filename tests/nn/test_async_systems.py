@@ -1,4 +1,7 @@
-"""Systems trained by replicas: with one of them equal to the ordinary steps, and sequence training in batches of frames."""
+"""Systems trained by replicas: with one of them equal to the ordinary steps, and sequence training in batches of
+frames.
+"""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -6,11 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.tasks.align import AlignOptions, align
 from pipeline.artifacts.arpa import Arpa, train_unigram
-from pipeline.base.errors import ConfigError
 from pipeline.artifacts.lang import Lang
 from pipeline.artifacts.model_dir import load_hmm
+from pipeline.base.errors import ConfigError
 from pipeline.nn.asynchronous.options import AsyncSequenceOptions, AsyncViterbiOptions
 from pipeline.nn.asynchronous.systems import SequenceJob, ViterbiJob, train_sequence_async, train_viterbi_async
 from pipeline.nn.hybrid import train_viterbi
@@ -20,30 +22,46 @@ from pipeline.nn.options import NhmmOptions, ViterbiOptions
 from pipeline.nn.sequence_options import SequenceOptions
 from pipeline.nn.sequence_training import Sources, train_sequence
 from pipeline.nn.step import evaluate
+from pipeline.tasks.align import AlignOptions, align
 from tests.nn.conftest import WORDS
 
 pytest.importorskip("k2")
 TRAIN = dict(batch_frames=400, time_masks=0, feature_masks=0, device="cpu")
 CE = dict(encoder="dnn", layers=1, dim=24, window_left=4, window_right=2, epochs=3, learning_rate=5e-3, **TRAIN)
-MMI = dict(epochs=2, learning_rate=1e-3, acoustic_scale=0.5, transition_scale=0.3, lattice_beam=20.0, average=1, **TRAIN)
+MMI = dict(
+    epochs=2, learning_rate=1e-3, acoustic_scale=0.5, transition_scale=0.3, lattice_beam=20.0, average=1, **TRAIN
+)
 
 
 @pytest.fixture(scope="module")
 def root(tones, tmp_path_factory) -> Path:
     """An alignment, a hybrid network with a window on it, and a graph of words."""
     from pipeline.graph.decoding import build_decoding_graph
+
     out = tmp_path_factory.mktemp("async_systems")
     lang = Lang.load(tones.lang)
-    train_nhmm(tones.data, tones.lang, out / "nhmm", NhmmOptions(encoder="tdnn", layers=1, dim=16, dilations=(1,), epochs=6,
-                                                                 learning_rate=5e-3, prior_scale=0.1, **TRAIN))
+    train_nhmm(
+        tones.data,
+        tones.lang,
+        out / "nhmm",
+        NhmmOptions(
+            encoder="tdnn", layers=1, dim=16, dilations=(1,), epochs=6, learning_rate=5e-3, prior_scale=0.1, **TRAIN
+        ),
+    )
     align(load_scorer(out / "nhmm"), load_hmm(out / "nhmm"), lang, tones.data, out / "ali", AlignOptions(), "nhmm")
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     train_viterbi(tones.data, tones.lang, out / "ali", out / "hybrid", ViterbiOptions(**CE))
     train_unigram([list(WORDS)] * 3).save(out / "lm.arpa")
     build_decoding_graph(lang, Arpa.load(out / "lm.arpa"), load_hmm(out / "hybrid")).save(out / "graph")
-    train_sequence(tones.data, Sources(tones.lang, out / "hybrid", out / "graph", out / "lm.arpa"), out / "mmi",
-                   SequenceOptions(**MMI), None, tones.data)
+    train_sequence(
+        tones.data,
+        Sources(tones.lang, out / "hybrid", out / "graph", out / "lm.arpa"),
+        out / "mmi",
+        SequenceOptions(**MMI),
+        None,
+        tones.data,
+    )
     torch.set_num_threads(threads)
     return out
 
@@ -54,15 +72,22 @@ def same(a: Path, b: Path) -> bool:
 
 
 def sequence_job(tones, root: Path, **options) -> SequenceJob:
-    return SequenceJob(tones.data, Sources(tones.lang, root / "hybrid", root / "graph", root / "lm.arpa"),
-                       AsyncSequenceOptions(**{**MMI, **options}), None, tones.data)
+    return SequenceJob(
+        tones.data,
+        Sources(tones.lang, root / "hybrid", root / "graph", root / "lm.arpa"),
+        AsyncSequenceOptions(**{**MMI, **options}),
+        None,
+        tones.data,
+    )
 
 
 def test_viterbi_training_by_one_replica_is_the_ordinary_one(tones, root, tmp_path):
     job = ViterbiJob(tones.data, tones.lang, root / "ali", AsyncViterbiOptions(replicas=1, keep_epochs=True, **CE))
     facts = train_viterbi_async(job, tmp_path / "m")
     assert same(tmp_path / "m", root / "hybrid") and facts["staleness_max"] == 0
-    assert same(tmp_path / "m" / "epoch-1", tmp_path / "m" / "epoch-1") and not same(tmp_path / "m", tmp_path / "m" / "epoch-1")
+    assert same(tmp_path / "m" / "epoch-1", tmp_path / "m" / "epoch-1") and not same(
+        tmp_path / "m", tmp_path / "m" / "epoch-1"
+    )
     assert len(list((tmp_path / "m").glob("epoch-*"))) == 3 and not list((tmp_path / "m").glob("shard*"))
 
 
@@ -74,7 +99,9 @@ def test_mmi_by_one_replica_is_the_ordinary_one(tones, root, tmp_path):
 
 def test_mmi_in_frames_of_two_replicas(tones, root, tmp_path):
     """On-the-fly shuffling, only the last layer; the criterion on dev data gets better."""
-    job = sequence_job(tones, root, replicas=2, shuffle="on_the_fly", frame_batch=12, update="last", refresh=3, epochs=3)
+    job = sequence_job(
+        tones, root, replicas=2, shuffle="on_the_fly", frame_batch=12, update="last", refresh=3, epochs=3
+    )
     train_sequence_async(job, tmp_path / "m")
     before, after = (load_acoustic_model(d)[0].state_dict() for d in (root / "hybrid", tmp_path / "m"))
     assert {k for k in before if not torch.equal(before[k], after[k])} == {"output.weight", "output.bias"}
@@ -89,7 +116,9 @@ def test_what_does_not_go_together_is_refused(tones, root, tmp_path):
         with pytest.raises(ConfigError, match=match):
             train_viterbi_async(job, tmp_path / "m")
     with pytest.raises(ConfigError, match="--encoder dnn"):
-        job = ViterbiJob(tones.data, tones.lang, root / "ali", AsyncViterbiOptions(**{**CE, "encoder": "blstm", "shuffle": "full"}))
+        job = ViterbiJob(
+            tones.data, tones.lang, root / "ali", AsyncViterbiOptions(**{**CE, "encoder": "blstm", "shuffle": "full"})
+        )
         train_viterbi_async(job, tmp_path / "m")
     for options, match in ((dict(schedule="plateau"), "plateau"), (dict(accumulate=2), "--accumulate")):
         job = ViterbiJob(tones.data, tones.lang, root / "ali", AsyncViterbiOptions(**CE, **options))

@@ -1,4 +1,7 @@
-"""CTC as a neural HMM of one state per phone with a blank: against torch's loss, and through alignment and decoding graphs."""
+"""CTC as a neural HMM of one state per phone with a blank: against torch's loss, and through alignment and decoding
+graphs.
+"""
+
 from __future__ import annotations
 
 import dataclasses
@@ -9,20 +12,20 @@ import pytest
 import torch
 
 from pipeline.artifacts.ali import AliSet
-from pipeline.tasks.align import AlignOptions, align
+from pipeline.artifacts.lang import Lang, make_lang
+from pipeline.artifacts.lexicon import Lexicon, Pronunciation
+from pipeline.artifacts.model_dir import load_hmm
+from pipeline.artifacts.transitions import TransitionModel
+from pipeline.artifacts.tree import monophone_tree
 from pipeline.base.errors import DataError
 from pipeline.graph.grammar import Grammar
 from pipeline.graph.phone_graph import NO_PHONE, build_phone_graph
 from pipeline.hmm import full_sum
 from pipeline.hmm.compile import compile_graphs
-from pipeline.artifacts.lang import Lang, make_lang
-from pipeline.artifacts.lexicon import Lexicon, Pronunciation
-from pipeline.artifacts.model_dir import load_hmm
 from pipeline.nn.model import load_scorer
 from pipeline.nn.nhmm import train_nhmm
 from pipeline.nn.options import NhmmOptions
-from pipeline.artifacts.transitions import TransitionModel
-from pipeline.artifacts.tree import monophone_tree
+from pipeline.tasks.align import AlignOptions, align
 
 LEXICON = Lexicon([Pronunciation("A", ("a",)), Pronunciation("AB", ("a", "b")), Pronunciation("BBA", ("b", "b", "a"))])
 CTC = dict(transitions="fixed", label_scale=1.0, transition_scale=0.0, prior="none")
@@ -45,8 +48,14 @@ def test_loss_is_torch_s(text):
     ours = -full_sum(graphs.graphs, log_probs, torch.tensor([14])) - (len(labels) + 1) * math.log(2)
     ours.sum().backward()
     gradient, log_probs.grad = log_probs.grad.clone(), None
-    theirs = torch.nn.functional.ctc_loss(log_probs.transpose(0, 1), torch.tensor([labels]), torch.tensor([14]),
-                                          torch.tensor([len(labels)]), blank=pdf_of["SIL"], reduction="sum")
+    theirs = torch.nn.functional.ctc_loss(
+        log_probs.transpose(0, 1),
+        torch.tensor([labels]),
+        torch.tensor([14]),
+        torch.tensor([len(labels)]),
+        blank=pdf_of["SIL"],
+        reduction="sum",
+    )
     assert float(ours) == pytest.approx(float(theirs), rel=1e-4)
     theirs.backward()
     # torch's gradient is meant for what precedes a log-softmax: occupancies are subtracted from probabilities there
@@ -59,9 +68,16 @@ def test_decoding_graph_has_blanks_inside_words():
     """All phone sequences of one word up to a length: blanks are optional at every boundary."""
     lang = ctc_lang()
     word = lang.words.id("AB")
-    one = Grammar(start=0, src=np.array([0]), dst=np.array([1]), word=np.array([word]),
-                  weight=np.array([0.0]), final=np.array([-np.inf, 0.0]), backoff=np.array([-1, -1]),
-                  backoff_weight=np.array([0.0, 0.0]))
+    one = Grammar(
+        start=0,
+        src=np.array([0]),
+        dst=np.array([1]),
+        word=np.array([word]),
+        weight=np.array([0.0]),
+        final=np.array([-np.inf, 0.0]),
+        backoff=np.array([-1, -1]),
+        backoff_weight=np.array([0.0, 0.0]),
+    )
     graph = build_phone_graph(lang, one)
     found, stack = {}, [(graph.start, (), 0.0)]
     while stack:
@@ -71,8 +87,12 @@ def test_decoding_graph_has_blanks_inside_words():
         for a in np.flatnonzero(graph.src == state):
             more = () if graph.phone[a] == NO_PHONE else (lang.phones.name(int(graph.phone[a])),)
             stack.append((int(graph.dst[a]), phones + more, weight + graph.lex[a]))
-    texts = {tuple(x for x in ("SIL" * s, "a", "SIL" * m, "b", "SIL" * e) if x)
-             for s in (0, 1) for m in (0, 1) for e in (0, 1)}
+    texts = {
+        tuple(x for x in ("SIL" * s, "a", "SIL" * m, "b", "SIL" * e) if x)
+        for s in (0, 1)
+        for m in (0, 1)
+        for e in (0, 1)
+    }
     assert set(found) == texts and all(w == pytest.approx(3 * math.log(0.5)) for w in found.values())
 
 
@@ -86,15 +106,35 @@ def test_blank_survives_saving_and_changes_the_id(tmp_path):
 
 
 def test_from_audio_to_alignment(tones, tmp_path):
-    """Phones are spikes inside their words, though not always inside their own spans; the blank has most of the time."""
+    """Phones are spikes inside their words, though not always inside their own spans; the blank has most of the
+    time.
+    """
     lang_dir = tmp_path / "lang"
     ctc_lang(Lang.load(tones.lang).lexicon).save(lang_dir)
-    options = NhmmOptions(encoder="tdnn", layers=2, dim=24, dilations=(1,), batch_frames=400, time_masks=0, feature_masks=0,
-                          device="cpu", epochs=10, learning_rate=5e-3, **CTC)
+    options = NhmmOptions(
+        encoder="tdnn",
+        layers=2,
+        dim=24,
+        dilations=(1,),
+        batch_frames=400,
+        time_masks=0,
+        feature_masks=0,
+        device="cpu",
+        epochs=10,
+        learning_rate=5e-3,
+        **CTC,
+    )
     facts = train_nhmm(tones.data, lang_dir, tmp_path / "m", options)
     assert np.isfinite(facts["silence_forward"])
-    report = align(load_scorer(tmp_path / "m"), load_hmm(tmp_path / "m"), Lang.load(lang_dir), tones.data, tmp_path / "ali",
-                   AlignOptions(), "m")
+    report = align(
+        load_scorer(tmp_path / "m"),
+        load_hmm(tmp_path / "m"),
+        Lang.load(lang_dir),
+        tones.data,
+        tmp_path / "ali",
+        AlignOptions(),
+        "m",
+    )
     assert not report.failed
     ali = AliSet.load(tmp_path / "ali")
     inside = []
@@ -110,5 +150,7 @@ def test_ctc_without_blank_between_words_only_differs():
     plain = dataclasses.replace(ctc_lang(), blank=False)
     tree = monophone_tree(plain.phones, plain.topo)
     hmm = TransitionModel(tree, plain.topo)
-    sizes = [len(compile_graphs(lang, tree, hmm, [lang.word_ids("AB", "t")]).state_word) for lang in (plain, ctc_lang())]
+    sizes = [
+        len(compile_graphs(lang, tree, hmm, [lang.word_ids("AB", "t")]).state_word) for lang in (plain, ctc_lang())
+    ]
     assert sizes == [4, 5]

@@ -1,4 +1,5 @@
 """Batches: complete, bounded, and the same for the same seed."""
+
 from __future__ import annotations
 
 import numpy as np

@@ -1,4 +1,5 @@
 """The feed-forward network over a window: frames alone and in their utterance, padding, what the window reaches."""
+
 from __future__ import annotations
 
 import pytest
@@ -21,7 +22,7 @@ def test_windows_are_the_utterance_frame_by_frame():
     x, lens = torch.randn(1, 9, 5), torch.tensor([9])
     whole, _ = encoder(x, lens)
     padded = torch.nn.functional.pad(x[0], (0, 0, *encoder.network.window))
-    alone = encoder.network.windows(torch.stack([padded[t:t + 5] for t in range(9)]))
+    alone = encoder.network.windows(torch.stack([padded[t : t + 5] for t in range(9)]))
     assert torch.allclose(whole[0], alone, atol=1e-6)
 
 

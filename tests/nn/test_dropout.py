@@ -1,4 +1,5 @@
 """Dropout: share, independence, mean, gradient, and torch's generator."""
+
 import pytest
 import torch
 
@@ -16,7 +17,9 @@ def test_share_and_scale(p):
 
 
 def test_places_are_independent():
-    """Neighbours share a random number; their masks must not know of each other, at any distance within it or across."""
+    """Neighbours share a random number; their masks must not know of each other, at any distance within it or
+    across.
+    """
     torch.manual_seed(4)
     kept = (dropout(torch.ones(400_000), 0.3, True) != 0).float()
     for distance in range(1, 9):
@@ -39,6 +42,7 @@ def test_seeded_by_torch():
     def draw():
         torch.manual_seed(6)
         return dropout(torch.ones(1000), 0.5, True)
+
     first = draw()
     assert torch.equal(first, draw())
     assert not torch.equal(first, dropout(torch.ones(1000), 0.5, True))

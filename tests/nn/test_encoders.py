@@ -1,4 +1,5 @@
 """Encoders: lengths, and padding that never reaches a real frame."""
+
 from __future__ import annotations
 
 from unittest import mock
@@ -95,10 +96,18 @@ def test_frames_of_a_step_differ():
     assert not torch.allclose(out[0, 0], out[0, 1]) and not torch.allclose(out[0, 1], out[0, 2])
 
 
-@pytest.mark.parametrize("shape", [
-    dict(encoder="tdnn", kernel=4), dict(encoder="tdnn", dilations=(0,)), dict(encoder="tdnn", dilations=()),
-    dict(encoder="transformer", dim=12, heads=4), dict(encoder="conformer", dim=16, conv_kernel=4),
-    dict(encoder="tds", dim=10, heads=4), dict(encoder="tds", dim=8, conv_kernel=2)])
+@pytest.mark.parametrize(
+    "shape",
+    [
+        dict(encoder="tdnn", kernel=4),
+        dict(encoder="tdnn", dilations=(0,)),
+        dict(encoder="tdnn", dilations=()),
+        dict(encoder="transformer", dim=12, heads=4),
+        dict(encoder="conformer", dim=16, conv_kernel=4),
+        dict(encoder="tds", dim=10, heads=4),
+        dict(encoder="tds", dim=8, conv_kernel=2),
+    ],
+)
 def test_impossible_shapes_are_refused(shape):
     with pytest.raises(ConfigError):
         Encoder(5, EncoderOptions(**shape))
@@ -135,7 +144,10 @@ def test_layers_are_handed_out_at_their_rate():
     out, out_lens, found = encoder.layers(x, lens, (1, 3))
     assert sorted(found) == [1, 3] and found[3].x is out and [found[n].factor for n in (1, 3)] == [2, 12]
     for hidden in found.values():
-        assert hidden.lens.tolist() == [-(-n // hidden.factor) for n in (25, 13)] and hidden.x.shape[:2] == (2, int(hidden.lens[0]))
+        assert hidden.lens.tolist() == [-(-n // hidden.factor) for n in (25, 13)] and hidden.x.shape[:2] == (
+            2,
+            int(hidden.lens[0]),
+        )
     assert torch.equal(out, encoder(x, lens)[0])
 
 
@@ -174,9 +186,15 @@ def test_nothing_behind_chunk_and_context_is_seen():
     assert x.grad[0, 10:].abs().max() == 0 and (x.grad[0, :10].abs().sum(1) > 0).all()
 
 
-@pytest.mark.parametrize("shape", [
-    dict(strides=(2, 2, 2)), dict(strides=(0,)), dict(encoder="lc_blstm", strides=(2,), chunk=5),
-    dict(strides=(2,), frames_per_step=2)])
+@pytest.mark.parametrize(
+    "shape",
+    [
+        dict(strides=(2, 2, 2)),
+        dict(strides=(0,)),
+        dict(encoder="lc_blstm", strides=(2,), chunk=5),
+        dict(strides=(2,), frames_per_step=2),
+    ],
+)
 def test_impossible_rates_are_refused(shape):
     with pytest.raises(ConfigError):
         Encoder(5, EncoderOptions(**{"layers": 3, "dim": 8, **shape}))

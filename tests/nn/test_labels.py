@@ -1,4 +1,5 @@
 """Labels for the copies of an utterance at other speeds and in noise."""
+
 from __future__ import annotations
 
 from pathlib import Path

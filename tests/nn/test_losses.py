@@ -1,4 +1,5 @@
 """Criteria against brute force and against torch."""
+
 from __future__ import annotations
 
 import itertools
@@ -7,19 +8,21 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.hmm.compile import compile_graphs
 from pipeline.artifacts.lang import make_lang
 from pipeline.artifacts.lexicon import Lexicon, Pronunciation
+from pipeline.artifacts.transitions import TransitionModel
+from pipeline.artifacts.tree import monophone_tree
+from pipeline.hmm.compile import compile_graphs
 from pipeline.nn.data import Batch
 from pipeline.nn.linear import linear_labels
 from pipeline.nn.losses import CrossEntropy, FullSum, Ramp
 from pipeline.nn.model import AcousticModel
 from pipeline.nn.options import EncoderOptions
 from pipeline.nn.transitions import TransitionNet
-from pipeline.artifacts.transitions import TransitionModel
-from pipeline.artifacts.tree import monophone_tree
 
-LANG = make_lang(Lexicon([Pronunciation("A", ("a",)), Pronunciation("AB", ("a", "b"))]), speech_states=1, silence_prob=0.4)
+LANG = make_lang(
+    Lexicon([Pronunciation("A", ("a",)), Pronunciation("AB", ("a", "b"))]), speech_states=1, silence_prob=0.4
+)
 TREE = monophone_tree(LANG.phones, LANG.topo)
 HMM = TransitionModel(TREE, LANG.topo)
 LENS = torch.tensor([5, 4])
@@ -84,8 +87,10 @@ def test_full_sum_is_the_sum_over_all_paths(kind):
     transitions = model.transitions(encoded, LENS)
     if transitions.dim() == 1:
         transitions = transitions.expand(2, 5, -1)
-    expected = sum(brute_force(t, scores[i, :n].detach().numpy(), beta * transitions[i, :n].detach().numpy())
-                   for i, (t, n) in enumerate(zip(texts, LENS.tolist())))
+    expected = sum(
+        brute_force(t, scores[i, :n].detach().numpy(), beta * transitions[i, :n].detach().numpy())
+        for i, (t, n) in enumerate(zip(texts, LENS.tolist()))
+    )
     assert float(loss.total) == pytest.approx(-expected, rel=1e-4)
     assert loss.frames == 9 and loss.skipped == 0
 

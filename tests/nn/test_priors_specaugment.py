@@ -1,4 +1,5 @@
 """Label priors and SpecAugment."""
+
 from __future__ import annotations
 
 import numpy as np

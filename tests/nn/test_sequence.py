@@ -1,4 +1,7 @@
-"""Outer gradients: sums, finite differences of the objective, rejected and cancelling frames, references outside of lattices."""
+"""Outer gradients: sums, finite differences of the objective, rejected and cancelling frames, references outside of
+lattices.
+"""
+
 from __future__ import annotations
 
 import numpy as np
@@ -36,7 +39,9 @@ class World:
         self.log_prior = torch.randn(self.num_pdfs, generator=generator).log_softmax(0)
         self.log_probs = self.hmm.transitions.log_probs()
 
-    def objective(self, kind: str = "mmi", lattice: bool = False, options: DecodeOptions = WIDE, **settings) -> SequenceObjective:
+    def objective(
+        self, kind: str = "mmi", lattice: bool = False, options: DecodeOptions = WIDE, **settings
+    ) -> SequenceObjective:
         own = {k: settings.pop(k) for k in list(settings) if k not in Criterion.__dataclass_fields__}
         graph = build_decoding_graph(self.lang, self.lm, self.hmm)
         denominator = None
@@ -46,8 +51,16 @@ class World:
         elif kind != "realign":
             denominator = GraphSum(graph, self.log_probs, 0.5)
         criterion = Criterion(kind=kind, acoustic_scale=0.6, prior_scale=0.4, **settings)
-        return SequenceObjective(self.graphs, torch.from_numpy(self.log_probs) * 0.5, denominator, self.log_prior, criterion,
-                                 words=self.words, lm_scores=self.lm_scores, **own)
+        return SequenceObjective(
+            self.graphs,
+            torch.from_numpy(self.log_probs) * 0.5,
+            denominator,
+            self.log_prior,
+            criterion,
+            words=self.words,
+            lm_scores=self.lm_scores,
+            **own,
+        )
 
     def outer(self, objective: SequenceObjective, log_post: torch.Tensor | None = None) -> Outer:
         return objective.outer(self.log_post if log_post is None else log_post, self.lens, self.indices)
@@ -93,10 +106,14 @@ def test_boosting_favours_wrong_paths() -> None:
     plain, boosted = (world.outer(world.objective(boost=b, **NONE)) for b in (0.0, 2.0))
     assert boosted.gradient.sum(2).abs().max() < 1e-5
     reference = world.outer(world.objective(kind="realign")).gradient.argmax(2)
-    at = [(g.gather(2, reference[:, :, None])[:, :, 0] * (torch.arange(6) < world.lens[:, None])).sum() for g in
-          (plain.gradient, boosted.gradient)]
+    at = [
+        (g.gather(2, reference[:, :, None])[:, :, 0] * (torch.arange(6) < world.lens[:, None])).sum()
+        for g in (plain.gradient, boosted.gradient)
+    ]
     assert at[1] > at[0]  # less of the reference in the denominator
-    huge = world.outer(world.objective(boost=2.0, same=torch.ones(world.num_pdfs, world.num_pdfs, dtype=torch.bool), **NONE))
+    huge = world.outer(
+        world.objective(boost=2.0, same=torch.ones(world.num_pdfs, world.num_pdfs, dtype=torch.bool), **NONE)
+    )
     torch.testing.assert_close(huge.gradient, plain.gradient)  # where all is right, boosting changes nothing
 
 
@@ -105,7 +122,7 @@ def test_realignment_is_cross_entropy_with_the_best_states() -> None:
     found = world.outer(world.objective(kind="realign"))
     hot = found.gradient + world.log_post.exp() * (torch.arange(6) < world.lens[:, None])[:, :, None]
     assert torch.allclose(hot.sum(2), (torch.arange(6) < world.lens[:, None]).float(), atol=1e-5)
-    labels = [hot[n, :int(k)].argmax(1).numpy() for n, k in enumerate(world.lens)]
+    labels = [hot[n, : int(k)].argmax(1).numpy() for n, k in enumerate(world.lens)]
     peer = FrameCrossEntropy(labels).outer(world.log_post, world.lens, world.indices)
     torch.testing.assert_close(found.gradient, peer.gradient)
     assert found.objective == pytest.approx(peer.objective, rel=1e-5)
@@ -121,11 +138,16 @@ def test_cross_entropy_can_be_added() -> None:
 def test_the_numerator_keeps_to_an_alignment() -> None:
     world = World()
     free = world.outer(world.objective(kind="realign")).gradient
-    labels = [(free[n] + world.log_post[n].exp())[:int(k)].argmax(1).numpy() for n, k in enumerate(world.lens)]
+    labels = [(free[n] + world.log_post[n].exp())[: int(k)].argmax(1).numpy() for n, k in enumerate(world.lens)]
     hard, soft = (world.objective(alignment=labels, tolerance=k, **NONE) for k in (0, 9))
     for row, length in enumerate(world.lens.tolist()):
-        assert (hard._numerator(world.log_post, world.lens, world.indices)[1][row, :length].argmax(1).numpy() == labels[row]).all()
-        assert float(hard._numerator(world.log_post, world.lens, world.indices)[1][row].max(1).values[:length].min()) > 0.999
+        assert (
+            hard._numerator(world.log_post, world.lens, world.indices)[1][row, :length].argmax(1).numpy() == labels[row]
+        ).all()
+        assert (
+            float(hard._numerator(world.log_post, world.lens, world.indices)[1][row].max(1).values[:length].min())
+            > 0.999
+        )
     values = [world.outer(o).objective for o in (hard, soft, world.objective(**NONE))]
     assert values[0] < values[1] <= values[2] + 1e-5
 
@@ -175,9 +197,14 @@ def test_a_reference_outside_of_its_lattice_joins_the_denominator() -> None:
     torch.testing.assert_close(found.gradient[1], 0.6 * (numerator[1] - occupancy[1]))
     assert found.objective == pytest.approx(float(np.log(0.5)), abs=1e-5)
     assert objective.failures.missing == {0} and not objective.failures.narrow
-    objective.denominator = Known(Competitors(log_num - 1.0, occupancy, [0]))  # a better one was lost: the beam is too narrow
+    objective.denominator = Known(
+        Competitors(log_num - 1.0, occupancy, [0])
+    )  # a better one was lost: the beam is too narrow
     world.outer(objective)
-    assert objective.failures.narrow == set(world.indices.tolist()) and "beam too narrow" in objective.failures.reasons()[0]
+    assert (
+        objective.failures.narrow == set(world.indices.tolist())
+        and "beam too narrow" in objective.failures.reasons()[0]
+    )
 
 
 def test_failed_utterances_are_left_out_and_counted() -> None:
@@ -193,8 +220,10 @@ def test_failed_utterances_are_left_out_and_counted() -> None:
     assert sorted(objective.failures.reasons()) == [1, 2]
 
 
-@pytest.mark.parametrize("name, advice", [("zero_numerator", "transcripts"), ("empty", "--beam"), ("narrow", "--beam"),
-                                          ("missing", "--lattice-beam")])
+@pytest.mark.parametrize(
+    "name, advice",
+    [("zero_numerator", "transcripts"), ("empty", "--beam"), ("narrow", "--beam"), ("missing", "--lattice-beam")],
+)
 def test_too_many_failures_are_an_error_with_advice(name: str, advice: str) -> None:
     failures = Failures()
     getattr(failures, name).update(range(30))
@@ -220,7 +249,7 @@ class Net(torch.nn.Module):
         self.logits = torch.nn.Parameter(logits.clone())
 
     def forward(self, feats, lens, normalised=False):
-        return self.logits[:len(feats)].log_softmax(2), lens
+        return self.logits[: len(feats)].log_softmax(2), lens
 
 
 def batch_of(world: World) -> Batch:
@@ -273,4 +302,6 @@ def test_stale_gradients_are_renewed_after_so_many_utterances() -> None:
             net.logits -= 5.0 * fresh
     assert gradients == [True, False, True]
     net.eval()
-    assert float(criterion(net, batch_of(world), 0.0).total) == pytest.approx(float(exact(net, batch_of(world), 0.0).total))
+    assert float(criterion(net, batch_of(world), 0.0).total) == pytest.approx(
+        float(exact(net, batch_of(world), 0.0).total)
+    )

@@ -1,4 +1,7 @@
-"""From a hybrid network to sequence-trained ones by the step's function: what rises, what is written, what is refused."""
+"""From a hybrid network to sequence-trained ones by the step's function: what rises, what is written, what is
+refused.
+"""
+
 from __future__ import annotations
 
 import dataclasses
@@ -11,25 +14,35 @@ import pytest
 import torch
 
 from pipeline.artifacts.ali import AliSet, AliWriter
-from pipeline.tasks.align import AlignOptions, align
 from pipeline.artifacts.arpa import Arpa, train_unigram
+from pipeline.artifacts.lang import Lang
+from pipeline.artifacts.model_dir import load_hmm
 from pipeline.base.errors import ConfigError, DataError, MismatchError
 from pipeline.base.files import read_json
 from pipeline.graph.decoding import build_decoding_graph, expand_phone_graph
 from pipeline.graph.phone_lm import phone_ngram
-from pipeline.artifacts.lang import Lang
-from pipeline.artifacts.model_dir import load_hmm
 from pipeline.nn.hybrid import train_viterbi
 from pipeline.nn.model import load_acoustic_model, load_scorer
 from pipeline.nn.nhmm import train_nhmm
 from pipeline.nn.options import NhmmOptions, ViterbiOptions
 from pipeline.nn.sequence_options import SequenceOptions
 from pipeline.nn.sequence_training import Sources, lm_scores, same_phone, select_parameters, train_sequence
+from pipeline.tasks.align import AlignOptions, align
 from tests.nn.conftest import WORDS
 
 pytest.importorskip("k2")
-SHAPE = dict(encoder="tdnn", layers=1, dim=16, dilations=(1,), batch_frames=400, time_masks=0, feature_masks=0, device="cpu")
-OPTIONS = SequenceOptions(epochs=2, batch_frames=400, learning_rate=1e-3, acoustic_scale=0.5, transition_scale=0.3, lattice_beam=20.0, device="cpu")
+SHAPE = dict(
+    encoder="tdnn", layers=1, dim=16, dilations=(1,), batch_frames=400, time_masks=0, feature_masks=0, device="cpu"
+)
+OPTIONS = SequenceOptions(
+    epochs=2,
+    batch_frames=400,
+    learning_rate=1e-3,
+    acoustic_scale=0.5,
+    transition_scale=0.3,
+    lattice_beam=20.0,
+    device="cpu",
+)
 
 
 @pytest.fixture(scope="module")
@@ -37,9 +50,13 @@ def root(tones, tmp_path_factory) -> Path:
     """A neural HMM, its alignment, a hybrid network on it that is not finished, and graphs of words and phones."""
     out = tmp_path_factory.mktemp("sequence")
     lang = Lang.load(tones.lang)
-    train_nhmm(tones.data, tones.lang, out / "nhmm", NhmmOptions(epochs=6, learning_rate=5e-3, prior_scale=0.1, **SHAPE))
+    train_nhmm(
+        tones.data, tones.lang, out / "nhmm", NhmmOptions(epochs=6, learning_rate=5e-3, prior_scale=0.1, **SHAPE)
+    )
     align(load_scorer(out / "nhmm"), load_hmm(out / "nhmm"), lang, tones.data, out / "ali", AlignOptions(), "nhmm")
-    train_viterbi(tones.data, tones.lang, out / "ali", out / "hybrid", ViterbiOptions(epochs=3, learning_rate=5e-3, **SHAPE))
+    train_viterbi(
+        tones.data, tones.lang, out / "ali", out / "hybrid", ViterbiOptions(epochs=3, learning_rate=5e-3, **SHAPE)
+    )
     hmm = load_hmm(out / "hybrid")
     train_unigram([list(WORDS)] * 3).save(out / "lm.arpa")
     build_decoding_graph(lang, Arpa.load(out / "lm.arpa"), hmm).save(out / "graph")
@@ -49,16 +66,33 @@ def root(tones, tmp_path_factory) -> Path:
 
 
 def sources(tones, root: Path, graph: str | None = "graph", model: str = "hybrid") -> Sources:
-    return Sources(tones.lang, root / model, None if graph is None else root / graph, root / "lm.arpa" if graph == "graph" else None)
+    return Sources(
+        tones.lang,
+        root / model,
+        None if graph is None else root / graph,
+        root / "lm.arpa" if graph == "graph" else None,
+    )
 
 
-def run(tones, root: Path, out: Path, graph: str | None = "graph", model: str = "hybrid", dev: bool = False, ali: Path | None = None,
-        **changed) -> dict:
+def run(
+    tones,
+    root: Path,
+    out: Path,
+    graph: str | None = "graph",
+    model: str = "hybrid",
+    dev: bool = False,
+    ali: Path | None = None,
+    **changed,
+) -> dict:
     options = dataclasses.replace(OPTIONS, **changed)
-    return train_sequence(tones.data, sources(tones, root, graph, model), out, options, ali, tones.data if dev else None)
+    return train_sequence(
+        tones.data, sources(tones, root, graph, model), out, options, ali, tones.data if dev else None
+    )
 
 
-@pytest.mark.parametrize("criterion, graph", [("mmi", "graph"), ("lfmmi", "den"), ("bmmi", "graph"), ("smbr", "graph"), ("realign", None)])
+@pytest.mark.parametrize(
+    "criterion, graph", [("mmi", "graph"), ("lfmmi", "den"), ("bmmi", "graph"), ("smbr", "graph"), ("realign", None)]
+)
 def test_each_criterion_improves_its_objective(tones, root, tmp_path, criterion: str, graph: str | None) -> None:
     facts = run(tones, root, tmp_path / "out", graph, dev=True, criterion=criterion, epochs=3)
     _, _, meta = load_acoustic_model(tmp_path / "out")
@@ -80,6 +114,7 @@ def test_a_neural_hmm_keeps_its_transitions(tones, root, tmp_path) -> None:
 
 def test_equal_seeds_give_equal_bits_also_when_interrupted(tones, root, tmp_path, monkeypatch) -> None:
     from pipeline.nn import train as loop
+
     run(tones, root, tmp_path / "a")
     keep = loop._Run._keep_epoch
     monkeypatch.setattr(loop._Run, "_keep_epoch", lambda self: keep(self) if self.state.epoch < 2 else 1 / 0)
@@ -124,7 +159,9 @@ def test_what_does_not_fit_is_refused(tones, root, tmp_path) -> None:
     other.mkdir()
     for name in ("graph.safetensors", "words.txt"):
         (other / name).write_bytes((root / "graph" / name).read_bytes())
-    (other / "graph.json").write_text((root / "graph" / "graph.json").read_text().replace(load_hmm(root / "hybrid").tree.id, "another"))
+    (other / "graph.json").write_text(
+        (root / "graph" / "graph.json").read_text().replace(load_hmm(root / "hybrid").tree.id, "another")
+    )
     with pytest.raises(MismatchError, match="tree"):
         train_sequence(tones.data, Sources(tones.lang, root / "hybrid", other), tmp_path / "out", OPTIONS)
 
@@ -132,14 +169,29 @@ def test_what_does_not_fit_is_refused(tones, root, tmp_path) -> None:
 def test_a_language_model_without_a_word_of_the_transcripts(tones, root, tmp_path) -> None:
     train_unigram([["AB", "CA"]]).save(tmp_path / "lm.arpa")
     with pytest.raises(DataError, match="gives no probability to the transcript .*BC"):
-        train_sequence(tones.data, Sources(tones.lang, root / "hybrid", root / "graph", tmp_path / "lm.arpa"), tmp_path / "out", OPTIONS)
+        train_sequence(
+            tones.data,
+            Sources(tones.lang, root / "hybrid", root / "graph", tmp_path / "lm.arpa"),
+            tmp_path / "out",
+            OPTIONS,
+        )
     with pytest.raises(DataError, match="gives no probability"):  # in held-out data such utterances are only left out
         lm_scores(tmp_path / "lm.arpa", Lang.load(tones.lang), [[1, 2, 3]])
-    assert np.isfinite(lm_scores(tmp_path / "lm.arpa", Lang.load(tones.lang), [[1, 2, 3], [1], [3]], strict=False)).tolist().count(True) == 2
+    assert (
+        np.isfinite(lm_scores(tmp_path / "lm.arpa", Lang.load(tones.lang), [[1, 2, 3], [1], [3]], strict=False))
+        .tolist()
+        .count(True)
+        == 2
+    )
 
 
-@pytest.mark.parametrize("narrow", [dict(denominator="lattice", beam=0.1, lattice_beam=0.01, min_active=0, max_active=2),
-                                    dict(denominator="graph", graph_beam=0.1, graph_max_active=2)])
+@pytest.mark.parametrize(
+    "narrow",
+    [
+        dict(denominator="lattice", beam=0.1, lattice_beam=0.01, min_active=0, max_active=2),
+        dict(denominator="graph", graph_beam=0.1, graph_max_active=2),
+    ],
+)
 def test_too_narrow_a_beam_stops_the_training_with_advice(tones, root, tmp_path, narrow: dict) -> None:
     with pytest.raises(DataError, match="--(lattice-|graph-)?beam"):
         run(tones, root, tmp_path / "out", retries=0, max_missing=0.05, **narrow)
@@ -148,7 +200,9 @@ def test_too_narrow_a_beam_stops_the_training_with_advice(tones, root, tmp_path,
 def test_missing_alignments_are_named(tones, root, tmp_path) -> None:
     ali = AliSet.load(root / "ali")
     hmm = load_hmm(root / "ali")
-    with AliWriter(tmp_path / "ali", ali.header, hmm.tree, hmm.topo, hmm.transitions, Lang.load(tones.lang).words) as writer:
+    with AliWriter(
+        tmp_path / "ali", ali.header, hmm.tree, hmm.topo, hmm.transitions, Lang.load(tones.lang).words
+    ) as writer:
         for cut_id in list(ali)[1:]:
             writer.write(ali[cut_id])
     with pytest.raises(DataError, match="no alignment for 1 of 24 utterances, the first: 'utt00'"):
@@ -162,6 +216,9 @@ def test_benchmark_of_denominators(tones, root, run_script) -> None:
     done = run_script(sys.executable, benchmark, root / "hybrid", root / "graph", tones.data, *options)
     assert done.returncode == 0, done.stderr
     rows = {row["way"]: row for row in map(json.loads, done.stdout.splitlines())}
-    assert rows["graph 18"]["mean_gap"] == pytest.approx(0.0, abs=1e-3) and rows["lattice 10/8"]["faster_than_lattice"] == 1
+    assert (
+        rows["graph 18"]["mean_gap"] == pytest.approx(0.0, abs=1e-3)
+        and rows["lattice 10/8"]["faster_than_lattice"] == 1
+    )
     assert all(row["mean_gap"] > -1e-3 and row["failed"] == 0 and row["ms_per_second"] > 0 for row in rows.values())
     assert rows["graph 10"]["occupancy_error"] >= rows["graph 18"]["occupancy_error"] >= 0

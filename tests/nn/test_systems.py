@@ -1,4 +1,5 @@
 """From a corpus with known times to a neural HMM, its alignment, and a hybrid model on it; and broken inputs."""
+
 from __future__ import annotations
 
 import dataclasses
@@ -9,29 +10,32 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.base import cli
 from pipeline.artifacts.ali import AliSet
-from pipeline.tasks.align import AlignOptions, align
-from pipeline.base.errors import ConfigError, DataError, MismatchError
-from pipeline.feats.load import load_packed
-from pipeline.base.files import read_json, write_json
 from pipeline.artifacts.lang import Lang
 from pipeline.artifacts.model_dir import load_hmm
+from pipeline.base import cli
+from pipeline.base.errors import ConfigError, DataError, MismatchError
+from pipeline.base.files import read_json, write_json
+from pipeline.feats.load import load_packed
 from pipeline.nn.hybrid import train_viterbi
 from pipeline.nn.model import load_acoustic_model, load_scorer
 from pipeline.nn.nhmm import train_nhmm
 from pipeline.nn.options import NhmmOptions, TransitionEmOptions, ViterbiOptions
 from pipeline.nn.train import DivergenceError
 from pipeline.nn.transition_em import estimate_transitions
+from pipeline.tasks.align import AlignOptions, align
 
-SHAPE = dict(encoder="tdnn", layers=2, dim=24, dilations=(1,), batch_frames=400, time_masks=0, feature_masks=0, device="cpu")
+SHAPE = dict(
+    encoder="tdnn", layers=2, dim=24, dilations=(1,), batch_frames=400, time_masks=0, feature_masks=0, device="cpu"
+)
 NHMM = NhmmOptions(epochs=8, learning_rate=5e-3, prior="on_the_fly", prior_scale=0.1, **SHAPE)
 VITERBI = ViterbiOptions(epochs=4, learning_rate=5e-3, **SHAPE)
 
 
 def align_with(model: Path, tones, out: Path, **options) -> AliSet:
-    report = align(load_scorer(model), load_hmm(model), Lang.load(tones.lang), tones.data, out, AlignOptions(**options),
-                   str(model))
+    report = align(
+        load_scorer(model), load_hmm(model), Lang.load(tones.lang), tones.data, out, AlignOptions(**options), str(model)
+    )
     assert not report.failed
     return AliSet.load(out)
 
@@ -42,7 +46,9 @@ def boundary_error(ali: AliSet, times: dict) -> float:
     for cut_id, gold in times.items():
         phones = [p for p in ali.phones(cut_id) if p.symbol != "SIL"]
         assert [p.symbol for p in phones] == [g[0] for g in gold]
-        errors += [abs(p.start - g[1]) for p, g in zip(phones, gold)] + [abs(p.end - g[2]) for p, g in zip(phones, gold)]
+        errors += [abs(p.start - g[1]) for p, g in zip(phones, gold)] + [
+            abs(p.end - g[2]) for p, g in zip(phones, gold)
+        ]
     return float(np.mean(errors))
 
 
@@ -95,13 +101,14 @@ def test_input_dependent_transitions(kind, tones, tmp_path):
     feats, lens = packed[0][None], torch.tensor([len(packed[0])])
     scores = load_scorer(tmp_path / "m").transition_scores(feats, lens)
     assert scores.shape == (1, len(packed[0]), hmm.transitions.num_tids)
-    assert 0.01 < hmm.transitions.forward_prob.min() and hmm.transitions.forward_prob.max() < 0.99
+    assert hmm.transitions.forward_prob.min() > 0.01 and hmm.transitions.forward_prob.max() < 0.99
     align_with(tmp_path / "m", tones, tmp_path / "ali")
 
 
 def test_subsampled_labels(tones, tmp_path):
     """Labels every 20 ms on a topology of 1 state; the alignment says so."""
     from pipeline.artifacts.lang import make_lang
+
     lexicon = Lang.load(tones.lang).lexicon
     make_lang(lexicon, speech_states=1, speech_forward=0.1).save(tmp_path / "lang")
     options = dataclasses.replace(NHMM, subsampling=2)
@@ -113,8 +120,9 @@ def test_subsampled_labels(tones, tmp_path):
 
 def test_word_end_labels(tones, tmp_path):
     """The last phone of a word has labels of its own; scoring sees plain phones again."""
-    from pipeline.tasks.ali_score import tiers_of_ali
     from pipeline.artifacts.lang import make_lang
+    from pipeline.tasks.ali_score import tiers_of_ali
+
     make_lang(Lang.load(tones.lang).lexicon, position="word_end").save(tmp_path / "lang")
     train_nhmm(tones.data, tmp_path / "lang", tmp_path / "m", NHMM)
     ali = align_with(tmp_path / "m", tones._replace(lang=tmp_path / "lang"), tmp_path / "ali")
@@ -130,6 +138,7 @@ def test_labels_of_a_tree_with_context(tones, tmp_path):
     from pipeline.artifacts.model_dir import save_hmm
     from pipeline.artifacts.transitions import TransitionModel
     from pipeline.artifacts.tree import Leaf, Question, Root, Tree
+
     lang = Lang.load(tones.lang)
     roots, pdf = [], 0
     for name, topo in lang.topo.phones.items():
@@ -149,8 +158,15 @@ def test_labels_of_a_tree_with_context(tones, tmp_path):
     assert load_scorer(tmp_path / "hybrid").num_pdfs == 13
 
 
-@pytest.mark.parametrize("shape", [dict(encoder="blstm", dim=16, frames_per_step=2), dict(encoder="tds", dim=24, heads=4, conv_kernel=5),
-                                   dict(encoder="transformer", dim=16, heads=2), dict(encoder="conformer", dim=16, heads=2, conv_kernel=5)])
+@pytest.mark.parametrize(
+    "shape",
+    [
+        dict(encoder="blstm", dim=16, frames_per_step=2),
+        dict(encoder="tds", dim=24, heads=4, conv_kernel=5),
+        dict(encoder="transformer", dim=16, heads=2),
+        dict(encoder="conformer", dim=16, heads=2, conv_kernel=5),
+    ],
+)
 def test_every_encoder_trains_and_aligns(shape, tones, tmp_path):
     options = dataclasses.replace(NHMM, layers=1, epochs=10, **shape)
     train_nhmm(tones.data, tones.lang, tmp_path / "m", options)
@@ -199,14 +215,17 @@ def test_collapse_to_silence_is_named(tones, tmp_path):
 
 def test_estimated_transitions_of_a_hybrid(nhmm_ali, tones, tmp_path):
     train_viterbi(tones.data, tones.lang, nhmm_ali, tmp_path / "hybrid", VITERBI)
-    facts = estimate_transitions(tones.data, tones.lang, tmp_path / "hybrid", tmp_path / "em", TransitionEmOptions(rounds=1))
+    facts = estimate_transitions(
+        tones.data, tones.lang, tmp_path / "hybrid", tmp_path / "em", TransitionEmOptions(rounds=1)
+    )
     assert facts["silence_forward"] < 0.15 < facts["speech_forward"]
     assert load_scorer(tmp_path / "em").prior_scale == load_scorer(tmp_path / "hybrid").prior_scale == 1.0
 
 
 def test_flat_start_and_schedules(tones, tmp_path):
-    options = dataclasses.replace(NHMM, flat_start_epochs=1, label_scale_start=0.1, transition_scale_start=0.0,
-                                  prior_scale_start=0.0, epochs=6)
+    options = dataclasses.replace(
+        NHMM, flat_start_epochs=1, label_scale_start=0.1, transition_scale_start=0.0, prior_scale_start=0.0, epochs=6
+    )
     train_nhmm(tones.data, tones.lang, tmp_path / "m", options, tones.data)
     assert boundary_error(align_with(tmp_path / "m", tones, tmp_path / "ali"), tones.times) < 0.02
 
@@ -214,6 +233,7 @@ def test_flat_start_and_schedules(tones, tmp_path):
 def test_interrupted_full_sum_ends_with_the_same_bits(tones, tmp_path, monkeypatch):
     """With everything that a neural HMM estimates besides its parameters: prior, closed-form transitions."""
     from pipeline.nn import losses
+
     options = dataclasses.replace(NHMM, epochs=3, transition_update="em", time_masks=1)
     train_nhmm(tones.data, tones.lang, tmp_path / "whole", options)
     calls, plain = [0], losses.FullSum.__call__
@@ -237,6 +257,7 @@ def test_interrupted_full_sum_ends_with_the_same_bits(tones, tmp_path, monkeypat
 def test_realignment_mends_a_shifted_alignment(nhmm_ali, tones, tmp_path):
     """Labels that come 40 ms late; the network's own alignment comes closer to the truth round by round."""
     from pipeline.artifacts.ali import AliWriter
+
     ali, hmm = AliSet.load(nhmm_ali), load_hmm(nhmm_ali)
     with AliWriter(tmp_path / "late", ali.header, hmm.tree, hmm.topo, hmm.transitions, ali.word_symbols) as writer:
         for cut_id, item in ali.items():
@@ -246,8 +267,15 @@ def test_realignment_mends_a_shifted_alignment(nhmm_ali, tones, tmp_path):
     errors = {}
     for rounds in (0, 3):
         out = tmp_path / f"m{rounds}"
-        facts = train_viterbi(tones.data, tones.lang, tmp_path / "late", out, dataclasses.replace(options, realign_rounds=rounds),
-                              tones.data, tmp_path / "late")
+        facts = train_viterbi(
+            tones.data,
+            tones.lang,
+            tmp_path / "late",
+            out,
+            dataclasses.replace(options, realign_rounds=rounds),
+            tones.data,
+            tmp_path / "late",
+        )
         errors[rounds] = boundary_error(align_with(out, tones, tmp_path / f"a{rounds}"), tones.times)
         assert not list(out.glob("round*"))
     assert all(0 < facts[f"changed_{i}"] <= 1 for i in (1, 2, 3)) and len(load_acoustic_model(out)[2]["epochs"]) == 8
@@ -256,6 +284,7 @@ def test_realignment_mends_a_shifted_alignment(nhmm_ali, tones, tmp_path):
 
 def test_interrupted_realignment_ends_with_the_same_bits(nhmm_ali, tones, tmp_path, monkeypatch):
     from pipeline.nn import losses
+
     options = dataclasses.replace(VITERBI, epochs=1, realign_rounds=1, realign_epochs=2)
     calls, stop, plain = [0], [0], losses.CrossEntropy.__call__
 
@@ -272,7 +301,9 @@ def test_interrupted_realignment_ends_with_the_same_bits(nhmm_ali, tones, tmp_pa
         train_viterbi(tones.data, tones.lang, nhmm_ali, tmp_path / "broken", options)
     assert (tmp_path / "broken" / "round1").is_dir()
     train_viterbi(tones.data, tones.lang, nhmm_ali, tmp_path / "broken", options)
-    assert (tmp_path / "whole" / "model.safetensors").read_bytes() == (tmp_path / "broken" / "model.safetensors").read_bytes()
+    assert (tmp_path / "whole" / "model.safetensors").read_bytes() == (
+        tmp_path / "broken" / "model.safetensors"
+    ).read_bytes()
 
 
 def test_training_on_chunks(nhmm_ali, tones, tmp_path):
@@ -281,8 +312,17 @@ def test_training_on_chunks(nhmm_ali, tones, tmp_path):
     assert boundary_error(align_with(tmp_path / "m", tones, tmp_path / "ali"), tones.times) < 0.02
 
 
-@pytest.mark.parametrize("name, value", [("label_scale", 0.0), ("label_scale", 6.0), ("transition_scale", -0.1),
-                                         ("prior_scale", 9.0), ("label_scale_start", -1.0), ("transition_scale_start", 7.0)])
+@pytest.mark.parametrize(
+    "name, value",
+    [
+        ("label_scale", 0.0),
+        ("label_scale", 6.0),
+        ("transition_scale", -0.1),
+        ("prior_scale", 9.0),
+        ("label_scale_start", -1.0),
+        ("transition_scale_start", 7.0),
+    ],
+)
 def test_scales_out_of_range_are_refused(name, value):
     with pytest.raises(ConfigError, match=f"--{name.replace('_', '-')}: Input should be"):
         cli.load_options(NhmmOptions, None, {name: value})
@@ -306,18 +346,24 @@ def test_other_speeds_take_the_stretched_labels(nhmm_ali, tones, tmp_path):
     from pipeline.feats.augment import perturb_speed
     from pipeline.feats.compute import compute_feats
     from pipeline.feats.options import FeatureOptions
+
     (tmp_path / "sp").mkdir()
     (tmp_path / "feats").mkdir()
     perturb_speed(tones.data, tmp_path / "sp", (0.9, 1.0, 1.1))
-    compute_feats(tmp_path / "sp", tmp_path / "feats", tmp_path / "feats", FeatureOptions(type="fbank", dim=16, num_jobs=1))
+    compute_feats(
+        tmp_path / "sp", tmp_path / "feats", tmp_path / "feats", FeatureOptions(type="fbank", dim=16, num_jobs=1)
+    )
     options = dataclasses.replace(VITERBI, epochs=2)
-    facts = train_viterbi(tmp_path / "feats", tones.lang, nhmm_ali, tmp_path / "m", options, tmp_path / "feats", nhmm_ali)
+    facts = train_viterbi(
+        tmp_path / "feats", tones.lang, nhmm_ali, tmp_path / "m", options, tmp_path / "feats", nhmm_ali
+    )
     assert facts["utterances"] == 72 and facts["dev_accuracy"] > 0.7
     assert boundary_error(align_with(tmp_path / "m", tones, tmp_path / "ali"), tones.times) < 0.02
 
 
 def test_missing_alignments(nhmm_ali, tones, tmp_path):
     from pipeline.artifacts.ali import AliWriter
+
     ali = AliSet.load(nhmm_ali)
     hmm = load_hmm(nhmm_ali)
     with AliWriter(tmp_path / "few", ali.header, hmm.tree, hmm.topo, hmm.transitions, ali.word_symbols) as writer:
@@ -337,11 +383,14 @@ def test_other_frame_rate_and_length(nhmm_ali, tones, tmp_path):
     with pytest.raises(MismatchError, match="every 20 ms.*--subsampling 2 fits"):
         train_viterbi(tones.data, tones.lang, tmp_path / "ali", tmp_path / "m", VITERBI)
     with pytest.raises(MismatchError, match="labels and .* label frames"):
-        train_viterbi(tones.data, tones.lang, tmp_path / "ali", tmp_path / "m", dataclasses.replace(VITERBI, subsampling=2))
+        train_viterbi(
+            tones.data, tones.lang, tmp_path / "ali", tmp_path / "m", dataclasses.replace(VITERBI, subsampling=2)
+        )
 
 
 def test_other_lang(nhmm_ali, tones, tmp_path):
     from pipeline.artifacts.lang import make_lang
+
     make_lang(Lang.load(tones.lang).lexicon, speech_states=2).save(tmp_path / "lang")
     with pytest.raises(MismatchError, match="lang"):
         train_viterbi(tones.data, tmp_path / "lang", nhmm_ali, tmp_path / "m", VITERBI)
@@ -350,6 +399,7 @@ def test_other_lang(nhmm_ali, tones, tmp_path):
 def test_word_outside_the_lexicon(tones, tmp_path):
     from pipeline.artifacts.lang import make_lang
     from pipeline.artifacts.lexicon import Lexicon
+
     make_lang(Lexicon([e for e in Lang.load(tones.lang).lexicon.entries if e.word != "BC"])).save(tmp_path / "lang")
     with pytest.raises(DataError, match=r"cuts.jsonl.gz:\d+: utterance 'utt\d+': word 'BC'"):
         train_nhmm(tones.data, tmp_path / "lang", tmp_path / "m", NHMM)

@@ -1,4 +1,5 @@
 """The training loop: resuming, determinism, schedules, divergence."""
+
 from __future__ import annotations
 
 import dataclasses
@@ -63,7 +64,9 @@ def run(out, options=OPTIONS, criterion=None, dev=True, model=None):
 
 
 def test_it_learns(tmp_path):
-    _, history = run(tmp_path, dataclasses.replace(OPTIONS, epochs=30, learning_rate=0.02, time_masks=0, feature_masks=0))
+    _, history = run(
+        tmp_path, dataclasses.replace(OPTIONS, epochs=30, learning_rate=0.02, time_masks=0, feature_masks=0)
+    )
     assert history[-1]["dev_accuracy"] > 0.95 and history[-1]["dev_loss"] < 0.5 * history[0]["dev_loss"]
     assert list((tmp_path / "log" / "tensorboard").glob("events*"))
 
@@ -73,7 +76,9 @@ def test_it_learns(tmp_path):
 def test_resumed_is_bit_equal(tmp_path, monkeypatch, optimizer, stop_at):
     """Interrupted at once, inside an epoch (checkpoint after every batch) and in a later epoch."""
     schedule = {"adamw": "plateau", "adam": "tri_stage"}.get(optimizer, "one_cycle")
-    options = dataclasses.replace(OPTIONS, optimizer=optimizer, schedule=schedule, accumulate=2 if optimizer == "adam" else 1)
+    options = dataclasses.replace(
+        OPTIONS, optimizer=optimizer, schedule=schedule, accumulate=2 if optimizer == "adam" else 1
+    )
     whole, history = run(tmp_path / "whole", options)
     monkeypatch.setattr("pipeline.nn.train.SAVE_SECONDS", 0.0 if stop_at == 5 else 300.0)
     with pytest.raises(Interrupt):
@@ -82,8 +87,9 @@ def test_resumed_is_bit_equal(tmp_path, monkeypatch, optimizer, stop_at):
     resumed, again = run(tmp_path / "broken", options)
     for name, tensor in whole.state_dict().items():
         assert torch.equal(tensor, resumed.state_dict()[name]), name
-    assert [{k: v for k, v in h.items() if k != "seconds"} for h in again] == \
-        [{k: v for k, v in h.items() if k != "seconds"} for h in history]
+    assert [{k: v for k, v in h.items() if k != "seconds"} for h in again] == [
+        {k: v for k, v in h.items() if k != "seconds"} for h in history
+    ]
 
 
 def test_accumulated_batches_are_one_large_batch(tmp_path):
@@ -103,8 +109,9 @@ def test_accumulated_batches_are_one_large_batch(tmp_path):
 
 @pytest.mark.cuda
 def test_mixed_precision_learns_and_keeps_parameters_exact(tmp_path):
-    options = dataclasses.replace(OPTIONS, epochs=30, learning_rate=0.02, time_masks=0, feature_masks=0, precision="bfloat16",
-                                  device="cuda")
+    options = dataclasses.replace(
+        OPTIONS, epochs=30, learning_rate=0.02, time_masks=0, feature_masks=0, precision="bfloat16", device="cuda"
+    )
     model, history = run(tmp_path, options)
     assert history[-1]["dev_accuracy"] > 0.95 and all(p.dtype == torch.float32 for p in model.parameters())
 
@@ -115,7 +122,9 @@ def test_mixed_precision_needs_a_gpu(tmp_path):
 
 
 def test_tri_stage():
-    options = TrainOptions(schedule="tri_stage", learning_rate=1.0, lr_rise=0.2, lr_start=0.1, lr_hold=0.3, lr_final=0.01)
+    options = TrainOptions(
+        schedule="tri_stage", learning_rate=1.0, lr_rise=0.2, lr_start=0.1, lr_hold=0.3, lr_final=0.01
+    )
     rates = [learning_rate(x, options) for x in (0.0, 0.1, 0.2, 0.5, 0.75, 1.0)]
     assert rates == pytest.approx([0.1, 0.55, 1.0, 1.0, 0.1, 0.01])
 

@@ -1,4 +1,5 @@
 """Features of a mixture model as a data directory: against the transforms by hand, and as a network's input."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -7,6 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline.artifacts.lang import Lang
+from pipeline.artifacts.transitions import TransitionModel
+from pipeline.artifacts.tree import monophone_tree
 from pipeline.base.errors import DataError, MismatchError
 from pipeline.feats.facts import FeatureFacts
 from pipeline.feats.load import load_packed, validate_feats
@@ -14,11 +18,8 @@ from pipeline.feats.options import FeatLoadOptions
 from pipeline.feats.transformed import transform_feats
 from pipeline.gmm.diag import DiagGmms
 from pipeline.gmm.model import GmmModel, save_transforms
-from pipeline.artifacts.lang import Lang
 from pipeline.nn.nhmm import train_nhmm
 from pipeline.nn.options import NhmmOptions
-from pipeline.artifacts.transitions import TransitionModel
-from pipeline.artifacts.tree import monophone_tree
 
 DIM, LOAD = 6, FeatLoadOptions(cmvn="speaker", splice_left=1, splice_right=1)
 
@@ -29,8 +30,15 @@ def model(tones, tmp_path_factory) -> tuple[Path, torch.Tensor, dict[str, np.nda
     rng = np.random.default_rng(0)
     directory, lang = tmp_path_factory.mktemp("gmm") / "tri3", Lang.load(tones.lang)
     tree = monophone_tree(lang.phones, lang.topo)
-    gmms, independent = (DiagGmms(torch.ones(tree.num_pdfs), torch.randn(tree.num_pdfs, DIM), torch.ones(tree.num_pdfs, DIM),
-                                  torch.arange(tree.num_pdfs + 1)) for _ in range(2))
+    gmms, independent = (
+        DiagGmms(
+            torch.ones(tree.num_pdfs),
+            torch.randn(tree.num_pdfs, DIM),
+            torch.ones(tree.num_pdfs, DIM),
+            torch.arange(tree.num_pdfs + 1),
+        )
+        for _ in range(2)
+    )
     transform = torch.from_numpy(rng.standard_normal((DIM, 48)).astype(np.float32))
     made = GmmModel(gmms, LOAD, FeatureFacts.load(tones.data), transform, independent)
     made.save(directory, lang.topo, tree, TransitionModel(tree, lang.topo), lang.id)
@@ -62,7 +70,9 @@ def test_a_network_trains_on_them(model, tones, tmp_path):
     directory = model[0]
     (tmp_path / "feats").mkdir()
     transform_feats(tones.data, directory, directory / "speakers", tmp_path / "feats", tmp_path / "feats")
-    options = NhmmOptions(encoder="tdnn", layers=1, dim=8, batch_frames=400, epochs=1, cmvn="none", device="cpu", max_skipped=0.5)
+    options = NhmmOptions(
+        encoder="tdnn", layers=1, dim=8, batch_frames=400, epochs=1, cmvn="none", device="cpu", max_skipped=0.5
+    )
     train_nhmm(tmp_path / "feats", tones.lang, tmp_path / "m", options)
     with pytest.raises(MismatchError, match="different features"):
         FeatureFacts.load(tmp_path / "feats").check_same_kind(FeatureFacts.load(tones.data), tmp_path, tones.data)

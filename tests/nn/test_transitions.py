@@ -1,16 +1,17 @@
 """Transition models: which states share a probability, what it is at first, and its gradient."""
+
 from __future__ import annotations
 
 import numpy as np
 import pytest
 import torch
 
-from pipeline.base.errors import ConfigError
 from pipeline.artifacts.lang import make_lang
 from pipeline.artifacts.lexicon import Lexicon, Pronunciation
-from pipeline.nn.transitions import DYNAMIC, STATIC, TransitionNet, at_frame_rate, classes_of
 from pipeline.artifacts.transitions import TransitionModel
 from pipeline.artifacts.tree import monophone_tree
+from pipeline.base.errors import ConfigError
+from pipeline.nn.transitions import DYNAMIC, STATIC, TransitionNet, at_frame_rate, classes_of
 
 
 @pytest.fixture
@@ -22,10 +23,15 @@ def hmm() -> TransitionModel:
 def test_classes(hmm):
     """Order of the states: two of silence, three of a, three of b."""
     expected = {
-        "fixed": [0, 1, 2, 3, 4, 5, 6, 7], "speech_silence": [1, 1, 0, 0, 0, 0, 0, 0],
-        "substate": [0, 1, 0, 1, 2, 0, 1, 2], "substate_silence": [3, 4, 0, 1, 2, 0, 1, 2],
-        "label": [0, 1, 2, 3, 4, 5, 6, 7], "linear": [0, 1, 2, 3, 4, 5, 6, 7], "blstm": [0, 1, 2, 3, 4, 5, 6, 7],
-        "time": [0] * 8}
+        "fixed": [0, 1, 2, 3, 4, 5, 6, 7],
+        "speech_silence": [1, 1, 0, 0, 0, 0, 0, 0],
+        "substate": [0, 1, 0, 1, 2, 0, 1, 2],
+        "substate_silence": [3, 4, 0, 1, 2, 0, 1, 2],
+        "label": [0, 1, 2, 3, 4, 5, 6, 7],
+        "linear": [0, 1, 2, 3, 4, 5, 6, 7],
+        "blstm": [0, 1, 2, 3, 4, 5, 6, 7],
+        "time": [0] * 8,
+    }
     assert set(expected) == {*STATIC, *DYNAMIC}
     for kind, classes in expected.items():
         assert classes_of(kind, hmm).tolist() == classes, kind

@@ -1,4 +1,5 @@
 """The small recipe, run once per session."""
+
 from __future__ import annotations
 
 from pathlib import Path

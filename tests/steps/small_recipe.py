@@ -1,4 +1,5 @@
 """A whole recipe in small: every step from speech synthesis to decoding as commands, on 24 utterances."""
+
 from __future__ import annotations
 
 import gzip
@@ -9,26 +10,86 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-NET = ["--encoder", "tdnn", "--dim", "24", "--layers", "2", "--epochs", "3", "--device", "cpu", "--frames-per-step", "3"]
+NET = [
+    "--encoder",
+    "tdnn",
+    "--dim",
+    "24",
+    "--layers",
+    "2",
+    "--epochs",
+    "3",
+    "--device",
+    "cpu",
+    "--frames-per-step",
+    "3",
+]
 
 # name -> (output, command); {d} is the directory of the recipe. In the order in which they depend on each other.
 STEPS: dict[str, tuple[str, list[str]]] = {
-    "prepare": ("data/local", ["egs/tiny/local/prepare.py", "{d}/data/local", "--num-train", "24", "--num-dev", "4",
-                               "--num-test", "4", "--num-lm-sentences", "50"]),
+    "prepare": (
+        "data/local",
+        [
+            "egs/tiny/local/prepare.py",
+            "{d}/data/local",
+            "--num-train",
+            "24",
+            "--num-dev",
+            "4",
+            "--num-test",
+            "4",
+            "--num-lm-sentences",
+            "50",
+        ],
+    ),
     "lang": ("data/lang", ["steps/make_lang.py", "{d}/data/local/lexicon.txt", "{d}/data/lang"]),
     "lm": ("data/lm", ["steps/train_lm.py", "{d}/data/local/lm_text.txt", "{d}/data/lang", "{d}/data/lm"]),
     "feats": ("data/mfcc", ["steps/compute_feats.py", "{d}/data/local/train", "{d}/data/mfcc"]),
     "feats_test": ("data/mfcc_test", ["steps/compute_feats.py", "{d}/data/local/test", "{d}/data/mfcc_test"]),
-    "mono": ("exp/mono", ["steps/train_mono.py", "{d}/data/mfcc", "{d}/data/lang", "{d}/exp/mono", "--num-iters", "6",
-                          "--grow-iters", "4", "--num-gauss", "150", "--realign-iters", "1,2,4"]),
-    "align": ("exp/mono_ali", ["steps/align.py", "{d}/data/mfcc", "{d}/data/lang", "{d}/exp/mono", "{d}/exp/mono_ali",
-                               "--confidence"]),
+    "mono": (
+        "exp/mono",
+        [
+            "steps/train_mono.py",
+            "{d}/data/mfcc",
+            "{d}/data/lang",
+            "{d}/exp/mono",
+            "--num-iters",
+            "6",
+            "--grow-iters",
+            "4",
+            "--num-gauss",
+            "150",
+            "--realign-iters",
+            "1,2,4",
+        ],
+    ),
+    "align": (
+        "exp/mono_ali",
+        ["steps/align.py", "{d}/data/mfcc", "{d}/data/lang", "{d}/exp/mono", "{d}/exp/mono_ali", "--confidence"],
+    ),
     "nhmm": ("exp/nhmm", ["steps/train_nhmm.py", "{d}/data/mfcc", "{d}/data/lang", "{d}/exp/nhmm", *NET]),
-    "viterbi": ("exp/hybrid", ["steps/train_viterbi.py", "{d}/data/mfcc", "{d}/data/lang", "{d}/exp/mono_ali",
-                               "{d}/exp/hybrid", *NET]),
-    "graph": ("exp/mono/graph", ["steps/make_graph.py", "{d}/data/lang", "{d}/data/lm", "{d}/exp/mono", "{d}/exp/mono/graph"]),
-    "decode": ("exp/mono/decode", ["steps/decode.py", "{d}/exp/mono", "{d}/exp/mono/graph", "{d}/data/mfcc_test",
-                                   "{d}/exp/mono/decode", "--lm-weights", "10", "--word-penalties", "0"]),
+    "viterbi": (
+        "exp/hybrid",
+        ["steps/train_viterbi.py", "{d}/data/mfcc", "{d}/data/lang", "{d}/exp/mono_ali", "{d}/exp/hybrid", *NET],
+    ),
+    "graph": (
+        "exp/mono/graph",
+        ["steps/make_graph.py", "{d}/data/lang", "{d}/data/lm", "{d}/exp/mono", "{d}/exp/mono/graph"],
+    ),
+    "decode": (
+        "exp/mono/decode",
+        [
+            "steps/decode.py",
+            "{d}/exp/mono",
+            "{d}/exp/mono/graph",
+            "{d}/data/mfcc_test",
+            "{d}/exp/mono/decode",
+            "--lm-weights",
+            "10",
+            "--word-penalties",
+            "0",
+        ],
+    ),
 }
 
 
@@ -61,5 +122,7 @@ def results(directory: Path, roots: list[Path]) -> dict[str, bytes]:
             content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
             for root in roots:
                 content = content.replace(str(root).encode(), b"")
-            out[inside.as_posix()] = re.sub(rb'"seconds": [0-9.e-]+', b"", content) if path.suffix == ".json" else content
+            out[inside.as_posix()] = (
+                re.sub(rb'"seconds": [0-9.e-]+', b"", content) if path.suffix == ".json" else content
+            )
     return out

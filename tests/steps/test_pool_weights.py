@@ -1,12 +1,13 @@
 """Weights chosen on several folds at once, as a command."""
+
 from __future__ import annotations
 
 import sys
 
-from pipeline.tasks.decode import read_weights
-from pipeline.base.files import read_json
 from pipeline.artifacts.hyp import TRIED, Hypothesis, load_hypotheses, save_tried
+from pipeline.base.files import read_json
 from pipeline.experiments.report import check_row
+from pipeline.tasks.decode import read_weights
 from tests.conftest import ROOT
 
 COMMAND = (sys.executable, ROOT / "steps" / "pool_weights.py", "all")
@@ -15,9 +16,19 @@ COMMAND = (sys.executable, ROOT / "steps" / "pool_weights.py", "all")
 def fold(directory, speaker: str, good: float, weights=(8.0, 10.0, 12.0)) -> None:
     """Two utterances, of which the weight `good` recognises both, 10 one and the third weight none."""
     directory.mkdir()
-    texts = {w: [("A", "B") if w in (good, 10.0) else ("D", "D", "D"), ("C",) if w == good else ("A",)] for w in weights}
-    save_tried(directory / TRIED, {(w, 1.0): [Hypothesis(f"{speaker}{i}", speaker, ref, hyp) for i, (ref, hyp) in enumerate(
-        zip((("A", "B"), ("C",)), texts[w]))] for w in weights})
+    texts = {
+        w: [("A", "B") if w in (good, 10.0) else ("D", "D", "D"), ("C",) if w == good else ("A",)] for w in weights
+    }
+    save_tried(
+        directory / TRIED,
+        {
+            (w, 1.0): [
+                Hypothesis(f"{speaker}{i}", speaker, ref, hyp)
+                for i, (ref, hyp) in enumerate(zip((("A", "B"), ("C",)), texts[w]))
+            ]
+            for w in weights
+        },
+    )
 
 
 def test_the_weights_are_the_best_over_all_folds(run_script, tmp_path):

@@ -1,4 +1,5 @@
 """Steps as commands: what they make, that they are skipped when up to date, killed and restarted, or told nonsense."""
+
 from __future__ import annotations
 
 import gzip
@@ -31,6 +32,7 @@ def test_the_alignment_covers_the_gold_phones(recipe):
     """Even this little training finds most of the words' places: the median word starts within 100 ms of the truth."""
     from pipeline.artifacts.ali import AliSet
     from pipeline.artifacts.corpus import cut_entries
+
     ali = AliSet.load(recipe / "exp/mono_ali")
     gold = {c["id"]: c["supervisions"][0]["alignment"]["word"] for _, c in cut_entries(recipe / "data/mfcc")}
     assert set(ali) <= set(gold) and len(ali) >= 23
@@ -51,7 +53,9 @@ def test_killed_and_rerun_gives_the_same(recipe, tmp_path, name):
         shutil.copytree(recipe / other, tmp_path / other)
     shutil.rmtree(tmp_path / output)
     seconds = json.loads((recipe / output / "stamp.json").read_text())["seconds"]
-    process = subprocess.Popen(command(name, tmp_path), env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        command(name, tmp_path), env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     time.sleep(1.0 + random.Random(name).random() * seconds)
     process.send_signal(signal.SIGKILL)
     process.wait()

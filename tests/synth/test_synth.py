@@ -59,7 +59,9 @@ def test_audio_is_the_same_in_another_process():
 
 @pytest.mark.parametrize("voice", all_voices(), ids=lambda voice: voice.variant)
 def test_times_against_the_samples(voice):
-    """Silences are exact zeros in espeak's output: a plosive begins with its closure, a vowel never touches a zero run."""
+    """Silences are exact zeros in espeak's output: a plosive begins with its closure, a vowel never touches a zero
+    run.
+    """
     speech = synthesize(PHRASE, voice)
     phones = [phone for word in speech.words for phone in word.phones]
     assert [word.text for word in speech.words] == PHRASE

@@ -1,4 +1,5 @@
 """Round trips through CTM, TextGrid and lhotse supervisions."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -6,15 +7,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.artifacts.ali import AliHeader, Alignment, AliSet
-from pipeline.tasks.ali_formats import (TimedCut, read_ctm, read_textgrid, timed_cuts, write_ctm, write_supervisions, write_textgrids)
-from pipeline.tasks.ali_score import tiers_of_data
-from pipeline.base.errors import DataError
-from pipeline.base.files import write_jsonl
+from pipeline.artifacts.ali import Alignment, AliHeader, AliSet
 from pipeline.artifacts.lang import make_lang
 from pipeline.artifacts.lexicon import Lexicon, Pronunciation
 from pipeline.artifacts.transitions import TransitionModel
 from pipeline.artifacts.tree import monophone_tree
+from pipeline.base.errors import DataError
+from pipeline.base.files import write_jsonl
+from pipeline.tasks.ali_formats import (
+    TimedCut,
+    read_ctm,
+    read_textgrid,
+    timed_cuts,
+    write_ctm,
+    write_supervisions,
+    write_textgrids,
+)
+from pipeline.tasks.ali_score import tiers_of_data
 
 CUTS = {"u1": (["SIL", "x", "y_E", "SIL", "z_E", "SIL"], [("AB", 1), ("C", 4)]), "u2": (["x", "y_E"], [("AB", 0)])}
 AUDIO = 0.0137  # seconds of audio behind the last frame
@@ -43,12 +52,38 @@ def data_dir(path: Path, ali: AliSet) -> Path:
     supervisions, cuts, recordings = [], [], []
     for cut_id in ali:
         duration = len(ali[cut_id].transition_ids) * 0.01 + AUDIO
-        recordings.append({"id": cut_id, "sources": [{"type": "file", "channels": [0], "source": "/none.wav"}], "sampling_rate": 16000,
-                           "num_samples": round(duration * 16000), "duration": duration, "channel_ids": [0]})
-        supervisions.append({"id": cut_id, "recording_id": cut_id, "start": 0.0, "duration": duration, "channel": 0, "text": "AB",
-                             "speaker": "s"})
-        cuts.append({"id": cut_id, "start": 0.0, "duration": duration, "channel": 0, "supervisions": supervisions[-1:],
-                     "recording": recordings[-1], "type": "MonoCut"})
+        recordings.append(
+            {
+                "id": cut_id,
+                "sources": [{"type": "file", "channels": [0], "source": "/none.wav"}],
+                "sampling_rate": 16000,
+                "num_samples": round(duration * 16000),
+                "duration": duration,
+                "channel_ids": [0],
+            }
+        )
+        supervisions.append(
+            {
+                "id": cut_id,
+                "recording_id": cut_id,
+                "start": 0.0,
+                "duration": duration,
+                "channel": 0,
+                "text": "AB",
+                "speaker": "s",
+            }
+        )
+        cuts.append(
+            {
+                "id": cut_id,
+                "start": 0.0,
+                "duration": duration,
+                "channel": 0,
+                "supervisions": supervisions[-1:],
+                "recording": recordings[-1],
+                "type": "MonoCut",
+            }
+        )
     for name, rows in (("recordings", recordings), ("supervisions", supervisions), ("cuts", cuts)):
         write_jsonl(path / f"{name}.jsonl.gz", rows)
     return path
@@ -56,7 +91,8 @@ def data_dir(path: Path, ali: AliSet) -> Path:
 
 def same(a: list, b: list, tolerance: float = 1e-4) -> bool:
     return [s.symbol for s in a] == [s.symbol for s in b] and np.allclose(
-        [(s.start, s.duration) for s in a], [(s.start, s.duration) for s in b], atol=tolerance)
+        [(s.start, s.duration) for s in a], [(s.start, s.duration) for s in b], atol=tolerance
+    )
 
 
 @pytest.mark.parametrize("tier", ["phones", "words"])
@@ -74,6 +110,7 @@ def test_ctm_round_trip(tmp_path: Path, tier: str, confidence: bool) -> None:
 
 def test_textgrids_cover_the_whole_utterance(tmp_path: Path) -> None:
     from praatio import textgrid
+
     ali = ali_set()
     cuts = list(timed_cuts(ali, data_dir(tmp_path / "data", ali)))
     paths = write_textgrids(tmp_path / "grids", cuts)
@@ -91,6 +128,7 @@ def test_textgrids_cover_the_whole_utterance(tmp_path: Path) -> None:
 
 def test_supervisions_are_read_by_lhotse_and_by_the_scorer(tmp_path: Path) -> None:
     from lhotse import SupervisionSet
+
     ali = ali_set()
     cuts = list(timed_cuts(ali, data_dir(tmp_path / "data", ali)))
     write_supervisions(tmp_path / "supervisions.jsonl.gz", cuts)

@@ -1,16 +1,17 @@
 """Known times as alignments: they come back as they were, to half a frame."""
+
 from __future__ import annotations
 
 import pytest
 
 from pipeline.artifacts.ali import AliSet
-from pipeline.tasks.ali_import import import_times
-from pipeline.tasks.ali_score import score_alignment, tiers_of_ali, tiers_of_data
 from pipeline.artifacts.corpus import Span, save_data_dir, utterance
-from pipeline.base.errors import DataError
-from pipeline.graph.options import AliScoreOptions
 from pipeline.artifacts.lang import make_lang
 from pipeline.artifacts.lexicon import Lexicon, Pronunciation
+from pipeline.base.errors import DataError
+from pipeline.graph.options import AliScoreOptions
+from pipeline.tasks.ali_import import import_times
+from pipeline.tasks.ali_score import score_alignment, tiers_of_ali, tiers_of_data
 
 LANG = make_lang(Lexicon([Pronunciation("AB", ("a", "b")), Pronunciation("BA", ("b", "a"))]))
 PHONES = [("a", 0.103, 0.05), ("b", 0.153, 0.012), ("b", 0.3, 0.1), ("a", 0.4, 0.2)]
@@ -22,9 +23,17 @@ def save(directory, phones=PHONES, words=WORDS):
     import soundfile
 
     from pipeline.artifacts.corpus import audio_recording
+
     directory.mkdir()
     soundfile.write(directory / "u.wav", np.zeros(11200), 16000)
-    cut = utterance("u", audio_recording("u", directory / "u.wav"), "AB BA", "s", [Span(*w) for w in words], [Span(*p) for p in phones])
+    cut = utterance(
+        "u",
+        audio_recording("u", directory / "u.wav"),
+        "AB BA",
+        "s",
+        [Span(*w) for w in words],
+        [Span(*p) for p in phones],
+    )
     save_data_dir(directory / "data", [cut])
     return directory / "data"
 

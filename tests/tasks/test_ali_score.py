@@ -1,12 +1,13 @@
 """Alignment figures by construction: shifted copies, merged neighbours, skipped utterances, mapped phones."""
+
 from __future__ import annotations
 
 import pytest
 
 from pipeline.artifacts.ali import Segment
-from pipeline.tasks.ali_score import Tiers, figures, phone_table, score_alignment
 from pipeline.base.errors import MismatchError
 from pipeline.graph.options import AliScoreOptions
+from pipeline.tasks.ali_score import Tiers, figures, phone_table, score_alignment
 
 OPTIONS = AliScoreOptions()
 
@@ -19,8 +20,10 @@ def tiers(phones: list[Segment], words: list[Segment] = (), duration: float = 1.
     return Tiers(list(phones), list(words), duration, speaker)
 
 
-GOLD = tiers(tier(("SIL", 0.0, 0.2), ("a", 0.2, 0.4), ("b", 0.4, 0.5), ("SIL", 0.5, 0.6), ("c", 0.6, 1.0)),
-             tier(("AB", 0.2, 0.5), ("C", 0.6, 1.0)))
+GOLD = tiers(
+    tier(("SIL", 0.0, 0.2), ("a", 0.2, 0.4), ("b", 0.4, 0.5), ("SIL", 0.5, 0.6), ("c", 0.6, 1.0)),
+    tier(("AB", 0.2, 0.5), ("C", 0.6, 1.0)),
+)
 
 
 def values(ours: dict, gold: dict, options: AliScoreOptions = OPTIONS) -> dict[str, float]:
@@ -85,6 +88,7 @@ def test_nothing_in_common_is_refused() -> None:
 def test_interval_over_speakers_is_wider() -> None:
     def off(by: float, speaker: str) -> Tiers:
         return tiers(tier(("a", 0.2 + by, 0.4 + by)), speaker=speaker)
+
     ours = {f"u{i}": off(0.05 * (i % 2), "") for i in range(40)}
     gold = {f"u{i}": off(0.0, f"s{i % 2}") for i in range(40)}
     wide = figures(score_alignment(ours, gold, OPTIONS), AliScoreOptions(by_speaker=True))["boundary_mae_ms"]

@@ -1,4 +1,5 @@
 """Boundaries from posteriors: against enumeration of all segmentations, medians and gaps by construction."""
+
 from __future__ import annotations
 
 import itertools
@@ -9,15 +10,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.artifacts.ali import AliHeader, Alignment, AliSet, AliWriter
-from pipeline.tasks.boundaries import BoundaryOptions, Posteriors, Source, chain_of, medians, refine, separate
-from pipeline.base.errors import DataError, MismatchError
-from pipeline.feats.load import PackedFeats
+from pipeline.artifacts.ali import Alignment, AliHeader, AliSet, AliWriter
 from pipeline.artifacts.lang import make_lang
 from pipeline.artifacts.lexicon import Lexicon, Pronunciation
 from pipeline.artifacts.model_dir import load_hmm, save_hmm
 from pipeline.artifacts.transitions import TransitionModel
 from pipeline.artifacts.tree import monophone_tree
+from pipeline.base.errors import DataError, MismatchError
+from pipeline.feats.load import PackedFeats
+from pipeline.tasks.boundaries import BoundaryOptions, Posteriors, Source, chain_of, medians, refine, separate
 
 LANG = make_lang(Lexicon([Pronunciation("AB", ("A", "B"))]), speech_states=2)
 TREE = monophone_tree(LANG.phones, LANG.topo)
@@ -57,6 +58,7 @@ def aligned(tmp_path):
 
 def chain_of_model(phones):
     from pipeline.artifacts.model_dir import HmmDir
+
     return chain_of(HmmDir(None, LANG.phones, LANG.topo, TREE, TRANSITIONS), phones)
 
 
@@ -77,7 +79,9 @@ def test_distributions_equal_the_sum_over_all_segmentations(aligned, monkeypatch
         states = np.searchsorted(cuts, np.arange(FRAMES), side="right")
         ts = chain.transition_state[states]
         moved = np.diff(states)
-        weight = np.exp(0.7 * scores[np.arange(FRAMES), chain.pdf[states]].sum() + 0.4 * log_probs[2 * ts[:-1] + moved].sum())
+        weight = np.exp(
+            0.7 * scores[np.arange(FRAMES), chain.pdf[states]].sum() + 0.4 * log_probs[2 * ts[:-1] + moved].sum()
+        )
         total += weight
         expected += weight * (chain.position[states][:, None] >= np.arange(3))
     np.testing.assert_allclose(after, expected / total, atol=1e-5)
@@ -96,7 +100,10 @@ def test_sure_scores_move_boundaries_and_words(aligned, monkeypatch, tmp_path):
     out = AliSet.load(tmp_path / "out")
     assert facts == {"utterances": 1, "kept": 0} and out.header.producer == "models"
     assert [(s.symbol, round(s.start, 6), round(s.end, 6)) for s in out.phones("u")] == [
-        ("SIL", 0.0, 0.02), ("A", 0.02, 0.06), ("B", 0.06, 0.09)]
+        ("SIL", 0.0, 0.02),
+        ("A", 0.02, 0.06),
+        ("B", 0.06, 0.09),
+    ]
     assert [(s.symbol, round(s.start, 6), round(s.end, 6)) for s in out.words("u")] == [("AB", 0.02, 0.09)]
 
 
@@ -107,7 +114,8 @@ def test_an_utterance_without_path_keeps_its_boundaries(aligned, monkeypatch, tm
     assert facts == {"utterances": 1, "kept": 1}
     new = AliSet.load(tmp_path / "out")
     assert [(s.symbol, round(s.start, 6), round(s.end, 6)) for s in new.phones("u")] == [
-        (s.symbol, round(s.start, 6), round(s.end, 6)) for s in ali.phones("u")]
+        (s.symbol, round(s.start, 6), round(s.end, 6)) for s in ali.phones("u")
+    ]
 
 
 def test_a_model_of_other_phones_is_a_mismatch(aligned, tmp_path):

@@ -1,4 +1,5 @@
 """Search, tuning and reports over a scorer that is a table of random scores."""
+
 from __future__ import annotations
 
 import dataclasses
@@ -8,21 +9,27 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline.artifacts.hyp import TRIED, load_hypotheses, save_tried
+from pipeline.artifacts.lang import Lang
+from pipeline.artifacts.model_dir import HmmDir
 from pipeline.base.errors import DataError, MismatchError
 from pipeline.base.files import read_json, write_json
 from pipeline.graph.decoding import DecodingGraph, build_decoding_graph
 from pipeline.graph.grammar import grammar_from_arpa
 from pipeline.graph.options import DecodeOptions
-from pipeline.artifacts.hyp import TRIED, load_hypotheses, save_tried
-from pipeline.artifacts.lang import Lang
-from pipeline.artifacts.model_dir import HmmDir
 from pipeline.tasks.score import Errors
 from tests.graph.cases import brute_force, hmm_of, language_model, random_tree, small_lang
 
 pytest.importorskip("k2")
 decode = pytest.importorskip("pipeline.tasks.decode")
-WIDE = DecodeOptions(acoustic_scale=0.5, beam=1e4, lattice_beam=1e4, max_active=10_000, lm_weights=(0.5, 1.0, 2.0, 5.0),
-                     word_penalties=(-1.0, 0.0, 2.0))
+WIDE = DecodeOptions(
+    acoustic_scale=0.5,
+    beam=1e4,
+    lattice_beam=1e4,
+    max_active=10_000,
+    lm_weights=(0.5, 1.0, 2.0, 5.0),
+    word_penalties=(-1.0, 0.0, 2.0),
+)
 FRAMES = {"u1": 7, "u2": 5, "u3": 6, "u4": 7}
 
 
@@ -35,7 +42,9 @@ class TableScorer:
         self.num_pdfs, self.transitions = num_pdfs, transitions
         self.table = torch.from_numpy(3 * np.random.default_rng(seed).standard_normal((64, num_pdfs))).float()
 
-    def log_likes(self, feats: torch.Tensor, lens: torch.Tensor, speakers: list | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+    def log_likes(
+        self, feats: torch.Tensor, lens: torch.Tensor, speakers: list | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         return self.table[feats[:, :, 0].long()], lens
 
     def transition_scores(self, feats: torch.Tensor, lens: torch.Tensor) -> torch.Tensor | None:
@@ -60,7 +69,8 @@ class Features:
 def data(monkeypatch: pytest.MonkeyPatch):
     def install(frames: dict[str, int] = FRAMES) -> None:
         monkeypatch.setattr("pipeline.feats.load.load_packed", lambda *args: Features(frames))
-        monkeypatch.setattr(decode, "_references", lambda data_dir: {c: ("s", ("A", "B")) for c in frames})
+        monkeypatch.setattr(decode, "_references", lambda data_dir: dict.fromkeys(frames, ("s", ("A", "B"))))
+
     install()
     return install
 
@@ -81,7 +91,7 @@ def test_every_pair_of_weights_gives_its_own_best_path(data) -> None:
     found = decode.decode(scorer, hmm, graph, "data", WIDE, all_weights(WIDE))
     compared, distinct = 0, set()
     for i, (cut_id, frames) in enumerate(FRAMES.items()):
-        scores = scorer.table[10 * i:10 * i + frames].numpy()
+        scores = scorer.table[10 * i : 10 * i + frames].numpy()
         for lm_weight, penalty in all_weights(WIDE):
             expected = brute_force(lang, grammar, hmm, scores / np.float32(lm_weight), 3, transition_scale=0.7)
             totals = {text: s - penalty * len(text) for text, s in expected.items()}
@@ -96,6 +106,7 @@ def test_every_pair_of_weights_gives_its_own_best_path(data) -> None:
 def test_another_language_model_has_the_last_word(data) -> None:
     """A unigram graph makes the lattices, a bigram replaces its scores: best of all texts under the bigram."""
     from pipeline.graph.lm_lattice import LatticeRescorer
+
     lang = small_lang(0.3)
     hmm = hmm_of(lang, random_tree(lang, 1, 1))
     one, two = language_model(1), language_model(2)
@@ -106,10 +117,14 @@ def test_another_language_model_has_the_last_word(data) -> None:
     compared = 0
     for i, (cut_id, frames) in enumerate(FRAMES.items()):
         for lm_weight, penalty in pairs:
-            expected = brute_force(lang, grammar, hmm, scorer.table[10 * i:10 * i + frames].numpy() / np.float32(lm_weight), 3, 0.7)
+            expected = brute_force(
+                lang, grammar, hmm, scorer.table[10 * i : 10 * i + frames].numpy() / np.float32(lm_weight), 3, 0.7
+            )
             names = {text: [lang.words.name(w) for w in text] for text in expected}
-            totals = {t: s + two.sentence_log_prob(names[t]) - one.sentence_log_prob(names[t]) - penalty * len(t)
-                      for t, s in expected.items()}
+            totals = {
+                t: s + two.sentence_log_prob(names[t]) - one.sentence_log_prob(names[t]) - penalty * len(t)
+                for t, s in expected.items()
+            }
             words = tuple(found.texts[lm_weight, penalty][cut_id])
             if len(words) <= 3:
                 assert max(totals.values()) - totals[words] < 2e-3, (cut_id, lm_weight, penalty)
@@ -121,8 +136,10 @@ def test_batches_do_not_change_the_result(data) -> None:
     _, hmm, graph = system()
     scorer = TableScorer(hmm.transitions.num_pdfs)
     small = dataclasses.replace(WIDE, batch_frames=1)
-    assert decode.decode(scorer, hmm, graph, "data", small, [(1.0, 0.0)]).texts == decode.decode(
-        scorer, hmm, graph, "data", WIDE, [(1.0, 0.0)]).texts
+    assert (
+        decode.decode(scorer, hmm, graph, "data", small, [(1.0, 0.0)]).texts
+        == decode.decode(scorer, hmm, graph, "data", WIDE, [(1.0, 0.0)]).texts
+    )
 
 
 def test_transition_scores_of_each_batch_equal_static_ones(data) -> None:
@@ -130,7 +147,10 @@ def test_transition_scores_of_each_batch_equal_static_ones(data) -> None:
     static = TableScorer(hmm.transitions.num_pdfs)
     dynamic = TableScorer(hmm.transitions.num_pdfs, torch.from_numpy(hmm.transitions.log_probs()))
     pairs = [(2.0, 0.0), (2.0, 1.0)]  # at LM weight 1 / acoustic scale both count the same
-    assert decode.decode(static, hmm, graph, "data", WIDE, pairs).texts == decode.decode(dynamic, hmm, graph, "data", WIDE, pairs).texts
+    assert (
+        decode.decode(static, hmm, graph, "data", WIDE, pairs).texts
+        == decode.decode(dynamic, hmm, graph, "data", WIDE, pairs).texts
+    )
 
 
 def test_narrow_searches_are_repeated_and_hopeless_ones_counted(data) -> None:
@@ -160,7 +180,9 @@ def test_report_writes_everything_and_fails_above_the_share(data, tmp_path: Path
 
 
 def test_pooled_folds_are_one_development_set(data, tmp_path: Path) -> None:
-    """Folds decoded apart and pooled choose the weights that decoding them together chooses, and none of the folds' own."""
+    """Folds decoded apart and pooled choose the weights that decoding them together chooses, and none of the folds'
+    own.
+    """
     lang, hmm, graph = system(silence_prob=0.0)
     scorer, options = TableScorer(hmm.transitions.num_pdfs), dataclasses.replace(WIDE, tried=True)
     folds = []
@@ -186,6 +208,7 @@ def test_pooled_folds_are_one_development_set(data, tmp_path: Path) -> None:
 def test_chosen_weights_have_fewest_errors_then_least_penalty_then_the_middle() -> None:
     def errors(n: int) -> Errors:
         return Errors(10, 0, 0, n)
+
     table = {(float(w), p): errors(2) for w in (6, 7, 8, 9, 10) for p in (0.0, 1.0)}
     assert decode.choose_weights(table) == (8.0, 0.0)
     assert decode.choose_weights({**table, (10.0, 1.0): errors(1)}) == (10.0, 1.0)

@@ -1,4 +1,5 @@
 """Durations that transition probabilities imply, against durations known by construction."""
+
 from __future__ import annotations
 
 import math
@@ -8,19 +9,20 @@ import numpy as np
 import pytest
 
 from pipeline.artifacts.ali import Segment
-from pipeline.tasks.ali_score import Tiers
-from pipeline.tasks.durations import compare_durations, gold_silences, implied_seconds, measured_seconds
-from pipeline.base.errors import DataError, MismatchError
 from pipeline.artifacts.lang import make_lang
 from pipeline.artifacts.lexicon import Lexicon, Pronunciation
 from pipeline.artifacts.model_dir import HmmDir
 from pipeline.artifacts.transitions import TransitionModel
 from pipeline.artifacts.tree import monophone_tree
+from pipeline.base.errors import DataError, MismatchError
+from pipeline.tasks.ali_score import Tiers
+from pipeline.tasks.durations import compare_durations, gold_silences, implied_seconds, measured_seconds
 
 
 def hmm_of(position: str) -> HmmDir:
-    lang = make_lang(Lexicon([Pronunciation("AB", ("a", "b")), Pronunciation("BA", ("b", "a"))]), position=position,
-                     speech_states=2)
+    lang = make_lang(
+        Lexicon([Pronunciation("AB", ("a", "b")), Pronunciation("BA", ("b", "a"))]), position=position, speech_states=2
+    )
     tree = monophone_tree(lang.phones, lang.topo)
     return HmmDir(Path("x"), lang.phones, lang.topo, tree, TransitionModel(tree, lang.topo))
 
@@ -43,8 +45,15 @@ def test_positions_count_together():
 
 
 def test_figures():
-    tiers = {"u": Tiers([Segment("a", 0.1 * i, 0.06) for i in range(10)] + [Segment("b_E", 0.1 * i, 0.10) for i in range(30)]
-                        + [Segment("c", 9.0, 1.0)], [], 10.0)}
+    tiers = {
+        "u": Tiers(
+            [Segment("a", 0.1 * i, 0.06) for i in range(10)]
+            + [Segment("b_E", 0.1 * i, 0.10) for i in range(30)]
+            + [Segment("c", 9.0, 1.0)],
+            [],
+            10.0,
+        )
+    }
     figures = compare_durations({"a": 0.08, "b": 0.09, "c": 0.5, "SIL": 0.4}, measured_seconds(tiers))
     assert figures["phones"] == 2  # c is too rare
     assert figures["implied_speech_ms"] == pytest.approx(0.25 * 80 + 0.75 * 90)

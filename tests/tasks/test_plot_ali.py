@@ -1,4 +1,5 @@
 """The picture of an alignment is a PNG, and its spectrogram shows a tone at its frequency and time."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -27,6 +28,9 @@ def test_spectrogram_shows_a_tone_where_it_is() -> None:
 
 
 def test_picture_is_written(tmp_path: Path) -> None:
-    rows = {name: Tiers([Segment("SIL", 0.0, 1.0), Segment("a", 1.0, 0.5)], [Segment("A", 1.0, 0.5)], 1.5) for name in ("gold", "ours")}
+    rows = {
+        name: Tiers([Segment("SIL", 0.0, 1.0), Segment("a", 1.0, 0.5)], [Segment("A", 1.0, 0.5)], 1.5)
+        for name in ("gold", "ours")
+    }
     plot_alignments(tmp_path / "a.png", tone(), RATE, rows, "utterance", 0.2)
     assert (tmp_path / "a.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"

@@ -1,4 +1,5 @@
 """N-best lists against brute force, their file, and ranking with another language model."""
+
 from __future__ import annotations
 
 import math
@@ -7,13 +8,24 @@ from pathlib import Path
 import pytest
 
 from pipeline.artifacts.arpa import train_unigram
+from pipeline.artifacts.hyp import NBEST, Alternative, NBest, load_nbest, save_nbest
 from pipeline.base.errors import DataError
 from pipeline.base.files import write_jsonl
-from pipeline.artifacts.hyp import NBEST, Alternative, NBest, load_nbest, save_nbest
 from pipeline.tasks.rescore import rescore
 
-LISTS = [NBest("u", "s", ("A", "B"), (Alternative(("A",), -10.0, -3.0, -2.0), Alternative(("A", "B"), -9.0, -5.0, -4.0),
-                                      Alternative((), -30.0, -1.0, -0.5))), NBest("v", "s", ("A",), ())]
+LISTS = [
+    NBest(
+        "u",
+        "s",
+        ("A", "B"),
+        (
+            Alternative(("A",), -10.0, -3.0, -2.0),
+            Alternative(("A", "B"), -9.0, -5.0, -4.0),
+            Alternative((), -30.0, -1.0, -0.5),
+        ),
+    ),
+    NBest("v", "s", ("A",), ()),
+]
 
 
 def test_round_trip(tmp_path: Path) -> None:
@@ -34,8 +46,13 @@ def test_totals_are_those_of_the_formula() -> None:
     for keep in (0.0, 0.5, 1.0):
         found = rescore(LISTS, arpa, weights, keep)
         for (lm_weight, penalty), hyps in found.items():
-            totals = {a.words: a.acoustic / lm_weight + a.graph + (1 - keep) * (arpa.sentence_log_prob(a.words) - a.lm)
-                      - penalty * len(a.words) for a in LISTS[0].alternatives}
+            totals = {
+                a.words: a.acoustic / lm_weight
+                + a.graph
+                + (1 - keep) * (arpa.sentence_log_prob(a.words) - a.lm)
+                - penalty * len(a.words)
+                for a in LISTS[0].alternatives
+            }
             assert hyps[0].hyp == max(totals, key=totals.get)
             assert hyps[1].cut_id == "v" and hyps[1].hyp == ()
     assert len({h[0].hyp for h in rescore(LISTS, arpa, weights).values()}) == 3

@@ -1,4 +1,5 @@
 """Counts against an independent edit distance, intervals against kaldialign's bootstrap."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -8,12 +9,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.artifacts.hyp import Hypothesis
 from pipeline.base.errors import MismatchError
 from pipeline.base.files import write_json
-from pipeline.artifacts.hyp import Hypothesis
 from pipeline.experiments.report import read_rows
-from pipeline.tasks.score import (bootstrap, compare, count_errors, error_report, interval, result_row, total_errors, wer_interval,
-                            wer_row)
+from pipeline.tasks.score import (
+    bootstrap,
+    compare,
+    count_errors,
+    error_report,
+    interval,
+    result_row,
+    total_errors,
+    wer_interval,
+    wer_row,
+)
 
 WORDS = st.lists(st.sampled_from("ABC"), max_size=6)
 
@@ -59,10 +69,13 @@ def test_report_shows_alignments_and_ranks_errors() -> None:
 
 def test_interval_agrees_with_kaldialign() -> None:
     from kaldialign import bootstrap_wer_ci
+
     hyps = random_hyps(1)
     theirs = bootstrap_wer_ci([h.ref for h in hyps], [h.hyp for h in hyps])
     low, high = wer_interval(hyps, count_errors(hyps))
-    assert low == pytest.approx(100 * theirs["ci95min"], abs=0.4) and high == pytest.approx(100 * theirs["ci95max"], abs=0.4)
+    assert low == pytest.approx(100 * theirs["ci95min"], abs=0.4) and high == pytest.approx(
+        100 * theirs["ci95max"], abs=0.4
+    )
 
 
 def test_speakers_that_differ_widen_the_interval() -> None:

@@ -84,7 +84,9 @@ def test_installs_once(checkout):
 
 
 def test_k2_is_pinned_by_digest(checkout):
-    """The wheels of k2 1.23.4 look alike to pip whatever Python they are for, so which one it takes must not be left to it."""
+    """The wheels of k2 1.23.4 look alike to pip whatever Python they are for, so which one it takes must not be left
+    to it.
+    """
     checkout.python("3.10")
     assert checkout.install()[0] == 0
     names, digests, all_else = checkout.pip_calls()

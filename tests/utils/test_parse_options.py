@@ -76,7 +76,7 @@ def test_refused(script, tmp_path, args, message):
 def test_config(script, tmp_path):
     (tmp_path / "a.conf").write_text(
         "# comment\n\nsome-name = x\n".replace(" = ", "=")
-        + "some_name=\"a # b $(touch bad)\"  # comment\ncount=$(touch bad)  # comment\r\nflag=true"
+        + 'some_name="a # b $(touch bad)"  # comment\ncount=$(touch bad)  # comment\r\nflag=true'
     )
     assert script("--config", "a.conf").stdout == "a # b $(touch bad)|$(touch bad)|true|"
     assert script("--count", "9", "--config=a.conf").stdout == "a # b $(touch bad)|9|true|"

@@ -41,7 +41,9 @@ def test_values(script, args, printed):
     assert (result.returncode, result.stdout) == (0, printed), result.stderr
 
 
-@pytest.mark.parametrize("args", [["--ali", "hmm"], ["--ali", ""], ["--e2e", ""], ["--e2e", "ctc rnnt"], ["--e2e", "ctc none"]])
+@pytest.mark.parametrize(
+    "args", [["--ali", "hmm"], ["--ali", ""], ["--e2e", ""], ["--e2e", "ctc rnnt"], ["--e2e", "ctc none"]]
+)
 def test_wrong_values(script, args):
     result = script(*args)
     assert (result.returncode, result.stdout) == (2, "")

@@ -81,7 +81,7 @@ def test_failure_stops_and_is_recorded(recipe, tmp_path):
     (tmp_path / "fail").touch()
     result = recipe()
     assert result.returncode == 1 and ran(result) == [0]
-    assert "stage 1 (a \"quoted\" one) failed" in result.stderr
+    assert 'stage 1 (a "quoted" one) failed' in result.stderr
     last = json.loads((tmp_path / "exp" / "stage_times.jsonl").read_text().splitlines()[-1])
     assert last["stage"] == 1 and last["ok"] is False
 

@@ -1,10 +1,13 @@
 #!/usr/bin/env python3
 """Prepares Malromur (Icelandic, 152 h): OUT/{train,dev,test}, OUT/lm_text.txt, OUT/lexicon.txt.
 
-The corpus folder holds info.txt, a line per recording: name, two fields about the recording, gender, age, prompt, length and
-class, separated by commas; and the audio as CLASS/NAME.wav or .flac. Only the class "correct" is used. The corpus names no
-parts: speakers are dealt out by a hash of their names, a twentieth each to dev and test. The language model's text is that
-of the training speakers without the sentences of dev and test (every speaker reads of the same pool); lexicon.txt spells its words.
+The corpus folder holds info.txt, a line per recording: name, two fields about the recording, gender, age, prompt,
+length and class, separated by commas; and the audio as CLASS/NAME.wav or .flac. Only the class "correct" is used. The
+corpus names no
+parts: speakers are dealt out by a hash of their names, a twentieth each to dev and test. The language model's text is
+    that
+of the training speakers without the sentences of dev and test (every speaker reads of the same pool); lexicon.txt
+spells its words.
 """
 
 from __future__ import annotations
@@ -12,17 +15,17 @@ from __future__ import annotations
 import hashlib
 import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Iterator
 
 import click
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[3] / "local"))
-from corpus_root import find_corpus  # noqa: E402
+from corpus_root import find_corpus
 
-from pipeline.base import cli  # noqa: E402
-from pipeline.base.errors import DataError  # noqa: E402
-from pipeline.base.files import atomic_write, read_lines  # noqa: E402
+from pipeline.base import cli
+from pipeline.base.errors import DataError
+from pipeline.base.files import atomic_write, read_lines
 
 SHARES = {"dev": 0.05, "test": 0.05}  # of the speakers
 FIELDS = 8
@@ -36,8 +39,15 @@ GOOD = "correct"
 def main(out: Path, corpus_root: Path | None, overwrite: bool) -> None:
     with cli.main_guard():
         root = find_corpus("malromur", corpus_root, lambda path: (path / "info.txt").is_file())
-    cli.run_step(out, inputs={"corpus": root / "info.txt"}, options={}, action=lambda tmp: prepare(root, tmp), overwrite=overwrite,
-                 resume=False, command="prepare_malromur")
+    cli.run_step(
+        out,
+        inputs={"corpus": root / "info.txt"},
+        options={},
+        action=lambda tmp: prepare(root, tmp),
+        overwrite=overwrite,
+        resume=False,
+        command="prepare_malromur",
+    )
 
 
 def part_of(speaker: str) -> str:
@@ -77,7 +87,9 @@ def prepare(root: Path, work_dir: Path) -> dict:
         if path is None:
             raise DataError(f"{where}: no audio file {root / GOOD / name}.wav or .flac")
         speaker = "-".join(name.split("-")[:2])
-        parts[part_of(speaker)].append(utterance(name, audio_recording(name, path), text, speaker, language="Icelandic"))
+        parts[part_of(speaker)].append(
+            utterance(name, audio_recording(name, path), text, speaker, language="Icelandic")
+        )
     for part, cuts in parts.items():
         if not cuts:
             raise DataError(f"{root / 'info.txt'}: no recording of class {GOOD!r} falls to {part}")

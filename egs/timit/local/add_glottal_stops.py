@@ -1,8 +1,11 @@
 #!/usr/bin/env python3
-"""Writes OUT/lexicon.txt: LEXICON with a variant for each pronunciation that begins with a vowel, a glottal stop q before it.
+"""Writes OUT/lexicon.txt: LEXICON with a variant for each pronunciation that begins with a vowel, a glottal stop q
+before it.
 
-TIMIT labels the glottal stop of "an apple" as q, which is no phone of the scored set (its time belongs to none), and the dictionaries
-lack it: without these variants it would be taken for part of the vowel. Phones are written in small letters, as TIMIT has them.
+TIMIT labels the glottal stop of "an apple" as q, which is no phone of the scored set (its time belongs to none), and
+the dictionaries
+lack it: without these variants it would be taken for part of the vowel. Phones are written in small letters, as TIMIT
+    has them.
 """
 
 from __future__ import annotations

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Splits the speakers of DATA into halves: OUT/tuned (1st, 3rd, 5th ... speaker by name) and OUT/unseen, data directories of transcripts.
+"""Splits the speakers of DATA into halves: OUT/tuned (1st, 3rd, 5th ... speaker by name) and OUT/unseen, data
+directories of transcripts.
 
 Settings may be chosen by the hand-made times of the one half; what counts is then measured on the other.
 """

@@ -1,15 +1,16 @@
 """Beam search with an attention decoder, CTC prefix scores and a language model, for many utterances at once."""
+
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Optional
+from typing import Any
 
 import torch
 
+from pipeline.artifacts.tokens import BLANK_ID, EOS_ID, UNK_ID
 from pipeline.e2e.search.ctc_prefix import PrefixScorer, PrefixState
 from pipeline.e2e.search.fusion import TokenLm
 from pipeline.e2e.search.results import NEVER, Found, Weights, best_first
-from pipeline.artifacts.tokens import BLANK_ID, EOS_ID, UNK_ID
 
 AHEAD = 5  # tokens whose bonus a living hypothesis is thought capable of when it is decided whether the search may end
 CANDIDATES = 2  # times the beam: tokens of a hypothesis that get a CTC score
@@ -33,19 +34,27 @@ class _Beams:
     total: torch.Tensor
     decoder_state: Any
     lm_state: Any
-    ctc_state: Optional[PrefixState]
+    ctc_state: PrefixState | None
 
 
 class AttentionSearch:
     """The search of one batch; every weight is fixed."""
 
-    def __init__(self, decoder: Any, ctc_log_probs: Optional[torch.Tensor], lens: torch.Tensor, weights: Weights, beam: int,
-                 lm: Optional[TokenLm] = None, max_length: float = 1.0) -> None:
+    def __init__(
+        self,
+        decoder: Any,
+        ctc_log_probs: torch.Tensor | None,
+        lens: torch.Tensor,
+        weights: Weights,
+        beam: int,
+        lm: TokenLm | None = None,
+        max_length: float = 1.0,
+    ) -> None:
         """Args:
-            decoder: ``start(encoded, lens)`` and ``step(tokens, state)``, see ``pipeline.e2e.model.AttentionDecoder``.
-            ctc_log_probs: (N, T', V); read when weights.ctc is above 0.
-            lens: (N,) encoder frames.
-            max_length: most tokens per encoder frame.
+        decoder: ``start(encoded, lens)`` and ``step(tokens, state)``, see ``pipeline.e2e.model.AttentionDecoder``.
+        ctc_log_probs: (N, T', V); read when weights.ctc is above 0.
+        lens: (N,) encoder frames.
+        max_length: most tokens per encoder frame.
         """
         self.decoder, self.lm, self.weights, self.beam, self.lens = decoder, lm, weights, beam, lens
         self.scorer = PrefixScorer(ctc_log_probs, lens) if weights.ctc > 0 else None
@@ -86,27 +95,36 @@ class AttentionSearch:
         total = zeros.clone()
         total.view(n, self.beam)[:, 1:] = NEVER
         return _Beams(
-            tokens=torch.empty((n * self.beam, 0), dtype=torch.long, device=device), attention=zeros, ctc=zeros, lm=zeros,
-            total=total, decoder_state=self.decoder.start(encoded, self.lens).select(rows),
+            tokens=torch.empty((n * self.beam, 0), dtype=torch.long, device=device),
+            attention=zeros,
+            ctc=zeros,
+            lm=zeros,
+            total=total,
+            decoder_state=self.decoder.start(encoded, self.lens).select(rows),
             lm_state=None if self.lm is None else self.lm.start(n * self.beam),
-            ctc_state=None if self.scorer is None else self.scorer.start().select(rows))
+            ctc_state=None if self.scorer is None else self.scorer.start().select(rows),
+        )
 
     def _model(self, attention: torch.Tensor, ctc: torch.Tensor | float) -> torch.Tensor:
         return (1.0 - self.weights.ctc) * attention + self.weights.ctc * ctc
 
-    def _end(self, beams: _Beams, attention: torch.Tensor, lm: torch.Tensor, ended: list[list[Found]], done: list[bool]) -> None:
+    def _end(
+        self, beams: _Beams, attention: torch.Tensor, lm: torch.Tensor, ended: list[list[Found]], done: list[bool]
+    ) -> None:
         """Adds every living hypothesis with a sentence end behind it."""
         ctc = 0.0 if self.scorer is None else self.scorer.final(beams.ctc_state)
         model, lm = self._model(beams.attention + attention, ctc), beams.lm + lm
         length = beams.tokens.shape[1]
         total = model + self.weights.lm * lm + self.weights.length * length
         rows = zip(beams.tokens.tolist(), model.tolist(), lm.tolist(), total.tolist(), beams.total.tolist())
-        for row, (tokens, m, l, t, alive) in enumerate(rows):
+        for row, (tokens, m, n, t, alive) in enumerate(rows):
             if alive > NEVER / 2 and t > NEVER / 2 and not done[row // self.beam]:
-                ended[row // self.beam].append(Found(tuple(tokens), m, l, t))
+                ended[row // self.beam].append(Found(tuple(tokens), m, n, t))
 
     def _over(self, beams: _Beams, utterance: int, ended: list[Found], number: int) -> bool:
-        """Whether no living hypothesis can come among the best: scores only fall, but for the bonus of further tokens."""
+        """Whether no living hypothesis can come among the best: scores only fall, but for the bonus of further
+        tokens.
+        """
         if len(ended) < number:
             return False
         best = float(beams.total.view(-1, self.beam)[utterance].max())
@@ -131,8 +149,12 @@ class AttentionSearch:
         rows = torch.div(flat, few, rounding_mode="floor")
         labels = candidates.flatten()[flat]
         return _Beams(
-            tokens=torch.cat([beams.tokens[rows], labels[:, None]], 1), attention=new_attention.flatten()[flat],
-            ctc=ctc.flatten()[flat], lm=new_lm.flatten()[flat], total=best.values.flatten(),
+            tokens=torch.cat([beams.tokens[rows], labels[:, None]], 1),
+            attention=new_attention.flatten()[flat],
+            ctc=ctc.flatten()[flat],
+            lm=new_lm.flatten()[flat],
+            total=best.values.flatten(),
             decoder_state=beams.decoder_state.select(rows),
             lm_state=None if self.lm is None else beams.lm_state.select(rows),
-            ctc_state=None if self.scorer is None else self.scorer.extend(beams.ctc_state.select(rows), labels))
+            ctc_state=None if self.scorer is None else self.scorer.extend(beams.ctc_state.select(rows), labels),
+        )

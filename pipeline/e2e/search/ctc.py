@@ -1,16 +1,17 @@
 """CTC search without a graph: best label of each frame, and beam search over label sequences."""
+
 from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
-from typing import Any, Optional
+from typing import Any
 
 import numpy as np
 import torch
 
+from pipeline.artifacts.tokens import BLANK_ID, EOS_ID, UNK_ID
 from pipeline.e2e.search.fusion import TokenLm
 from pipeline.e2e.search.results import NEVER, Found, Weights, best_first
-from pipeline.artifacts.tokens import BLANK_ID, EOS_ID, UNK_ID
 
 CANDIDATES = 3  # times the beam: labels of a frame that may extend a hypothesis
 CLEAR = 1e-4  # labels below this posterior do not extend a hypothesis
@@ -37,7 +38,9 @@ def greedy(log_probs: torch.Tensor, lens: torch.Tensor) -> list[list[Found]]:
 
 @dataclass
 class _Prefix:
-    """Log probabilities of the paths of a prefix that end in a blank and in its last label; bonus: weighted scores of its tokens."""
+    """Log probabilities of the paths of a prefix that end in a blank and in its last label; bonus: weighted scores of
+    its tokens.
+    """
 
     blank: float
     label: float
@@ -82,9 +85,11 @@ class _LmTree:
 class CtcPrefixSearch:
     """Beam search over label sequences, each with the sum of its paths (Hannun et al. 2014), utterance by utterance."""
 
-    def __init__(self, weights: Weights = Weights(), beam: int = 8, lm: Optional[TokenLm] = None, clear: float = CLEAR) -> None:
+    def __init__(
+        self, weights: Weights = Weights(), beam: int = 8, lm: TokenLm | None = None, clear: float = CLEAR
+    ) -> None:
         """Args:
-            clear: posterior below which labels do not extend a hypothesis.
+        clear: posterior below which labels do not extend a hypothesis.
         """
         self.weights, self.beam, self.lm, self.floor = weights, beam, lm, np.log(max(clear, 1e-300))
 
@@ -117,7 +122,7 @@ class CtcPrefixSearch:
                         lm = p.lm if lm_row is None else p.lm + float(lm_row[label])
                         new[longer] = _Prefix(-np.inf, -np.inf, lm, w.lm * lm + w.length * len(longer))
                     new[longer].label = np.logaddexp(new[longer].label, score)
-            ranked = sorted(new.items(), key=lambda item: (-item[1].total, item[0]))[:self.beam]
+            ranked = sorted(new.items(), key=lambda item: (-item[1].total, item[0]))[: self.beam]
             beam = {tokens: p for tokens, p in ranked if p.total > NEVER}
             if tree is not None:
                 tree.add(list(beam))

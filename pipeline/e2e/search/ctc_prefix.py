@@ -1,4 +1,5 @@
 """CTC scores of label prefixes, for searches that build hypotheses label by label (Watanabe et al. 2017)."""
+
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -12,7 +13,8 @@ FLOOR = -100.0  # of a frame's log probabilities; below it nothing changes, abov
 
 @dataclass(frozen=True)
 class PrefixState:
-    """Forward variables of R prefixes: (R, T + 1) float64 log probabilities of having put out the prefix after t frames.
+    """Forward variables of R prefixes: (R, T + 1) float64 log probabilities of having put out the prefix after t
+    frames.
 
     Attributes:
         label: with its last label at frame t.
@@ -36,8 +38,8 @@ class PrefixScorer:
 
     def __init__(self, log_probs: torch.Tensor, lens: torch.Tensor) -> None:
         """Args:
-            log_probs: (N, T, V) natural-log label posteriors with the blank.
-            lens: (N,) frames.
+        log_probs: (N, T, V) natural-log label posteriors with the blank.
+        lens: (N,) frames.
         """
         self.log_probs = log_probs.double().clamp(min=FLOOR)
         self.lens = lens
@@ -50,7 +52,9 @@ class PrefixScorer:
         blank = self._blank_sums.clone()
         never = torch.full_like(blank, -torch.inf)
         n = len(blank)
-        return PrefixState(never, blank, torch.full((n,), -1, device=blank.device), torch.arange(n, device=blank.device))
+        return PrefixState(
+            never, blank, torch.full((n,), -1, device=blank.device), torch.arange(n, device=blank.device)
+        )
 
     def scores(self, state: PrefixState, candidates: torch.Tensor) -> torch.Tensor:
         """Prefix scores of every prefix with each candidate behind it.
@@ -76,7 +80,8 @@ class PrefixScorer:
     def extend(self, state: PrefixState, labels: torch.Tensor) -> PrefixState:
         """The states of the prefixes with one label (R,) more each.
 
-        With the sums of log probabilities of the label, c, and of the blank, b, up to each frame, the two recursions become
+        With the sums of log probabilities of the label, c, and of the blank, b, up to each frame, the two recursions
+        become
         cumulative sums: label[t] = c[t] + log sum_{s <= t} exp(before[s - 1] - c[s - 1]), and likewise for blank.
         """
         rows = state.utterance

@@ -1,16 +1,18 @@
 """Language models for shallow fusion: n-grams over tokens or over words, scored token by token."""
+
 from __future__ import annotations
 
 import functools
 import math
-from typing import Any, Optional, Protocol, Sequence
+from collections.abc import Sequence
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 
 from pipeline.artifacts.arpa import BOS, EOS, UNK, Arpa
-from pipeline.e2e.search.results import NEVER
 from pipeline.artifacts.tokens import BLANK_ID, EOS_ID, UNK_ID, Tokens
+from pipeline.e2e.search.results import NEVER
 
 UNKNOWN_WORD = -20.0  # natural log; for words without probability, so that a word outside the model stays possible
 LEAST = 1e-12  # probability below which a prefix counts as hardly possible
@@ -64,19 +66,24 @@ class NgramLm:
     def _row(self, history: tuple[str, ...]) -> torch.Tensor:
         if history not in self._rows:
             names = [EOS if i == EOS_ID else UNK if i == UNK_ID else p for i, p in enumerate(self.tokens.pieces)]
-            row = [NEVER if i == BLANK_ID else max(self.arpa.log_prob(history, name), UNKNOWN_WORD) for i, name in enumerate(names)]
+            row = [
+                NEVER if i == BLANK_ID else max(self.arpa.log_prob(history, name), UNKNOWN_WORD)
+                for i, name in enumerate(names)
+            ]
             self._rows[history] = torch.tensor(row, dtype=torch.float32)
         return self._rows[history]
 
 
 class WordNgramLm:
-    """An n-gram over words as ``TokenLm``, by looking ahead (Hori et al. 2018): a token costs what it takes from the sum over all
-    words that may still come, so that the tokens of a sentence cost together what the n-gram says of its words.
+    """An n-gram over words as ``TokenLm``, by looking ahead (Hori et al. 2018): a token costs what it takes from the
+    sum over all words that may still come, so that the tokens of a sentence cost together what the n-gram says of its
+    words.
 
-        p(token | history, prefix) = sum of p(w | history) over words with prefix and token / sum over words with the prefix
+        p(token | history, prefix) = sum of p(w | history) over words with prefix and token / sum over words with the
+        prefix
 
-    Leaving the vocabulary costs UNKNOWN_WORD once. A state is the history of words and the tokens of the word under way, None
-    where no word begins with them.
+    Leaving the vocabulary costs UNKNOWN_WORD once. A state is the history of words and the tokens of the word under
+    way, None where no word begins with them.
     """
 
     def __init__(self, arpa: Arpa, tokens: Tokens) -> None:
@@ -93,7 +100,7 @@ class WordNgramLm:
             for k in range(len(ids) + 1):
                 first, _ = self._ranges.get(ids[:k], (i, i))
                 if k and ids[:k] not in self._ranges:
-                    self._children.setdefault(ids[:k - 1], []).append(ids[k - 1])
+                    self._children.setdefault(ids[: k - 1], []).append(ids[k - 1])
                 self._ranges[ids[:k]] = first, i + 1
         self._own = _by_history(arpa, {word: i for i, word in enumerate(self._words)})
         self._rows: dict[tuple, torch.Tensor] = {}
@@ -115,14 +122,14 @@ class WordNgramLm:
                 new.append((history, None if word is None else self._prefix((*word, token))))
         return torch.stack([self._row(*item) for item in new]).to(tokens.device), ListState(new)
 
-    def _prefix(self, ids: tuple[int, ...]) -> Optional[tuple[int, ...]]:
+    def _prefix(self, ids: tuple[int, ...]) -> tuple[int, ...] | None:
         return ids if ids in self._ranges else None
 
     def _known(self, history: tuple[str, ...]) -> tuple[str, ...]:
         """The part of a history that the model can tell from others."""
         return _shortened(self.arpa, history)
 
-    def _after(self, history: tuple[str, ...], word: Optional[tuple[int, ...]]) -> tuple[str, ...]:
+    def _after(self, history: tuple[str, ...], word: tuple[int, ...] | None) -> tuple[str, ...]:
         known = None if word is None else self._word_of.get(word)
         return self._known((*history, UNK if known is None else self._words[known]))
 
@@ -131,7 +138,9 @@ class WordNgramLm:
         return np.concatenate([[0.0], np.cumsum(self._probs(history))])
 
     def _probs(self, history: tuple[str, ...]) -> np.ndarray:
-        """(W,) probabilities of all words: those of the shorter history, scaled, but for the words that have their own."""
+        """(W,) probabilities of all words: those of the shorter history, scaled, but for the words that have their
+        own.
+        """
         if history:
             probs = self._probs(history[1:]) * math.exp(self.arpa.backoffs.get(history, 0.0))
         else:
@@ -145,7 +154,7 @@ class WordNgramLm:
         sums, (first, last) = self._masses(history), self._ranges[prefix]
         return math.log(max(sums[last] - sums[first], LEAST))
 
-    def _row(self, history: tuple[str, ...], word: Optional[tuple[int, ...]]) -> torch.Tensor:
+    def _row(self, history: tuple[str, ...], word: tuple[int, ...] | None) -> torch.Tensor:
         key = (history, word)
         if key not in self._rows:
             row = np.full(len(self.tokens), 0.0 if word is None else UNKNOWN_WORD)
@@ -180,7 +189,7 @@ def _by_history(arpa: Arpa, places: dict[str, int]) -> dict[tuple[str, ...], tup
 
 def _shortened(arpa: Arpa, history: tuple[str, ...]) -> tuple[str, ...]:
     """A history without what the model cannot tell from others."""
-    history = history[-(arpa.order - 1):] if arpa.order > 1 else ()
+    history = history[-(arpa.order - 1) :] if arpa.order > 1 else ()
     while history and history not in arpa.backoffs and history not in arpa.probs:
         history = history[1:]
     return history

@@ -1,33 +1,48 @@
 """Options of the searches of end-to-end models; imports nothing heavy."""
+
 from __future__ import annotations
 
-from typing import Literal, Optional
+from typing import Literal
 
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 _NO_STAMP = {"stamp": False}
-Method = Literal["attention", "ctc_greedy", "ctc_prefix", "transducer_greedy", "transducer_beam", "transducer_one",
-                 "transducer_k2"]
+Method = Literal[
+    "attention", "ctc_greedy", "ctc_prefix", "transducer_greedy", "transducer_beam", "transducer_one", "transducer_k2"
+]
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class SearchOptions:
     """How an end-to-end model is searched, and the weights that are tried."""
 
-    method: Optional[Method] = Field(
-        None, description="attention: beam search with CTC prefix scores; ctc_greedy: best label of each frame; ctc_prefix: beam "
-        "over label sequences; transducer_greedy; transducer_beam: beam, time-synchronous; transducer_one: beam with one token "
-        "per frame at most; transducer_k2: the same by k2, for stateless predictors. None: attention, transducer_beam or "
-        "ctc_prefix, by what the model has.")
+    method: Method | None = Field(
+        None,
+        description="attention: beam search with CTC prefix scores; ctc_greedy: best label of each frame; "
+        "ctc_prefix: beam "
+        "over label sequences; transducer_greedy; transducer_beam: beam, time-synchronous; transducer_one: beam "
+        "with one token "
+        "per frame at most; transducer_k2: the same by k2, for stateless predictors. None: attention, "
+        "transducer_beam or "
+        "ctc_prefix, by what the model has.",
+    )
     beam: int = Field(8, ge=1, le=1000, description="Hypotheses kept per utterance.")
-    ctc_weights: tuple[float, ...] = Field((0.3,), min_length=1, description="attention: weights of the CTC prefix score tried; the "
-                                           "attention's score gets the rest to 1.")
-    lm_weights: tuple[float, ...] = Field((0.3, 0.6, 0.9), min_length=1, description="Weights of the language model tried, "
-                                          "where there is one.")
+    ctc_weights: tuple[float, ...] = Field(
+        (0.3,),
+        min_length=1,
+        description="attention: weights of the CTC prefix score tried; the attention's score gets the rest to 1.",
+    )
+    lm_weights: tuple[float, ...] = Field(
+        (0.3, 0.6, 0.9), min_length=1, description="Weights of the language model tried, where there is one."
+    )
     length_bonuses: tuple[float, ...] = Field((0.0, 1.0, 2.0), min_length=1, description="Bonuses per token tried.")
-    ilm_weights: tuple[float, ...] = Field((0.0,), min_length=1, description="transducer: weights tried with which the score of its "
-                                           "predictor alone is subtracted (Variani et al. 2020).")
+    ilm_weights: tuple[float, ...] = Field(
+        (0.0,),
+        min_length=1,
+        description="transducer: weights tried with which the score of its "
+        "predictor alone is subtracted (Variani et al. 2020).",
+    )
     max_length: float = Field(1.0, gt=0, le=10, description="attention: most tokens per encoder frame.")
     max_symbols: int = Field(4, ge=1, le=100, description="transducer: most tokens at one encoder frame.")
     nbest: int = Field(0, ge=0, description="Also write lists of the n best word sequences (at most the beam).")

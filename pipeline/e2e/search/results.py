@@ -1,4 +1,5 @@
 """What the searches weigh and what they return."""
+
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -11,7 +12,8 @@ NEVER = -1e30  # log probability of what cannot be; finite, so that differences 
 
 @dataclass(frozen=True)
 class Weights:
-    """Weights of the parts of a hypothesis' score: model is (1 - ctc) attention + ctc CTC, or the transducer's, or CTC's.
+    """Weights of the parts of a hypothesis' score: model is (1 - ctc) attention + ctc CTC, or the transducer's, or
+    CTC's.
 
     total = model + lm * LM - ilm * internal LM + length * number of tokens (the sentence end does not count).
     """

@@ -1,15 +1,17 @@
 """Transducer search: greedy, and beam search frame by frame (time-synchronous), for many utterances at once."""
+
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Iterable, Optional
+from typing import Any
 
 import numpy as np
 import torch
 
+from pipeline.artifacts.tokens import BLANK_ID, EOS_ID, UNK_ID
 from pipeline.e2e.search.fusion import TokenLm
 from pipeline.e2e.search.results import NEVER, Found, Weights, best_first
-from pipeline.artifacts.tokens import BLANK_ID, EOS_ID, UNK_ID
 
 K2_BEAM = 20.0  # natural logs
 
@@ -38,37 +40,56 @@ class _Hyp:
 
 @dataclass
 class _Pool:
-    """Network outputs of all hypotheses of a frame, by row: predictions (R, Dp), states, and what each next token costs."""
+    """Network outputs of all hypotheses of a frame, by row: predictions (R, Dp), states, and what each next token
+    costs.
+    """
 
     pred: torch.Tensor
     state: Any
-    lm: Optional[torch.Tensor]
+    lm: torch.Tensor | None
     lm_state: Any
-    ilm: Optional[torch.Tensor]
+    ilm: torch.Tensor | None
 
     def select(self, rows: list[int]) -> _Pool:
         """Some rows."""
         index = torch.tensor(rows, device=self.pred.device)
-        return _Pool(self.pred[index], self.state.select(index), None if self.lm is None else self.lm[index],
-                     None if self.lm is None else self.lm_state.select(index), None if self.ilm is None else self.ilm[index])
+        return _Pool(
+            self.pred[index],
+            self.state.select(index),
+            None if self.lm is None else self.lm[index],
+            None if self.lm is None else self.lm_state.select(index),
+            None if self.ilm is None else self.ilm[index],
+        )
 
     def cat(self, other: _Pool) -> _Pool:
         """Rows of both."""
         lm = None if self.lm is None else torch.cat([self.lm, other.lm])
         ilm = None if self.ilm is None else torch.cat([self.ilm, other.ilm])
-        return _Pool(torch.cat([self.pred, other.pred]), self.state.cat(other.state), lm,
-                     None if lm is None else self.lm_state.cat(other.lm_state), ilm)
+        return _Pool(
+            torch.cat([self.pred, other.pred]),
+            self.state.cat(other.state),
+            lm,
+            None if lm is None else self.lm_state.cat(other.lm_state),
+            ilm,
+        )
 
 
 class TransducerSearch:
     """The search of one model; every weight is fixed."""
 
-    def __init__(self, transducer: Any, weights: Weights = Weights(), beam: int = 4, max_symbols: int = 4,
-                 one_symbol: bool = False, lm: Optional[TokenLm] = None) -> None:
+    def __init__(
+        self,
+        transducer: Any,
+        weights: Weights = Weights(),
+        beam: int = 4,
+        max_symbols: int = 4,
+        one_symbol: bool = False,
+        lm: TokenLm | None = None,
+    ) -> None:
         """Args:
-            transducer: ``start(n)``, ``step(tokens, state)`` and ``joint(encoded, pred)``, see ``pipeline.e2e.transducer``.
-            max_symbols: most tokens at a frame.
-            one_symbol: a token uses its frame up, so that there is no blank behind it: faster, and other than in training.
+        transducer: ``start(n)``, ``step(tokens, state)`` and ``joint(encoded, pred)``, see ``pipeline.e2e.transducer``.
+        max_symbols: most tokens at a frame.
+        one_symbol: a token uses its frame up, so that there is no blank behind it: faster, and other than in training.
         """
         self.transducer, self.weights, self.beam, self.lm = transducer, weights, beam, lm
         self.max_symbols, self.one_symbol = max_symbols, one_symbol
@@ -98,11 +119,19 @@ class TransducerSearch:
             for row, hyp in enumerate(kept):
                 hyp.row = row
         ends = self._ends(beams, device)
-        return [best_first([Found(h.tokens, h.model, h.lm + end, h.total(self.weights) + self.weights.lm * end)
-                            for h, end in zip(beams[i], ends[i])], number) for i in range(n)]
+        return [
+            best_first(
+                [
+                    Found(h.tokens, h.model, h.lm + end, h.total(self.weights) + self.weights.lm * end)
+                    for h, end in zip(beams[i], ends[i])
+                ],
+                number,
+            )
+            for i in range(n)
+        ]
 
     def _best(self, hyps: Iterable[_Hyp]) -> list[_Hyp]:
-        return sorted(hyps, key=lambda h: (-h.total(self.weights), h.tokens))[:self.beam]
+        return sorted(hyps, key=lambda h: (-h.total(self.weights), h.tokens))[: self.beam]
 
     def _frame(self, hyps: list[_Hyp], pool: _Pool, frame: torch.Tensor) -> tuple[dict[int, dict[tuple, _Hyp]], _Pool]:
         """All hypotheses that leave a frame.
@@ -118,7 +147,10 @@ class TransducerSearch:
             at = torch.tensor([h.utterance for h in hyps], device=frame.device)
             log_probs = self.transducer.joint(frame[at], pool.pred[rows]).double()
             for hyp, blank in zip(hyps, log_probs[:, BLANK_ID].tolist()):
-                _merge(finished[hyp.utterance], _Hyp(hyp.utterance, hyp.tokens, hyp.model + blank, hyp.lm, hyp.ilm, hyp.row))
+                _merge(
+                    finished[hyp.utterance],
+                    _Hyp(hyp.utterance, hyp.tokens, hyp.model + blank, hyp.lm, hyp.ilm, hyp.row),
+                )
             if symbols == self.max_symbols:
                 break
             new = self._expand(hyps, log_probs, pool, rows, finished)
@@ -135,8 +167,14 @@ class TransducerSearch:
             hyps = new
         return finished, pool
 
-    def _expand(self, hyps: list[_Hyp], log_probs: torch.Tensor, pool: _Pool, rows: torch.Tensor,
-                finished: dict[int, dict[tuple, _Hyp]]) -> list[_Hyp]:
+    def _expand(
+        self,
+        hyps: list[_Hyp],
+        log_probs: torch.Tensor,
+        pool: _Pool,
+        rows: torch.Tensor,
+        finished: dict[int, dict[tuple, _Hyp]],
+    ) -> list[_Hyp]:
         """The best hypotheses with one more token, without those that the beam of the frame has left behind already."""
         w, few = self.weights, min(self.beam, log_probs.shape[1])
         scores = log_probs.clone()
@@ -152,13 +190,23 @@ class TransducerSearch:
             for j, (token, prob) in enumerate(zip(tokens, probs)):
                 if token not in (BLANK_ID, EOS_ID, UNK_ID):
                     lm, ilm = (0.0 if p is None else p[k][j] for p in parts)
-                    found[hyp.utterance].append(_Hyp(hyp.utterance, (*hyp.tokens, token), hyp.model + prob, hyp.lm + lm,
-                                                     hyp.ilm + ilm, parent=hyp.row))
+                    found[hyp.utterance].append(
+                        _Hyp(
+                            hyp.utterance,
+                            (*hyp.tokens, token),
+                            hyp.model + prob,
+                            hyp.lm + lm,
+                            hyp.ilm + ilm,
+                            parent=hyp.row,
+                        )
+                    )
         out = []
         for utterance, new in found.items():
             others = sorted((h.total(w) for h in finished[utterance].values()), reverse=True)
             worst = NEVER
-            if len(others) >= self.beam and not w.ilm:  # what further tokens at this frame may still gain is their bonus
+            if (
+                len(others) >= self.beam and not w.ilm
+            ):  # what further tokens at this frame may still gain is their bonus
                 worst = others[self.beam - 1] - max(w.length, 0.0) * self.max_symbols
             out += [h for h in self._best(new) if h.total(w) > worst]
         return out
@@ -245,6 +293,7 @@ def by_k2(transducer: Any, encoded: torch.Tensor, lens: torch.Tensor, vocab_size
     """
     from pipeline.e2e.transducer import PredictorState
     from pipeline.graph.rnnt_search import rnnt_search
+
     context = transducer.predictor.context
 
     def predict(contexts: torch.Tensor) -> torch.Tensor:

@@ -1,12 +1,16 @@
-"""The head of an asynchronous training, in the first server process: deals work, keeps epochs, checkpoints and history."""
+"""The head of an asynchronous training, in the first server process: deals work, keeps epochs, checkpoints and
+history.
+"""
+
 from __future__ import annotations
 
 import copy
 import logging
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Optional, Protocol, Sequence, Union
+from typing import Any, Protocol
 
 import torch
 
@@ -51,11 +55,18 @@ class Coordinator:
         history: figures of each completed epoch; "seconds" counts from the start of the training.
     """
 
-    def __init__(self, built: Built, options: AsyncTraining, out: Path, shards: Sequence[ShardHandle],
-                 names: Sequence[Sequence[str]], plan: Plan) -> None:
+    def __init__(
+        self,
+        built: Built,
+        options: AsyncTraining,
+        out: Path,
+        shards: Sequence[ShardHandle],
+        names: Sequence[Sequence[str]],
+        plan: Plan,
+    ) -> None:
         """Args:
-            out: checkpoints found there are gone on from.
-            names: parameters of each shard.
+        out: checkpoints found there are gone on from.
+        names: parameters of each shard.
         """
         self.options, self.out, self.shards, self.names = options, Path(out), shards, names
         self.dev, self.criterion, self.data = built.dev, built.task.criterion, built.data
@@ -68,12 +79,12 @@ class Coordinator:
         self._tag, self._before = 0, 0.0
         self._beats: dict[int, float] = {}
         self._gone: set[int] = set()
-        self._failure: Optional[str] = None
+        self._failure: str | None = None
         self._lock = threading.RLock()
         self._restore()
         self._start = self._saved = time.monotonic()
 
-    def next(self, replica: int, finished: Sequence[tuple[int, int, int]], sums: Sums) -> Union[Item, Wait, None]:
+    def next(self, replica: int, finished: Sequence[tuple[int, int, int]], sums: Sums) -> Item | Wait | None:
         """Notes what a replica has finished and gives it something new; see ``Ledger.take``."""
         with self._lock:
             self._beats[replica] = time.monotonic()
@@ -146,7 +157,7 @@ class Coordinator:
         """Whether all epochs are completed and evaluated."""
         return len(self.history) == self.options.epochs
 
-    def evaluate(self) -> Optional[dict[str, float]]:
+    def evaluate(self) -> dict[str, float] | None:
         """Works out the figures of one completed epoch; None when there is nothing to do."""
         number = len(self.history)
         with self._lock:  # between the end of an epoch and its file there is nothing to read
@@ -167,10 +178,19 @@ class Coordinator:
             self.history.append(figures)
             self._sums.pop(number, None)
             self._drop_epochs()
-        text = ", ".join(f"{k} {v:.3g}" if k == "learning_rate" else f"{k} {v:.3f}" for k, v in figures.items()
-                         if k not in ("seconds", "updates"))
-        logger.info("epoch %d of %d: %s; ended after %d updates, %s", number + 1, self.options.epochs, text, figures["updates"],
-                    duration(figures["seconds"]))
+        text = ", ".join(
+            f"{k} {v:.3g}" if k == "learning_rate" else f"{k} {v:.3f}"
+            for k, v in figures.items()
+            if k not in ("seconds", "updates")
+        )
+        logger.info(
+            "epoch %d of %d: %s; ended after %d updates, %s",
+            number + 1,
+            self.options.epochs,
+            text,
+            figures["updates"],
+            duration(figures["seconds"]),
+        )
         return figures
 
     def facts(self) -> dict[str, Any]:
@@ -181,9 +201,14 @@ class Coordinator:
                 ages[age] = ages.get(age, 0) + count
         counted = sum(ages.values())
         ranked = sorted(ages.items())
-        return {"updates": self._staleness()[0], "staleness": sum(a * c for a, c in ranked) / max(counted, 1),
-                "staleness_max": ranked[-1][0] if ranked else 0, "reassigned_batches": self.ledger.lost,
-                "replicas_lost": self.options.replicas - len(self.ledger.alive), "train_seconds": self._seconds()}
+        return {
+            "updates": self._staleness()[0],
+            "staleness": sum(a * c for a, c in ranked) / max(counted, 1),
+            "staleness_max": ranked[-1][0] if ranked else 0,
+            "reassigned_batches": self.ledger.lost,
+            "replicas_lost": self.options.replicas - len(self.ledger.alive),
+            "train_seconds": self._seconds(),
+        }
 
     def save(self) -> None:
         """Writes a checkpoint."""
@@ -221,10 +246,18 @@ class Coordinator:
         tag = self._tag + 1
         for number, shard in enumerate(self.shards):
             shard.save(self._shard_file(tag, number))
-        write_json(self.out / STATE, {
-            "tag": tag, "shards": len(self.shards), "ledger": self.ledger.state(), "history": self.history,
-            "sums": {str(e): s for e, s in self._sums.items()}, "ended": {str(e): s for e, s in self._ended.items()},
-            "seconds": self._seconds()})
+        write_json(
+            self.out / STATE,
+            {
+                "tag": tag,
+                "shards": len(self.shards),
+                "ledger": self.ledger.state(),
+                "history": self.history,
+                "sums": {str(e): s for e, s in self._sums.items()},
+                "ended": {str(e): s for e, s in self._ended.items()},
+                "seconds": self._seconds(),
+            },
+        )
         for path in self.out.glob("shard*.safetensors"):
             if int(path.name.split(".")[1]) != tag:
                 path.unlink()
@@ -244,7 +277,9 @@ class Coordinator:
             self._ended = {int(e): s for e, s in state["ended"].items()}
             self.ledger.restore(state["ledger"])
         except (KeyError, TypeError, ValueError) as e:
-            raise DataError(f"{path}: not a checkpoint of this training ({e!r}); remove {self.out} to start anew") from None
+            raise DataError(
+                f"{path}: not a checkpoint of this training ({e!r}); remove {self.out} to start anew"
+            ) from None
         for number, shard in enumerate(self.shards):
             shard.load(self._shard_file(self._tag, number))
         logger.info("going on after epoch %d, %d updates", self.ledger.complete, self._staleness()[0])

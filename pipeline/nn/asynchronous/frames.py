@@ -3,12 +3,13 @@
 Utterances are decoded when they are begun: their outer gradient is computed with the parameters of that moment and kept
 while their frames are walked through. Frames without a gradient (numerator and denominator cancel) are left out.
 """
+
 from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Callable, Iterable, Iterator, Optional, Sequence
 
 import numpy as np
 import torch
@@ -27,7 +28,7 @@ logger = logging.getLogger(__name__)
 GROUP = 16  # utterances that are decoded together at most
 WAIT_SECONDS = 0.05
 
-Ask = Callable[[], Optional[Item]]
+Ask = Callable[[], Item | None]
 Prepare = Callable[[Sequence[Item]], tuple[torch.Tensor, torch.Tensor, torch.Tensor]]
 
 
@@ -79,7 +80,7 @@ class FrameTargets:
 
     def __init__(self, labels: Sequence[np.ndarray]) -> None:
         """Args:
-            labels: (T_n,) int pdf-ids at the label frame rate, by utterance index.
+        labels: (T_n,) int pdf-ids at the label frame rate, by utterance index.
         """
         self.labels, self._scores = labels, FrameCrossEntropy(labels)
 
@@ -98,8 +99,10 @@ def check_frames(built: Built, options: AsyncTraining) -> None:
         return
     encoder = built.model.encoder
     if not hasattr(encoder.network, "window") or encoder.subsampling != 1 or encoder.spread is not None:
-        raise ConfigError(f"--shuffle {options.shuffle} makes batches of frames, for a network that sees a window at the full "
-                          f"frame rate: --encoder dnn, --subsampling 1, --frames-per-step 1")
+        raise ConfigError(
+            f"--shuffle {options.shuffle} makes batches of frames, for a network that sees a window at the full "
+            f"frame rate: --encoder dnn, --subsampling 1, --frames-per-step 1"
+        )
     if built.objective is None:
         raise ConfigError(f"--shuffle {options.shuffle}: this criterion has no outer gradient per frame")
 
@@ -109,8 +112,8 @@ class FrameBatches:
 
     def __init__(self, built: Built, options: AsyncTraining, prepare: Prepare, done: Callable[[Key], None]) -> None:
         """Args:
-            prepare: items -> features (N, T, F), lengths (N,), outer gradients (N, T, P).
-            done: is told the items that have been walked through.
+        prepare: items -> features (N, T, F), lengths (N,), outer gradients (N, T, P).
+        done: is told the items that have been walked through.
         """
         check_frames(built, options)
         self.model, self.options, self.prepare, self.done = built.model, options, prepare, done
@@ -118,7 +121,7 @@ class FrameBatches:
         self.mean_frames = float(built.data.lens.mean())
         self.held: dict[int, Held] = {}
         self._count, self._bytes = 0, 0
-        self._last: Optional[Item] = None
+        self._last: Item | None = None
 
     def batches(self, ask: Ask) -> Iterator[Work]:
         """Yields work until `ask` raises StopIteration and all has been walked through."""
@@ -139,13 +142,15 @@ class FrameBatches:
                 self._end(pool[i] for i in np.unique(frames[:, 0]).tolist() if left[i] == 0)
 
     def loss(self, work: Work) -> Loss:
-        """Minus the auxiliary function of a batch; its mean counts a full batch, so that the last, small one weighs less."""
+        """Minus the auxiliary function of a batch; its mean counts a full batch, so that the last, small one weighs
+        less.
+        """
         rows, grads = [], []
         width = self.left + 1 + self.right
         for number, place in work.frames.tolist():
             held = self.held[number]
             first = int(held.frames[place])
-            rows.append(held.feats[first:first + width])
+            rows.append(held.feats[first : first + width])
             grads.append(held.gradient[place])
         log_post = self.model.log_posteriors(self.model.encoder.network.windows(torch.stack(rows)))  # (B, P)
         gradient = torch.stack(grads)
@@ -173,7 +178,7 @@ class FrameBatches:
         """Whether no more fits; a single utterance always does."""
         return bool(self.held) and self._bytes > self.options.held_megabytes << 20
 
-    def _source(self, ask: Ask) -> Iterator[Optional[tuple[int, int]]]:
+    def _source(self, ask: Ask) -> Iterator[tuple[int, int] | None]:
         """Utterances for slots, decoded in groups of `refresh`."""
         over = False
         while not over:
@@ -206,8 +211,11 @@ class FrameBatches:
             if self._last is not None and not wanted:
                 wanted = self._last.of
             if self._full:
-                logger.warning("outer gradients of %d utterances fill --held-megabytes %d; no more are shuffled together",
-                               len(pool), self.options.held_megabytes)
+                logger.warning(
+                    "outer gradients of %d utterances fill --held-megabytes %d; no more are shuffled together",
+                    len(pool),
+                    self.options.held_megabytes,
+                )
                 break
         return pool, over
 
@@ -229,7 +237,7 @@ class FrameBatches:
             items.append(item)
         numbers = []
         for start in range(0, len(items), GROUP):
-            numbers += self._begin(items[start:start + GROUP])
+            numbers += self._begin(items[start : start + GROUP])
         return numbers, over
 
     def _begin(self, items: Sequence[Item]) -> list[int]:
@@ -242,7 +250,9 @@ class FrameBatches:
             used = gradient[row, :length].ne(0).any(1).nonzero()[:, 0]  # (K,)
             self._count += 1
             numbers.append(self._count)
-            held = Held(item, F.pad(feats[row, :length], (0, 0, self.left, self.right)), used, gradient[row, used].clone())
+            held = Held(
+                item, F.pad(feats[row, :length], (0, 0, self.left, self.right)), used, gradient[row, used].clone()
+            )
             self.held[self._count] = held
             self._bytes += held.size
             if not len(used):

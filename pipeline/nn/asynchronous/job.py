@@ -1,8 +1,9 @@
 """What is trained, as each process builds it for itself: a description that travels, and what it stands for."""
+
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Optional, Protocol
+from typing import Any, Protocol
 
 import torch
 
@@ -17,7 +18,8 @@ class Built:
     """A model at its start, and its data.
 
     Attributes:
-        model: see ``pipeline.nn.model.AcousticModel``; equal in all processes. What requires no gradient is not trained.
+        model: see ``pipeline.nn.model.AcousticModel``; equal in all processes. What requires no gradient is not
+            trained.
         task: all training data, and the criterion for batches of whole utterances.
         objective: outer gradient of the same criterion, for batches of frames; None where there is none.
         dev: what epochs are chosen by.
@@ -26,8 +28,8 @@ class Built:
 
     model: Any
     task: Task
-    objective: Optional[OuterGradient]
-    dev: Optional[Task]
+    objective: OuterGradient | None
+    dev: Task | None
     frame_shift: float
 
     @property

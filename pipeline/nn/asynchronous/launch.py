@@ -1,14 +1,16 @@
 """Starts the processes of an asynchronous training on one machine or on several, and watches over them."""
+
 from __future__ import annotations
 
 import logging
 import multiprocessing
 import socket
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import Any, Optional, Protocol, Sequence
+from typing import Any, Protocol
 
 from pipeline.base import errors
 from pipeline.base.errors import ConfigError, PipelineError
@@ -22,8 +24,10 @@ logger = logging.getLogger(__name__)
 
 LOCAL = "127.0.0.1"
 END_SECONDS = 20.0  # for processes to end by themselves
-_ERRORS = {c.__name__: c for c in (PipelineError, errors.DataError, errors.MismatchError, ConfigError, DivergenceError,
-                                   ServerLostError)}
+_ERRORS = {
+    c.__name__: c
+    for c in (PipelineError, errors.DataError, errors.MismatchError, ConfigError, DivergenceError, ServerLostError)
+}
 
 
 class Store(Protocol):
@@ -46,18 +50,20 @@ class Node:
     index: int = 0
     count: int = 1
     host: str = LOCAL
-    store: Optional[Store] = None
+    store: Store | None = None
 
     def members(self, training: AsyncTraining) -> list[Member]:
         """The processes of this machine."""
         if self.count > training.replicas:
-            raise ConfigError(f"--replicas {training.replicas} on {self.count} machines: each machine needs one at least")
+            raise ConfigError(
+                f"--replicas {training.replicas} on {self.count} machines: each machine needs one at least"
+            )
         servers = [Member("server", k) for k in range(training.servers)] if self.index == 0 else []
         return servers + [Member("replica", r) for r in range(self.index, training.replicas, self.count)]
 
     def agree(self, training: AsyncTraining) -> int:
-        """The port to meet at, chosen by the first machine, 0 if it has nothing to do; ConfigError when the machines were
-        given different options."""
+        """The port to meet at, chosen by the first machine, 0 if it has nothing to do; ConfigError when the machines
+        were given different options."""
         if self.store is None:
             return free_port(self.host, training.port)
         setting = repr(training)
@@ -68,8 +74,10 @@ class Node:
             return port
         port = int(self.store.get("port").decode())
         if port and self.store.get("setting").decode() != setting:
-            raise ConfigError(f"machine {self.index} was started with other options than machine 0: {setting} against "
-                              f"{self.store.get('setting').decode()}")
+            raise ConfigError(
+                f"machine {self.index} was started with other options than machine 0: {setting} against "
+                f"{self.store.get('setting').decode()}"
+            )
         return port
 
 
@@ -84,7 +92,7 @@ def free_port(host: str, port: int = 0) -> int:
         return int(s.getsockname()[1])
 
 
-def run_processes(job: Job, out: Path, node: Node = Node()) -> Optional[dict[str, Any]]:
+def run_processes(job: Job, out: Path, node: Node = Node()) -> dict[str, Any] | None:
     """Runs a training to its end.
 
     A lost replica is reported, the others go on. When a server is lost, all begin anew from its checkpoint, up to
@@ -115,7 +123,7 @@ class _Process:
     pipe: Connection
     result: Any = None
     done: bool = False
-    error: Optional[PipelineError] = None
+    error: PipelineError | None = None
 
 
 @dataclass
@@ -127,7 +135,7 @@ class _Fleet:
     node: Node
     members: list[_Process] = field(default_factory=list)
 
-    def __enter__(self) -> "_Fleet":
+    def __enter__(self) -> _Fleet:
         if self.node.index == 0 and self.job.training.port:
             free_port("", self.job.training.port)
         # A server of forks imports everything once instead of once per process.
@@ -136,7 +144,9 @@ class _Fleet:
         try:
             for member in self.node.members(self.job.training):
                 here, there = context.Pipe()
-                process = context.Process(target=work, args=(member, self.job, self.out, there), name=member.name, daemon=True)
+                process = context.Process(
+                    target=work, args=(member, self.job, self.out, there), name=member.name, daemon=True
+                )
                 process.start()
                 there.close()
                 self.members.append(_Process(member, process, here))
@@ -156,7 +166,7 @@ class _Fleet:
                 member.process.join()
             member.pipe.close()
 
-    def run(self) -> Optional[dict[str, Any]]:
+    def run(self) -> dict[str, Any] | None:
         waiting = {m.member.name for m in self.members}
         while waiting:
             for member, message in self._messages():
@@ -164,8 +174,10 @@ class _Fleet:
                     waiting.discard(member.member.name)
             for member in self.members:
                 if not member.process.is_alive() and not member.done:
-                    raise member.error or PipelineError(f"{member.member.name} ended before the training had begun, exit code "
-                                                        f"{member.process.exitcode}; see {self.out / 'log'}")
+                    raise member.error or PipelineError(
+                        f"{member.member.name} ended before the training had begun, exit code "
+                        f"{member.process.exitcode}; see {self.out / 'log'}"
+                    )
         # Chosen as late as possible: until a server listens there, another program may take it.
         port = self.node.agree(self.job.training)
         if not port:
@@ -174,14 +186,16 @@ class _Fleet:
             member.pipe.send(("go", self.node.host, port))
         return self._watch()
 
-    def _watch(self) -> Optional[dict[str, Any]]:
+    def _watch(self) -> dict[str, Any] | None:
         told: set[str] = set()
         while True:
             self._messages()
             servers = [m for m in self.members if m.member.role == "server"]
             for member in servers:
                 if not member.done and not member.process.is_alive():
-                    raise member.error or ServerLostError(f"{member.member.name} is lost, exit code {member.process.exitcode}")
+                    raise member.error or ServerLostError(
+                        f"{member.member.name} is lost, exit code {member.process.exitcode}"
+                    )
             if servers and servers[0].done:
                 self._let_end(servers[0].result["lost"])
                 self._messages()

@@ -1,9 +1,11 @@
 """Who works on what: the batches of all epochs, dealt to replicas, taken back from those that are lost."""
+
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Callable, Iterable, NamedTuple, Sequence, Union
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -60,7 +62,9 @@ def partition(lens: np.ndarray, parts: int, seed: int) -> list[np.ndarray]:
     shuffled = np.random.default_rng((seed, parts)).permutation(len(lens))
     order = shuffled[np.argsort(-lens[shuffled], kind="stable")]
     turns = np.arange(len(order)) % (2 * parts)
-    dealt = np.where(turns < parts, turns, 2 * parts - 1 - turns)  # there and back, so that no part gets the longest each time
+    dealt = np.where(
+        turns < parts, turns, 2 * parts - 1 - turns
+    )  # there and back, so that no part gets the longest each time
     return [np.sort(order[dealt == part]) for part in range(parts)]
 
 
@@ -74,8 +78,8 @@ class Ledger:
 
     def __init__(self, plan: Plan, parts: int, epochs: int, helping: bool = True) -> None:
         """Args:
-            plan: (epoch, part) -> utterances of each batch; equal arguments give equal plans.
-            helping: whether a replica without work takes over that of others at the end of the training.
+        plan: (epoch, part) -> utterances of each batch; equal arguments give equal plans.
+        helping: whether a replica without work takes over that of others at the end of the training.
         """
         self.plan, self.parts, self.epochs, self.helping = plan, parts, epochs, helping
         self.alive = set(range(parts))
@@ -86,7 +90,7 @@ class Ledger:
         self._given: dict[int, set[Key]] = {part: set() for part in range(parts)}
         self._plans: dict[tuple[int, int], list[list[int]]] = {}
 
-    def take(self, replica: int) -> Union[Key, Wait, None]:
+    def take(self, replica: int) -> Key | Wait | None:
         """The next batch for a replica; None when all is done or the replica has been given up."""
         if replica not in self.alive or self.complete == self.epochs:
             return None
@@ -149,7 +153,7 @@ class Ledger:
     def _deal(self, keys: list[Key], front: bool = False) -> None:
         others = sorted(self.alive)
         for number, other in enumerate(others):
-            mine = keys[number::len(others)]
+            mine = keys[number :: len(others)]
             if front:
                 self._queues[other].extendleft(reversed(mine))
             else:
@@ -157,8 +161,13 @@ class Ledger:
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint needs: batches that are being worked on count as not begun."""
-        finished = [[*Key(epoch, part, step)] for epoch in self._left for part in range(self.parts)
-                    for step in range(len(self._plans[epoch, part])) if Key(epoch, part, step) not in self._left[epoch]]
+        finished = [
+            [*Key(epoch, part, step)]
+            for epoch in self._left
+            for part in range(self.parts)
+            for step in range(len(self._plans[epoch, part]))
+            if Key(epoch, part, step) not in self._left[epoch]
+        ]
         return {"complete": self.complete, "opened": self._opened, "finished": finished, "lost": self.lost}
 
     def restore(self, state: dict[str, Any]) -> None:

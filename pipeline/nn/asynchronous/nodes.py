@@ -1,8 +1,10 @@
 """Where this process stands when torchrun has started one on each of several machines."""
+
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Mapping, Optional
+from typing import TYPE_CHECKING, Any
 
 from pipeline.base.errors import ConfigError
 
@@ -19,11 +21,12 @@ class Place:
     index: int = 0
     count: int = 1
     host: str = ""
-    _store: Optional[Any] = None
+    _store: Any | None = None
 
-    def node(self) -> "Node":
+    def node(self) -> Node:
         """Meets the other machines through torchrun's store."""
         from pipeline.nn.asynchronous.launch import Node
+
         return Node(self.index, self.count, self.host, self._meet()) if self.count > 1 else Node()
 
     def dismiss(self) -> None:
@@ -34,6 +37,7 @@ class Place:
     def _meet(self) -> Any:
         if self._store is None:
             import torch.distributed as dist
+
             self._store = next(dist.rendezvous("env://"))[0]
         return self._store
 
@@ -43,6 +47,8 @@ def place_of(environment: Mapping[str, str]) -> Place:
     if "WORLD_SIZE" not in environment or "RANK" not in environment:
         return Place()
     if environment.get("LOCAL_WORLD_SIZE", "1") != "1":
-        raise ConfigError(f"torchrun --nproc_per_node {environment['LOCAL_WORLD_SIZE']}: needs --nproc_per_node 1, since this step "
-                          f"starts the replicas of a machine itself (--replicas)")
+        raise ConfigError(
+            f"torchrun --nproc_per_node {environment['LOCAL_WORLD_SIZE']}: needs --nproc_per_node 1, since this step "
+            f"starts the replicas of a machine itself (--replicas)"
+        )
     return Place(int(environment["RANK"]), int(environment["WORLD_SIZE"]), environment.get("MASTER_ADDR", ""))

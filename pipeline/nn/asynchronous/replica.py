@@ -1,16 +1,17 @@
 """A replica: fetches parameters, computes gradients on its utterances, and sends them to the servers."""
+
 from __future__ import annotations
 
 import logging
 import time
-from typing import Iterator, Mapping, Optional, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
 
 from pipeline.base.errors import ConfigError
 from pipeline.nn.asynchronous.coordinator import Sums
-from pipeline.nn.asynchronous.frames import FrameBatches, Work
+from pipeline.nn.asynchronous.frames import FrameBatches
 from pipeline.nn.asynchronous.job import Built
 from pipeline.nn.asynchronous.ledger import Item, Key, Plan, Wait
 from pipeline.nn.asynchronous.options import AsyncTraining
@@ -30,6 +31,7 @@ def make_plan(lens: np.ndarray, parts: Sequence[np.ndarray], options: AsyncTrain
 
     With one replica these are the batches of ``pipeline.nn.train``.
     """
+
     def batches(epoch: int, part: int) -> list[np.ndarray]:
         seed = (options.seed, epoch) if len(parts) == 1 else (options.seed, epoch, part)
         mine = parts[part]
@@ -43,17 +45,24 @@ def make_plan(lens: np.ndarray, parts: Sequence[np.ndarray], options: AsyncTrain
 class Replica:
     """One replica; ``run`` works until there is nothing left."""
 
-    def __init__(self, number: int, built: Built, parameters: Mapping[str, torch.nn.Parameter],
-                 names: Sequence[Sequence[str]], options: AsyncTraining, link: Link) -> None:
+    def __init__(
+        self,
+        number: int,
+        built: Built,
+        parameters: Mapping[str, torch.nn.Parameter],
+        names: Sequence[Sequence[str]],
+        options: AsyncTraining,
+        link: Link,
+    ) -> None:
         """Args:
-            parameters: what is trained, by name.
-            names: parameters of each shard.
+        parameters: what is trained, by name.
+        names: parameters of each shard.
         """
         self.number, self.built, self.options, self.link = number, built, options, link
         self.device = pick_device(options.device)
         self.model = built.model.to(self.device)
         self.shards = [[parameters[name] for name in shard] for shard in names]
-        self.fetched: Optional[list[int]] = None
+        self.fetched: list[int] | None = None
         self.bad_steps = 0
         self._last_fetch, self._since_fetch = 0.0, 0.0
         self._finished: list[Key] = []
@@ -76,7 +85,7 @@ class Replica:
     def _finished_now(self, key: Key) -> None:
         self._finished.append(key)
 
-    def _ask(self) -> Optional[Item]:
+    def _ask(self) -> Item | None:
         """The next item; None when there is none for now, StopIteration when there will be none."""
         finished, sums = self._finished, self._sums
         self._finished, self._sums = [], {}
@@ -120,7 +129,9 @@ class Replica:
             self._fetch(0.0)
         self._seed(items[0].key)
         indices = np.concatenate([np.asarray(item.indices, dtype=np.int64) for item in items])
-        batch = prepare(self.model, self.built.data, indices, self.options, items[-1].done, self.built.frame_shift, self.device)
+        batch = prepare(
+            self.model, self.built.data, indices, self.options, items[-1].done, self.built.frame_shift, self.device
+        )
         self.model.eval()
         with torch.no_grad():
             log_post, lens = self.model(batch.feats, batch.lens, normalised=True)
@@ -129,8 +140,10 @@ class Replica:
         outer = self.built.objective.outer(log_post, lens, indices)
         self._decode(batch.num_frames)
         sums = {"cancelled": float(outer.skipped_frames), "rejected": float(outer.rejected_frames), **outer.sums}
-        add_sums(self._sums.setdefault(items[-1].key.epoch, {}),
-                 Loss(torch.tensor(-outer.objective, dtype=torch.float64), outer.frames, len(outer.failed), sums))
+        add_sums(
+            self._sums.setdefault(items[-1].key.epoch, {}),
+            Loss(torch.tensor(-outer.objective, dtype=torch.float64), outer.frames, len(outer.failed), sums),
+        )
         return batch.feats, lens, outer.gradient
 
     def _seed(self, key: Key) -> None:
@@ -162,12 +175,16 @@ class Replica:
         if not backward(self.model, loss, self.options.clip, where):
             self.bad_steps += 1
             if self.bad_steps > MAX_BAD_STEPS:
-                raise DivergenceError(f"{where}: NaN in the gradient of more than {MAX_BAD_STEPS} batches. "
-                                      f"Usual cures: a lower --learning-rate, a lower --clip")
+                raise DivergenceError(
+                    f"{where}: NaN in the gradient of more than {MAX_BAD_STEPS} batches. "
+                    f"Usual cures: a lower --learning-rate, a lower --clip"
+                )
             return
         gradients = [[None if p.grad is None else p.grad.cpu() for p in shard] for shard in self.shards]
         assert self.fetched is not None
         ages = self.link.push(gradients, rate, self.fetched)
         if REFUSED in ages:
-            raise ConfigError(f"replica {self.number} has been given up by the server, since it was silent for too long; "
-                              f"a longer --heartbeat-seconds helps")
+            raise ConfigError(
+                f"replica {self.number} has been given up by the server, since it was silent for too long; "
+                f"a longer --heartbeat-seconds helps"
+            )

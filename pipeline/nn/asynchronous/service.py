@@ -1,16 +1,19 @@
 """Calls between the processes of an asynchronous training, over torch.distributed.rpc.
 
-A server process keeps its state in this module, where the calls of others find it. All processes of a training trust each
+A server process keeps its state in this module, where the calls of others find it. All processes of a training trust
+each
 other: the messages of torch.distributed.rpc are Python objects, so its port belongs into a private network.
 """
+
 from __future__ import annotations
 
 import contextlib
 import threading
 import time
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Iterable, Optional, Protocol, Sequence, Union
+from typing import Any, Protocol
 
 import torch
 from torch.distributed import rpc
@@ -27,8 +30,8 @@ CALL_SECONDS = 600.0  # a call that takes longer has been lost
 class Server:
     """What a server process offers; the coordinator is in the first one only."""
 
-    shard: Optional[Shard] = None
-    coordinator: Optional[Coordinator] = None
+    shard: Shard | None = None
+    coordinator: Coordinator | None = None
     opened: threading.Event = field(default_factory=threading.Event)
     stop: threading.Event = field(default_factory=threading.Event)
 
@@ -53,8 +56,12 @@ class ServerLostError(PipelineError):
 def join(name: str, rank: int, world: int, host: str, port: int) -> None:
     """Enters the group; returns when all have entered it."""
     # Sockets only: TensorPipe's shared memory waits by spinning, which takes a core from the replicas.
-    options = rpc.TensorPipeRpcBackendOptions(num_worker_threads=min(16 + world, 128), rpc_timeout=CALL_SECONDS,
-                                              init_method=f"tcp://{host}:{port}", _transports=["uv"])
+    options = rpc.TensorPipeRpcBackendOptions(
+        num_worker_threads=min(16 + world, 128),
+        rpc_timeout=CALL_SECONDS,
+        init_method=f"tcp://{host}:{port}",
+        _transports=["uv"],
+    )
     try:
         rpc.init_rpc(name, rank=rank, world_size=world, rpc_backend_options=options)
     except RuntimeError as e:
@@ -71,12 +78,12 @@ def _pull() -> tuple[int, list[torch.Tensor]]:
     return HERE.shard.pull()
 
 
-def _push(replica: int, gradients: list[Optional[torch.Tensor]], rate: float, fetched: int) -> int:
+def _push(replica: int, gradients: list[torch.Tensor | None], rate: float, fetched: int) -> int:
     return HERE.shard.push(replica, gradients, rate, fetched)
 
 
 @rpc.functions.async_execution
-def _submit(replica: int, gradients: list[Optional[torch.Tensor]], rate: float, fetched: int) -> Any:
+def _submit(replica: int, gradients: list[torch.Tensor | None], rate: float, fetched: int) -> Any:
     shard = HERE.shard
     assert isinstance(shard, SynchronousShard)
     return shard.submit(replica, gradients, rate, fetched)
@@ -138,7 +145,7 @@ class Link(Protocol):
     def push(self, gradients: Sequence[Gradients], rate: float, fetched: Sequence[int]) -> list[int]:
         """Sends the gradients of each shard, with the versions they were computed with; returns their staleness."""
 
-    def next(self, finished: Sequence[tuple[int, int, int]], sums: Sums) -> Union[Item, Wait, None]:
+    def next(self, finished: Sequence[tuple[int, int, int]], sums: Sums) -> Item | Wait | None:
         """See ``Coordinator.next``."""
 
 
@@ -148,7 +155,7 @@ class RpcLink:
     def __init__(self, replica: int, shards: int, synchronous: bool) -> None:
         self.replica, self.names = replica, [server_name(k) for k in range(shards)]
         self._send = _submit if synchronous else _push
-        self._working_since: Optional[float] = None  # None while waiting for a server
+        self._working_since: float | None = None  # None while waiting for a server
 
     def worked_for(self) -> float:
         """Seconds since the last answer of a server, 0 while one is being waited for."""
@@ -162,12 +169,16 @@ class RpcLink:
     def push(self, gradients: Sequence[Gradients], rate: float, fetched: Sequence[int]) -> list[int]:
         """See ``Link``; returns when all shards have taken them."""
         # A synchronous round takes as long as the slowest replica, which heartbeats watch over.
-        return self._wait(rpc.rpc_async(name, self._send, (self.replica, list(grads), rate, version), timeout=0)
-                          for name, grads, version in zip(self.names, gradients, fetched))
+        return self._wait(
+            rpc.rpc_async(name, self._send, (self.replica, list(grads), rate, version), timeout=0)
+            for name, grads, version in zip(self.names, gradients, fetched)
+        )
 
-    def next(self, finished: Sequence[tuple[int, int, int]], sums: Sums) -> Union[Item, Wait, None]:
+    def next(self, finished: Sequence[tuple[int, int, int]], sums: Sums) -> Item | Wait | None:
         """See ``Link``."""
-        return self._wait([rpc.rpc_async(self.names[0], _coordinator_call, ("next", self.replica, list(finished), sums))])[0]
+        return self._wait(
+            [rpc.rpc_async(self.names[0], _coordinator_call, ("next", self.replica, list(finished), sums))]
+        )[0]
 
     def tell(self, what: str, *args: Any) -> None:
         """Calls "beat", "leave" (both for this replica) or "fail" of the coordinator."""
@@ -176,7 +187,7 @@ class RpcLink:
         except RuntimeError as e:
             raise ServerLostError(f"a server does not answer: {e}") from None
 
-    def _wait(self, calls: Iterable["torch.futures.Future[Any]"]) -> list[Any]:
+    def _wait(self, calls: Iterable[torch.futures.Future[Any]]) -> list[Any]:
         self._working_since = None
         try:
             return [call.wait() for call in list(calls)]

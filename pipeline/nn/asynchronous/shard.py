@@ -1,10 +1,12 @@
 """A part of the parameters with their optimizer: gradients come in, in any order and of any age; parameters go out."""
+
 from __future__ import annotations
 
 import json
 import threading
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Mapping, Optional, Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -14,7 +16,7 @@ from pipeline.base.errors import DataError
 from pipeline.nn.options import TrainOptions
 from pipeline.nn.schedule import make_optimizer, set_rate
 
-Gradients = Sequence[Optional[torch.Tensor]]
+Gradients = Sequence[torch.Tensor | None]
 REFUSED = -1  # the staleness of a gradient that was not taken, since its sender had been given up
 MAX_AGE = 1000  # staler gradients are counted together
 
@@ -42,7 +44,7 @@ class Shard:
 
     def __init__(self, parameters: Mapping[str, nn.Parameter], options: TrainOptions) -> None:
         """Args:
-            parameters: by name; updated in place.
+        parameters: by name; updated in place.
         """
         self.parameters = dict(parameters)
         self.optimizer = make_optimizer(self.parameters.values(), options) if self.parameters else None
@@ -113,6 +115,7 @@ class Shard:
     def load(self, path: Path) -> None:
         """Restores what ``save`` wrote, in place."""
         from safetensors import SafetensorError, safe_open
+
         tensors = load_tensors(path)
         try:
             with safe_open(str(path), framework="pt") as f:
@@ -121,7 +124,9 @@ class Shard:
                 for name, parameter in self.parameters.items():
                     parameter.copy_(tensors[f"p.{name}"])
         except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as e:
-            raise DataError(f"{path}: not a checkpoint of this training ({e!r}); remove its directory to start anew") from None
+            raise DataError(
+                f"{path}: not a checkpoint of this training ({e!r}); remove its directory to start anew"
+            ) from None
         values: dict[int, dict[str, Any]] = {}
         for name, tensor in tensors.items():
             if name.startswith("o."):
@@ -144,7 +149,7 @@ class SynchronousShard(Shard):
         self._taking_part = set(range(replicas))
         self._round: dict[int, tuple[Gradients, float, int, Any]] = {}
 
-    def submit(self, replica: int, gradients: Gradients, rate: float, fetched: int) -> "torch.futures.Future[int]":
+    def submit(self, replica: int, gradients: Gradients, rate: float, fetched: int) -> torch.futures.Future[int]:
         """Hands in a gradient; the result is there when the round has been applied."""
         future: torch.futures.Future = torch.futures.Future()
         with self._lock:
@@ -185,7 +190,7 @@ class SynchronousShard(Shard):
             entry[3].set_result(age)
 
 
-def _mean(gradients: Gradients) -> Optional[torch.Tensor]:
+def _mean(gradients: Gradients) -> torch.Tensor | None:
     """Mean over those that sent something; None counts as 0 beside others."""
     found = [g for g in gradients if g is not None]
     if not found:

@@ -1,11 +1,12 @@
 """Orders in which frames make up batches: one utterance after the other, slots that walk utterances, or all shuffled.
 
-Of Heigold et al. 2014: on-the-fly shuffling gives nearly the result of full shuffling (14.5 against 14.4 % WER, 15.2 without)
-and needs no more than the utterances in the slots.
+Of Heigold et al. 2014: on-the-fly shuffling gives nearly the result of full shuffling (14.5 against 14.4 % WER, 15.2
+without) and needs no more than the utterances in the slots.
 """
+
 from __future__ import annotations
 
-from typing import Iterator, Optional, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -27,8 +28,9 @@ def shuffled(lens: Sequence[int], size: int, rng: np.random.Generator) -> Iterat
     yield from _cut(rng.permutation(_pairs(lens)), size)
 
 
-def on_the_fly(source: Iterator[Optional[tuple[int, int]]], size: int) -> Iterator[tuple[np.ndarray, list[int]]]:
-    """A batch has one slot per utterance; each slot walks through its utterance frame by frame, then takes the next one.
+def on_the_fly(source: Iterator[tuple[int, int] | None], size: int) -> Iterator[tuple[np.ndarray, list[int]]]:
+    """A batch has one slot per utterance; each slot walks through its utterance frame by frame, then takes the next
+    one.
 
     Args:
         source: names and lengths of utterances; None when there is none for now, so that the batch goes without.
@@ -70,4 +72,4 @@ def _pairs(lens: Sequence[int]) -> np.ndarray:
 
 def _cut(pairs: np.ndarray, size: int) -> Iterator[np.ndarray]:
     for start in range(0, len(pairs), size):
-        yield pairs[start:start + size]
+        yield pairs[start : start + size]

@@ -1,18 +1,22 @@
-"""What can be trained asynchronously: a hybrid network on an alignment, and any network further by a sequence criterion."""
+"""What can be trained asynchronously: a hybrid network on an alignment, and any network further by a sequence
+criterion.
+"""
+
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Callable, Optional
+from typing import Any
 
 from pipeline.artifacts.checkpoint import load_tensors
+from pipeline.artifacts.lang import Lang
+from pipeline.artifacts.model_dir import load_hmm
 from pipeline.base.errors import ConfigError
+from pipeline.base.files import atomic_write
 from pipeline.feats.facts import FeatureFacts
 from pipeline.feats.options import FeatLoadOptions
-from pipeline.base.files import atomic_write
-from pipeline.artifacts.lang import Lang
-from pipeline.artifacts.model_dir import HmmDir, load_hmm
 from pipeline.nn.asynchronous.frames import FrameTargets
 from pipeline.nn.asynchronous.job import Built
 from pipeline.nn.asynchronous.launch import Node, run_processes
@@ -22,7 +26,14 @@ from pipeline.nn.hybrid import first_model, load_labelled
 from pipeline.nn.losses import CrossEntropy
 from pipeline.nn.model import AcousticModel, Scales, feature_facts, load_acoustic_model, save_acoustic_model
 from pipeline.nn.priors import label_prior
-from pipeline.nn.sequence_training import FAILED, FrameErrors, Sources, make_denominator, select_parameters, sequence_task
+from pipeline.nn.sequence_training import (
+    FAILED,
+    FrameErrors,
+    Sources,
+    make_denominator,
+    select_parameters,
+    sequence_task,
+)
 from pipeline.nn.step import Task, pick_device
 from pipeline.nn.train import EPOCHS
 from pipeline.nn.train_state import epoch_file
@@ -40,8 +51,8 @@ class ViterbiJob:
     lang_dir: Path
     ali_dir: Path
     options: AsyncViterbiOptions
-    dev_dir: Optional[Path] = None
-    dev_ali_dir: Optional[Path] = None
+    dev_dir: Path | None = None
+    dev_ali_dir: Path | None = None
 
     @property
     def training(self) -> AsyncTraining:
@@ -55,7 +66,9 @@ class ViterbiJob:
             raise ConfigError("asynchronous training has no --realign-rounds and no --chunk-seconds")
         if o.shuffle != "utterances" and (o.label_smoothing or o.focal):
             raise ConfigError("--label-smoothing and --focal go with --shuffle utterances only")
-        _, hmm, facts, sets = load_labelled(self.data_dir, self.lang_dir, self.ali_dir, o, self.dev_dir, self.dev_ali_dir)
+        _, hmm, facts, sets = load_labelled(
+            self.data_dir, self.lang_dir, self.ali_dir, o, self.dev_dir, self.dev_ali_dir
+        )
         _, data, labels = sets[0]
         model = first_model(data, hmm, o)
         model.log_prior.copy_(label_prior(labels, hmm.tree.num_pdfs))
@@ -70,8 +83,15 @@ def train_viterbi_async(job: ViterbiJob, out: Path, node: Node = Node()) -> dict
     lang, hmm, facts = Lang.load(job.lang_dir), load_hmm(job.ali_dir), FeatureFacts.load(job.data_dir)
 
     def save(directory: Path, model: AcousticModel, extra: dict[str, Any]) -> None:
-        save_acoustic_model(directory, model, hmm, feature_facts(facts), job.options.feat_options(), Scales(),
-                            {"criterion": "cross_entropy", "lang_id": lang.id, "ali": str(job.ali_dir), **extra})
+        save_acoustic_model(
+            directory,
+            model,
+            hmm,
+            feature_facts(facts),
+            job.options.feat_options(),
+            Scales(),
+            {"criterion": "cross_entropy", "lang_id": lang.id, "ali": str(job.ali_dir), **extra},
+        )
 
     return _finish(trained, out, job.training, save)
 
@@ -83,14 +103,16 @@ class SequenceJob:
     data_dir: Path
     sources: Sources
     options: AsyncSequenceOptions
-    ali_dir: Optional[Path] = None
-    dev_dir: Optional[Path] = None
+    ali_dir: Path | None = None
+    dev_dir: Path | None = None
 
     @property
     def training(self) -> AsyncTraining:
         """See ``Job``."""
         meta = load_acoustic_model(self.sources.model_dir)[2]
-        return training_of(self.options, self.options.training(FeatLoadOptions(**meta["feat_options"])), self.options.refresh)
+        return training_of(
+            self.options, self.options.training(FeatLoadOptions(**meta["feat_options"])), self.options.refresh
+        )
 
     def build(self) -> Built:
         """See ``Job``; each process has a denominator of its own."""
@@ -115,9 +137,15 @@ def train_sequence_async(job: SequenceJob, out: Path, node: Node = Node()) -> di
     lang = Lang.load(job.sources.lang_dir)
 
     def save(directory: Path, model: AcousticModel, extra: dict[str, Any]) -> None:
-        save_acoustic_model(directory, model, hmm, meta["features"], FeatLoadOptions(**meta["feat_options"]),
-                            Scales(**meta["scales"]), {"criterion": job.options.criterion, "lang_id": lang.id,
-                                                       "start": str(job.sources.model_dir), **extra})
+        save_acoustic_model(
+            directory,
+            model,
+            hmm,
+            meta["features"],
+            FeatLoadOptions(**meta["feat_options"]),
+            Scales(**meta["scales"]),
+            {"criterion": job.options.criterion, "lang_id": lang.id, "start": str(job.sources.model_dir), **extra},
+        )
 
     with atomic_write(out / FAILED) as f:
         f.writelines(f"{cut_id}\t{reason}\n" for cut_id, reason in sorted(trained.failed.items()))
@@ -133,13 +161,23 @@ def help_train(job: ViterbiJob | SequenceJob, out: Path, node: Node) -> None:
     run_processes(job, out, node)
 
 
-def _finish(trained: Trained, out: Path, training: AsyncTraining,
-            save: Callable[[Path, AcousticModel, dict[str, Any]], None],
-            frame_error: Optional[Callable[[AcousticModel], float]] = None) -> dict[str, Any]:
-    """Saves the model, those of single epochs (with their frame errors) if they are wanted, and removes the checkpoints."""
+def _finish(
+    trained: Trained,
+    out: Path,
+    training: AsyncTraining,
+    save: Callable[[Path, AcousticModel, dict[str, Any]], None],
+    frame_error: Callable[[AcousticModel], float] | None = None,
+) -> dict[str, Any]:
+    """Saves the model, those of single epochs (with their frame errors) if they are wanted, and removes the
+    checkpoints.
+    """
     model, history = trained.built.model.cpu(), trained.history
-    optimisation = {"replicas": training.replicas, "mode": training.mode, "simulated_decode_rtf": training.simulate_decode_rtf,
-                    **trained.facts}
+    optimisation = {
+        "replicas": training.replicas,
+        "mode": training.mode,
+        "simulated_decode_rtf": training.simulate_decode_rtf,
+        **trained.facts,
+    }
     if training.keep_epochs:
         final = {name: tensor.clone() for name, tensor in model.state_dict().items()}
         for number, figures in enumerate(history, 1):
@@ -151,6 +189,11 @@ def _finish(trained: Trained, out: Path, training: AsyncTraining,
     save(out, model, {"epochs": history, "optimisation": optimisation})
     clean_up(out)
     target = None if training.target_loss is None else seconds_to(history, training.target_loss)
-    return {"utterances": len(trained.built.data), "parameters": sum(p.numel() for p in model.parameters()), **trained.facts,
-            "simulated_decode_rtf": training.simulate_decode_rtf, **({} if target is None else {"target_seconds": target}),
-            **{k: v for k, v in history[-1].items() if k in SHOWN}}
+    return {
+        "utterances": len(trained.built.data),
+        "parameters": sum(p.numel() for p in model.parameters()),
+        **trained.facts,
+        "simulated_decode_rtf": training.simulate_decode_rtf,
+        **({} if target is None else {"target_seconds": target}),
+        **{k: v for k, v in history[-1].items() if k in SHOWN},
+    }

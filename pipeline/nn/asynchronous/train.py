@@ -1,11 +1,13 @@
 """Asynchronous training from a job to a trained model."""
+
 from __future__ import annotations
 
 import logging
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Optional, Sequence
+from typing import Any
 
 import torch
 
@@ -50,25 +52,31 @@ def train_async(job: Job, out: Path, node: Node = Node()) -> Trained:
     if training.schedule == "plateau":
         raise ConfigError("--schedule plateau needs epochs that end one after the other: one_cycle or constant go")
     if training.accumulate > 1:
-        raise ConfigError("--accumulate: a replica sends the gradient of each batch; larger batches (--batch-frames) do the same")
+        raise ConfigError(
+            "--accumulate: a replica sends the gradient of each batch; larger batches (--batch-frames) do the same"
+        )
     partition(built.data.lens, training.replicas, training.seed)
     check_frames(built, training)
     if training.simulate_decode_rtf:
-        logger.warning("replicas sleep %g s per second of speech in place of a decoder: times are those of a simulation",
-                       training.simulate_decode_rtf)
+        logger.warning(
+            "replicas sleep %g s per second of speech in place of a decoder: times are those of a simulation",
+            training.simulate_decode_rtf,
+        )
     (out / "log").mkdir(parents=True, exist_ok=True)
     result = run_processes(job, out, node)
     assert result is not None
     chosen = best_epochs(result["history"], training.average)
     built.model.load_state_dict(average([epoch_file(out / EPOCHS, e) for e in chosen]))
     built.model.requires_grad_(True).eval()
-    logger.info("final model: mean of epochs %s; %d updates, staleness %.2f on average, %d at most; %d replicas lost",
-                ", ".join(map(str, chosen)), *(result["facts"][k] for k in ("updates", "staleness", "staleness_max",
-                                                                            "replicas_lost")))
+    logger.info(
+        "final model: mean of epochs %s; %d updates, staleness %.2f on average, %d at most; %d replicas lost",
+        ", ".join(map(str, chosen)),
+        *(result["facts"][k] for k in ("updates", "staleness", "staleness_max", "replicas_lost")),
+    )
     return Trained(built, result["history"], result["facts"], result["failed"])
 
 
-def seconds_to(history: Sequence[dict[str, float]], loss: float) -> Optional[float]:
+def seconds_to(history: Sequence[dict[str, float]], loss: float) -> float | None:
     """When the dev loss was as low as `loss` for the first time: linear between epochs, None when it never was.
 
     Before the end of the first epoch nothing is known, so that it counts from there on.

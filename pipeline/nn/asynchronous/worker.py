@@ -1,4 +1,5 @@
 """What a process of an asynchronous training does: a server with some of the tensors, or a replica."""
+
 from __future__ import annotations
 
 import logging
@@ -8,10 +9,11 @@ import signal
 import sys
 import threading
 import traceback
+from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, Sequence
+from typing import Any
 
 import torch
 
@@ -78,6 +80,7 @@ def work(member: Member, job: Job, out: Path, pipe: Connection) -> None:
 def _limit(member: Member, threads: int) -> None:
     """Threads of this process, and its GPU: replicas take turns over those of the machine."""
     import numba
+
     numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
     torch.set_num_threads(threads)  # last: numba's call may set the number for all users of OpenMP
     if torch.cuda.is_available():
@@ -85,7 +88,9 @@ def _limit(member: Member, threads: int) -> None:
 
 
 def _keep_console(path: Path) -> None:
-    """Sends what C++ code writes to a file: the message layer warns of each process that leaves, in good order or not."""
+    """Sends what C++ code writes to a file: the message layer warns of each process that leaves, in good order or
+    not.
+    """
     console = os.dup(2)
     with open(path, "ab") as file:
         os.dup2(file.fileno(), 2)
@@ -98,8 +103,11 @@ def _work(member: Member, job: Job, training: AsyncTraining, out: Path, pipe: Co
     names = partition_tensors(parameters, training.servers)
     if member.role == "server":
         mine = {name: parameters[name] for name in names[member.number]}
-        HERE.shard = (SynchronousShard(mine, training, training.replicas) if training.mode == "synchronous"
-                      else Shard(mine, training))
+        HERE.shard = (
+            SynchronousShard(mine, training, training.replicas)
+            if training.mode == "synchronous"
+            else Shard(mine, training)
+        )
     pipe.send(("ready",))
     _, host, port = pipe.recv()
     service.join(member.name, member.rank(training.servers), training.servers + training.replicas, host, port)
@@ -112,9 +120,12 @@ def _work(member: Member, job: Job, training: AsyncTraining, out: Path, pipe: Co
     return _lead(built, training, out, names, pipe)
 
 
-def _lead(built: Built, training: AsyncTraining, out: Path, names: Sequence[Sequence[str]], pipe: Connection) -> dict[str, Any]:
+def _lead(
+    built: Built, training: AsyncTraining, out: Path, names: Sequence[Sequence[str]], pipe: Connection
+) -> dict[str, Any]:
     """The first server: coordinates until all epochs are done and the replicas have left."""
     from torch.utils.tensorboard import SummaryWriter
+
     others = [service.RemoteShard(number) for number in range(1, training.servers)]
     assert HERE.shard is not None
     parts = partition(built.data.lens, training.replicas, training.seed)
@@ -144,8 +155,13 @@ def _idle() -> None:
         _check_parent()
 
 
-def _replicate(number: int, built: Built, parameters: dict[str, torch.nn.Parameter], names: Sequence[Sequence[str]],
-               training: AsyncTraining) -> dict[str, str]:
+def _replicate(
+    number: int,
+    built: Built,
+    parameters: dict[str, torch.nn.Parameter],
+    names: Sequence[Sequence[str]],
+    training: AsyncTraining,
+) -> dict[str, str]:
     """A replica; returns what was wrong with single utterances, by their ids."""
     link = RpcLink(number, training.servers, training.mode == "synchronous")
     stop = threading.Event()
@@ -167,7 +183,9 @@ def _replicate(number: int, built: Built, parameters: dict[str, torch.nn.Paramet
 
 
 def _pulse(link: RpcLink, seconds: float, stop: threading.Event) -> None:
-    """Tells the server every now and then that this replica lives, unless it has been busy with a batch for too long."""
+    """Tells the server every now and then that this replica lives, unless it has been busy with a batch for too
+    long.
+    """
     while not stop.wait(seconds):
         _check_parent()
         if link.worked_for() > BEATS * seconds:
