@@ -29,7 +29,7 @@ class Training:
     def __init__(self, data: Path, lang_dir: Path, config: Path | None, repeats: int) -> None:
         import numpy as np
 
-        from pipeline.artifacts.corpus import cut_entries
+        from pipeline.artifacts.corpus import iter_cuts
         from pipeline.artifacts.lang import Lang
         from pipeline.base.cli import load_options
         from pipeline.feats.load import load_packed
@@ -43,7 +43,7 @@ class Training:
         self.lang = Lang.load(lang_dir)
         self.hmm = hmm_for(self.lang, lang_dir, None)
         packed = load_packed(data, self.options.feat_options())
-        texts = {entry["id"]: entry["supervisions"][0]["text"] for _, entry in cut_entries(data)}
+        texts = {entry["id"]: entry["supervisions"][0]["text"] for _, entry in iter_cuts(data)}
         words = [self.lang.word_ids(texts[cut], cut) for cut in packed.cut_ids]
         times: dict[str, list[float]] = {"anew": [], "again": []}
         for _ in range(repeats):

@@ -177,7 +177,7 @@ class Case:
         import kaldifst
         import torch
 
-        from pipeline.artifacts.corpus import cut_entries
+        from pipeline.artifacts.corpus import iter_cuts
         from pipeline.artifacts.model_dir import load_hmm
         from pipeline.feats.load import load_packed
         from pipeline.graph.decoding import DecodingGraph
@@ -191,7 +191,7 @@ class Case:
         scale = scorer.transition_scale if options.transition_scale is None else options.transition_scale
         self.fsa = self.graph.to_k2(hmm.transitions.log_probs(), scale)
         self.fst = kaldifst.StdConstFst(kaldi_graph(self.graph, hmm.transitions.log_probs(), scale))
-        refs = {cut["id"]: tuple(cut["supervisions"][0]["text"].split()) for _, cut in cut_entries(data)}
+        refs = {cut["id"]: tuple(cut["supervisions"][0]["text"].split()) for _, cut in iter_cuts(data)}
         packed = load_packed(data, scorer.feat_options)
         number = min(limit or len(packed), len(packed))
         self.refs = [refs[c] for c in packed.cut_ids[:number]]

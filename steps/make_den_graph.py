@@ -26,7 +26,7 @@ def main(data: Path, lang: Path, model: Path, out: Path, config: PhoneLmOptions,
     """
 
     def action(tmp: Path) -> dict:
-        from pipeline.artifacts.corpus import cut_entries
+        from pipeline.artifacts.corpus import iter_cuts
         from pipeline.artifacts.lang import Lang
         from pipeline.artifacts.model_dir import load_hmm
         from pipeline.graph.decoding import expand_phone_graph
@@ -35,7 +35,7 @@ def main(data: Path, lang: Path, model: Path, out: Path, config: PhoneLmOptions,
 
         words, hmm = Lang.load(lang), load_hmm(model)
         hmm.check_lang(words, lang)
-        texts = transcripts(data, words, [cut["id"] for _, cut in cut_entries(data)])
+        texts = transcripts(data, words, [cut["id"] for _, cut in iter_cuts(data)])
         phones = phone_ngram(words, texts, config.order, config.min_count)
         graph = expand_phone_graph(phones, words, hmm)
         graph.save(tmp)

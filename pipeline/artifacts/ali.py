@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
+from pipeline.artifacts.ali_source import Alignment, AliShards, AliSource, Derived, InMemory, write_shard
 from pipeline.artifacts.lang import SILENCE
 from pipeline.artifacts.model_dir import load_hmm, save_hmm
 from pipeline.artifacts.symbols import SymbolTable
@@ -16,32 +16,9 @@ from pipeline.artifacts.topo import Topo
 from pipeline.artifacts.transitions import TransitionModel
 from pipeline.artifacts.tree import Tree
 from pipeline.base.errors import DataError, MismatchError
-from pipeline.base.files import atomic_write, read_json, write_json
+from pipeline.base.files import read_json, write_json
 
 HEADER = "ali.json"
-
-
-@dataclass(frozen=True)
-class Alignment:
-    """State sequence of one utterance.
-
-    Attributes:
-        transition_ids: (T,) int32. Frame t's id names the HMM-state it is in and whether the state is left after it.
-        log_like: scaled log-likelihood of the path.
-        words: (W, 2) int32, word id and first frame of every word.
-        confidence: (T,) float16, posterior of the frame's pdf, or None.
-    """
-
-    cut_id: str
-    transition_ids: np.ndarray
-    log_like: float
-    words: np.ndarray
-    confidence: np.ndarray | None = None
-
-    def __post_init__(self) -> None:
-        assert self.transition_ids.dtype == np.int32 and self.transition_ids.ndim == 1, self.cut_id
-        assert self.words.dtype == np.int32 and self.words.ndim == 2 and self.words.shape[1] == 2, self.cut_id
-        assert self.confidence is None or self.confidence.shape == self.transition_ids.shape, self.cut_id
 
 
 @dataclass(frozen=True)
@@ -87,35 +64,39 @@ class AliSet(Mapping[str, Alignment]):
         header: AliHeader,
         transitions: TransitionModel,
         words: SymbolTable,
-        alignments: Iterable[Alignment] = (),
+        alignments: Iterable[Alignment] | AliSource = (),
         directory: str | Path = "<memory>",
     ) -> None:
+        """Args:
+        alignments: where they are read from when they are asked for, or alignments to keep in memory.
+        directory: for messages.
+        """
         self.header, self.transitions, self.word_symbols, self.directory = header, transitions, words, Path(directory)
         self._pdf, self._phone = transitions.tid_pdf(), transitions.tid_phone()
         self._ends = transitions.tid_ends_phone()
         self._silence = transitions.phones.id(SILENCE)
-        self._items: dict[str, Alignment] = {}
-        for ali in alignments:
-            if ali.cut_id in self._items:
-                raise DataError(f"{directory}: cut {ali.cut_id!r} is aligned twice")
-            self._items[ali.cut_id] = ali
+        self._source: AliSource = (
+            alignments if isinstance(alignments, AliSource) else InMemory(alignments, str(directory))
+        )
 
     def __getitem__(self, cut_id: str) -> Alignment:
-        try:
-            return self._items[cut_id]
-        except KeyError:
-            raise DataError(
-                f"{self.directory}: no alignment for cut {cut_id!r} ({len(self)} cuts are aligned)"
-            ) from None
+        found = self._source.find(cut_id)
+        if found is None:
+            raise DataError(f"{self.directory}: no alignment for cut {cut_id!r} ({len(self)} cuts are aligned)")
+        return found
 
     def __contains__(self, cut_id: object) -> bool:
-        return cut_id in self._items
+        return isinstance(cut_id, str) and self._source.has(cut_id)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._items)
+        return self._source.ids()
 
     def __len__(self) -> int:
-        return len(self._items)
+        return self._source.count()
+
+    def num_frames(self, cut_id: str) -> int:
+        """Frames of an alignment, without reading it where it stands in a file."""
+        return self._source.num_frames(cut_id)
 
     def pdf_ids(self, cut_id: str, factor: int = 1, majority: bool = False) -> np.ndarray:
         """Frame labels, also at a lower frame rate.
@@ -176,13 +157,13 @@ class AliSet(Mapping[str, Alignment]):
         """
         if not factor > 0.0:
             raise DataError(f"speed factor {factor} must be positive")
-        return AliSet(
-            self.header,
-            self.transitions,
-            self.word_symbols,
-            (self._stretch(a, factor) for a in self.values()),
-            self.directory,
-        )
+        source = Derived(self, f"_sp{factor}", lambda ali: self._stretch(ali, factor))
+        return AliSet(self.header, self.transitions, self.word_symbols, source, self.directory)
+
+    def renamed(self, suffix: str) -> AliSet:
+        """The same alignments under cut ids with a suffix, as for copies with noise."""
+        source = Derived(self, suffix, lambda ali: replace(ali, cut_id=ali.cut_id + suffix))
+        return AliSet(self.header, self.transitions, self.word_symbols, source, self.directory)
 
     def _stretch(self, ali: Alignment, factor: float) -> Alignment:
         old = len(ali.transition_ids)
@@ -227,9 +208,8 @@ class AliSet(Mapping[str, Alignment]):
         if (hmm.topo.id, hmm.tree.id) != (header.topo_id, header.tree_id):
             raise MismatchError(f"{d / HEADER}: header and the tree or topology beside it do not agree")
         words = SymbolTable.load(d / "words.txt")
-        return cls(
-            header, hmm.transitions, words, (a for s in shards for a in _read_shard(d / s, hmm.transitions.num_tids)), d
-        )
+        source = AliShards([d / name for name in shards], hmm.transitions.num_tids)
+        return cls(header, hmm.transitions, words, source, d)
 
 
 class AliWriter:
@@ -263,7 +243,7 @@ class AliWriter:
     def _flush(self) -> None:
         if self._pending:
             self._shards.append(f"ali.{len(self._shards)}.safetensors")
-            _write_shard(self.directory / self._shards[-1], self._pending)
+            write_shard(self.directory / self._shards[-1], self._pending)
             self._pending = []
 
     def __enter__(self) -> AliWriter:
@@ -297,51 +277,3 @@ def spread(bounds: np.ndarray, total: int) -> np.ndarray:
         return bounds
     rising = np.maximum.accumulate(bounds - steps) + steps
     return np.minimum(rising, total - steps[::-1])
-
-
-def _write_shard(path: Path, alignments: list[Alignment]) -> None:
-    from safetensors.numpy import save
-
-    with_confidence = [a.confidence is not None for a in alignments]
-    assert len(set(with_confidence)) == 1, "either all or none of a shard's alignments carry confidences"
-    arrays = {
-        "transition_ids": np.concatenate([a.transition_ids for a in alignments]),
-        "num_frames": np.array([len(a.transition_ids) for a in alignments], dtype=np.int32),
-        "log_like": np.array([a.log_like for a in alignments], dtype=np.float64),
-        "words": np.concatenate([a.words for a in alignments]),
-        "num_words": np.array([len(a.words) for a in alignments], dtype=np.int32),
-    }
-    if with_confidence[0]:
-        arrays["confidence"] = np.concatenate([a.confidence for a in alignments]).astype(np.float16)
-    with atomic_write(path, "wb") as f:
-        f.write(save(arrays, metadata={"cut_ids": json.dumps([a.cut_id for a in alignments])}))
-
-
-def _read_shard(path: Path, num_tids: int) -> Iterator[Alignment]:
-    from safetensors import SafetensorError, safe_open
-
-    if not path.is_file():
-        raise DataError(f"{path}: no such file")
-    try:
-        with safe_open(str(path), framework="numpy") as f:
-            cut_ids = json.loads(f.metadata()["cut_ids"])
-            arrays = {k: f.get_tensor(k) for k in f.keys()}  # noqa: SIM118  not a mapping
-        tids, confidence = arrays["transition_ids"], arrays.get("confidence")
-        frames = np.concatenate([[0], np.cumsum(arrays["num_frames"])])
-        rows = np.concatenate([[0], np.cumsum(arrays["num_words"])])
-        log_like, words = arrays["log_like"], arrays["words"]
-    except (SafetensorError, KeyError, TypeError, ValueError) as e:
-        raise DataError(f"{path}: damaged alignment shard ({e})") from None
-    if len(frames) != len(cut_ids) + 1 or frames[-1] != len(tids) or rows[-1] != len(words):
-        raise DataError(f"{path}: damaged alignment shard (the lengths do not add up)")
-    if len(tids) and not 0 <= tids.min() <= tids.max() < num_tids:
-        raise DataError(f"{path}: a transition-id is outside 0..{num_tids - 1}")
-    for i, cut_id in enumerate(cut_ids):
-        span = slice(frames[i], frames[i + 1])
-        yield Alignment(
-            cut_id,
-            tids[span],
-            float(log_like[i]),
-            words[rows[i] : rows[i + 1]],
-            None if confidence is None else confidence[span],
-        )

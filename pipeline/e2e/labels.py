@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.artifacts.ali import AliSet, subsample
-from pipeline.artifacts.corpus import cut_entries
+from pipeline.artifacts.corpus import iter_cuts
 from pipeline.artifacts.tokens import BLANK_ID, WORD_START, Tokens
 from pipeline.base.errors import ConfigError, MismatchError
 from pipeline.e2e.options import TrainEndToEndOptions
@@ -79,7 +79,7 @@ def make_lessons(
     found = with_speeds(ali, cut_ids)
     texts = {}
     if options.aux_token_weight:
-        texts = {entry["id"]: entry["supervisions"][0]["text"].split() for _, entry in cut_entries(data_dir)}
+        texts = {entry["id"]: entry["supervisions"][0]["text"].split() for _, entry in iter_cuts(data_dir)}
     check_missing(cut_ids, found, ali, data_dir, options.max_skipped)
     frame: dict[int, list[np.ndarray]] = {number: [] for number in options.aux_layers}
     states, token = [], []

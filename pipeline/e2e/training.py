@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from pipeline.artifacts.checkpoint import META, load_model
-from pipeline.artifacts.corpus import cut_entries
+from pipeline.artifacts.corpus import iter_cuts
 from pipeline.artifacts.tokens import UNK_ID, Tokens
 from pipeline.base.errors import DataError, MismatchError
 from pipeline.e2e.auxiliary import Auxiliary, Student, check_layers
@@ -180,7 +180,7 @@ def _utterances(
             token.
     """
     packed = load_packed(data_dir, options.feat_options())
-    texts = {entry["id"]: entry["supervisions"][0]["text"] for _, entry in cut_entries(data_dir)}
+    texts = {entry["id"]: entry["supervisions"][0]["text"] for _, entry in iter_cuts(data_dir)}
     rows = [np.array(tokens.encode(texts[cut_id]), dtype=np.int64) for cut_id in packed.cut_ids]
     lens = packed.lengths().numpy()
     frames = -(-lens // options.label_factor)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from pipeline.artifacts.corpus import cut_entries
+from pipeline.artifacts.corpus import iter_cuts
 from pipeline.base.errors import DataError
 from pipeline.feats.cmvn import CmvnStats, mean_std
 from pipeline.feats.facts import FeatureFacts
@@ -112,7 +112,7 @@ def validate_feats(data_dir: str | Path) -> FeatureFacts:
     """
     data_dir = Path(data_dir)
     facts = FeatureFacts.load(data_dir)
-    durations = {cut["id"]: cut["duration"] for _, cut in cut_entries(data_dir)}
+    durations = {cut["id"]: cut["duration"] for _, cut in iter_cuts(data_dir)}
     num_utterances = num_frames = 0
     for piece in iter_packed(data_dir, FeatLoadOptions(cmvn="speaker")):
         num_utterances += len(piece)
@@ -136,7 +136,7 @@ def _stored(data_dir: Path) -> list[_Stored]:
 
     facts = FeatureFacts.load(data_dir)
     found = []
-    for line_no, cut in cut_entries(data_dir):
+    for line_no, cut in iter_cuts(data_dir):
         feats = cut.get("features")
         where = f"{data_dir / 'cuts.jsonl.gz'}:{line_no}: utterance {cut['id']!r}"
         if not feats:

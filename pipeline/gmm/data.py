@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from pipeline.artifacts.ali import AliSet
-from pipeline.artifacts.corpus import cut_entries
+from pipeline.artifacts.corpus import iter_cuts
 from pipeline.artifacts.lang import Lang
 from pipeline.artifacts.transitions import TransitionModel
 from pipeline.artifacts.tree import Tree
@@ -60,7 +60,7 @@ def load_corpus(
         DataError: no features, a word outside the lexicon, or nothing to load.
     """
     facts = FeatureFacts.load(Path(data_dir))
-    own = {cut["id"]: cut["supervisions"][0].get("text") or "" for _, cut in cut_entries(Path(data_dir))}
+    own = {cut["id"]: cut["supervisions"][0].get("text") or "" for _, cut in iter_cuts(Path(data_dir))}
     if texts is not None:
         unknown = sorted(set(texts) - set(own))
         if unknown:

@@ -298,6 +298,6 @@ def _save_known(out_dir: Path, speakers: Speakers, everyone: set[str]) -> int:
 
 def load_speakers(data_dir: str | Path) -> set[str]:
     """All speakers of a data directory."""
-    from pipeline.artifacts.corpus import cut_entries
+    from pipeline.artifacts.corpus import iter_cuts
 
-    return {cut["supervisions"][0]["speaker"] for _, cut in cut_entries(Path(data_dir))}
+    return {cut["supervisions"][0]["speaker"] for _, cut in iter_cuts(Path(data_dir))}

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipeline.artifacts.corpus import cut_entries
+from pipeline.artifacts.corpus import iter_cuts
 from pipeline.artifacts.lang import Lang
 from pipeline.artifacts.model_dir import HmmDir, load_hmm
 from pipeline.artifacts.transitions import TransitionModel
@@ -149,7 +149,7 @@ def finish_transitions(model: AcousticModel, transitions: TransitionModel, data:
 
 def transcripts(data_dir: Path, lang: Lang, cut_ids: Sequence[str]) -> list[list[int]]:
     """Word ids of the utterances of a data directory; DataError names the line of a word outside the lexicon."""
-    texts = {e["id"]: (line, e["supervisions"][0]["text"]) for line, e in cut_entries(data_dir)}
+    texts = {e["id"]: (line, e["supervisions"][0]["text"]) for line, e in iter_cuts(data_dir)}
     return [lang.word_ids(texts[c][1], f"{data_dir}/cuts.jsonl.gz:{texts[c][0]}: utterance {c!r}") for c in cut_ids]
 
 

@@ -35,9 +35,9 @@ def timed_cuts(ali: AliSet, data_dir: str | Path | None = None, strip_word_end: 
     """
     known: dict[str, dict[str, Any]] = {}
     if data_dir is not None:
-        from pipeline.artifacts.corpus import cut_entries
+        from pipeline.artifacts.corpus import iter_cuts
 
-        known = {cut["id"]: cut for _, cut in cut_entries(data_dir)}
+        known = {cut["id"]: cut for _, cut in iter_cuts(data_dir)}
     for cut_id in sorted(ali):
         if data_dir is not None and cut_id not in known:
             raise DataError(f"{ali.directory}: cut {cut_id!r} is not in {data_dir}")

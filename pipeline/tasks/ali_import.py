@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.artifacts.ali import Alignment, AliHeader, AliWriter, Segment
-from pipeline.artifacts.corpus import cut_entries
+from pipeline.artifacts.corpus import iter_cuts
 from pipeline.artifacts.lang import Lang
 from pipeline.artifacts.transitions import TransitionModel
 from pipeline.artifacts.tree import monophone_tree
@@ -32,7 +32,7 @@ def import_times(data_dir: str | Path, lang: Lang, out_dir: str | Path, frame_sh
     transitions = TransitionModel(tree, lang.topo)
     first_state = {int(phone): i for i, phone in enumerate(transitions.phone) if transitions.state[i] == 0}
     header = AliHeader(lang.topo.id, tree.id, lang.id, frame_shift, 0.0, str(data_dir))
-    texts = {cut["id"]: cut["supervisions"][0].get("text") or "" for _, cut in cut_entries(data_dir)}
+    texts = {cut["id"]: cut["supervisions"][0].get("text") or "" for _, cut in iter_cuts(data_dir)}
     tiers = tiers_of_data(data_dir)
     with AliWriter(out_dir, header, tree, lang.topo, transitions, lang.words) as writer:
         for cut_id, tier in tiers.items():

@@ -45,10 +45,10 @@ def _unmarked(phone: Segment) -> Segment:
 
 def tiers_of_data(data_dir: str | Path) -> dict[str, Tiers]:
     """Gold tiers of a data directory; DataError when no utterance has any."""
-    from pipeline.artifacts.corpus import cut_entries
+    from pipeline.artifacts.corpus import iter_cuts
 
     out = {}
-    for _, cut in cut_entries(data_dir):
+    for _, cut in iter_cuts(data_dir):
         supervision = cut["supervisions"][0]
         tiers = supervision.get("alignment") or {}
         phones, words = (

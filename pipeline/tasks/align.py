@@ -177,10 +177,10 @@ def _emission_paths(
     """Paths of models that say at which frame each token is emitted: that frame is the token's, all others are
     blank.
     """
-    from pipeline.artifacts.corpus import cut_entries
+    from pipeline.artifacts.corpus import iter_cuts
     from pipeline.feats.load import iter_packed
 
-    texts = {cut["id"]: cut["supervisions"][0].get("text") or "" for _, cut in cut_entries(Path(data_dir))}
+    texts = {cut["id"]: cut["supervisions"][0].get("text") or "" for _, cut in iter_cuts(Path(data_dir))}
     pdf_of = {int(token): pdf for pdf, token in enumerate(scorer.token_of_pdf)}
     loop = {int(pdf): 2 * i for i, pdf in enumerate(hmm.transitions.pdf)}
     silence = loop[pdf_of[BLANK_ID]]
@@ -221,10 +221,10 @@ def batches(
     """
     import torch
 
-    from pipeline.artifacts.corpus import cut_entries
+    from pipeline.artifacts.corpus import iter_cuts
     from pipeline.feats.load import iter_packed
 
-    texts = {cut["id"]: cut["supervisions"][0].get("text") or "" for _, cut in cut_entries(Path(data_dir))}
+    texts = {cut["id"]: cut["supervisions"][0].get("text") or "" for _, cut in iter_cuts(Path(data_dir))}
     scale = scorer.acoustic_scale if options.acoustic_scale is None else options.acoustic_scale
     trans_scale = scorer.transition_scale if options.transition_scale is None else options.transition_scale
     static = torch.from_numpy(hmm.transitions.log_probs())

@@ -151,9 +151,9 @@ class _Batch:
 
 
 def _references(data_dir: str | Path) -> dict[str, tuple[str, tuple[str, ...]]]:
-    from pipeline.artifacts.corpus import cut_entries
+    from pipeline.artifacts.corpus import iter_cuts
 
-    supervisions = {cut["id"]: cut["supervisions"][0] for _, cut in cut_entries(data_dir)}
+    supervisions = {cut["id"]: cut["supervisions"][0] for _, cut in iter_cuts(data_dir)}
     return {c: (str(s["speaker"]), tuple(s["text"].split())) for c, s in supervisions.items()}
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.artifacts.checkpoint import META, check_same
-from pipeline.artifacts.corpus import cut_entries
+from pipeline.artifacts.corpus import iter_cuts
 from pipeline.artifacts.hyp import NBEST, RECOGS, Alternative, Hypothesis, NBest, save_hypotheses, save_nbest
 from pipeline.artifacts.model_dir import model_kind
 from pipeline.artifacts.tokens import Tokens
@@ -144,7 +144,7 @@ def decode(
     if lm is not None and hasattr(lm, "to"):
         lm = lm.to(device)
     data, frame_shift = _load(data_dir, meta)
-    refs = {cut["id"]: cut["supervisions"][0] for _, cut in cut_entries(data_dir)}
+    refs = {cut["id"]: cut["supervisions"][0] for _, cut in iter_cuts(data_dir)}
     out = Decoded(
         {w: {} for w in weights},
         {c: (str(s["speaker"]), tuple(s["text"].split())) for c, s in refs.items()},

@@ -12,7 +12,7 @@ import soundfile
 from pipeline.artifacts.corpus import (
     Span,
     audio_recording,
-    cut_entries,
+    iter_cuts,
     load_cuts,
     save_data_dir,
     utterance,
@@ -112,7 +112,7 @@ def test_broken_cut(data_dir, name):
     with pytest.raises(DataError, match=r"cuts\.jsonl\.gz:2: .*" + message):
         load_cuts(data_dir)
     with pytest.raises(DataError, match=message):
-        cut_entries(data_dir)
+        list(iter_cuts(data_dir))
 
 
 def test_duplicate_id_names_the_first_line(data_dir):

@@ -218,9 +218,9 @@ def test_a_data_directory(tones, tmp_path):
 
 
 def _durations(data: Path) -> list[float]:
-    from pipeline.artifacts.corpus import cut_entries
+    from pipeline.artifacts.corpus import iter_cuts
 
-    return [cut["duration"] for _, cut in cut_entries(data)]
+    return [cut["duration"] for _, cut in iter_cuts(data)]
 
 
 def test_nbest_lists_hold_words_once():

@@ -107,14 +107,14 @@ def exported(tmp_path, data, head: str, name: str):
 
 @pytest.mark.parametrize("head, name", [("ctc", "ctc"), ("transducer", "transducer"), ("attention", "attention")])
 def test_alignment_sets(tones, tmp_path, head, name):
-    from pipeline.artifacts.corpus import cut_entries
+    from pipeline.artifacts.corpus import iter_cuts
     from pipeline.artifacts.lang import Lang
 
     directory = exported(tmp_path, tones.data, head, name)
     scorer, hmm, lang = load_scorer(directory), load_hmm(directory), Lang.load(tmp_path / "lang")
     report = align(scorer, hmm, lang, tones.data, tmp_path / "ali", AlignOptions(), "model")
     ali = AliSet.load(tmp_path / "ali")
-    texts = {c["id"]: c["supervisions"][0]["text"] for _, c in cut_entries(tones.data)}
+    texts = {c["id"]: c["supervisions"][0]["text"] for _, c in iter_cuts(tones.data)}
     assert report.num_aligned == len(ali) == 24 and not report.failed
     assert ali.header.frame_shift == pytest.approx(0.03)
     for cut_id, text in texts.items():

@@ -80,9 +80,9 @@ def ali(tones, tmp_path_factory) -> Path:
 
 
 def _entries(data: Path):
-    from pipeline.artifacts.corpus import cut_entries
+    from pipeline.artifacts.corpus import iter_cuts
 
-    return cut_entries(data)
+    return list(iter_cuts(data))
 
 
 def _spans(times: list, num_frames: int) -> list[tuple[str, int, int]]:

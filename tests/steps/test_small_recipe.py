@@ -31,10 +31,10 @@ def test_another_option_is_refused_and_named(recipe):
 def test_the_alignment_covers_the_gold_phones(recipe):
     """Even this little training finds most of the words' places: the median word starts within 100 ms of the truth."""
     from pipeline.artifacts.ali import AliSet
-    from pipeline.artifacts.corpus import cut_entries
+    from pipeline.artifacts.corpus import iter_cuts
 
     ali = AliSet.load(recipe / "exp/mono_ali")
-    gold = {c["id"]: c["supervisions"][0]["alignment"]["word"] for _, c in cut_entries(recipe / "data/mfcc")}
+    gold = {c["id"]: c["supervisions"][0]["alignment"]["word"] for _, c in iter_cuts(recipe / "data/mfcc")}
     assert set(ali) <= set(gold) and len(ali) >= 23
     errors = []
     for cut_id in ali:

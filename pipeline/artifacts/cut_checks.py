@@ -1,0 +1,239 @@
+"""Checks of the manifests of a data directory: one problem after the other, in words, with file and line."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pipeline.base.errors import DataError
+from pipeline.base.files import read_lines
+
+MAX_LISTED = 20  # problems that an error message spells out
+TOLERANCE = 0.002  # seconds by which rounded times may exceed their container
+
+
+class ProblemsError(DataError):
+    """Several problems of one directory; what reads it further may add its own."""
+
+    def __init__(self, text: str, problems: Problems) -> None:
+        super().__init__(text)
+        self.problems = problems
+
+
+class Problems:
+    """Problems of a directory: the first of them in words, and the number of all."""
+
+    def __init__(self, directory: str | Path) -> None:
+        self.directory, self.count = directory, 0
+        self.listed: list[str] = []
+
+    def add(self, text: str, times: int = 1) -> None:
+        """Note a problem, which stands for several alike."""
+        self.count += times
+        if len(self.listed) < MAX_LISTED:
+            self.listed.append(text)
+
+    def raise_if_any(self) -> None:
+        """DataError with what was noted, if anything was."""
+        if self.count == 1:
+            raise ProblemsError(self.listed[0], self)
+        if self.count:
+            listed = "\n  ".join(self.listed)
+            more = f"\n  ... and {self.count - len(self.listed)} more" if self.count > len(self.listed) else ""
+            raise ProblemsError(f"{self.directory}: {self.count} problems\n  {listed}{more}", self)
+
+
+class Seen:
+    """Names with a number each, by hashes of 8 bytes: two of a million names have the same once in 10^7 corpora."""
+
+    def __init__(self) -> None:
+        self._numbers: dict[int, int] = {}
+
+    def add(self, name: str, number: int) -> int | None:
+        """Note a name that is new; the number of one that is not."""
+        key = int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little")
+        earlier = self._numbers.setdefault(key, number)
+        return None if earlier == number else earlier
+
+
+class Rates:
+    """Sampling rates of utterances, with examples of each."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[float] = Counter()
+        self._examples: dict[float, list[str]] = {}
+
+    def add(self, rate: float, where: str) -> None:
+        self._counts[rate] += 1
+        examples = self._examples.setdefault(rate, [])
+        if len(examples) <= MAX_LISTED:
+            examples.append(where)
+
+    def tell(self, problems: Problems) -> None:
+        """Note the utterances whose rate is not the most frequent one."""
+        for rate, count in self._counts.most_common()[1:]:
+            usual = self._counts.most_common(1)[0][0]
+            for where in self._examples[rate]:
+                problems.add(f"{where} has {rate} Hz, the others have {usual} Hz")
+            problems.count += count - len(self._examples[rate])
+
+
+def json_lines(path: Path) -> Iterator[tuple[int, dict]]:
+    for line_no, line in read_lines(path):
+        try:
+            entry = json.loads(line)
+        except json.JSONDecodeError as err:
+            raise DataError(f"{path}:{line_no}: not JSON: {err.msg}") from None
+        if not isinstance(entry, dict):
+            raise DataError(f"{path}:{line_no}: not a JSON object")
+        yield line_no, entry
+
+
+def cut_problems(cut: dict) -> Iterator[str]:
+    """Problems of one cut that show without its audio."""
+    utt_id = cut.get("id")
+    if not isinstance(utt_id, str) or not utt_id or utt_id.split() != [utt_id]:
+        yield f"utterance id {utt_id!r} is empty or holds blanks"
+        return
+    name = f"utterance {utt_id!r}"
+    recording, supervisions = cut.get("recording"), cut.get("supervisions")
+    if not isinstance(recording, dict) or not recording.get("sources"):
+        yield f"{name} has no recording"
+        return
+    missing = [key for key in ("id", "sampling_rate", "num_samples", "duration") if key not in recording]
+    if missing or not _is_time(cut.get("start")) or not _is_time(cut.get("duration")):
+        yield f"{name} lacks {', '.join(missing) or 'a start or duration'}"
+        return
+    if cut["duration"] <= 0 or cut["start"] < 0 or cut["start"] + cut["duration"] > recording["duration"] + TOLERANCE:
+        span = f"[{cut['start']}, {cut['start'] + cut['duration']}]"
+        yield f"{name} spans {span} s of a recording with [0, {recording['duration']}] s"
+    if not isinstance(supervisions, list) or len(supervisions) != 1:
+        yield f"{name} has {len(supervisions or [])} supervisions instead of one"
+        return
+    yield from (f"{name}: {problem}" for problem in _supervision_problems(supervisions[0], cut))
+
+
+def _supervision_problems(supervision: dict, cut: dict) -> Iterator[str]:
+    text, speaker = supervision.get("text"), supervision.get("speaker")
+    if supervision.get("id") != cut["id"]:
+        yield f"its supervision has another id, {supervision.get('id')!r}"
+    if not isinstance(text, str) or not text.split():
+        yield "empty transcript"
+    elif " ".join(text.split()) != text:
+        yield f"transcript {text!r} has words not separated by single blanks"
+    if not isinstance(speaker, str) or not speaker or speaker.split() != [speaker]:
+        yield f"speaker {speaker!r} is missing or holds blanks"
+    start, duration = supervision.get("start"), supervision.get("duration")
+    if not _is_time(start) or not _is_time(duration):
+        yield "supervision lacks a start or duration"
+        return
+    if duration <= 0 or start < -TOLERANCE or start + duration > cut["duration"] + TOLERANCE:
+        yield f"supervision spans [{start}, {start + duration}] s of a cut with {cut['duration']} s"
+    for tier, items in (supervision.get("alignment") or {}).items():
+        end = -TOLERANCE
+        for symbol, item_start, item_duration, *_ in items:
+            if (
+                item_duration < 0
+                or item_start < end - TOLERANCE
+                or item_start + item_duration > start + duration + TOLERANCE
+            ):
+                yield f"{tier} {symbol!r} at {item_start} s has a negative duration, overlaps or leaves the supervision"
+                break
+            end = item_start + item_duration
+
+
+def _is_time(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and value == value
+
+
+def audio_info(path: Path) -> Any:
+    import soundfile
+
+    if not path.is_file():
+        raise DataError(f"{path}: no such audio file")
+    try:
+        return soundfile.info(str(path))
+    except (RuntimeError, TypeError) as err:
+        raise DataError(f"{path}: not a readable audio file ({err})") from None
+
+
+def audio_problems(recording: dict, decode: bool) -> Iterator[str]:
+    """Problems of the audio files of one recording, against what its manifest says."""
+    import soundfile
+
+    for source in recording["sources"]:
+        if source.get("type") != "file":
+            continue
+        path = Path(source.get("source", ""))
+        try:
+            info = audio_info(path)
+        except DataError as err:
+            yield str(err)
+            continue
+        if not recording.get("transforms"):
+            if info.samplerate != recording["sampling_rate"]:
+                yield f"{path}: sampling rate {info.samplerate} Hz, the manifest says {recording['sampling_rate']} Hz"
+                continue
+            if info.frames != recording["num_samples"]:
+                yield f"{path}: {info.frames} samples, the manifest says {recording['num_samples']}"
+        try:
+            found = _decoded_samples(path, info.frames) if decode else _tail_samples(path, info.frames)
+        except soundfile.LibsndfileError as err:
+            yield f"{path}: truncated or damaged ({err.error_string})"
+            continue
+        if found < info.frames:
+            yield f"{path}: truncated, {found} of {info.frames} samples can be decoded"
+
+
+def _tail_samples(path: Path, num_samples: int) -> int:
+    """Number of samples up to the last one that can be read, without decoding what comes before."""
+    import soundfile
+
+    start = max(num_samples - 16, 0)
+    return start + len(soundfile.read(str(path), start=start, dtype="int16")[0])
+
+
+def _decoded_samples(path: Path, num_samples: int) -> int:
+    import soundfile
+
+    return sum(
+        len(block) for block in soundfile.blocks(str(path), blocksize=1 << 16, frames=num_samples, dtype="int16")
+    )
+
+
+class Beside:
+    """A manifest beside cuts.jsonl.gz, and what it should say: a value for each id."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._expected: dict[str, bytes] = {}
+
+    def expect(self, name: str, value: object) -> None:
+        """Note what should stand there; equal values of one id count once."""
+        self._expected[name] = _short(value)
+
+    def compare(self, key: str, problems: Problems) -> None:
+        """Read the manifest and note what differs."""
+        if not self._path.is_file():
+            problems.add(f"{self._path}: no such file")
+            return
+        missing = set(self._expected)
+        for line_no, item in json_lines(self._path):
+            name = item.get("id")
+            missing.discard(name)
+            if name not in self._expected:
+                problems.add(f"{self._path}:{line_no}: {name!r} does not occur in cuts.jsonl.gz")
+            elif _short(item.get(key)) != self._expected[name]:
+                problems.add(f"{self._path}:{line_no}: {name!r} has another {key} in cuts.jsonl.gz")
+        for name in self._expected:
+            if name in missing:
+                problems.add(f"{self._path}: lacks {name!r}")
+
+
+def _short(value: object) -> bytes:
+    """8 bytes that stand for a value."""
+    return hashlib.blake2b(repr(value).encode(), digest_size=8).digest()
