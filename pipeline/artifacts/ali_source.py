@@ -109,7 +109,7 @@ class Derived:
 
 
 class AliShards:
-    """Alignments of shard files, read one by one; about 60 bytes of memory for each beside its id. See ``AliSource``."""
+    """Alignments of shard files, read one by one; about 60 bytes of memory for each and its id. See ``AliSource``."""
 
     def __init__(self, paths: Sequence[Path], num_tids: int) -> None:
         """Args:

@@ -83,6 +83,7 @@ class Rates:
 
 
 def json_lines(path: Path) -> Iterator[tuple[int, dict]]:
+    """Yields (line number, JSON object) of a JSON-lines file; DataError for a line that holds something else."""
     for line_no, line in read_lines(path):
         try:
             entry = json.loads(line)
@@ -151,6 +152,7 @@ def _is_time(value: Any) -> bool:
 
 
 def audio_info(path: Path) -> Any:
+    """Header of an audio file; DataError if it is missing or no audio file."""
     import soundfile
 
     if not path.is_file():

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 from pydantic.dataclasses import dataclass
 
 _STRICT = ConfigDict(extra="forbid")
 _DEFAULT_DIM = {"mfcc": 13, "fbank": 80, "gammatone": 50}
+
+
+def cache_field() -> Any:
+    """The option --cache-mib of all steps that read features in passes."""
+    text = "MiB of features that stay in memory, where those of a whole data set fit; the frames of a batch are read "
+    return Field(2048, ge=0, description=f"{text}when it is made otherwise.", json_schema_extra={"stamp": False})
 
 
 @dataclass(frozen=True, config=_STRICT)
