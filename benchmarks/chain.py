@@ -10,16 +10,17 @@ never idle the processor seconds say more.
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import click
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from measure import Cost, measure  # noqa: E402
 
 # name, script, arguments behind DATA and LANG ({x}: scratch directory, {c}: configurations of the recipe)
 STEPS = (
@@ -51,11 +52,12 @@ def main(data: Path, lang: Path, conf: Path, threads: int, runs: int, out: Path 
     from pipeline.experiments.report import markdown_table
 
     frames = read_json(data / "features.json")["num_frames"]
-    best: dict[str, tuple[float, float, float]] = {}
+    best: dict[str, Cost] = {}
     for _ in range(runs):
         with tempfile.TemporaryDirectory() as scratch:
             for name, script, rest in STEPS:
-                found = measure([data, lang, *rest.format(x=scratch, c=conf).split()], script, threads)
+                arguments = [data, lang, *rest.format(x=scratch, c=conf).split()]
+                found = measure(ROOT / "steps" / f"{script}.py", arguments, threads)
                 best[name] = min(best.get(name, found), found)
     rows = []
     for name, (took, busy, peak) in best.items():
@@ -95,18 +97,6 @@ def main(data: Path, lang: Path, conf: Path, threads: int, runs: int, out: Path 
         click.echo(text)
     else:
         out.write_text(text, encoding="utf-8")
-
-
-def measure(arguments: list, script: str, threads: int) -> tuple[float, float, float]:
-    """Wall-clock seconds, processor seconds and peak memory in MiB of a step."""
-    env = os.environ | {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
-    start = time.monotonic()
-    process = subprocess.Popen([sys.executable, ROOT / "steps" / f"{script}.py", *map(str, arguments)], env=env)
-    _, status, usage = os.wait4(process.pid, 0)
-    took = time.monotonic() - start
-    if status:
-        raise click.ClickException(f"{script} failed")
-    return took, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
 
 
 if __name__ == "__main__":
