@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """The RNN-T loss on the CPU, joint network included, forward and backward: ours over the whole lattice, k2's over the
-whole lattice, and k2's pruned loss as training uses it (--rnnt pruned).
+whole lattice, and the pruned loss as training uses it (--rnnt pruned).
 
 Times are processor seconds of one thread, the backends turn by turn, the best of the repeats. Memory is what one call
 adds to the peak of a process of its own.
@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 if TYPE_CHECKING:
     import torch
 
-BACKENDS = ("numba", "k2", "k2 pruned")
+BACKENDS = ("numba", "k2", "pruned")
 SHAPES = ("16x100x30x100", "16x300x60x500", "8x400x100x1000")
 JOINT = 256  # width of the joint network
 RANGE = 5  # token positions per frame of the pruned loss
@@ -55,8 +55,8 @@ def loss_of(backend: str, p: dict[str, torch.Tensor]) -> torch.Tensor:
     def joint(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
         return (a + b).tanh() @ p["output"].T
 
-    if backend == "k2 pruned":
-        from pipeline.graph.pruned_rnnt import pruned_rnnt_loss
+    if backend == "pruned":
+        from pipeline.e2e.pruned_rnnt import pruned_rnnt_loss
 
         simple, full = pruned_rnnt_loss(
             p["encoded"] @ p["cheap"][0].T,

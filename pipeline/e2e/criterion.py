@@ -92,7 +92,7 @@ class EndToEndLoss:
         count = token_lens.sum() + len(token_lens)
         predicted = net.predict(tokens)
         if aux.simple_am is not None and encoded.requires_grad:
-            from pipeline.graph.pruned_rnnt import pruned_rnnt_loss
+            from pipeline.e2e.pruned_rnnt import pruned_rnnt_loss
 
             simple, full = pruned_rnnt_loss(
                 aux.simple_am(encoded),

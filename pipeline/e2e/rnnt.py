@@ -42,10 +42,7 @@ class _Loss(torch.autograd.Function):
         index = tokens[:, None, :, None].expand(-1, logits.shape[1], -1, 1)  # (N, T, U, 1)
         blank = logits[..., BLANK_ID] - norm
         label = logits[:, :, :-1].gather(3, index)[..., 0] - norm[:, :, :-1]  # (N, T, U)
-        arrays = [x.double().cpu().contiguous().numpy() for x in (blank, label)]
-        gammas = [np.zeros_like(a) for a in arrays]
-        log_z = np.zeros(len(logits))
-        _occupancies(*arrays, lens.cpu().numpy(), token_lens.cpu().numpy(), log_z, *gammas)
+        *gammas, log_z = occupancies_of(blank, label, lens, token_lens)
         ctx.save_for_backward(logits, norm, index, *(torch.from_numpy(g).to(logits) for g in gammas))
         return torch.from_numpy(-log_z).to(logits)
 
@@ -60,6 +57,53 @@ class _Loss(torch.autograd.Function):
         out[..., BLANK_ID] -= blank
         out[:, :, :-1].scatter_add_(3, index, -label[..., None])
         return out, None, None, None
+
+
+def lattice_loss(
+    blank: torch.Tensor, label: torch.Tensor, lens: torch.Tensor, token_lens: torch.Tensor
+) -> torch.Tensor:
+    """Negative log of the sum over all ways through a lattice with given scores.
+
+    Args:
+        blank: (N, T, U + 1) and label: (N, T, U) natural logs of reading on and of writing the next token; -inf where
+            there is no such arc.
+        lens, token_lens: (N,).
+    Returns:
+        (N,) float; inf without a way, and then without a gradient.
+    """
+    return _LatticeLoss.apply(blank, label, lens, token_lens)
+
+
+class _LatticeLoss(torch.autograd.Function):
+    """d loss / d score = - occupancy of the arc."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, blank: torch.Tensor, label: torch.Tensor, lens: torch.Tensor, token_lens: torch.Tensor
+    ) -> torch.Tensor:
+        *gammas, log_z = occupancies_of(blank, label, lens, token_lens)
+        ctx.save_for_backward(*(torch.from_numpy(g).to(blank) for g in gammas))
+        return torch.from_numpy(-log_z).to(blank)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple:
+        blank, label = (-grad[:, None, None] * g for g in ctx.saved_tensors)
+        return blank, label, None, None
+
+
+def occupancies_of(
+    blank: torch.Tensor, label: torch.Tensor, lens: torch.Tensor, token_lens: torch.Tensor
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Occupancies of blanks (N, T, U + 1) and tokens (N, T, U), float64, and (N,) log of the sum over all ways.
+
+    Args as for ``lattice_loss``; without a way occupancies are 0 and the log is -inf.
+    """
+    arrays = [x.detach().double().cpu().contiguous().numpy() for x in (blank, label)]
+    gammas = [np.zeros_like(a) for a in arrays]
+    log_z = np.zeros(len(blank))
+    _occupancies(*arrays, lens.cpu().numpy(), token_lens.cpu().numpy(), log_z, *gammas)
+    return gammas[0], gammas[1], log_z
 
 
 @numba.njit(nogil=True, cache=True)

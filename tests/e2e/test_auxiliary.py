@@ -183,8 +183,6 @@ def test_supervision_reaches_its_layer_and_those_below(options, part, layer):
     ids=str,
 )
 def test_objective_is_the_weighted_sum_of_its_parts(options):
-    if options.get("rnnt") == "pruned":
-        pytest.importorskip("k2")
     student, criterion, batch = make(ctc_weight=0.5, aux_layers=(1, 3), aux_weight=0.25, **options)
     loss = criterion(student, batch, 0.0)
     weights = {"ctc": 1.0 if options["model"] == "ctc" else 0.5, "frame_1": 0.25, "frame_3": 0.25, "simple": 0.5}

@@ -7,9 +7,8 @@ import itertools
 import pytest
 import torch
 
-from pipeline.e2e.rnnt import rnnt_loss
-
-k2 = pytest.importorskip("k2")
+from pipeline.e2e.pruned_rnnt import additive_scores, pruned_rnnt_loss, windows
+from pipeline.e2e.rnnt import occupancies_of, rnnt_loss
 
 LENS, TOKENS, TOKEN_LENS = (
     torch.tensor([4, 3, 2]),
@@ -56,6 +55,7 @@ def test_gradcheck():
 
 
 def test_it_is_k2_s_loss():
+    k2 = pytest.importorskip("k2")
     logits = lattice(torch.float32)
     boundary = torch.stack([torch.zeros(3), torch.zeros(3), TOKEN_LENS, LENS], 1).long()
     theirs = k2.rnnt_loss(logits, TOKENS, 0, boundary, reduction="none")
@@ -71,11 +71,8 @@ def test_impossible_tokens_cost_everything_and_move_nothing():
 
 
 def test_pruned_loss_with_room_for_all_is_the_full_loss():
-    from pipeline.graph.pruned_rnnt import pruned_rnnt_loss
-
     torch.manual_seed(1)
     am, lm, encoded, predicted = (torch.randn(3, size, 3, requires_grad=True) for size in (4, 4, 4, 4))
-    # k2 reads frames for a token from the next one on in its "regular" form, as rnnt_loss does.
     simple, full = pruned_rnnt_loss(
         am, lm, encoded, predicted, LENS, TOKENS, TOKEN_LENS, lambda a, b: (a + b).tanh(), 4
     )
@@ -85,3 +82,55 @@ def test_pruned_loss_with_room_for_all_is_the_full_loss():
     assert (narrow[:2] > whole[:2]).all() and torch.allclose(narrow[2], whole[2], atol=1e-4)
     (simple.sum() + full.sum()).backward()
     assert all(x.grad.abs().sum() > 0 for x in (am, lm, encoded, predicted))
+
+
+def random_problem(seed: int, spread: float):
+    """Scores of two joint networks, lengths and tokens of four utterances."""
+    torch.manual_seed(seed)
+    num_tokens = int(torch.randint(1, 8, ()))
+    num_frames, vocab = num_tokens + int(torch.randint(2, 30, ())), int(torch.randint(3, 12, ()))
+    lens, token_lens = torch.randint(num_tokens + 1, num_frames + 1, (4,)), torch.randint(0, num_tokens + 1, (4,))
+    lens[0], token_lens[0] = num_frames, num_tokens
+    sizes = ((num_frames, vocab), (num_tokens + 1, vocab), (num_frames, 7), (num_tokens + 1, 7))
+    scores = [(torch.randn(4, *size) * spread).requires_grad_() for size in sizes]
+    output = torch.randn(7, vocab)
+    tokens = torch.randint(1, vocab, (4, num_tokens))
+    return scores, lens, tokens, token_lens, lambda a, b: (a + b).tanh() @ output
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_pruned_losses_and_gradients_are_k2_s(seed):
+    """Scores of little spread, so that no two windows hold equal shares but for rounding."""
+    k2 = pytest.importorskip("k2")
+    scores, lens, tokens, token_lens, joint = random_problem(seed, 0.3)
+    width = min(2 + seed % 4, tokens.shape[1] + 1)
+    boundary = torch.stack([torch.zeros(4), torch.zeros(4), token_lens, lens], 1).long()
+    am, lm, encoded, predicted = scores
+    simple, grads = k2.rnnt_loss_smoothed(
+        lm, am, tokens, 0, lm_only_scale=0.25, am_only_scale=0.0, boundary=boundary, reduction="none", return_grad=True
+    )
+    ranges = k2.get_rnnt_prune_ranges(*grads, boundary, width)
+    pruned = k2.do_rnnt_pruning(encoded, predicted, ranges)
+    theirs = simple, k2.rnnt_loss_pruned(joint(*pruned), tokens, ranges, 0, boundary, reduction="none")
+    ours = pruned_rnnt_loss(*scores, lens, tokens, token_lens, joint, width)
+    for a, b in zip(ours, theirs):
+        assert torch.allclose(a, b, rtol=1e-4, atol=1e-3)
+        got, expected = (torch.autograd.grad(x.sum(), scores, retain_graph=True, allow_unused=True) for x in (a, b))
+        for x, y in zip(got, expected):
+            assert (x is None) == (y is None) and (x is None or torch.allclose(x, y, rtol=1e-3, atol=2e-3))
+
+
+@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("width", [2, 3, 5])
+def test_windows_lead_from_the_first_position_to_the_last(seed, width):
+    scores, lens, tokens, token_lens, _ = random_problem(seed, 3.0)
+    blank, label = additive_scores(scores[0], scores[1], tokens)
+    first, size = windows(blank, label, lens, token_lens, width), min(width, tokens.shape[1] + 1)
+    occupancy = occupancies_of(blank, label, lens, token_lens)[0]
+    for n, (num_frames, num_tokens) in enumerate(zip(lens.tolist(), token_lens.tolist())):
+        own = first[n, :num_frames]
+        steps = own.diff()
+        assert own[0] == 0 and own[-1] + size > num_tokens
+        assert (steps >= 0).all() and (steps <= size - 1).all()
+        if size == tokens.shape[1] + 1:
+            assert occupancy[n, :num_frames].sum() == pytest.approx(num_frames)  # one blank per frame, all inside

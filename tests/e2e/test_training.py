@@ -137,8 +137,6 @@ def test_ctc_learns_the_tones(tones, tokens, ali, tmp_path):
     ids=str,
 )
 def test_all_kinds_train(changes, tones, tokens, ali, tmp_path):
-    if changes.get("rnnt") == "pruned":
-        pytest.importorskip("k2")
     facts = train_end_to_end(tones.data, tokens, tmp_path / "m", options_with(**changes), tones.data, ali)
     first, last = (load_end_to_end(tmp_path / "m")[1]["epochs"][i]["loss"] for i in (0, -1))
     assert np.isfinite(facts["dev_loss"]) and last < first
