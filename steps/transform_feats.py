@@ -29,7 +29,7 @@ def main(data: Path, model: Path, out: Path, transforms: Path | None, overwrite:
     """
 
     def action(tmp: Path) -> dict:
-        from pipeline.feats.transformed import transform_feats
+        from pipeline.gmm.transform_feats import transform_feats
 
         facts = transform_feats(data, model, transforms, tmp, out)
         return {"dim": facts.dim, "utterances": facts.num_utterances}

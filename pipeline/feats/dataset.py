@@ -19,6 +19,7 @@ from pipeline.base.errors import DataError
 from pipeline.feats.cmvn import CmvnStats
 from pipeline.feats.facts import FeatureFacts
 from pipeline.feats.frames import (
+    PIECE_FRAMES,
     ChosenFrames,
     ChunkFrames,
     Frames,
@@ -32,7 +33,7 @@ from pipeline.feats.frames import (
 from pipeline.feats.options import FeatLoadOptions
 
 CACHE_MIB = 2048  # of features that stay in memory, by default
-PIECE_FRAMES = 100_000  # that statistics are taken of at a time
+MOMENT_FRAMES = 50_000  # whose float64 copies fit beside everything else
 JITTER = 0.1  # lengths vary by this factor before utterances are sorted, so that batches differ between epochs
 
 
@@ -227,7 +228,7 @@ class Dataset:
     def moments(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean and variance (F,) float64 over all frames, merged piece by piece (Chan et al. 1983)."""
         count, mean, square = 0, torch.zeros(self.dim, dtype=torch.float64), torch.zeros(self.dim, dtype=torch.float64)
-        for indices in self.pieces():
+        for indices in self.pieces(MOMENT_FRAMES):
             wide = self.flat(indices).double()
             own = wide.mean(0)
             total = count + len(wide)
@@ -301,7 +302,7 @@ def validate_feats(data_dir: str | Path) -> FeatureFacts:
     data_dir = Path(data_dir)
     facts, index = FeatureFacts.load(data_dir), load_index(data_dir)
     data = Dataset.open(data_dir, FeatLoadOptions(cmvn="speaker"), cache_mib=0)
-    for indices in data.pieces():
+    for indices in data.pieces(MOMENT_FRAMES):
         data.flat(indices)
     apart = np.abs(data.lens * facts.frame_shift - index.durations) > facts.frame_shift
     if apart.any():

@@ -22,7 +22,7 @@ from pipeline.feats.cmvn import CmvnStats, mean_std
 from pipeline.feats.options import FeatLoadOptions
 from pipeline.feats.transforms import add_deltas, splice
 
-FILL = 100_000  # frames that are read at a time into memory that keeps them
+PIECE_FRAMES = 300_000  # that statistics are taken of, and that memory is filled with, at a time
 _DTYPES = {"float32": np.dtype("<f4"), "float16": np.dtype("<f2")}
 
 
@@ -230,7 +230,7 @@ class CachedFrames:
         if self._memory is None:
             offsets = offsets_of(self.lens)
             feats = torch.empty((int(offsets[-1]), self.dim), dtype=torch.float32)
-            for rows in pieces(self.lens, FILL):
+            for rows in pieces(self.lens, PIECE_FRAMES):
                 feats[offsets[rows[0]] : offsets[rows[-1] + 1]] = self.source.flat(rows)
             self._memory = TensorFrames(feats, offsets)
         return self._memory

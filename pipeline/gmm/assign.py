@@ -8,18 +8,24 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
 
+from pipeline.artifacts.transitions import TransitionModel
 from pipeline.base.errors import DataError
+from pipeline.feats.dataset import Dataset
+from pipeline.feats.frames import offsets_of
 from pipeline.gmm.diag import DiagGmms, Evaluator
+from pipeline.gmm.frame_labels import FrameLabels, LabelFile, Piece
+from pipeline.gmm.kernel import Mixtures, mixtures_of
 from pipeline.gmm.on_demand import MixtureScores
 from pipeline.gmm.parallel import for_each
-from pipeline.gmm.stats import FrameLabels
 from pipeline.hmm.compile import TrainingGraphs
 from pipeline.hmm.full_sum import occupancies
+from pipeline.hmm.graph_source import GraphSource
 from pipeline.hmm.graphs import Graphs
 from pipeline.hmm.viterbi import BestPaths, viterbi, widening
 
@@ -29,63 +35,67 @@ logger = logging.getLogger(__name__)
 BATCH_CELLS = 6_000_000
 # Occupancies below this share of a frame do not enter statistics: they cost time and change nothing measurable.
 MIN_OCCUPANCY = 1e-3
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class TrainSet:
-    """Utterances side by side with their graphs.
-
-    Args:
-        feats: (sum of T, F) float32.
-        offsets: (N + 1,) int64, frames of utterance n are offsets[n]:offsets[n + 1].
-        cut_ids: N names, for messages.
-        graphs: one per utterance.
-    """
-
-    feats: torch.Tensor
-    offsets: np.ndarray
-    cut_ids: Sequence[str]
-    graphs: TrainingGraphs
-
-    def __post_init__(self) -> None:
-        n = len(self.cut_ids)
-        assert len(self.offsets) == n + 1 and len(self.graphs) == n, (len(self.offsets), n, len(self.graphs))
-
-    def __len__(self) -> int:
-        return len(self.cut_ids)
-
-    @property
-    def lengths(self) -> np.ndarray:
-        """(N,) int64 frames of each utterance."""
-        return np.diff(self.offsets)
-
-    def with_feats(self, feats: torch.Tensor) -> TrainSet:
-        """The same utterances with other features of the same frames."""
-        assert len(feats) == len(self.feats), (feats.shape, self.feats.shape)
-        return dataclasses.replace(self, feats=feats)
+LABELS = "labels"  # name of the files of alignments
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Assignment:
-    """Result of an expectation step.
+    """Result of an expectation step: which pdfs the frames of a data set belong to.
 
     Args:
-        labels: frames of the packed features, grouped by pdf.
+        file: transition-ids of all frames, or occupancies for full-sum.
+        tid_pdf: (n_tid,) pdf-id of each transition-id.
+        num_pdfs: P.
         tid_counts: (n_tid,) float64 (expected) number of frames with each transition-id.
         log_like: summed log-likelihood of the utterances that aligned, transitions included.
         frames: number of their frames.
-        tids: (sum of T,) int32 transition-ids, -1 where an utterance failed; None for full-sum.
         failed: cut ids without a path.
         retried: utterances that took a wider beam.
     """
 
-    labels: FrameLabels
+    file: LabelFile
+    tid_pdf: np.ndarray
+    num_pdfs: int
     tid_counts: np.ndarray
     log_like: float
     frames: int
-    tids: np.ndarray | None
     failed: tuple[str, ...]
     retried: int = 0
+
+    def labels(self, rows: np.ndarray) -> FrameLabels:
+        """Labels of the frames of utterances that follow each other, counted over these."""
+        if self.file.soft:
+            frames, pdfs, weights = self.file.read_soft(rows)
+            return FrameLabels.from_pdfs(pdfs, self.num_pdfs, frames, weights)
+        tids = self.file.read(rows)
+        return FrameLabels.from_pdfs(np.where(tids >= 0, self.tid_pdf[np.maximum(tids, 0)], -1), self.num_pdfs)
+
+    def pieces(
+        self,
+        data: Dataset,
+        device: str | torch.device = "cpu",
+        weights: tuple[Sequence[int], float] = ((), 1.0),
+        target: Dataset | None = None,
+        speaker: np.ndarray | None = None,
+    ) -> Iterator[Piece]:
+        """The data with these labels, piece by piece.
+
+        Args:
+            weights: pdfs whose frames count so much.
+            target: the same utterances with features to take sums of, when these differ.
+            speaker: (N,) speaker of each utterance, for statistics by speaker.
+        """
+        for rows in data.pieces():
+            yield Piece(
+                data.flat(rows).to(device),
+                self.labels(rows).weighted(*weights),
+                None if target is None else target.flat(rows).to(device),
+                None if speaker is None else np.repeat(speaker[rows], data.lens[rows]),
+            )
+
+    def occupancies(self) -> np.ndarray:
+        """(P,) float64 (expected) frames of each pdf."""
+        return np.bincount(self.tid_pdf, weights=self.tid_counts, minlength=self.num_pdfs)
 
     def check(self, num_utterances: int, max_failed: float, where: str) -> None:
         """Warns about failed utterances; DataError when they are more than the share `max_failed`."""
@@ -99,74 +109,56 @@ class Assignment:
         logger.warning("%s", text)
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class _Batch:
-    members: np.ndarray  # utterances
-    graphs: Graphs
-    local: Graphs  # the same with pdf-ids counted within each utterance
-    pdfs: list[np.ndarray]  # per utterance: its pdf-ids
-    lengths: torch.Tensor
-
-
 class Aligner:
-    """Aligns a TrainSet again and again; what does not change between iterations is computed once."""
+    """Aligns a data set again and again, in batches of utterances of similar length."""
 
-    def __init__(self, data: TrainSet, num_pdfs: int, tid_pdf: np.ndarray) -> None:
+    def __init__(
+        self,
+        data: Dataset,
+        graphs: GraphSource,
+        transitions: TransitionModel,
+        device: str = "cpu",
+        work: Path | None = None,
+    ) -> None:
         """Args:
-        num_pdfs: of the tree that the graphs were compiled with.
-        tid_pdf: (n_tid,) pdf-id of each transition-id.
+        data: features that the mixtures score; may be replaced by others of the same frames.
+        graphs: of the same utterances.
+        transitions: model of the tree that the graphs were compiled with.
+        work: directory for the alignments; None: temporary files.
         """
-        self.data, self.num_pdfs, self.tid_pdf = data, num_pdfs, tid_pdf
-        g = data.graphs.graphs
-        graph_of = g.state_graph().numpy()
-        keys, local = np.unique(graph_of * num_pdfs + g.state_pdf.numpy(), return_inverse=True)
-        first = np.searchsorted(keys, np.arange(len(data) + 1) * num_pdfs)
-        self._pdfs = [keys[b:e] % num_pdfs for b, e in zip(first[:-1], first[1:])]
-        local = local.reshape(-1) - first[graph_of]
-        width = int(np.diff(first).max(initial=1))
-        self._local = dataclasses.replace(g, state_pdf=torch.from_numpy(local.astype(np.int32)), num_pdfs=width)
+        assert len(data) == len(graphs), (len(data), len(graphs))
+        self.data, self.graphs, self.device, self.work = data, graphs, device, work
+        self.num_pdfs, self.tid_pdf = transitions.num_pdfs, transitions.tid_pdf()
         self._batches = list(self._make_batches())
+        self._files = 0
 
-    def _make_batches(self) -> Iterator[_Batch]:
-        lengths = self.data.lengths
-        usable = np.flatnonzero((lengths > 0) & (lengths >= self.data.graphs.min_frames))
+    def _make_batches(self) -> Iterator[np.ndarray]:
+        """Utterances of each batch, as many as their scores for the pdfs that each of them has allow."""
+        lengths, widths = self.data.lens, np.zeros(len(self.data), dtype=np.int32)
+        for rows, graphs in self.graphs.blocks():
+            widths[rows] = [len(pdfs) for pdfs in local_pdfs(graphs.graphs)[0]]
+        usable = np.flatnonzero((lengths > 0) & (lengths >= self.graphs.min_frames))
         order = usable[np.argsort(lengths[usable], kind="stable")]
         members: list[int] = []
         width = 0
         for n in order.tolist():
-            wider = max(width, len(self._pdfs[n]))
+            wider = max(width, int(widths[n]))
             if members and (len(members) + 1) * lengths[n] * wider > BATCH_CELLS:
-                yield self._batch(members, width)
-                members, wider = [], len(self._pdfs[n])
+                yield np.array(members)
+                members, wider = [], int(widths[n])
             members.append(n)
             width = wider
         if members:
-            yield self._batch(members, width)
+            yield np.array(members)
 
-    def _batch(self, members: list[int], width: int) -> _Batch:
-        picked = np.array(members)
-        local = dataclasses.replace(self._local[picked], num_pdfs=width)
-        return _Batch(
-            picked,
-            self.data.graphs.graphs[picked],
-            local,
-            [self._pdfs[n] for n in members],
-            torch.from_numpy(self.data.lengths[picked]),
-        )
-
-    def _emissions(self, batch: _Batch, evaluator: Evaluator) -> torch.Tensor:
-        """(N, T, P') log-likelihoods of each utterance's own pdfs; undefined behind its frames and pdfs."""
-        feats, offsets = self.data.feats, self.data.offsets
-        shape = (len(batch.members), int(batch.lengths.max()), batch.local.num_pdfs)
-        out = torch.empty(shape, dtype=torch.float32, device=feats.device)
-
-        def score(row: int) -> None:
-            n, pdfs = int(batch.members[row]), batch.pdfs[row]
-            begin, end = int(offsets[n]), int(offsets[n + 1])
-            evaluator.into(out[row, : end - begin, : len(pdfs)], feats[begin:end], pdfs)
-
-        for_each(score, range(len(batch.members))[::-1], feats.device)
-        return out
+    def new_file(self) -> LabelFile:
+        """A file for the next alignment."""
+        self._files += 1
+        name = f"{LABELS}.{self._files}.bin"
+        while self.work is not None and (self.work / name).exists():  # of the run that was interrupted
+            self._files += 1
+            name = f"{LABELS}.{self._files}.bin"
+        return LabelFile(None if self.work is None else self.work / name, self.data.lens)
 
     def viterbi(self, evaluator: Evaluator, transitions: torch.Tensor, beam: float = math.inf) -> Assignment:
         """Best paths under the mixtures and (n_tid,) transition log-probabilities.
@@ -175,87 +167,127 @@ class Aligner:
             beam: natural logs by which a state may fall behind the best one of its frame. Utterances that find no path
                 are searched again with four times the beam and then without. On CUDA the search is always exact.
         """
-        tids = np.full(int(self.data.offsets[-1]), -1, dtype=np.int32)
+        file, counts = self.new_file(), np.zeros(len(self.tid_pdf), dtype=np.int64)
         log_like, frames, retried, done = 0.0, 0, 0, np.zeros(len(self.data), dtype=bool)
-        everything = MixtureScores(evaluator, self.data.feats, self.data.offsets[:-1], self.data.lengths)
-        for batch in self._batches:
-            best = self._best_paths(batch, everything, transitions, beam)
+        mixtures = mixtures_of(evaluator) if self.device == "cpu" else None
+        for members in self._batches:
+            best = self._best_paths(members, evaluator, mixtures, transitions, beam)
             found, scores, tries = best.tids.cpu().numpy(), best.scores.double().cpu().numpy(), best.tries.tolist()
-            for row, n in enumerate(batch.members.tolist()):
+            for row, n in enumerate(members.tolist()):
                 if np.isfinite(scores[row]):
-                    begin, end = int(self.data.offsets[n]), int(self.data.offsets[n + 1])
-                    tids[begin:end] = found[row, : end - begin]
-                    log_like, frames, done[n] = log_like + float(scores[row]), frames + end - begin, True
+                    own = found[row, : self.data.lens[n]]
+                    file.write(n, own)
+                    counts += np.bincount(own, minlength=len(counts))
+                    log_like, frames, done[n] = log_like + float(scores[row]), frames + len(own), True
                     retried += tries[row] > 1
-        return dataclasses.replace(self.from_tids(tids, log_like, frames, done), retried=retried)
+        return self._assignment(file, counts, log_like, frames, done, retried)
+
+    def _assignment(
+        self, file: LabelFile, counts: np.ndarray, log_like: float, frames: int, done: np.ndarray, retried: int = 0
+    ) -> Assignment:
+        failed = tuple(self.data.id(n) for n in np.flatnonzero(~done))
+        counts = counts.astype(np.float64)
+        return Assignment(file, self.tid_pdf, self.num_pdfs, counts, log_like, frames, failed, retried)
 
     def _best_paths(
-        self, batch: _Batch, everything: MixtureScores, transitions: torch.Tensor, beam: float
+        self,
+        members: np.ndarray,
+        evaluator: Evaluator,
+        mixtures: Mixtures | None,
+        transitions: torch.Tensor,
+        beam: float,
     ) -> BestPaths:
         """On the CPU from scores on demand, elsewhere from those of all pdfs of an utterance in all frames."""
-        if everything.device.type == "cpu":
-            scores = everything[batch.members]
-            return viterbi(batch.graphs, scores, batch.lengths, transitions, beams=widening(beam))
-        return viterbi(batch.local, self._emissions(batch, everything.evaluator), batch.lengths, transitions)
+        graphs, lengths = self.graphs.of(members).graphs, self.data.lens[members]
+        lens = torch.from_numpy(lengths)
+        if self.device == "cpu":
+            scores = MixtureScores(evaluator, self.data.flat(members), offsets_of(lengths)[:-1], lengths, mixtures)
+            return viterbi(graphs, scores, lens, transitions, beams=widening(beam))
+        pdfs, local = local_pdfs(graphs)
+        return viterbi(local, self._emissions(members, pdfs, evaluator), lens, transitions)
 
-    def from_tids(self, tids: np.ndarray, log_like: float, frames: int, done: np.ndarray) -> Assignment:
-        """An assignment from transition-ids (sum of T,), -1 where an utterance (N,) is not `done`."""
-        valid = tids >= 0
-        pdfs = np.where(valid, self.tid_pdf[np.maximum(tids, 0)], -1)
-        counts = np.bincount(tids[valid], minlength=len(self.tid_pdf)).astype(np.float64)
-        failed = tuple(self.data.cut_ids[n] for n in np.flatnonzero(~done))
-        return Assignment(FrameLabels.from_pdfs(pdfs, self.num_pdfs), counts, log_like, frames, tids, failed)
+    def _emissions(self, members: np.ndarray, pdfs: list[np.ndarray], evaluator: Evaluator) -> torch.Tensor:
+        """(N, T, P') log-likelihoods of each utterance's own pdfs; undefined behind its frames and pdfs."""
+        feats = [x.to(self.device) for x in self.data.each(members)]
+        shape = (len(feats), max(map(len, feats)), max(map(len, pdfs)))
+        out = torch.empty(shape, dtype=torch.float32, device=self.device)
+
+        def score(row: int) -> None:
+            evaluator.into(out[row, : len(feats[row]), : len(pdfs[row])], feats[row], pdfs[row])
+
+        for_each(score, range(len(feats))[::-1], out.device)
+        return out
+
+    def given(self, tids: Iterable[tuple[np.ndarray, np.ndarray]]) -> Assignment:
+        """An assignment from known transition-ids.
+
+        Args:
+            tids: utterances that follow each other and (sum of T,) the ids of their frames, -1 in those without any.
+        """
+        file, counts, done = (
+            self.new_file(),
+            np.zeros(len(self.tid_pdf), dtype=np.int64),
+            np.zeros(len(self.data), bool),
+        )
+        for rows, ids in tids:
+            for n, begin in zip(rows.tolist(), offsets_of(self.data.lens[rows]).tolist()):
+                own = ids[begin : begin + self.data.lens[n]]
+                if len(own) and own[0] >= 0:
+                    file.write(n, own)
+                    counts += np.bincount(own, minlength=len(counts))
+                    done[n] = True
+        return self._assignment(file, counts, 0.0, int(self.data.lens[done].sum()), done)
 
     def full_sum(self, evaluator: Evaluator, transitions: torch.Tensor) -> Assignment:
         """Occupancies over all paths (Baum-Welch)."""
-        counts = np.zeros(len(self.tid_pdf))
-        rows, pdf_ids, weights = [], [], []
+        file, counts = self.new_file(), np.zeros(len(self.tid_pdf))
         log_like, frames, done = 0.0, 0, np.zeros(len(self.data), dtype=bool)
-        for batch in self._batches:
-            occ = occupancies(batch.local, self._emissions(batch, evaluator), batch.lengths, transitions)
+        for members in self._batches:
+            pdfs, local = local_pdfs(self.graphs.of(members).graphs)
+            lens = torch.from_numpy(self.data.lens[members])
+            occ = occupancies(local, self._emissions(members, pdfs, evaluator), lens, transitions)
             tid_counts = occ.tid_counts(include_final=True).cpu().numpy()
             counts[: len(tid_counts)] += tid_counts
-            scores = occ.scores.double().cpu().numpy()
-            splits = batch.local.state_splits.numpy()
-            for row, n in enumerate(batch.members.tolist()):
+            scores, splits = occ.scores.double().cpu().numpy(), local.state_splits.numpy()
+            for row, n in enumerate(members.tolist()):
                 if not np.isfinite(scores[row]):
                     continue
-                begin, end = int(self.data.offsets[n]), int(self.data.offsets[n + 1])
                 gamma = occ.of(row).cpu().numpy()
-                local = batch.local.state_pdf[splits[row] : splits[row + 1]].numpy()
-                merged = np.zeros((end - begin, len(batch.pdfs[row])), dtype=gamma.dtype)
-                np.add.at(merged.T, local, gamma.T)
+                own = local.state_pdf[splits[row] : splits[row + 1]].numpy()
+                merged = np.zeros((len(gamma), len(pdfs[row])), dtype=gamma.dtype)
+                np.add.at(merged.T, own, gamma.T)
                 t, p = np.nonzero(merged >= MIN_OCCUPANCY)
-                rows.append(t + begin)
-                pdf_ids.append(batch.pdfs[row][p])
-                weights.append(merged[t, p])
-                log_like, frames, done[n] = log_like + float(scores[row]), frames + end - begin, True
-        failed = tuple(self.data.cut_ids[n] for n in np.flatnonzero(~done))
-        if not rows:
-            return Assignment(
-                FrameLabels.from_pdfs(np.zeros(0, dtype=np.int64), self.num_pdfs), counts, 0.0, 0, None, failed
-            )
-        labels = FrameLabels.from_pdfs(
-            np.concatenate(pdf_ids), self.num_pdfs, np.concatenate(rows), np.concatenate(weights)
-        )
-        return Assignment(labels, counts, log_like, frames, None, failed)
+                file.write_soft(n, t, pdfs[row][p], merged[t, p])
+                log_like, frames, done[n] = log_like + float(scores[row]), frames + len(gamma), True
+        return self._assignment(file, counts, log_like, frames, done)
 
     def equal(self, seed: int) -> Assignment:
         """The flat start: a random path through each graph with equally long states, cf. Kaldi align-equal-compiled."""
-        tids = np.full(int(self.data.offsets[-1]), -1, dtype=np.int32)
-        done = np.zeros(len(self.data), dtype=bool)
         rng = np.random.default_rng(seed)
-        walker = _Walker(self.data.graphs)
-        for n, length in enumerate(self.data.lengths.tolist()):
-            path = walker.path(n, rng, spoken_only=False)
-            if len(path) > length:
-                path = walker.path(n, rng, spoken_only=True)
-            if length and len(path) <= length:
-                begin = int(self.data.offsets[n])
-                tids[begin : begin + length] = walker.stretch(path, length)
-                done[n] = True
-        frames = int(self.data.lengths[done].sum())
-        return self.from_tids(tids, 0.0, frames, done)
+
+        def paths() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+            for rows, graphs in self.graphs.blocks():
+                walker = _Walker(graphs)
+                for i, n in enumerate(rows.tolist()):
+                    length = int(self.data.lens[n])
+                    path = walker.path(i, rng, spoken_only=False)
+                    if len(path) > length:
+                        path = walker.path(i, rng, spoken_only=True)
+                    if length and len(path) <= length:
+                        yield rows[i : i + 1], walker.stretch(path, length)
+
+        return self.given(paths())
+
+
+def local_pdfs(graphs: Graphs) -> tuple[list[np.ndarray], Graphs]:
+    """The pdf-ids that occur in each graph, ascending, and the graphs with pdfs counted within these."""
+    graph_of, num_pdfs = graphs.state_graph().numpy(), graphs.num_pdfs
+    keys, local = np.unique(graph_of * num_pdfs + graphs.state_pdf.numpy(), return_inverse=True)
+    first = np.searchsorted(keys, np.arange(len(graphs) + 1) * num_pdfs)
+    pdfs = [keys[b:e] % num_pdfs for b, e in zip(first[:-1], first[1:])]
+    own = (local.reshape(-1) - first[graph_of]).astype(np.int32)
+    width = int(np.diff(first).max(initial=1))
+    return pdfs, dataclasses.replace(graphs, state_pdf=torch.from_numpy(own), num_pdfs=width)
 
 
 class _Walker:

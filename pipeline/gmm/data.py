@@ -1,107 +1,135 @@
-"""Training data for mixtures: features, transcripts and graphs of a data directory."""
+"""Training data for mixtures: features, transcripts and alignments of a data directory, read by the piece."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from pipeline.artifacts.ali import AliSet
-from pipeline.artifacts.corpus import iter_cuts
+from pipeline.artifacts.checkpoint import check_same
 from pipeline.artifacts.lang import Lang
 from pipeline.artifacts.transitions import TransitionModel
 from pipeline.artifacts.tree import Tree
-from pipeline.base.errors import DataError
-from pipeline.feats.facts import FeatureFacts
-from pipeline.feats.load import load_packed
+from pipeline.base.errors import DataError, MismatchError
+from pipeline.feats.dataset import Dataset
 from pipeline.feats.options import FeatLoadOptions
-from pipeline.gmm.assign import TrainSet
-from pipeline.hmm.compile import compile_graphs
+from pipeline.gmm.frame_labels import FrameLabels, Piece
+from pipeline.hmm.graph_source import GraphSource
+
+logger = logging.getLogger(__name__)
+
+
+def graphs_of(
+    data: Dataset,
+    lang: Lang,
+    tree: Tree,
+    transitions: TransitionModel,
+    text: Callable[[int], str] | None = None,
+) -> GraphSource:
+    """Training graphs of a data set.
+
+    Args:
+        text: number of an utterance -> what was said, in place of the data's own transcripts.
+    Raises:
+        DataError: a word outside the lexicon.
+    """
+    said = data.text if text is None else text
+    return GraphSource(lang, tree, transitions, lambda n: lang.word_ids(said(n), data.where(n)), len(data))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Corpus:
-    """Utterances in memory.
+class Aligned:
+    """A data set with an alignment of it.
 
     Args:
-        feats: (sum of T, F) float32 loaded features.
-        offsets: (N + 1,) int64.
-        cut_ids, speakers: N each.
-        words: N lists of word ids.
+        done: (N,) bool, which utterances have one.
     """
 
-    feats: torch.Tensor
-    offsets: np.ndarray
-    cut_ids: tuple[str, ...]
-    speakers: tuple[str, ...]
-    words: list[list[int]]
-    facts: FeatureFacts
-    feat_options: FeatLoadOptions
+    data: Dataset
+    ali: AliSet
+    done: np.ndarray
 
-    def train_set(
-        self, lang: Lang, tree: Tree, transitions: TransitionModel, feats: torch.Tensor | None = None
-    ) -> TrainSet:
-        """With graphs through a tree, and perhaps other features of the same frames."""
-        graphs = compile_graphs(lang, tree, transitions, self.words)
-        return TrainSet(self.feats if feats is None else feats, self.offsets, self.cut_ids, graphs)
+    @property
+    def transitions(self) -> TransitionModel:
+        return self.ali.transitions
+
+    def tids(self, rows: np.ndarray) -> np.ndarray:
+        """(sum of T,) int32 transition-ids of some utterances side by side, -1 for those without an alignment.
+
+        Raises:
+            DataError: an alignment of another length than the features.
+        """
+        parts = []
+        for n in rows.tolist():
+            length = int(self.data.lens[n])
+            if not self.done[n]:
+                parts.append(np.full(length, -1, dtype=np.int32))
+                continue
+            cut_id = self.data.id(n)
+            found = self.ali[cut_id].transition_ids
+            if len(found) != length:
+                raise DataError(
+                    f"{self.ali.directory}: utterance {cut_id!r} has {len(found)} frames, its features have {length}"
+                )
+            parts.append(found)
+        return np.concatenate(parts)
+
+    def pieces(
+        self,
+        data: Dataset | None = None,
+        device: str = "cpu",
+        weights: tuple[Sequence[int], float] = ((), 1.0),
+        speaker: np.ndarray | None = None,
+    ) -> Iterator[Piece]:
+        """The data with labels by the alignment's own tree; arguments as for ``Assignment.pieces``.
+
+        Args:
+            data: the same utterances with other features.
+        """
+        data = self.data if data is None else data
+        pdf = self.transitions.tid_pdf()
+        for rows in data.pieces():
+            tids = self.tids(rows)
+            labels = FrameLabels.from_pdfs(np.where(tids >= 0, pdf[np.maximum(tids, 0)], -1), self.transitions.num_pdfs)
+            whose = None if speaker is None else np.repeat(speaker[rows], data.lens[rows])
+            yield Piece(data.flat(rows).to(device), labels.weighted(*weights), None, whose)
+
+    def tid_pieces(self, data: Dataset) -> Iterator[tuple[torch.Tensor, np.ndarray, np.ndarray]]:
+        """Features (sum of T, F), transition-ids (sum of T,) and lengths (M,) of utterances, piece by piece."""
+        for rows in data.pieces():
+            yield data.flat(rows), self.tids(rows), data.lens[rows]
+
+    def silence_pdfs(self, lang: Lang) -> list[int]:
+        """pdf-ids of silence in the alignment's own tree."""
+        return sorted({int(p) for p in self.transitions.pdf[self.transitions.phone == lang.silence_id]})
 
 
-def load_corpus(
-    data_dir: str | Path, lang: Lang, options: FeatLoadOptions, device: str = "cpu", texts: dict[str, str] | None = None
-) -> Corpus:
-    """Loads features and transcripts.
+def load_aligned(
+    data_dir: str | Path, lang: Lang, ali_dir: str | Path, options: FeatLoadOptions, cache_mib: int
+) -> Aligned:
+    """Opens features and an alignment of them.
 
-    Args:
-        texts: cut id -> transcript in place of the data's own (hypotheses); cuts without an entry are left out.
     Raises:
-        DataError: no features, a word outside the lexicon, or nothing to load.
+        MismatchError: it was made with another lang. DataError: it holds no utterance of the data.
     """
-    facts = FeatureFacts.load(Path(data_dir))
-    own = {cut["id"]: cut["supervisions"][0].get("text") or "" for _, cut in iter_cuts(Path(data_dir))}
-    if texts is not None:
-        unknown = sorted(set(texts) - set(own))
-        if unknown:
-            raise DataError(f"{data_dir}: has no utterance {unknown[0]!r}")
-        own = {cut_id: texts[cut_id] for cut_id in own if texts.get(cut_id)}
-    if not own:
-        raise DataError(f"{data_dir}: no utterance has a transcript")
-    packed = load_packed(data_dir, options, list(own) if texts is not None else None)
-    words = [lang.word_ids(own[c], f"{data_dir}/cuts.jsonl.gz: utterance {c!r}") for c in packed.cut_ids]
-    return Corpus(
-        packed.feats.to(device),
-        np.asarray(packed.offsets),
-        tuple(packed.cut_ids),
-        tuple(packed.speakers),
-        words,
-        facts,
-        options,
-    )
-
-
-def gather_tids(ali: AliSet, cut_ids: Sequence[str], offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Transition-ids of many utterances side by side.
-
-    Returns:
-        (sum of T,) int32, -1 for utterances without an alignment, and (N,) bool, which have one.
-    Raises:
-        DataError: an alignment of another length than the features, or no alignment at all.
-    """
-    tids = np.full(int(offsets[-1]), -1, dtype=np.int32)
-    done = np.zeros(len(cut_ids), dtype=bool)
-    for n, cut_id in enumerate(cut_ids):
-        if cut_id not in ali:
-            continue
-        begin, end = int(offsets[n]), int(offsets[n + 1])
-        found = ali[cut_id].transition_ids
-        if len(found) != end - begin:
-            raise DataError(
-                f"{ali.directory}: utterance {cut_id!r} has {len(found)} frames, its features have {end - begin}"
-            )
-        tids[begin:end] = found
-        done[n] = True
+    ali = AliSet.load(ali_dir)
+    check_same("topo", ali.header.topo_id, ali_dir, lang.topo.id, "the lang directory")
+    if ali.transitions.phones != lang.phones:
+        raise MismatchError(f"{ali_dir} and the lang directory do not belong together: their phones.txt differ")
+    data = Dataset.open(data_dir, options, cache_mib=cache_mib)
+    done = np.array([data.id(n) in ali for n in range(len(data))])
     if not done.any():
         raise DataError(f"{ali.directory}: holds no alignment of any utterance of the data")
-    return tids, done
+    if not done.all():
+        logger.warning(
+            "%s: %d of %d utterances have no alignment; they join at the first realignment",
+            ali_dir,
+            int((~done).sum()),
+            len(done),
+        )
+    return Aligned(data, ali, done)

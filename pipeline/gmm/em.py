@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 import heapq
 import logging
+from collections.abc import Iterable
 
 import numpy as np
 import torch
 
-from pipeline.gmm.diag import DiagGmms
-from pipeline.gmm.stats import GmmStats
+from pipeline.gmm.diag import DiagGmms, Evaluator
+from pipeline.gmm.frame_labels import Piece
+from pipeline.gmm.stats import GmmStats, accumulate
 
 logger = logging.getLogger(__name__)
 
@@ -168,32 +170,25 @@ def _split(
     return weights, means, var
 
 
-def global_gaussian(feats: torch.Tensor, num_pdfs: int, min_var: float) -> DiagGmms:
+def global_gaussian(moments: tuple[torch.Tensor, torch.Tensor], num_pdfs: int, min_var: float) -> DiagGmms:
     """The flat start: every pdf is one Gaussian with mean and variances of all frames.
 
     Args:
-        feats: (T, F) float32.
+        moments: (F,) float64 mean and variances, see ``Dataset.moments``.
     """
-    mean = feats.double().mean(0)
-    var = (feats.double().var(0, unbiased=False) if len(feats) > 1 else torch.ones_like(mean)).clamp(min=min_var)
+    mean, var = moments[0], moments[1].clamp(min=min_var)
     return DiagGmms(
         torch.ones(num_pdfs), mean.expand(num_pdfs, -1), var.expand(num_pdfs, -1), torch.arange(num_pdfs + 1)
     )
 
 
-def single_gaussians(feats: torch.Tensor, labels, min_var: float, fallback: DiagGmms | None = None) -> DiagGmms:
+def single_gaussians(start: DiagGmms, pieces: Iterable[Piece], min_var: float) -> DiagGmms:
     """One Gaussian per pdf from labelled frames, cf. Kaldi gmm-init-model.
 
     Args:
-        feats: (T, F) float32.
-        labels: FrameLabels of the P pdfs.
-        fallback: P single Gaussians for pdfs without a frame; None: the Gaussian of all frames.
+        start: P single Gaussians, which stay for pdfs without a frame.
     """
-    from pipeline.gmm.diag import Evaluator
-    from pipeline.gmm.stats import accumulate
-
-    start = fallback or global_gaussian(feats, labels.num_pdfs, min_var)
-    stats = accumulate(Evaluator(start), feats, labels)
+    stats = accumulate(Evaluator(start), pieces)
     gmms, report = update(start, stats, min_count=2.0, min_weight=0.0, min_var=min_var)
     if report.kept:
         logger.info(

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 import numpy as np
 import torch
 
+from pipeline.feats.dataset import Dataset
 from pipeline.gmm.diag import DiagGmms, Evaluator
+from pipeline.gmm.frame_labels import Piece
 from pipeline.gmm.parallel import for_each, share_out
-from pipeline.gmm.stats import FrameLabels
 
 logger = logging.getLogger(__name__)
 
@@ -46,29 +47,32 @@ class FmllrStats:
 
 
 def fmllr_stats(
-    evaluator: Evaluator,
-    feats: torch.Tensor,
-    labels: FrameLabels,
-    speaker: np.ndarray,
-    num_speakers: int,
-    target: torch.Tensor | None = None,
-    mixtures: DiagGmms | None = None,
+    evaluator: Evaluator, pieces: Iterable[Piece], num_speakers: int, mixtures: DiagGmms | None = None
 ) -> FmllrStats:
     """Accumulates the statistics of all speakers, cf. Kaldi gmm-est-fmllr.
 
     Args:
-        feats: (T, D) features that give the posteriors (in two-model estimation those of the first pass).
-        speaker: (T,) int, speaker of each frame.
-        target: (T, D) features that the transforms will be applied to, when these differ from `feats`.
+        pieces: features that give the posteriors (in two-model estimation those of the first pass), the speaker of each
+            frame, and as target the features that the transforms will be applied to, when these differ.
         mixtures: what the transformed features should fit, Gaussian by Gaussian those of the evaluator, when they
             differ.
     """
     gmms = evaluator.gmms if mixtures is None else mixtures
     assert (gmms.offsets == evaluator.gmms.offsets).all(), "two sets of mixtures that do not correspond"
-    offsets, dim = gmms.offsets.tolist(), gmms.dim
     inverse = 1.0 / gmms.vars
     table = torch.cat([inverse, gmms.means * inverse], dim=1)  # (G, 2D)
-    pulls = torch.zeros((len(feats), 2 * dim + 1), dtype=torch.float32, device=feats.device)
+    sums = _SpeakerSums(num_speakers, gmms.dim)
+    for piece in pieces:
+        assert piece.speaker is not None
+        y = piece.feats if piece.target is None else piece.target
+        sums.add(_pulls(evaluator, table, piece), y, piece.speaker)
+    return sums.stats()
+
+
+def _pulls(evaluator: Evaluator, table: torch.Tensor, piece: Piece) -> torch.Tensor:
+    """(T, 2D + 1): sums over Gaussians of the posterior times 1 / v, m / v and 1, for each frame."""
+    offsets, feats, labels = evaluator.gmms.offsets.tolist(), piece.feats, piece.labels
+    pulls = torch.zeros((len(feats), table.shape[1] + 1), dtype=torch.float32, device=feats.device)
     hard = labels.weights is None  # each frame belongs to one pdf, so no two threads write to one row
 
     def add(pdf: int) -> None:
@@ -85,37 +89,49 @@ def fmllr_stats(
     else:
         for pdf in labels.used():
             add(pdf)
-    y = feats if target is None else target
-    return _by_speaker(pulls, y, speaker, num_speakers, dim)
+    return pulls
 
 
-def _by_speaker(pulls: torch.Tensor, y: torch.Tensor, speaker: np.ndarray, num_speakers: int, dim: int) -> FmllrStats:
-    upper = torch.triu_indices(dim + 1, dim + 1, device=y.device)
-    beta = np.zeros(num_speakers)
-    k = np.zeros((num_speakers, dim, dim + 1))
-    packed = torch.zeros((num_speakers, dim, upper.shape[1]), dtype=torch.float64)
-    order = np.argsort(speaker, kind="stable")
-    bounds = np.searchsorted(speaker[order], np.arange(num_speakers + 1))
+class _SpeakerSums:
+    """Running statistics of all speakers."""
 
-    def add(s: int) -> None:
-        for begin in range(int(bounds[s]), int(bounds[s + 1]), BLOCK):
-            rows = torch.from_numpy(order[begin : min(begin + BLOCK, int(bounds[s + 1]))]).to(y.device)
-            pull = pulls[rows]
-            seen = pull[:, -1] > 0
-            pull, extended = pull[seen], y[rows][seen]
-            extended = torch.cat([extended, extended.new_ones(len(extended), 1)], dim=1).t().contiguous()  # (D + 1, n)
-            beta[s] += float(pull[:, -1].double().sum())
-            k[s] += (pull[:, dim:-1].t() @ extended.t()).double().cpu().numpy()
-            outer = extended.index_select(0, upper[0]).mul_(
-                extended.index_select(0, upper[1])
-            )  # whole rows: fast to copy
-            packed[s] += (outer @ pull[:, :dim]).t().double().cpu()
+    def __init__(self, num_speakers: int, dim: int) -> None:
+        self.dim, self.upper = dim, torch.triu_indices(dim + 1, dim + 1)
+        self.beta = np.zeros(num_speakers)
+        self.k = np.zeros((num_speakers, dim, dim + 1))
+        self.packed = torch.zeros((num_speakers, dim, self.upper.shape[1]), dtype=torch.float64)
 
-    for_each(add, range(num_speakers), y.device)
-    g = np.zeros((num_speakers, dim, dim + 1, dim + 1))
-    rows, columns = upper.cpu().numpy()
-    g[:, :, rows, columns] = g[:, :, columns, rows] = packed.numpy()
-    return FmllrStats(beta, k, g)
+    def add(self, pulls: torch.Tensor, y: torch.Tensor, speaker: np.ndarray) -> None:
+        """Adds the frames of a piece: (T, 2D + 1), (T, D) and (T,)."""
+        dim, upper = self.dim, self.upper.to(y.device)
+        order = np.argsort(speaker, kind="stable")
+        present = np.unique(speaker)
+        begins, ends = (np.searchsorted(speaker[order], present, side=side) for side in ("left", "right"))
+
+        def add(i: int) -> None:
+            s = int(present[i])
+            for begin in range(int(begins[i]), int(ends[i]), BLOCK):
+                rows = torch.from_numpy(order[begin : min(begin + BLOCK, int(ends[i]))]).to(y.device)
+                pull = pulls[rows]
+                seen = pull[:, -1] > 0
+                pull, extended = pull[seen], y[rows][seen]
+                # (D + 1, n)
+                extended = torch.cat([extended, extended.new_ones(len(extended), 1)], dim=1).t().contiguous()
+                self.beta[s] += float(pull[:, -1].double().sum())
+                self.k[s] += (pull[:, dim:-1].t() @ extended.t()).double().cpu().numpy()
+                # Whole rows: fast to copy.
+                outer = extended.index_select(0, upper[0]).mul_(extended.index_select(0, upper[1]))
+                self.packed[s] += (outer @ pull[:, :dim]).t().double().cpu()
+
+        for_each(add, range(len(present)), y.device)
+
+    def stats(self) -> FmllrStats:
+        """All so far."""
+        dim = self.dim
+        g = np.zeros((len(self.beta), dim, dim + 1, dim + 1))
+        rows, columns = self.upper.numpy()
+        g[:, :, rows, columns] = g[:, :, columns, rows] = self.packed.numpy()
+        return FmllrStats(self.beta, self.k, g)
 
 
 def identity(num_speakers: int, dim: int) -> np.ndarray:
@@ -236,13 +252,9 @@ def compose(after: np.ndarray, before: np.ndarray) -> np.ndarray:
     return np.concatenate([linear, bias], axis=2)
 
 
-def speaker_index(speakers: Sequence[str], offsets: np.ndarray) -> tuple[list[str], np.ndarray]:
-    """Sorted speaker names, and (sum of T,) the index of each frame's speaker.
-
-    Args:
-        speakers: name per utterance.
-        offsets: (N + 1,) bounds of the utterances.
-    """
-    names = sorted(set(speakers))
+def speaker_index(data: Dataset) -> tuple[list[str], np.ndarray]:
+    """Sorted names of the speakers of a data set, and (N,) the index of each utterance's."""
+    own = [data.speaker(n) for n in range(len(data))]
+    names = sorted(set(own))
     number = {name: i for i, name in enumerate(names)}
-    return names, np.repeat([number[s] for s in speakers], np.diff(offsets))
+    return names, np.array([number[s] for s in own], dtype=np.int32)

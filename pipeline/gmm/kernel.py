@@ -171,7 +171,7 @@ drop_stale_code(__file__)
 
 
 @numba.njit(nogil=True, cache=True, fastmath=FLAGS)
-def accumulate(pdfs, frames, splits, weights, feats, target, mixtures, sums, log_like):
+def accumulate(pdfs, frames, splits, weights, feats, target, mixtures, sums, log_like, moments, seen):
     """Statistics of some pdfs; see pipeline.gmm.stats.accumulate.
 
     Args:
@@ -181,11 +181,13 @@ def accumulate(pdfs, frames, splits, weights, feats, target, mixtures, sums, log
         target: (T, F) float32 features to take sums of.
         sums: (G, 2F + 1) float64, increased by sum of x, sum of x^2 and occupancy of each Gaussian.
         log_like: (P,) float64, increased by the log-likelihood of each pdf's frames.
+        moments: (G, W) float32, what is not in `sums` yet: float32 sums of up to FLUSH frames, added at the end by
+            whoever calls; they are kept between calls, so that the pieces in which data come change no bit.
+        seen: (P,) int64, frames of each pdf so far.
     """
     gaussians, offsets = mixtures.rows, mixtures.offsets
     wide, most = gaussians.shape[1], np.max(np.diff(offsets))
     x, y, terms = np.zeros(wide, np.float32), np.zeros(wide, np.float32), np.empty(most, np.float32)
-    moments = np.zeros((most, wide), np.float32)
     for pdf in pdfs:
         begin, size = offsets[pdf], offsets[pdf + 1] - offsets[pdf]
         for row in range(splits[pdf], splits[pdf + 1]):
@@ -199,11 +201,12 @@ def accumulate(pdfs, frames, splits, weights, feats, target, mixtures, sums, log
                 if gap > NEGLIGIBLE:
                     share = weight * exp(gap)
                     for i in range(wide):
-                        moments[g, i] += share * y[i]
-            if (row - splits[pdf]) % FLUSH == FLUSH - 1 or row == splits[pdf + 1] - 1:
-                for g in range(size):
+                        moments[begin + g, i] += share * y[i]
+            seen[pdf] += 1
+            if seen[pdf] % FLUSH == 0:
+                for g in range(begin, begin + size):
                     for i in range(sums.shape[1]):
-                        sums[begin + g, i] += moments[g, i]
+                        sums[g, i] += moments[g, i]
                     moments[g] = 0.0
 
 

@@ -11,15 +11,17 @@ from pipeline.artifacts.lang import Lang
 from pipeline.artifacts.transitions import TransitionModel
 from pipeline.artifacts.tree import Tree, monophone_tree
 from pipeline.base.errors import DataError
+from pipeline.feats.dataset import Dataset
+from pipeline.feats.facts import FeatureFacts
 from pipeline.feats.options import FeatLoadOptions
 from pipeline.gmm.assign import Aligner
-from pipeline.gmm.data import load_corpus
+from pipeline.gmm.data import graphs_of
 from pipeline.gmm.diag import Evaluator
 from pipeline.gmm.em import global_gaussian, update
 from pipeline.gmm.model import GmmModel
 from pipeline.gmm.options import GmmOptions, MonoOptions
 from pipeline.gmm.stats import accumulate
-from pipeline.gmm.train import State, train
+from pipeline.gmm.train import State, clean_up, train
 
 logger = logging.getLogger(__name__)
 
@@ -37,21 +39,22 @@ def train_mono(data_dir: str | Path, lang: Lang, options: MonoOptions, tmp_dir: 
         Facts for the stamp.
     """
     feat_options = FeatLoadOptions(cmvn=options.cmvn, deltas=options.deltas)
-    corpus = load_corpus(data_dir, lang, feat_options, options.device)
+    facts = FeatureFacts.load(Path(data_dir))
+    data = Dataset.open(data_dir, feat_options, cache_mib=options.cache_mib)
     tree = monophone_tree(lang.phones, lang.topo, lang.base_phones())
     transitions = TransitionModel(tree, lang.topo)
-    data = corpus.train_set(lang, tree, transitions)
-    aligner = Aligner(data, tree.num_pdfs, transitions.tid_pdf())
+    aligner = Aligner(data, graphs_of(data, lang, tree, transitions), transitions, options.device, tmp_dir)
     first = aligner.equal(options.seed)
     first.check(len(data), options.max_failed, "flat start")
     if not first.frames:
         raise DataError(f"{data_dir}: every utterance is shorter than its HMM")
-    start = global_gaussian(data.feats, tree.num_pdfs, options.min_var).to(options.device)
-    stats = accumulate(Evaluator(start), data.feats, first.labels)
+    start = global_gaussian(data.moments(), tree.num_pdfs, options.min_var).to(options.device)
+    stats = accumulate(Evaluator(start), first.pieces(data, options.device))
     gmms, _ = update(start, stats, options.flat_min_count, options.min_weight, options.min_var)
-    state = train(data, gmms, transitions, first, options, silence_pdfs(tree, lang), tmp_dir)
-    model = GmmModel(state.gmms, feat_options, corpus.facts, meta=meta(options, state))
+    state = train(aligner, gmms, transitions, first, options, silence_pdfs(tree, lang))
+    model = GmmModel(state.gmms, feat_options, facts, meta=meta(options, state))
     model.save(tmp_dir, lang.topo, tree, transitions, lang.id)
+    clean_up(tmp_dir)
     return summary(state, tree)
 
 
@@ -65,6 +68,7 @@ def meta(options: GmmOptions, state: State) -> dict[str, Any]:
     """What model.json keeps about the training."""
     config = dataclasses.asdict(options)
     config.pop("device")
+    config.pop("cache_mib")
     return {"config": config, "history": state.history}
 
 

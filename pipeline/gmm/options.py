@@ -7,6 +7,8 @@ from typing import Literal
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
+from pipeline.feats.options import cache_field
+
 _CONFIG = ConfigDict(extra="forbid")
 _IF_SET = {"stamp": "if_set"}  # options added later: what was made before them stays up to date
 
@@ -40,6 +42,7 @@ class GmmOptions:
     max_failed: float = _option(0.1, "Largest share of utterances that may fail to align.", ge=0.0, le=1.0)
     seed: int = _option(1, "Seed of all random numbers.")
     device: str = _option("cpu", "cpu or cuda.", json_schema_extra={"stamp": False})
+    cache_mib: int = cache_field()
 
 
 @dataclass(frozen=True, config=_CONFIG, kw_only=True)
@@ -80,6 +83,7 @@ class TieOptions(TreeOptions):
     )
     deltas: int = _option(2, "Order of time derivatives appended to the features.", ge=0, le=3)
     device: str = _option("cpu", "cpu or cuda.", json_schema_extra={"stamp": False})
+    cache_mib: int = cache_field()
 
 
 @dataclass(frozen=True, config=_CONFIG, kw_only=True)
@@ -177,3 +181,4 @@ class EstimateFmllrOptions(FmllrOptions):
     boost_silence: float = _option(1.0, "Factor on the likelihood of silence when aligning.", gt=0.0)
     max_failed: float = _option(0.1, "Largest share of utterances that may fail to align.", ge=0.0, le=1.0)
     device: str = _option("cpu", "cpu or cuda.", json_schema_extra={"stamp": False})
+    cache_mib: int = cache_field()

@@ -5,6 +5,7 @@ leaves.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,13 @@ import numpy as np
 from pipeline.artifacts.ali import AliWriter
 from pipeline.artifacts.lang import Lang
 from pipeline.artifacts.transitions import TransitionModel
+from pipeline.artifacts.tree import Tree
+from pipeline.feats.frames import offsets_of
 from pipeline.feats.options import FeatLoadOptions
+from pipeline.gmm.data import Aligned, load_aligned
 from pipeline.gmm.options import TieOptions
 from pipeline.gmm.tree_stats import convert_tids
-from pipeline.gmm.triphone import load_aligned, make_tree
+from pipeline.gmm.triphone import make_tree
 
 
 def tie_states(
@@ -42,15 +46,29 @@ def tie_states(
         facts for the stamp.
     """
     feat_options = FeatLoadOptions(cmvn=options.cmvn, deltas=options.deltas)
-    aligned = load_aligned(data_dir, lang, ali_dir, feat_options, options.device)
-    corpus, ali = aligned.corpus, aligned.ali
-    tree = make_tree(aligned, corpus.feats, lang, options, out_dir, questions_file)
+    aligned = load_aligned(data_dir, lang, ali_dir, feat_options, options.cache_mib)
+    data, ali = aligned.data, aligned.ali
+    tree = make_tree(aligned, data, lang, options, out_dir, questions_file)
     transitions = TransitionModel(tree, lang.topo)
-    tids = convert_tids(aligned.tids, corpus.offsets, aligned.transitions, transitions, lang.topo, tree)
-    transitions.update(np.bincount(tids[tids >= 0], minlength=transitions.num_tids).astype(np.float64))
     header = dataclasses.replace(ali.header, tree_id=tree.id)
+    counts = np.zeros(transitions.num_tids, dtype=np.int64)
+    # Twice over the alignment: transition probabilities stand in the directory before the alignments do.
+    for _, tids in _converted(aligned, transitions, lang, tree):
+        counts += np.bincount(tids[tids >= 0], minlength=len(counts))
+    transitions.update(counts.astype(np.float64))
     with AliWriter(out_dir, header, tree, lang.topo, transitions, ali.word_symbols) as writer:
-        for n in np.flatnonzero(aligned.done):
-            span = slice(int(corpus.offsets[n]), int(corpus.offsets[n + 1]))
-            writer.write(dataclasses.replace(ali[corpus.cut_ids[n]], transition_ids=tids[span].astype(np.int32)))
-    return {"pdfs": tree.num_pdfs, "utterances": int(aligned.done.sum()), "frames": int((tids >= 0).sum())}
+        for rows, tids in _converted(aligned, transitions, lang, tree):
+            for n, begin in zip(rows.tolist(), offsets_of(data.lens[rows]).tolist()):
+                if aligned.done[n]:
+                    own = tids[begin : begin + int(data.lens[n])].astype(np.int32)
+                    writer.write(dataclasses.replace(ali[data.id(n)], transition_ids=own))
+    return {"pdfs": tree.num_pdfs, "utterances": int(aligned.done.sum()), "frames": int(counts.sum())}
+
+
+def _converted(
+    aligned: Aligned, transitions: TransitionModel, lang: Lang, tree: Tree
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Utterances that follow each other and (sum of T,) their transition-ids by the new tree."""
+    for rows in aligned.data.pieces():
+        offsets = offsets_of(aligned.data.lens[rows])
+        yield rows, convert_tids(aligned.tids(rows), offsets, aligned.transitions, transitions, lang.topo, tree)

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 
 import numpy as np
 import torch
 
 from pipeline.gmm.diag import DiagGmms, Evaluator
+from pipeline.gmm.frame_labels import FrameLabels, Piece
 from pipeline.gmm.parallel import for_each
-from pipeline.gmm.stats import FrameLabels
 
 logger = logging.getLogger(__name__)
 
 
-def lda(feats: torch.Tensor, labels: FrameLabels, dim: int) -> torch.Tensor:
+def lda(pieces: Iterable[Piece], centre: torch.Tensor, dim: int) -> torch.Tensor:
     """Rows that separate the pdfs best: the within-class covariance becomes the identity, the between-class one
     diagonal.
 
@@ -22,24 +23,26 @@ def lda(feats: torch.Tensor, labels: FrameLabels, dim: int) -> torch.Tensor:
     inverse, so a singular covariance costs those directions and nothing else.
 
     Args:
-        feats: (T, F) float32 spliced features.
-        labels: class of each frame; frames without a label do not count.
+        pieces: spliced features and the class of each frame; frames without a label do not count.
+        centre: (F,) float32 a point near their mean, which keeps float32 products exact.
         dim: wanted output dimension, at most F.
     Returns:
         (dim, F) float32.
     """
-    size = feats.shape[1]
+    size = len(centre)
     assert 1 <= dim <= size, (dim, size)
-    centre = feats.double().mean(0).float()
     second = torch.zeros((size, size), dtype=torch.float64)
-    first = torch.zeros((labels.num_pdfs, size), dtype=torch.float64)
-    for pdf in labels.used():
-        for _, block, weights in labels.chunks(pdf, feats):
-            x = block - centre
-            weighted = x if weights is None else x * weights[:, None]
-            second += (weighted.t() @ x).double().cpu()
-            first[pdf] += weighted.double().sum(0).cpu()
-    occ = torch.from_numpy(labels.occupancies())
+    first, occ = torch.zeros((0, size), dtype=torch.float64), torch.zeros(0, dtype=torch.float64)
+    for feats, labels, *_ in pieces:
+        if not len(first):
+            first, occ = first.new_zeros((labels.num_pdfs, size)), occ.new_zeros(labels.num_pdfs)
+        occ += torch.from_numpy(labels.occupancies())
+        for pdf in labels.used():
+            for _, block, weights in labels.chunks(pdf, feats):
+                x = block - centre
+                weighted = x if weights is None else x * weights[:, None]
+                second += (weighted.t() @ x).double().cpu()
+                first[pdf] += weighted.double().sum(0).cpu()
     total = occ.sum()
     mean = first.sum(0) / total
     total_cov = second / total - torch.outer(mean, mean)
@@ -61,33 +64,36 @@ def lda(feats: torch.Tensor, labels: FrameLabels, dim: int) -> torch.Tensor:
     return torch.from_numpy(out * np.where(signs == 0, 1, signs)[:, None]).float()
 
 
-def mllt_stats(evaluator: Evaluator, feats: torch.Tensor, labels: FrameLabels) -> tuple[np.ndarray, float]:
+def mllt_stats(evaluator: Evaluator, pieces: Iterable[Piece]) -> tuple[np.ndarray, float]:
     """Statistics of the semi-tied covariance transform, cf. Kaldi gmm-acc-mllt.
 
     Args:
-        feats: (T, D) features that the mixtures score.
+        pieces: features that the mixtures score, with their labels.
     Returns:
         (D, D, D) float64, G[d] = sum over frames and Gaussians of gamma (x - m)(x - m)' / v_d; and the sum of gamma.
     """
     gmms = evaluator.gmms
     offsets, dim = gmms.offsets.tolist(), gmms.dim
-    cov = torch.zeros((gmms.num_gauss, dim, dim), dtype=torch.float32, device=feats.device)
-    count = torch.zeros(gmms.num_pdfs, dtype=torch.float64, device=feats.device)
+    cov = torch.zeros((gmms.num_gauss, dim, dim), dtype=torch.float32, device=gmms.device)
+    count = torch.zeros(gmms.num_pdfs, dtype=torch.float64, device=gmms.device)
+    total = torch.zeros((gmms.num_gauss, dim * dim), dtype=torch.float64)
+    for feats, labels, *_ in pieces:
 
-    def add(pdf: int) -> None:
-        for _, x, weights in labels.chunks(pdf, feats):
-            posterior, _ = evaluator.posteriors(pdf, x)
-            if weights is not None:
-                posterior *= weights[:, None]
-            for k, g in enumerate(range(offsets[pdf], offsets[pdf + 1])):
-                off = x - gmms.means[g]
-                cov[g] += (off * posterior[:, k : k + 1]).t() @ off
-            count[pdf] += posterior.double().sum()
+        def add(pdf: int, feats: torch.Tensor = feats, labels: FrameLabels = labels) -> None:
+            for _, x, weights in labels.chunks(pdf, feats):
+                posterior, _ = evaluator.posteriors(pdf, x)
+                if weights is not None:
+                    posterior *= weights[:, None]
+                for k, g in enumerate(range(offsets[pdf], offsets[pdf + 1])):
+                    off = x - gmms.means[g]
+                    cov[g] += (off * posterior[:, k : k + 1]).t() @ off
+                count[pdf] += posterior.double().sum()
 
-    for_each(add, labels.used(), feats.device)
+        for_each(add, labels.used(), feats.device)
+        total += cov.reshape(len(cov), -1).double().cpu()
+        cov.zero_()
     inverse = 1.0 / gmms.vars.double().cpu()
-    total = inverse.t() @ cov.reshape(len(cov), -1).double().cpu()
-    return total.reshape(dim, dim, dim).numpy(), float(count.sum())
+    return (inverse.t() @ total).reshape(dim, dim, dim).numpy(), float(count.sum())
 
 
 def mllt_objective(matrix: np.ndarray, stats: np.ndarray, count: float) -> float:

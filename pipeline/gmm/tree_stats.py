@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Iterable
 
 import numpy as np
 import torch
@@ -11,6 +12,7 @@ import torch
 from pipeline.artifacts.topo import Topo
 from pipeline.artifacts.transitions import TransitionModel
 from pipeline.artifacts.tree import BOUNDARY
+from pipeline.feats.frames import offsets_of
 
 # Floor for variances in the likelihood of a cluster; keeps clusters of few or equal frames from looking perfect.
 VAR_FLOOR = 0.01
@@ -100,36 +102,44 @@ def frame_classes(tids: np.ndarray, transitions: TransitionModel, topo: Topo) ->
 
 
 def accumulate_tree(
-    feats: torch.Tensor,
-    tids: np.ndarray,
-    offsets: np.ndarray,
+    pieces: Iterable[tuple[torch.Tensor, np.ndarray, np.ndarray]],
     transitions: TransitionModel,
     topo: Topo,
     left: int,
     right: int,
 ) -> TreeStats:
-    """Statistics of aligned utterances.
+    """Statistics of aligned utterances; the pieces in which they come change no bit.
 
     Args:
-        feats: (sum of T, F) float32.
-        tids, offsets: as for `phone_windows`.
+        pieces: (sum of T, F) float32 features, (sum of T,) transition-ids, -1 in utterances without an alignment, and
+            (M,) frames of each utterance.
         left, right: context phones of the tree to be built.
     """
-    windows, instance = phone_windows(tids, offsets, transitions, left, right)
-    classes = frame_classes(tids, transitions, topo)
-    used = np.flatnonzero(instance >= 0)
-    # Windows first, then (window, class): both have far fewer rows than there are frames.
-    unique, of_instance = np.unique(windows, axis=0, return_inverse=True)
-    width = int(classes.max(initial=0)) + 1
-    keys, row = np.unique(of_instance.reshape(-1)[instance[used]] * width + classes[used], return_inverse=True)
-    dim = feats.shape[1]
-    sums = torch.zeros((len(keys), 1 + 2 * dim), dtype=torch.float64)
-    row = torch.from_numpy(row.reshape(-1))
-    for begin in range(0, len(used), 100_000):
-        span = slice(begin, begin + 100_000)
-        x = feats[torch.from_numpy(used[span]).to(feats.device)].double().cpu()
-        sums.index_add_(0, row[span], torch.cat([torch.ones(len(x), 1, dtype=torch.float64), x, x * x], dim=1))
-    return TreeStats(unique[keys // width], keys % width, sums.numpy(), left)
+    rows: dict[bytes, int] = {}
+    keys: list[np.ndarray] = []  # (left + 1 + right + 1,): a window of phones and a pdf-class
+    sums = torch.zeros((0, 1), dtype=torch.float64)
+    for feats, tids, lens in pieces:
+        windows, instance = phone_windows(tids, offsets_of(lens), transitions, left, right)
+        classes = frame_classes(tids, transitions, topo)
+        used = np.flatnonzero(instance >= 0)
+        if not len(sums):
+            sums = torch.zeros((0, 1 + 2 * feats.shape[1]), dtype=torch.float64)
+        # Windows first, then (window, class): both have far fewer rows than there are frames.
+        unique, of_instance = np.unique(windows, axis=0, return_inverse=True)
+        width = int(classes.max(initial=0)) + 1
+        pairs, row = np.unique(of_instance.reshape(-1)[instance[used]] * width + classes[used], return_inverse=True)
+        own = np.concatenate([unique[pairs // width], (pairs % width)[:, None]], axis=1).astype(np.int64)
+        place = np.array([rows.setdefault(key.tobytes(), len(rows)) for key in own], dtype=np.int64)
+        keys += [own[i] for i in np.flatnonzero(place >= len(keys))]
+        sums = torch.cat([sums, sums.new_zeros((len(keys) - len(sums), sums.shape[1]))])
+        index = torch.from_numpy(place[row.reshape(-1)])
+        for begin in range(0, len(used), 100_000):
+            span = slice(begin, begin + 100_000)
+            x = feats[torch.from_numpy(used[span])].double().cpu()
+            sums.index_add_(0, index[span], torch.cat([torch.ones(len(x), 1, dtype=torch.float64), x, x * x], dim=1))
+    table = np.stack(keys)
+    order = np.lexsort(table.T[::-1])
+    return TreeStats(table[order, :-1], table[order, -1], sums.numpy()[order], left)
 
 
 def convert_tids(

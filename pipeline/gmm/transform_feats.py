@@ -4,17 +4,23 @@ them.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from pipeline.artifacts.corpus import load_cuts, save_data_dir
+from pipeline.artifacts.corpus import as_cut, iter_cuts, save_data_dir
 from pipeline.base import stamp
 from pipeline.base.errors import DataError
 from pipeline.feats.cmvn import CmvnStats
+from pipeline.feats.dataset import Dataset
 from pipeline.feats.facts import FeatureFacts
-from pipeline.feats.load import iter_packed
+from pipeline.gmm.model import GmmModel, GmmScorer, check_features, load_transforms
 
-_PIECE = 200_000  # frames that are loaded at a time
+if TYPE_CHECKING:
+    from lhotse.cut import MonoCut
+
+PIECE = 50_000  # frames that are loaded at a time
 
 
 def transform_feats(
@@ -36,27 +42,32 @@ def transform_feats(
     from lhotse.utils import fastcopy
 
     from pipeline.feats.storage import PackedFramesWriter
-    from pipeline.gmm.model import GmmModel, GmmScorer, check_features, load_transforms
 
     model = GmmModel.load(model_dir)
     check_features(model, model_dir, data_in)
     dim = model.gmms.dim
     scorer = GmmScorer(model, None if transforms is None else load_transforms(transforms, dim), where=str(transforms))
-    cuts = {cut.id: cut for cut in load_cuts(data_in)}
-    path, stats, done = str(Path(final_dir).resolve() / "feats.bin"), CmvnStats(dim), []
+    data = Dataset.open(data_in, model.feat_options, cache_mib=0)
+    path, stats = str(Path(final_dir).resolve() / "feats.bin"), CmvnStats(dim)
     with PackedFramesWriter(work_dir / "feats.bin") as writer:
-        for packed in iter_packed(data_in, model.feat_options, _PIECE):
-            for i, cut_id in enumerate(packed.cut_ids):
-                feats = scorer.features(packed[i], packed.speakers[i])
-                if feats.shape[1] != dim:
-                    raise DataError(f"{model_dir}: {feats.shape[1]} features per frame for mixtures of {dim}")
-                stats.add(packed.speakers[i], feats)
-                key, cut = writer.write(cut_id, feats.numpy()), cuts[cut_id]
-                features = fastcopy(
-                    cut.features, type="transformed", num_features=dim, storage_path=path, storage_key=key
-                )
-                done.append(fastcopy(cut, features=features))
-    save_data_dir(work_dir, done)
+
+        def transformed() -> Iterator[MonoCut]:
+            cuts = iter_cuts(data_in)
+            for rows in data.pieces(PIECE):
+                for n, loaded in zip(rows.tolist(), data.each(rows)):
+                    cut = as_cut(next(cuts)[1])
+                    assert cut.id == data.id(n), (cut.id, data.id(n))
+                    feats = scorer.features(loaded, data.speaker(n))
+                    if feats.shape[1] != dim:
+                        raise DataError(f"{model_dir}: {feats.shape[1]} features per frame for mixtures of {dim}")
+                    stats.add(data.speaker(n), feats)
+                    key = writer.write(cut.id, feats.numpy())
+                    features = fastcopy(
+                        cut.features, type="transformed", num_features=dim, storage_path=path, storage_key=key
+                    )
+                    yield fastcopy(cut, features=features)
+
+        save_data_dir(work_dir, transformed())
     stats.save(work_dir)
     facts = FeatureFacts.load(data_in)
     facts = replace(

@@ -15,9 +15,9 @@ from pipeline.base.errors import DataError, MismatchError
 from pipeline.feats.facts import FeatureFacts
 from pipeline.feats.load import load_packed, validate_feats
 from pipeline.feats.options import FeatLoadOptions
-from pipeline.feats.transformed import transform_feats
 from pipeline.gmm.diag import DiagGmms
 from pipeline.gmm.model import GmmModel, save_transforms
+from pipeline.gmm.transform_feats import transform_feats
 from pipeline.nn.nhmm import train_nhmm
 from pipeline.nn.options import NhmmOptions
 
