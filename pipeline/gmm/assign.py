@@ -131,6 +131,8 @@ class Aligner:
         self.num_pdfs, self.tid_pdf = transitions.num_pdfs, transitions.tid_pdf()
         self._batches = list(self._make_batches())
         self._files = 0
+        if work is not None:
+            work.mkdir(parents=True, exist_ok=True)
 
     def _make_batches(self) -> Iterator[np.ndarray]:
         """Utterances of each batch, as many as their scores for the pdfs that each of them has allow."""

@@ -127,7 +127,10 @@ def mllt(stats: np.ndarray, count: float, num_iters: int = 100, tolerance: float
         for d in range(dim):
             cofactors = inverse[:, d]  # up to the determinant, which cancels below
             row = inverses[d] @ cofactors
-            row *= np.sqrt(count / (cofactors @ row))
+            reach = cofactors @ row
+            if not reach > 0:  # statistics without full rank: rounding has turned the sign, the row stays
+                continue
+            row *= np.sqrt(count / reach)
             change = row - matrix[d]
             column = inverse[:, d].copy()
             inverse -= np.outer(column, change @ inverse) / (1.0 + change @ column)  # Sherman-Morrison

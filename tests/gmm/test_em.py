@@ -8,9 +8,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.feats.dataset import Dataset
 from pipeline.gmm.diag import DiagGmms, Evaluator
 from pipeline.gmm.em import global_gaussian, grow, single_gaussians, split_targets, update
-from pipeline.gmm.stats import FrameLabels, accumulate
+from pipeline.gmm.frame_labels import FrameLabels, Piece
+from pipeline.gmm.stats import accumulate
 from tests.gmm.test_diag import density, random_gmms
 
 
@@ -27,7 +29,7 @@ def labelled(num_pdfs: int, frames: int, dim: int, seed: int = 0, weighted: bool
 def test_statistics_and_update_are_the_formulas(weighted):
     gmms = random_gmms([3, 1, 2], 4)
     feats, pdfs, weights, labels = labelled(3, 400, 4, weighted=weighted)
-    stats = accumulate(Evaluator(gmms), feats, labels)
+    stats = accumulate(Evaluator(gmms), [Piece(feats, labels)])
     occ, first, second = np.zeros(6), np.zeros((6, 4)), np.zeros((6, 4))
     total = 0.0
     for t, pdf in enumerate(pdfs):
@@ -62,8 +64,8 @@ def test_frames_without_a_pdf_do_not_count():
     gmms = random_gmms([2, 2], 3)
     feats, pdfs, _, labels = labelled(2, 100, 3)
     holes = np.where(np.arange(100) < 30, -1, pdfs)
-    part = accumulate(Evaluator(gmms), feats, FrameLabels.from_pdfs(holes, 2))
-    same = accumulate(Evaluator(gmms), feats[30:], FrameLabels.from_pdfs(pdfs[30:], 2))
+    part = accumulate(Evaluator(gmms), [Piece(feats, FrameLabels.from_pdfs(holes, 2))])
+    same = accumulate(Evaluator(gmms), [Piece(feats[30:], FrameLabels.from_pdfs(pdfs[30:], 2))])
     assert part.total() == pytest.approx(70)
     assert torch.allclose(part.first, same.first, atol=1e-4)
 
@@ -72,10 +74,10 @@ def test_likelihood_never_falls():
     rng = np.random.default_rng(1)
     feats = torch.from_numpy(np.concatenate([rng.normal(m, 1, (200, 3)) for m in (-3, 0, 4)]).astype(np.float32))
     labels = FrameLabels.from_pdfs(np.zeros(600, dtype=int), 1)
-    gmms = grow(global_gaussian(feats, 1, 1e-3), np.array([600.0]), 4, perturb=0.2)
+    gmms = grow(global_gaussian(Dataset.of([feats]).moments(), 1, 1e-3), np.array([600.0]), 4, perturb=0.2)
     values = []
     for _ in range(15):
-        stats = accumulate(Evaluator(gmms), feats, labels)
+        stats = accumulate(Evaluator(gmms), [Piece(feats, labels)])
         values.append(stats.log_like)
         gmms, _ = update(gmms, stats, min_count=0.0, min_weight=0.0)
     assert all(b >= a - 1e-3 for a, b in zip(values, values[1:]))
@@ -87,7 +89,7 @@ def test_empty_light_and_singular_pdfs_keep_usable_parameters():
     feats = torch.ones(50, 3)  # no variance at all
     feats[:3] += torch.randn(3, 3)
     pdfs = np.array([1] * 3 + [2] * 47)
-    stats = accumulate(Evaluator(gmms), feats, FrameLabels.from_pdfs(pdfs, 3))
+    stats = accumulate(Evaluator(gmms), [Piece(feats, FrameLabels.from_pdfs(pdfs, 3))])
     new, report = update(gmms, stats, min_count=10.0, min_var=1e-3)
     new.validate("update")
     assert report.unseen == 1 and report.kept == 2 and report.floored == 3
@@ -101,7 +103,9 @@ def test_empty_light_and_singular_pdfs_keep_usable_parameters():
 def test_light_gaussians_are_removed_and_weights_made_whole():
     gmms = DiagGmms(torch.tensor([0.5, 0.5]), torch.tensor([[0.0], [100.0]]), torch.ones(2, 1), torch.tensor([0, 2]))
     feats = torch.randn(60, 1)
-    new, report = update(gmms, accumulate(Evaluator(gmms), feats, FrameLabels.from_pdfs(np.zeros(60, dtype=int), 1)))
+    new, report = update(
+        gmms, accumulate(Evaluator(gmms), [Piece(feats, FrameLabels.from_pdfs(np.zeros(60, dtype=int), 1))])
+    )
     assert report.removed == 1 and new.sizes().tolist() == [1] and float(new.weights[0]) == 1.0
 
 
@@ -134,7 +138,8 @@ def test_growth_keeps_mass_mean_and_variances():
 def test_single_gaussians_fall_back_where_there_is_no_frame():
     feats, pdfs, _, _ = labelled(3, 90, 2)
     labels = FrameLabels.from_pdfs(np.where(pdfs == 1, 0, pdfs), 3)
-    gmms = single_gaussians(feats, labels, 1e-3)
+    start = global_gaussian(Dataset.of([feats]).moments(), 3, 1e-3)
+    gmms = single_gaussians(start, [Piece(feats, labels)], 1e-3)
     assert torch.allclose(gmms.means[1], feats.mean(0), atol=1e-5)
     assert torch.allclose(gmms.means[2], feats[pdfs == 2].mean(0), atol=1e-5)
 

@@ -13,13 +13,12 @@ from pipeline.artifacts.lexicon import Lexicon, Pronunciation
 from pipeline.artifacts.transitions import TransitionModel
 from pipeline.artifacts.tree import monophone_tree
 from pipeline.gmm import assign
-from pipeline.gmm.assign import Aligner, TrainSet
 from pipeline.gmm.diag import DiagGmms, Evaluator
 from pipeline.gmm.em import update
 from pipeline.gmm.options import GmmOptions
 from pipeline.gmm.stats import accumulate
 from pipeline.gmm.train import train
-from pipeline.hmm.compile import compile_graphs
+from tests.gmm.small import Small, small
 from tests.gmm.test_diag import density, random_gmms
 from tests.hmm.oracle import paths
 
@@ -32,16 +31,14 @@ TEXTS, LENGTHS, DIM = ["AB", "C AB", "C C"], [6, 7, 8], 3
 
 
 @pytest.fixture
-def case(monkeypatch) -> tuple[TrainSet, TransitionModel, DiagGmms]:
+def case(monkeypatch) -> tuple[Small, TransitionModel, DiagGmms]:
     monkeypatch.setattr(assign, "MIN_OCCUPANCY", 0.0)
-    transitions = TransitionModel(TREE, LANG.topo)
-    transitions.forward_prob = np.random.default_rng(0).uniform(0.3, 0.7, len(transitions.forward_prob))
-    graphs = compile_graphs(LANG, TREE, transitions, [LANG.word_ids(t, "t") for t in TEXTS])
-    feats = torch.randn((sum(LENGTHS), DIM), generator=torch.Generator().manual_seed(1))
-    return TrainSet(feats, np.cumsum([0, *LENGTHS]), TEXTS, graphs), transitions, random_gmms([2, 1, 3, 2], DIM)
+    data = small(LANG, TREE, TEXTS, LENGTHS, DIM, seed=1)
+    data.transitions.forward_prob = np.random.default_rng(0).uniform(0.3, 0.7, len(data.transitions.forward_prob))
+    return data, data.transitions, random_gmms([2, 1, 3, 2], DIM)
 
 
-def by_enumeration(data: TrainSet, transitions: TransitionModel, gmms: DiagGmms):
+def by_enumeration(data: Small, transitions: TransitionModel, gmms: DiagGmms):
     """(log-likelihood, (sum of T, P) pdf posteriors, (n_tid,) expected transition counts) over all paths."""
     likes = density(gmms, data.feats)
     log_probs = torch.from_numpy(transitions.log_probs()).double()
@@ -68,16 +65,14 @@ def by_enumeration(data: TrainSet, transitions: TransitionModel, gmms: DiagGmms)
 def test_occupancies_and_counts_are_those_of_all_paths(case):
     data, transitions, gmms = case
     total, gamma, counts = by_enumeration(data, transitions, gmms)
-    got = Aligner(data, TREE.num_pdfs, transitions.tid_pdf()).full_sum(
-        Evaluator(gmms), torch.from_numpy(transitions.log_probs())
-    )
+    got = data.aligner().full_sum(Evaluator(gmms), torch.from_numpy(transitions.log_probs()))
     assert gamma.sum() == pytest.approx(sum(LENGTHS)) and not got.failed
     assert got.log_like == pytest.approx(total, rel=1e-4)
     assert np.allclose(got.tid_counts, counts, atol=1e-3)
-    dense = np.zeros(gamma.shape)
+    dense, labels = np.zeros(gamma.shape), got.labels(np.arange(len(TEXTS)))
     for pdf in range(TREE.num_pdfs):
-        span = slice(int(got.labels.splits[pdf]), int(got.labels.splits[pdf + 1]))
-        dense[got.labels.frames[span].numpy(), pdf] += got.labels.weights[span].numpy()
+        span = slice(int(labels.splits[pdf]), int(labels.splits[pdf + 1]))
+        dense[labels.frames[span].numpy(), pdf] += labels.weights[span].numpy()
     assert np.allclose(dense, gamma, atol=1e-3)
 
 
@@ -103,8 +98,8 @@ def test_one_iteration_of_training_is_one_step_of_em(case):
         min_var=1e-6,
     )
     before = transitions.forward_prob.copy()
-    start = Aligner(data, TREE.num_pdfs, transitions.tid_pdf()).equal(1)
-    state = train(data, gmms, transitions, start, options, [])
+    aligner = data.aligner()
+    state = train(aligner, gmms, transitions, aligner.equal(1), options, [])
     mean = first / occ[:, None]
     assert np.allclose(state.gmms.means, mean, atol=2e-3)
     assert np.allclose(state.gmms.vars, second / occ[:, None] - mean**2, atol=5e-3)
@@ -120,9 +115,9 @@ def test_the_likelihood_of_the_data_never_falls(case):
     data, transitions, gmms = case
     values = []
     for _ in range(8):
-        aligner = Aligner(data, TREE.num_pdfs, transitions.tid_pdf())
+        aligner = data.aligner()
         found = aligner.full_sum(Evaluator(gmms), torch.from_numpy(transitions.log_probs()))
         values.append(found.log_like)
-        gmms, _ = update(gmms, accumulate(Evaluator(gmms), data.feats, found.labels), 0.0, 0.0, 1e-2)
+        gmms, _ = update(gmms, accumulate(Evaluator(gmms), found.pieces(data.data())), 0.0, 0.0, 1e-2)
         transitions.update(found.tid_counts, min_count=0.0)
     assert all(b >= a - 1e-3 for a, b in zip(values, values[1:])) and values[-1] > values[0] + 1

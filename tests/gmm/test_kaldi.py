@@ -16,7 +16,8 @@ from pipeline.artifacts.transitions import TransitionModel
 from pipeline.artifacts.tree import monophone_tree
 from pipeline.gmm.diag import DiagGmms, Evaluator
 from pipeline.gmm.em import grow, split_targets, update
-from pipeline.gmm.stats import FrameLabels, accumulate
+from pipeline.gmm.frame_labels import FrameLabels, Piece
+from pipeline.gmm.stats import accumulate
 from pipeline.gmm.tree_stats import VAR_FLOOR, objective
 from tests.gmm.test_diag import random_gmms
 
@@ -86,7 +87,7 @@ def test_statistics_and_update(sizes, count, seed):
     """All Gaussians that Kaldi keeps, with the same parameters; both drop those under 10 frames."""
     gmms = random_gmms(sizes, 4, seed)
     feats, pdfs, weights = frames(len(sizes), count, 4, seed)
-    stats = accumulate(Evaluator(gmms), feats, FrameLabels.from_pdfs(pdfs, len(sizes), weights=weights))
+    stats = accumulate(Evaluator(gmms), [Piece(feats, FrameLabels.from_pdfs(pdfs, len(sizes), weights=weights))])
     new, report = update(gmms, stats)
     am, log_like = their_update(gmms, feats, pdfs, weights)
     their_weights, means, var, their_sizes = parameters(am)
@@ -103,7 +104,9 @@ def test_variance_floor():
     gmms = random_gmms([1, 2], 3)
     feats, pdfs, weights = frames(2, 300, 3, 1)
     feats[:, 1] = 0.5  # no variance
-    new, report = update(gmms, accumulate(Evaluator(gmms), feats, FrameLabels.from_pdfs(pdfs, 2)), min_var=0.02)
+    new, report = update(
+        gmms, accumulate(Evaluator(gmms), [Piece(feats, FrameLabels.from_pdfs(pdfs, 2))]), min_var=0.02
+    )
     am, _ = their_update(gmms, feats, pdfs, np.ones(300), min_variance=0.02)
     assert report.floored == 3
     assert np.allclose(new.vars, parameters(am)[2], rtol=1e-2, atol=2e-3)
@@ -114,7 +117,9 @@ def test_two_feature_statistics():
     gmms = random_gmms([2, 3], 4)
     feats, pdfs, weights = frames(2, 800, 4, 2)
     target = feats @ torch.randn(4, 4, generator=torch.Generator().manual_seed(3)) + 1
-    new, _ = update(gmms, accumulate(Evaluator(gmms), feats, FrameLabels.from_pdfs(pdfs, 2, weights=weights), target))
+    new, _ = update(
+        gmms, accumulate(Evaluator(gmms), [Piece(feats, FrameLabels.from_pdfs(pdfs, 2, weights=weights), target)])
+    )
     am, _ = their_update(gmms, feats, pdfs, weights, target)
     their_weights, means, var, _ = parameters(am)
     assert np.allclose(new.weights, their_weights, atol=1e-4)
@@ -125,7 +130,7 @@ def test_rare_gaussians_of_the_independent_mixtures_keep_their_parameters():
     """As with gmm-est --remove-low-count-gaussians=false: under 10 frames only the weight changes."""
     gmms = random_gmms([4, 3], 4, seed=5)
     feats, pdfs, weights = frames(2, 60, 4, 6)
-    stats = accumulate(Evaluator(gmms), feats, FrameLabels.from_pdfs(pdfs, 2, weights=weights))
+    stats = accumulate(Evaluator(gmms), [Piece(feats, FrameLabels.from_pdfs(pdfs, 2, weights=weights))])
     assert 0 < (stats.occ < 10).sum() < 7
     new, _ = update(gmms, stats, min_count=0.0, min_weight=0.0, min_trained=10.0)
     am, _ = their_update(gmms, feats, pdfs, weights, remove_low_count_gaussians=False)

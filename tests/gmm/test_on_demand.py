@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.gmm.assign import Aligner
 from pipeline.gmm.diag import Evaluator
 from pipeline.gmm.on_demand import MixtureScores
 from pipeline.hmm import available, viterbi
@@ -20,21 +19,15 @@ EVALUATOR = Evaluator(random_gmms(SIZES, 4))
 
 
 def searched(data, beams, feats=None, backend="auto"):
-    train_set, transitions = data
-    scores = MixtureScores(
-        EVALUATOR, train_set.feats if feats is None else feats, train_set.offsets[:-1], train_set.lengths
-    )
-    log_probs = torch.from_numpy(transitions.log_probs())
-    return viterbi(
-        train_set.graphs.graphs, scores, torch.from_numpy(train_set.lengths), log_probs, backend, beams=beams
-    )
+    scores = MixtureScores(EVALUATOR, data.feats if feats is None else feats, data.offsets[:-1], data.lengths)
+    log_probs = torch.from_numpy(data.transitions.log_probs())
+    return viterbi(data.graphs.graphs, scores, torch.from_numpy(data.lengths), log_probs, backend, beams=beams)
 
 
 @pytest.mark.parametrize("backend", [b for b in ("numba", "torch") if available(b)])
 def test_without_a_beam_paths_are_those_over_all_scores(data, backend):
-    train_set, transitions = data
-    scores, lens = full_scores(train_set, EVALUATOR)
-    best = viterbi(train_set.graphs.graphs, scores, lens, torch.from_numpy(transitions.log_probs()))
+    scores, lens = full_scores(data, EVALUATOR)
+    best = viterbi(data.graphs.graphs, scores, lens, torch.from_numpy(data.transitions.log_probs()))
     got = searched(data, [math.inf], backend=backend)
     assert got.tids.equal(best.tids) and got.states.equal(best.states) and got.arcs.equal(best.arcs)
     torch.testing.assert_close(got.scores, best.scores, rtol=1e-5, atol=1e-3)
@@ -42,9 +35,8 @@ def test_without_a_beam_paths_are_those_over_all_scores(data, backend):
 
 
 def test_all_scores_are_the_evaluator_s(data):
-    train_set, _ = data
-    scores, _ = full_scores(train_set, EVALUATOR)
-    demanded = MixtureScores(EVALUATOR, train_set.feats, train_set.offsets[:-1], train_set.lengths)
+    scores, _ = full_scores(data, EVALUATOR)
+    demanded = MixtureScores(EVALUATOR, data.feats, data.offsets[:-1], data.lengths)
     assert demanded.shape == tuple(scores.shape)
     # Matrix products of other sizes and threads round differently.
     torch.testing.assert_close(demanded.dense(), scores, rtol=1e-5, atol=1e-4)
@@ -79,8 +71,7 @@ def test_the_number_of_threads_changes_nothing(data, monkeypatch):
 
 
 def test_broken_and_far_features_give_no_nan(data):
-    train_set, _ = data
-    feats = train_set.feats.clone()
+    feats = data.feats.clone()
     feats[3, 1] = float("nan")
     feats[LENGTHS[0]] = 1e30
     feats[LENGTHS[0] + 5] = float("-inf")
@@ -90,9 +81,8 @@ def test_broken_and_far_features_give_no_nan(data):
 
 
 def test_retries_are_counted(data):
-    train_set, transitions = data
-    aligner = Aligner(train_set, TREE.num_pdfs, transitions.tid_pdf())
-    log_probs = torch.from_numpy(transitions.log_probs())
+    aligner = data.aligner()
+    log_probs = torch.from_numpy(data.transitions.log_probs())
     narrow, exact = aligner.viterbi(EVALUATOR, log_probs, 1e-6), aligner.viterbi(EVALUATOR, log_probs)
     assert narrow.retried > 0 and exact.retried == 0
     assert narrow.failed == exact.failed == ("utt3",)
