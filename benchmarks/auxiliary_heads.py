@@ -39,12 +39,12 @@ def steps_of(
     import numpy as np
     import torch
 
-    from pipeline.e2e.auxiliary import Auxiliary, Student
+    from pipeline.e2e.auxiliary import Auxiliary, ModelWithAuxHeads
     from pipeline.e2e.criterion import EndToEndLoss
-    from pipeline.e2e.labels import Lessons
+    from pipeline.e2e.labels import AuxTargets
     from pipeline.e2e.model import EndToEnd
     from pipeline.e2e.options import TrainEndToEndOptions
-    from pipeline.nn.data import Batch
+    from pipeline.feats.dataset import Batch
 
     rng = np.random.default_rng(0)
     frames = int(100 * seconds)
@@ -56,12 +56,12 @@ def steps_of(
         options = TrainEndToEndOptions(subsampling=subsampling, aux_layers=layers, **shape)
         model = EndToEnd(FEATURES, vocab, options)
         frame = {layer: [rng.integers(0, labels, frames // subsampling) for _ in range(num)] for layer in layers}
-        student = Student(model, Auxiliary(model, labels, 0, options)).train()
-        criterion = EndToEndLoss(targets, options, Lessons(labels, 0, frame, [], []) if layers else None)
+        with_heads = ModelWithAuxHeads(model, Auxiliary(model, labels, 0, options)).train()
+        criterion = EndToEndLoss(targets, options, AuxTargets(labels, 0, frame, [], []) if layers else None)
 
-        def run(student: Student = student, criterion: EndToEndLoss = criterion) -> None:
-            student.zero_grad(set_to_none=True)
-            criterion(student, batch, 0.5).total.backward()
+        def run(with_heads: ModelWithAuxHeads = with_heads, criterion: EndToEndLoss = criterion) -> None:
+            with_heads.zero_grad(set_to_none=True)
+            criterion(with_heads, batch, 0.5).total.backward()
 
         runs[name] = run
     return runs

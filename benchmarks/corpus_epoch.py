@@ -29,22 +29,21 @@ class Training:
     def __init__(self, data: Path, lang_dir: Path, config: Path | None, repeats: int) -> None:
         import numpy as np
 
-        from pipeline.artifacts.corpus import iter_cuts
         from pipeline.artifacts.lang import Lang
         from pipeline.base.cli import load_options
-        from pipeline.feats.load import load_packed
+        from pipeline.feats.dataset import Dataset, plan
         from pipeline.hmm import compile as hmm_compile
         from pipeline.hmm.graph_cache import GraphCache
-        from pipeline.nn.data import UtteranceSet, plan
+        from pipeline.hmm.graph_source import GraphSource
+        from pipeline.nn.labels import word_ids
         from pipeline.nn.nhmm import hmm_for
         from pipeline.nn.options import NhmmOptions
 
         self.options = load_options(NhmmOptions, config, {})
         self.lang = Lang.load(lang_dir)
         self.hmm = hmm_for(self.lang, lang_dir, None)
-        packed = load_packed(data, self.options.feat_options())
-        texts = {entry["id"]: entry["supervisions"][0]["text"] for _, entry in iter_cuts(data)}
-        words = [self.lang.word_ids(texts[cut], cut) for cut in packed.cut_ids]
+        whole = Dataset.open(data, self.options.feat_options())
+        words = list(word_ids(whole, self.lang))
         times: dict[str, list[float]] = {"anew": [], "again": []}
         for _ in range(repeats):
             hmm_compile._cache = GraphCache()
@@ -53,9 +52,10 @@ class Training:
                 graphs = hmm_compile.compile_graphs(self.lang, self.hmm.tree, self.hmm.transitions, words)
                 times[which].append(time.perf_counter() - begin)
         self.compile_s, self.cached_s = (statistics.median(x) for x in times.values())
-        lens = -(-packed.lengths().numpy() // self.options.subsampling)
-        keep = np.flatnonzero(lens >= graphs.min_frames)
-        self.set, self.graphs = UtteranceSet(packed, keep), graphs.select(keep)
+        lens = -(-whole.lens // self.options.subsampling)
+        keep = lens >= graphs.min_frames
+        source = GraphSource(self.lang, self.hmm.tree, self.hmm.transitions, words.__getitem__, len(words))
+        self.set, self.graphs = whole.select(keep), source.select(keep)
         self.batches = plan(self.set.lens, self.options.batch_frames, self.options.max_batch, (self.options.seed, 0))
         rng = np.random.default_rng(0)
         self.labels = [rng.integers(0, self.hmm.tree.num_pdfs, n) for n in lens[keep]]
@@ -70,8 +70,8 @@ class Training:
 
         o = self.options
         torch.manual_seed(o.seed)
-        model = AcousticModel(self.set.packed.feats.shape[1], self.hmm.tree.num_pdfs, encoder_options(o))
-        model.set_normalisation(self.set.packed.feats)
+        model = AcousticModel(self.set.dim, self.hmm.tree.num_pdfs, encoder_options(o))
+        model.set_normalisation(*self.set.moments())
         model.transitions = TransitionNet(
             o.transitions,
             self.hmm.transitions,
@@ -109,7 +109,7 @@ def step(model: Any, optimizer: Any, criterion: Any, batch: Any, clip: float) ->
 
 def measure(training: Training, steps: int, repeats: int) -> dict[str, float]:
     """Seconds per epoch of both criteria, and their ratio."""
-    from pipeline.nn.data import Batch
+    from pipeline.feats.dataset import Batch
     from pipeline.nn.schedule import make_optimizer
 
     criteria = training.criteria()

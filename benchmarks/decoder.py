@@ -175,11 +175,11 @@ class Case:
         self, model: Path, graph: Path, data: Path, transforms: Path | None, options: DecodeOptions, limit: int
     ) -> None:
         import kaldifst
+        import numpy as np
         import torch
 
-        from pipeline.artifacts.corpus import iter_cuts
         from pipeline.artifacts.model_dir import load_hmm
-        from pipeline.feats.load import load_packed
+        from pipeline.feats.dataset import Dataset
         from pipeline.graph.decoding import DecodingGraph
         from pipeline.tasks.decode import check_graph
         from pipeline.tasks.scorer import load_scorer
@@ -191,13 +191,13 @@ class Case:
         scale = scorer.transition_scale if options.transition_scale is None else options.transition_scale
         self.fsa = self.graph.to_k2(hmm.transitions.log_probs(), scale)
         self.fst = kaldifst.StdConstFst(kaldi_graph(self.graph, hmm.transitions.log_probs(), scale))
-        refs = {cut["id"]: tuple(cut["supervisions"][0]["text"].split()) for _, cut in iter_cuts(data)}
-        packed = load_packed(data, scorer.feat_options)
-        number = min(limit or len(packed), len(packed))
-        self.refs = [refs[c] for c in packed.cut_ids[:number]]
+        utterances = Dataset.open(data, scorer.feat_options)
+        number = min(limit or len(utterances), len(utterances))
+        self.refs = [tuple(utterances.text(i).split()) for i in range(number)]
         self.scores: list[torch.Tensor] = []
         for i in range(number):
-            feats, lens, speaker = packed[i][None], torch.tensor([len(packed[i])]), [packed.speakers[i]]
+            batch = utterances.batch(np.array([i]))
+            feats, lens, speaker = batch.feats, batch.lens, [utterances.speaker(i)]
             assert scorer.transition_scores(feats, lens) is None, (
                 "input-dependent transitions have no counterpart in Kaldi"
             )

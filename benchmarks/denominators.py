@@ -45,15 +45,14 @@ def load_batches(
     import numpy as np
     import torch
 
-    from pipeline.feats.load import load_packed
+    from pipeline.feats.dataset import Dataset, plan
     from pipeline.feats.options import FeatLoadOptions
-    from pipeline.nn.data import UtteranceSet, plan
     from pipeline.nn.model import load_acoustic_model
     from pipeline.nn.step import normalised
 
     model, _, meta = load_acoustic_model(model_dir)
     model.eval()
-    utterances = UtteranceSet(load_packed(data, FeatLoadOptions(**meta["feat_options"])))
+    utterances = Dataset.open(data, FeatLoadOptions(**meta["feat_options"]))
     batches = plan(utterances.lens, batch_frames, 32)
     chosen = np.unique(np.linspace(0, len(batches) - 1, number + 2).round().astype(int)[1:-1])
     found = []

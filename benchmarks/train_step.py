@@ -39,8 +39,8 @@ class Problem:
         from pipeline.artifacts.lexicon import Lexicon, Pronunciation
         from pipeline.artifacts.transitions import TransitionModel
         from pipeline.artifacts.tree import monophone_tree
-        from pipeline.hmm.compile import compile_graphs
-        from pipeline.nn.data import Batch
+        from pipeline.feats.dataset import Batch
+        from pipeline.hmm.graph_source import GraphSource
         from pipeline.nn.losses import CrossEntropy, FullSum, Ramp
         from pipeline.nn.model import AcousticModel
         from pipeline.nn.options import EncoderOptions
@@ -60,7 +60,7 @@ class Problem:
         hmm = TransitionModel(tree, lang.topo)
         frames, num_words = int(100 * seconds), max(1, round(12 * seconds / WORD_PHONES))
         transcripts = [[lang.words.id(f"W{w}") for w in rng.integers(0, NUM_WORDS, num_words)] for _ in range(num)]
-        graphs = compile_graphs(lang, tree, hmm, transcripts)
+        graphs = GraphSource(lang, tree, hmm, transcripts.__getitem__, num)
         self.batch = Batch(np.arange(num), torch.randn(num, frames, 40), torch.full((num,), frames))
         self.model = AcousticModel(40, tree.num_pdfs, EncoderOptions(**shape))
         self.model.transitions = TransitionNet(kind, hmm, self.model.encoder.out_dim)
@@ -68,7 +68,7 @@ class Problem:
             "cross-entropy": CrossEntropy([rng.integers(0, tree.num_pdfs, frames) for _ in range(num)]),
             "full-sum": FullSum(graphs, [0], Ramp(0.3), Ramp(0.3), Ramp(0.1), prior="on_the_fly"),
         }
-        self.states = graphs.graphs.num_states // num
+        self.states = graphs.of(range(num)).graphs.num_states // num
 
     def step(self, name: str) -> Callable[[], None]:
         """One training step without the optimizer, which is the same for both."""

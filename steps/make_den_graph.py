@@ -26,16 +26,16 @@ def main(data: Path, lang: Path, model: Path, out: Path, config: PhoneLmOptions,
     """
 
     def action(tmp: Path) -> dict:
-        from pipeline.artifacts.corpus import iter_cuts
+        from pipeline.artifacts.index import load_index
         from pipeline.artifacts.lang import Lang
         from pipeline.artifacts.model_dir import load_hmm
         from pipeline.graph.decoding import expand_phone_graph
         from pipeline.graph.phone_lm import phone_ngram
-        from pipeline.nn.nhmm import transcripts
 
         words, hmm = Lang.load(lang), load_hmm(model)
         hmm.check_lang(words, lang)
-        texts = transcripts(data, words, [cut["id"] for _, cut in iter_cuts(data)])
+        index = load_index(data)
+        texts = (words.word_ids(index.text(i), index.where(i)) for i in range(len(index)))
         phones = phone_ngram(words, texts, config.order, config.min_count)
         graph = expand_phone_graph(phones, words, hmm)
         graph.save(tmp)

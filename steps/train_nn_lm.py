@@ -32,8 +32,8 @@ def main(text: Path, tokens: Path, out: Path, dev: Path | None, config: NnLmOpti
         from pipeline.artifacts.tokens import Tokens
         from pipeline.e2e.lm import train_nn_lm
 
-        dev_sentences = None if dev is None else list(read_sentences(dev))
-        return train_nn_lm(list(read_sentences(text)), Tokens.load(tokens), config, tmp, dev_sentences)
+        dev_sentences = None if dev is None else read_sentences(dev)
+        return train_nn_lm(read_sentences(text), Tokens.load(tokens), config, tmp, dev_sentences)
 
     cli.run_step(out, {"text": text, "tokens": tokens, "dev": dev}, config, action, overwrite, command="train_nn_lm")
 

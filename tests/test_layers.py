@@ -32,8 +32,6 @@ LONGER = {
     "pipeline/graph/graph_sums.py:graph_sums": "to be split",
     "pipeline/graph/graph_sums.py:_forward": "to be split",
     "pipeline/hmm/compile.py:_phone_graphs": "to be split",
-    "pipeline/e2e/labels.py:make_lessons": "to be split",
-    "pipeline/nn/nhmm.py:train_nhmm": "to be split",
 }
 
 SOURCES = sorted((ROOT / "pipeline").rglob("*.py"))

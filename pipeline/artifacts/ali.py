@@ -78,11 +78,16 @@ class AliSet(Mapping[str, Alignment]):
         self._source: AliSource = (
             alignments if isinstance(alignments, AliSource) else InMemory(alignments, str(directory))
         )
+        self._last: Alignment | None = None  # several questions about one cut follow each other
 
     def __getitem__(self, cut_id: str) -> Alignment:
+        last = self._last
+        if last is not None and last.cut_id == cut_id:
+            return last
         found = self._source.find(cut_id)
         if found is None:
             raise DataError(f"{self.directory}: no alignment for cut {cut_id!r} ({len(self)} cuts are aligned)")
+        self._last = found
         return found
 
     def __contains__(self, cut_id: object) -> bool:

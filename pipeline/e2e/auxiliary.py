@@ -69,7 +69,7 @@ class Auxiliary(nn.Module):
         return {int(number) for heads in (self.frame, self.ctc, self.branches) for number in heads}
 
 
-class Student(nn.Module):
+class ModelWithAuxHeads(nn.Module):
     """What the training loop trains: the model and its auxiliary outputs."""
 
     def __init__(self, model: EndToEnd, auxiliary: Auxiliary) -> None:
@@ -123,7 +123,7 @@ def symmetric_kl(logits: torch.Tensor, other: torch.Tensor, mask: torch.Tensor) 
 
 
 def branch_losses(
-    student: Student,
+    with_heads: ModelWithAuxHeads,
     layers: dict[int, Hidden],
     logits: torch.Tensor,
     predicted: torch.Tensor,
@@ -145,10 +145,10 @@ def branch_losses(
     """
     cells = mask_of(lens, logits.shape[1])[:, :, None] & mask_of(token_lens + 1, logits.shape[2])[:, None, :]
     total, divergence = logits.new_zeros(()), logits.new_zeros(())
-    for number, branch in student.auxiliary.branches.items():
+    for number, branch in with_heads.auxiliary.branches.items():
         hidden = layers[int(number)]
-        x, _ = student.auxiliary.joins[number](hidden.x, hidden.lens)
-        own = student.model.transducer.logits(branch(x), predicted.detach(), frozen=True)
+        x, _ = with_heads.auxiliary.joins[number](hidden.x, hidden.lens)
+        own = with_heads.model.transducer.logits(branch(x), predicted.detach(), frozen=True)
         total = total + rnnt_loss(own, lens, tokens, token_lens).sum()
         if with_kl:
             divergence = divergence + symmetric_kl(logits, own, cells)

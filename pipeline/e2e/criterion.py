@@ -10,11 +10,11 @@ from torch import nn
 from torch.nn import functional as F
 
 from pipeline.artifacts.tokens import BLANK_ID, EOS_ID
-from pipeline.e2e.auxiliary import Student, branch_losses, smoothed_cross_entropy
-from pipeline.e2e.labels import Lessons
+from pipeline.e2e.auxiliary import ModelWithAuxHeads, branch_losses, smoothed_cross_entropy
+from pipeline.e2e.labels import AuxTargets
 from pipeline.e2e.options import TrainEndToEndOptions
 from pipeline.e2e.rnnt import rnnt_loss
-from pipeline.nn.data import Batch, UtteranceSet
+from pipeline.feats.dataset import Batch, Dataset
 from pipeline.nn.encoders import Hidden
 from pipeline.nn.losses import padded
 from pipeline.nn.masks import mask_of
@@ -29,21 +29,21 @@ class EndToEndLoss:
     """
 
     def __init__(
-        self, targets: Sequence[np.ndarray], options: TrainEndToEndOptions, lessons: Lessons | None = None
+        self, targets: Sequence[np.ndarray], options: TrainEndToEndOptions, aux: AuxTargets | None = None
     ) -> None:
         """Args:
         targets: (U_n,) token ids, by utterance index.
-        lessons: of training data, where auxiliary losses need them.
+        aux: of training data, where auxiliary losses need them.
         """
-        self.targets, self.options, self.lessons = targets, options, lessons
+        self.targets, self.options, self.aux = targets, options, aux
 
-    def __call__(self, student: Student, batch: Batch, done: float) -> Loss:
+    def __call__(self, with_heads: ModelWithAuxHeads, batch: Batch, done: float) -> Loss:
         """See ``pipeline.nn.train.Criterion``; frames are tokens, each sentence end included."""
-        model = student.model
+        model = with_heads.model
         rows = [self.targets[i] for i in batch.indices]
         token_lens = torch.tensor([len(row) for row in rows], device=batch.lens.device)
         tokens = padded(rows, int(token_lens.max())).to(batch.lens.device)
-        wanted = student.auxiliary.layers if model.training else ()
+        wanted = with_heads.auxiliary.layers if model.training else ()
         encoded, lens, layers = model.encode_layers(batch.feats, batch.lens, wanted)
         terms: Terms = {}
         errors = {}
@@ -58,9 +58,9 @@ class EndToEndLoss:
             terms["attention"] = 1.0, self._attention(log_probs, tokens, token_lens)
             errors["attention"] = _next_token_errors(log_probs.detach(), tokens, token_lens)
         if model.transducer is not None:
-            terms.update(self._transducer(student, layers, encoded, lens, tokens, token_lens))
+            terms.update(self._transducer(with_heads, layers, encoded, lens, tokens, token_lens))
         if model.training:
-            terms.update(self._supervision(student, layers, encoded, lens, batch.indices))
+            terms.update(self._supervision(with_heads, layers, encoded, lens, batch.indices))
         return self._sum(terms, errors, int(token_lens.sum()) + len(rows), model.training)
 
     def _sum(self, terms: Terms, errors: dict[str, int], count: int, training: bool) -> Loss:
@@ -80,7 +80,7 @@ class EndToEndLoss:
 
     def _transducer(
         self,
-        student: Student,
+        with_heads: ModelWithAuxHeads,
         layers: dict[int, Hidden],
         encoded: torch.Tensor,
         lens: torch.Tensor,
@@ -88,7 +88,7 @@ class EndToEndLoss:
         token_lens: torch.Tensor,
     ) -> Terms:
         """RNN-T loss per token and end, that of the branches, and their divergence."""
-        o, net, aux = self.options, student.model.transducer, student.auxiliary
+        o, net, aux = self.options, with_heads.model.transducer, with_heads.auxiliary
         count = token_lens.sum() + len(token_lens)
         predicted = net.predict(tokens)
         if aux.simple_am is not None and encoded.requires_grad:
@@ -110,7 +110,7 @@ class EndToEndLoss:
         terms = {"transducer": (1.0, rnnt_loss(logits, lens, tokens, token_lens).sum() / count)}
         if layers and aux.branches:
             loss, divergence = branch_losses(
-                student, layers, logits, predicted, lens, tokens, token_lens, o.aux_kl_weight > 0
+                with_heads, layers, logits, predicted, lens, tokens, token_lens, o.aux_kl_weight > 0
             )
             terms["aux_transducer"] = o.aux_transducer_weight, loss / count
             if o.aux_kl_weight:
@@ -119,42 +119,42 @@ class EndToEndLoss:
 
     def _supervision(
         self,
-        student: Student,
+        with_heads: ModelWithAuxHeads,
         layers: dict[int, Hidden],
         encoded: torch.Tensor,
         lens: torch.Tensor,
         indices: np.ndarray,
     ) -> Terms:
         """Losses of what reads the alignment."""
-        o, aux, lessons = self.options, student.auxiliary, self.lessons
-        if lessons is None:
+        o, heads, targets = self.options, with_heads.auxiliary, self.aux
+        if targets is None:
             return {}
         # Chance, drawn from the batch's own seed, keeps a resumed training bit-equal.
         labels, tokens = (pick := bool(torch.rand(()) < 0.5), not pick) if o.aux_alternate else (True, True)
         terms: Terms = {}
-        for number, head in aux.frame.items():
+        for number, head in heads.frame.items():
             if labels:
                 hidden = layers[int(number)]
                 terms[f"frame_{number}"] = (
                     o.aux_weight,
-                    frame_loss(head, hidden.x, lessons.frame[int(number)], indices, o.aux_smoothing),
+                    frame_loss(head, hidden.x, targets.frame[int(number)], indices, o.aux_smoothing),
                 )
-        for number, head in aux.ctc.items():
+        for number, head in heads.ctc.items():
             terms[f"states_{number}"] = (
                 o.aux_ctc_weight,
-                states_loss(head, layers[int(number)], lessons.states, indices),
+                states_loss(head, layers[int(number)], targets.states, indices),
             )
-        if aux.token is not None and tokens:
+        if heads.token is not None and tokens:
             terms["tokens"] = (
                 o.aux_token_weight,
-                frame_loss(aux.token, encoded, lessons.token, indices, o.aux_smoothing),
+                frame_loss(heads.token, encoded, targets.token, indices, o.aux_smoothing),
             )
         return terms
 
-    def end_epoch(self, model: Student, data: UtteranceSet, done: float) -> None:
+    def end_epoch(self, model: ModelWithAuxHeads, data: Dataset, done: float) -> None:
         """Nothing to refresh."""
 
-    def diagnose(self, model: Student, figures: dict[str, float], done: float) -> str | None:
+    def diagnose(self, model: ModelWithAuxHeads, figures: dict[str, float], done: float) -> str | None:
         """Nothing beyond what the loop sees."""
         return None
 

@@ -6,26 +6,28 @@ import logging
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from pipeline.artifacts.ali import AliSet, subsample
-from pipeline.artifacts.corpus import iter_cuts
 from pipeline.artifacts.tokens import BLANK_ID, WORD_START, Tokens
 from pipeline.base.errors import ConfigError, MismatchError
 from pipeline.e2e.options import TrainEndToEndOptions
+from pipeline.feats.dataset import Dataset
 from pipeline.feats.facts import FeatureFacts
 from pipeline.nn.encoders import layer_factors
-from pipeline.nn.labels import SPEED_SLACK, check_missing, fitted, frames_per_label, with_speeds
+from pipeline.nn.labels import AlignedCuts, Lazy, check_missing, fitted, frames_per_label
 
 logger = logging.getLogger(__name__)
 
+_NOTHING = np.zeros(0, np.int64)
+
 
 @dataclass(frozen=True)
-class Lessons:
-    """Targets of the auxiliary losses by utterance index; empty for utterances without an alignment, and for losses
-    without use.
+class AuxTargets:
+    """Targets of the auxiliary losses by utterance index; empty for utterances without an alignment.
 
     Attributes:
         num_labels: classes of the frame labels. num_states: of the sequences.
@@ -36,9 +38,9 @@ class Lessons:
 
     num_labels: int
     num_states: int
-    frame: dict[int, list[np.ndarray]]
-    states: list[np.ndarray]
-    token: list[np.ndarray]
+    frame: dict[int, Sequence[np.ndarray]]
+    states: Sequence[np.ndarray]
+    token: Sequence[np.ndarray]
 
 
 def needs_alignment(options: TrainEndToEndOptions) -> bool:
@@ -46,20 +48,18 @@ def needs_alignment(options: TrainEndToEndOptions) -> bool:
     return bool(options.aux_layers or options.aux_ctc_layers or options.aux_token_weight)
 
 
-def make_lessons(
+def make_aux_targets(
     ali_dir: Path | None,
     data_dir: Path,
-    cut_ids: Sequence[str],
-    lens: np.ndarray,
+    data: Dataset,
     facts: FeatureFacts,
     tokens: Tokens,
     options: TrainEndToEndOptions,
-) -> Lessons | None:
-    """Reads an alignment for the auxiliary losses that the options ask for; None when they ask for none.
+) -> AuxTargets | None:
+    """Opens an alignment for the auxiliary losses that the options ask for; None when they ask for none.
 
     Args:
         ali_dir: any AliSet. Cuts of steps/perturb_speed.py take the labels of the original, stretched.
-        cut_ids, lens: the utterances and their feature frames.
     Raises:
         ConfigError: no alignment where one is needed. MismatchError: one of another frame rate or of other utterances.
         DataError: too many utterances are missing in it.
@@ -73,48 +73,79 @@ def make_lessons(
     if ali_dir is None:
         raise ConfigError("--aux-layers, --aux-ctc-layers and --aux-token-weight need an alignment (--ali)")
     ali = AliSet.load(ali_dir)
-    layers = layer_factors(options)
-    factors = {number: layers[number - 1] for number in options.aux_layers}
-    rates = {number: frames_per_label(ali, facts.frame_shift, factor, data_dir) for number, factor in factors.items()}
-    found = with_speeds(ali, cut_ids)
-    texts = {}
-    if options.aux_token_weight:
-        texts = {entry["id"]: entry["supervisions"][0]["text"].split() for _, entry in iter_cuts(data_dir)}
-    check_missing(cut_ids, found, ali, data_dir, options.max_skipped)
-    frame: dict[int, list[np.ndarray]] = {number: [] for number in options.aux_layers}
-    states, token = [], []
-    nothing = np.zeros(0, np.int64)
-    shift = options.label_factor * facts.frame_shift
-    first = facts.frame_offset + (shift - facts.frame_shift) / 2  # centre of the encoder's first frame
-    for cut_id, length in zip(cut_ids, lens.tolist()):
-        own = found.get(cut_id)
-        rows, sequence, spoken = {}, nothing, nothing
-        if own is not None:
-            slack = 0 if own is ali else SPEED_SLACK
-            labels = _moved(_labels(own, cut_id, options.aux_labels), cut_id, options, ali.header.frame_shift)
-            rows = {
-                number: fitted(
-                    subsample(labels, rates[number], options.aux_majority),
-                    -(-length // factor),
-                    slack,
-                    cut_id,
-                    ali,
-                    data_dir,
-                )
-                for number, factor in factors.items()
-            }
-            if options.aux_ctc_layers:
-                sequence = state_sequence(own, cut_id)
-            if options.aux_token_weight:
-                centres = first + shift * np.arange(-(-length // options.label_factor))
-                spoken = tokens_in_time(own, cut_id, texts[cut_id], tokens, centres)
-        for number in frame:
-            frame[number].append(rows.get(number, nothing))
-        states.append(sequence)
-        token.append(spoken)
-    transitions = ali.transitions
-    num_pdfs = int(transitions.pdf.max()) + 1
-    return Lessons(num_pdfs if options.aux_labels == "pdf" else len(transitions.phones), num_pdfs, frame, states, token)
+    source = _Supervision(ali, data_dir, data, facts, tokens, options)
+    check_missing(data, source.cuts.present(data), ali, data_dir, options.max_skipped)
+    source.check()
+    num_pdfs = int(ali.transitions.pdf.max()) + 1
+    return AuxTargets(
+        num_pdfs if options.aux_labels == "pdf" else len(ali.transitions.phones),
+        num_pdfs,
+        {number: Lazy(len(data), partial(source.frames, number)) for number in options.aux_layers},
+        Lazy(len(data), source.states),
+        Lazy(len(data), source.tokens_in_time),
+    )
+
+
+class _Supervision:
+    """What an alignment says of single utterances, read when it is asked for."""
+
+    def __init__(
+        self,
+        ali: AliSet,
+        data_dir: Path,
+        data: Dataset,
+        facts: FeatureFacts,
+        tokens: Tokens,
+        options: TrainEndToEndOptions,
+    ) -> None:
+        self.ali, self.cuts, self.data_dir, self.data = ali, AlignedCuts(ali), data_dir, data
+        self._tokens, self._options, self._shift = tokens, options, options.label_factor * facts.frame_shift
+        self._first = facts.frame_offset + (self._shift - facts.frame_shift) / 2  # centre of the encoder's first frame
+        layers = layer_factors(options)
+        self._factors = {number: layers[number - 1] for number in options.aux_layers}
+        self._rates = {
+            number: frames_per_label(ali, facts.frame_shift, factor, data_dir)
+            for number, factor in self._factors.items()
+        }
+
+    def check(self) -> None:
+        """MismatchError for the first utterance whose alignment is of another length or transcript."""
+        for i, length in enumerate(self.data.lens.tolist()):
+            cut_id = self.data.id(i)
+            own = self.cuts.of(cut_id)
+            if own is None:
+                continue
+            for number, factor in self._factors.items():
+                self.cuts.check_length(cut_id, self._rates[number], -(-length // factor), self.data_dir)
+            if self._options.aux_token_weight:
+                check_words(own, cut_id, len(own[cut_id].words), len(self.data.text(i).split()))
+
+    def _own(self, i: int) -> tuple[str, AliSet | None]:
+        cut_id = self.data.id(i)
+        return cut_id, self.cuts.of(cut_id)
+
+    def frames(self, layer: int, i: int) -> np.ndarray:
+        """(T',) labels at a layer's frame rate."""
+        cut_id, own = self._own(i)
+        if own is None:
+            return _NOTHING
+        options = self._options
+        labels = _moved(_labels(own, cut_id, options.aux_labels), cut_id, options, self.ali.header.frame_shift)
+        lower = subsample(labels, self._rates[layer], options.aux_majority)
+        return fitted(lower, -(-int(self.data.lens[i]) // self._factors[layer]))
+
+    def states(self, i: int) -> np.ndarray:
+        """(U',) see ``state_sequence``."""
+        cut_id, own = self._own(i)
+        return _NOTHING if own is None else state_sequence(own, cut_id)
+
+    def tokens_in_time(self, i: int) -> np.ndarray:
+        """(T',) see ``tokens_in_time``."""
+        cut_id, own = self._own(i)
+        if own is None:
+            return _NOTHING
+        centres = self._first + self._shift * np.arange(-(-int(self.data.lens[i]) // self._options.label_factor))
+        return tokens_in_time(own, cut_id, self.data.text(i).split(), self._tokens, centres)
 
 
 def _labels(ali: AliSet, cut_id: str, kind: str) -> np.ndarray:
@@ -164,10 +195,7 @@ def tokens_in_time(ali: AliSet, cut_id: str, words: Sequence[str], tokens: Token
     """
     out = np.full(len(centres), BLANK_ID, dtype=np.int64)
     aligned = ali.words(cut_id)
-    if len(aligned) != len(words):
-        raise MismatchError(
-            f"alignment {ali.directory}: {cut_id!r} has {len(aligned)} words, its transcript has {len(words)}"
-        )
+    check_words(ali, cut_id, len(aligned), len(words))
     for word, spelling in zip(aligned, words):
         ids = tokens.encode_word(spelling)
         sizes = np.array([max(len(tokens.pieces[i].lstrip(WORD_START)), 0.5) for i in ids])
@@ -175,3 +203,9 @@ def tokens_in_time(ali: AliSet, cut_id: str, words: Sequence[str], tokens: Token
         inside = (centres >= word.start) & (centres < word.end)
         out[inside] = np.array(ids)[np.searchsorted(ends, centres[inside], side="right").clip(0, len(ids) - 1)]
     return out
+
+
+def check_words(ali: AliSet, cut_id: str, aligned: int, written: int) -> None:
+    """MismatchError unless an alignment has as many words as the transcript."""
+    if aligned != written:
+        raise MismatchError(f"alignment {ali.directory}: {cut_id!r} has {aligned} words, its transcript has {written}")

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -17,9 +18,9 @@ from pipeline.artifacts.checkpoint import META, check_same, load_model, save_mod
 from pipeline.artifacts.tokens import EOS_ID, Tokens
 from pipeline.base.errors import DataError
 from pipeline.e2e.search.options import NnLmOptions
-from pipeline.feats.load import PackedFeats
-from pipeline.nn.data import Batch, UtteranceSet
+from pipeline.feats.dataset import Batch, Dataset
 from pipeline.nn.dropout import dropout
+from pipeline.nn.labels import LabelFile
 from pipeline.nn.masks import mask_of
 from pipeline.nn.options import TrainOptions
 from pipeline.nn.train import Loss, Task, clean_up, train
@@ -94,7 +95,7 @@ class NextToken:
         picked = log_probs.gather(2, targets[:, :, None])[:, :, 0][mask]
         return Loss(-picked.sum(), len(picked))
 
-    def end_epoch(self, model: NeuralLm, data: UtteranceSet, done: float) -> None:
+    def end_epoch(self, model: NeuralLm, data: Dataset, done: float) -> None:
         """Nothing to refresh."""
 
     def diagnose(self, model: NeuralLm, figures: dict[str, float], done: float) -> str | None:
@@ -102,21 +103,61 @@ class NextToken:
         return None
 
 
-def sentence_set(sentences: Sequence[Sequence[str]], tokens: Tokens) -> UtteranceSet:
-    """Sentences as utterances whose only feature is the token id; each ends with ``<sos/eos>``."""
-    rows = [[*tokens.encode(" ".join(words)), EOS_ID] for words in sentences]
-    offsets = torch.tensor([0, *map(len, rows)]).cumsum(0)
-    feats = torch.tensor([i for row in rows for i in row], dtype=torch.float32)[:, None]
-    names = tuple(str(i) for i in range(len(rows)))
-    return UtteranceSet(PackedFeats(names, names, feats, offsets))
+class Sentences:
+    """Sentences as utterances whose only feature is the token id; each ends with ``<sos/eos>``. Their tokens stand in
+    a temporary file.
+
+    Attributes:
+        data: the data set.
+        num_words: words and sentence ends.
+    """
+
+    dim = 1
+
+    def __init__(self, sentences: Iterable[Sequence[str]], tokens: Tokens, directory: Path) -> None:
+        """Args:
+        directory: for the temporary file.
+        """
+        self.num_words = 0
+        self._rows = LabelFile.of(directory, (self._encoded(words, tokens) for words in sentences))
+        self.lens = self._rows.lens
+        self.data = Dataset(self, self)
+
+    def _encoded(self, words: Sequence[str], tokens: Tokens) -> np.ndarray:
+        self.num_words += len(words) + 1
+        return np.array([*tokens.encode(" ".join(words)), EOS_ID], dtype=np.int32)
+
+    def flat(self, rows: np.ndarray) -> torch.Tensor:
+        """See ``pipeline.feats.frames.Frames``."""
+        return torch.cat(self.each(rows)) if len(rows) else torch.zeros((0, 1))
+
+    def each(self, rows: np.ndarray) -> list[torch.Tensor]:
+        """See ``pipeline.feats.frames.Frames``."""
+        return [torch.from_numpy(self._rows[i]).float()[:, None] for i in rows.tolist()]
+
+    def id(self, i: int) -> str:
+        """See ``pipeline.feats.dataset.Names``."""
+        return str(i)
+
+    def speaker_of(self, i: int) -> str:
+        """See ``pipeline.feats.dataset.Names``."""
+        return ""
+
+    def text(self, i: int) -> str:
+        """See ``pipeline.feats.dataset.Names``."""
+        raise AssertionError("sentences are tokens")
+
+    def where(self, i: int) -> str:
+        """See ``pipeline.feats.dataset.Names``."""
+        return f"sentence {i + 1}"
 
 
 def train_nn_lm(
-    sentences: Sequence[Sequence[str]],
+    sentences: Iterable[Sequence[str]],
     tokens: Tokens,
     options: NnLmOptions,
     out: Path,
-    dev: Sequence[Sequence[str]] | None = None,
+    dev: Iterable[Sequence[str]] | None = None,
 ) -> dict[str, Any]:
     """Trains a language model and writes its directory.
 
@@ -142,8 +183,9 @@ def train_nn_lm(
         seed=options.seed,
         device=options.device,
     )
-    data = sentence_set(sentences, tokens)
-    dev_task = None if dev is None else Task(sentence_set(dev, tokens), NextToken())
+    data = Sentences(sentences, tokens, out).data
+    held_out = None if dev is None else Sentences(dev, tokens, out)
+    dev_task = None if held_out is None else Task(held_out.data, NextToken())
     history = train(model, Task(data, NextToken()), dev_task, loop, out)
     save_model(
         out,
@@ -162,21 +204,20 @@ def train_nn_lm(
         "parameters": sum(p.numel() for p in model.parameters()),
         "loss": history[-1]["loss"],
     }
-    if dev is not None:
-        facts.update(perplexity(model.cpu(), dev, tokens))
+    if held_out is not None:
+        facts.update(perplexity(model.cpu(), held_out))
         logger.info("perplexity %.2f per token, %.2f per word", facts["token_perplexity"], facts["perplexity"])
     return facts
 
 
 @torch.no_grad()
-def perplexity(model: NeuralLm, sentences: Sequence[Sequence[str]], tokens: Tokens) -> dict[str, float]:
+def perplexity(model: NeuralLm, sentences: Sentences) -> dict[str, float]:
     """Perplexity per token and per word of a text; sentence ends are events of both."""
     total, events = 0.0, 0
-    for batch in sentence_set(sentences, tokens).batches(10_000, 256):
+    for batch in sentences.data.batches(10_000, 256):
         loss = NextToken()(model, batch, 1.0)
         total, events = total + float(loss.total), events + loss.frames
-    words = sum(map(len, sentences)) + len(sentences)
-    return {"token_perplexity": math.exp(total / events), "perplexity": math.exp(total / words)}
+    return {"token_perplexity": math.exp(total / events), "perplexity": math.exp(total / sentences.num_words)}
 
 
 def load_nn_lm(directory: str | Path, tokens: Tokens, tokens_dir: str | Path) -> NeuralLm:

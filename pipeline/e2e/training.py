@@ -13,18 +13,17 @@ import numpy as np
 import torch
 
 from pipeline.artifacts.checkpoint import META, load_model
-from pipeline.artifacts.corpus import iter_cuts
 from pipeline.artifacts.tokens import UNK_ID, Tokens
 from pipeline.base.errors import DataError, MismatchError
-from pipeline.e2e.auxiliary import Auxiliary, Student, check_layers
+from pipeline.e2e.auxiliary import Auxiliary, ModelWithAuxHeads, check_layers
 from pipeline.e2e.criterion import EndToEndLoss
-from pipeline.e2e.labels import make_lessons
+from pipeline.e2e.labels import make_aux_targets
 from pipeline.e2e.model import EndToEnd, save_end_to_end
 from pipeline.e2e.options import EndToEndOptions, TrainEndToEndOptions
+from pipeline.feats.dataset import Dataset
 from pipeline.feats.facts import FeatureFacts
-from pipeline.feats.load import load_packed
-from pipeline.nn.data import UtteranceSet
 from pipeline.nn.distributed import World
+from pipeline.nn.labels import Lazy
 from pipeline.nn.model import feature_facts
 from pipeline.nn.options import EncoderOptions
 from pipeline.nn.train import Task, clean_up, pick_device, train
@@ -59,7 +58,7 @@ def train_end_to_end(
     Args:
         data_dir: data directory with features.
         tokens_dir: tokens that the model writes, see ``pipeline.artifacts.tokens``.
-        out: model directory to write; checkpoints of an interrupted training in it are gone on from.
+        out: model directory to write; an interrupted training resumes from its checkpoint there.
         dev_dir: utterances for the choice of epochs.
         ali_dir: any alignment of the training data, for the auxiliary losses.
         init_dir: a hybrid or end-to-end model whose encoder is the first one here; of any corpus, tree or tokens.
@@ -70,7 +69,7 @@ def train_end_to_end(
     tokens, facts = Tokens.load(tokens_dir), FeatureFacts.load(data_dir)
     options = _with_policy(options, facts.dim)
     data, targets = _utterances(data_dir, tokens, tokens_dir, facts, options)
-    lessons = make_lessons(ali_dir, data_dir, data.ids, data.lens, facts, tokens, options)
+    aux = make_aux_targets(ali_dir, data_dir, data, facts, tokens, options)
     dev = None
     if dev_dir is not None:
         facts.check_same_kind(FeatureFacts.load(dev_dir), data_dir, dev_dir)
@@ -78,14 +77,14 @@ def train_end_to_end(
         dev = Task(dev_data, EndToEndLoss(dev_targets, options))
     torch.manual_seed(options.seed)
     shape = EndToEndOptions(**{name: getattr(options, name) for name in asdict(EndToEndOptions())})
-    model = EndToEnd(data.packed.feats.shape[1], len(tokens), shape)
-    model.set_normalisation(data.packed.feats)
-    student = Student(
-        model, Auxiliary(model, lessons.num_labels if lessons else 0, lessons.num_states if lessons else 0, options)
+    model = EndToEnd(data.dim, len(tokens), shape)
+    model.set_normalisation(*data.moments())
+    with_heads = ModelWithAuxHeads(
+        model, Auxiliary(model, aux.num_labels if aux else 0, aux.num_states if aux else 0, options)
     )
     if init_dir is not None:
         load_encoder(model, init_dir, feature_facts(facts))
-    history = train(student, Task(data, EndToEndLoss(targets, options, lessons)), dev, options, out, facts.frame_shift)
+    history = train(with_heads, Task(data, EndToEndLoss(targets, options, aux)), dev, options, out, facts.frame_shift)
     if World.current().rank:
         return {}
     peak = peak_memory(options.device)
@@ -97,7 +96,7 @@ def train_end_to_end(
     return {
         "utterances": len(data),
         "parameters": sum(p.numel() for p in model.parameters()),
-        "auxiliary_parameters": sum(p.numel() for p in student.auxiliary.parameters()),
+        "auxiliary_parameters": sum(p.numel() for p in with_heads.auxiliary.parameters()),
         "peak_memory_mib": peak,
         "seconds_per_epoch": float(np.median([h["seconds"] for h in history])),
         **{k: v for k, v in best.items() if k.startswith("dev_") or k == "loss"},
@@ -172,32 +171,34 @@ def _with_policy(options: TrainEndToEndOptions, dim: int) -> TrainEndToEndOption
 
 def _utterances(
     data_dir: Path, tokens: Tokens, tokens_dir: Path, facts: FeatureFacts, options: TrainEndToEndOptions
-) -> tuple[UtteranceSet, list[np.ndarray]]:
+) -> tuple[Dataset, Lazy[np.ndarray]]:
     """The utterances that can be learned, and their tokens.
 
     Raises:
         DataError: more than max_skipped of them are too long, too short for their tokens, or have characters without a
             token.
     """
-    packed = load_packed(data_dir, options.feat_options())
-    texts = {entry["id"]: entry["supervisions"][0]["text"] for _, entry in iter_cuts(data_dir)}
-    rows = [np.array(tokens.encode(texts[cut_id]), dtype=np.int64) for cut_id in packed.cut_ids]
-    lens = packed.lengths().numpy()
-    frames = -(-lens // options.label_factor)
-    repeats = np.array([int((row[1:] == row[:-1]).sum()) for row in rows])
-    sizes = np.array([len(row) for row in rows])
+    data = Dataset.open(data_dir, options.feat_options(), cache_mib=options.cache_mib)
+    rows = _encoded(data, tokens)
+    sizes, repeats, unknown = (np.zeros(len(data), dtype=np.int32) for _ in range(3))
+    for i, row in enumerate(rows):
+        sizes[i], repeats[i], unknown[i] = len(row), (row[1:] == row[:-1]).sum(), UNK_ID in row
+    frames = -(-data.lens // options.label_factor)
     limit = int(options.max_seconds / facts.frame_shift)
-    where = str(data_dir)
-    keep = np.ones(len(rows), dtype=bool)
-    unknown = np.array([UNK_ID in row for row in rows])
+    keep = np.ones(len(data), dtype=bool)
     if unknown.mean() > options.max_skipped:
-        first = packed.cut_ids[int(np.flatnonzero(unknown)[0])]
+        first = int(np.argmax(unknown))
         raise DataError(
-            f"{where}: {unknown.sum():,} of {len(rows):,} utterances have characters without a token in "
-            f"{tokens_dir}, the first: {first!r}, {texts[first]!r}; were these tokens made for another text?"
+            f"{data_dir}: {unknown.sum():,} of {len(data):,} utterances have characters without a token in "
+            f"{tokens_dir}, the first: {data.id(first)!r}, {data.text(first)!r}; were these tokens made for another "
+            f"text?"
         )
     for bad, what, cure in (
-        (lens > limit, f"longer than {options.max_seconds:g} s", "--max-seconds admits them at the cost of memory"),
+        (
+            data.lens > limit,
+            f"longer than {options.max_seconds:g} s",
+            "--max-seconds admits them at the cost of memory",
+        ),
         (sizes == 0, "without text", "remove them"),
         (
             options.ctc & (frames < sizes + repeats),
@@ -206,17 +207,22 @@ def _utterances(
         ),
     ):
         keep &= ~bad
-        _report(bad, packed.cut_ids, f"{where}: utterances {what}", cure, options.max_skipped)
+        _report(bad, data, f"{data_dir}: utterances {what}", cure, options.max_skipped)
     if not keep.any():
-        raise DataError(f"{where}: no utterance is left to train on")
-    index = np.flatnonzero(keep)
-    return UtteranceSet(packed, index), [rows[i] for i in index]
+        raise DataError(f"{data_dir}: no utterance is left to train on")
+    data = data.select(keep)
+    return data, _encoded(data, tokens)
 
 
-def _report(bad: np.ndarray, cut_ids: tuple[str, ...], what: str, cure: str, max_skipped: float) -> None:
+def _encoded(data: Dataset, tokens: Tokens) -> Lazy[np.ndarray]:
+    """(U_n,) token ids of the transcripts."""
+    return Lazy(len(data), lambda i: np.array(tokens.encode(data.text(i)), dtype=np.int64))
+
+
+def _report(bad: np.ndarray, data: Dataset, what: str, cure: str, max_skipped: float) -> None:
     if not bad.any():
         return
-    text = f"{what}: {bad.sum():,} of {len(bad):,}, the first: {cut_ids[int(np.flatnonzero(bad)[0])]!r}"
+    text = f"{what}: {bad.sum():,} of {len(bad):,}, the first: {data.id(int(np.argmax(bad)))!r}"
     if bad.mean() > max_skipped:
         raise DataError(f"{text}; {cure}")
     logger.warning("%s; left out", text)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import shutil
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -15,15 +16,23 @@ from pipeline.artifacts.ali import AliSet
 from pipeline.artifacts.lang import Lang
 from pipeline.artifacts.model_dir import HmmDir, load_hmm
 from pipeline.base.errors import DataError
+from pipeline.feats.dataset import Dataset
 from pipeline.feats.facts import FeatureFacts
-from pipeline.feats.load import load_packed
+from pipeline.feats.frames import ChunkFrames
 from pipeline.hmm import viterbi
-from pipeline.hmm.compile import compile_graphs
-from pipeline.nn.data import UtteranceSet
-from pipeline.nn.labels import SPEED_SLACK, check_missing, fitted, frames_per_label, with_speeds
+from pipeline.hmm.graph_source import GraphSource
+from pipeline.nn.labels import (
+    AlignedCuts,
+    LabelFile,
+    Lazy,
+    aligned_labels,
+    check_missing,
+    frames_per_label,
+    word_ids,
+)
 from pipeline.nn.losses import CrossEntropy
 from pipeline.nn.model import AcousticModel, Scales, feature_facts, save_acoustic_model
-from pipeline.nn.nhmm import encoder_options, transcripts
+from pipeline.nn.nhmm import encoder_options
 from pipeline.nn.options import ViterbiOptions
 from pipeline.nn.priors import label_prior
 from pipeline.nn.train import Task, clean_up, train
@@ -47,13 +56,13 @@ def train_viterbi(
         lang_dir: must have the phones and topology of the alignment.
         ali_dir: alignment of the training data; its tree and transitions become the model's. Utterances at another
             speed (``pipeline.feats.augment``) take the labels of the original, stretched.
-        out: model directory to write; checkpoints of an interrupted training in it are gone on from.
+        out: model directory to write; an interrupted training resumes from its checkpoint there.
         dev_dir, dev_ali_dir: the same for the choice of epochs.
     Returns:
         facts for the stamp.
     """
     lang, hmm, facts, sets = load_labelled(data_dir, lang_dir, ali_dir, options, dev_dir, dev_ali_dir)
-    data = sets[0][1]
+    data = sets[0].data
     model = first_model(data, hmm, options)
     history, changed = _train_rounds(model, sets, lang, hmm, options, out, facts.frame_shift)
     save_acoustic_model(
@@ -74,7 +83,16 @@ def train_viterbi(
     }
 
 
-Labelled = tuple[Path, UtteranceSet, list[np.ndarray]]
+class Labelled(NamedTuple):
+    """Utterances, and the labels of each at the label frame rate.
+
+    Attributes:
+        lens: (N,) int64 numbers of the labels.
+    """
+
+    data: Dataset
+    labels: Sequence[np.ndarray]
+    lens: np.ndarray
 
 
 def load_labelled(
@@ -93,20 +111,20 @@ def load_labelled(
     """
     lang, hmm, facts = Lang.load(lang_dir), load_hmm(ali_dir), FeatureFacts.load(data_dir)
     hmm.check_lang(lang, lang_dir)
-    sets = [(data_dir, *_utterances(data_dir, ali_dir, hmm, facts, options))]
+    sets = [_utterances(data_dir, ali_dir, hmm, facts, options)]
     if dev_dir is not None:
         if dev_ali_dir is None:
             raise DataError(f"{dev_dir}: dev data need an alignment as well (--dev-ali)")
         facts.check_same_kind(FeatureFacts.load(dev_dir), data_dir, dev_dir)
-        sets.append((dev_dir, *_utterances(dev_dir, dev_ali_dir, hmm, facts, options)))
+        sets.append(_utterances(dev_dir, dev_ali_dir, hmm, facts, options))
     return lang, hmm, facts, sets
 
 
-def first_model(data: UtteranceSet, hmm: HmmDir, options: ViterbiOptions) -> AcousticModel:
+def first_model(data: Dataset, hmm: HmmDir, options: ViterbiOptions) -> AcousticModel:
     """A model with random parameters and the normalisation of the data; equal seeds give equal models."""
     torch.manual_seed(options.seed)
-    model = AcousticModel(data.packed.feats.shape[1], hmm.tree.num_pdfs, encoder_options(options))
-    model.set_normalisation(data.packed.feats)
+    model = AcousticModel(data.dim, hmm.tree.num_pdfs, encoder_options(options))
+    model.set_normalisation(*data.moments())
     return model
 
 
@@ -131,22 +149,18 @@ def _train_rounds(
     for number in range(options.realign_rounds + 1):
         work, round_options = out, options
         if number:
-            realigned = [
-                (where, data, realign(model.cpu(), hmm, lang, where, data, labels)) for where, data, labels in sets
-            ]
-            old, new = (np.concatenate(s[0][2]) for s in (sets, realigned))
-            changed[f"changed_{number}"] = float((old != new).mean())
+            realigned = [realign(model.cpu(), hmm, lang, own, out) for own in sets]
+            changed[f"changed_{number}"] = share_changed(sets[0].labels, realigned[0].labels)
             logger.info(
                 "round %d: realignment has changed %.1f %% of the labels", number, 100 * changed[f"changed_{number}"]
             )
             sets, work = realigned, out / f"round{number}"
             round_options = replace(options, epochs=options.realign_epochs, seed=options.seed + 1000 * number)
-        model.log_prior.copy_(label_prior(sets[0][2], hmm.tree.num_pdfs))
-        dev = Task(sets[1][1], CrossEntropy(sets[1][2])) if len(sets) > 1 else None
-        data, labels = sets[0][1:]
+        model.log_prior.copy_(label_prior(sets[0].labels, hmm.tree.num_pdfs))
+        dev = Task(sets[1].data, CrossEntropy(sets[1].labels)) if len(sets) > 1 else None
+        data, labels = sets[0].data, sets[0].labels
         if options.chunk_seconds:
-            size = chunk_frames(options, frame_shift)
-            data, labels = data.chunks(size), chunk_labels(labels, size // options.label_factor)
+            data, labels = in_chunks(sets[0], chunk_frames(options, frame_shift), options.label_factor)
         criterion = CrossEntropy(labels, options.label_smoothing, options.focal)
         history += train(model, Task(data, criterion), dev, round_options, work, frame_shift)
     for number in range(1, options.realign_rounds + 1):
@@ -155,24 +169,33 @@ def _train_rounds(
 
 
 @torch.no_grad()
-def realign(
-    model: AcousticModel, hmm: HmmDir, lang: Lang, data_dir: Path, data: UtteranceSet, labels: list[np.ndarray]
-) -> list[np.ndarray]:
+def realign(model: AcousticModel, hmm: HmmDir, lang: Lang, own: Labelled, directory: Path) -> Labelled:
     """Labels by the model's own Viterbi alignment; utterances without a path keep what they have.
 
     Scores are log posterior minus log prior; transitions are those of the alignment that the model was trained on.
+
+    Args:
+        directory: for the temporary file that holds the labels.
     """
     model.eval()
-    graphs = compile_graphs(lang, hmm.tree, hmm.transitions, transcripts(data_dir, lang, data.ids))
+    graphs = GraphSource(lang, hmm.tree, hmm.transitions, word_ids(own.data, lang).__getitem__, len(own.data))
     transitions = torch.from_numpy(hmm.transitions.log_probs())
-    out = list(labels)
-    for batch in data.batches(20_000, 64):
+    out = LabelFile(directory, own.lens)
+    for batch in own.data.batches(20_000, 64):
         log_post, lens = model(batch.feats, batch.lens)
-        best = viterbi(graphs.graphs[batch.indices], log_post - model.log_prior, lens, transitions)
+        best = viterbi(graphs.of(batch.indices).graphs, log_post - model.log_prior, lens, transitions)
         for row, index in enumerate(batch.indices):
-            if np.isfinite(float(best.scores[row])):
-                out[index] = best.pdfs[row, : int(lens[row])].numpy().astype(labels[index].dtype)
-    return out
+            found = np.isfinite(float(best.scores[row]))
+            out[index] = best.pdfs[row, : int(lens[row])].numpy() if found else own.labels[index]
+    return own._replace(labels=out)
+
+
+def share_changed(old: Iterable[np.ndarray], new: Iterable[np.ndarray]) -> float:
+    """Share of labels that differ."""
+    changed, total = 0, 0
+    for before, after in zip(old, new):
+        changed, total = changed + int((before != after).sum()), total + len(before)
+    return changed / max(total, 1)
 
 
 def chunk_frames(options: ViterbiOptions, frame_shift: float) -> int:
@@ -180,26 +203,27 @@ def chunk_frames(options: ViterbiOptions, frame_shift: float) -> int:
     return max(1, round(options.chunk_seconds / (frame_shift * options.label_factor))) * options.label_factor
 
 
-def chunk_labels(labels: list[np.ndarray], size: int) -> list[np.ndarray]:
-    """Labels of all chunks of `size` label frames, in the order of ``UtteranceSet.chunks``."""
-    return [row[i : i + size] for row in labels for i in range(0, len(row), size)]
+def in_chunks(own: Labelled, size: int, factor: int) -> tuple[Dataset, Sequence[np.ndarray]]:
+    """The same frames and labels in pieces, each an utterance of its own.
+
+    Args:
+        size: feature frames of a piece, a multiple of `factor`.
+        factor: feature frames per label.
+    """
+    data = own.data.chunks(size)
+    assert isinstance(data.frames, ChunkFrames), type(data.frames)
+    parent, first = data.frames.parent, data.frames.begin // factor
+    return data, Lazy(len(data), lambda i: own.labels[parent[i]][first[i] : first[i] + size // factor])
 
 
-def _utterances(
-    data_dir: Path, ali_dir: Path, hmm: HmmDir, facts: FeatureFacts, options: ViterbiOptions
-) -> tuple[UtteranceSet, list[np.ndarray]]:
+def _utterances(data_dir: Path, ali_dir: Path, hmm: HmmDir, facts: FeatureFacts, options: ViterbiOptions) -> Labelled:
     """The aligned utterances of a data directory and their labels at the label frame rate."""
     ali = AliSet.load(ali_dir)
     ali.check_tree(hmm.tree, hmm.topo, hmm.directory)
-    factor = frames_per_label(ali, facts.frame_shift, options.label_factor, data_dir)
-    packed = load_packed(data_dir, options.feat_options())
-    found = with_speeds(ali, packed.cut_ids)
-    check_missing(packed.cut_ids, found, ali, data_dir, options.max_skipped)
-    data = UtteranceSet(packed, [i for i, cut_id in enumerate(packed.cut_ids) if cut_id in found])
-    labels = []
-    for cut_id, length in zip(data.ids, data.lens):
-        frames = found[cut_id].pdf_ids(cut_id, factor, options.majority)
-        expected = -(-int(length) // options.label_factor)
-        slack = 0 if found[cut_id] is ali else SPEED_SLACK
-        labels.append(fitted(frames, expected, slack, cut_id, ali, data_dir))
-    return data, labels
+    rate = frames_per_label(ali, facts.frame_shift, options.label_factor, data_dir)
+    data, cuts = Dataset.open(data_dir, options.feat_options(), cache_mib=options.cache_mib), AlignedCuts(ali)
+    present = cuts.present(data)
+    check_missing(data, present, ali, data_dir, options.max_skipped)
+    data = data.select(present)
+    lens = -(-data.lens // options.label_factor)
+    return Labelled(data, aligned_labels(data, cuts, lens, rate, options.majority, data_dir), lens)

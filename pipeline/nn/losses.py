@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from pipeline.feats.dataset import Batch, Dataset
 from pipeline.hmm import Graphs, feasible, full_sum, occupancies
-from pipeline.hmm.compile import TrainingGraphs
-from pipeline.nn.data import Batch, UtteranceSet
+from pipeline.hmm.graph_source import GraphSource
+from pipeline.nn.linear import linear_labels
 from pipeline.nn.masks import mask_of
 from pipeline.nn.model import AcousticModel
 from pipeline.nn.priors import running_prior, softmax_prior
@@ -48,14 +49,14 @@ class FullSum:
 
     def __init__(
         self,
-        graphs: TrainingGraphs,
+        graphs: GraphSource,
         silence_pdfs: Sequence[int],
         alpha: Ramp,
         beta: Ramp,
         kappa: Ramp = Ramp(0.0),
         prior: str = "none",
-        linear_labels: Sequence[np.ndarray] | None = None,
         linear_until: float = 0.0,
+        linear_silence: Sequence[int] = (),
         em: bool = False,
     ) -> None:
         """Args:
@@ -64,12 +65,12 @@ class FullSum:
         alpha, beta, kappa: scales of label posterior, transitions and prior.
         prior: "none", "transcripts" (the model's log_prior as it stands), "softmax" or "on_the_fly" (both estimated
             in training and left in the model's log_prior).
-        linear_labels: (T'_n,) labels of a linear alignment per utterance.
-        linear_until: share of the training in which these are the targets of a cross-entropy instead.
+        linear_until: share of the training in which a linear alignment gives the targets of a cross-entropy instead.
+        linear_silence: labels of silence in that alignment.
         em: transitions are updated in closed form after each epoch; their w must not require gradients then.
         """
         self.graphs, self.alpha, self.beta, self.kappa, self.em = graphs, alpha, beta, kappa, em
-        self.prior, self.linear_labels, self.linear_until = prior, linear_labels, linear_until
+        self.prior, self.linear_until, self.linear_silence = prior, linear_until, linear_silence
         self.silence = torch.tensor(sorted(silence_pdfs), dtype=torch.int64)
 
     def __call__(self, model: AcousticModel, batch: Batch, done: float) -> Loss:
@@ -79,8 +80,8 @@ class FullSum:
         mask = mask_of(lens, log_post.shape[1])
         silence = float(log_post.detach()[..., self.silence.to(lens.device)].exp().sum(-1)[mask].sum())
         if done < self.linear_until and model.training:
-            assert self.linear_labels is not None
-            targets = padded([self.linear_labels[i] for i in batch.indices], log_post.shape[1]).to(lens.device)
+            labels = linear_labels(self.graphs.of(batch.indices).graphs, lens.tolist(), self.linear_silence)
+            targets = padded(labels, log_post.shape[1]).to(lens.device)
             loss = -log_post.gather(2, targets[:, :, None])[:, :, 0][mask].sum()
             return Loss(loss, int(mask.sum()), sums={"silence": silence})
         if self.prior == "on_the_fly" and model.training:
@@ -108,14 +109,14 @@ class FullSum:
         transitions = None
         if self.beta(done) and model.transitions is not None:
             transitions = self.beta(done) * model.transitions(encoded, lens)
-        return self.graphs.graphs[indices].to(scores.device), scores, transitions
+        return self.graphs.of(indices).graphs.to(scores.device), scores, transitions
 
     @torch.no_grad()
-    def transition_counts(self, model: AcousticModel, data: UtteranceSet) -> np.ndarray:
+    def transition_counts(self, model: AcousticModel, data: Dataset) -> np.ndarray:
         """(n_tid,) expected counts of all transitions under the model, with the final scales: the E step."""
         training = model.training
         model.eval()
-        counts = np.zeros(self.graphs.graphs.num_tids)
+        counts = np.zeros(self.graphs.num_tids)
         for batch in data.batches(20_000, 64, str(model.mean.device)):
             encoded, lens = model.encode(batch.feats, batch.lens)
             scaled = self._scaled(model, batch.indices, encoded, model.log_posteriors(encoded), lens, 1.0)
@@ -123,7 +124,7 @@ class FullSum:
         model.train(training)
         return counts
 
-    def end_epoch(self, model: AcousticModel, data: UtteranceSet, done: float) -> None:
+    def end_epoch(self, model: AcousticModel, data: Dataset, done: float) -> None:
         """Refreshes the prior of the softmax kind and the transitions, where they are estimated in closed form."""
         if self.prior == "softmax":
             device = str(model.mean.device)
@@ -189,7 +190,7 @@ class CrossEntropy:
         correct = float((flat.detach().argmax(1) == targets[mask]).sum())
         return Loss(loss.sum(), len(flat), sums={"accuracy": correct})
 
-    def end_epoch(self, model: AcousticModel, data: UtteranceSet, done: float) -> None:
+    def end_epoch(self, model: AcousticModel, data: Dataset, done: float) -> None:
         """Nothing to refresh."""
 
     def diagnose(self, model: AcousticModel, figures: dict[str, float], done: float) -> str | None:

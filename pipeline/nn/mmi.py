@@ -23,7 +23,7 @@ import torch
 from pipeline.base.errors import DataError
 from pipeline.graph.denominator import Competitors, References
 from pipeline.hmm import full_sum
-from pipeline.hmm.compile import TrainingGraphs
+from pipeline.hmm.graph_source import GraphSource
 from pipeline.nn.masks import mask_of
 from pipeline.nn.sequence import Outer
 
@@ -43,7 +43,7 @@ class Denominator(Protocol):
 
 
 @dataclass(frozen=True)
-class Criterion:
+class MmiOptions:
     """What is maximised, and which frames count.
 
     Attributes:
@@ -120,11 +120,11 @@ class SequenceObjective:
 
     def __init__(
         self,
-        graphs: TrainingGraphs,
+        graphs: GraphSource,
         transitions: torch.Tensor,
         denominator: Denominator | None,
         log_prior: torch.Tensor,
-        criterion: Criterion,
+        criterion: MmiOptions,
         *,
         words: Sequence[Sequence[int]] | None = None,
         lm_scores: np.ndarray | None = None,
@@ -160,7 +160,7 @@ class SequenceObjective:
         )
         self.same, self.ignore = same, torch.tensor(sorted(ignore), dtype=torch.int64)
         self.max_failed, self.max_missing = max_failed, max_missing
-        self.failures, self._seen = Failures(), set()
+        self.failures, self._seen = Failures(), np.zeros(len(graphs), dtype=bool)
 
     @torch.no_grad()
     def outer(self, log_posteriors: torch.Tensor, lens: torch.Tensor, indices: np.ndarray) -> Outer:
@@ -181,8 +181,8 @@ class SequenceObjective:
             rejected = (found.occupancy.gather(2, reference[:, :, None])[:, :, 0] < c.reject_below) & mask
             if c.cross_entropy:
                 gradient = gradient + c.cross_entropy * self._cross_entropy(log_posteriors, numerator, mask)[0]
-        self._seen.update(int(i) for i in indices)
-        self.failures.check(len(self._seen), self.max_failed, self.max_missing)
+        self._seen[indices] = True
+        self.failures.check(int(self._seen.sum()), self.max_failed, self.max_missing)
         used = mask & ~failed.to(mask.device)[:, None]
         rejected &= used
         cancelled = used & ~rejected & (gradient.abs().amax(2) < c.cancel_below * c.acoustic_scale)
@@ -231,7 +231,7 @@ class SequenceObjective:
         self, scores: torch.Tensor, lens: torch.Tensor, indices: np.ndarray
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """(N,) float64 log sums with the language model's score, (N, T, P) occupancies."""
-        graphs = self.graphs.graphs[indices]
+        graphs = self.graphs.of(indices).graphs
         if self.alignment is not None:
             scores = scores.masked_fill(~self._allowed(scores, lens, indices), -np.inf)
         leaf = scores.detach().cpu().requires_grad_(True)

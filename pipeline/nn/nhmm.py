@@ -5,7 +5,6 @@ probabilities out.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,17 +12,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipeline.artifacts.corpus import iter_cuts
 from pipeline.artifacts.lang import Lang
 from pipeline.artifacts.model_dir import HmmDir, load_hmm
 from pipeline.artifacts.transitions import TransitionModel
 from pipeline.artifacts.tree import monophone_tree
 from pipeline.base.errors import DataError
+from pipeline.feats.dataset import Dataset
 from pipeline.feats.facts import FeatureFacts
-from pipeline.feats.load import load_packed
-from pipeline.hmm.compile import TrainingGraphs, compile_graphs
-from pipeline.nn.data import UtteranceSet
-from pipeline.nn.linear import linear_labels
+from pipeline.hmm.graph_source import GraphSource
+from pipeline.nn.labels import word_ids
 from pipeline.nn.losses import FullSum, Ramp
 from pipeline.nn.model import AcousticModel, Scales, feature_facts, save_acoustic_model
 from pipeline.nn.options import EncoderOptions, NhmmOptions
@@ -47,7 +44,7 @@ def train_nhmm(
     Args:
         data_dir: data directory with features.
         lang_dir: pronunciations and topology.
-        out: model directory to write; checkpoints of an interrupted training in it are gone on from.
+        out: model directory to write; an interrupted training resumes from its checkpoint there.
         dev_dir: utterances for the choice of epochs.
         tree_dir: model or tree directory whose tied labels are used; default: one label per phone state.
     Returns:
@@ -57,38 +54,14 @@ def train_nhmm(
     hmm = hmm_for(lang, lang_dir, tree_dir)
     facts = FeatureFacts.load(data_dir)
     data, graphs = _utterances(data_dir, lang, hmm, options)
-    torch.manual_seed(options.seed)
-    feat_dim = data.packed.feats.shape[1]
-    model = AcousticModel(feat_dim, hmm.tree.num_pdfs, encoder_options(options))
-    model.set_normalisation(data.packed.feats)
-    model.transitions = TransitionNet(
-        options.transitions,
-        hmm.transitions,
-        model.encoder.out_dim,
-        options.transition_init,
-        options.label_factor,
-        options.transition_dim,
-    )
-    for parameter in model.transitions.parameters():
-        parameter.rate_factor = options.transition_rate
-    if options.transition_update == "em":
-        check_closed_form(options.transitions)
-        model.transitions.requires_grad_(False)
     silence = silence_pdfs(hmm.transitions, lang)
-    shift = facts.frame_shift * options.label_factor
-    if options.prior == "transcripts":
-        speech = np.isin(hmm.transitions.pdf, silence, invert=True)
-        per_phone = float(hmm.transitions.num_states_of[hmm.transitions.phone[speech]].mean())
-        label_frames = int(model.encoder.out_lens(torch.from_numpy(data.lens)).sum())
-        model.log_prior.copy_(transcript_prior(graphs.graphs, silence, label_frames, per_phone, shift))
+    model = _first_model(data, graphs, hmm, silence, facts, options)
     dev = None
     if dev_dir is not None:
         facts.check_same_kind(FeatureFacts.load(dev_dir), data_dir, dev_dir)
         dev_data, dev_graphs = _utterances(dev_dir, lang, hmm, options)
-        dev = Task(dev_data, criterion_of(dev_graphs, silence, options, lang.blank))
-    criterion = criterion_of(
-        graphs, silence, options, lang.blank, model.encoder.out_lens(torch.from_numpy(data.lens)).tolist()
-    )
+        dev = Task(dev_data, criterion_of(dev_graphs, silence, options, lang.blank, training=False))
+    criterion = criterion_of(graphs, silence, options, lang.blank, training=True)
     history = train(model, Task(data, criterion), dev, options, out, facts.frame_shift)
     model.cpu()
     finish_transitions(model, hmm.transitions, data)
@@ -107,6 +80,38 @@ def train_nhmm(
     )
     clean_up(out)
     return _facts(model, hmm.transitions, silence, history, len(data))
+
+
+def _first_model(
+    data: Dataset, graphs: GraphSource, hmm: HmmDir, silence: list[int], facts: FeatureFacts, options: NhmmOptions
+) -> AcousticModel:
+    """A model with random parameters, first transition probabilities, and the prior of the transcripts if it is to have
+    that.
+    """
+    torch.manual_seed(options.seed)
+    model = AcousticModel(data.dim, hmm.tree.num_pdfs, encoder_options(options))
+    model.set_normalisation(*data.moments())
+    model.transitions = TransitionNet(
+        options.transitions,
+        hmm.transitions,
+        model.encoder.out_dim,
+        options.transition_init,
+        options.label_factor,
+        options.transition_dim,
+    )
+    for parameter in model.transitions.parameters():
+        parameter.rate_factor = options.transition_rate
+    if options.transition_update == "em":
+        check_closed_form(options.transitions)
+        model.transitions.requires_grad_(False)
+    if options.prior == "transcripts":
+        speech = np.isin(hmm.transitions.pdf, silence, invert=True)
+        per_phone = float(hmm.transitions.num_states_of[hmm.transitions.phone[speech]].mean())
+        frames = int(model.encoder.out_lens(torch.from_numpy(data.lens)).sum())
+        shift = facts.frame_shift * options.label_factor
+        blocks = (block.graphs for _, block in graphs.blocks())
+        model.log_prior.copy_(transcript_prior(blocks, silence, frames, per_phone, shift))
+    return model
 
 
 def hmm_for(lang: Lang, lang_dir: Path, tree_dir: Path | None) -> HmmDir:
@@ -130,7 +135,7 @@ def silence_pdfs(transitions: TransitionModel, lang: Lang) -> list[int]:
     return sorted(set(transitions.pdf[transitions.phone == lang.silence_id].tolist()))
 
 
-def finish_transitions(model: AcousticModel, transitions: TransitionModel, data: UtteranceSet) -> None:
+def finish_transitions(model: AcousticModel, transitions: TransitionModel, data: Dataset) -> None:
     """Brings the trained probabilities into transitions.json: as they are, or as their mean over the data."""
     net = model.transitions
     assert net is not None
@@ -147,46 +152,33 @@ def finish_transitions(model: AcousticModel, transitions: TransitionModel, data:
     net.export(transitions, total / frames)
 
 
-def transcripts(data_dir: Path, lang: Lang, cut_ids: Sequence[str]) -> list[list[int]]:
-    """Word ids of the utterances of a data directory; DataError names the line of a word outside the lexicon."""
-    texts = {e["id"]: (line, e["supervisions"][0]["text"]) for line, e in iter_cuts(data_dir)}
-    return [lang.word_ids(texts[c][1], f"{data_dir}/cuts.jsonl.gz:{texts[c][0]}: utterance {c!r}") for c in cut_ids]
-
-
-def _utterances(data_dir: Path, lang: Lang, hmm: HmmDir, options: NhmmOptions) -> tuple[UtteranceSet, TrainingGraphs]:
+def _utterances(data_dir: Path, lang: Lang, hmm: HmmDir, options: NhmmOptions) -> tuple[Dataset, GraphSource]:
     """The utterances that are long enough for their text, and their graphs."""
-    packed = load_packed(data_dir, options.feat_options())
-    graphs = compile_graphs(lang, hmm.tree, hmm.transitions, transcripts(data_dir, lang, packed.cut_ids))
-    lens = -(-packed.lengths().numpy() // options.label_factor)
-    keep = np.flatnonzero(lens >= graphs.min_frames)
-    short = len(lens) - len(keep)
-    if short:
-        first = int(np.flatnonzero(lens < graphs.min_frames)[0])
-        text = (
-            f"{data_dir}: {short:,} of {len(lens):,} utterances are shorter than their HMM, the first: "
-            f"{packed.cut_ids[first]!r}, {lens[first]} label frames for at least {graphs.min_frames[first]} states"
-        )
-        if short > options.max_skipped * len(lens):
-            raise DataError(f"{text}; a lower --subsampling or a topology with fewer states would admit them")
-        logger.warning("%s", text)
-        graphs = graphs.select(keep)
-    return UtteranceSet(packed, keep), graphs
+    data = Dataset.open(data_dir, options.feat_options(), cache_mib=options.cache_mib)
+    graphs = GraphSource(lang, hmm.tree, hmm.transitions, word_ids(data, lang).__getitem__, len(data))
+    lens = -(-data.lens // options.label_factor)
+    keep = lens >= graphs.min_frames
+    if keep.all():
+        return data, graphs
+    short = int((~keep).sum())
+    first = int(np.argmin(keep))
+    text = (
+        f"{data_dir}: {short:,} of {len(lens):,} utterances are shorter than their HMM, the first: "
+        f"{data.id(first)!r}, {lens[first]} label frames for at least {graphs.min_frames[first]} states"
+    )
+    if short > options.max_skipped * len(lens):
+        raise DataError(f"{text}; a lower --subsampling or a topology with fewer states would admit them")
+    logger.warning("%s", text)
+    return data.select(keep), graphs.select(keep)
 
 
-def criterion_of(
-    graphs: TrainingGraphs,
-    silence: list[int],
-    options: NhmmOptions,
-    blank: bool,
-    train_lens: Sequence[int] | None = None,
-) -> FullSum:
+def criterion_of(graphs: GraphSource, silence: list[int], options: NhmmOptions, blank: bool, training: bool) -> FullSum:
     """The criterion of some graphs.
 
     Args:
         blank: silence is CTC's blank, which rightly takes nearly everything: no watch over collapse.
-        train_lens: label frames of each utterance, for the flat start of training data; dev data needs none.
+        training: with what only training data need: a flat start, transitions by EM.
     """
-    flat = train_lens is not None and options.flat_start_epochs > 0
     return FullSum(
         graphs,
         [] if blank else silence,
@@ -194,9 +186,9 @@ def criterion_of(
         Ramp(options.transition_scale, options.transition_scale_start),
         Ramp(options.prior_scale, options.prior_scale_start),
         options.prior,
-        linear_labels(graphs.graphs, train_lens, silence) if flat else None,
-        options.flat_start_epochs / options.epochs if flat else 0.0,
-        train_lens is not None and options.transition_update == "em",
+        options.flat_start_epochs / options.epochs if training else 0.0,
+        silence,
+        training and options.transition_update == "em",
     )
 
 

@@ -14,10 +14,10 @@ class Normalised(nn.Module):
         self.register_buffer("mean", torch.zeros(feature_dim))
         self.register_buffer("scale", torch.ones(feature_dim))
 
-    def set_normalisation(self, feats: torch.Tensor) -> None:
-        """Takes mean and standard deviation from (sum T, F) training features."""
-        self.mean.copy_(feats.double().mean(0))
-        self.scale.copy_(1.0 / feats.double().std(0, unbiased=False).clamp(min=1e-5))
+    def set_normalisation(self, mean: torch.Tensor, variance: torch.Tensor) -> None:
+        """Takes mean and variance (F,) of the training features, as ``Dataset.moments`` gives them."""
+        self.mean.copy_(mean)
+        self.scale.copy_(1.0 / variance.sqrt().clamp(min=1e-5))
 
     def normalise(self, feats: torch.Tensor) -> torch.Tensor:
         """(.., F) features with mean 0 and variance 1 over the training data."""

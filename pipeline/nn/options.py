@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
-from pipeline.feats.options import FeatLoadOptions
+from pipeline.feats.options import FeatLoadOptions, cache_field
 
 frozen = dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
 NOT_IN_STAMP = {"stamp": False}
@@ -164,6 +164,7 @@ class TrainOptions:
     device: str = Field(
         "auto", description="cpu, cuda, cuda:1 ..; auto takes a GPU if there is one.", json_schema_extra=NOT_IN_STAMP
     )
+    cache_mib: int = cache_field()
 
     def feat_options(self) -> FeatLoadOptions:
         """How the features are loaded."""
@@ -258,3 +259,4 @@ class TransitionEmOptions:
     transition_scale: float | None = Field(
         None, ge=0, le=5, description="Exponent of the transitions; none: the model's."
     )
+    cache_mib: int = cache_field()

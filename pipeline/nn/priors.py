@@ -12,8 +12,8 @@ import numpy as np
 import torch
 
 if TYPE_CHECKING:
+    from pipeline.feats.dataset import Batch
     from pipeline.hmm import Graphs
-    from pipeline.nn.data import Batch
     from pipeline.nn.model import AcousticModel
 
 logger = logging.getLogger(__name__)
@@ -31,7 +31,7 @@ def log_prior(counts: np.ndarray, floor: float = FLOOR) -> torch.Tensor:
 
 
 def transcript_prior(
-    graphs: Graphs, silence_pdfs: Iterable[int], num_frames: int, states_per_phone: float, frame_shift: float
+    graphs: Iterable[Graphs], silence_pdfs: Iterable[int], num_frames: int, states_per_phone: float, frame_shift: float
 ) -> torch.Tensor:
     """Prior from the transcripts alone: silence has the frames that speech of PHONE_SECONDS per phone leaves over.
 
@@ -44,8 +44,11 @@ def transcript_prior(
     Returns:
         (P,) natural logs.
     """
-    counts = np.bincount(graphs.state_pdf.cpu().numpy(), minlength=graphs.num_pdfs).astype(np.float64)
-    silence = np.isin(np.arange(graphs.num_pdfs), list(silence_pdfs))
+    counts = np.zeros(0, dtype=np.float64)
+    for block in graphs:
+        own = np.bincount(block.state_pdf.cpu().numpy(), minlength=block.num_pdfs).astype(np.float64)
+        counts = counts + own if len(counts) else own
+    silence = np.isin(np.arange(len(counts)), list(silence_pdfs))
     counts[silence] = 0.0
     assert counts.sum() > 0, "no speech state in the graphs"
     speech_frames = counts.sum() / states_per_phone * PHONE_SECONDS / frame_shift

@@ -22,7 +22,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from pipeline.nn.data import Batch, UtteranceSet
+from pipeline.feats.dataset import Batch, Dataset
 from pipeline.nn.masks import mask_of
 from pipeline.nn.train import Loss
 
@@ -102,7 +102,7 @@ class SequenceCriterion:
         self._seen += len(batch.indices)
         return self._stale(batch.feats, batch.lens, normalised=True)[0]
 
-    def end_epoch(self, model: Any, data: UtteranceSet, done: float) -> None:
+    def end_epoch(self, model: Any, data: Dataset, done: float) -> None:
         """Nothing to refresh."""
 
     def diagnose(self, model: Any, figures: dict[str, float], done: float) -> str | None:

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from pipeline.feats.options import FeatLoadOptions
+from pipeline.feats.options import FeatLoadOptions, cache_field
 from pipeline.graph.options import DecodeOptions
 from pipeline.nn.options import NOT_IN_STAMP, TrainOptions, frozen
 
@@ -107,6 +107,7 @@ class SequenceOptions:
     device: str = Field(
         "auto", description="cpu, cuda, cuda:1 ..; auto takes a GPU if there is one.", json_schema_extra=NOT_IN_STAMP
     )
+    cache_mib: int = cache_field()
 
     def __post_init__(self) -> None:
         if self.max_active <= self.min_active:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,16 +21,16 @@ from pipeline.artifacts.lang import Lang
 from pipeline.artifacts.model_dir import HmmDir
 from pipeline.base.errors import ConfigError, DataError, MismatchError
 from pipeline.base.files import atomic_write
+from pipeline.feats.dataset import Dataset, plan
 from pipeline.feats.facts import FeatureFacts
-from pipeline.feats.load import load_packed
 from pipeline.feats.options import FeatLoadOptions
 from pipeline.graph.decoding import DecodingGraph
 from pipeline.graph.denominator import GraphSum, LatticeSum
-from pipeline.hmm.compile import compile_graphs
-from pipeline.nn.data import UtteranceSet
-from pipeline.nn.mmi import Criterion, Denominator, SequenceObjective
+from pipeline.hmm.graph_source import GraphSource
+from pipeline.nn.labels import LabelFile, Lazy, word_ids
+from pipeline.nn.mmi import Denominator, MmiOptions, SequenceObjective
 from pipeline.nn.model import AcousticModel, Scales, load_acoustic_model, save_acoustic_model
-from pipeline.nn.nhmm import silence_pdfs, transcripts
+from pipeline.nn.nhmm import silence_pdfs
 from pipeline.nn.sequence import FrameCrossEntropy, SequenceCriterion
 from pipeline.nn.sequence_options import SequenceOptions
 from pipeline.nn.train import Task, clean_up, pick_device, train
@@ -64,7 +65,7 @@ def train_sequence(
         data_dir: features of the kind that the model was trained on, with transcripts.
         sources: lang and model; the decoding graph of the denominator (of words, or of phones for lattice-free MMI);
             the language model in the graph, for the value of the criterion (without it F lacks the references' scores).
-        out: model directory to write; checkpoints of an interrupted training in it are gone on from.
+        out: model directory to write; an interrupted training resumes from its checkpoint there.
         ali_dir: alignment of the data by the model's tree, which the numerator keeps to.
         dev_dir: data on which the criterion is followed.
     Returns:
@@ -81,7 +82,7 @@ def train_sequence(
         if dev_dir is None
         else sequence_task(model, hmm, meta, lang, dev_dir, sources, denominator, options, None, held_out=True)
     )
-    watch = FrameErrors(model.to(device), dev or task, device)
+    watch = FrameErrors(model.to(device), dev or task, device, out)
     select_parameters(model, options.update)
     cost = step_cost(model.to(device), task, options, device)
     logger.info("a step of %s takes %.2f times the CPU time of a cross-entropy step", options.criterion, cost)
@@ -151,23 +152,22 @@ def sequence_task(
     """
     facts = FeatureFacts.load(data_dir)
     facts.check_same_kind(replace(facts, **meta["features"]), data_dir, sources.model_dir)
-    packed = load_packed(data_dir, FeatLoadOptions(**meta["feat_options"]))
-    words = transcripts(data_dir, lang, packed.cut_ids)
-    graphs = compile_graphs(lang, hmm.tree, hmm.transitions, words)
-    keep = np.flatnonzero(model.encoder.out_lens(packed.lengths()).numpy() >= graphs.min_frames)
-    if len(packed) - len(keep) > options.max_failed * len(packed):
-        raise DataError(
-            f"{data_dir}: {len(packed) - len(keep):,} of {len(packed):,} utterances are shorter than their HMM"
-        )
-    scores = np.zeros(len(words)) if sources.lm is None else lm_scores(sources.lm, lang, words, strict=not held_out)
-    keep = keep[np.isfinite(scores[keep])]
-    data = UtteranceSet(packed, keep)
+    whole = Dataset.open(data_dir, FeatLoadOptions(**meta["feat_options"]), cache_mib=options.cache_mib)
+    words = word_ids(whole, lang)
+    graphs = GraphSource(lang, hmm.tree, hmm.transitions, words.__getitem__, len(whole))
+    keep = model.encoder.out_lens(torch.from_numpy(whole.lens)).numpy() >= graphs.min_frames
+    short = int((~keep).sum())
+    if short > options.max_failed * len(whole):
+        raise DataError(f"{data_dir}: {short:,} of {len(whole):,} utterances are shorter than their HMM")
+    scores = np.zeros(len(whole)) if sources.lm is None else lm_scores(sources.lm, lang, words, strict=not held_out)
+    keep &= np.isfinite(scores)
+    data = whole.select(keep)
     labels = (
         None if ali_dir is None else aligned_labels(data, ali_dir, hmm, facts.frame_shift * model.encoder.subsampling)
     )
-    words, prior = [words[i] for i in keep], Scales(**meta["scales"]).prior
+    prior = Scales(**meta["scales"]).prior
     smoothed = options.criterion == "bmmi" or options.criterion == "smbr"
-    criterion = Criterion(
+    criterion = MmiOptions(
         kind=options.criterion if options.criterion in ("smbr", "realign") else "mmi",
         acoustic_scale=options.acoustic_scale,
         prior_scale=prior if options.prior_scale is None else options.prior_scale,
@@ -178,7 +178,7 @@ def sequence_task(
         cancel_below=options.cancel_below,
     )
     same = same_phone(hmm) if smoothed and options.accuracy == "phone" else None
-    lookup = words if isinstance(denominator, LatticeSum) and sources.lm is not None else None
+    lookup = word_ids(data, lang) if isinstance(denominator, LatticeSum) and sources.lm is not None else None
     transitions = torch.from_numpy(hmm.transitions.log_probs()) * _transition_scale(meta, options)
     objective = SequenceObjective(
         graphs.select(keep),
@@ -198,7 +198,7 @@ def sequence_task(
     return Task(data, SequenceCriterion(objective, options.refresh))
 
 
-def aligned_labels(data: UtteranceSet, ali_dir: Path, hmm: HmmDir, frame_shift: float) -> list[np.ndarray]:
+def aligned_labels(data: Dataset, ali_dir: Path, hmm: HmmDir, frame_shift: float) -> Lazy[np.ndarray]:
     """(T_n,) pdf-ids of each utterance at the label frame rate, from an alignment by the same tree."""
     ali = AliSet.load(ali_dir)
     ali.check_tree(hmm.tree, hmm.topo, hmm.directory)
@@ -208,25 +208,26 @@ def aligned_labels(data: UtteranceSet, ali_dir: Path, hmm: HmmDir, frame_shift: 
             f"{ali_dir} has a frame every {ali.header.frame_shift * 1000:g} ms, {hmm.directory} one every "
             f"{frame_shift * 1000:g} ms"
         )
-    missing = [c for c in data.ids if c not in ali]
-    if missing:
+    missing = np.flatnonzero([data.id(i) not in ali for i in range(len(data))])
+    if len(missing):
         raise DataError(
-            f"{ali_dir} has no alignment for {len(missing):,} of {len(data):,} utterances, the first: {missing[0]!r}"
+            f"{ali_dir} has no alignment for {len(missing):,} of {len(data):,} utterances, the first: "
+            f"{data.id(int(missing[0]))!r}"
         )
-    return [ali.pdf_ids(cut_id, factor) for cut_id in data.ids]
+    return Lazy(len(data), lambda i: ali.pdf_ids(data.id(i), factor))
 
 
 def _transition_scale(meta: dict[str, Any], options: SequenceOptions) -> float:
     return Scales(**meta["scales"]).transition if options.transition_scale is None else options.transition_scale
 
 
-def lm_scores(lm: Path, lang: Lang, words: list[list[int]], strict: bool = True) -> np.ndarray:
+def lm_scores(lm: Path, lang: Lang, words: Sequence[Sequence[int]], strict: bool = True) -> np.ndarray:
     """(M,) float64 natural-log probabilities of transcripts; with `strict` -inf becomes an error that names the
     transcript.
     """
     arpa = Arpa.load(lm / "lm.arpa" if lm.is_dir() else lm)
-    texts = [[lang.words.name(w) for w in row] for row in words]
-    out = np.array([arpa.sentence_log_prob(text) for text in texts])
+    texts = Lazy(len(words), lambda i: [lang.words.name(w) for w in words[i]])
+    out = np.fromiter((arpa.sentence_log_prob(text) for text in texts), dtype=np.float64, count=len(words))
     if strict and not np.isfinite(out).all():
         raise DataError(
             f"{lm}: gives no probability to the transcript {' '.join(texts[int(np.argmin(out))])!r}; use a language "
@@ -256,10 +257,13 @@ class FrameErrors:
     The reference is what the model before it aligns. Sequence training is expected to raise it while words get better.
     """
 
-    def __init__(self, model: AcousticModel, task: Task, device: str) -> None:
+    def __init__(self, model: AcousticModel, task: Task, device: str, directory: Path) -> None:
+        """Args:
+        directory: for the temporary file that holds the reference.
+        """
         self._task, self._device = task, device
         objective = task.criterion.objective
-        self._labels: list[np.ndarray] = [np.zeros(0, dtype=np.int64)] * len(task.data)
+        self._labels = LabelFile(directory, model.encoder.out_lens(torch.from_numpy(task.data.lens)).numpy())
         for batch in task.data.batches(20_000, 64, device):
             with torch.no_grad():
                 log_post, lens = model(batch.feats, batch.lens)
@@ -293,14 +297,16 @@ def step_cost(model: AcousticModel, task: Task, options: SequenceOptions, device
     """CPU time of a step of the criterion over one of cross-entropy, lattices included; best of two on a few
     batches.
     """
-    labels = [np.zeros(int(n), dtype=np.int64) for n in model.encoder.out_lens(torch.from_numpy(task.data.lens))]
+    lens = model.encoder.out_lens(torch.from_numpy(task.data.lens)).numpy()
+    labels = Lazy(len(lens), lambda i: np.zeros(int(lens[i]), dtype=np.int64))
     peers = {"ce": SequenceCriterion(FrameCrossEntropy(labels)), "own": SequenceCriterion(task.criterion.objective)}
-    batches = list(task.data.batches(options.batch_frames, options.max_batch, device))
-    chosen = [batches[i] for i in np.linspace(0, len(batches) - 1, COST_BATCHES + 2).astype(int)[1:-1]]
+    batches = plan(task.data.lens, options.batch_frames, options.max_batch)
+    chosen = np.linspace(0, len(batches) - 1, COST_BATCHES + 2).astype(int)[1:-1]
     taken = dict.fromkeys(peers, 0.0)
     model.train()
     with torch.random.fork_rng(devices=[]):
-        for batch in chosen:
+        for number in chosen.tolist():
+            batch = task.data.batch(batches[number], device)
             feats = replace(batch, feats=model.normalise(batch.feats))
             times: dict[str, list[float]] = {name: [] for name in peers}
             for turn in range(3):
@@ -319,9 +325,8 @@ def step_cost(model: AcousticModel, task: Task, options: SequenceOptions, device
 def write_failures(out: Path, task: Task) -> dict[str, int]:
     """Lists what went wrong in failed.txt; returns the counts for the stamp."""
     failures = task.criterion.objective.failures
-    ids = task.data.ids
     with atomic_write(out / FAILED) as f:
-        f.writelines(f"{ids[index]}\t{reason}\n" for index, reason in sorted(failures.reasons().items()))
+        f.writelines(f"{task.data.id(index)}\t{reason}\n" for index, reason in sorted(failures.reasons().items()))
     counts = {name: len(getattr(failures, name)) for name in ("zero_numerator", "empty", "missing", "narrow")}
     logger.info(
         "left out: %d references without a path, %d empty lattices; added to the denominator: %d references that their "

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from pipeline.base.errors import ConfigError, PipelineError
-from pipeline.nn.data import Batch, UtteranceSet, plan
+from pipeline.feats.dataset import Batch, Dataset, plan
 from pipeline.nn.distributed import World
 from pipeline.nn.options import TrainOptions
 from pipeline.nn.specaugment import spec_augment
@@ -50,7 +50,7 @@ class Criterion(Protocol):
             done: share of the training that is done, 0 .. 1, for schedules.
         """
 
-    def end_epoch(self, model: Any, data: UtteranceSet, done: float) -> None:
+    def end_epoch(self, model: Any, data: Dataset, done: float) -> None:
         """Called after each training epoch, to refresh what is estimated on the whole data (priors)."""
 
     def diagnose(self, model: Any, figures: dict[str, float], done: float) -> str | None:
@@ -61,7 +61,7 @@ class Criterion(Protocol):
 class Task:
     """Utterances and the criterion that knows their targets."""
 
-    data: UtteranceSet
+    data: Dataset
     criterion: Criterion
 
 
@@ -82,7 +82,7 @@ def seed_step(*position: int) -> None:
 
 def prepare(
     model: Any,
-    data: UtteranceSet,
+    data: Dataset,
     indices: np.ndarray,
     options: TrainOptions,
     done: float,

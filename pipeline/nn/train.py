@@ -18,7 +18,7 @@ from torch import nn
 
 from pipeline.base.errors import ConfigError
 from pipeline.base.log import duration, progress
-from pipeline.nn.data import plan
+from pipeline.feats.dataset import plan
 from pipeline.nn.distributed import World
 from pipeline.nn.options import TrainOptions
 from pipeline.nn.schedule import learning_rate, make_optimizer, set_rate

@@ -9,20 +9,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from pipeline.artifacts.lang import Lang
 from pipeline.artifacts.model_dir import HmmDir
 from pipeline.base.errors import ConfigError
+from pipeline.feats.dataset import Dataset
 from pipeline.feats.facts import FeatureFacts
-from pipeline.feats.load import load_packed
 from pipeline.feats.options import FeatLoadOptions
-from pipeline.hmm.compile import compile_graphs
-from pipeline.nn.data import UtteranceSet
+from pipeline.hmm.graph_source import GraphSource
+from pipeline.nn.labels import word_ids
 from pipeline.nn.losses import FullSum, Ramp
 from pipeline.nn.model import Scales, feature_facts, load_acoustic_model, save_acoustic_model
-from pipeline.nn.nhmm import silence_pdfs, transcripts
+from pipeline.nn.nhmm import silence_pdfs
 from pipeline.nn.options import TransitionEmOptions
 from pipeline.nn.transitions import TransitionNet, check_closed_form
 
@@ -55,10 +54,10 @@ def estimate_transitions(
         trained.transition if options.transition_scale is None else options.transition_scale,
         trained.prior,
     )
-    packed = load_packed(data_dir, FeatLoadOptions(**meta["feat_options"]))
-    graphs = compile_graphs(lang, hmm.tree, hmm.transitions, transcripts(data_dir, lang, packed.cut_ids))
-    keep = np.flatnonzero(model.encoder.out_lens(packed.lengths()).numpy() >= graphs.min_frames)
-    data, silence = UtteranceSet(packed, keep), silence_pdfs(hmm.transitions, lang)
+    whole = Dataset.open(data_dir, FeatLoadOptions(**meta["feat_options"]), cache_mib=options.cache_mib)
+    graphs = GraphSource(lang, hmm.tree, hmm.transitions, word_ids(whole, lang).__getitem__, len(whole))
+    keep = model.encoder.out_lens(torch.from_numpy(whole.lens)).numpy() >= graphs.min_frames
+    data, silence = whole.select(keep), silence_pdfs(hmm.transitions, lang)
     model.transitions = TransitionNet(options.transitions, hmm.transitions, model.encoder.out_dim)
     criterion = FullSum(
         graphs.select(keep),

@@ -157,7 +157,7 @@ def decode(
             encoded, lens = model.encode(batch.feats, batch.lens)
         out.encoder_seconds += time.monotonic() - start
         out.audio_seconds += batch.num_frames * frame_shift
-        ids = [data.ids[i] for i in batch.indices]
+        ids = [data.id(i) for i in batch.indices]
         for w in weights:
             start = time.monotonic()
             with torch.no_grad():
@@ -208,10 +208,9 @@ def search(
 
 def _load(data_dir: Path, meta: Mapping[str, Any]) -> tuple[Any, float]:
     """Utterances with the features that the model was trained on, and their frame shift."""
+    from pipeline.feats.dataset import Dataset
     from pipeline.feats.facts import FeatureFacts
-    from pipeline.feats.load import load_packed
     from pipeline.feats.options import FeatLoadOptions
-    from pipeline.nn.data import UtteranceSet
     from pipeline.nn.model import feature_facts
 
     facts = FeatureFacts.load(data_dir)
@@ -220,7 +219,7 @@ def _load(data_dir: Path, meta: Mapping[str, Any]) -> tuple[Any, float]:
     if different:
         k = different[0]
         raise MismatchError(f"{data_dir} has features with {k} = {here.get(k)}, the model was trained on {there[k]}")
-    return UtteranceSet(load_packed(data_dir, FeatLoadOptions(**meta["feat_options"]))), facts.frame_shift
+    return Dataset.open(data_dir, FeatLoadOptions(**meta["feat_options"])), facts.frame_shift
 
 
 def latency(model: EndToEnd, frame_shift: float) -> float | None:

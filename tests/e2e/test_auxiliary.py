@@ -9,12 +9,19 @@ import pytest
 import torch
 
 from pipeline.base.errors import ConfigError
-from pipeline.e2e.auxiliary import Auxiliary, Student, branch_losses, check_layers, smoothed_cross_entropy, symmetric_kl
+from pipeline.e2e.auxiliary import (
+    Auxiliary,
+    ModelWithAuxHeads,
+    branch_losses,
+    check_layers,
+    smoothed_cross_entropy,
+    symmetric_kl,
+)
 from pipeline.e2e.criterion import EndToEndLoss, frame_loss, greedy_errors, states_loss
-from pipeline.e2e.labels import Lessons, jitter
+from pipeline.e2e.labels import AuxTargets, jitter
 from pipeline.e2e.model import EndToEnd
 from pipeline.e2e.options import TrainEndToEndOptions
-from pipeline.nn.data import Batch
+from pipeline.feats.dataset import Batch
 from pipeline.nn.encoders import Hidden
 
 SMALL = dict(
@@ -32,7 +39,7 @@ SMALL = dict(
     device="cpu",
 )
 TARGETS = [np.array([3, 4, 3]), np.array([5, 5])]
-LESSONS = Lessons(
+AUX_TARGETS = AuxTargets(
     5,
     4,
     {1: [np.arange(13) % 5, np.arange(7) % 5], 3: [np.arange(7) % 5, np.arange(4) % 5]},
@@ -41,20 +48,20 @@ LESSONS = Lessons(
 )
 
 
-def make(**options) -> tuple[Student, EndToEndLoss, Batch]:
+def make(**options) -> tuple[ModelWithAuxHeads, EndToEndLoss, Batch]:
     torch.manual_seed(0)
     o = TrainEndToEndOptions(**{**SMALL, **options})
     model = EndToEnd(4, 8, o)
-    student = Student(model, Auxiliary(model, 5, 4, o)).train()
+    with_heads = ModelWithAuxHeads(model, Auxiliary(model, 5, 4, o)).train()
     feats = torch.randn(2, 13, 4)
-    return student, EndToEndLoss(TARGETS, o, LESSONS), Batch(np.arange(2), feats, torch.tensor([13, 7]))
+    return with_heads, EndToEndLoss(TARGETS, o, AUX_TARGETS), Batch(np.arange(2), feats, torch.tensor([13, 7]))
 
 
-def gradients(student: Student, value: torch.Tensor) -> dict[str, float]:
+def gradients(with_heads: ModelWithAuxHeads, value: torch.Tensor) -> dict[str, float]:
     """Largest gradient of each parameter; 0 where none arrives."""
-    student.zero_grad()
+    with_heads.zero_grad()
     value.backward()
-    return {name: 0.0 if p.grad is None else float(p.grad.abs().max()) for name, p in student.named_parameters()}
+    return {name: 0.0 if p.grad is None else float(p.grad.abs().max()) for name, p in with_heads.named_parameters()}
 
 
 @pytest.mark.parametrize("m", [0.0, 0.5, 1.0])
@@ -110,18 +117,18 @@ def test_divergence_is_symmetric_and_zero_for_equal_branches():
     assert torch.equal(symmetric_kl(p, q, mask), symmetric_kl(p, changed, mask))
 
 
-def branch_terms(kl: bool) -> tuple[Student, torch.Tensor, torch.Tensor]:
-    student, _, batch = make(model="transducer", aux_transducer_layers=(2,))
-    encoded, lens, layers = student.model.encode_layers(batch.feats, batch.lens, {2})
+def branch_terms(kl: bool) -> tuple[ModelWithAuxHeads, torch.Tensor, torch.Tensor]:
+    with_heads, _, batch = make(model="transducer", aux_transducer_layers=(2,))
+    encoded, lens, layers = with_heads.model.encode_layers(batch.feats, batch.lens, {2})
     tokens, token_lens = torch.tensor([[3, 4, 3], [5, 5, 0]]), torch.tensor([3, 2])
-    predicted = student.model.transducer.predict(tokens)
-    logits = student.model.transducer.logits(encoded, predicted)
-    return student, *branch_losses(student, layers, logits, predicted, lens, tokens, token_lens, kl)
+    predicted = with_heads.model.transducer.predict(tokens)
+    logits = with_heads.model.transducer.logits(encoded, predicted)
+    return with_heads, *branch_losses(with_heads, layers, logits, predicted, lens, tokens, token_lens, kl)
 
 
 def test_auxiliary_transducer_gives_nothing_to_predictor_and_joint():
-    student, loss, _ = branch_terms(False)
-    got = gradients(student, loss)
+    with_heads, loss, _ = branch_terms(False)
+    got = gradients(with_heads, loss)
     assert all(got[name] == 0 for name in got if name.startswith("model.transducer."))
     for part in ("auxiliary.branches.2.", "model.encoder.network.convs.0.", "model.encoder.network.convs.1."):
         assert all(got[name] > 0 for name in got if name.startswith(part)), part
@@ -129,8 +136,8 @@ def test_auxiliary_transducer_gives_nothing_to_predictor_and_joint():
 
 
 def test_divergence_moves_both_sides():
-    student, _, divergence = branch_terms(True)
-    got = gradients(student, divergence)
+    with_heads, _, divergence = branch_terms(True)
+    got = gradients(with_heads, divergence)
     for part in ("auxiliary.branches.2.", "model.encoder.network.convs.2.", "model.transducer.output."):
         assert all(got[name] > 0 for name in got if name.startswith(part)), part
 
@@ -139,13 +146,13 @@ def test_equal_branch_has_the_loss_of_the_decoder():
     """A branch on the top layer without an MLP of its own is the decoder; it costs the same and diverges by nothing."""
     from pipeline.e2e.rnnt import rnnt_loss
 
-    student, _, batch = make(model="transducer", aux_transducer_layers=(3,))
-    student.auxiliary.branches["3"] = torch.nn.Identity()
-    encoded, lens, layers = student.model.encode_layers(batch.feats, batch.lens, {3})
+    with_heads, _, batch = make(model="transducer", aux_transducer_layers=(3,))
+    with_heads.auxiliary.branches["3"] = torch.nn.Identity()
+    encoded, lens, layers = with_heads.model.encode_layers(batch.feats, batch.lens, {3})
     tokens, token_lens = torch.tensor([[3, 4, 3], [5, 5, 0]]), torch.tensor([3, 2])
-    predicted = student.model.transducer.predict(tokens)
-    logits = student.model.transducer.logits(encoded, predicted)
-    loss, divergence = branch_losses(student, layers, logits, predicted, lens, tokens, token_lens, True)
+    predicted = with_heads.model.transducer.predict(tokens)
+    logits = with_heads.model.transducer.logits(encoded, predicted)
+    loss, divergence = branch_losses(with_heads, layers, logits, predicted, lens, tokens, token_lens, True)
     assert torch.allclose(loss, rnnt_loss(logits, lens, tokens, token_lens).sum(), atol=1e-5)
     assert float(divergence) == pytest.approx(0.0, abs=1e-6)
 
@@ -161,10 +168,10 @@ def test_equal_branch_has_the_loss_of_the_decoder():
     ids=str,
 )
 def test_supervision_reaches_its_layer_and_those_below(options, part, layer):
-    student, criterion, batch = make(model="ctc", **options)
-    encoded, lens, layers = student.model.encode_layers(batch.feats, batch.lens, student.auxiliary.layers)
-    terms = criterion._supervision(student, layers, encoded, lens, batch.indices)
-    got = gradients(student, sum(value for _, value in terms.values()))
+    with_heads, criterion, batch = make(model="ctc", **options)
+    encoded, lens, layers = with_heads.model.encode_layers(batch.feats, batch.lens, with_heads.auxiliary.layers)
+    terms = criterion._supervision(with_heads, layers, encoded, lens, batch.indices)
+    got = gradients(with_heads, sum(value for _, value in terms.values()))
     assert all(got[name] > 0 for name in got if name.startswith(f"auxiliary.{part}."))
     for number in (1, 2, 3):
         reached = got[f"model.encoder.network.convs.{number - 1}.weight"] > 0
@@ -183,38 +190,40 @@ def test_supervision_reaches_its_layer_and_those_below(options, part, layer):
     ids=str,
 )
 def test_objective_is_the_weighted_sum_of_its_parts(options):
-    student, criterion, batch = make(ctc_weight=0.5, aux_layers=(1, 3), aux_weight=0.25, **options)
-    loss = criterion(student, batch, 0.0)
+    with_heads, criterion, batch = make(ctc_weight=0.5, aux_layers=(1, 3), aux_weight=0.25, **options)
+    loss = criterion(with_heads, batch, 0.0)
     weights = {"ctc": 1.0 if options["model"] == "ctc" else 0.5, "frame_1": 0.25, "frame_3": 0.25, "simple": 0.5}
     parts = {k: v for k, v in loss.sums.items() if not k.endswith("_errors")}
     assert float(loss.total) == pytest.approx(sum(weights.get(k, 1.0) * v for k, v in parts.items()), rel=1e-5)
     assert loss.frames == 7 and {"frame_1", "frame_3"} <= set(parts)
-    got = gradients(student, loss.total)
+    got = gradients(with_heads, loss.total)
     assert all(value > 0 for name, value in got.items() if "joins" not in name), got
 
 
 def test_dev_sees_neither_auxiliary_losses_nor_smoothing():
-    student, criterion, batch = make(model="attention", aux_layers=(1,), choose_by="loss")
-    student.eval()
+    with_heads, criterion, batch = make(model="attention", aux_layers=(1,), choose_by="loss")
+    with_heads.eval()
     with torch.no_grad():
-        loss = criterion(student, batch, 1.0)
-        encoded, lens = student.model.encode(batch.feats, batch.lens, normalised=True)
-        log_probs = student.model.decoder(encoded, lens, torch.tensor([[3, 4, 3], [5, 5, 0]]))
+        loss = criterion(with_heads, batch, 1.0)
+        encoded, lens = with_heads.model.encode(batch.feats, batch.lens, normalised=True)
+        log_probs = with_heads.model.decoder(encoded, lens, torch.tensor([[3, 4, 3], [5, 5, 0]]))
     expected = -(log_probs[0, range(4), [3, 4, 3, 1]].sum() + log_probs[1, range(3), [5, 5, 1]].sum())
     assert loss.sums["attention"] == pytest.approx(float(expected), rel=1e-5)
     assert "frame_1" not in loss.sums
     criterion.options = TrainEndToEndOptions(**SMALL, choose_by="errors")
     with torch.no_grad():
-        assert float(criterion(student, batch, 1.0).total) == loss.sums["ctc_errors"]
+        assert float(criterion(with_heads, batch, 1.0).total) == loss.sums["ctc_errors"]
 
 
 def test_company_changes_no_loss():
-    student, criterion, batch = make(model="transducer", aux_layers=(1,), aux_transducer_layers=(2,), choose_by="loss")
-    student.eval()
+    with_heads, criterion, batch = make(
+        model="transducer", aux_layers=(1,), aux_transducer_layers=(2,), choose_by="loss"
+    )
+    with_heads.eval()
     with torch.no_grad():
-        both = criterion(student, batch, 1.0)
+        both = criterion(with_heads, batch, 1.0)
         alone = [
-            criterion(student, Batch(np.array([i]), batch.feats[i : i + 1, :n], torch.tensor([n])), 1.0)
+            criterion(with_heads, Batch(np.array([i]), batch.feats[i : i + 1, :n], torch.tensor([n])), 1.0)
             for i, n in ((0, 13), (1, 7))
         ]
     for name in ("ctc", "transducer"):
@@ -222,8 +231,8 @@ def test_company_changes_no_loss():
 
 
 def test_alternation_takes_one_or_the_other():
-    student, criterion, batch = make(model="ctc", aux_layers=(1,), aux_token_weight=1.0, aux_alternate=True)
-    found = [{"frame_1", "tokens"} & set(criterion(student, batch, 0.0).sums) for _ in range(20)]
+    with_heads, criterion, batch = make(model="ctc", aux_layers=(1,), aux_token_weight=1.0, aux_alternate=True)
+    found = [{"frame_1", "tokens"} & set(criterion(with_heads, batch, 0.0).sums) for _ in range(20)]
     assert all(len(names) == 1 for names in found) and {"frame_1"} in found and {"tokens"} in found
 
 

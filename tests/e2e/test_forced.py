@@ -132,7 +132,7 @@ def test_ctc_with_lexicon_and_lm(tones, tmp_path):
     """No sentence of up to three words has a better path than the one that the search through the graph finds."""
     pytest.importorskip("k2")
     from pipeline.artifacts.lang import Lang
-    from pipeline.feats.load import load_packed
+    from pipeline.feats.dataset import Dataset
     from pipeline.graph.decoding import build_decoding_graph
     from pipeline.graph.options import DecodeOptions
     from pipeline.hmm import viterbi
@@ -149,10 +149,10 @@ def test_ctc_with_lexicon_and_lm(tones, tmp_path):
     assert not decoded.failed
     ids = [lang.words.id(w) for w in WORDS]
     candidates = [list(c) for n in (1, 2, 3) for c in itertools.product(ids, repeat=n)]
-    packed = load_packed(tones.data, scorer.feat_options)
+    data = Dataset.open(tones.data, scorer.feat_options)
     for i in (0, 7, 11):
-        sentences = [decoded.texts[1.0, 0.0][packed.cut_ids[i]], *candidates]
-        scores, lens = scorer.log_likes(packed[i][None], packed.lengths()[i : i + 1])
+        sentences = [decoded.texts[1.0, 0.0][data.id(i)], *candidates]
+        scores, lens = scorer.log_likes((batch := data.batch(np.array([i]))).feats, batch.lens)
         graphs = compile_graphs(lang, hmm.tree, hmm.transitions, sentences).graphs
         n = len(sentences)
         paths = viterbi(
@@ -176,12 +176,13 @@ def test_ctc_with_lexicon_and_lm(tones, tmp_path):
 @torch.no_grad()
 def test_blank_penalty(tones, tmp_path):
     """It lowers the score of the blank in every frame, and nothing else; models without a blank refuse it."""
-    from pipeline.feats.load import load_packed
+    from pipeline.feats.dataset import Dataset
 
     directory = exported(tmp_path, tones.data, "ctc", "ctc")
     plain, lower = load_scorer(directory), load_scorer(directory, blank_penalty=1.5)
-    packed = load_packed(tones.data, plain.feat_options)
-    feats, lens = packed[3][None], packed.lengths()[3:4]
+    data = Dataset.open(tones.data, plain.feat_options)
+    batch = data.batch(np.array([3]))
+    feats, lens = batch.feats, batch.lens
     difference = plain.log_likes(feats, lens)[0] - lower.log_likes(feats, lens)[0]
     blank = torch.from_numpy(plain.token_of_pdf) == BLANK_ID
     assert blank.sum() == 1

@@ -9,7 +9,7 @@ import torch
 
 from pipeline.artifacts.tokens import EOS_ID, TokenOptions, train_tokens
 from pipeline.base.errors import DataError, MismatchError
-from pipeline.e2e.lm import NeuralLm, NextToken, load_nn_lm, perplexity, sentence_set, train_nn_lm
+from pipeline.e2e.lm import NeuralLm, NextToken, Sentences, load_nn_lm, perplexity, train_nn_lm
 from pipeline.e2e.search.options import NnLmOptions
 
 # After AB comes CD, after CD comes AB; sentences have 1 to 4 words.
@@ -17,10 +17,10 @@ SENTENCES = [(["AB", "CD"] * 3)[first : first + length] for first in (0, 1) for 
 TOKENS = train_tokens(SENTENCES, TokenOptions(unit="char"))
 
 
-def test_steps_give_what_whole_sentences_give():
+def test_steps_give_what_whole_sentences_give(tmp_path):
     torch.manual_seed(1)
     model = NeuralLm(len(TOKENS), NnLmOptions(dim=8, layers=2)).eval()
-    data = sentence_set(SENTENCES, TOKENS)
+    data = Sentences(SENTENCES, TOKENS, tmp_path).data
     batch = next(data.batches(1000, 100))
     loss = NextToken()(model, batch, 1.0)
     total = 0.0
@@ -47,15 +47,16 @@ def test_rows_are_selected_and_joined():
 
 def test_training(tmp_path):
     options = NnLmOptions(dim=16, layers=1, dropout=0.0, epochs=60, batch_tokens=60, learning_rate=0.02)
-    facts = train_nn_lm(SENTENCES, TOKENS, options, tmp_path, SENTENCES)
+    facts = train_nn_lm(iter(SENTENCES), TOKENS, options, tmp_path, iter(SENTENCES))
     model = load_nn_lm(tmp_path, TOKENS, "tokens")
-    found = perplexity(model, SENTENCES, TOKENS)
+    text = Sentences(SENTENCES, TOKENS, tmp_path)
+    found = perplexity(model, text)
     assert facts["perplexity"] == pytest.approx(found["perplexity"], rel=1e-4)
     assert not (tmp_path / "epochs").exists()
     # All eight sentences are equally likely: no model has less than log 8 for each.
     best = math.exp(len(SENTENCES) * math.log(8) / (sum(map(len, SENTENCES)) + len(SENTENCES)))
     assert best - 1e-3 < found["perplexity"] < 1.2 * best
-    untrained = perplexity(NeuralLm(len(TOKENS), options).eval(), SENTENCES, TOKENS)
+    untrained = perplexity(NeuralLm(len(TOKENS), options).eval(), text)
     assert untrained["perplexity"] > 20
     other = train_tokens([["XYZ"]], TokenOptions(unit="char"))
     with pytest.raises(MismatchError, match="tokens"):

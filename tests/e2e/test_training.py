@@ -20,12 +20,12 @@ from pipeline.artifacts.tokens import Tokens
 from pipeline.artifacts.transitions import TransitionModel
 from pipeline.artifacts.tree import monophone_tree
 from pipeline.base.errors import ConfigError, DataError, MismatchError
-from pipeline.e2e.labels import make_lessons, tokens_in_time
+from pipeline.e2e.labels import make_aux_targets, tokens_in_time
 from pipeline.e2e.model import load_end_to_end
 from pipeline.e2e.options import TrainEndToEndOptions
 from pipeline.e2e.training import train_end_to_end
+from pipeline.feats.dataset import Dataset
 from pipeline.feats.facts import FeatureFacts
-from pipeline.feats.load import load_packed
 from pipeline.nn.hybrid import train_viterbi
 from pipeline.nn.options import ViterbiOptions
 from tests.nn.conftest import tones  # noqa: F401
@@ -61,15 +61,15 @@ def ali(tones, tmp_path_factory) -> Path:
     lang = Lang.load(tones.lang)
     tree = monophone_tree(lang.phones, lang.topo)
     transitions = TransitionModel(tree, lang.topo)
-    packed = load_packed(tones.data, OPTIONS.feat_options())
+    data = Dataset.open(tones.data, OPTIONS.feat_options())
     out = tmp_path_factory.mktemp("ali")
     save_hmm(out, lang.topo, tree, transitions)
     texts = {e["id"]: e["supervisions"][0]["text"].split() for _, e in _entries(tones.data)}
     with AliWriter(
         out, AliHeader(lang.topo.id, tree.id, lang.id, 0.01, 0.0, "gold"), tree, lang.topo, transitions, lang.words
     ) as w:
-        for i, cut_id in enumerate(packed.cut_ids):
-            spans = _spans(tones.times[cut_id], len(packed[i]))
+        for cut_id, length in zip(data.ids, data.lens.tolist()):
+            spans = _spans(tones.times[cut_id], length)
             tids = np.concatenate([_states(transitions, lang.phones.id(phone), count) for phone, _, count in spans])
             starts = [first for phone, first, _ in spans if phone != "SIL"][::2]
             words = np.array(
@@ -260,27 +260,27 @@ def test_bad_input_ends_the_step_with_2(tones, tokens, ali, tmp_path, run_script
     assert done.returncode == 2 and "there is no layer 9" in done.stderr and not (tmp_path / "out").exists()
 
 
-def test_lessons_are_those_of_the_alignment(tones, tokens, ali):
+def test_auxiliary_targets_are_those_of_the_alignment(tones, tokens, ali):
     facts, table = FeatureFacts.load(tones.data), Tokens.load(tokens)
-    packed = load_packed(tones.data, OPTIONS.feat_options())
+    data = Dataset.open(tones.data, OPTIONS.feat_options())
     options = options_with(aux_layers=(1, 2), aux_labels="phone", aux_token_weight=1.0, aux_ctc_layers=(1,))
-    lessons = make_lessons(ali, tones.data, packed.cut_ids, packed.lengths().numpy(), facts, table, options)
+    aux = make_aux_targets(ali, tones.data, data, facts, table, options)
     phones = Lang.load(tones.lang).phones
-    assert lessons.num_labels == len(phones)
-    for i, cut_id in enumerate(packed.cut_ids):
-        spans = _spans(tones.times[cut_id], len(packed[i]))
+    assert aux.num_labels == len(phones)
+    for i, cut_id in enumerate(data.ids):
+        spans = _spans(tones.times[cut_id], int(data.lens[i]))
         expected = np.repeat([phones.id(p) for p, _, _ in spans], [n for _, _, n in spans])
-        assert np.array_equal(lessons.frame[1][i], expected) and np.array_equal(lessons.frame[2][i], expected[::2])
+        assert np.array_equal(aux.frame[1][i], expected) and np.array_equal(aux.frame[2][i], expected[::2])
         middles = [
             load_hmm(ali).transitions.pdf[np.flatnonzero(load_hmm(ali).transitions.phone == phones.id(p))]
             for p, _, _ in spans
         ]
-        assert all(state - 1 in pdfs for state, pdfs in zip(lessons.states[i], middles)) and len(
-            lessons.states[i]
-        ) == len(spans)
-    first = packed.cut_ids[0]
+        assert all(state - 1 in pdfs for state, pdfs in zip(aux.states[i], middles)) and len(aux.states[i]) == len(
+            spans
+        )
+    first = data.id(0)
     text = {e["id"]: e["supervisions"][0]["text"] for _, e in _entries(tones.data)}[first]
-    centres = (np.arange(len(packed[0])) + 0.5) * 0.01
+    centres = (np.arange(int(data.lens[0])) + 0.5) * 0.01
     spoken = tokens_in_time(AliSet.load(ali), first, text.split(), table, centres)
     runs = spoken[np.concatenate([[True], np.diff(spoken) != 0])]
     assert [t for t in runs.tolist() if t] == table.encode(text)

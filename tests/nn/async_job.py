@@ -12,11 +12,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipeline.feats.load import PackedFeats
+from pipeline.feats.dataset import Dataset
 from pipeline.nn.asynchronous.frames import FrameTargets
 from pipeline.nn.asynchronous.job import Built
 from pipeline.nn.asynchronous.options import AsyncTraining
-from pipeline.nn.data import UtteranceSet
 from pipeline.nn.losses import CrossEntropy
 from pipeline.nn.model import AcousticModel
 from pipeline.nn.options import EncoderOptions
@@ -35,14 +34,12 @@ TRAINING = AsyncTraining(
 )
 
 
-def make_data(count: int = 12) -> tuple[UtteranceSet, list[np.ndarray]]:
+def make_data(count: int = 12) -> tuple[Dataset, list[np.ndarray]]:
     """Utterances whose label is the sign of the first feature."""
     rng = np.random.default_rng(0)
     lens = rng.integers(5, 20, count)
-    feats = torch.from_numpy(rng.standard_normal((int(lens.sum()), 4)).astype(np.float32))
-    offsets = torch.from_numpy(np.concatenate([[0], np.cumsum(lens)]))
-    data = UtteranceSet(PackedFeats(tuple(map(str, range(count))), ("s",) * count, feats, offsets))
-    return data, [(data.packed[i][:, 0] > 0).long().numpy() for i in range(count)]
+    feats = torch.from_numpy(rng.standard_normal((int(lens.sum()), 4)).astype(np.float32)).split(lens.tolist())
+    return Dataset.of(feats), [(own[:, 0] > 0).long().numpy() for own in feats]
 
 
 class Killing(CrossEntropy):

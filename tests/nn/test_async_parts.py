@@ -288,7 +288,7 @@ def test_each_frame_is_trained_once_per_epoch(shuffle, tmp_path, monkeypatch):
 
     monkeypatch.setattr(replica.model.encoder.network, "windows", watch)
     replica.run()
-    frames = replica.built.model.normalise(replica.built.data.packed.feats)
+    frames = replica.built.model.normalise(replica.built.data.flat(np.arange(12)))
     assert sorted(torch.cat(seen).tolist()) == sorted(frames.tolist() * 2)
     assert link.coordinator.ledger.complete == 2
 
@@ -300,7 +300,8 @@ def test_frozen_targets_stay_exact(shuffle, tmp_path):
     replica.model.encoder.network.dropout = 0.0
     labels, found = make_data()[1], []
     padded = [
-        torch.nn.functional.pad(replica.model.normalise(replica.built.data.packed[i]), (0, 0, 2, 1)) for i in range(12)
+        torch.nn.functional.pad(replica.model.normalise(own), (0, 0, 2, 1))
+        for own in replica.built.data.each(np.arange(12))
     ]
 
     def check(batches, work):

@@ -12,8 +12,8 @@ from pipeline.artifacts.lang import make_lang
 from pipeline.artifacts.lexicon import Lexicon, Pronunciation
 from pipeline.artifacts.transitions import TransitionModel
 from pipeline.artifacts.tree import monophone_tree
-from pipeline.hmm.compile import compile_graphs
-from pipeline.nn.data import Batch
+from pipeline.feats.dataset import Batch
+from pipeline.hmm.graph_source import GraphSource
 from pipeline.nn.linear import linear_labels
 from pipeline.nn.losses import CrossEntropy, FullSum, Ramp
 from pipeline.nn.model import AcousticModel
@@ -44,8 +44,8 @@ def make_batch() -> Batch:
     return Batch(np.array([0, 1]), torch.randn(2, 5, 4), LENS)
 
 
-def graphs_of(*texts: str):
-    return compile_graphs(LANG, TREE, HMM, [LANG.word_ids(t, "test") for t in texts])
+def graphs_of(*texts: str) -> GraphSource:
+    return GraphSource(LANG, TREE, HMM, lambda i: LANG.word_ids(texts[i], "test"), len(texts))
 
 
 def phone_sequences(text: str) -> list[tuple[list[str], float]]:
@@ -132,10 +132,10 @@ def test_schedules_hold_in_training_and_final_scales_on_dev(which):
 def test_flat_start_is_cross_entropy_on_a_linear_alignment():
     model, batch = make_model(), make_batch()
     graphs = graphs_of("A AB", "A")
-    labels = linear_labels(graphs.graphs, LENS.tolist(), [0])
+    labels = linear_labels(graphs.of([0, 1]).graphs, LENS.tolist(), [0])
     names = [HMM.phones.name(int(p)) for p in HMM.phone]
     assert [[names[i] for i in row] for row in labels] == [["SIL", "a", "a", "b", "SIL"], ["SIL", "SIL", "a", "SIL"]]
-    flat = FullSum(graphs, [0], Ramp(1.0), Ramp(1.0), linear_labels=labels, linear_until=0.5)
+    flat = FullSum(graphs, [0], Ramp(1.0), Ramp(1.0), linear_until=0.5, linear_silence=[0])
     expected = CrossEntropy(labels)(model, batch, 0.0)
     model.train()
     assert float(flat(model, batch, 0.4).total) == pytest.approx(float(expected.total), rel=1e-5)
@@ -145,7 +145,7 @@ def test_flat_start_is_cross_entropy_on_a_linear_alignment():
 
 
 class OneBatch:
-    """A data set that is one batch; stands for UtteranceSet."""
+    """A data set that is one batch; stands for Dataset."""
 
     def batches(self, max_frames: int, max_batch: int, device: str):
         yield make_batch()

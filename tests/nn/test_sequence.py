@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from pipeline.base.errors import DataError
+from pipeline.feats.dataset import Batch
 from pipeline.graph.decoding import build_decoding_graph
 from pipeline.graph.denominator import Competitors, GraphSum, LatticeSum
 from pipeline.graph.options import DecodeOptions
-from pipeline.hmm.compile import compile_graphs
-from pipeline.nn.data import Batch
-from pipeline.nn.mmi import Criterion, Failures, SequenceObjective
+from pipeline.hmm.graph_source import GraphSource
+from pipeline.nn.mmi import Failures, MmiOptions, SequenceObjective
 from pipeline.nn.sequence import FrameCrossEntropy, Outer, SequenceCriterion
 from tests.graph.cases import hmm_of, language_model, random_tree, small_lang
 
@@ -30,7 +30,9 @@ class World:
         self.hmm = hmm_of(self.lang, random_tree(self.lang, 1, 1))
         self.lm = language_model(1)
         self.words = [[self.lang.words.id(w) for w in t.split()] for t in texts]
-        self.graphs = compile_graphs(self.lang, self.hmm.tree, self.hmm.transitions, self.words)
+        self.graphs = GraphSource(
+            self.lang, self.hmm.tree, self.hmm.transitions, self.words.__getitem__, len(self.words)
+        )
         self.lm_scores = np.array([self.lm.sentence_log_prob(t.split()) for t in texts])
         self.lens, self.indices = torch.tensor(frames), np.arange(len(texts))
         generator = torch.Generator().manual_seed(1)
@@ -42,7 +44,7 @@ class World:
     def objective(
         self, kind: str = "mmi", lattice: bool = False, options: DecodeOptions = WIDE, **settings
     ) -> SequenceObjective:
-        own = {k: settings.pop(k) for k in list(settings) if k not in Criterion.__dataclass_fields__}
+        own = {k: settings.pop(k) for k in list(settings) if k not in MmiOptions.__dataclass_fields__}
         graph = build_decoding_graph(self.lang, self.lm, self.hmm)
         denominator = None
         if lattice:
@@ -50,7 +52,7 @@ class World:
             denominator = LatticeSum(graph, self.log_probs, self.hmm.transitions.tid_pdf(), 0.5, options)
         elif kind != "realign":
             denominator = GraphSum(graph, self.log_probs, 0.5)
-        criterion = Criterion(kind=kind, acoustic_scale=0.6, prior_scale=0.4, **settings)
+        criterion = MmiOptions(kind=kind, acoustic_scale=0.6, prior_scale=0.4, **settings)
         return SequenceObjective(
             self.graphs,
             torch.from_numpy(self.log_probs) * 0.5,

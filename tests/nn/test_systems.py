@@ -16,7 +16,7 @@ from pipeline.artifacts.model_dir import load_hmm
 from pipeline.base import cli
 from pipeline.base.errors import ConfigError, DataError, MismatchError
 from pipeline.base.files import read_json, write_json
-from pipeline.feats.load import load_packed
+from pipeline.feats.dataset import Dataset
 from pipeline.nn.hybrid import train_viterbi
 from pipeline.nn.model import load_acoustic_model, load_scorer
 from pipeline.nn.nhmm import train_nhmm
@@ -83,8 +83,8 @@ def test_directory_rebuilds_the_model(nhmm, tones):
     scorer = load_scorer(nhmm)
     assert (scorer.acoustic_scale, scorer.transition_scale, scorer.num_pdfs) == (0.3, 0.3, 10)
     assert scorer.prior_scale == pytest.approx(1 / 3) and scorer.frame_offset == pytest.approx(0.0, abs=1e-4)
-    packed = load_packed(tones.data, scorer.feat_options)
-    feats, lens = packed[0][None], torch.tensor([len(packed[0])])
+    batch = Dataset.open(tones.data, scorer.feat_options).batch(np.array([0]))
+    feats, lens = batch.feats, batch.lens
     plain, _ = load_scorer(nhmm, prior_scale=0.0).log_likes(feats, lens)
     assert torch.allclose(plain.exp().sum(-1), torch.ones(1), atol=1e-5)
     scored, _ = load_scorer(nhmm, prior_scale=0.5).log_likes(feats, lens)
@@ -97,10 +97,10 @@ def test_input_dependent_transitions(kind, tones, tmp_path):
     options = dataclasses.replace(NHMM, transitions=kind, transition_dim=4, epochs=2)
     train_nhmm(tones.data, tones.lang, tmp_path / "m", options)
     model, hmm, _ = load_acoustic_model(tmp_path / "m")
-    packed = load_packed(tones.data, load_scorer(tmp_path / "m").feat_options)
-    feats, lens = packed[0][None], torch.tensor([len(packed[0])])
+    batch = Dataset.open(tones.data, load_scorer(tmp_path / "m").feat_options).batch(np.array([0]))
+    feats, lens = batch.feats, batch.lens
     scores = load_scorer(tmp_path / "m").transition_scores(feats, lens)
-    assert scores.shape == (1, len(packed[0]), hmm.transitions.num_tids)
+    assert scores.shape == (1, int(lens[0]), hmm.transitions.num_tids)
     assert hmm.transitions.forward_prob.min() > 0.01 and hmm.transitions.forward_prob.max() < 0.99
     align_with(tmp_path / "m", tones, tmp_path / "ali")
 

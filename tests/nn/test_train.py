@@ -9,8 +9,7 @@ import pytest
 import torch
 
 from pipeline.base.errors import ConfigError, DataError
-from pipeline.feats.load import PackedFeats
-from pipeline.nn.data import UtteranceSet
+from pipeline.feats.dataset import Dataset
 from pipeline.nn.losses import CrossEntropy
 from pipeline.nn.model import AcousticModel
 from pipeline.nn.options import EncoderOptions, TrainOptions
@@ -40,14 +39,12 @@ class Stopping(CrossEntropy):
         return super().__call__(model, batch, done)
 
 
-def make_data() -> tuple[UtteranceSet, list[np.ndarray]]:
+def make_data() -> tuple[Dataset, list[np.ndarray]]:
     """Twelve utterances whose label is the sign of the first feature."""
     rng = np.random.default_rng(0)
     lens = rng.integers(5, 20, 12)
-    feats = torch.from_numpy(rng.standard_normal((int(lens.sum()), 4)).astype(np.float32))
-    offsets = torch.from_numpy(np.concatenate([[0], np.cumsum(lens)]))
-    data = UtteranceSet(PackedFeats(tuple(map(str, range(12))), ("s",) * 12, feats, offsets))
-    return data, [(data.packed[i][:, 0] > 0).long().numpy() for i in range(12)]
+    feats = torch.from_numpy(rng.standard_normal((int(lens.sum()), 4)).astype(np.float32)).split(lens.tolist())
+    return Dataset.of(feats), [(own[:, 0] > 0).long().numpy() for own in feats]
 
 
 def fresh_model() -> AcousticModel:

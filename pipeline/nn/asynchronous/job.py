@@ -7,8 +7,8 @@ from typing import Any, Protocol
 
 import torch
 
+from pipeline.feats.dataset import Dataset
 from pipeline.nn.asynchronous.options import AsyncTraining
-from pipeline.nn.data import UtteranceSet
 from pipeline.nn.sequence import OuterGradient
 from pipeline.nn.step import Task
 
@@ -33,7 +33,7 @@ class Built:
     frame_shift: float
 
     @property
-    def data(self) -> UtteranceSet:
+    def data(self) -> Dataset:
         """The training data."""
         return self.task.data
 

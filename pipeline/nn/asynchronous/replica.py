@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from pipeline.base.errors import ConfigError
+from pipeline.feats.dataset import plan
 from pipeline.nn.asynchronous.coordinator import Sums
 from pipeline.nn.asynchronous.frames import FrameBatches
 from pipeline.nn.asynchronous.job import Built
@@ -17,7 +18,6 @@ from pipeline.nn.asynchronous.ledger import Item, Key, Plan, Wait
 from pipeline.nn.asynchronous.options import AsyncTraining
 from pipeline.nn.asynchronous.service import Link
 from pipeline.nn.asynchronous.shard import REFUSED
-from pipeline.nn.data import plan
 from pipeline.nn.step import DivergenceError, Loss, add_sums, backward, pick_device, prepare, seed_step
 from pipeline.nn.train import MAX_BAD_STEPS
 

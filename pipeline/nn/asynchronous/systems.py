@@ -69,11 +69,11 @@ class ViterbiJob:
         _, hmm, facts, sets = load_labelled(
             self.data_dir, self.lang_dir, self.ali_dir, o, self.dev_dir, self.dev_ali_dir
         )
-        _, data, labels = sets[0]
+        data, labels, _ = sets[0]
         model = first_model(data, hmm, o)
         model.log_prior.copy_(label_prior(labels, hmm.tree.num_pdfs))
         criterion = CrossEntropy(labels, o.label_smoothing, o.focal)
-        dev = Task(sets[1][1], CrossEntropy(sets[1][2])) if len(sets) > 1 else None
+        dev = Task(sets[1].data, CrossEntropy(sets[1].labels)) if len(sets) > 1 else None
         return Built(model, Task(data, criterion), FrameTargets(labels), dev, facts.frame_shift)
 
 
@@ -149,7 +149,7 @@ def train_sequence_async(job: SequenceJob, out: Path, node: Node = Node()) -> di
 
     with atomic_write(out / FAILED) as f:
         f.writelines(f"{cut_id}\t{reason}\n" for cut_id, reason in sorted(trained.failed.items()))
-    watch = FrameErrors(start, trained.built.dev or trained.built.task, "cpu")
+    watch = FrameErrors(start, trained.built.dev or trained.built.task, "cpu", out)
     facts = _finish(trained, out, job.training, save, watch.of)
     return {**facts, **watch.report(trained.built.model), "failed": len(trained.failed)}
 

@@ -171,7 +171,7 @@ def _replicate(
         Replica(number, built, parameters, names, training, link).run()
         link.tell("leave")
         failures = getattr(built.objective, "failures", None)
-        return {} if failures is None else {built.data.ids[i]: why for i, why in failures.reasons().items()}
+        return {} if failures is None else {built.data.id(i): why for i, why in failures.reasons().items()}
     except ServerLostError:
         raise
     except PipelineError as e:

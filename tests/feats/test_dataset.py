@@ -7,8 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.feats.load import PackedFeats
-from pipeline.nn.data import UtteranceSet, plan
+from pipeline.feats.dataset import Dataset, plan
 
 
 @given(st.lists(st.integers(1, 300), max_size=40), st.integers(1, 900), st.integers(1, 9), st.booleans())
@@ -35,8 +34,7 @@ def test_lengths_within_a_batch_are_similar():
 
 
 def test_batch_holds_the_features_of_its_utterances():
-    packed = PackedFeats(("x", "y", "z"), ("s",) * 3, torch.arange(12.0).view(6, 2), torch.tensor([0, 1, 3, 6]))
-    data = UtteranceSet(packed, [2, 0])
+    data = Dataset.of(list(torch.arange(12.0).view(6, 2).split([1, 2, 3])), "xyz").select([2, 0])
     assert data.ids == ["z", "x"] and data.num_frames == 4
     batch = data.batch(np.array([1, 0]))
     assert batch.lens.tolist() == [1, 3] and batch.num_frames == 4
@@ -44,8 +42,7 @@ def test_batch_holds_the_features_of_its_utterances():
 
 
 def test_chunks_are_all_frames_in_order():
-    packed = PackedFeats(("x", "y", "z"), ("s", "s", "t"), torch.arange(10.0)[:, None], torch.tensor([0, 5, 6, 10]))
-    chunked = UtteranceSet(packed, [2, 0]).chunks(3)
+    chunked = Dataset.of(list(torch.arange(10.0)[:, None].split([5, 1, 4])), "xyz", "sst").select([2, 0]).chunks(3)
     assert chunked.lens.tolist() == [3, 1, 3, 2] and chunked.ids == ["z-0", "z-3", "x-0", "x-3"]
-    assert chunked.packed.feats[:, 0].tolist() == [6, 7, 8, 9, 0, 1, 2, 3, 4]
-    assert chunked.packed.speakers == ("t", "t", "s", "s")
+    assert chunked.flat(np.arange(4))[:, 0].tolist() == [6, 7, 8, 9, 0, 1, 2, 3, 4]
+    assert [chunked.speaker(i) for i in range(4)] == ["t", "t", "s", "s"]
