@@ -182,12 +182,12 @@ class Case:
         from pipeline.feats.dataset import Dataset
         from pipeline.graph.decoding import DecodingGraph
         from pipeline.tasks.decode import check_graph
-        from pipeline.tasks.scorer import load_scorer
+        from pipeline.tasks.model import load_model
 
         self.name, hmm = f"{model.name}/{graph.name}", load_hmm(model)
         self.graph = DecodingGraph.load(graph)
         check_graph(self.graph, graph, hmm)
-        scorer = load_scorer(model, options.prior_scale, transforms)
+        scorer = load_model(model, options.prior_scale, transforms)
         scale = scorer.transition_scale if options.transition_scale is None else options.transition_scale
         self.fsa = self.graph.to_k2(hmm.transitions.log_probs(), scale)
         self.fst = kaldifst.StdConstFst(kaldi_graph(self.graph, hmm.transitions.log_probs(), scale))

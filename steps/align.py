@@ -28,20 +28,18 @@ def main(
 ) -> None:
     """Aligns DATA with MODEL (a GMM or a network) over the pronunciations of LANG and writes OUT, an alignment set.
 
-    The search is exact. Utterances that have no path are listed in OUT/failed.txt, and above --max-failed the step
-    fails. cf. Kaldi steps/align_si.sh.
+    The search is exact but for GMMs on the CPU, which have a wide --beam. Utterances that have no path are listed in
+    OUT/failed.txt, and above --max-failed the step fails. cf. Kaldi steps/align_si.sh.
     """
 
     def action(tmp: Path) -> dict:
         from pipeline.artifacts.lang import Lang
-        from pipeline.artifacts.model_dir import load_hmm
         from pipeline.tasks.align import align
-        from pipeline.tasks.scorer import load_scorer
+        from pipeline.tasks.model import load_model
 
-        lang_dir, hmm = Lang.load(lang), load_hmm(model)
-        hmm.check_lang(lang_dir, lang)
-        scorer = load_scorer(model, config.prior_scale, transforms, config.device)
-        report = align(scorer, hmm, lang_dir, data, tmp, config, producer=str(model))
+        lang_dir, loaded = Lang.load(lang), load_model(model, config.prior_scale, transforms, config.device)
+        loaded.hmm.check_lang(lang_dir, lang)
+        report = align(loaded, lang_dir, data, tmp, config, producer=str(model))
         report.check(tmp, config.max_failed)
         return {
             "aligned": report.num_aligned,

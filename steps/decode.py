@@ -58,46 +58,10 @@ def main(
     """
 
     def action(tmp: Path) -> dict:
-        from dataclasses import asdict
+        from pipeline.tasks.decode import Sources, decode_directory
 
-        from pipeline.artifacts.arpa import Arpa
-        from pipeline.artifacts.model_dir import load_hmm
-        from pipeline.artifacts.occupancies import save_occupancies
-        from pipeline.base.files import write_json
-        from pipeline.base.stamp import artifact_id
-        from pipeline.graph.decoding import DecodingGraph
-        from pipeline.graph.lm_lattice import LatticeRescorer
-        from pipeline.tasks.decode import check_graph, decode, read_weights, report
-        from pipeline.tasks.score import result_row, wer_row
-        from pipeline.tasks.scorer import load_scorer
-
-        hmm, hclg = load_hmm(model), DecodingGraph.load(graph)
-        check_graph(hclg, graph, hmm)
-        scorer = load_scorer(model, config.prior_scale, transforms, config.device, config.blank_penalty)
-        weights = [(w, p) for w in config.lm_weights for p in config.word_penalties]
-        if weights_from is not None:
-            weights = [read_weights(weights_from)]
-        rescorer = None
-        if rescore_lm is not None:
-            rescorer = LatticeRescorer(
-                Arpa.load(rescore_lm / "lm.arpa" if rescore_lm.is_dir() else rescore_lm), hclg.words
-            )
-        decoded = decode(scorer, hmm, hclg, data, config, weights, rescorer)
-        if config.posteriors:
-            save_occupancies(
-                tmp, decoded.occupancies, hmm.tree.id, "" if transforms is None else artifact_id(transforms)
-            )
-        hyps, facts = report(decoded, list(hclg.words), tmp, config)
-        if row_id is not None:
-            settings = {k: v for k, v in {**asdict(config), **facts}.items() if not isinstance(v, tuple)}
-            write_json(
-                tmp / "results.json",
-                [
-                    wer_row(row_id, part, hyps, config=settings),
-                    result_row(row_id, part, "rtf", facts["real_time_factor"], config=settings),
-                ],
-            )
-        return facts
+        sources = Sources(model, graph, data, weights_from, transforms, rescore_lm)
+        return decode_directory(sources, tmp, config, row_id, part)
 
     inputs = {
         "model": model,

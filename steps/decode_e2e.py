@@ -51,44 +51,9 @@ def main(
     """
 
     def action(tmp: Path) -> dict:
-        from dataclasses import asdict
+        from pipeline.tasks.decode_e2e import decode_directory
 
-        from pipeline.artifacts.tokens import Tokens
-        from pipeline.base.files import write_json
-        from pipeline.e2e.model import load_end_to_end
-        from pipeline.tasks.decode_e2e import (
-            check_tokens,
-            choose_method,
-            decode,
-            grid,
-            latency,
-            load_lm,
-            read_weights,
-            report,
-        )
-        from pipeline.tasks.score import result_row, wer_row
-
-        network, meta = load_end_to_end(model)
-        table = Tokens.load(tokens)
-        check_tokens(meta, model, table, tokens)
-        method = choose_method(network, config)
-        if weights_from is None:
-            weights = grid(method, network, config, lm is not None)
-        else:
-            weights = [read_weights(weights_from, method, lm is not None)]
-        language_model = None if lm is None else load_lm(lm, table, tokens)
-        hyps, facts = report(decode(network, meta, data, config, method, weights, language_model), table, tmp, config)
-        facts.update(method=method, latency_seconds=latency(network, meta["features"]["frame_shift"]))
-        if row_id is not None:
-            settings = {k: v for k, v in {**asdict(config), **facts}.items() if not isinstance(v, tuple)}
-            write_json(
-                tmp / "results.json",
-                [
-                    wer_row(row_id, part, hyps, config=settings),
-                    result_row(row_id, part, "rtf", facts["real_time_factor"], config=settings),
-                ],
-            )
-        return facts
+        return decode_directory((model, tokens, data), lm, weights_from, tmp, config, row_id, part)
 
     inputs = {
         "model": model,

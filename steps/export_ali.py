@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -31,15 +32,19 @@ def main(ali: Path, out: Path, data: Path | None, config: ExportOptions, overwri
 
         if config.format == "supervisions" and data is None:
             raise ConfigError("--format supervisions needs --data, the data directory that was aligned")
-        cuts = list(ali_formats.timed_cuts(AliSet.load(ali), data, config.strip_word_end))
+        aligned = AliSet.load(ali)
+
+        def cuts() -> Iterator[ali_formats.TimedCut]:
+            return ali_formats.timed_cuts(aligned, data, config.strip_word_end)
+
         if config.format == "ctm":
             for tier in ("phones", "words"):
-                ali_formats.write_ctm(tmp / f"{tier}.ctm", cuts, tier)
+                ali_formats.write_ctm(tmp / f"{tier}.ctm", cuts(), tier)
         elif config.format == "textgrid":
-            ali_formats.write_textgrids(tmp, cuts)
+            ali_formats.write_textgrids(tmp, cuts())
         else:
-            ali_formats.write_supervisions(tmp / "supervisions.jsonl.gz", cuts)
-        return {"utterances": len(cuts)}
+            ali_formats.write_supervisions(tmp / "supervisions.jsonl.gz", cuts())
+        return {"utterances": len(aligned)}
 
     cli.run_step(out, {"ali": ali, "data": data}, config, action, overwrite, command="export_ali")
 

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from pathlib import Path
 
 import click
@@ -37,35 +36,9 @@ def main(
     """
 
     def action(tmp: Path) -> dict:
-        from pipeline.artifacts.ali import AliSet
-        from pipeline.artifacts.corpus import load_cuts
-        from pipeline.base.errors import DataError
-        from pipeline.tasks.ali_score import tiers_of_ali, tiers_of_data
-        from pipeline.tasks.plot_ali import plot_alignments
+        from pipeline.tasks.plot_ali import plot_utterances
 
-        tiers = {}
-        with contextlib.suppress(DataError):  # real corpora have no gold times
-            tiers["gold"] = tiers_of_data(data)
-        distinct = len({ali.name for ali in alis}) == len(alis) and "gold" not in {ali.name for ali in alis}
-        for ali in alis:
-            tiers[ali.name if distinct else str(ali)] = tiers_of_ali(AliSet.load(ali))
-        cuts = load_cuts(data)
-        known = [c.id for c in cuts if all(c.id in t for t in tiers.values())]
-        for name in utt or known[:count]:
-            if name not in known:
-                raise DataError(f"utterance {name!r} is not in {data} and all of the alignments")
-            cut = cuts[name]
-            rows = {label: t[name] for label, t in tiers.items()}
-            plot_alignments(
-                tmp / f"{name.replace('/', '_')}.png",
-                cut.load_audio()[0],
-                cut.sampling_rate,
-                rows,
-                f"{name}: {cut.supervisions[0].text}",
-                start,
-                end,
-            )
-        return {"pictures": len(utt or known[:count])}
+        return {"pictures": plot_utterances(data, alis, tmp, utt, count, start, end)}
 
     inputs = {"data": data, **{f"ali{i}": ali for i, ali in enumerate(alis)}}
     cli.run_step(

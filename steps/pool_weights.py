@@ -27,10 +27,10 @@ def main(out: Path, decoded: tuple[Path, ...], row_id: str | None, part: str, ov
 
     def action(tmp: Path) -> dict:
         from pipeline.base.files import write_json
-        from pipeline.tasks.decode import pooled, write_best
+        from pipeline.tasks.decode import choose_and_write, pooled
         from pipeline.tasks.score import wer_row
 
-        hyps, facts = write_best(pooled(decoded), tmp)
+        hyps, facts = choose_and_write(pooled(decoded), tmp)
         if row_id is not None:
             write_json(tmp / "results.json", [wer_row(row_id, part, hyps, config=facts)])
         return facts

@@ -44,7 +44,7 @@ def main(
         from pipeline.artifacts.arpa import Arpa
         from pipeline.artifacts.hyp import load_nbest
         from pipeline.base.files import write_json
-        from pipeline.tasks.decode import read_weights, write_best
+        from pipeline.tasks.decode import choose_and_write, read_weights
         from pipeline.tasks.rescore import rescore
         from pipeline.tasks.score import wer_row
 
@@ -52,7 +52,7 @@ def main(
         if weights_from is not None:
             weights = [read_weights(weights_from)]
         arpa = Arpa.load(lm / "lm.arpa" if lm.is_dir() else lm)
-        hyps, facts = write_best(rescore(load_nbest(decoded), arpa, weights, config.old_lm), tmp)
+        hyps, facts = choose_and_write(rescore(load_nbest(decoded), arpa, weights, config.old_lm), tmp)
         if row_id is not None:
             write_json(tmp / "results.json", [wer_row(row_id, part, hyps, config=facts)])
         return facts

@@ -26,16 +26,16 @@ def main(model: Path, reference: Path, out: Path, row_id: str | None, part: str,
     def action(tmp: Path) -> dict:
         import logging
 
-        from pipeline.artifacts.ali import HEADER, AliSet
+        from pipeline.artifacts.ali import HEADER
         from pipeline.artifacts.model_dir import load_hmm
         from pipeline.base.files import atomic_write, read_json, write_json
-        from pipeline.tasks.ali_score import tiers_of_ali, tiers_of_data
+        from pipeline.tasks.ali_score import tiers_of
         from pipeline.tasks.durations import compare_durations, gold_silences, implied_seconds, measured_seconds
         from pipeline.tasks.score import result_row
 
         meta = read_json(model / HEADER)["header"] if (model / HEADER).is_file() else read_json(model / "model.json")
         is_ali = (reference / HEADER).is_file()
-        tiers = tiers_of_ali(AliSet.load(reference)) if is_ali else gold_silences(tiers_of_data(reference))
+        tiers = tiers_of(reference) if is_ali else gold_silences(tiers_of(reference))
         implied, measured = implied_seconds(load_hmm(model), float(meta["frame_shift"])), measured_seconds(tiers)
         figures = compare_durations(implied, measured)
         logging.getLogger("score_durations").info(", ".join(f"{k} {v:.4g}" for k, v in figures.items()))

@@ -5,9 +5,10 @@ directory.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pipeline.base.errors import DataError
 from pipeline.base.files import read_jsonl, write_jsonl
@@ -122,18 +123,20 @@ def load_nbest(path: str | Path) -> list[NBest]:
     return list(out.values())
 
 
-def save_tried(path: str | Path, found: Mapping[tuple[float, float], Sequence[Hypothesis]]) -> None:
+def save_tried(path: str | Path, found: Mapping[tuple[float, float], Iterable[Hypothesis]]) -> None:
     """Writes what was recognised with all weights: per utterance id, speaker, ref and tried, a list of [LM weight,
     penalty, text].
 
     Args:
         found: (LM weight, word penalty) -> hypotheses, the same utterances in the same order for all weights.
     """
-    rows = []
-    for same in zip(*found.values()):
-        tried = [[weight, penalty, " ".join(h.hyp)] for (weight, penalty), h in zip(found, same)]
-        rows.append({"id": same[0].cut_id, "speaker": same[0].speaker, "ref": " ".join(same[0].ref), "tried": tried})
-    write_jsonl(path, rows)
+
+    def rows() -> Iterator[dict[str, Any]]:
+        for same in zip(*found.values()):
+            tried = [[weight, penalty, " ".join(h.hyp)] for (weight, penalty), h in zip(found, same)]
+            yield {"id": same[0].cut_id, "speaker": same[0].speaker, "ref": " ".join(same[0].ref), "tried": tried}
+
+    write_jsonl(path, rows())
 
 
 def load_tried(path: str | Path) -> dict[tuple[float, float], list[Hypothesis]]:

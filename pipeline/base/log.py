@@ -6,7 +6,7 @@ import contextlib
 import logging
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
@@ -115,6 +115,26 @@ def progress(iterable: Iterable[T], total: int | None = None, desc: str = "", ev
         if tty and shown:
             sys.stderr.write("\r\033[K")
             sys.stderr.flush()
+
+
+@contextlib.contextmanager
+def progress_of(total: int, desc: str = "") -> Iterator[Callable[[int], None]]:
+    """Reports as ``progress`` does on work that is done several items at a time.
+
+    Returns:
+      a context manager that yields a function, which is told how many more items are done.
+    """
+    steps = progress(range(total), total, desc)
+    next(steps, None)
+
+    def advance(count: int) -> None:
+        for _ in range(count):
+            next(steps, None)
+
+    try:
+        yield advance
+    finally:
+        steps.close()  # type: ignore[attr-defined]  # a generator
 
 
 def _progress_line(desc: str, done: int, total: int | None, elapsed: float) -> str:

@@ -14,7 +14,7 @@ import torch
 
 from pipeline.artifacts.checkpoint import check_same, save_model
 from pipeline.artifacts.lang import Lang
-from pipeline.artifacts.model_dir import load_hmm, save_hmm
+from pipeline.artifacts.model_dir import HmmDir, load_hmm, save_hmm
 from pipeline.artifacts.token_lang import token_of_pdf
 from pipeline.artifacts.tokens import BLANK_ID, Tokens
 from pipeline.artifacts.transitions import TransitionModel
@@ -48,19 +48,25 @@ def export(model_dir: Path, tokens_dir: Path, lang_dir: Path, out: Path, head: H
 
 
 class EndToEndScorer:
-    """``pipeline.tasks.scorer.Scorer`` of an exported model: log probabilities of the CTC output.
+    """``pipeline.tasks.model.Model`` of an exported model: log probabilities of the CTC output.
 
     Attributes:
-        emits: whether alignment asks for the frames of tokens (``emission_frames``) instead of scores.
+        token_of_pdf: (P,) token of each label.
     """
 
     acoustic_scale, transition_scale = 1.0, 0.0
 
     def __init__(
-        self, model: EndToEnd, meta: dict[str, Any], columns: np.ndarray, device: str, blank_penalty: float = 0.0
+        self,
+        model: EndToEnd,
+        hmm: HmmDir,
+        meta: dict[str, Any],
+        columns: np.ndarray,
+        device: str,
+        blank_penalty: float = 0.0,
     ) -> None:
         self.model, self.device, self.blank_penalty = model.to(device), device, blank_penalty
-        self.head, self.emits = meta["head"], meta["head"] != "ctc"
+        self.hmm, self.facts = hmm, meta["features"]
         known = {f.name for f in fields(FeatLoadOptions)}
         self.feat_options = FeatLoadOptions(**{k: v for k, v in meta["feat_options"].items() if k in known})
         facts = meta["features"]
@@ -83,6 +89,14 @@ class EndToEndScorer:
     def transition_scores(self, feats: torch.Tensor, lens: torch.Tensor) -> None:
         """CTC has none."""
 
+
+class EmittingScorer(EndToEndScorer):
+    """An exported transducer or attention model, which is asked where it puts its tokens."""
+
+    def __init__(self, model: EndToEnd, hmm: HmmDir, meta: dict[str, Any], columns: np.ndarray, device: str) -> None:
+        super().__init__(model, hmm, meta, columns, device)
+        self.head = meta["head"]
+
     @torch.no_grad()
     def emission_frames(
         self, feats: torch.Tensor, lens: torch.Tensor, tokens: Sequence[Sequence[int]]
@@ -103,8 +117,10 @@ class EndToEndScorer:
 
 
 def load_scorer(directory: str | Path, device: str = "cpu", blank_penalty: float = 0.0) -> EndToEndScorer:
-    """The scorer of a directory written by ``export``; see ``pipeline.tasks.scorer.load_scorer``."""
+    """The scorer of a directory written by ``export``; see ``pipeline.tasks.model.load_model``."""
     model, meta = load_end_to_end(directory, KIND)
-    return EndToEndScorer(
-        model, meta, token_of_pdf(load_hmm(directory).tree, Tokens.load(directory)), device, blank_penalty
-    )
+    hmm = load_hmm(directory)
+    columns = token_of_pdf(hmm.tree, Tokens.load(directory))
+    if meta["head"] != "ctc":
+        return EmittingScorer(model, hmm, meta, columns, device)
+    return EndToEndScorer(model, hmm, meta, columns, device, blank_penalty)

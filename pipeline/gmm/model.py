@@ -11,18 +11,18 @@ import numpy as np
 import torch
 
 from pipeline.artifacts.checkpoint import load_model, load_tensors, save_model, save_tensors
-from pipeline.artifacts.model_dir import load_hmm, save_hmm
+from pipeline.artifacts.model_dir import HmmDir, load_hmm, save_hmm
 from pipeline.artifacts.topo import Topo
 from pipeline.artifacts.transitions import TransitionModel
 from pipeline.artifacts.tree import Tree
 from pipeline.base.errors import DataError, MismatchError
 from pipeline.feats.facts import FeatureFacts
+from pipeline.feats.frames import offsets_of
 from pipeline.feats.options import FeatLoadOptions
 from pipeline.gmm.diag import DiagGmms, Evaluator
 from pipeline.gmm.parallel import for_each
 
 if TYPE_CHECKING:
-    from pipeline.feats.load import PackedFeats
     from pipeline.gmm.on_demand import MixtureScores
 
 KIND = "gmm"
@@ -140,31 +140,18 @@ def load_transforms(directory: str | Path, dim: int) -> dict[str, torch.Tensor]:
     return transforms
 
 
-class GmmScorer:
-    """Log-likelihoods of a model directory, see pipeline.tasks.scorer.Scorer.
+class AdaptedFeatures:
+    """Features of a model's mixtures from loaded ones: global transform, then the speaker's.
 
-    An adapted model without transforms scores with its speaker-independent mixtures (the first pass).
+    Args:
+        transforms: speaker -> (D, D + 1); None: without.
+        where: names the transforms in messages.
     """
 
-    acoustic_scale = 1.0
-    transition_scale = 1.0
-
-    def __init__(
-        self,
-        model: GmmModel,
-        transforms: dict[str, torch.Tensor] | None = None,
-        device: str = "cpu",
-        where: str = "<memory>",
-    ) -> None:
+    def __init__(self, model: GmmModel, transforms: dict[str, torch.Tensor] | None, where: str) -> None:
         self.model, self.transforms, self.where = model, transforms, where
-        gmms = model.gmms if transforms is not None or model.independent is None else model.independent
-        self.evaluator = Evaluator(gmms.to(device))
-        self.feat_options = model.feat_options
-        self.frame_shift = model.facts.frame_shift
-        self.frame_offset = model.facts.frame_offset - model.facts.frame_shift / 2
-        self.num_pdfs = gmms.num_pdfs
 
-    def features(self, loaded: torch.Tensor, speaker: str | None) -> torch.Tensor:
+    def of(self, loaded: torch.Tensor, speaker: str | None) -> torch.Tensor:
         """(T, D) features of the mixtures from one utterance's loaded features (T, F)."""
         feats = self.model.features(loaded)
         if self.transforms is None:
@@ -175,6 +162,34 @@ class GmmScorer:
             )
         matrix = self.transforms[speaker].to(feats)
         return torch.addmm(matrix[:, -1], feats, matrix[:, :-1].t())
+
+
+class GmmScorer:
+    """Log-likelihoods of a model directory, see pipeline.tasks.model.Model.
+
+    An adapted model without transforms scores with its speaker-independent mixtures (the first pass).
+    """
+
+    acoustic_scale = 1.0
+    transition_scale = 1.0
+
+    def __init__(
+        self,
+        model: GmmModel,
+        hmm: HmmDir,
+        transforms: dict[str, torch.Tensor] | None = None,
+        device: str = "cpu",
+        where: str = "<memory>",
+    ) -> None:
+        self.model, self.hmm, self.where = model, hmm, where
+        self._adapted = AdaptedFeatures(model, transforms, where)
+        gmms = model.gmms if transforms is not None or model.independent is None else model.independent
+        self.evaluator = Evaluator(gmms.to(device))
+        self.facts = dataclasses.asdict(model.facts)
+        self.feat_options = model.feat_options
+        self.frame_shift = model.facts.frame_shift
+        self.frame_offset = model.facts.frame_offset - model.facts.frame_shift / 2
+        self.num_pdfs = gmms.num_pdfs
 
     def log_likes(
         self,
@@ -201,7 +216,7 @@ class GmmScorer:
         lengths = lens.tolist()
 
         def score(n: int) -> None:
-            x = self.features(feats[n, : lengths[n]], None if speakers is None else speakers[n])
+            x = self._adapted.of(feats[n, : lengths[n]], None if speakers is None else speakers[n])
             if pdfs is None:
                 self.evaluator.into(out[n, : lengths[n]], x, np.arange(self.num_pdfs))
             else:
@@ -211,12 +226,13 @@ class GmmScorer:
         for_each(score, range(len(feats)), feats.device)
         return out, lens
 
-    def on_demand(self, packed: PackedFeats) -> MixtureScores:
-        """Scores of packed utterances, computed where a search for best paths needs them."""
+    def on_demand(self, feats: Sequence[torch.Tensor], speakers: Sequence[str]) -> MixtureScores:
+        """See ``pipeline.tasks.model.OnDemandModel``."""
         from pipeline.gmm.on_demand import MixtureScores
 
-        feats = torch.cat([self.features(packed[i], packed.speakers[i]) for i in range(len(packed))])
-        return MixtureScores(self.evaluator, feats, packed.offsets[:-1].numpy(), packed.lengths().numpy())
+        own = [self._adapted.of(x, speaker) for x, speaker in zip(feats, speakers)]
+        offsets = offsets_of(np.array([len(x) for x in own], dtype=np.int64))
+        return MixtureScores(self.evaluator, torch.cat(own), offsets[:-1], np.diff(offsets))
 
     def transition_scores(self, feats: torch.Tensor, lens: torch.Tensor) -> None:
         """None: the transition probabilities are those of transitions.json."""
@@ -236,9 +252,9 @@ def load_scorer(model_dir: str | Path, transforms: str | Path | None = None, dev
             f"{model_dir}: tree.json has {hmm.tree.num_pdfs} pdfs, model.safetensors {model.gmms.num_pdfs}"
         )
     if transforms is None:
-        return GmmScorer(model, None, device, str(model_dir))
+        return GmmScorer(model, hmm, None, device, str(model_dir))
     if not model.adapted:
         raise MismatchError(
             f"{model_dir} was not trained with speaker transforms, so those of {transforms} do not apply"
         )
-    return GmmScorer(model, load_transforms(transforms, model.gmms.dim), device, str(model_dir))
+    return GmmScorer(model, hmm, load_transforms(transforms, model.gmms.dim), device, str(model_dir))

@@ -15,7 +15,7 @@ from pipeline.base.errors import DataError
 from pipeline.feats.cmvn import CmvnStats
 from pipeline.feats.dataset import Dataset
 from pipeline.feats.facts import FeatureFacts
-from pipeline.gmm.model import GmmModel, GmmScorer, check_features, load_transforms
+from pipeline.gmm.model import AdaptedFeatures, GmmModel, check_features, load_transforms
 
 if TYPE_CHECKING:
     from lhotse.cut import MonoCut
@@ -46,7 +46,8 @@ def transform_feats(
     model = GmmModel.load(model_dir)
     check_features(model, model_dir, data_in)
     dim = model.gmms.dim
-    scorer = GmmScorer(model, None if transforms is None else load_transforms(transforms, dim), where=str(transforms))
+    known = None if transforms is None else load_transforms(transforms, dim)
+    adapted = AdaptedFeatures(model, known, str(transforms))
     data = Dataset.open(data_in, model.feat_options, cache_mib=0)
     path, stats = str(Path(final_dir).resolve() / "feats.bin"), CmvnStats(dim)
     with PackedFramesWriter(work_dir / "feats.bin") as writer:
@@ -57,7 +58,7 @@ def transform_feats(
                 for n, loaded in zip(rows.tolist(), data.each(rows)):
                     cut = as_cut(next(cuts)[1])
                     assert cut.id == data.id(n), (cut.id, data.id(n))
-                    feats = scorer.features(loaded, data.speaker(n))
+                    feats = adapted.of(loaded, data.speaker(n))
                     if feats.shape[1] != dim:
                         raise DataError(f"{model_dir}: {feats.shape[1]} features per frame for mixtures of {dim}")
                     stats.add(data.speaker(n), feats)

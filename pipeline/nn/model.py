@@ -151,10 +151,12 @@ def feature_facts(facts: FeatureFacts) -> dict[str, Any]:
 
 
 class NnScorer:
-    """A network as ``pipeline.tasks.scorer.Scorer``: log posterior - prior_scale * log prior."""
+    """A network as ``pipeline.tasks.model.Model``: log posterior - prior_scale * log prior."""
 
-    def __init__(self, model: AcousticModel, meta: dict[str, Any], prior_scale: float | None, device: str) -> None:
-        self.model = model.to(device)
+    def __init__(
+        self, model: AcousticModel, hmm: HmmDir, meta: dict[str, Any], prior_scale: float | None, device: str
+    ) -> None:
+        self.model, self.hmm, self.facts = model.to(device), hmm, meta["features"]
         facts, scales = meta["features"], Scales(**meta["scales"])
         known = {f.name for f in fields(FeatLoadOptions)}
         self.feat_options = FeatLoadOptions(**{k: v for k, v in meta["feat_options"].items() if k in known})
@@ -197,5 +199,5 @@ def load_scorer(model_dir: str | Path, prior_scale: float | None = None, device:
     Args:
         prior_scale: weight of the label prior; None: the model's own.
     """
-    model, _, meta = load_acoustic_model(model_dir)
-    return NnScorer(model, meta, prior_scale, device)
+    model, hmm, meta = load_acoustic_model(model_dir)
+    return NnScorer(model, hmm, meta, prior_scale, device)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from pipeline.artifacts.ali import AliSet, Segment
 from pipeline.artifacts.lang import SILENCE, without_position
 from pipeline.base.errors import DataError
 from pipeline.base.files import atomic_write, read_lines, write_jsonl
+from pipeline.base.spool import JsonSpool
 
 
 @dataclass(frozen=True)
@@ -33,11 +34,12 @@ def timed_cuts(ali: AliSet, data_dir: str | Path | None = None, strip_word_end: 
             as its frames. Its utterances without alignment are left out; one more than it has is a DataError.
         strip_word_end: take the position marker off the phones.
     """
-    known: dict[str, dict[str, Any]] = {}
+    known = JsonSpool()
     if data_dir is not None:
         from pipeline.artifacts.corpus import iter_cuts
 
-        known = {cut["id"]: cut for _, cut in iter_cuts(data_dir)}
+        for _, cut in iter_cuts(data_dir):
+            known[cut["id"]] = {name: cut[name] for name in ("duration", "start", "supervisions")}
     for cut_id in sorted(ali):
         if data_dir is not None and cut_id not in known:
             raise DataError(f"{ali.directory}: cut {cut_id!r} is not in {data_dir}")
@@ -70,7 +72,7 @@ def _fitted(segments: Sequence[Segment], last: float, duration: float) -> list[S
     return out
 
 
-def write_ctm(path: str | Path, cuts: Sequence[TimedCut], tier: str) -> None:
+def write_ctm(path: str | Path, cuts: Iterable[TimedCut], tier: str) -> None:
     """Lines ``utterance 1 start duration symbol [confidence]``, times in seconds with four digits.
 
     Args:
@@ -103,7 +105,7 @@ def read_ctm(path: str | Path) -> dict[str, list[Segment]]:
     return out
 
 
-def write_textgrids(directory: str | Path, cuts: Sequence[TimedCut]) -> list[Path]:
+def write_textgrids(directory: str | Path, cuts: Iterable[TimedCut]) -> list[Path]:
     """One TextGrid per utterance with the tiers words and phones; both cover the utterance without gaps.
 
     Silence is SIL among the phones and an empty interval among the words.
@@ -159,7 +161,7 @@ def read_textgrid(path: str | Path) -> dict[str, list[Segment]]:
         raise DataError(f"{path}: not a TextGrid ({e})") from None
 
 
-def write_supervisions(path: str | Path, cuts: Sequence[TimedCut]) -> None:
+def write_supervisions(path: str | Path, cuts: Iterable[TimedCut]) -> None:
     """A lhotse manifest: the data directory's supervisions with alignment {"word", "phone"} in seconds of the
     recording.
     """

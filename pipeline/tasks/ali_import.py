@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.artifacts.ali import Alignment, AliHeader, AliWriter, Segment
-from pipeline.artifacts.corpus import iter_cuts
+from pipeline.artifacts.index import load_index
 from pipeline.artifacts.lang import Lang
 from pipeline.artifacts.transitions import TransitionModel
 from pipeline.artifacts.tree import monophone_tree
 from pipeline.base.errors import DataError
-from pipeline.tasks.ali_score import Tiers, tiers_of_data
+from pipeline.tasks.ali_score import GoldTiers, Tiers
 
 
 def import_times(data_dir: str | Path, lang: Lang, out_dir: str | Path, frame_shift: float) -> int:
@@ -32,8 +32,7 @@ def import_times(data_dir: str | Path, lang: Lang, out_dir: str | Path, frame_sh
     transitions = TransitionModel(tree, lang.topo)
     first_state = {int(phone): i for i, phone in enumerate(transitions.phone) if transitions.state[i] == 0}
     header = AliHeader(lang.topo.id, tree.id, lang.id, frame_shift, 0.0, str(data_dir))
-    texts = {cut["id"]: cut["supervisions"][0].get("text") or "" for _, cut in iter_cuts(data_dir)}
-    tiers = tiers_of_data(data_dir)
+    index, tiers = load_index(data_dir), GoldTiers(data_dir)
     with AliWriter(out_dir, header, tree, lang.topo, transitions, lang.words) as writer:
         for cut_id, tier in tiers.items():
             where = f"{data_dir}: {cut_id}"
@@ -45,7 +44,15 @@ def import_times(data_dir: str | Path, lang: Lang, out_dir: str | Path, frame_sh
             tids = _transition_ids(tier, lang, first_state, transitions, frame_shift)
             writer.write(
                 Alignment(
-                    cut_id, tids, 0.0, _words(tier.words, lang.word_ids(texts[cut_id], where), len(tids), frame_shift)
+                    cut_id,
+                    tids,
+                    0.0,
+                    _words(
+                        tier.words,
+                        lang.word_ids(index.text(int(index.positions([cut_id])[0])), where),
+                        len(tids),
+                        frame_shift,
+                    ),
                 )
             )
     return len(tiers)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+import sys
+from array import array
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,13 +13,27 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.artifacts.ali import AliSet, Segment
+from pipeline.artifacts.ali import HEADER, AliSet, Segment
 from pipeline.artifacts.lang import SILENCE, without_position
 from pipeline.base.errors import DataError, MismatchError
+from pipeline.base.files import atomic_write, write_json
+from pipeline.base.spool import JsonSpool
 from pipeline.graph.options import AliScoreOptions
-from pipeline.tasks.score import bootstrap, interval
+from pipeline.tasks.score import bootstrap, interval, result_row
 
 GAP = "*"
+SHOWN = {
+    "tse_ms",
+    "boundary_mae_ms",
+    "start_mae_ms",
+    "end_mae_ms",
+    "within_20ms",
+    "word_boundary_mae_ms",
+    "silence_share",
+}
+REPORTED = SHOWN | {"within_10ms", "within_50ms", "start_within_20ms", "end_within_20ms", "word_within_20ms"}
+
+logger = logging.getLogger("score_ali")
 
 
 @dataclass(frozen=True)
@@ -31,51 +48,102 @@ class Tiers:
     speaker: str = ""
 
 
-def tiers_of_ali(ali: AliSet) -> dict[str, Tiers]:
-    """Tiers of all cuts of an alignment; position markers of phones are taken off."""
-    shift = ali.header.frame_shift
-    return {
-        c: Tiers([_unmarked(p) for p in ali.phones(c)], ali.words(c), len(ali[c].transition_ids) * shift) for c in ali
-    }
+class AliTiers(Mapping[str, Tiers]):
+    """Tiers of the cuts of an alignment, made when they are asked for; position markers of phones are taken off."""
+
+    def __init__(self, ali: AliSet) -> None:
+        self._ali = ali
+
+    def __getitem__(self, cut_id: str) -> Tiers:
+        if cut_id not in self._ali:
+            raise KeyError(cut_id)
+        seconds = self._ali.num_frames(cut_id) * self._ali.header.frame_shift
+        return Tiers([_unmarked(p) for p in self._ali.phones(cut_id)], self._ali.words(cut_id), seconds)
+
+    def __contains__(self, cut_id: object) -> bool:
+        return cut_id in self._ali
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._ali)
+
+    def __len__(self) -> int:
+        return len(self._ali)
+
+
+class GoldTiers(Mapping[str, Tiers]):
+    """Gold tiers of a data directory, which wait in a temporary file."""
+
+    def __init__(self, data_dir: str | Path) -> None:
+        """Raises:
+        DataError: no utterance has any.
+        """
+        from pipeline.artifacts.corpus import iter_cuts
+
+        self._cuts = JsonSpool()
+        for _, cut in iter_cuts(data_dir):
+            supervision = cut["supervisions"][0]
+            tiers = supervision.get("alignment") or {}
+            rows = [[item[:3] for item in tiers.get(name, [])] for name in ("phone", "word")]
+            if any(rows):
+                self._cuts[cut["id"]] = [*rows, float(cut["duration"]), str(supervision.get("speaker", ""))]
+        if not self._cuts:
+            raise DataError(f"{data_dir}: no utterance has gold times of phones or words")
+
+    def __getitem__(self, cut_id: str) -> Tiers:
+        phones, words, duration, speaker = self._cuts[cut_id]
+        return Tiers(*([Segment(str(s), b, d) for s, b, d in rows] for rows in (phones, words)), duration, speaker)
+
+    def __contains__(self, cut_id: object) -> bool:
+        return cut_id in self._cuts
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._cuts)
+
+    def __len__(self) -> int:
+        return len(self._cuts)
+
+
+def tiers_of(directory: str | Path) -> Mapping[str, Tiers]:
+    """Tiers of an alignment or of a data directory with gold times."""
+    return AliTiers(AliSet.load(directory)) if (Path(directory) / HEADER).is_file() else GoldTiers(directory)
 
 
 def _unmarked(phone: Segment) -> Segment:
     return Segment(without_position(phone.symbol), phone.start, phone.duration, phone.confidence)
 
 
-def tiers_of_data(data_dir: str | Path) -> dict[str, Tiers]:
-    """Gold tiers of a data directory; DataError when no utterance has any."""
-    from pipeline.artifacts.corpus import iter_cuts
-
-    out = {}
-    for _, cut in iter_cuts(data_dir):
-        supervision = cut["supervisions"][0]
-        tiers = supervision.get("alignment") or {}
-        phones, words = (
-            [Segment(str(symbol), start, duration) for symbol, start, duration, *_ in tiers.get(name, [])]
-            for name in ("phone", "word")
-        )
-        if phones or words:
-            out[cut["id"]] = Tiers(phones, words, float(cut["duration"]), str(supervision.get("speaker", "")))
-    if not out:
-        raise DataError(f"{data_dir}: no utterance has gold times of phones or words")
-    return out
-
-
 @dataclass
 class Boundaries:
-    """Differences (ours minus reference, seconds) at the starts and ends of matched symbols, one array per
-    utterance.
+    """Differences (ours minus reference, seconds) at the starts and ends of matched symbols, summed by utterance.
+
+    Attributes:
+        tolerances: seconds within which a boundary is a hit.
+        num_ref, num_ours: symbols on both sides.
     """
 
-    starts: list[np.ndarray] = field(default_factory=list)
-    ends: list[np.ndarray] = field(default_factory=list)
+    tolerances: tuple[float, ...]
     num_ref: int = 0
     num_ours: int = 0
+    _starts: array = field(default_factory=lambda: array("d"))
+    _ends: array = field(default_factory=lambda: array("d"))
+
+    def add(self, starts: np.ndarray, ends: np.ndarray) -> None:
+        """Adds the differences of an utterance."""
+        for into, x in ((self._starts, starts), (self._ends, ends)):
+            size = np.abs(x)
+            hits = [float((size <= limit + 1e-9).sum()) for limit in self.tolerances]
+            into.extend([float(len(x)), float(size.sum()), float(x.sum()), *hits])
+
+    def sums(self) -> dict[str, np.ndarray]:
+        """ "boundary", "start", "end" -> (N, 3 + tolerances): number, sum of sizes, sum, and hits of each utterance."""
+        start, end = (
+            np.array(x, dtype=np.float64).reshape(-1, 3 + len(self.tolerances)) for x in (self._starts, self._ends)
+        )
+        return {"boundary": start + end, "start": start, "end": end}
 
     @property
     def num_matched(self) -> int:
-        return sum(map(len, self.starts))
+        return int(self.sums()["start"][:, 0].sum())
 
 
 @dataclass
@@ -87,7 +155,8 @@ class AliScore:
         tse: (N', 2) sum of absolute differences of starts and ends in seconds and their number, per utterance that has
             equally many of them on both sides.
         tse_skipped: utterances that have not.
-        per_phone: reference phone -> list of (start difference, end difference, reference duration, our duration).
+        per_phone: reference phone -> (7,) number, and sums of the sizes of the differences of starts and ends, of these
+            differences, of the reference's and of our durations; seconds.
         silence, silence_ref: shares of the time.
         missing: reference utterances that are not aligned.
         groups: speaker of each utterance.
@@ -97,7 +166,7 @@ class AliScore:
     words: Boundaries
     tse: np.ndarray
     tse_skipped: int
-    per_phone: dict[str, list[tuple[float, float, float, float]]]
+    per_phone: dict[str, np.ndarray]
     silence: float
     silence_ref: float
     missing: int
@@ -118,8 +187,8 @@ def score_alignment(ours: Mapping[str, Tiers], reference: Mapping[str, Tiers], o
     common = [c for c in reference if c in ours]
     if not common:
         raise MismatchError("the alignment and the reference have no utterance in common")
-    phones, words = Boundaries(), Boundaries()
-    per_phone: dict[str, list[tuple[float, float, float, float]]] = defaultdict(list)
+    phones, words = Boundaries(options.tolerances), Boundaries(options.tolerances)
+    per_phone: dict[str, np.ndarray] = defaultdict(lambda: np.zeros(7))
     tse, tse_groups, groups, skipped = [], [], [], 0
     silent = np.zeros((2, 2))  # ours, reference: silence, duration
     for cut_id in common:
@@ -130,9 +199,10 @@ def score_alignment(ours: Mapping[str, Tiers], reference: Mapping[str, Tiers], o
                 (max(0.0, tiers.duration - sum(s.duration for s in spoken)), tiers.duration) if spoken else 0.0
             )
         for ref, hyp in _collect(phones, mine, gold, lambda r, h: h in options.match.get(r, ())):
-            per_phone[ref.symbol].append((hyp.start - ref.start, hyp.end - ref.end, ref.duration, hyp.duration))
+            start, end = hyp.start - ref.start, hyp.end - ref.end
+            per_phone[ref.symbol] += (1, abs(start), abs(end), start, end, ref.duration, hyp.duration)
         list(_collect(words, a.words, b.words, lambda r, h: False))
-        groups.append(b.speaker or a.speaker)
+        groups.append(sys.intern(b.speaker or a.speaker))
         if gold:
             stamps = [_stamps(x) for x in (mine, gold)]
             if len(stamps[0]) == len(stamps[1]):
@@ -191,8 +261,7 @@ def _collect(
         if r == h or (r != GAP and h != GAP and also(r, h)):
             pairs.append((ref[i], ours[j]))
         i, j = i + (r != GAP), j + (h != GAP)
-    into.starts.append(np.array([h.start - r.start for r, h in pairs]))
-    into.ends.append(np.array([h.end - r.end for r, h in pairs]))
+    into.add(np.array([h.start - r.start for r, h in pairs]), np.array([h.end - r.end for r, h in pairs]))
     yield from pairs
 
 
@@ -209,25 +278,14 @@ def figures(score: AliScore, options: AliScoreOptions) -> dict[str, dict[str, An
         if not b.num_matched:
             continue
         counts = {"matched": b.num_matched, "reference": b.num_ref, "ours": b.num_ours, "missing": score.missing}
-        both = [np.concatenate(x) for x in zip(b.starts, b.ends)]
-        for name, arrays in (("boundary", both), ("start", b.starts), ("end", b.ends)):
-            num = np.array([float(len(x)) for x in arrays])
-            kind = "" if name == "boundary" else f"{name}_"
-            out[f"{prefix}{name}_mae_ms"] = {
-                **_ratio(np.array([np.abs(x).sum() for x in arrays]), num, 1000.0, groups),
-                "counts": counts,
-            }
-            for limit in options.tolerances:
-                hits = np.array([float((np.abs(x) <= limit + 1e-9).sum()) for x in arrays])
-                out[f"{prefix}{kind}within_{round(1000 * limit)}ms"] = {
-                    **_ratio(hits, num, 100.0, groups),
-                    "counts": counts,
-                }
+        for name, sums in b.sums().items():
+            kind, num = "" if name == "boundary" else f"{name}_", sums[:, 0]
+            out[f"{prefix}{name}_mae_ms"] = {**_ratio(sums[:, 1], num, 1000.0, groups), "counts": counts}
+            for i, limit in enumerate(options.tolerances):
+                key = f"{prefix}{kind}within_{round(1000 * limit)}ms"
+                out[key] = {**_ratio(sums[:, 3 + i], num, 100.0, groups), "counts": counts}
             if name != "boundary":
-                out[f"{prefix}{name}_bias_ms"] = {
-                    **_ratio(np.array([x.sum() for x in arrays]), num, 1000.0, groups),
-                    "counts": counts,
-                }
+                out[f"{prefix}{name}_bias_ms"] = {**_ratio(sums[:, 2], num, 1000.0, groups), "counts": counts}
     if score.phones.num_ours:
         out["silence_share"] = {
             "value": 100 * score.silence,
@@ -246,7 +304,35 @@ def _ratio(num: np.ndarray, den: np.ndarray, scale: float, groups: Sequence[str]
 def phone_table(score: AliScore) -> Iterator[str]:
     """Tab-separated lines, one per reference phone: count, errors in ms, mean durations in ms."""
     yield "phone\tcount\tstart_mae_ms\tend_mae_ms\tstart_bias_ms\tend_bias_ms\tduration_ref_ms\tduration_ms"
-    for phone, rows in sorted(score.per_phone.items()):
-        start, end, ref, ours = 1000 * np.array(rows).T
-        values = (np.abs(start).mean(), np.abs(end).mean(), start.mean(), end.mean(), ref.mean(), ours.mean())
-        yield f"{phone}\t{len(rows)}\t" + "\t".join(f"{v:.1f}" for v in values)
+    for phone, (count, *sums) in sorted(score.per_phone.items()):
+        yield f"{phone}\t{count:.0f}\t" + "\t".join(f"{1000 * v / count:.1f}" for v in sums)
+
+
+def score_directory(
+    ali_dir: Path, reference: Path, out_dir: Path, options: AliScoreOptions, row_id: str | None, part: str
+) -> dict[str, float]:
+    """Compares an alignment with another one or with gold times and writes score.json, phones.tsv (and results.json).
+
+    Args:
+        row_id: id of the rows in results.json; None: none are written. part: part that the rows name.
+    Returns:
+        the figures, for the stamp.
+    """
+    score = score_alignment(AliTiers(AliSet.load(ali_dir)), tiers_of(reference), options)
+    metrics = figures(score, options)
+    for name in sorted(SHOWN & set(metrics)):
+        m = metrics[name]
+        spread = "" if m["low"] is None else f" [{m['low']:.2f}, {m['high']:.2f}]"
+        counts = ", ".join(f"{k} {v:.6g}" for k, v in m["counts"].items())
+        logger.info("%s %.2f%s  %s", name, m["value"], spread, counts)
+    write_json(out_dir / "score.json", metrics)
+    with atomic_write(out_dir / "phones.tsv") as f:
+        f.writelines(line + "\n" for line in phone_table(score))
+    if row_id is not None:
+        rows = [
+            result_row(row_id, part, name, m["value"], m["low"], m["high"], m["counts"])
+            for name, m in metrics.items()
+            if name in REPORTED
+        ]
+        write_json(out_dir / "results.json", rows)
+    return {name: m["value"] for name, m in metrics.items()}

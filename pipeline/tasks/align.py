@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass as plain_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 from pydantic import ConfigDict, Field
@@ -15,19 +15,21 @@ from pydantic.dataclasses import dataclass
 
 from pipeline.artifacts.ali import Alignment, AliHeader, AliWriter
 from pipeline.artifacts.lang import Lang
-from pipeline.artifacts.model_dir import HmmDir
 from pipeline.artifacts.tokens import BLANK_ID
 from pipeline.base.errors import DataError
 from pipeline.base.files import atomic_write
-from pipeline.base.log import progress
+from pipeline.base.log import progress_of
+from pipeline.tasks.model import EmittingModel, Model, OnDemandModel, check_data
 
 if TYPE_CHECKING:
-    from pipeline.feats.load import PackedFeats
-    from pipeline.tasks.scorer import Scorer
+    from pipeline.feats.dataset import Dataset
 
 logger = logging.getLogger(__name__)
 
 FAILED = "failed.txt"
+ON_DEMAND_FRAMES = 60_000  # of utterances that are searched side by side, where scores cost no memory
+WINDOW_FRAMES = 200_000  # of utterances among which those of similar length are put together
+MAX_BATCH = 64
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -46,21 +48,9 @@ class AlignOptions:
         "find none are tried again with 4 times the beam, then without one. Other searches are exact.",
     )
     batch_frames: int = Field(
-        60_000, gt=0, description="Feature frames per batch; bounds the memory.", json_schema_extra={"stamp": False}
+        20_000, gt=0, description="Feature frames per batch; bounds the memory.", json_schema_extra={"stamp": False}
     )
     device: str = Field("cpu", description="cpu or cuda.", json_schema_extra={"stamp": False})
-
-
-@plain_dataclass(frozen=True)
-class Batch:
-    """One padded batch of utterances with their training graphs."""
-
-    cut_ids: list[str]
-    words: list[list[int]]
-    graphs: Any  # hmm.compile.TrainingGraphs
-    emissions: Any  # (N, T, P) float32, scaled; or hmm.OnDemand
-    lengths: Any  # (N,) int64
-    transitions: Any  # (n_tid,) or (N, T, n_tid), scaled
 
 
 @plain_dataclass(frozen=True)
@@ -101,29 +91,23 @@ class AlignReport:
 
 
 def align(
-    scorer: Scorer,
-    hmm: HmmDir,
-    lang: Lang,
-    data_dir: str | Path,
-    out_dir: str | Path,
-    options: AlignOptions,
-    producer: str,
+    model: Model, lang: Lang, data_dir: str | Path, out_dir: str | Path, options: AlignOptions, producer: str
 ) -> AlignReport:
-    """Viterbi-aligns a data directory and writes an AliSet.
+    """Viterbi-aligns a data directory and writes an AliSet, in the order of the data.
 
     An utterance fails when it is shorter than its HMM or its scores leave no path. Failures are written to failed.txt.
 
     Args:
-        scorer: the model; its frame shift becomes the alignment's.
-        hmm: tree, topology and transitions of the model.
+        model: its frame shift becomes the alignment's.
         lang: gives the pronunciations; must have the model's phones.
         producer: name of the model directory for the header.
     """
-    header = AliHeader(lang.topo.id, hmm.tree.id, lang.id, scorer.frame_shift, scorer.frame_offset, producer)
+    hmm = model.hmm
+    check_data(model, data_dir)
+    header = AliHeader(lang.topo.id, hmm.tree.id, lang.id, model.frame_shift, model.frame_offset, producer)
     report = AlignReport(0, 0, 0.0, [])
-    paths = _emission_paths if getattr(scorer, "emits", False) else _engine_paths
     with AliWriter(out_dir, header, hmm.tree, hmm.topo, hmm.transitions, lang.words) as writer:
-        for path in paths(scorer, hmm, lang, data_dir, options, report):
+        for path in _paths(model, lang, data_dir, options, report):
             if not np.isfinite(path.score):
                 report.failed.append((path.cut_id, "no path has a finite score"))
                 continue
@@ -136,151 +120,136 @@ def align(
     return report
 
 
-def _on_demand(scorer: Scorer, options: AlignOptions) -> bool:
+def _paths(
+    model: Model, lang: Lang, data_dir: str | Path, options: AlignOptions, report: AlignReport
+) -> Iterator[_Path]:
+    """Best paths of all utterances that are long enough, in order: some at a time, those of similar length together."""
+    from pipeline.feats.dataset import Dataset, plan
+
+    # Utterances are read once, so nothing is gained by keeping them.
+    data = Dataset.open(data_dir, model.feat_options, cache_mib=0)
+    texts = _Texts(data, lang)
+    on_demand = _on_demand(model, options)
+    with progress_of(len(data), f"align {data_dir}") as done:
+        size, most = (ON_DEMAND_FRAMES, len(data)) if on_demand else (options.batch_frames, MAX_BATCH)
+        for window in data.pieces(max(WINDOW_FRAMES, size)):
+            found: dict[int, _Path] = {}
+            for rows in (window[batch] for batch in plan(data.lens[window], size, most)):
+                if isinstance(model, EmittingModel):
+                    found.update(_emitted(model, data, texts, rows, options, report))
+                else:
+                    found.update(_searched(model, data, texts, rows, options, report, on_demand))
+                done(len(rows))
+            yield from (path for n in window.tolist() if (path := found.get(n)) is not None)
+
+
+class _Texts:
+    """Word ids of the utterances of a data set, and their graphs."""
+
+    def __init__(self, data: Dataset, lang: Lang) -> None:
+        self.data, self.lang = data, lang
+
+    def words(self, n: int) -> list[int]:
+        """Of an utterance; DataError names the line of a word outside the lexicon."""
+        return self.lang.word_ids(self.data.text(n), self.data.where(n))
+
+
+def _on_demand(model: Model, options: AlignOptions) -> bool:
     """Whether the model scores only what a search with a beam needs (GMMs on the CPU, without rescaled scores)."""
-    unscaled = options.acoustic_scale in (None, 1.0) and scorer.acoustic_scale == 1.0
-    return hasattr(scorer, "on_demand") and options.device == "cpu" and unscaled and not options.confidence
+    unscaled = options.acoustic_scale in (None, 1.0) and model.acoustic_scale == 1.0
+    return isinstance(model, OnDemandModel) and options.device == "cpu" and unscaled and not options.confidence
 
 
-def _engine_paths(
-    scorer: Scorer, hmm: HmmDir, lang: Lang, data_dir: str | Path, options: AlignOptions, report: AlignReport
-) -> Iterator[_Path]:
-    """Best paths of all utterances that are long enough."""
-    from pipeline.hmm import viterbi, widening
-
-    on_demand = _on_demand(scorer, options)
-    beams = widening(options.beam if on_demand else math.inf)
-    for batch in batches(scorer, hmm, lang, data_dir, options, report.failed, on_demand):
-        best = viterbi(
-            batch.graphs.graphs,
-            batch.emissions,
-            batch.lengths,
-            batch.transitions,
-            confidence=options.confidence,
-            beams=beams,
-        )
-        report.num_retried += int(((best.tries > 1) & best.scores.isfinite()).sum())
-        splits = batch.graphs.graphs.state_splits.tolist()
-        states, tids = best.states.cpu().numpy(), best.tids.cpu().numpy().astype(np.int32)
-        for i, cut_id in enumerate(batch.cut_ids):
-            length = int(batch.lengths[i])
-            positions = batch.graphs.state_word[splits[i] : splits[i + 1]][states[i, :length]]
-            confidence = (
-                None if best.confidence is None else best.confidence[i, :length].cpu().numpy().astype(np.float16)
-            )
-            yield _Path(cut_id, batch.words[i], float(best.scores[i]), tids[i, :length], positions, confidence)
-
-
-def _emission_paths(
-    scorer: Scorer, hmm: HmmDir, lang: Lang, data_dir: str | Path, options: AlignOptions, report: AlignReport
-) -> Iterator[_Path]:
-    """Paths of models that say at which frame each token is emitted: that frame is the token's, all others are
-    blank.
-    """
-    from pipeline.artifacts.corpus import iter_cuts
-    from pipeline.feats.load import iter_packed
-
-    texts = {cut["id"]: cut["supervisions"][0].get("text") or "" for _, cut in iter_cuts(Path(data_dir))}
-    pdf_of = {int(token): pdf for pdf, token in enumerate(scorer.token_of_pdf)}
-    loop = {int(pdf): 2 * i for i, pdf in enumerate(hmm.transitions.pdf)}
-    silence = loop[pdf_of[BLANK_ID]]
-    for packed in iter_packed(data_dir, scorer.feat_options, options.batch_frames):
-        words = [lang.word_ids(texts[c], f"{data_dir}/cuts.jsonl.gz: {c}") for c in packed.cut_ids]
-        spelt = [[lang.lexicon.by_word[lang.words.name(w)][0].phones for w in row] for row in words]
-        pdfs = [[hmm.tree.pdfs_of(hmm.phones.id(p), 0)[0] for word in row for p in word] for row in spelt]
-        found, lens = scorer.emission_frames(
-            *pad(packed, options.device), [[int(scorer.token_of_pdf[p]) for p in row] for row in pdfs]
-        )
-        for i, (score, frames) in enumerate(found):
-            if lens[i] < len(frames):
-                report.failed.append(
-                    (packed.cut_ids[i], f"{lens[i]} frames are too short for its {len(frames)} tokens")
-                )
-                continue
-            tids, positions = np.full(lens[i], silence, dtype=np.int32), np.full(lens[i], -1, dtype=np.int64)
-            tids[np.maximum(frames - 1, 0)] += 1  # the blank before a token is left
-            tids[frames] = [loop[pdf] + 1 for pdf in pdfs[i]]
-            positions[frames] = np.repeat(np.arange(len(spelt[i])), [len(word) for word in spelt[i]])
-            yield _Path(packed.cut_ids[i], words[i], score, tids, positions)
-
-
-def batches(
-    scorer: Scorer,
-    hmm: HmmDir,
-    lang: Lang,
-    data_dir: str | Path,
+def _searched(
+    model: Model,
+    data: Dataset,
+    texts: _Texts,
+    rows: np.ndarray,
     options: AlignOptions,
-    failed: list[tuple[str, str]],
-    on_demand: bool = False,
-) -> Iterator[Batch]:
-    """Batches of a data directory for alignment and accumulation, with their scores.
-
-    Args:
-        failed: utterances too short for their HMM are appended here.
-        on_demand: leave the scoring to the search, which makes larger batches possible.
-    """
+    report: AlignReport,
+    on_demand: bool,
+) -> Iterator[tuple[int, _Path]]:
+    """Best paths of some utterances by the engine."""
     import torch
 
-    from pipeline.artifacts.corpus import iter_cuts
-    from pipeline.feats.load import iter_packed
+    from pipeline.hmm import viterbi, widening
+    from pipeline.hmm.compile import compile_graphs
 
-    texts = {cut["id"]: cut["supervisions"][0].get("text") or "" for _, cut in iter_cuts(Path(data_dir))}
-    scale = scorer.acoustic_scale if options.acoustic_scale is None else options.acoustic_scale
-    trans_scale = scorer.transition_scale if options.transition_scale is None else options.transition_scale
-    static = torch.from_numpy(hmm.transitions.log_probs())
-    done = progress(range(len(texts)), total=len(texts), desc=f"align {data_dir}")
-    for packed in iter_packed(data_dir, scorer.feat_options, options.batch_frames * (10 if on_demand else 1)):
-        if on_demand:
-            scores, out_lens, dynamic = scorer.on_demand(packed), packed.lengths(), None
-        else:
-            feats, lens = pad(packed, options.device)
-            with torch.no_grad():
-                scores, out_lens = scorer.log_likes(feats, lens, list(packed.speakers))
-                dynamic = scorer.transition_scores(feats, lens)
-        words = [lang.word_ids(texts[c], f"{data_dir}/cuts.jsonl.gz: {c}") for c in packed.cut_ids]
-        keep, graphs = _long_enough(packed.cut_ids, words, hmm, lang, out_lens.tolist(), failed)
-        if keep:
-            transitions = (static.to(scores.device) if dynamic is None else dynamic[keep]) * trans_scale
-            scores = (
-                scores if len(keep) == len(words) else scores[keep]
-            )  # copies of what may be gigabytes are worth avoiding
-            yield Batch(
-                [packed.cut_ids[i] for i in keep],
-                [words[i] for i in keep],
-                graphs,
-                scores if scale == 1 else scores * scale,
-                out_lens[keep],
-                transitions,
-            )
-        for _ in packed.cut_ids:
-            next(done, None)
-    next(done, None)
-
-
-def pad(packed: PackedFeats, device: str = "cpu") -> tuple[Any, Any]:
-    """(N, T, F) zero-padded features and (N,) int64 lengths of packed utterances."""
-    import torch
-
-    offsets = packed.offsets.tolist()
-    parts = [packed.feats[b:e] for b, e in zip(offsets[:-1], offsets[1:])]
-    lens = torch.tensor([len(p) for p in parts], dtype=torch.int64)
-    return torch.nn.utils.rnn.pad_sequence(parts, batch_first=True).to(device), lens.to(device)
+    scale = model.acoustic_scale if options.acoustic_scale is None else options.acoustic_scale
+    trans_scale = model.transition_scale if options.transition_scale is None else options.transition_scale
+    transitions = torch.from_numpy(model.hmm.transitions.log_probs())
+    speakers = [data.speaker(n) for n in rows.tolist()]
+    if on_demand:
+        assert isinstance(model, OnDemandModel)
+        scores, lens = model.on_demand(data.each(rows), speakers), torch.from_numpy(data.lens[rows])
+    else:
+        batch = data.batch(rows, options.device)
+        with torch.no_grad():
+            scores, lens = model.log_likes(batch.feats, batch.lens, speakers)
+            dynamic = model.transition_scores(batch.feats, batch.lens)
+        transitions = transitions.to(scores.device) if dynamic is None else dynamic
+    words = [texts.words(n) for n in rows.tolist()]
+    graphs = compile_graphs(texts.lang, model.hmm.tree, model.hmm.transitions, words)
+    keep = _long_enough(data, rows, lens.tolist(), graphs.min_frames, report)
+    if not keep:
+        return
+    if len(keep) < len(rows):  # copies of what may be gigabytes are worth avoiding
+        scores, lens, graphs = scores[keep], lens[keep], graphs.select(keep)
+        transitions = transitions[keep] if transitions.ndim > 1 else transitions
+    best = viterbi(
+        graphs.graphs,
+        scores if scale == 1 else scores * scale,
+        lens,
+        transitions * trans_scale,
+        confidence=options.confidence,
+        beams=widening(options.beam if on_demand else math.inf),
+    )
+    report.num_retried += int(((best.tries > 1) & best.scores.isfinite()).sum())
+    splits = graphs.graphs.state_splits.tolist()
+    states, tids = best.states.cpu().numpy(), best.tids.cpu().numpy().astype(np.int32)
+    for i, place in enumerate(keep):
+        length, n = int(lens[i]), int(rows[place])
+        positions = graphs.state_word[splits[i] : splits[i + 1]][states[i, :length]]
+        confidence = None if best.confidence is None else best.confidence[i, :length].cpu().numpy().astype(np.float16)
+        yield n, _Path(data.id(n), words[place], float(best.scores[i]), tids[i, :length], positions, confidence)
 
 
 def _long_enough(
-    cut_ids: list[str], words: list[list[int]], hmm: HmmDir, lang: Lang, lens: list[int], failed: list[tuple[str, str]]
-) -> tuple[list[int], Any]:
-    """Indices of the utterances that have a path, and their graphs."""
-    from pipeline.hmm.compile import compile_graphs
+    data: Dataset, rows: np.ndarray, lens: list[int], needed: np.ndarray, report: AlignReport
+) -> list[int]:
+    """Places of the utterances that have a path."""
+    for n, length, least in zip(rows.tolist(), lens, needed.tolist()):
+        if length < least:
+            report.failed.append((data.id(n), f"{length} frames are too short for its text, which needs {least}"))
+    return [i for i, (length, least) in enumerate(zip(lens, needed.tolist())) if length >= least]
 
-    graphs = compile_graphs(lang, hmm.tree, hmm.transitions, words)
-    keep = []
-    for i, (cut_id, length, needed) in enumerate(zip(cut_ids, lens, graphs.min_frames.tolist())):
-        if length < needed:
-            failed.append((cut_id, f"{length} frames are too short for its text, which needs {needed}"))
-        else:
-            keep.append(i)
-    return keep, graphs.select(keep) if keep else None
+
+def _emitted(
+    model: EmittingModel, data: Dataset, texts: _Texts, rows: np.ndarray, options: AlignOptions, report: AlignReport
+) -> Iterator[tuple[int, _Path]]:
+    """Paths of models that say at which frame each token is emitted: that frame is the token's, all others are
+    blank.
+    """
+    hmm, lang = cast("Model", model).hmm, texts.lang
+    pdf_of = {int(token): pdf for pdf, token in enumerate(model.token_of_pdf)}
+    loop = {int(pdf): 2 * i for i, pdf in enumerate(hmm.transitions.pdf)}
+    silence = loop[pdf_of[BLANK_ID]]
+    words = [texts.words(n) for n in rows.tolist()]
+    spelt = [[lang.lexicon.by_word[lang.words.name(w)][0].phones for w in row] for row in words]
+    pdfs = [[hmm.tree.pdfs_of(hmm.phones.id(p), 0)[0] for word in row for p in word] for row in spelt]
+    batch = data.batch(rows, options.device)
+    tokens = [[int(model.token_of_pdf[p]) for p in row] for row in pdfs]
+    found, lens = model.emission_frames(batch.feats, batch.lens, tokens)
+    for i, (score, frames) in enumerate(found):
+        n = int(rows[i])
+        if lens[i] < len(frames):
+            report.failed.append((data.id(n), f"{lens[i]} frames are too short for its {len(frames)} tokens"))
+            continue
+        tids, positions = np.full(lens[i], silence, dtype=np.int32), np.full(lens[i], -1, dtype=np.int64)
+        tids[np.maximum(frames - 1, 0)] += 1  # the blank before a token is left
+        tids[frames] = [loop[pdf] + 1 for pdf in pdfs[i]]
+        positions[frames] = np.repeat(np.arange(len(spelt[i])), [len(word) for word in spelt[i]])
+        yield n, _Path(data.id(n), words[i], score, tids, positions)
 
 
 def _alignment(path: _Path) -> Alignment:

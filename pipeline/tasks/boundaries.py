@@ -18,7 +18,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass as plain_dataclass
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from pydantic import ConfigDict, Field
@@ -29,10 +28,6 @@ from pipeline.artifacts.model_dir import HmmDir, load_hmm
 from pipeline.artifacts.tree import BOUNDARY
 from pipeline.base.errors import DataError, MismatchError
 from pipeline.base.log import progress
-
-if TYPE_CHECKING:
-    from pipeline.feats.load import PackedFeats
-    from pipeline.tasks.scorer import Scorer
 
 logger = logging.getLogger(__name__)
 
@@ -95,32 +90,38 @@ class Posteriors:
         """Raises:
         MismatchError: the model has other phones than the alignment.
         """
-        from pipeline.tasks.scorer import load_scorer
+        from pipeline.artifacts.index import load_index
+        from pipeline.feats.dataset import Dataset
+        from pipeline.tasks.model import check_data, load_model
 
         self.source, self.ali, self.options = source, ali, options
-        self.hmm = load_hmm(source.model)
-        if list(self.hmm.phones) != list(ali.transitions.phones):
+        self.model = load_model(source.model, options.prior_scale, source.transforms, options.device)
+        if list(self.model.hmm.phones) != list(ali.transitions.phones):
             raise MismatchError(f"{source.model} has other phones than the alignment {ali.directory}")
-        self.scorer: Scorer = load_scorer(source.model, options.prior_scale, source.transforms, options.device)
+        check_data(self.model, source.data)
+        self.index = load_index(source.data)
+        self.data = Dataset.open(source.data, self.model.feat_options, cache_mib=0)
 
     def of(self, cut_ids: Sequence[str]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         """Cut id -> (T,) centres of the model's frames in seconds and (T, K) F_k; cuts without a path are left out."""
-        from pipeline.feats.load import iter_packed
+        from pipeline.feats.frames import pieces
 
         out = {}
-        for packed in iter_packed(self.source.data, self.scorer.feat_options, self.options.batch_frames, cut_ids):
-            out.update(self._batch(packed))
+        rows = self.index.positions(cut_ids)
+        for some in pieces(self.data.lens[rows], self.options.batch_frames):
+            out.update(self._batch(rows[some]))
         return out
 
-    def _batch(self, packed: PackedFeats) -> Iterator[tuple[str, tuple[np.ndarray, np.ndarray]]]:
+    def _batch(self, rows: np.ndarray) -> Iterator[tuple[str, tuple[np.ndarray, np.ndarray]]]:
         import torch
 
         from pipeline.hmm.convert import linear
         from pipeline.hmm.full_sum import occupancies
-        from pipeline.tasks.align import pad
 
-        transitions = self.hmm.transitions
-        chains = [chain_of(self.hmm, [p for p, _, _ in self.ali.phone_segments(c)]) for c in packed.cut_ids]
+        model, hmm = self.model, self.model.hmm
+        transitions = hmm.transitions
+        cut_ids = [self.data.id(n) for n in rows.tolist()]
+        chains = [chain_of(hmm, [p for p, _, _ in self.ali.phone_segments(c)]) for c in cut_ids]
         graphs = linear(
             [c.pdf for c in chains],
             [2 * c.transition_state for c in chains],
@@ -128,10 +129,11 @@ class Posteriors:
             transitions.num_pdfs,
             transitions.num_tids,
         )
-        feats, lens = pad(packed, self.options.device)
+        batch = self.data.batch(rows, self.options.device)
         with torch.no_grad():
-            scores, lens_out = self.scorer.log_likes(feats, lens, list(packed.speakers))
-            dynamic = self.scorer.transition_scores(feats, lens)
+            speakers = [self.data.speaker(n) for n in rows.tolist()]
+            scores, lens_out = model.log_likes(batch.feats, batch.lens, speakers)
+            dynamic = model.transition_scores(batch.feats, batch.lens)
         static = torch.from_numpy(transitions.log_probs()).to(scores.device)
         occ = occupancies(
             graphs,
@@ -139,13 +141,13 @@ class Posteriors:
             lens_out,
             (static if dynamic is None else dynamic) * self.options.transition_scale,
         )
-        for n, (cut_id, chain) in enumerate(zip(packed.cut_ids, chains)):
+        for n, (cut_id, chain) in enumerate(zip(cut_ids, chains)):
             if not np.isfinite(float(occ.scores[n])):
                 continue
             gamma = occ.of(n).cpu().numpy()  # (T, S)
             first = np.searchsorted(chain.position, np.arange(chain.position[-1] + 1))
             after = np.cumsum(gamma[:, ::-1], axis=1)[:, ::-1][:, first]  # (T, K)
-            centres = (np.arange(len(gamma)) + 0.5) * self.scorer.frame_shift + self.scorer.frame_offset
+            centres = (np.arange(len(gamma)) + 0.5) * model.frame_shift + model.frame_offset
             yield cut_id, (centres, after)
 
 

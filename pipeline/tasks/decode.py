@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,35 +12,44 @@ from typing import TYPE_CHECKING, Any
 from pipeline.artifacts.checkpoint import check_same
 from pipeline.artifacts.hyp import (
     NBEST,
-    RECOGS,
     TRIED,
     Alternative,
     Hypothesis,
     NBest,
     load_tried,
-    save_hypotheses,
     save_nbest,
     save_tried,
 )
 from pipeline.artifacts.model_dir import HmmDir
 from pipeline.artifacts.occupancies import Occupancies
 from pipeline.base.errors import ConfigError, DataError
-from pipeline.base.files import atomic_write, read_json, write_json
-from pipeline.base.log import progress
+from pipeline.base.files import atomic_write, read_json
+from pipeline.base.log import progress_of
 from pipeline.graph.options import DecodeOptions
-from pipeline.tasks.score import Errors, count_errors, error_report, total_errors
+from pipeline.tasks.decoded import (
+    BEST,
+    Hypotheses,
+    References,
+    Spool,
+    references,
+    warn_at_the_edge,
+    write_best,
+    write_rows,
+)
+from pipeline.tasks.model import Model, check_data
+from pipeline.tasks.score import Errors
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
 
+    from pipeline.feats.dataset import Dataset
     from pipeline.graph.decoding import DecodingGraph
     from pipeline.graph.lm_lattice import LatticeRescorer
     from pipeline.graph.search import Searcher
-    from pipeline.tasks.scorer import Scorer
 
 logger = logging.getLogger(__name__)
 
-BEST = "best.json"
 Weights = tuple[float, float]  # LM weight, word penalty
 
 
@@ -49,7 +58,7 @@ class Decoded:
     """What a decoding run found.
 
     Attributes:
-        texts: for each pair of weights the recognised word ids by utterance.
+        spool: for each pair of weights the recognised word ids by utterance.
         refs: utterance -> (speaker, words).
         failed: utterances whose search reached no end even with the widest beam.
         retried: number of searches that were repeated with a wider beam.
@@ -58,8 +67,8 @@ class Decoded:
         audio_seconds, seconds: duration of the audio; time that scoring, search and one best path took.
     """
 
-    texts: dict[Weights, dict[str, list[int]]]
-    refs: dict[str, tuple[str, tuple[str, ...]]]
+    spool: Spool[Weights, list[int]]
+    refs: References
     failed: list[str] = field(default_factory=list)
     retried: int = 0
     alternatives: dict[str, list[Alternative]] = field(default_factory=dict)
@@ -68,16 +77,18 @@ class Decoded:
     seconds: float = 0.0
 
     @property
+    def texts(self) -> dict[Weights, Mapping[str, list[int]]]:
+        """For each pair of weights the recognised word ids by utterance."""
+        return {w: self.spool.of(w) for w in self.spool.weights}
+
+    @property
     def real_time_factor(self) -> float:
         return self.seconds / max(self.audio_seconds, 1e-9)
 
-    def hypotheses(self, weights: Weights, words: Sequence[str]) -> list[Hypothesis]:
+    def hypotheses(self, weights: Weights, words: Sequence[str]) -> Hypotheses:
         """Hypotheses in the order of utterance ids."""
-        found = self.texts[weights]
-        return [
-            Hypothesis(c, self.refs[c][0], self.refs[c][1], tuple(words[w] for w in found[c]))
-            for c in sorted(self.refs)
-        ]
+        found = self.spool.of(weights)
+        return Hypotheses(self.refs, lambda cut_id: tuple(words[w] for w in found[cut_id]))
 
     def nbest_lists(self, words: Sequence[str]) -> Iterator[NBest]:
         """N-best lists in the order of utterance ids, with words as strings."""
@@ -93,8 +104,7 @@ def check_graph(graph: DecodingGraph, graph_dir: str | Path, hmm: HmmDir) -> Non
 
 
 def decode(
-    scorer: Scorer,
-    hmm: HmmDir,
+    model: Model,
     graph: DecodingGraph,
     data_dir: str | Path,
     options: DecodeOptions,
@@ -104,80 +114,63 @@ def decode(
     """Recognises a data directory with every pair of weights at once, on one set of lattices.
 
     Args:
-        scorer, hmm: the model.
-        graph: built for its tree (``check_graph``).
+        graph: built for the model's tree (``check_graph``).
         weights: pairs of LM weight and word penalty.
         rescorer: another language model, which replaces that of the graph in the lattices.
     """
+    from pipeline.feats.dataset import Dataset
     from pipeline.graph.search import Searcher
 
-    scale = scorer.transition_scale if options.transition_scale is None else options.transition_scale
+    check_data(model, data_dir)
+    hmm = model.hmm
+    scale = model.transition_scale if options.transition_scale is None else options.transition_scale
     searchers: dict[bool, Searcher] = {}
-    out = Decoded({w: {} for w in weights}, _references(data_dir))
-    done = progress(range(len(out.refs)), total=len(out.refs), desc=f"decode {data_dir}")
-    for batch in _batches(scorer, data_dir, options):
-        start = time.monotonic()
-        scores, lens, dynamic = batch.score(scorer)
-        out.seconds += time.monotonic() - start
-        is_dynamic = dynamic is not None
-        if is_dynamic and options.posteriors:
-            raise ConfigError("posteriors of a model with input-dependent transitions: its lattices do not tell pdfs")
-        if is_dynamic not in searchers:
-            searchers[is_dynamic] = Searcher(
-                graph, hmm.transitions.log_probs(), hmm.transitions.tid_pdf(), scale, options, is_dynamic
-            )
-        _recognise(searchers[is_dynamic], batch.cut_ids, scores, lens, dynamic, options, rescorer, out)
-        out.audio_seconds += float(lens.sum()) * scorer.frame_shift
-        for _ in batch.cut_ids:
-            next(done, None)
-    next(done, None)
+    out = Decoded(Spool(weights), references(data_dir))
+    data = Dataset.open(data_dir, model.feat_options, cache_mib=0)  # utterances are read once
+    with progress_of(len(data), f"decode {data_dir}") as done:
+        for rows in longest_first(data.lens, options.batch_frames):
+            start = time.monotonic()
+            scores, lens, dynamic = _scores(model, data, rows, options.device)
+            out.seconds += time.monotonic() - start
+            is_dynamic = dynamic is not None
+            if is_dynamic and options.posteriors:
+                raise ConfigError(
+                    "posteriors of a model with input-dependent transitions: its lattices do not tell pdfs"
+                )
+            if is_dynamic not in searchers:
+                searchers[is_dynamic] = Searcher(
+                    graph, hmm.transitions.log_probs(), hmm.transitions.tid_pdf(), scale, options, is_dynamic
+                )
+            cut_ids = [data.id(n) for n in rows]
+            _recognise(searchers[is_dynamic], cut_ids, scores, lens, dynamic, options, rescorer, out)
+            out.audio_seconds += float(lens.sum()) * model.frame_shift
+            done(len(rows))
     return out
 
 
-@dataclass(frozen=True)
-class _Batch:
-    cut_ids: list[str]
-    speakers: list[str]
-    feats: torch.Tensor
-    lens: torch.Tensor
-
-    def score(self, scorer: Scorer) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-        """(N, T, P) scores, (N,) lengths and the transition scores of an input-dependent model."""
-        import torch
-
-        with torch.no_grad():
-            scores, lens = scorer.log_likes(self.feats, self.lens, self.speakers)
-            return scores, lens, scorer.transition_scores(self.feats, self.lens)
-
-
-def _references(data_dir: str | Path) -> dict[str, tuple[str, tuple[str, ...]]]:
-    from pipeline.artifacts.corpus import iter_cuts
-
-    supervisions = {cut["id"]: cut["supervisions"][0] for _, cut in iter_cuts(data_dir)}
-    return {c: (str(s["speaker"]), tuple(s["text"].split())) for c, s in supervisions.items()}
-
-
-def _batches(scorer: Scorer, data_dir: str | Path, options: DecodeOptions) -> Iterator[_Batch]:
-    """Padded batches, longest utterances together so that little is padded."""
+def _scores(
+    model: Model, data: Dataset, rows: list[int], device: str
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+    """(N, T, P) scores, (N,) lengths and the transition scores of an input-dependent model."""
+    import numpy as np
     import torch
 
-    from pipeline.feats.load import load_packed
+    batch = data.batch(np.array(rows), device)
+    with torch.no_grad():
+        scores, lens = model.log_likes(batch.feats, batch.lens, [data.speaker(n) for n in rows])
+        return scores, lens, model.transition_scores(batch.feats, batch.lens)
 
-    packed = load_packed(data_dir, scorer.feat_options)
-    lens = packed.lengths()
+
+def longest_first(lens: np.ndarray, batch_frames: int) -> Iterator[list[int]]:
+    """Utterances in batches, longest ones first so that little is padded."""
     batch: list[int] = []
-    order = torch.argsort(lens, descending=True, stable=True).tolist()
-    for i in [*order, -1]:
-        if batch and (i < 0 or (len(batch) + 1) * int(lens[batch[0]]) > options.batch_frames):
-            feats = torch.nn.utils.rnn.pad_sequence([packed[j] for j in batch], batch_first=True)
-            yield _Batch(
-                [packed.cut_ids[j] for j in batch],
-                [packed.speakers[j] for j in batch],
-                feats.to(options.device),
-                lens[batch].to(options.device),
-            )
+    for n in (-lens).argsort(kind="stable").tolist():
+        if batch and (len(batch) + 1) * int(lens[batch[0]]) > batch_frames:
+            yield batch
             batch = []
-        batch.append(i)
+        batch.append(n)
+    if batch:
+        yield batch
 
 
 def _recognise(
@@ -197,7 +190,8 @@ def _recognise(
     for widen in range(options.retries + 1):
         start = time.monotonic()
         lattices = searcher.search(scores[rows], lens[rows], None if dynamic is None else dynamic[rows], widen)
-        first = next(iter(out.texts))
+        weights = out.spool.weights
+        first = weights[0]
         if rescorer is None:
             lattices.best_words(*first)
         else:
@@ -205,12 +199,12 @@ def _recognise(
         out.seconds += time.monotonic() - start
         failed = [rows[i] for i in lattices.empty()]
         found = (
-            lattices.best_words_of(list(out.texts))
+            lattices.best_words_of(weights)
             if rescorer is None
-            else (rescorer.best_words(lattices, *w) for w in out.texts)
+            else (rescorer.best_words(lattices, *w) for w in weights)
         )
-        for texts, best in zip(out.texts.values(), found):
-            texts.update(zip((cut_ids[row] for row in rows), best))
+        for row, texts in zip(rows, zip(*found)):
+            out.spool.put(cut_ids[row], [[int(w) for w in words] for words in texts])
         if options.posteriors:
             soft = lattices.occupancies(1 / options.acoustic_scale, 0.0)
             out.occupancies.update((cut_ids[row], o) for row, o in zip(rows, soft))
@@ -265,10 +259,10 @@ def report(
         )
     if decoded.alternatives:
         save_nbest(d / NBEST, decoded.nbest_lists(words))
-    found = {w: decoded.hypotheses(w, words) for w in decoded.texts}
+    found = {w: decoded.hypotheses(w, words) for w in decoded.spool.weights}
     if options.tried:
         save_tried(d / TRIED, found)
-    hyps, facts = write_best(found, d)
+    hyps, facts = choose_and_write(found, d)
     logger.info(
         "real-time factor %.4f (%.1f s for %.1f s of audio); %d searches repeated, %d utterances failed",
         decoded.real_time_factor,
@@ -307,40 +301,74 @@ def pooled(directories: Sequence[str | Path]) -> dict[Weights, list[Hypothesis]]
     return out
 
 
-def write_best(
-    found: Mapping[Weights, list[Hypothesis]], out_dir: str | Path
+def choose_and_write(
+    found: Mapping[Weights, Iterable[Hypothesis]], out_dir: str | Path
 ) -> tuple[list[Hypothesis], dict[str, Any]]:
     """Chooses the weights with the fewest errors and writes recogs.jsonl.gz, errs.txt, wer.txt and best.json for them.
 
     Returns:
         The hypotheses and facts for the stamp.
     """
-    d = Path(out_dir)
-    errors = {w: total_errors(count_errors(hyps)) for w, hyps in found.items()}
-    best = choose_weights(errors)
-    save_hypotheses(d / RECOGS, found[best])
-    with atomic_write(d / "errs.txt") as f:
-        f.writelines(line + "\n" for line in error_report(found[best]))
-    with atomic_write(d / "wer.txt") as f:
-        f.write(errors[best].line() + "\n")
-    write_json(
-        d / BEST,
-        {
-            "lm_weight": best[0],
-            "word_penalty": best[1],
-            "tried": [
-                {"lm_weight": w, "word_penalty": p, "wer": round(e.wer, 4), "errors": e.total}
-                for (w, p), e in errors.items()
-            ],
-        },
-    )
-    tried = {w for w, _ in found}
-    if len(tried) > 2 and best[0] in (min(tried), max(tried)):
-        logger.warning("the best LM weight, %g, is the last one tried; try more (--lm-weights)", best[0])
+
+    def describe(weights: Weights) -> dict[str, Any]:
+        return {"lm_weight": weights[0], "word_penalty": weights[1]}
+
+    hyps, best, errors = write_best(found, out_dir, choose_weights, describe, describe)
+    warn_at_the_edge((w for w, _ in found), best[0])
     logger.info("%s (LM weight %g, word penalty %g)", errors[best].line(), *best)
-    return found[best], {
-        "wer": errors[best].wer,
-        "lm_weight": best[0],
-        "word_penalty": best[1],
-        "utterances": len(found[best]),
-    }
+    return hyps, {"wer": errors[best].wer, **describe(best), "utterances": len(hyps)}
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What a decoding reads.
+
+    Attributes:
+        model, graph, data: directories.
+        weights_from: decoding directory whose weights are used; None: all are tried.
+        transforms: speaker transforms.
+        rescore_lm: language model that replaces the graph's in the lattices.
+    """
+
+    model: Path
+    graph: Path
+    data: Path
+    weights_from: Path | None = None
+    transforms: Path | None = None
+    rescore_lm: Path | None = None
+
+
+def decode_directory(
+    sources: Sources, out_dir: Path, options: DecodeOptions, row_id: str | None, part: str
+) -> dict[str, Any]:
+    """Recognises, chooses weights and writes a decoding directory.
+
+    Args:
+        row_id: id of the row in results.json; None: none is written. part: part that the row names.
+    Returns:
+        facts for the stamp.
+    """
+    from pipeline.artifacts.arpa import Arpa
+    from pipeline.artifacts.occupancies import save_occupancies
+    from pipeline.base.stamp import artifact_id
+    from pipeline.graph.decoding import DecodingGraph
+    from pipeline.graph.lm_lattice import LatticeRescorer
+    from pipeline.tasks.model import load_model
+
+    model = load_model(sources.model, options.prior_scale, sources.transforms, options.device, options.blank_penalty)
+    graph = DecodingGraph.load(sources.graph)
+    check_graph(graph, sources.graph, model.hmm)
+    weights = [(w, p) for w in options.lm_weights for p in options.word_penalties]
+    if sources.weights_from is not None:
+        weights = [read_weights(sources.weights_from)]
+    rescorer, lm = None, sources.rescore_lm
+    if lm is not None:
+        rescorer = LatticeRescorer(Arpa.load(lm / "lm.arpa" if lm.is_dir() else lm), graph.words)
+    decoded = decode(model, graph, sources.data, options, weights, rescorer)
+    if options.posteriors:
+        adapted = "" if sources.transforms is None else artifact_id(sources.transforms)
+        save_occupancies(out_dir, decoded.occupancies, model.hmm.tree.id, adapted)
+    hyps, facts = report(decoded, list(graph.words), out_dir, options)
+    if row_id is not None:
+        write_rows(out_dir, row_id, part, hyps, options, facts)
+    return facts

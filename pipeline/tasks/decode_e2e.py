@@ -7,24 +7,23 @@ from __future__ import annotations
 import itertools
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.artifacts.checkpoint import META, check_same
-from pipeline.artifacts.corpus import iter_cuts
-from pipeline.artifacts.hyp import NBEST, RECOGS, Alternative, Hypothesis, NBest, save_hypotheses, save_nbest
+from pipeline.artifacts.hyp import NBEST, Alternative, Hypothesis, NBest, save_nbest
 from pipeline.artifacts.model_dir import model_kind
 from pipeline.artifacts.tokens import Tokens
 from pipeline.base.errors import ConfigError, DataError, MismatchError
-from pipeline.base.files import atomic_write, read_json, write_json
-from pipeline.base.log import progress
+from pipeline.base.files import read_json
+from pipeline.base.log import progress_of
 from pipeline.e2e.search.options import Method, SearchOptions
 from pipeline.e2e.search.results import Found, Weights
-from pipeline.tasks.decode import BEST
-from pipeline.tasks.score import Errors, count_errors, error_report, total_errors
+from pipeline.tasks.decoded import BEST, Hypotheses, Spool, references, warn_at_the_edge, write_best, write_rows
+from pipeline.tasks.score import Errors
 
 if TYPE_CHECKING:
     import torch
@@ -43,31 +42,39 @@ class Decoded:
     """What a run found.
 
     Attributes:
-        found: for each set of weights the hypotheses of each utterance, best first.
+        spool: for each set of weights the hypotheses of each utterance, best first.
         refs: utterance -> (speaker, words).
         audio_seconds, encoder_seconds: duration of the audio; time of the encoder.
         search_seconds: time of the searches, by weights.
     """
 
-    found: dict[Weights, dict[str, list[Found]]]
-    refs: dict[str, tuple[str, tuple[str, ...]]]
+    spool: Spool[Weights, list[Found]]
+    refs: Mapping[str, tuple[str, tuple[str, ...]]]
     audio_seconds: float = 0.0
     encoder_seconds: float = 0.0
     search_seconds: dict[Weights, float] = field(default_factory=dict)
 
-    def hypotheses(self, weights: Weights, tokens: Tokens) -> list[Hypothesis]:
+    @property
+    def found(self) -> dict[Weights, Mapping[str, list[Found]]]:
+        """For each set of weights the hypotheses of each utterance, best first."""
+        return {w: self.spool.of(w) for w in self.spool.weights}
+
+    def hypotheses(self, weights: Weights, tokens: Tokens) -> Hypotheses:
         """Hypotheses in the order of utterance ids."""
-        found = self.found[weights]
-        return [
-            Hypothesis(c, *self.refs[c], tuple(tokens.decode(found[c][0].tokens).split()) if found[c] else ())
-            for c in sorted(self.refs)
-        ]
+        found = self.spool.of(weights)
+
+        def words(cut_id: str) -> tuple[str, ...]:
+            best = found[cut_id]
+            return tuple(tokens.decode(best[0].tokens).split()) if best else ()
+
+        return Hypotheses(self.refs, words)
 
     def nbest_lists(self, weights: Weights, tokens: Tokens) -> Iterator[NBest]:
         """N-best lists in the order of utterance ids; of several spellings of the same words the best counts."""
+        found = self.spool.of(weights)
         for cut_id in sorted(self.refs):
             lists: dict[tuple[str, ...], Alternative] = {}
-            for f in self.found[weights][cut_id]:
+            for f in found[cut_id]:
                 words = tuple(tokens.decode(f.tokens).split())
                 lists.setdefault(words, Alternative(words, f.model, f.lm, f.lm))
             yield NBest(cut_id, *self.refs[cut_id], tuple(lists.values()))
@@ -75,6 +82,15 @@ class Decoded:
     def real_time_factor(self, weights: Weights) -> float:
         """Seconds of encoder and search per second of audio."""
         return (self.encoder_seconds + self.search_seconds[weights]) / max(self.audio_seconds, 1e-9)
+
+
+def spool_of(weights: Iterable[Weights]) -> Spool[Weights, list[Found]]:
+    """An empty spool for hypotheses of tokens."""
+    return Spool(
+        weights,
+        lambda found: [[list(f.tokens), f.model, f.lm, f.total] for f in found],
+        lambda rows: [Found(tuple(t), model, lm, total) for t, model, lm, total in rows],
+    )
 
 
 def choose_method(model: EndToEnd, options: SearchOptions) -> Method:
@@ -144,29 +160,23 @@ def decode(
     if lm is not None and hasattr(lm, "to"):
         lm = lm.to(device)
     data, frame_shift = _load(data_dir, meta)
-    refs = {cut["id"]: cut["supervisions"][0] for _, cut in iter_cuts(data_dir)}
-    out = Decoded(
-        {w: {} for w in weights},
-        {c: (str(s["speaker"]), tuple(s["text"].split())) for c, s in refs.items()},
-        search_seconds=dict.fromkeys(weights, 0.0),
-    )
-    done = progress(range(len(data)), total=len(data), desc=f"decode {data_dir}")
-    for batch in data.batches(options.batch_frames, MAX_BATCH, device):
-        start = time.monotonic()
-        with torch.no_grad():
-            encoded, lens = model.encode(batch.feats, batch.lens)
-        out.encoder_seconds += time.monotonic() - start
-        out.audio_seconds += batch.num_frames * frame_shift
-        ids = [data.id(i) for i in batch.indices]
-        for w in weights:
+    out = Decoded(spool_of(weights), references(data_dir), search_seconds=dict.fromkeys(weights, 0.0))
+    with progress_of(len(data), f"decode {data_dir}") as done:
+        for batch in data.batches(options.batch_frames, MAX_BATCH, device):
             start = time.monotonic()
             with torch.no_grad():
-                found = search(model, encoded, lens, options, method, w, lm)
-            out.search_seconds[w] += time.monotonic() - start
-            out.found[w].update(zip(ids, found))
-        for _ in ids:
-            next(done, None)
-    next(done, None)
+                encoded, lens = model.encode(batch.feats, batch.lens)
+            out.encoder_seconds += time.monotonic() - start
+            out.audio_seconds += batch.num_frames * frame_shift
+            found = []
+            for w in weights:
+                start = time.monotonic()
+                with torch.no_grad():
+                    found.append(search(model, encoded, lens, options, method, w, lm))
+                out.search_seconds[w] += time.monotonic() - start
+            for n, results in zip(batch.indices.tolist(), zip(*found)):
+                out.spool.put(data.id(n), results)
+            done(len(batch.indices))
     return out
 
 
@@ -219,7 +229,8 @@ def _load(data_dir: Path, meta: Mapping[str, Any]) -> tuple[Any, float]:
     if different:
         k = different[0]
         raise MismatchError(f"{data_dir} has features with {k} = {here.get(k)}, the model was trained on {there[k]}")
-    return Dataset.open(data_dir, FeatLoadOptions(**meta["feat_options"])), facts.frame_shift
+    data = Dataset.open(data_dir, FeatLoadOptions(**meta["feat_options"]), cache_mib=0)  # utterances are read once
+    return data, facts.frame_shift
 
 
 def latency(model: EndToEnd, frame_shift: float) -> float | None:
@@ -288,26 +299,11 @@ def report(
     Returns:
         the hypotheses and facts for the stamp.
     """
-    hyps = {w: decoded.hypotheses(w, tokens) for w in decoded.found}
-    errors = {w: total_errors(count_errors(h)) for w, h in hyps.items()}
-    best = choose_weights(errors)
-    save_hypotheses(out_dir / RECOGS, hyps[best])
+    found = {w: decoded.hypotheses(w, tokens) for w in decoded.spool.weights}
+    hyps, best, errors = write_best(found, out_dir, choose_weights, asdict, lambda w: {"weights": asdict(w)})
     if options.nbest:
         save_nbest(out_dir / NBEST, decoded.nbest_lists(best, tokens))
-    with atomic_write(out_dir / "errs.txt") as f:
-        f.writelines(line + "\n" for line in error_report(hyps[best]))
-    with atomic_write(out_dir / "wer.txt") as f:
-        f.write(errors[best].line() + "\n")
-    write_json(
-        out_dir / BEST,
-        {
-            "weights": asdict(best),
-            "tried": [{**asdict(w), "wer": round(e.wer, 4), "errors": e.total} for w, e in errors.items()],
-        },
-    )
-    lm_tried = {w.lm for w in errors}
-    if len(lm_tried) > 2 and best.lm == max(lm_tried):
-        logger.warning("the best LM weight, %g, is the last one tried; try more (--lm-weights)", best.lm)
+    warn_at_the_edge((w.lm for w in errors), best.lm, both_ends=False)
     rtf = decoded.real_time_factor(best)
     logger.info(
         "%s (weights: %s)", errors[best].line(), ", ".join(f"{k} {v:g}" for k, v in asdict(best).items() if v) or "none"
@@ -319,9 +315,47 @@ def report(
         decoded.search_seconds[best],
         decoded.audio_seconds,
     )
-    return hyps[best], {
+    return hyps, {
         "wer": errors[best].wer,
-        "utterances": len(hyps[best]),
+        "utterances": len(hyps),
         "real_time_factor": rtf,
         **{f"{k}_weight": v for k, v in asdict(best).items()},
     }
+
+
+def decode_directory(
+    sources: tuple[Path, Path, Path],
+    lm: Path | None,
+    weights_from: Path | None,
+    out_dir: Path,
+    options: SearchOptions,
+    row_id: str | None,
+    part: str,
+) -> dict[str, Any]:
+    """Recognises, chooses weights and writes a decoding directory.
+
+    Args:
+        sources: directories of model, tokens and data.
+        lm: language model for shallow fusion. weights_from: decoding directory whose weights are used.
+        row_id: id of the row in results.json; None: none is written. part: part that the row names.
+    Returns:
+        facts for the stamp.
+    """
+    from pipeline.e2e.model import load_end_to_end
+
+    model_dir, tokens_dir, data = sources
+    network, meta = load_end_to_end(model_dir)
+    table = Tokens.load(tokens_dir)
+    check_tokens(meta, model_dir, table, tokens_dir)
+    method = choose_method(network, options)
+    if weights_from is None:
+        weights = grid(method, network, options, lm is not None)
+    else:
+        weights = [read_weights(weights_from, method, lm is not None)]
+    language_model = None if lm is None else load_lm(lm, table, tokens_dir)
+    decoded = decode(network, meta, data, options, method, weights, language_model)
+    hyps, facts = report(decoded, table, out_dir, options)
+    facts.update(method=method, latency_seconds=latency(network, meta["features"]["frame_shift"]))
+    if row_id is not None:
+        write_rows(out_dir, row_id, part, hyps, options, facts)
+    return facts

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from pipeline.artifacts.ali import Segment
+from pipeline.artifacts.ali import AliSet, Segment
 from pipeline.artifacts.lang import SILENCE
-from pipeline.tasks.ali_score import Tiers
+from pipeline.base.errors import DataError
+from pipeline.tasks.ali_score import AliTiers, GoldTiers, Tiers
 
 WINDOW, SHIFT = 0.025, 0.005  # seconds, of the spectrogram
 FLOOR = 70.0  # dB below the maximum that are shown
@@ -102,3 +104,44 @@ def _draw(axis, name: str, segments: Sequence[Segment], start: float, end: float
                 fontsize=8,
                 clip_on=True,
             )
+
+
+def plot_utterances(
+    data: Path, alis: Sequence[Path], out_dir: Path, utts: Sequence[str], count: int, start: float, end: float | None
+) -> int:
+    """Writes pictures of some utterances under the gold times of the data, if there are any.
+
+    Args:
+        utts: ids; none: the first `count` that all alignments have.
+    Returns:
+        number of pictures.
+    """
+    from pipeline.artifacts.corpus import as_cut, iter_cuts
+
+    tiers: dict[str, Mapping[str, Tiers]] = {}
+    with contextlib.suppress(DataError):  # real corpora have no gold times
+        tiers["gold"] = GoldTiers(data)
+    distinct = len({ali.name for ali in alis}) == len(alis) and "gold" not in {ali.name for ali in alis}
+    for ali in alis:
+        tiers[ali.name if distinct else str(ali)] = AliTiers(AliSet.load(ali))
+    drawn = set()
+    for _, entry in iter_cuts(data):
+        name = entry["id"]
+        wanted = name in utts if utts else len(drawn) < count
+        if not wanted or not all(name in t for t in tiers.values()):
+            continue
+        cut = as_cut(entry)
+        plot_alignments(
+            out_dir / f"{name.replace('/', '_')}.png",
+            cut.load_audio()[0],
+            cut.sampling_rate,
+            {label: t[name] for label, t in tiers.items()},
+            f"{name}: {cut.supervisions[0].text}",
+            start,
+            end,
+        )
+        drawn.add(name)
+    missing = [name for name in utts if name not in drawn]
+    if missing:
+        raise DataError(f"utterance {missing[0]!r} is not in {data} and all of the alignments")
+    return len(drawn)

@@ -31,6 +31,7 @@ from pipeline.tasks.decode_e2e import (
     read_weights,
     report,
     search,
+    spool_of,
 )
 from pipeline.tasks.score import Errors
 from tests.nn.conftest import tones  # noqa: F401
@@ -230,7 +231,9 @@ def test_nbest_lists_hold_words_once():
         Found((*a[:1], 0, *a[1:]), -2.0, 0.0, -2.0),
         Found(tuple(b), -3.0, 0.0, -3.0),
     ]
-    decoded = Decoded({Weights(): {"u": found}}, {"u": ("s", ("AB",))})
+    spool = spool_of([Weights()])
+    spool.put("u", [found])
+    decoded = Decoded(spool, {"u": ("s", ("AB",))})
     lists = list(decoded.nbest_lists(Weights(), TOKENS))
     assert [a.words for a in lists[0].alternatives] == [("AB",), ("CA",)]
     assert lists[0].alternatives[0].acoustic == -1.0

@@ -21,7 +21,7 @@ from pipeline.base.errors import ConfigError, DataError, MismatchError
 from pipeline.e2e.forced import attention_path, monotonic_path, transducer_path
 from pipeline.e2e.scorer import export
 from pipeline.tasks.align import AlignOptions, align
-from pipeline.tasks.scorer import load_scorer
+from pipeline.tasks.model import load_model
 from tests.nn.conftest import tones  # noqa: F401
 
 from .test_decode_e2e import TOKENS, encode, make
@@ -111,8 +111,8 @@ def test_alignment_sets(tones, tmp_path, head, name):
     from pipeline.artifacts.lang import Lang
 
     directory = exported(tmp_path, tones.data, head, name)
-    scorer, hmm, lang = load_scorer(directory), load_hmm(directory), Lang.load(tmp_path / "lang")
-    report = align(scorer, hmm, lang, tones.data, tmp_path / "ali", AlignOptions(), "model")
+    scorer, lang = load_model(directory), Lang.load(tmp_path / "lang")
+    report = align(scorer, lang, tones.data, tmp_path / "ali", AlignOptions(), "model")
     ali = AliSet.load(tmp_path / "ali")
     texts = {c["id"]: c["supervisions"][0]["text"] for _, c in iter_cuts(tones.data)}
     assert report.num_aligned == len(ali) == 24 and not report.failed
@@ -140,12 +140,13 @@ def test_ctc_with_lexicon_and_lm(tones, tmp_path):
     from pipeline.tasks.decode import decode
 
     directory = exported(tmp_path, tones.data, "ctc", "ctc")
-    scorer, hmm, lang = load_scorer(directory), load_hmm(directory), Lang.load(tmp_path / "lang")
+    scorer, lang = load_model(directory), Lang.load(tmp_path / "lang")
     lm = train_unigram([["AB", "CA"], ["AB", "BC", "AB"]])
+    hmm = scorer.hmm
     options = DecodeOptions(
         acoustic_scale=1.0, beam=1e3, lattice_beam=50.0, max_active=10000, lm_weights=(1.0,), word_penalties=(0.0,)
     )
-    decoded = decode(scorer, hmm, build_decoding_graph(lang, lm, hmm), tones.data, options, [(1.0, 0.0)])
+    decoded = decode(scorer, build_decoding_graph(lang, lm, hmm), tones.data, options, [(1.0, 0.0)])
     assert not decoded.failed
     ids = [lang.words.id(w) for w in WORDS]
     candidates = [list(c) for n in (1, 2, 3) for c in itertools.product(ids, repeat=n)]
@@ -179,7 +180,7 @@ def test_blank_penalty(tones, tmp_path):
     from pipeline.feats.dataset import Dataset
 
     directory = exported(tmp_path, tones.data, "ctc", "ctc")
-    plain, lower = load_scorer(directory), load_scorer(directory, blank_penalty=1.5)
+    plain, lower = load_model(directory), load_model(directory, blank_penalty=1.5)
     data = Dataset.open(tones.data, plain.feat_options)
     batch = data.batch(np.array([3]))
     feats, lens = batch.feats, batch.lens
@@ -189,13 +190,13 @@ def test_blank_penalty(tones, tmp_path):
     torch.testing.assert_close(difference, torch.where(blank, 1.5, 0.0).expand_as(difference))
     save_model(tmp_path / "gmm", {}, {"kind": "gmm"})
     with pytest.raises(ConfigError, match="--blank-penalty does not apply"):
-        load_scorer(tmp_path / "gmm", blank_penalty=1.0)
+        load_model(tmp_path / "gmm", blank_penalty=1.0)
 
 
 def test_parts_that_are_missing(tones, tmp_path):
     with pytest.raises(ConfigError, match="has no transducer part"):
         exported(tmp_path, tones.data, "transducer", "ctc")
     with pytest.raises(ConfigError, match="export_e2e.py"):
-        load_scorer(tmp_path / "model")
+        load_model(tmp_path / "model")
     with pytest.raises(DataError, match="export_e2e.py"):
         load_hmm(tmp_path / "model")

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from pipeline.artifacts.ali import AliSet
-from pipeline.artifacts.model_dir import load_hmm
 from pipeline.base.errors import DataError
 from pipeline.gmm.model import load_scorer
 from pipeline.gmm.mono import train_mono
@@ -32,7 +31,7 @@ def trained(tmp_path_factory) -> Path:
 
 def run(trained: Path, out: Path, **options):
     model = trained / "mono"
-    return align(load_scorer(model), load_hmm(model), LANG, trained / "data", out, AlignOptions(**options), "mono")
+    return align(load_scorer(model), LANG, trained / "data", out, AlignOptions(**options), "mono")
 
 
 def test_the_search_finds_the_paths_of_the_engine(trained, tmp_path):
@@ -70,8 +69,8 @@ def test_utterances_shorter_than_their_words_fail_by_name(trained, tmp_path):
     cuts[3]["supervisions"][0]["text"] = " ".join([cuts[3]["supervisions"][0]["text"]] * 60)
     with gzip.open(path, "wt") as f:
         f.writelines(json.dumps(cut) + "\n" for cut in cuts)
-    scorer, hmm = load_scorer(trained / "mono"), load_hmm(trained / "mono")
-    report = align(scorer, hmm, LANG, tmp_path / "data", tmp_path / "ali", AlignOptions(), "mono")
+    scorer = load_scorer(trained / "mono")
+    report = align(scorer, LANG, tmp_path / "data", tmp_path / "ali", AlignOptions(), "mono")
     assert [cut_id for cut_id, _ in report.failed] == [cuts[3]["id"]] and report.num_aligned == 29
     assert (tmp_path / "ali" / "failed.txt").read_text().startswith(cuts[3]["id"])
     with pytest.raises(DataError, match="1 failed"):

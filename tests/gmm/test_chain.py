@@ -42,7 +42,7 @@ TRI = dict(num_gauss=11, num_iters=8, grow_iters=5, realign_iters=(3, 6), num_le
 
 
 def align_by(model: Path, data: Path, out: Path, transforms: Path | None = None) -> Path:
-    report = align(load_scorer(model, transforms), load_hmm(model), LANG, data, out, AlignOptions(), str(model))
+    report = align(load_scorer(model, transforms), LANG, data, out, AlignOptions(), str(model))
     assert not report.failed
     return out
 
@@ -129,7 +129,7 @@ def recognised(model: Path, data: Path, transforms: Path | None = None) -> tuple
     arpa = train_unigram([list(WORDS_ONCE)])
     graph = build_decoding_graph(LANG, arpa, hmm)
     options = DecodeOptions(acoustic_scale=1.0, beam=40.0, posteriors=True)
-    decoded = decode(load_scorer(model, transforms), hmm, graph, data, options, [(1.0, 0.0)])
+    decoded = decode(load_scorer(model, transforms), graph, data, options, [(1.0, 0.0)])
     hyps = decoded.hypotheses((1.0, 0.0), list(graph.words))
     return total_errors(count_errors(hyps)).wer, {h.cut_id: " ".join(h.hyp) for h in hyps}, decoded.occupancies
 
@@ -303,12 +303,8 @@ def test_transforms_from_lattices(sat, tmp_path):
 def test_the_independent_mixtures_of_an_adapted_model_are_usable(sat):
     """They fit features without transforms about as well as the model that adaptation started from."""
     model = GmmModel.load(sat / "tri3")
-    report = align(
-        load_scorer(sat / "tri3"), load_hmm(sat / "tri3"), LANG, sat / "data", sat / "si_ali", AlignOptions(), "tri3"
-    )
-    base = align(
-        load_scorer(sat / "tri1"), load_hmm(sat / "tri1"), LANG, sat / "data", sat / "base_ali", AlignOptions(), "tri1"
-    )
+    report = align(load_scorer(sat / "tri3"), LANG, sat / "data", sat / "si_ali", AlignOptions(), "tri3")
+    base = align(load_scorer(sat / "tri1"), LANG, sat / "data", sat / "base_ali", AlignOptions(), "tri1")
     assert model.independent is not None and not report.failed
     assert report.total_log_like / report.num_frames > base.total_log_like / base.num_frames - 0.5
 

@@ -48,7 +48,7 @@ def root(tones, tmp_path_factory) -> Path:
             encoder="tdnn", layers=1, dim=16, dilations=(1,), epochs=6, learning_rate=5e-3, prior_scale=0.1, **TRAIN
         ),
     )
-    align(load_scorer(out / "nhmm"), load_hmm(out / "nhmm"), lang, tones.data, out / "ali", AlignOptions(), "nhmm")
+    align(load_scorer(out / "nhmm"), lang, tones.data, out / "ali", AlignOptions(), "nhmm")
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     train_viterbi(tones.data, tones.lang, out / "ali", out / "hybrid", ViterbiOptions(**CE))

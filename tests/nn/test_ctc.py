@@ -14,7 +14,6 @@ import torch
 from pipeline.artifacts.ali import AliSet
 from pipeline.artifacts.lang import Lang, make_lang
 from pipeline.artifacts.lexicon import Lexicon, Pronunciation
-from pipeline.artifacts.model_dir import load_hmm
 from pipeline.artifacts.transitions import TransitionModel
 from pipeline.artifacts.tree import monophone_tree
 from pipeline.base.errors import DataError
@@ -128,7 +127,6 @@ def test_from_audio_to_alignment(tones, tmp_path):
     assert np.isfinite(facts["silence_forward"])
     report = align(
         load_scorer(tmp_path / "m"),
-        load_hmm(tmp_path / "m"),
         Lang.load(lang_dir),
         tones.data,
         tmp_path / "ali",

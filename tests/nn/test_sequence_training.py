@@ -53,7 +53,7 @@ def root(tones, tmp_path_factory) -> Path:
     train_nhmm(
         tones.data, tones.lang, out / "nhmm", NhmmOptions(epochs=6, learning_rate=5e-3, prior_scale=0.1, **SHAPE)
     )
-    align(load_scorer(out / "nhmm"), load_hmm(out / "nhmm"), lang, tones.data, out / "ali", AlignOptions(), "nhmm")
+    align(load_scorer(out / "nhmm"), lang, tones.data, out / "ali", AlignOptions(), "nhmm")
     train_viterbi(
         tones.data, tones.lang, out / "ali", out / "hybrid", ViterbiOptions(epochs=3, learning_rate=5e-3, **SHAPE)
     )

@@ -33,9 +33,7 @@ VITERBI = ViterbiOptions(epochs=4, learning_rate=5e-3, **SHAPE)
 
 
 def align_with(model: Path, tones, out: Path, **options) -> AliSet:
-    report = align(
-        load_scorer(model), load_hmm(model), Lang.load(tones.lang), tones.data, out, AlignOptions(**options), str(model)
-    )
+    report = align(load_scorer(model), Lang.load(tones.lang), tones.data, out, AlignOptions(**options), str(model))
     assert not report.failed
     return AliSet.load(out)
 
@@ -121,12 +119,12 @@ def test_subsampled_labels(tones, tmp_path):
 def test_word_end_labels(tones, tmp_path):
     """The last phone of a word has labels of its own; scoring sees plain phones again."""
     from pipeline.artifacts.lang import make_lang
-    from pipeline.tasks.ali_score import tiers_of_ali
+    from pipeline.tasks.ali_score import AliTiers
 
     make_lang(Lang.load(tones.lang).lexicon, position="word_end").save(tmp_path / "lang")
     train_nhmm(tones.data, tmp_path / "lang", tmp_path / "m", NHMM)
     ali = align_with(tmp_path / "m", tones._replace(lang=tmp_path / "lang"), tmp_path / "ali")
-    tiers = tiers_of_ali(ali)
+    tiers = AliTiers(ali)
     marked = [p.symbol for c in ali for p in ali.phones(c) if p.symbol != "SIL"]
     assert all(name.endswith("_E") == bool(i % 2) for i, name in enumerate(marked))
     for cut_id, gold in tones.times.items():

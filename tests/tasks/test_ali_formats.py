@@ -23,7 +23,7 @@ from pipeline.tasks.ali_formats import (
     write_supervisions,
     write_textgrids,
 )
-from pipeline.tasks.ali_score import tiers_of_data
+from pipeline.tasks.ali_score import GoldTiers
 
 CUTS = {"u1": (["SIL", "x", "y_E", "SIL", "z_E", "SIL"], [("AB", 1), ("C", 4)]), "u2": (["x", "y_E"], [("AB", 0)])}
 AUDIO = 0.0137  # seconds of audio behind the last frame
@@ -146,7 +146,7 @@ def test_utterance_that_the_data_lacks_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="'u2' is not in"):
         list(timed_cuts(ali, data))
     with pytest.raises(DataError, match="no utterance has gold times"):
-        tiers_of_data(data)
+        GoldTiers(data)
 
 
 def test_names_that_collide_are_refused(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from pipeline.artifacts.lexicon import Lexicon, Pronunciation
 from pipeline.base.errors import DataError
 from pipeline.graph.options import AliScoreOptions
 from pipeline.tasks.ali_import import import_times
-from pipeline.tasks.ali_score import score_alignment, tiers_of_ali, tiers_of_data
+from pipeline.tasks.ali_score import AliTiers, GoldTiers, score_alignment
 
 LANG = make_lang(Lexicon([Pronunciation("AB", ("a", "b")), Pronunciation("BA", ("b", "a"))]))
 PHONES = [("a", 0.103, 0.05), ("b", 0.153, 0.012), ("b", 0.3, 0.1), ("a", 0.4, 0.2)]
@@ -51,7 +51,7 @@ def test_times_come_back(tmp_path, shift):
     for found, (word, start, duration) in zip(ali.words("u"), WORDS):
         assert found.symbol == word and found.start == pytest.approx(start, abs=shift / 2 + 1e-6)
         assert found.end == pytest.approx(start + duration, abs=shift / 2 + 1e-6)
-    score = score_alignment(tiers_of_ali(ali), tiers_of_data(data), AliScoreOptions())
+    score = score_alignment(AliTiers(ali), GoldTiers(data), AliScoreOptions())
     assert score is not None
     pdfs = ali.pdf_ids("u")
     a = slice(round(0.4 / shift), round(0.6 / shift))

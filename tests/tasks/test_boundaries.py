@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import types
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,11 +15,11 @@ from hypothesis import strategies as st
 from pipeline.artifacts.ali import Alignment, AliHeader, AliSet, AliWriter
 from pipeline.artifacts.lang import make_lang
 from pipeline.artifacts.lexicon import Lexicon, Pronunciation
-from pipeline.artifacts.model_dir import load_hmm, save_hmm
+from pipeline.artifacts.model_dir import HmmDir, save_hmm
 from pipeline.artifacts.transitions import TransitionModel
 from pipeline.artifacts.tree import monophone_tree
 from pipeline.base.errors import DataError, MismatchError
-from pipeline.feats.load import PackedFeats
+from pipeline.feats.dataset import Dataset
 from pipeline.tasks.boundaries import BoundaryOptions, Posteriors, Source, chain_of, medians, refine, separate
 
 LANG = make_lang(Lexicon([Pronunciation("AB", ("A", "B"))]), speech_states=2)
@@ -31,6 +33,7 @@ class FakeScorer:
     """Its features are its scores."""
 
     feat_options, frame_shift, frame_offset = None, 0.01, 0.0
+    hmm = HmmDir(Path("fake"), LANG.phones, LANG.topo, TREE, TRANSITIONS)
 
     def log_likes(self, feats, lens, speakers=None):
         return feats, lens
@@ -63,9 +66,12 @@ def chain_of_model(phones):
 
 
 def use_scores(monkeypatch, scores: np.ndarray) -> None:
-    packed = PackedFeats(("u",), ("s",), torch.from_numpy(scores.astype(np.float32)), torch.tensor([0, len(scores)]))
-    monkeypatch.setattr("pipeline.tasks.scorer.load_scorer", lambda *args, **kwargs: FakeScorer())
-    monkeypatch.setattr("pipeline.feats.load.iter_packed", lambda *args, **kwargs: iter([packed]))
+    data = Dataset.of([torch.from_numpy(scores.astype(np.float32))], ["u"])
+    index = types.SimpleNamespace(positions=lambda cut_ids: np.zeros(len(cut_ids), dtype=np.int64))
+    monkeypatch.setattr("pipeline.tasks.model.load_model", lambda *args, **kwargs: FakeScorer())
+    monkeypatch.setattr("pipeline.tasks.model.check_data", lambda model, data_dir: None)
+    monkeypatch.setattr("pipeline.artifacts.index.load_index", lambda data_dir: index)
+    monkeypatch.setattr(Dataset, "open", lambda *args, **kwargs: data)
 
 
 def test_distributions_equal_the_sum_over_all_segmentations(aligned, monkeypatch):
@@ -118,13 +124,14 @@ def test_an_utterance_without_path_keeps_its_boundaries(aligned, monkeypatch, tm
     ]
 
 
-def test_a_model_of_other_phones_is_a_mismatch(aligned, tmp_path):
+def test_a_model_of_other_phones_is_a_mismatch(aligned, monkeypatch):
     other = make_lang(Lexicon([Pronunciation("C", ("C",))]))
     tree = monophone_tree(other.phones, other.topo)
-    save_hmm(tmp_path / "other", other.topo, tree, TransitionModel(tree, other.topo))
+    hmm = HmmDir(Path("other"), other.phones, other.topo, tree, TransitionModel(tree, other.topo))
+    model = types.SimpleNamespace(hmm=hmm)
+    monkeypatch.setattr("pipeline.tasks.model.load_model", lambda *args, **kwargs: model)
     with pytest.raises(MismatchError, match="other phones"):
-        Posteriors(Source(tmp_path / "other", tmp_path), AliSet.load(aligned[0]), BoundaryOptions())
-    assert list(load_hmm(aligned[1]).phones) == list(LANG.phones)
+        Posteriors(Source(Path("other"), Path("data")), AliSet.load(aligned[0]), BoundaryOptions())
 
 
 def test_the_median_of_several_models_lies_between_theirs():

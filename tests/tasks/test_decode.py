@@ -14,6 +14,7 @@ from pipeline.artifacts.lang import Lang
 from pipeline.artifacts.model_dir import HmmDir
 from pipeline.base.errors import DataError, MismatchError
 from pipeline.base.files import read_json, write_json
+from pipeline.feats.dataset import Dataset
 from pipeline.graph.decoding import DecodingGraph, build_decoding_graph
 from pipeline.graph.grammar import grammar_from_arpa
 from pipeline.graph.options import DecodeOptions
@@ -38,8 +39,8 @@ class TableScorer:
 
     feat_options, frame_shift, frame_offset, acoustic_scale, transition_scale = None, 0.01, 0.0, 1.0, 0.7
 
-    def __init__(self, num_pdfs: int, transitions: torch.Tensor | None = None, seed: int = 0) -> None:
-        self.num_pdfs, self.transitions = num_pdfs, transitions
+    def __init__(self, hmm: HmmDir, transitions: torch.Tensor | None = None, seed: int = 0) -> None:
+        self.hmm, self.transitions, num_pdfs = hmm, transitions, hmm.transitions.num_pdfs
         self.table = torch.from_numpy(3 * np.random.default_rng(seed).standard_normal((64, num_pdfs))).float()
 
     def log_likes(
@@ -51,25 +52,15 @@ class TableScorer:
         return None if self.transitions is None else self.transitions.expand(*feats.shape[:2], -1)
 
 
-class Features:
-    """What load_packed gives: utterance i's frames are rows 10 i, 10 i + 1, ... of the table."""
-
-    def __init__(self, frames: dict[str, int]) -> None:
-        self.cut_ids, self.speakers = tuple(frames), tuple("s" for _ in frames)
-        self._feats = [10.0 * i + torch.arange(n).float()[:, None] for i, n in enumerate(frames.values())]
-
-    def lengths(self) -> torch.Tensor:
-        return torch.tensor([len(f) for f in self._feats])
-
-    def __getitem__(self, index: int) -> torch.Tensor:
-        return self._feats[index]
-
-
 @pytest.fixture
 def data(monkeypatch: pytest.MonkeyPatch):
+    """Installs data whose utterance i has as frames rows 10 i, 10 i + 1, ... of the table."""
+
     def install(frames: dict[str, int] = FRAMES) -> None:
-        monkeypatch.setattr("pipeline.feats.load.load_packed", lambda *args: Features(frames))
-        monkeypatch.setattr(decode, "_references", lambda data_dir: dict.fromkeys(frames, ("s", ("A", "B"))))
+        feats = [10.0 * i + torch.arange(n).float()[:, None] for i, n in enumerate(frames.values())]
+        monkeypatch.setattr(Dataset, "open", lambda *args, **kwargs: Dataset.of(feats, list(frames)))
+        monkeypatch.setattr(decode, "references", lambda data_dir: dict.fromkeys(frames, ("s", ("A", "B"))))
+        monkeypatch.setattr(decode, "check_data", lambda model, data_dir: None)
 
     install()
     return install
@@ -87,8 +78,8 @@ def all_weights(options: DecodeOptions) -> list[tuple[float, float]]:
 
 def test_every_pair_of_weights_gives_its_own_best_path(data) -> None:
     lang, hmm, graph = system()
-    grammar, scorer = grammar_from_arpa(language_model(2), lang.words), TableScorer(hmm.transitions.num_pdfs)
-    found = decode.decode(scorer, hmm, graph, "data", WIDE, all_weights(WIDE))
+    grammar, scorer = grammar_from_arpa(language_model(2), lang.words), TableScorer(hmm)
+    found = decode.decode(scorer, graph, "data", WIDE, all_weights(WIDE))
     compared, distinct = 0, set()
     for i, (cut_id, frames) in enumerate(FRAMES.items()):
         scores = scorer.table[10 * i : 10 * i + frames].numpy()
@@ -111,9 +102,9 @@ def test_another_language_model_has_the_last_word(data) -> None:
     hmm = hmm_of(lang, random_tree(lang, 1, 1))
     one, two = language_model(1), language_model(2)
     graph, grammar = build_decoding_graph(lang, one, hmm), grammar_from_arpa(one, lang.words)
-    scorer, pairs = TableScorer(hmm.transitions.num_pdfs), [(0.5, 0.0), (2.0, 0.5), (5.0, -1.0)]
-    found = decode.decode(scorer, hmm, graph, "data", WIDE, pairs, LatticeRescorer(two, lang.words))
-    plain = decode.decode(scorer, hmm, graph, "data", WIDE, pairs)
+    scorer, pairs = TableScorer(hmm), [(0.5, 0.0), (2.0, 0.5), (5.0, -1.0)]
+    found = decode.decode(scorer, graph, "data", WIDE, pairs, LatticeRescorer(two, lang.words))
+    plain = decode.decode(scorer, graph, "data", WIDE, pairs)
     compared = 0
     for i, (cut_id, frames) in enumerate(FRAMES.items()):
         for lm_weight, penalty in pairs:
@@ -134,40 +125,40 @@ def test_another_language_model_has_the_last_word(data) -> None:
 
 def test_batches_do_not_change_the_result(data) -> None:
     _, hmm, graph = system()
-    scorer = TableScorer(hmm.transitions.num_pdfs)
+    scorer = TableScorer(hmm)
     small = dataclasses.replace(WIDE, batch_frames=1)
     assert (
-        decode.decode(scorer, hmm, graph, "data", small, [(1.0, 0.0)]).texts
-        == decode.decode(scorer, hmm, graph, "data", WIDE, [(1.0, 0.0)]).texts
+        decode.decode(scorer, graph, "data", small, [(1.0, 0.0)]).texts
+        == decode.decode(scorer, graph, "data", WIDE, [(1.0, 0.0)]).texts
     )
 
 
 def test_transition_scores_of_each_batch_equal_static_ones(data) -> None:
     _, hmm, graph = system()
-    static = TableScorer(hmm.transitions.num_pdfs)
-    dynamic = TableScorer(hmm.transitions.num_pdfs, torch.from_numpy(hmm.transitions.log_probs()))
+    static = TableScorer(hmm)
+    dynamic = TableScorer(hmm, torch.from_numpy(hmm.transitions.log_probs()))
     pairs = [(2.0, 0.0), (2.0, 1.0)]  # at LM weight 1 / acoustic scale both count the same
     assert (
-        decode.decode(static, hmm, graph, "data", WIDE, pairs).texts
-        == decode.decode(dynamic, hmm, graph, "data", WIDE, pairs).texts
+        decode.decode(static, graph, "data", WIDE, pairs).texts
+        == decode.decode(dynamic, graph, "data", WIDE, pairs).texts
     )
 
 
 def test_narrow_searches_are_repeated_and_hopeless_ones_counted(data) -> None:
     _, hmm, graph = system(silence_prob=0.0)
-    scorer = TableScorer(hmm.transitions.num_pdfs)
+    scorer = TableScorer(hmm)
     data({**FRAMES, "short": 1})
     narrow = dataclasses.replace(WIDE, beam=0.5, min_active=0, max_active=100, retries=10)
-    found = decode.decode(scorer, hmm, graph, "data", narrow, [(2.0, 0.0)])
+    found = decode.decode(scorer, graph, "data", narrow, [(2.0, 0.0)])
     assert found.failed == ["short"] and found.retried > 10 and found.texts[2.0, 0.0]["short"] == []
     assert all(found.texts[2.0, 0.0][c] for c in FRAMES)
 
 
 def test_report_writes_everything_and_fails_above_the_share(data, tmp_path: Path) -> None:
     lang, hmm, graph = system(silence_prob=0.0)
-    scorer = TableScorer(hmm.transitions.num_pdfs)
+    scorer = TableScorer(hmm)
     data({**FRAMES, "short": 1})
-    found = decode.decode(scorer, hmm, graph, "data", WIDE, all_weights(WIDE))
+    found = decode.decode(scorer, graph, "data", WIDE, all_weights(WIDE))
     with pytest.raises(DataError, match="1 of 5 utterances have no lattice"):
         decode.report(found, list(lang.words), tmp_path, WIDE)
     hyps, facts = decode.report(found, list(lang.words), tmp_path, dataclasses.replace(WIDE, max_failed=0.2))
@@ -184,18 +175,18 @@ def test_pooled_folds_are_one_development_set(data, tmp_path: Path) -> None:
     own.
     """
     lang, hmm, graph = system(silence_prob=0.0)
-    scorer, options = TableScorer(hmm.transitions.num_pdfs), dataclasses.replace(WIDE, tried=True)
+    scorer, options = TableScorer(hmm), dataclasses.replace(WIDE, tried=True)
     folds = []
     for name, frames in (("0", {"u1": 7, "u2": 5}), ("1", {"v1": 6, "v2": 9})):
         data(frames)
-        found = decode.decode(scorer, hmm, graph, "data", options, all_weights(options))
+        found = decode.decode(scorer, graph, "data", options, all_weights(options))
         (tmp_path / name).mkdir()
         decode.report(found, list(lang.words), tmp_path / name, options)
-        folds.append({w: found.hypotheses(w, list(lang.words)) for w in found.texts})
+        folds.append({w: list(found.hypotheses(w, list(lang.words))) for w in found.texts})
     together = decode.pooled([tmp_path / "0", tmp_path / "1"])
     assert together == {w: folds[0][w] + folds[1][w] for w in folds[0]}
     (tmp_path / "all").mkdir()
-    hyps, facts = decode.write_best(together, tmp_path / "all")
+    hyps, facts = decode.choose_and_write(together, tmp_path / "all")
     assert [h.cut_id for h in hyps] == ["u1", "u2", "v1", "v2"]
     assert decode.read_weights(tmp_path / "all") == (facts["lm_weight"], facts["word_penalty"])
     with pytest.raises(DataError, match="utterance 'u1' is in"):

@@ -1,30 +1,36 @@
-"""Where models meet graphs: every acoustic model is a function from features to a score matrix."""
+"""Where models meet graphs and data: what tasks see of a trained model, of whatever kind it is."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from pipeline.artifacts.model_dir import model_kind
-from pipeline.base.errors import ConfigError
+from pipeline.artifacts.model_dir import HmmDir, model_kind
+from pipeline.base.errors import ConfigError, MismatchError
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
 
     from pipeline.feats.options import FeatLoadOptions
+    from pipeline.hmm import OnDemand
 
 
-class Scorer(Protocol):
-    """A model that scores frames by pdf-id; alignment, decoding and sequence training see nothing else of it.
+class Model(Protocol):
+    """A model that scores frames by pdf-id.
 
     Attributes:
+        hmm: its labels, topology, transition probabilities, and the directory that it comes from.
+        facts: of the features that it was trained on (``FeatureFacts``, without the size of the corpus).
         feat_options: how ``pipeline.feats`` must load the features (CMVN, deltas) that log_likes expects.
         frame_shift, frame_offset: seconds; output frame i stands for [i * shift + offset, (i + 1) * shift + offset).
         num_pdfs: P.
         acoustic_scale, transition_scale: the scales that the model was made with: the default for alignment.
     """
 
+    hmm: HmmDir
+    facts: Mapping[str, Any]
     feat_options: FeatLoadOptions
     frame_shift: float
     frame_offset: float
@@ -52,14 +58,60 @@ class Scorer(Protocol):
         """
 
 
-def load_scorer(
+@runtime_checkable
+class OnDemandModel(Protocol):
+    """A model that can score only what a search with a beam asks for, which is worth it where scores are costly."""
+
+    def on_demand(self, feats: Sequence[torch.Tensor], speakers: Sequence[str]) -> OnDemand:
+        """Scores of N utterances, (T, F) loaded features each."""
+
+
+@runtime_checkable
+class EmittingModel(Protocol):
+    """A model that says at which frame each token is emitted, in place of scores for an HMM.
+
+    Attributes:
+        token_of_pdf: (P,) token of each label.
+    """
+
+    token_of_pdf: np.ndarray
+
+    def emission_frames(
+        self, feats: torch.Tensor, lens: torch.Tensor, tokens: Sequence[Sequence[int]]
+    ) -> tuple[list[tuple[float, np.ndarray]], list[int]]:
+        """By utterance the score and the label frame of each token, and the number of label frames.
+
+        Args:
+            feats: (N, T, F). lens: (N,). tokens: ids by utterance.
+        """
+
+
+# What features must share with those that a model was trained on for its scores to mean anything.
+SAME = ("type", "dim", "sampling_rate", "frame_shift", "window", "extractor")
+
+
+def check_data(model: Model, data_dir: str | Path) -> None:
+    """MismatchError naming model and data unless the features are of the kind that the model was trained on."""
+    from pipeline.feats.facts import FeatureFacts
+
+    here = FeatureFacts.load(Path(data_dir))
+    for name in SAME:
+        theirs, ours = model.facts.get(name), getattr(here, name)
+        if theirs != ours:
+            raise MismatchError(
+                f"{model.hmm.directory} and {data_dir} do not belong together: the model was trained on features with "
+                f"{name} {theirs!r}, the data have {ours!r}"
+            )
+
+
+def load_model(
     model_dir: str | Path,
     prior_scale: float | None = None,
     transforms: str | Path | None = None,
     device: str = "cpu",
     blank_penalty: float = 0.0,
-) -> Scorer:
-    """Loads the scorer of a model directory of any kind.
+) -> Model:
+    """Loads a model directory of any kind.
 
     Args:
         prior_scale: weight of the label prior of a network (None: the model's own); GMMs have none.

@@ -1,0 +1,175 @@
+"""What a decoding run finds, whichever search it uses: kept in a temporary file, scored, and written with the weights
+that err least.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from itertools import islice
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from pipeline.artifacts.hyp import RECOGS, Hypothesis, save_hypotheses
+from pipeline.artifacts.index import UtteranceIndex, load_index
+from pipeline.base.files import atomic_write, write_json
+from pipeline.base.spool import JsonSpool
+from pipeline.tasks.score import Errors, count_errors, error_report, result_row, total_errors, wer_row
+
+logger = logging.getLogger(__name__)
+
+BEST = "best.json"
+SCORED_AT_ONCE = 1000  # utterances
+
+W = TypeVar("W")  # a set of weights
+R = TypeVar("R")  # result of a search
+
+
+class References(Mapping[str, tuple[str, tuple[str, ...]]]):
+    """Utterance -> (speaker, words) of a data directory; the words are read when they are asked for."""
+
+    def __init__(self, index: UtteranceIndex) -> None:
+        self._index = index
+
+    def __getitem__(self, cut_id: str) -> tuple[str, tuple[str, ...]]:
+        i = self._index.find(cut_id)
+        if i is None:
+            raise KeyError(cut_id)
+        return self._index.speaker_of(i), tuple(self._index.text(i).split())
+
+    def __iter__(self) -> Iterator[str]:
+        return (self._index.id(i) for i in range(len(self._index)))
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+
+def references(data_dir: str | Path) -> References:
+    """Those of a data directory."""
+    return References(load_index(data_dir))
+
+
+class Spool(Generic[W, R]):
+    """Results of searches by utterance and set of weights, in a temporary file."""
+
+    def __init__(
+        self, weights: Iterable[W], encode: Callable[[R], Any] = lambda x: x, decode: Callable[[Any], R] = lambda x: x
+    ) -> None:
+        """Args:
+        encode, decode: result -> JSON value and back.
+        """
+        self.weights, self._encode, self._decode = list(weights), encode, decode
+        self._results = JsonSpool()
+
+    def put(self, cut_id: str, results: Sequence[R]) -> None:
+        """Stores the results of an utterance, one for each set of weights, in place of what it had."""
+        assert len(results) == len(self.weights), (len(results), len(self.weights))
+        self._results[cut_id] = [self._encode(r) for r in results]
+
+    def get(self, cut_id: str, number: int) -> R:
+        """What was stored for the weights of a number."""
+        return self._decode(self._results[cut_id][number])
+
+    def ids(self) -> Collection[str]:
+        """Utterances that have results."""
+        return self._results.keys()
+
+    def of(self, weights: W) -> Mapping[str, R]:
+        """The results for one set of weights."""
+        return _View(self, self.weights.index(weights))
+
+
+class _View(Mapping[str, R]):
+    """Results of a spool for one set of weights."""
+
+    def __init__(self, spool: Spool[Any, R], number: int) -> None:
+        self._spool, self._number = spool, number
+
+    def __getitem__(self, cut_id: str) -> R:
+        return self._spool.get(cut_id, self._number)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._spool.ids())
+
+    def __len__(self) -> int:
+        return len(self._spool.ids())
+
+
+def tally(hypotheses: Iterable[Hypothesis]) -> Errors:
+    """Errors of all utterances, counted some at a time."""
+    counts = Errors(0, 0, 0, 0)
+    source = iter(hypotheses)
+    while some := list(islice(source, SCORED_AT_ONCE)):
+        counts = total_errors([counts, *count_errors(some)])
+    return counts
+
+
+def write_best(
+    found: Mapping[W, Iterable[Hypothesis]],
+    out_dir: str | Path,
+    choose: Callable[[Mapping[W, Errors]], W],
+    describe: Callable[[W], dict[str, Any]],
+    chosen_as: Callable[[W], dict[str, Any]],
+) -> tuple[list[Hypothesis], W, dict[W, Errors]]:
+    """Chooses weights by the errors and writes recogs.jsonl.gz, errs.txt, wer.txt and best.json for them.
+
+    Args:
+        found: for each set of weights the hypotheses, by whatever can be gone through several times.
+        choose: errors of all weights -> the best ones.
+        describe: weights as they stand in the list of what was tried. chosen_as: as they stand in best.json.
+    Returns:
+        The hypotheses with the best weights, these, and the errors with all.
+    """
+    d = Path(out_dir)
+    errors = {w: tally(hyps) for w, hyps in found.items()}
+    best = choose(errors)
+    hyps = list(found[best])
+    save_hypotheses(d / RECOGS, hyps)
+    with atomic_write(d / "errs.txt") as f:
+        f.writelines(line + "\n" for line in error_report(hyps))
+    with atomic_write(d / "wer.txt") as f:
+        f.write(errors[best].line() + "\n")
+    tried = [{**describe(w), "wer": round(e.wer, 4), "errors": e.total} for w, e in errors.items()]
+    write_json(d / BEST, {**chosen_as(best), "tried": tried})
+    return hyps, best, errors
+
+
+def write_rows(
+    out_dir: Path, row_id: str, part: str, hyps: list[Hypothesis], options: Any, facts: Mapping[str, Any]
+) -> None:
+    """Writes results.json with the word error rate and the real-time factor.
+
+    Args:
+        options: dataclass of the step's options; facts: with "real_time_factor".
+    """
+    settings = {k: v for k, v in {**asdict(options), **facts}.items() if not isinstance(v, tuple)}
+    rows = [
+        wer_row(row_id, part, hyps, config=settings),
+        result_row(row_id, part, "rtf", facts["real_time_factor"], config=settings),
+    ]
+    write_json(out_dir / "results.json", rows)
+
+
+def warn_at_the_edge(weights: Iterable[float], best: float, both_ends: bool = True) -> None:
+    """A warning where the best LM weight is the last one tried."""
+    tried = set(weights)
+    edges = (min(tried), max(tried)) if both_ends else (max(tried),)
+    if len(tried) > 2 and best in edges:
+        logger.warning("the best LM weight, %g, is the last one tried; try more (--lm-weights)", best)
+
+
+class Hypotheses(Iterable[Hypothesis]):
+    """Hypotheses for one set of weights in the order of utterance ids, made as they are gone through."""
+
+    def __init__(
+        self, refs: Mapping[str, tuple[str, tuple[str, ...]]], words: Callable[[str], tuple[str, ...]]
+    ) -> None:
+        """Args:
+        words: utterance -> what was recognised.
+        """
+        self._refs, self._words = refs, words
+
+    def __iter__(self) -> Iterator[Hypothesis]:
+        for cut_id in sorted(self._refs):
+            yield Hypothesis(cut_id, *self._refs[cut_id], self._words(cut_id))
