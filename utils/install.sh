@@ -55,7 +55,7 @@ fi
 if [[ $torch == 1.* ]]; then requirements+=("numpy<2"); fi
 
 # The set of requirements as one line; the environment is complete when its marker holds the same.
-key="$(cksum <"$root/setup.py" | tr ' ' -) ${requirements[*]} $find_links"
+key="$(cat "$root/setup.py" "$root/pyproject.toml" | cksum | tr ' ' -) ${requirements[*]} $find_links"
 marker=$env/.complete
 building=$env/.building
 

@@ -37,7 +37,8 @@ class Checkout:
         (self.root / "utils").mkdir(parents=True)
         for name in ("install.sh", "path.sh"):
             shutil.copy(ROOT / "utils" / name, self.root / "utils")
-        shutil.copy(ROOT / "setup.py", self.root)
+        for name in ("setup.py", "pyproject.toml"):
+            shutil.copy(ROOT / name, self.root)
         self.bin.mkdir()
         self.home.mkdir()
         tools = "bash cat cksum cp dirname flock grep ls mkdir rm sed sleep tail touch tr env".split()
@@ -95,10 +96,11 @@ def test_k2_is_pinned_by_digest(checkout):
     assert requirement.read_text().startswith("k2==1.23.4 --hash=sha256:")
 
 
-def test_new_requirements_are_installed(checkout):
+@pytest.mark.parametrize("name", ["setup.py", "pyproject.toml"])
+def test_new_requirements_are_installed(checkout, name):
     checkout.python("3.10")
     checkout.install()
-    with open(checkout.root / "setup.py", "a") as file:
+    with open(checkout.root / name, "a") as file:
         file.write("# one more\n")
     before = len(checkout.pip_calls())
     assert checkout.install()[0] == 0
