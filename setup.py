@@ -1,4 +1,4 @@
-"""The packages, which are not all found by name: steps/ is installed as fullsum_steps. The rest is in pyproject.toml."""
+"""The packages, not all of which are found by name: steps/ is installed as fullsum_steps. See pyproject.toml."""
 
 from setuptools import find_packages, setup
 

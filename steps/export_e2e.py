@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import click
 
@@ -23,7 +24,9 @@ from pipeline.base import cli
     help="Part of the model that says where tokens are.",
 )
 @cli.step_options
-def main(model: Path, tokens: Path, lang: Path, out: Path, head: str, overwrite: bool) -> None:
+def main(
+    model: Path, tokens: Path, lang: Path, out: Path, head: Literal["ctc", "transducer", "attention"], overwrite: bool
+) -> None:
     """Writes OUT, the end-to-end MODEL with an HMM over the tokens in LANG (made by steps/make_lang.py --tokens
     TOKENS).
 

@@ -39,7 +39,7 @@ def main(text: Path, lang: Path, out: Path, dev: Path | None, config: LmOptions,
             words, unknown, spell = tokens.pieces[3:], UNK, tokens.spell
         else:
             vocabulary = Lang.load(lang)
-            words, unknown, spell = list(vocabulary.words)[1:], vocabulary.oov_word or UNK, list
+            words, unknown, spell = list(vocabulary.words)[1:], vocabulary.oov_word or UNK, lambda words: list(words)
         known = {*words, unknown}
         sentences = [[w if w in known else unknown for w in spell(s)] for s in read_sentences(text)]
         if config.order == 1:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from pipeline.artifacts.ali_source import Alignment, AliShards, AliSource, Derived, InMemory, write_shard
 from pipeline.artifacts.lang import SILENCE
@@ -103,7 +105,7 @@ class AliSet(Mapping[str, Alignment]):
         """Frames of an alignment, without reading it where it stands in a file."""
         return self._source.num_frames(cut_id)
 
-    def pdf_ids(self, cut_id: str, factor: int = 1, majority: bool = False) -> np.ndarray:
+    def pdf_ids(self, cut_id: str, factor: int = 1, majority: bool = False) -> npt.NDArray[Any]:
         """Frame labels, also at a lower frame rate.
 
         Args:
@@ -260,7 +262,7 @@ class AliWriter:
             write_json(self.directory / HEADER, {"header": asdict(self.header), "shards": self._shards})
 
 
-def subsample(labels: np.ndarray, factor: int, majority: bool = False) -> np.ndarray:
+def subsample(labels: npt.NDArray[Any], factor: int, majority: bool = False) -> npt.NDArray[Any]:
     """(T,) frame labels -> (ceil(T / factor),): the first of every `factor` frames, or the most frequent one."""
     assert factor >= 1, factor
     if factor == 1 or not majority:
@@ -269,7 +271,7 @@ def subsample(labels: np.ndarray, factor: int, majority: bool = False) -> np.nda
     return np.array([np.bincount(b).argmax() for b in blocks], dtype=labels.dtype)
 
 
-def spread(bounds: np.ndarray, total: int) -> np.ndarray:
+def spread(bounds: npt.NDArray[Any], total: int) -> npt.NDArray[Any]:
     """Moves bounds, as little as possible, such that each span between them holds at least one of `total` frames.
 
     Args:

@@ -6,9 +6,10 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
+import numpy.typing as npt
 
 from pipeline.artifacts.arrays import ArrayFile, NameTable
 from pipeline.base.errors import DataError
@@ -27,10 +28,10 @@ class Alignment:
     """
 
     cut_id: str
-    transition_ids: np.ndarray
+    transition_ids: npt.NDArray[Any]
     log_like: float
-    words: np.ndarray
-    confidence: np.ndarray | None = None
+    words: npt.NDArray[Any]
+    confidence: npt.NDArray[Any] | None = None
 
     def __post_init__(self) -> None:
         assert self.transition_ids.dtype == np.int32 and self.transition_ids.ndim == 1, self.cut_id
@@ -189,7 +190,7 @@ class _Shard:
         return Alignment(cut_id, tids, float(self._log_like[i]), words, confidence)
 
 
-def offsets(sizes: np.ndarray) -> np.ndarray:
+def offsets(sizes: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """(N,) sizes -> (N + 1,) int64 bounds."""
     return np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(sizes, dtype=np.int64)])
 

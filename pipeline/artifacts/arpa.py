@@ -197,6 +197,7 @@ def read_sentences(path: str | Path) -> Iterator[list[str]]:
     """Sentences of a text file (one a line; empty lines do not count) or of a data directory's supervisions."""
     p = Path(path)
     empty = True
+    lines: Iterator[tuple[int, str]]
     if p.is_dir():
         p = p / "supervisions.jsonl.gz"
         lines = ((i, str(s.get("text") or "")) for i, s in enumerate(read_jsonl(p), 1))
@@ -220,15 +221,12 @@ def train_unigram(sentences: Iterable[Sequence[str]], vocabulary: Iterable[str] 
         vocabulary: words that get at least the added count.
         add: count added to every word of the vocabulary (0: maximum likelihood, unseen words cannot be recognised).
     """
-    counts: Counter[str] = Counter()
-    for words in sentences:
-        counts.update(words)
-        counts[EOS] += 1
+    counts = dict[str, float](Counter(word for words in sentences for word in (*words, EOS)))
     if add > 0:
         for word in vocabulary:
-            counts[word] += add
+            counts[word] = counts.get(word, 0.0) + add
     total = sum(counts.values())
-    probs = {(BOS,): ZERO * LOG10}
+    probs: dict[tuple[str, ...], float] = {(BOS,): ZERO * LOG10}
     probs.update({(w,): math.log(c / total) for w, c in sorted(counts.items())})
     return Arpa(1, probs)
 

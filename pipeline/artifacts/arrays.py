@@ -102,7 +102,7 @@ class ArrayFile:
         assert 0 <= begin <= end <= place.shape[0], (name, begin, end, place.shape)
         out = np.empty((end - begin, *place.shape[1:]), dtype=place.dtype)
         row = place.dtype.itemsize * int(np.prod(place.shape[1:], dtype=np.int64))
-        left, offset = memoryview(out.reshape(-1).view(np.uint8)), place.begin + begin * row
+        left, offset = memoryview(out.reshape(-1).view(np.uint8).data), place.begin + begin * row
         while len(left):
             count = os.preadv(self._file(), [left], offset)
             if count <= 0:

@@ -29,7 +29,7 @@ from pipeline.base.errors import DataError
 from pipeline.base.files import write_jsonl
 
 if TYPE_CHECKING:
-    import numpy as np
+    import numpy.typing as npt
     from lhotse import CutSet, Recording
     from lhotse.cut import MonoCut
 
@@ -109,7 +109,7 @@ def audio_recording(utt_id: str, path: Path) -> Recording:
     )
 
 
-def store_audio(utt_id: str, samples: np.ndarray, rate: int, path: Path, final_path: Path) -> Recording:
+def store_audio(utt_id: str, samples: npt.NDArray[Any], rate: int, path: Path, final_path: Path) -> Recording:
     """Write int16 samples (T,) as FLAC and describe them.
 
     Args:
@@ -243,6 +243,6 @@ def validate_data_dir(data_dir: str | Path, decode: bool = False) -> DataFacts:
 
 
 def _cut_dict(cut: MonoCut) -> dict[str, Any]:
-    entry = cut.to_dict()
+    entry: dict[str, Any] = cut.to_dict()
     entry["supervisions"] = [supervision.to_dict() for supervision in cut.supervisions]
     return entry

@@ -7,7 +7,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from pipeline.base.errors import DataError
 from pipeline.base.files import read_lines
@@ -82,7 +82,7 @@ class Rates:
             problems.count += count - len(self._examples[rate])
 
 
-def json_lines(path: Path) -> Iterator[tuple[int, dict]]:
+def json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yields (line number, JSON object) of a JSON-lines file; DataError for a line that holds something else."""
     for line_no, line in read_lines(path):
         try:
@@ -94,7 +94,7 @@ def json_lines(path: Path) -> Iterator[tuple[int, dict]]:
         yield line_no, entry
 
 
-def cut_problems(cut: dict) -> Iterator[str]:
+def cut_problems(cut: dict[str, Any]) -> Iterator[str]:
     """Problems of one cut that show without its audio."""
     utt_id = cut.get("id")
     if not isinstance(utt_id, str) or not utt_id or utt_id.split() != [utt_id]:
@@ -118,7 +118,7 @@ def cut_problems(cut: dict) -> Iterator[str]:
     yield from (f"{name}: {problem}" for problem in _supervision_problems(supervisions[0], cut))
 
 
-def _supervision_problems(supervision: dict, cut: dict) -> Iterator[str]:
+def _supervision_problems(supervision: dict[str, Any], cut: dict[str, Any]) -> Iterator[str]:
     text, speaker = supervision.get("text"), supervision.get("speaker")
     if supervision.get("id") != cut["id"]:
         yield f"its supervision has another id, {supervision.get('id')!r}"
@@ -147,7 +147,7 @@ def _supervision_problems(supervision: dict, cut: dict) -> Iterator[str]:
             end = item_start + item_duration
 
 
-def _is_time(value: Any) -> bool:
+def _is_time(value: Any) -> TypeGuard[float]:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and value == value
 
 
@@ -163,7 +163,7 @@ def audio_info(path: Path) -> Any:
         raise DataError(f"{path}: not a readable audio file ({err})") from None
 
 
-def audio_problems(recording: dict, decode: bool) -> Iterator[str]:
+def audio_problems(recording: dict[str, Any], decode: bool) -> Iterator[str]:
     """Problems of the audio files of one recording, against what its manifest says."""
     import soundfile
 

@@ -68,7 +68,7 @@ class Alternative:
         lm: the language model's share of `graph`.
     """
 
-    words: tuple
+    words: tuple[Any, ...]
     acoustic: float
     graph: float
     lm: float

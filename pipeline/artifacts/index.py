@@ -89,12 +89,13 @@ class UtteranceIndex:
     def text(self, i: int) -> str:
         """Transcript, words separated by single blanks."""
         begin, end = (int(n) for n in self._text_offsets[i : i + 2])
-        text = self._text[begin:end] if isinstance(self._text, bytes) else self._text.part(_TEXT, begin, end).tobytes()
-        return text.decode()
+        if isinstance(self._text, bytes):
+            return self._text[begin:end].decode()
+        return str(self._text.part(_TEXT, begin, end).tobytes(), "utf-8")
 
     def speaker_of(self, i: int) -> str:
         """Name of the speaker."""
-        return self.speaker_names[self.speaker[i]]
+        return self.speaker_names[int(self.speaker[i])]
 
     def where(self, i: int) -> str:
         """Place of an utterance for messages: file, line and id."""

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from pipeline.base.errors import DataError
 
@@ -23,12 +25,12 @@ class Occupancies:
         share: (M,) float32; those of a frame sum to 1, up to what was too small to be kept.
     """
 
-    frame: np.ndarray
-    pdf: np.ndarray
-    share: np.ndarray
+    frame: npt.NDArray[Any]
+    pdf: npt.NDArray[Any]
+    share: npt.NDArray[Any]
 
     @classmethod
-    def summed(cls, frame: np.ndarray, pdf: np.ndarray, share: np.ndarray) -> Occupancies:
+    def summed(cls, frame: npt.NDArray[Any], pdf: npt.NDArray[Any], share: npt.NDArray[Any]) -> Occupancies:
         """Adds up triples with the same frame and pdf; negative pdfs and sums below LEAST_SHARE are left out."""
         emits = pdf >= 0
         width = int(pdf.max(initial=0)) + 1

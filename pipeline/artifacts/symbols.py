@@ -65,7 +65,7 @@ class SymbolTable:
     @classmethod
     def load(cls, path: str | Path) -> SymbolTable:
         """Reads ``name id`` lines; ids must count up from 0 and ``<eps>`` must be 0."""
-        names = []
+        names: list[str] = []
         for line_no, line in read_lines(path):
             fields = line.split()
             if len(fields) != 2 or not fields[1].isdigit():

@@ -6,8 +6,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from pipeline.artifacts.lang import SILENCE, SPOKEN_NOISE, Lang, make_lang
 from pipeline.artifacts.lexicon import Lexicon, Pronunciation
@@ -54,7 +56,7 @@ def token_lang(words: Iterable[str], tokens: Tokens, silence_prob: float = 0.5) 
     )
 
 
-def token_of_pdf(tree: Tree, tokens: Tokens) -> np.ndarray:
+def token_of_pdf(tree: Tree, tokens: Tokens) -> npt.NDArray[Any]:
     """(P,) token id of each pdf-id of a context-free tree over the phones of a ``token_lang``; silence is the blank.
 
     Raises:

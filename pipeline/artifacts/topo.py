@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from pipeline.base.errors import DataError
 from pipeline.base.files import content_id, read_json, write_json
@@ -54,7 +55,7 @@ class Topo:
         """Content hash that alignments and models carry."""
         return content_id(self._entries())
 
-    def _entries(self) -> list[dict]:
+    def _entries(self) -> list[dict[str, Any]]:
         groups: dict[PhoneTopo, list[str]] = {}
         for name, topo in self.phones.items():
             groups.setdefault(topo, []).append(name)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from pipeline.artifacts.symbols import SymbolTable
 from pipeline.artifacts.topo import Topo
@@ -53,37 +55,42 @@ class TransitionModel:
     def num_tids(self) -> int:
         return 2 * len(self.phone)
 
-    def _keys(self, phone: np.ndarray, state: np.ndarray, pdf: np.ndarray) -> np.ndarray:
-        return (phone.astype(np.int64) * self._max_state + state) * self.num_pdfs + pdf
+    def _keys(self, phone: npt.NDArray[Any], state: npt.NDArray[Any], pdf: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        keys: npt.NDArray[np.int64] = (phone.astype(np.int64) * self._max_state + state) * self.num_pdfs + pdf
+        return keys
 
-    def transition_states(self, phone: np.ndarray, state: np.ndarray, pdf: np.ndarray) -> np.ndarray:
+    def transition_states(
+        self, phone: npt.NDArray[Any], state: npt.NDArray[Any], pdf: npt.NDArray[Any]
+    ) -> npt.NDArray[Any]:
         """Transition-states of many triples; all three arguments (M,) int, the triples must exist."""
         keys = self._keys(np.asarray(phone), np.asarray(state), np.asarray(pdf))
-        found = self._order[np.searchsorted(self._key, keys, sorter=self._order).clip(max=len(self._key) - 1)]
+        found: npt.NDArray[np.int64] = self._order[
+            np.searchsorted(self._key, keys, sorter=self._order).clip(max=len(self._key) - 1)
+        ]
         assert (self._key[found] == keys).all(), "a triple is not of this tree and topology"
         return found.astype(np.int32)
 
-    def log_probs(self) -> np.ndarray:
+    def log_probs(self) -> npt.NDArray[Any]:
         """(n_tid,) float32 log probability of every transition-id: log(1 - f) for loops, log f for forward."""
         out = np.empty(self.num_tids, dtype=np.float32)
         out[0::2], out[1::2] = np.log1p(-self.forward_prob), np.log(self.forward_prob)
         return out
 
-    def tid_pdf(self) -> np.ndarray:
+    def tid_pdf(self) -> npt.NDArray[Any]:
         """(n_tid,) int32, the pdf-id that each transition-id's state emits."""
         return np.repeat(self.pdf, 2)
 
-    def tid_phone(self) -> np.ndarray:
+    def tid_phone(self) -> npt.NDArray[Any]:
         """(n_tid,) int32 phone ids."""
         return np.repeat(self.phone, 2)
 
-    def tid_ends_phone(self) -> np.ndarray:
+    def tid_ends_phone(self) -> npt.NDArray[Any]:
         """(n_tid,) bool: the forward transition out of a phone's last state."""
         out = np.zeros(self.num_tids, dtype=bool)
         out[1::2] = self.last
         return out
 
-    def update(self, counts: np.ndarray, min_prob: float = 0.01, min_count: float = 5.0) -> float:
+    def update(self, counts: npt.NDArray[Any], min_prob: float = 0.01, min_count: float = 5.0) -> float:
         """Maximum-likelihood update from (expected) counts per transition-id, cf. Kaldi gmm-est --transition-*.
 
         Args:

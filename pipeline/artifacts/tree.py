@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from pipeline.artifacts.symbols import SymbolTable
 from pipeline.artifacts.topo import Topo
@@ -95,7 +97,7 @@ class Tree:
         """All pdf-ids that the phone's pdf-class can have in some context, ascending."""
         return sorted({leaf.pdf for leaf in _reachable(self.root(phone, pdf_class).node, phone)})
 
-    def lookup(self, windows: np.ndarray, pdf_classes: np.ndarray) -> np.ndarray:
+    def lookup(self, windows: npt.NDArray[Any], pdf_classes: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """pdf-ids of many windows at once.
 
         Args:
@@ -115,13 +117,14 @@ class Tree:
         root_ids = np.array([self._root_index(int(w[self.left]), int(w[-1])) for w in unique], dtype=np.int64)
         for i in np.unique(root_ids):
             self._descend(self.roots[i].node, unique, np.nonzero(root_ids == i)[0], out)
-        return out[inverse.reshape(-1)]
+        pdfs: npt.NDArray[np.int32] = out[inverse.reshape(-1)]
+        return pdfs
 
     def _root_index(self, phone: int, pdf_class: int) -> int:
         self.root(phone, pdf_class)
         return self._root_of[phone, pdf_class]
 
-    def _descend(self, node: Node, windows: np.ndarray, rows: np.ndarray, out: np.ndarray) -> None:
+    def _descend(self, node: Node, windows: npt.NDArray[Any], rows: npt.NDArray[Any], out: npt.NDArray[Any]) -> None:
         if isinstance(node, Leaf):
             out[rows] = node.pdf
         elif len(rows):
@@ -129,11 +132,11 @@ class Tree:
             self._descend(node.yes, windows, rows[says_yes], out)
             self._descend(node.no, windows, rows[~says_yes], out)
 
-    def _as_json(self) -> dict:
+    def _as_json(self) -> dict[str, Any]:
         def names(ids: frozenset[int]) -> list[str]:
             return [self.phones.name(i) for i in sorted(ids)]
 
-        def encode(node: Node) -> dict:
+        def encode(node: Node) -> dict[str, Any]:
             if isinstance(node, Leaf):
                 return {"pdf": node.pdf}
             return {"pos": node.pos, "phones": names(node.phones), "yes": encode(node.yes), "no": encode(node.no)}
@@ -159,7 +162,7 @@ class Tree:
         def ids(names: list[str]) -> frozenset[int]:
             return frozenset(phones.id(n) for n in names)
 
-        def decode(node: dict) -> Node:
+        def decode(node: dict[str, Any]) -> Node:
             if "pdf" in node:
                 return Leaf(int(node["pdf"]))
             return Question(int(node["pos"]), ids(node["phones"]), decode(node["yes"]), decode(node["no"]))

@@ -45,6 +45,8 @@ from pipeline.base.files import read_yaml
 
 logger = logging.getLogger(__name__)
 
+_Function = Callable[..., Any]
+
 ROOT = Path(__file__).resolve().parents[2]
 
 # MemoryError's siblings: torch raises plain RuntimeErrors.
@@ -71,7 +73,7 @@ def _let_mkl_use_avx2() -> None:
 _let_mkl_use_avx2()
 
 
-def options(cls: type) -> Callable[[Callable], Callable]:
+def options(cls: type) -> Callable[[_Function], _Function]:
     """Decorator: one command-line option per field of `cls`, and `--config FILE.yaml` for many at once.
 
     Values come from the defaults of `cls`, then the file, then the command line. The function is called with
@@ -85,7 +87,7 @@ def options(cls: type) -> Callable[[Callable], Callable]:
     """
     fields = _fields(cls)
 
-    def decorate(func: Callable) -> Callable:
+    def decorate(func: _Function) -> _Function:
         @functools.wraps(func)
         def wrapper(*args: Any, config_file: Path | None, **kwargs: Any) -> Any:
             given = {name: kwargs.pop(name) for name in fields}
@@ -94,8 +96,9 @@ def options(cls: type) -> Callable[[Callable], Callable]:
                 config = load_options(cls, config_file, given)
             return func(*args, config=config, **kwargs)
 
+        decorated: _Function = wrapper
         for name, field in reversed(list(fields.items())):
-            wrapper = _option(name, field)(wrapper)
+            decorated = _option(name, field)(decorated)
         add_config = click.option(
             "--config",
             "config_file",
@@ -103,12 +106,12 @@ def options(cls: type) -> Callable[[Callable], Callable]:
             metavar="FILE",
             help="YAML file with values for the options below.",
         )
-        return add_config(wrapper)
+        return add_config(decorated)
 
     return decorate
 
 
-def verbose_option(func: Callable) -> Callable:
+def verbose_option(func: _Function) -> _Function:
     """Decorator: sets the log up, with debug messages when `--verbose` is given. For commands without an output."""
 
     def set_up(_context: click.Context, _option: click.Parameter, value: bool) -> None:
@@ -119,7 +122,7 @@ def verbose_option(func: Callable) -> Callable:
     )(func)
 
 
-def step_options(func: Callable) -> Callable:
+def step_options(func: _Function) -> _Function:
     """Decorator: `--overwrite`, passed on to the function, and `--verbose`, which is dealt with here."""
     return click.option("--overwrite", is_flag=True, help="Remake an output whose options or inputs differ.")(
         verbose_option(func)
@@ -127,8 +130,8 @@ def step_options(func: Callable) -> Callable:
 
 
 def run_step(
-    out_dir: str | os.PathLike,
-    inputs: Mapping[str, str | os.PathLike | None],
+    out_dir: str | os.PathLike[str],
+    inputs: Mapping[str, str | os.PathLike[str] | None],
     options: Any,
     action: stamp.Action,
     overwrite: bool = False,
@@ -161,11 +164,13 @@ def run_step(
 
 def command_line(argv: Sequence[str], cwd: Path) -> str:
     """The command as others may repeat it: relative paths; the step as seen from a recipe, whichever checkout runs
-    it.
+    it, or `fullsum` and its name.
     """
     parts = [os.path.relpath(part, cwd) if os.path.isabs(part) else part for part in argv]
     script = (cwd / argv[0]).resolve()
-    if script.is_relative_to(ROOT) and not cwd.resolve().is_relative_to(ROOT):
+    if script.name in ("fullsum", "__main__.py"):
+        parts[0] = "fullsum"
+    elif script.is_relative_to(ROOT) and not cwd.resolve().is_relative_to(ROOT):
         parts[0] = os.path.join("..", "..", script.relative_to(ROOT))
     return shlex.join(parts)
 
@@ -248,7 +253,7 @@ def options_json(options: Any) -> dict[str, Any]:
 
 
 def _fields(cls: type) -> dict[str, FieldInfo]:
-    fields = getattr(cls, "__pydantic_fields__", None)
+    fields: dict[str, FieldInfo] | None = getattr(cls, "__pydantic_fields__", None)
     assert fields is not None, f"{cls.__name__} is not a pydantic dataclass"
     return fields
 
@@ -261,7 +266,7 @@ def _extra(field: FieldInfo) -> Mapping[str, Any]:
 _NONE = object()
 
 
-class _Value(click.ParamType):
+class _Value(click.ParamType):  # type: ignore[type-arg]  # generic only from click 8.4 on
     """A value that pydantic will check: here only what a command line needs is done (none, commas)."""
 
     def __init__(self, annotation: Any) -> None:
@@ -292,7 +297,7 @@ class _Value(click.ParamType):
         return value
 
 
-def _option(name: str, field: FieldInfo) -> Callable[[Callable], Callable]:
+def _option(name: str, field: FieldInfo) -> Callable[[_Function], _Function]:
     flag = f"--{name.replace('_', '-')}"
     text = field.description or ""
     assert text, f"option {flag} has no description"

@@ -14,7 +14,7 @@ import os
 import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 from pipeline.base.errors import DataError
 
@@ -22,7 +22,7 @@ _BROKEN_GZIP = (EOFError, gzip.BadGzipFile, zlib.error)
 
 
 @contextlib.contextmanager
-def atomic_write(path: str | os.PathLike, mode: str = "w") -> Iterator[IO]:
+def atomic_write(path: str | os.PathLike[str], mode: str = "w") -> Iterator[IO[Any]]:
     """Opens a file for writing that appears under its name only when it is complete and on disk.
 
     Args:
@@ -38,10 +38,10 @@ def atomic_write(path: str | os.PathLike, mode: str = "w") -> Iterator[IO]:
     try:
         with open(tmp, "wb") as raw:
             with contextlib.ExitStack() as stack:
-                out: IO = raw
+                out: IO[Any] = raw
                 if path.suffix == ".gz":
                     # No name and no time in the header: equal content gives equal bytes.
-                    out = stack.enter_context(gzip.GzipFile("", "wb", 6, raw, mtime=0))
+                    out = cast(IO[bytes], stack.enter_context(gzip.GzipFile("", "wb", 6, raw, mtime=0)))
                 if mode == "w":
                     out = stack.enter_context(_Text(out, encoding="utf-8", newline="\n"))
                 yield out
@@ -75,7 +75,7 @@ def sync_dir(path: Path) -> None:
         os.close(fd)
 
 
-def open_read(path: str | os.PathLike) -> IO[bytes]:
+def open_read(path: str | os.PathLike[str]) -> gzip.GzipFile | io.BufferedReader:
     """Opens a file, compressed or not, for reading bytes; a missing one is a DataError."""
     path = Path(path)
     try:
@@ -86,7 +86,7 @@ def open_read(path: str | os.PathLike) -> IO[bytes]:
         raise DataError(f"{path}: is a directory, not a file") from None
 
 
-def read_lines(path: str | os.PathLike) -> Iterator[tuple[int, str]]:
+def read_lines(path: str | os.PathLike[str]) -> Iterator[tuple[int, str]]:
     """Yields (line number from 1, line without white space around it) of a UTF-8 file.
 
     Bytes that are not UTF-8 and a truncated .gz file are DataErrors that name the line.
@@ -103,7 +103,7 @@ def read_lines(path: str | os.PathLike) -> Iterator[tuple[int, str]]:
             raise DataError(f"{path}:{line_no + 1}: truncated or damaged .gz file ({err})") from None
 
 
-def read_text(path: str | os.PathLike) -> str:
+def read_text(path: str | os.PathLike[str]) -> str:
     """Returns a whole UTF-8 file; the errors are those of read_lines."""
     with open_read(path) as file:
         try:
@@ -116,7 +116,7 @@ def read_text(path: str | os.PathLike) -> str:
         raise DataError(f"{path}:{raw[: err.start].count(10) + 1}: not UTF-8") from None
 
 
-def read_json(path: str | os.PathLike) -> Any:
+def read_json(path: str | os.PathLike[str]) -> Any:
     """Returns what a JSON file holds; a syntax error is a DataError with its line."""
     try:
         return json.loads(read_text(path))
@@ -124,13 +124,13 @@ def read_json(path: str | os.PathLike) -> Any:
         raise DataError(f"{path}:{err.lineno}: not JSON: {err.msg}") from None
 
 
-def write_json(path: str | os.PathLike, obj: Any) -> None:
+def write_json(path: str | os.PathLike[str], obj: Any) -> None:
     """Writes `obj` as indented JSON. NaN and infinity are refused, since no JSON reader has to know them."""
     with atomic_write(path) as out:
         out.write(json.dumps(obj, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def read_jsonl(path: str | os.PathLike) -> Iterator[Any]:
+def read_jsonl(path: str | os.PathLike[str]) -> Iterator[Any]:
     """Yields one object per line of a JSON-lines file; a bad line is a DataError that names it."""
     for line_no, line in read_lines(path):
         if not line:
@@ -141,7 +141,7 @@ def read_jsonl(path: str | os.PathLike) -> Iterator[Any]:
             raise DataError(f"{path}:{line_no}: not JSON: {err.msg}") from None
 
 
-def write_jsonl(path: str | os.PathLike, objs: Iterable[Any]) -> int:
+def write_jsonl(path: str | os.PathLike[str], objs: Iterable[Any]) -> int:
     """Writes one JSON object per line and returns their number."""
     count = 0
     with atomic_write(path) as out:
@@ -151,14 +151,14 @@ def write_jsonl(path: str | os.PathLike, objs: Iterable[Any]) -> int:
     return count
 
 
-def read_yaml(path: str | os.PathLike) -> Any:
+def read_yaml(path: str | os.PathLike[str]) -> Any:
     """Returns what a YAML file holds. Never runs code; a key given twice is an error, not an overwrite."""
     import yaml
 
     class Loader(yaml.SafeLoader):
         """The safe loader with a check on repeated keys."""
 
-    def mapping(loader: Loader, node: yaml.MappingNode) -> dict:
+    def mapping(loader: Loader, node: yaml.MappingNode) -> dict[Any, Any]:
         seen = set()
         for key, _ in node.value:
             if (key.tag, str(key.value)) in seen:
@@ -176,7 +176,7 @@ def read_yaml(path: str | os.PathLike) -> Any:
         raise DataError(f"{where}: not YAML: {getattr(err, 'problem', None) or err}") from None
 
 
-def sha256_file(path: str | os.PathLike) -> str:
+def sha256_file(path: str | os.PathLike[str]) -> str:
     """Returns the SHA-256 of the bytes of a file (of the compressed bytes for .gz) as hexadecimal digits."""
     digest = hashlib.sha256()
     try:

@@ -26,16 +26,19 @@ class _Formatter(logging.Formatter):
         return super().format(record)
 
 
-class _Console(logging.StreamHandler):
+class _Console(logging.Handler):
     """Writes to what sys.stderr is at the time of writing, so that redirecting it works."""
 
     def __init__(self) -> None:
-        logging.Handler.__init__(self)
+        super().__init__()
         self.setFormatter(_Formatter(CONSOLE_FORMAT, "%H:%M:%S"))
 
-    @property
-    def stream(self):
-        return sys.stderr
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            sys.stderr.write(self.format(record) + "\n")
+            sys.stderr.flush()
+        except Exception:  # as in all handlers: a message that cannot be shown must not stop the work
+            self.handleError(record)
 
 
 def setup(verbose: bool = False) -> None:

@@ -113,12 +113,12 @@ def run(
     return True
 
 
-def artifact_id(path: str | os.PathLike) -> str:
+def artifact_id(path: str | os.PathLike[str]) -> str:
     """Returns the id of an input: the one in its stamp, or a hash of the content where there is none."""
     path = Path(path)
     if path.is_dir():
         if (path / STAMP).is_file():
-            return read_stamp(path)["id"]
+            return str(read_stamp(path)["id"])
         return _tree_hash(path)
     if path.is_file():
         return sha256_file(path)[:32]
@@ -127,13 +127,12 @@ def artifact_id(path: str | os.PathLike) -> str:
     raise DataError(f"{path}: no such file or directory")
 
 
-def read_stamp(directory: str | os.PathLike) -> dict[str, Any]:
+def read_stamp(directory: str | os.PathLike[str]) -> dict[str, Any]:
     """Returns the stamp of a directory that a step made."""
     stamp = read_json(Path(directory) / STAMP)
-    for key in ("identity", "id"):
-        if not isinstance(stamp, dict) or not isinstance(stamp.get(key), str):
-            raise DataError(f"{Path(directory) / STAMP}: not a stamp (no {key})")
-    return stamp
+    if isinstance(stamp, dict) and all(isinstance(stamp.get(key), str) for key in ("identity", "id")):
+        return stamp
+    raise DataError(f"{Path(directory) / STAMP}: not a stamp (no identity and id)")
 
 
 def check_same(directory: Path, work: Work) -> None:
@@ -242,7 +241,9 @@ def _finish_rename(out: Path, tmp: Path, old: Path) -> None:
         shutil.rmtree(old)
 
 
-def _stamp(out: Path, tmp: Path, work: Work, paths: Mapping[str, Path], facts: dict, seconds: float) -> dict[str, Any]:
+def _stamp(
+    out: Path, tmp: Path, work: Work, paths: Mapping[str, Path], facts: dict[str, Any], seconds: float
+) -> dict[str, Any]:
     return {
         "identity": work.identity,
         "id": _hash(work.identity + _tree_hash(tmp, empty_ok=True)),

@@ -270,8 +270,8 @@ def _family_table(title: str, metrics: Mapping[str, tuple[str, int]], rows: list
     for key in sorted(lines, key=lambda k: (*k[:2], k[4])):
         cells = [key[2], key[3]]
         for metric in present:
-            row = lines[key].get(metric)
-            cells.append(value_text(row, metrics[metric][1]) if row else "")
+            measured = lines[key].get(metric)
+            cells.append(value_text(measured, metrics[metric][1]) if measured else "")
         if with_counts:
             counts = [counts_text(lines[key][m].get("counts", {})) for m in present if m in lines[key]]
             cells.append("; ".join(list(dict.fromkeys(filter(None, counts)))[:2]))

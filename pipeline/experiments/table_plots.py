@@ -47,7 +47,7 @@ def _lines(_figure: Any, axes: Any, plot: Plot, label: str, points: list[tuple[C
     names = list(dict.fromkeys(cell[plot.series] if plot.series else None for cell, _ in points))
     for name in names:
         mine = [(c, m) for c, m in points if plot.series is None or c[plot.series] == name]
-        x = [cell[plot.x] if numeric else values.index(cell[plot.x]) for cell, _ in mine]
+        x: list[Any] = [cell[plot.x] if numeric else values.index(cell[plot.x]) for cell, _ in mine]
         order = sorted(range(len(x)), key=lambda i: x[i])
         axes.errorbar(
             [x[i] for i in order],
@@ -70,13 +70,14 @@ def _lines(_figure: Any, axes: Any, plot: Plot, label: str, points: list[tuple[C
 
 def _map(figure: Any, axes: Any, plot: Plot, label: str, points: list[tuple[Cell, Measured]]) -> None:
     """Colours over two axes; cells that differ in further axes are averaged."""
+    assert plot.y is not None, plot
     columns = list(dict.fromkeys(cell[plot.x] for cell, _ in points))
     lines = list(dict.fromkeys(cell[plot.y] for cell, _ in points))
     grid: list[list[float]] = []
-    for line in lines:
-        means = [[m.mean for c, m in points if c[plot.x] == column and c[plot.y] == line] for column in columns]
+    for value in lines:
+        means = [[m.mean for c, m in points if c[plot.x] == column and c[plot.y] == value] for column in columns]
         grid.append([sum(found) / len(found) if found else float("nan") for found in means])
-    known = [value for line in grid for value in line if value == value]
+    known = [mean for line in grid for mean in line if mean == mean]
     scale = (
         "log" if known and min(known) > 0 and max(known) > 10 * min(known) else "linear"
     )  # a collapse hides all differences
@@ -84,11 +85,9 @@ def _map(figure: Any, axes: Any, plot: Plot, label: str, points: list[tuple[Cell
     axes.set_xticks(range(len(columns)), [str(value) for value in columns])
     axes.set_yticks(range(len(lines)), [str(value) for value in lines])
     for i, line in enumerate(grid):
-        for j, value in enumerate(line):
-            if value == value:
-                dark = image.norm(value) < 0.6
-                axes.text(
-                    j, i, f"{value:.3g}", ha="center", va="center", color="white" if dark else "black", fontsize=8
-                )
+        for j, mean in enumerate(line):
+            if mean == mean:
+                dark = image.norm(mean) < 0.6
+                axes.text(j, i, f"{mean:.3g}", ha="center", va="center", color="white" if dark else "black", fontsize=8)
     axes.set_ylabel(str(plot.y).replace("_", " "))
     figure.colorbar(image, label=label)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pydantic
-from pydantic import Field
+from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 import pipeline
@@ -33,7 +33,7 @@ NOT_MEASURED = "not measured"
 ROOT = Path(pipeline.__file__).resolve().parent.parent
 Scalar = bool | int | float | str | None
 Cell = dict[str, Scalar]
-STRICT = {"extra": "forbid"}
+STRICT = ConfigDict(extra="forbid")
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -41,11 +41,11 @@ class Column:
     """A measured quantity: a metric of a part, or a fact from the stamp of a directory below that of the cell."""
 
     metric: str = Field(description="Metric of a result row, or a free name together with `fact`.")
-    part: str | None = Field(None, description="Part of the data; None takes any.")
-    id: str | None = Field(None, description="Id of the rows, with {axis} filled in; None takes any.")
-    fact: str | None = Field(None, description="DIRECTORY:NAME of a fact in DIRECTORY/stamp.json.")
-    label: str | None = Field(None, description="Heading of the column.")
-    decimals: int | None = Field(None, ge=0, description="Digits after the point.")
+    part: str | None = Field(default=None, description="Part of the data; None takes any.")
+    id: str | None = Field(default=None, description="Id of the rows, with {axis} filled in; None takes any.")
+    fact: str | None = Field(default=None, description="DIRECTORY:NAME of a fact in DIRECTORY/stamp.json.")
+    label: str | None = Field(default=None, description="Heading of the column.")
+    decimals: int | None = Field(default=None, ge=0, description="Digits after the point.")
 
     @property
     def key(self) -> str:
@@ -70,7 +70,7 @@ class Claim:
     column: str = Field(description="Key of the column.")
     better: dict[str, Scalar] = Field(description="Axis -> value of the cells that should be better.")
     than: dict[str, Scalar] = Field(description="Axis -> value of the cells to compare with.")
-    lower: bool = Field(True, description="Whether lower is better.")
+    lower: bool = Field(default=True, description="Whether lower is better.")
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -79,9 +79,9 @@ class Plot:
 
     column: str = Field(description="Key of the column.")
     x: str = Field(description="Axis along x.")
-    y: str | None = Field(None, description="Axis along y: a map in colours instead of lines.")
-    series: str | None = Field(None, description="Axis whose values become lines.")
-    log_x: bool = Field(False, description="Logarithmic x.")
+    y: str | None = Field(default=None, description="Axis along y: a map in colours instead of lines.")
+    series: str | None = Field(default=None, description="Axis whose values become lines.")
+    log_x: bool = Field(default=False, description="Logarithmic x.")
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -104,18 +104,21 @@ class Table:
         min_length=1, description="Commands of a cell, with {axis}, {variable}, {seed}, {dir}."
     )
     columns: tuple[Column, ...] = Field(min_length=1, description="What is shown.")
-    about: str = Field("", description="Text below the heading: source, setting.")
-    seeds: tuple[int, ...] = Field((1, 2, 3), min_length=1, description="Seeds of each cell.")
-    exclude: tuple[dict[str, Scalar], ...] = Field((), description="Cells to leave out, by some of their values.")
-    known: tuple[Known, ...] = Field((), description="Figures of others.")
-    claims: tuple[Claim, ...] = Field((), description="Directions to test.")
-    plots: tuple[Plot, ...] = Field((), description="Pictures.")
+    about: str = Field(default="", description="Text below the heading: source, setting.")
+    seeds: tuple[int, ...] = Field(default=(1, 2, 3), min_length=1, description="Seeds of each cell.")
+    exclude: tuple[dict[str, Scalar], ...] = Field(
+        default=(), description="Cells to leave out, by some of their values."
+    )
+    known: tuple[Known, ...] = Field(default=(), description="Figures of others.")
+    claims: tuple[Claim, ...] = Field(default=(), description="Directions to test.")
+    plots: tuple[Plot, ...] = Field(default=(), description="Pictures.")
 
     def __post_init__(self) -> None:
         keys = [column.key for column in self.columns]
-        for where in (*self.known, *self.claims, *self.plots):
-            if where.column not in keys:
-                raise ValueError(f"no column {where.column!r}; there are {', '.join(keys)}")
+        shown = [item.column for items in (self.known, self.claims, self.plots) for item in items]
+        for name in shown:
+            if name not in keys:
+                raise ValueError(f"no column {name!r}; there are {', '.join(keys)}")
         cells = [*(k.cell for k in self.known), *self.exclude]
         cells += [command.when for command in self.commands if isinstance(command, Command)]
         cells += [cell for claim in self.claims for cell in (claim.better, claim.than)]
@@ -124,9 +127,9 @@ class Table:
                 if axis not in self.axes or value not in list(self.axes[axis]):
                     raise ValueError(f"{{{axis}: {value}}} is no value of an axis")
         for plot in self.plots:
-            for axis in (plot.x, plot.y, plot.series):
-                if axis is not None and axis not in self.axes:
-                    raise ValueError(f"no axis {axis!r}; there are {', '.join(self.axes)}")
+            for of_plot in (plot.x, plot.y, plot.series):
+                if of_plot is not None and of_plot not in self.axes:
+                    raise ValueError(f"no axis {of_plot!r}; there are {', '.join(self.axes)}")
 
     def cells(self) -> Iterator[Cell]:
         """Yields axis -> value for each cell, in the order of the file."""

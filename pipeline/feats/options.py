@@ -67,15 +67,15 @@ class FeatLoadOptions:
     """What is done to stored features when they are loaded, in this order: cmvn, deltas, splice."""
 
     cmvn: Literal["none", "utterance", "speaker", "global"] = Field(
-        "speaker", description="Over what means are normalised to 0."
+        default="speaker", description="Over what means are normalised to 0."
     )
-    norm_vars: bool = Field(False, description="Normalise variances to 1 as well.")
+    norm_vars: bool = Field(default=False, description="Normalise variances to 1 as well.")
     deltas: int = Field(
-        0, ge=0, le=3, description="Order of time derivatives that are appended; 2 is the usual number."
+        default=0, ge=0, le=3, description="Order of time derivatives that are appended; 2 is the usual number."
     )
-    delta_window: int = Field(2, ge=1, description="Frames on each side from which a derivative is estimated.")
-    splice_left: int = Field(0, ge=0, description="Frames of left context that are stacked.")
-    splice_right: int = Field(0, ge=0, description="Frames of right context that are stacked.")
+    delta_window: int = Field(default=2, ge=1, description="Frames on each side from which a derivative is estimated.")
+    splice_left: int = Field(default=0, ge=0, description="Frames of left context that are stacked.")
+    splice_right: int = Field(default=0, ge=0, description="Frames of right context that are stacked.")
 
     def output_dim(self, dim: int) -> int:
         """Features per frame after loading, from those stored."""

@@ -269,7 +269,8 @@ class G2p:
         return self._finish(at[-1], radix, order)
 
     def _finish(self, ends: dict[int, tuple[float, tuple[int, ...]]], radix: int, order: int) -> tuple[str, ...]:
-        best, phones = -np.inf, ()
+        best = -np.inf
+        phones: tuple[str, ...] = ()
         for key, (score, path) in ends.items():
             spoken = tuple(p for u in path for p in self.units[u - 1][1])
             total = score + float(np.log(self._ngrams.prob(order, np.array([key * radix])))[0])

@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Literal
 
 from pydantic import ConfigDict, Field
+from pydantic.config import JsonDict
 from pydantic.dataclasses import dataclass
 
 from pipeline.feats.options import cache_field
 
 _CONFIG = ConfigDict(extra="forbid")
-_IF_SET = {"stamp": "if_set"}  # options added later: what was made before them stays up to date
+_IF_SET: JsonDict = {"stamp": "if_set"}  # options added later: what was made before them stays up to date
 
 
 def _option(default, text: str, **kwargs):

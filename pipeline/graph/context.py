@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipeline.artifacts.tree import BOUNDARY
-from pipeline.graph.phone_graph import NO_PHONE, PhoneGraph
+from pipeline.graph.phone_graph import COLUMNS, NO_PHONE, PhoneGraph
 
 
 @dataclass(frozen=True)
@@ -101,9 +101,8 @@ def _with_boundaries(graph: PhoneGraph, right: int) -> PhoneGraph:
         )
     ]
     order = np.argsort(columns[0], kind="stable")
-    return PhoneGraph(
-        *(c[order] for c in columns), start=graph.start, final=int(extra[-1]), num_states=graph.num_states + right
-    )
+    arcs = {name: column[order] for name, column in zip(COLUMNS, columns)}
+    return PhoneGraph(**arcs, start=graph.start, final=int(extra[-1]), num_states=graph.num_states + right)
 
 
 class _Reader:

@@ -83,9 +83,17 @@ def grammar_from_arpa(arpa: Arpa, words: SymbolTable) -> Grammar:
                 backoff[state] = state_of[history]
                 break
     order = np.argsort(np.array(src, dtype=np.int64), kind="stable")
-    arrays = [np.array(x, dtype=np.int64)[order] for x in (src, dst, word)]
+    ends = {name: np.array(x, dtype=np.int64)[order] for name, x in (("src", src), ("dst", dst), ("word", word))}
     dropped = tuple(w for w in arpa.words() if w not in known)
-    return Grammar(*arrays, np.array(weight)[order], backoff, backoff_weight, final, state_of[start], dropped)
+    return Grammar(
+        **ends,
+        weight=np.array(weight)[order],
+        backoff=backoff,
+        backoff_weight=backoff_weight,
+        final=final,
+        start=state_of[start],
+        dropped=dropped,
+    )
 
 
 def _longest_suffix(ngram: Ngram, state_of: dict[Ngram, int]) -> int:

@@ -24,6 +24,8 @@ from pipeline.artifacts.tree import Tree
 from pipeline.base.errors import DataError
 from pipeline.graph.context import ContextGraph
 
+COLUMNS = ("src", "dst", "pdf", "tid", "word", "lm", "lex")  # the arrays of EmittingArcs
+
 
 @dataclass(frozen=True)
 class EmittingArcs:
@@ -85,7 +87,9 @@ def expand_hmm(
     end = tuple(np.array([x]) for x in (graph.final, final, -1, -1, 0)) + (np.zeros(1), np.zeros(1))
     columns = [np.concatenate(c) for c in zip(arcs, starts, end)]
     columns[3] = np.where(columns[1] == graph.final, -1, columns[3])
-    return EmittingArcs(*columns, start=start, final=final, num_states=num_states + 2, word_sequences=sequences)
+    return EmittingArcs(
+        **dict(zip(COLUMNS, columns)), start=start, final=final, num_states=num_states + 2, word_sequences=sequences
+    )
 
 
 def _hmms(windows: np.ndarray, tree: Tree, topo: Topo, transitions: TransitionModel) -> _Hmms:

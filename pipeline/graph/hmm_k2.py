@@ -148,12 +148,12 @@ def from_k2(fsa: k2.Fsa, offset: int = 1, num_pdfs: int | None = None, num_tids:
     for begin, end in zip(bounds[:-1], bounds[1:]):
         rows, emits = table[begin:end], emitting[begin:end]
         weight, tid = scores[begin:end], tids[begin:end]
-        finals = {}
+        finals: dict[int, float] = {}
         for (src, *_), score in zip(rows[~emits].tolist(), weight[~emits].tolist()):
             finals[src] = score if src not in finals else float(np.logaddexp(finals[src], score))
         graphs.append(
             from_arcs(
-                *rows[emits, :2].T, rows[emits, 2] - offset, tid[emits], weight[emits], [(0, 0.0)],
+                rows[emits, 0], rows[emits, 1], rows[emits, 2] - offset, tid[emits], weight[emits], [(0, 0.0)],
                 sorted(finals.items()), num_pdfs, num_tids,
             )
         )  # fmt: skip
@@ -203,8 +203,9 @@ def _lattice(
     if len(kept) == 0:
         return None
     graphs = graphs.to("cpu")[kept]
-    timed = transitions is not None and transitions.dim() == 3 and transitions.shape[-1] > 0
-    if timed:
+    timed = False
+    if transitions is not None and transitions.dim() == 3 and transitions.shape[-1] > 0:
+        timed = True
         column, last_column, scores = _columns(graphs, emissions, transitions)
         fsa = _fsa(_leaving(graphs, column, last_column), len(graphs)).to(emissions.device)
     else:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Literal
 
 from pydantic import ConfigDict, Field
+from pydantic.config import JsonDict
 from pydantic.dataclasses import dataclass
 
 _STRICT = ConfigDict(extra="forbid")
-_NO_STAMP = {"stamp": False}
-_IF_SET = {"stamp": "if_set"}  # options added later: what was made before them stays up to date
+_NO_STAMP: JsonDict = {"stamp": False}
+_IF_SET: JsonDict = {"stamp": "if_set"}  # options added later: what was made before them stays up to date
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -135,20 +136,21 @@ class AliScoreOptions:
     """How alignments are compared with gold times or with each other."""
 
     by_speaker: bool = Field(
-        False, description="Bootstrap over speakers instead of utterances (needs gold times in a data directory)."
+        default=False,
+        description="Bootstrap over speakers instead of utterances (needs gold times in a data directory).",
     )
     same: dict[str, str] = Field(
         default_factory=dict, description="Phone -> phone that it counts as, on both sides; in a --config file."
     )
-    drop: tuple[str, ...] = Field((), description="Phones that count as silence, on both sides, beside SIL.")
+    drop: tuple[str, ...] = Field(default=(), description="Phones that count as silence, on both sides, beside SIL.")
     match: dict[str, tuple[str, ...]] = Field(
         default_factory=dict, description="Reference phone -> other phones that match it too; in a --config file."
     )
     tolerances: tuple[float, ...] = Field(
-        (0.01, 0.02, 0.05), description="Seconds within which a boundary counts as hit."
+        default=(0.01, 0.02, 0.05), description="Seconds within which a boundary counts as hit."
     )
     words_only: bool = Field(
-        False,
+        default=False,
         description="Leave phones out: for alignments of tokens, which may be named like phones.",
         json_schema_extra={"stamp": "if_set"},
     )

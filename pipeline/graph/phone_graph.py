@@ -18,6 +18,7 @@ from pipeline.base.errors import DataError
 from pipeline.graph.grammar import Grammar
 
 NO_PHONE = -1
+COLUMNS = ("src", "dst", "phone", "word", "lm", "lex")  # the arrays of a PhoneGraph
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,8 @@ def build_phone_graph(lang: Lang, grammar: Grammar) -> PhoneGraph:
         columns = _with_blanks(columns, first_node=start + 1, lang=lang)
     order = np.lexsort((columns[2], columns[0]))
     num_states = int(max(start, columns[0].max(), columns[1].max())) + 1
-    return PhoneGraph(*(c[order] for c in columns), start=start, final=final, num_states=num_states)
+    arcs = {name: column[order] for name, column in zip(COLUMNS, columns)}
+    return PhoneGraph(**arcs, start=start, final=final, num_states=num_states)
 
 
 def _with_blanks(columns: list[np.ndarray], first_node: int, lang: Lang) -> list[np.ndarray]:

@@ -102,13 +102,13 @@ def phone_ngram(lang: Lang, transcripts: Iterable[Sequence[int]], order: int = 3
             dst.append(final if follower == END else state_of[_state((*history, follower)[-(order - 1) :], state_of)])
             weight.append(math.log(count / total))
     order_of = np.lexsort((phone, src))
-    columns = [np.array(c, dtype=np.int64)[order_of] for c in (src, dst, phone)]
+    ends = {name: np.array(c, dtype=np.int64)[order_of] for name, c in (("src", src), ("dst", dst), ("phone", phone))}
     none = np.zeros(len(src), dtype=np.int64)
     return PhoneGraph(
-        *columns,
-        none,
-        np.array(weight)[order_of],
-        np.zeros(len(src)),
+        **ends,
+        word=none,
+        lm=np.array(weight)[order_of],
+        lex=np.zeros(len(src)),
         start=state_of[(START,)],
         final=final,
         num_states=final + 1,

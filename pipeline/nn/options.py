@@ -6,13 +6,14 @@ import math
 from typing import Literal
 
 from pydantic import ConfigDict, Field
+from pydantic.config import JsonDict
 from pydantic.dataclasses import dataclass
 
 from pipeline.feats.options import FeatLoadOptions, cache_field
 
 frozen = dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
-NOT_IN_STAMP = {"stamp": False}
-IF_SET = {"stamp": "if_set"}  # options added later: models made before them stay up to date
+NOT_IN_STAMP: JsonDict = {"stamp": False}
+IF_SET: JsonDict = {"stamp": "if_set"}  # options added later: models made before them stay up to date
 
 TransitionKind = Literal["fixed", "speech_silence", "substate", "substate_silence", "label", "linear", "blstm", "time"]
 PriorKind = Literal["none", "transcripts", "softmax", "on_the_fly"]

@@ -200,7 +200,7 @@ def synthesize(words: list[str], voice: Voice) -> RawSpeech:
     """
     with _LOCK:
         samples, rate, events = _run(" ".join(words), voice)
-    position_of = {}
+    position_of: dict[int, int] = {}
     position = 1  # espeak counts characters from 1
     for word in words:
         position_of[position] = len(position_of)

@@ -58,8 +58,8 @@ def make_tiny_corpus(work_dir: Path, final_dir: Path, options: TinyOptions) -> d
     with atomic_write(work_dir / "lm_text.txt") as out:
         for words in sentences["train"] + sentences["lm"]:
             out.write(" ".join(words).upper() + "\n")
-    phones = {phone for variants in pronunciations.values() for variant in variants for phone in variant.split()}
-    return {"utterances": sizes, "seconds": seconds, "words": len(pronunciations), "phones": len(phones)}
+    distinct = {phone for variants in pronunciations.values() for variant in variants for phone in variant.split()}
+    return {"utterances": sizes, "seconds": seconds, "words": len(pronunciations), "phones": len(distinct)}
 
 
 def _draw_sentences(sizes: dict[str, int], options: TinyOptions) -> dict[str, list[list[str]]]:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from pipeline.artifacts.tokens import BLANK_ID, EOS_ID, UNK_ID
-from pipeline.e2e.search.ctc_prefix import PrefixScorer, PrefixState
+from pipeline.e2e.search.ctc_prefix import PrefixScorer
 from pipeline.e2e.search.fusion import TokenLm
 from pipeline.e2e.search.results import NEVER, Found, Weights, best_first
 
@@ -34,7 +34,7 @@ class _Beams:
     total: torch.Tensor
     decoder_state: Any
     lm_state: Any
-    ctc_state: PrefixState | None
+    ctc_state: Any  # a PrefixState, None without CTC
 
 
 class AttentionSearch:
@@ -57,7 +57,10 @@ class AttentionSearch:
         max_length: most tokens per encoder frame.
         """
         self.decoder, self.lm, self.weights, self.beam, self.lens = decoder, lm, weights, beam, lens
-        self.scorer = PrefixScorer(ctc_log_probs, lens) if weights.ctc > 0 else None
+        self.scorer = None
+        if weights.ctc > 0:
+            assert ctc_log_probs is not None, "a weight of CTC without its scores"
+            self.scorer = PrefixScorer(ctc_log_probs, lens)
         self.limits = (lens * max_length).ceil().long().clamp(min=1).tolist()
 
     def search(self, encoded: torch.Tensor, number: int = 1) -> list[list[Found]]:

@@ -112,7 +112,7 @@ class WordNgramLm:
 
     def step(self, tokens: torch.Tensor, state: ListState) -> tuple[torch.Tensor, ListState]:
         """See ``TokenLm``."""
-        new = []
+        new: list[tuple[tuple[str, ...], tuple[int, ...] | None]] = []
         for token, (history, word) in zip(tokens.tolist(), state.items):
             if token == EOS_ID:
                 new.append((self._known((BOS,)), ()))

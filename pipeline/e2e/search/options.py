@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Literal
 
 from pydantic import ConfigDict, Field
+from pydantic.config import JsonDict
 from pydantic.dataclasses import dataclass
 
-_NO_STAMP = {"stamp": False}
+_NO_STAMP: JsonDict = {"stamp": False}
 Method = Literal[
     "attention", "ctc_greedy", "ctc_prefix", "transducer_greedy", "transducer_beam", "transducer_one", "transducer_k2"
 ]

@@ -63,8 +63,8 @@ class _Pool:
 
     def cat(self, other: _Pool) -> _Pool:
         """Rows of both."""
-        lm = None if self.lm is None else torch.cat([self.lm, other.lm])
-        ilm = None if self.ilm is None else torch.cat([self.ilm, other.ilm])
+        lm = None if self.lm is None or other.lm is None else torch.cat([self.lm, other.lm])
+        ilm = None if self.ilm is None or other.ilm is None else torch.cat([self.ilm, other.ilm])
         return _Pool(
             torch.cat([self.pred, other.pred]),
             self.state.cat(other.state),
