@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from pipeline.artifacts.audio_id import audio_id
 from pipeline.base import cli
 from pipeline.feats.options import NoiseOptions
 
@@ -22,7 +23,16 @@ def main(data_in: Path, out: Path, config: NoiseOptions, overwrite: bool) -> Non
 
         return add_noise(data_in, tmp, out, config)
 
-    cli.run_step(out, {"data": data_in}, config, action, overwrite=overwrite, resume=False, command="add_noise")
+    cli.run_step(
+        out,
+        {"data": data_in},
+        config,
+        action,
+        overwrite=overwrite,
+        resume=False,
+        command="add_noise",
+        sources={"audio": lambda digests: audio_id(data_in, digests)},
+    )
 
 
 if __name__ == "__main__":

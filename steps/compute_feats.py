@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from pipeline.artifacts.audio_id import audio_id
 from pipeline.base import cli
 from pipeline.feats.options import FeatureOptions
 
@@ -23,8 +24,16 @@ def main(data_in: Path, out: Path, config: FeatureOptions, overwrite: bool) -> N
         facts = compute_feats(data_in, tmp, out, config)
         return {"utterances": facts.num_utterances, "frames": facts.num_frames, "dim": facts.dim}
 
-    inputs = {"data": data_in}
-    cli.run_step(out, inputs, config, action, overwrite=overwrite, resume=False, command="compute_feats")
+    cli.run_step(
+        out,
+        {"data": data_in},
+        config,
+        action,
+        overwrite=overwrite,
+        resume=False,
+        command="compute_feats",
+        sources={"audio": lambda digests: audio_id(data_in, digests)},
+    )
 
 
 if __name__ == "__main__":

@@ -30,8 +30,8 @@ def test_ruff_format():
     run("ruff", "format", "--check", "--no-cache", ".")
 
 
-def test_mypy(tmp_path):
+def test_mypy():
     """In the environment of reference only: other versions of torch and numpy describe their functions otherwise."""
     if not importlib.metadata.version("torch").startswith("1.13.1"):
         pytest.skip("types are checked against torch 1.13.1")
-    run("mypy", "--cache-dir", str(tmp_path))
+    run("mypy")

@@ -40,6 +40,7 @@ import pydantic_core
 from pydantic.fields import FieldInfo
 
 from pipeline.base import log, stamp
+from pipeline.base.digests import Digests
 from pipeline.base.errors import ConfigError, PipelineError
 from pipeline.base.files import read_yaml
 
@@ -137,6 +138,7 @@ def run_step(
     overwrite: bool = False,
     command: str = "",
     resume: bool = True,
+    sources: Mapping[str, Callable[[Digests], str]] | None = None,
 ) -> bool:
     """Makes `out_dir` by `action(tmp_dir)`, or says that it is up to date; see pipeline.base.stamp.run.
 
@@ -149,6 +151,7 @@ def run_step(
       overwrite: replace an output made with other options or inputs; an equal one is up to date all the same.
       command: name of the step.
       resume: False for an action that cannot stand files of its interrupted run.
+      sources: name -> function that identifies what inputs only refer to, see pipeline.artifacts.audio_id.
     Returns:
       True when the action ran, False when the output was up to date. Errors end the process with 2 or 1.
     """
@@ -156,10 +159,12 @@ def run_step(
     out = Path(out_dir)
     with main_guard(out):
         paths = {name: Path(path) for name, path in inputs.items() if path is not None}
-        ids = {name: stamp.artifact_id(path) for name, path in paths.items()}
-        work = stamp.Work(command, options_json(options), ids)
+        digests = stamp.digests_of(out)
+        ids = {name: stamp.artifact_id(path, digests) for name, path in paths.items()}
+        referred = {name: identify(digests) for name, identify in (sources or {}).items()}
+        work = stamp.Work(command, options_json(options), ids, referred)
         record = {"command_line": command_line(sys.argv, Path.cwd())}
-        return stamp.run(out, work, action, paths, overwrite, resume, record)
+        return stamp.run(out, work, action, paths, overwrite, resume, record, digests)
 
 
 def command_line(argv: Sequence[str], cwd: Path) -> str:

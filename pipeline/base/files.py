@@ -178,13 +178,18 @@ def read_yaml(path: str | os.PathLike[str]) -> Any:
 
 def sha256_file(path: str | os.PathLike[str]) -> str:
     """Returns the SHA-256 of the bytes of a file (of the compressed bytes for .gz) as hexadecimal digits."""
-    digest = hashlib.sha256()
     try:
         with open(path, "rb") as file:
-            for block in iter(lambda: file.read(1 << 20), b""):
-                digest.update(block)
+            return sha256_stream(file)
     except FileNotFoundError:
         raise DataError(f"{path}: no such file") from None
+
+
+def sha256_stream(file: IO[bytes]) -> str:
+    """Returns the SHA-256 of what is left to read in an open file as hexadecimal digits."""
+    digest = hashlib.sha256()
+    for block in iter(lambda: file.read(1 << 20), b""):
+        digest.update(block)
     return digest.hexdigest()
 
 

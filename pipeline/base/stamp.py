@@ -21,22 +21,23 @@ import resource
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pipeline
 from pipeline.base import log
+from pipeline.base.digests import Digests, tree_digest
 from pipeline.base.errors import DataError, StaleError
-from pipeline.base.files import read_json, sha256_file, sync_dir, write_json
+from pipeline.base.files import read_json, sync_dir, write_json
 
 logger = logging.getLogger(__name__)
 
 STAMP = "stamp.json"
 PENDING = "pending.json"
-# Directories without a stamp (a corpus) are identified by the bytes of all files up to this total size in bytes,
-# and by names and sizes above it, where reading everything would take longer than the step.
-HASH_LIMIT = 200 << 20
+DIGESTS = "digests.tsv.gz"  # of the files of inputs without a stamp, so that each is read once
+# Made from other files of a directory when these are read, see pipeline.artifacts.index.
+DERIVED = ("index.safetensors",)
 
 Action = Callable[[Path], "Mapping[str, Any] | None"]
 
@@ -49,16 +50,28 @@ class Work:
       command: name of the step.
       options: option name -> JSON value, all options that can change the result.
       inputs: input name -> id of what was read, see artifact_id.
+      sources: name -> id of what inputs only refer to, such as the audio of a manifest.
     """
 
     command: str
     options: dict[str, Any]
     inputs: dict[str, str]
+    sources: dict[str, str] = dataclasses.field(default_factory=dict)
 
     @property
     def identity(self) -> str:
-        """Hash of the three attributes, 32 hexadecimal digits."""
-        return _hash(json.dumps(dataclasses.asdict(self), sort_keys=True, allow_nan=False))
+        """Hash of all attributes, 32 hexadecimal digits: an output of the same identity is up to date."""
+        return self._hash(("sources",) if self.sources else ())
+
+    @property
+    def core(self) -> str:
+        """Hash without the sources, which later steps see in the output alone."""
+        return self._hash(())
+
+    def _hash(self, more: tuple[str, ...]) -> str:
+        values = dataclasses.asdict(self)
+        counted = {name: values[name] for name in ("command", "options", "inputs", *more)}
+        return _hash(json.dumps(counted, sort_keys=True, allow_nan=False))
 
 
 def run(
@@ -69,6 +82,7 @@ def run(
     overwrite: bool = False,
     resume: bool = True,
     record: Mapping[str, Any] | None = None,
+    digests: Digests | None = None,
 ) -> bool:
     """Makes the directory `out` by `action`, unless it holds the same work already.
 
@@ -83,12 +97,16 @@ def run(
       overwrite: replace an `out` that holds other work.
       resume: False removes the leftovers of an interrupted run of the same work as well.
       record: further facts to keep in the stamp beside those of the action, such as the command line.
+      digests: those by which `work` was identified; kept in `out` so that the next run need not read the inputs.
     Returns:
       True when the action ran, False when `out` was up to date.
     Raises:
       StaleError: `out` holds other work and `overwrite` is False.
       DataError: `out` exists and was not made by a step.
     """
+    digests = digests or Digests()
+    if digests.num_read:
+        _keep(out, digests)
     if _up_to_date(out, work, overwrite):
         return False
     tmp, old = beside(out, ".tmp"), beside(out, ".old")
@@ -97,6 +115,7 @@ def run(
         if _up_to_date(out, work, overwrite):
             return False
         _prepare(tmp, work, resume)
+        digests.save(tmp / DIGESTS)
         with log.to_file(tmp / "log" / f"{work.command}.log"):
             start = time.monotonic()
             try:
@@ -113,15 +132,25 @@ def run(
     return True
 
 
-def artifact_id(path: str | os.PathLike[str]) -> str:
-    """Returns the id of an input: the one in its stamp, or a hash of the content where there is none."""
-    path = Path(path)
+def digests_of(out: Path) -> Digests:
+    """The digests that an earlier run, complete or interrupted, has kept of its inputs."""
+    return Digests(beside(out, ".tmp") / DIGESTS, out / DIGESTS)
+
+
+def artifact_id(path: str | os.PathLike[str], digests: Digests | None = None) -> str:
+    """Returns the id of an input: the one in its stamp, or a hash of the content where there is none.
+
+    Args:
+      path: file or directory.
+      digests: where digests of files come from and go to; without them every file is read.
+    """
+    path, digests = Path(path), digests or Digests()
     if path.is_dir():
         if (path / STAMP).is_file():
             return str(read_stamp(path)["id"])
-        return _tree_hash(path)
+        return _tree_hash(path, digests)
     if path.is_file():
-        return sha256_file(path)[:32]
+        return digests.of([path])[0][:32]
     if beside(path, ".tmp").is_dir():
         raise DataError(f"{path}: the step that makes it was interrupted; run that step again")
     raise DataError(f"{path}: no such file or directory")
@@ -149,8 +178,25 @@ def check_same(directory: Path, work: Work) -> None:
     else:
         inputs = {name: entry.get("id") for name, entry in stamp.get("inputs", {}).items()}
         names = [n for n in {**work.inputs, **inputs} if inputs.get(n) != work.inputs.get(n)]
-        what = f"was made from another {' and '.join(map(repr, names)) or 'state'} than there is now"
+        what = _other_content(stamp.get("sources"), names, work.sources)
     raise StaleError(f"{directory} {what}; --overwrite makes it anew")
+
+
+def _other_content(had: dict[str, str] | None, names: list[str], sources: Mapping[str, str]) -> str:
+    """Which inputs or sources differ from those that an output was made from.
+
+    Args:
+      had: sources in its stamp; None in stamps of version 0.1, which went by the sizes of files in large directories.
+      names: inputs that differ.
+    """
+    unknown = [name for name in sources if name not in (had or {})]
+    if not names and unknown:
+        shown = " and ".join(map(repr, unknown))
+        return f"was made when stamps did not tell the content of {shown} yet, which may have changed since"
+    names = names or [name for name in {**sources, **(had or {})} if (had or {}).get(name) != sources.get(name)]
+    shown = " and ".join(map(repr, names)) or "state"
+    older = "" if had is not None else " (or it has more than 200 MiB, of which older stamps knew only the sizes)"
+    return f"was made from another {shown} than there is now{older}"
 
 
 def beside(path: Path, suffix: str) -> Path:
@@ -208,6 +254,13 @@ def _up_to_date(out: Path, work: Work, overwrite: bool) -> bool:
     return True
 
 
+def _keep(out: Path, digests: Digests) -> None:
+    """Keeps the digests of inputs that had to be read again (a tree that was copied) with what is there of `out`."""
+    if (out / STAMP).is_file():
+        with contextlib.suppress(OSError), lock(out):
+            digests.save(out / DIGESTS)
+
+
 def _prepare(tmp: Path, work: Work, resume: bool) -> None:
     """Leaves in `tmp` what an interrupted run of the same work wrote, or an empty directory."""
     if tmp.exists():
@@ -246,11 +299,12 @@ def _stamp(
 ) -> dict[str, Any]:
     return {
         "identity": work.identity,
-        "id": _hash(work.identity + _tree_hash(tmp, empty_ok=True)),
+        "id": _hash(work.core + _tree_hash(tmp, Digests(), empty_ok=True)),
         "command": work.command,
         "options": work.options,
         # Relative to the directory of the stamp, so that a tree of experiments can be moved.
         "inputs": {n: {"path": os.path.relpath(paths[n], out), "id": i} for n, i in work.inputs.items()},
+        "sources": work.sources,
         "code": code_version(),
         "device": cpu_name(),
         "facts": facts,
@@ -290,22 +344,17 @@ def cpu_name() -> str:
     return f"{name}, {cores} {'core' if cores == 1 else 'cores'}"
 
 
-def _tree_hash(root: Path, empty_ok: bool = False) -> str:
-    """Hash over the files below `root`, without those in log/, temporary ones and those of this module."""
-    files = []
-    for path in sorted(root.rglob("*")):
-        parts = path.relative_to(root).parts
-        if "log" not in parts[:-1] and not parts[-1].endswith((".tmp", ".lock")) and path.is_file():
-            if len(parts) > 1 or parts[0] not in (STAMP, PENDING):
-                files.append(path)
-    if not files and not empty_ok:
+def _tree_hash(root: Path, digests: Digests, empty_ok: bool = False) -> str:
+    """Hash over the files below `root`, without logs, temporary files, and those that this module or a reader made."""
+
+    def skip(parts: Sequence[str]) -> bool:
+        own = len(parts) == 1 and parts[0] in (STAMP, PENDING, DIGESTS)
+        return own or "log" in parts[:-1] or parts[-1].endswith((".tmp", ".lock")) or parts[-1] in DERIVED
+
+    found = tree_digest(root, digests, skip)
+    if found is None and not empty_ok:
         raise DataError(f"{root}: empty directory")
-    whole = sum(path.stat().st_size for path in files) <= HASH_LIMIT
-    entries = []
-    for path in files:
-        content = sha256_file(path) if whole else str(path.stat().st_size)
-        entries.append(f"{path.relative_to(root).as_posix()}\0{content}")
-    return _hash("\n".join(entries))
+    return found or _hash("")
 
 
 def _hash(text: str) -> str:

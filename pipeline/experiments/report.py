@@ -161,10 +161,10 @@ def changed_inputs(directory: Path) -> list[str]:
     """Returns the names of the inputs of a step's output that are there but are no longer what the step read."""
     if not (directory / stamp.STAMP).is_file():
         return []
-    changed = []
+    changed, digests = [], stamp.digests_of(directory)
     for name, entry in stamp.read_stamp(directory).get("inputs", {}).items():
         path = directory / entry["path"]
-        if path.exists() and stamp.artifact_id(path) != entry["id"]:
+        if path.exists() and stamp.artifact_id(path, digests) != entry["id"]:
             changed.append(f"{name} ({os.path.normpath(path)})")
     return changed
 

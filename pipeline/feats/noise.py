@@ -30,7 +30,7 @@ def add_noise(data_in: Path, work_dir: Path, out_dir: Path, options: NoiseOption
     Returns:
         facts for the stamp.
     """
-    cuts = load_cuts(data_in)
+    cuts = load_cuts(data_in, check_audio=True)
     originals = list(cuts) if options.keep else []
     copies = list(_copies(cuts, work_dir, out_dir, options))
     save_data_dir(work_dir, [*(_without_features(cut) for cut in originals), *copies])

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.base import log, stamp
+from pipeline.artifacts.index import INDEX
+from pipeline.base import digests, log, stamp
 from pipeline.base.errors import DataError, StaleError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -303,11 +304,101 @@ def test_ids_of_plain_inputs(tmp_path, data):
     assert after[0] != before[0] and after[1] != before[1]
 
 
-def test_big_directories_go_by_size(tmp_path, data, monkeypatch):
-    monkeypatch.setattr(stamp, "HASH_LIMIT", 3)
+def grow(path: Path, at: int) -> None:
+    """A file of 210 MiB, nearly all of it a hole, with one byte that is not 0."""
+    with open(path, "wb") as file:
+        file.truncate(210 << 20)
+        file.seek(at)
+        file.write(b"1")
+
+
+def test_one_byte_of_a_big_directory(tmp_path, data):
+    """In an input, and in the output of a step whose code has changed."""
+    grow(data / "big", 5)
     before = stamp.artifact_id(data)
-    (data / "text").write_text("a b c d")
+    grow(data / "big", 6)
     assert stamp.artifact_id(data) != before
+    ids = []
+    for at in (5, 6, 5):
+        shutil.rmtree(tmp_path / "out", ignore_errors=True)
+        stamp.run(tmp_path / "out", stamp.Work("train", {}, {}), lambda tmp, at=at: grow(tmp / "big", at), {})
+        ids.append(stamp.artifact_id(tmp_path / "out"))
+    assert ids[0] == ids[2] != ids[1]
+
+
+def test_what_readers_put_beside_is_no_content(data):
+    before = stamp.artifact_id(data)
+    (data / INDEX).write_bytes(b"an index of the manifest")
+    assert stamp.artifact_id(data) == before
+
+
+def with_source(out: Path, data: Path, content: str, action, overwrite: bool = False) -> bool:
+    inputs = {"data": stamp.artifact_id(data)}
+    return stamp.run(out, stamp.Work("feats", {}, inputs, {"audio": content}), action, {"data": data}, overwrite)
+
+
+def test_other_content_behind_an_input(tmp_path, data):
+    out, ali = tmp_path / "feats", tmp_path / "ali"
+    assert with_source(out, data, "one", writer("one"))
+    assert not with_source(out, data, "one", never)
+    run(ali, out, writer("ali"), command="align")
+    with pytest.raises(StaleError, match="was made from another 'audio' than there is now; --overwrite"):
+        with_source(out, data, "two", never)
+    with_source(out, data, "two", writer("one"), overwrite=True)
+    assert not run(ali, out, never, command="align")  # other audio, the same features
+    with_source(out, data, "three", writer("three"), overwrite=True)
+    with pytest.raises(StaleError, match="another 'data'"):
+        run(ali, out, never, command="align")
+
+
+def test_stamp_of_an_older_version(tmp_path, data):
+    """It is stale once where it says too little, tells why, and what was made from it stays up to date."""
+    out, ali = tmp_path / "feats", tmp_path / "ali"
+    run(out, data, writer("one"), command="feats")
+    made = json.loads((out / "stamp.json").read_text())
+    del made["sources"]
+    (out / "stamp.json").write_text(json.dumps(made))
+    run(ali, out, writer("ali"), command="align")
+    assert not run(out, data, never, command="feats")
+    with pytest.raises(StaleError, match="when stamps did not tell the content of 'audio' yet"):
+        with_source(out, data, "one", never)
+    with_source(out, data, "one", writer("one"), overwrite=True)
+    assert not run(ali, out, never, command="align")
+    (out / "stamp.json").write_text(json.dumps(made))
+    (data / "text").write_text("d e f")
+    with pytest.raises(StaleError, match="another 'data' than there is now .or it has more than 200 MiB"):
+        run(out, data, never, command="feats")
+
+
+def test_digests_are_kept_with_the_output(tmp_path, data, monkeypatch):
+    """Inputs are read once: not again when up to date, interrupted or stale; again, once, after a copy."""
+    monkeypatch.setattr(digests, "SETTLED_NS", 0)
+    monkeypatch.setattr(digests, "KEEP_FROM", 0)
+    out = tmp_path / "out"
+
+    def step(data: Path, out: Path, action, overwrite: bool = False, **options) -> int:
+        """Number of files that had to be read."""
+        known = stamp.digests_of(out)
+        task = stamp.Work("train", options, {"data": stamp.artifact_id(data, known)})
+        try:
+            stamp.run(out, task, action, {"data": data}, overwrite, digests=known)
+        except (KeyboardInterrupt, StaleError):
+            pass
+        return known.num_read
+
+    def interrupted(_tmp: Path) -> None:
+        raise KeyboardInterrupt
+
+    assert step(data, out, interrupted) == 1
+    assert step(data, out, writer("one")) == 0
+    assert (out / "result").read_text() == "one"
+    assert step(data, out, never) == 0
+    assert step(data, out, never, n=2) == 0
+    assert step(data, out, writer("two"), overwrite=True, n=2) == 0
+    shutil.copytree(tmp_path / "data", tmp_path / "copy" / "data")
+    shutil.copytree(out, tmp_path / "copy" / "out")
+    assert [step(tmp_path / "copy" / "data", tmp_path / "copy" / "out", never, n=2) for _ in range(2)] == [1, 0]
+    assert stamp.artifact_id(tmp_path / "copy" / "out") == stamp.artifact_id(out)
 
 
 def test_missing_and_unfinished_inputs(tmp_path):
