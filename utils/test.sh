@@ -1,18 +1,23 @@
 #!/usr/bin/env bash
 # Sets everything up and runs the tests.
 #
-# Usage: utils/test.sh [--no-k2] [arguments of pytest]
+# Usage: utils/test.sh [--no-k2] [--fast] [arguments of pytest]
 #   --no-k2   in the environment with the newest torch and without k2
+#   --fast    leaves out the tests that take more than ten seconds each
 # For instance: utils/test.sh tests/artifacts/test_symbols_lexicon.py -x
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 environment=.venv
-install=()
-case ${1-} in
-  --no-k2) environment=.venv-no-k2 install=(--no-k2); shift ;;
-  --help | -h) sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p}' "utils/${BASH_SOURCE[0]##*/}"; exit 0 ;;
-esac
+install=() chosen=()
+while true; do
+  case ${1-} in
+    --no-k2) environment=.venv-no-k2 install=(--no-k2); shift ;;
+    --fast) chosen=(-m "not slow"); shift ;;
+    --help | -h) sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p}' "utils/${BASH_SOURCE[0]##*/}"; exit 0 ;;
+    *) break ;;
+  esac
+done
 utils/install.sh "${install[@]}"
 PATH=$PWD/$environment/bin:$PATH
 export PATH PYTHONPATH=$PWD LC_ALL=C.UTF-8
-exec "$PWD/$environment/bin/python" -m pytest "$@"
+exec "$PWD/$environment/bin/python" -m pytest "${chosen[@]}" "$@"

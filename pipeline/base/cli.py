@@ -173,7 +173,7 @@ def command_line(argv: Sequence[str], cwd: Path) -> str:
     """
     parts = [os.path.relpath(part, cwd) if os.path.isabs(part) else part for part in argv]
     script = (cwd / argv[0]).resolve()
-    if script.name in ("fullsum", "__main__.py"):
+    if script.name in ("fullsum", "__main__.py") or script.is_dir():  # python steps
         parts[0] = "fullsum"
     elif script.is_relative_to(ROOT) and not cwd.resolve().is_relative_to(ROOT):
         parts[0] = os.path.join("..", "..", script.relative_to(ROOT))

@@ -1,1 +1,1 @@
-"""Neural acoustic models: encoders, transition models, priors, criteria and the one training loop."""
+"""Neural acoustic models: encoders, transition models, priors, criteria and training."""

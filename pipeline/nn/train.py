@@ -1,8 +1,10 @@
-"""The training loop, the only one of the project: a model, a criterion and data in, a trained model out.
+"""The training loop of networks: a model, a criterion and data in, a trained model out.
 
-A criterion is plugged in (``Criterion``); batches, augmentation, optimisation, learning rates, checkpoints, resuming
-and the watch for divergence are the same for all. Whatever is random is a function of (seed, epoch, step), so that a
-training that was interrupted ends with the same bits as one that was not.
+It runs in one process or in several that step together; asynchronous replicas run the parts of ``pipeline.nn.step`` in
+a loop of their own (``pipeline.nn.asynchronous.replica``). A criterion is plugged in (``Criterion``); batches,
+augmentation, optimisation, learning rates, checkpoints, resuming and the watch for divergence are the same for all.
+Whatever is random is a function of (seed, epoch, step), so that a training that was interrupted ends with the same bits
+as one that was not.
 """
 
 from __future__ import annotations

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import enum
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Literal
 
@@ -13,7 +16,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from pipeline.base import cli, stamp
-from pipeline.base.errors import ConfigError
+from pipeline.base.errors import ConfigError, DataError
 
 
 class Kind(enum.Enum):
@@ -222,3 +225,30 @@ def test_command_line_has_no_absolute_paths(tmp_path):
     assert cli.command_line([step, str(tmp_path / "a b")], tmp_path) == "../../steps/align.py 'a b'"
     assert cli.command_line([step, "data"], cli.ROOT / "egs" / "tiny") == "../../steps/align.py data"
     assert cli.command_line(["steps/align.py", "data"], cli.ROOT) == "steps/align.py data"
+    for group in ("/usr/local/bin/fullsum", str(cli.ROOT / "steps"), str(cli.ROOT / "steps" / "__main__.py")):
+        assert cli.command_line([group, "align", "data"], cli.ROOT / "egs" / "tiny") == "fullsum align data"
+
+
+@pytest.mark.parametrize("locale", ["C", "POSIX"])
+def test_names_beyond_ascii_where_the_locale_is_plain(tmp_path, locale):
+    (tmp_path / "orð.txt").write_text("ÞÚ TH UW\n", encoding="utf-8")
+    environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONUTF8", "PYTHONIOENCODING")}
+    environment |= {"LC_ALL": locale, "PYTHONPATH": str(cli.ROOT)}
+    command = [sys.executable, str(cli.ROOT / "steps" / "make_lang.py"), "orð.txt", "mál"]
+    for said in ("mál: done", "mál: up to date"):
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, timeout=60)
+        assert done.returncode == 0 and said in done.stderr.decode(), done.stderr.decode()
+    assert "ÞÚ" in (tmp_path / "mál" / "words.txt").read_text(encoding="utf-8")
+
+
+def test_a_source_that_cannot_be_told_is_an_error_of_the_user(tmp_path, caplog):
+    (tmp_path / "data").write_text("x")
+
+    def lost(_digests) -> str:
+        raise DataError("cuts.jsonl.gz:3: not JSON")
+
+    with pytest.raises(SystemExit) as error:
+        cli.run_step(
+            tmp_path / "out", {"data": tmp_path / "data"}, {}, lambda tmp: None, command="a", sources={"x": lost}
+        )
+    assert error.value.code == 2 and "cuts.jsonl.gz:3: not JSON" in caplog.text
