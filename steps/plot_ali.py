@@ -7,15 +7,16 @@ from pathlib import Path
 
 import click
 
+from pipeline.artifacts.audio_id import audio_id
 from pipeline.base import cli
+
+DIRECTORY = click.Path(exists=True, file_okay=False, path_type=Path)
 
 
 @click.command()
-@click.argument("data", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("data", type=DIRECTORY)
 @click.argument("out", type=click.Path(path_type=Path))
-@click.argument(
-    "alis", nargs=-1, required=True, type=click.Path(exists=True, file_okay=False, path_type=Path), metavar="ALI..."
-)
+@click.argument("alis", nargs=-1, required=True, type=DIRECTORY, metavar="ALI...")
 @click.option("--utt", multiple=True, help="Utterance to draw; may be repeated.  [default: the first --count of DATA]")
 @click.option("--count", default=3, show_default=True, help="How many utterances to draw.")
 @click.option("--start", default=0.0, show_default=True, help="Seconds from the start of the utterance.")
@@ -41,14 +42,9 @@ def main(
         return {"pictures": plot_utterances(data, alis, tmp, utt, count, start, end)}
 
     inputs = {"data": data, **{f"ali{i}": ali for i, ali in enumerate(alis)}}
-    cli.run_step(
-        out,
-        inputs,
-        {"utt": list(utt), "count": count, "start": start, "end": end},
-        action,
-        overwrite,
-        command="plot_ali",
-    )
+    options = {"utt": list(utt), "count": count, "start": start, "end": end}
+    sources = {"audio": lambda digests: audio_id(data, digests)}
+    cli.run_step(out, inputs, options, action, overwrite, command="plot_ali", sources=sources)
 
 
 if __name__ == "__main__":
