@@ -9,6 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from pipeline.artifacts.index import INDEX
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 NET = [
     "--encoder",
@@ -112,12 +114,13 @@ def run_step(name: str, directory: Path, *extra: str) -> subprocess.CompletedPro
 
 def results(directory: Path, roots: list[Path]) -> dict[str, bytes]:
     """What must not depend on when, where or how often a step was started: content of its files, decompressed, without
-    the paths of the roots; times, logs and outputs of other steps inside are not part of it."""
+    the paths of the roots; times, logs, indexes that readers make and outputs of other steps inside are not part of it.
+    """
     nested = [p.parent for p in directory.rglob("stamp.json") if p.parent != directory]
     out = {}
     for path in sorted(directory.rglob("*")):
         inside = path.relative_to(directory)
-        volatile = path.name in ("stamp.json", "results.json") or {"log", "tensorboard"} & set(inside.parts)
+        volatile = path.name in ("stamp.json", "results.json", INDEX) or {"log", "tensorboard"} & set(inside.parts)
         if path.is_file() and not volatile and not any(n in path.parents for n in nested):
             content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
             for root in roots:
