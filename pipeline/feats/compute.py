@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -33,7 +33,7 @@ def make_extractor(options: FeatureOptions, sampling_rate: int) -> FeatureExtrac
     top = high if high > 0 else sampling_rate / 2 + high
     if not low < top <= sampling_rate / 2:
         raise DataError(f"filters from {low} to {top} Hz do not fit a sampling rate of {sampling_rate} Hz")
-    shared = dict(
+    shared: dict[str, Any] = dict(
         sampling_rate=sampling_rate,
         frame_length=options.window,
         frame_shift=options.frame_shift,
@@ -142,7 +142,7 @@ def _extract(cut: MonoCut, extractor: FeatureExtractor, options: FeatureOptions)
     return feats
 
 
-def _with_features(cut: MonoCut, extractor: FeatureExtractor, shape: tuple[int, int], path: str, key: str) -> MonoCut:
+def _with_features(cut: MonoCut, extractor: FeatureExtractor, shape: tuple[int, ...], path: str, key: str) -> MonoCut:
     from lhotse import Features
     from lhotse.utils import fastcopy
 

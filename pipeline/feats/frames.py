@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ from pipeline.feats.options import FeatLoadOptions
 from pipeline.feats.transforms import add_deltas, splice
 
 PIECE_FRAMES = 300_000  # that statistics are taken of, and that memory is filled with, at a time
-_DTYPES = {"float32": np.dtype("<f4"), "float16": np.dtype("<f2")}
+_DTYPES: dict[str, np.dtype[Any]] = {"float32": np.dtype("<f4"), "float16": np.dtype("<f2")}
 
 
 class Frames(Protocol):
@@ -34,8 +34,11 @@ class Frames(Protocol):
         dim: features per frame, F.
     """
 
-    lens: np.ndarray
-    dim: int
+    @property
+    def lens(self) -> np.ndarray: ...
+
+    @property
+    def dim(self) -> int: ...
 
     def flat(self, rows: np.ndarray) -> torch.Tensor:
         """(sum T, F) float32 features of some utterances, side by side in the order asked for."""
@@ -197,7 +200,7 @@ class _FrameFile:
             if self._fd is None:
                 self._fd = os.open(self.path, os.O_RDONLY)
         raw = out if self.dtype == np.float32 else np.empty(out.shape, dtype=self.dtype)
-        left, place = memoryview(raw).cast("B"), first * self.dim * self.dtype.itemsize
+        left, place = memoryview(raw.data).cast("B"), first * self.dim * self.dtype.itemsize
         while len(left):
             count = os.preadv(self._fd, [left], place)
             if count <= 0:

@@ -224,6 +224,7 @@ def _normalise(
         else:
             group = item.speaker if options.cmvn == "speaker" else None
             if group not in known:
+                assert stats is not None, options.cmvn
                 known[group] = stats.mean_std(group)
             mean, std = known[group]
         rows -= mean

@@ -26,25 +26,26 @@ class _Branch:
     rows: np.ndarray
     sums: np.ndarray  # (1 + 2F,)
     question: tuple[int, frozenset[int]] | None = None
-    yes: _Branch | None = None
-    no: _Branch | None = None
+    answers: tuple[_Branch, ...] = ()  # yes and no
     gain: float = 0.0  # of the split
     pdf: int = -1
 
     def ends(self) -> list[_Branch]:
         """Leaves below, left to right."""
-        return [self] if self.question is None else [*self.yes.ends(), *self.no.ends()]
+        return [self] if self.question is None else [end for answer in self.answers for end in answer.ends()]
 
     def node(self) -> Node:
         if self.question is None:
             return Leaf(self.pdf)
         pos, phones = self.question
-        yes, no = self.yes.node(), self.no.node()
+        yes, no = (answer.node() for answer in self.answers)
         return yes if isinstance(yes, Leaf) and yes == no else Question(pos, phones, yes, no)
 
     def gains(self) -> list[float]:
         """Gain of every question of node(), parents first."""
-        return [] if isinstance(self.node(), Leaf) else [round(self.gain, 3), *self.yes.gains(), *self.no.gains()]
+        if isinstance(self.node(), Leaf):
+            return []
+        return [round(self.gain, 3), *(gain for answer in self.answers for gain in answer.gains())]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,7 +132,7 @@ def build_tree(
     while queue and num_leaves < options.num_leaves:
         _, _, branch, split = heapq.heappop(queue)
         sides = [_Branch(rows, stats.sums[rows].sum(0)) for rows in splitter.apply(branch.rows, split)]
-        branch.question, branch.yes, branch.no, branch.gain = (split.pos, split.phones), *sides, split.gain
+        branch.question, branch.answers, branch.gain = (split.pos, split.phones), tuple(sides), split.gain
         num_leaves, gain, last_gain = num_leaves + 1, gain + split.gain, split.gain
         offer(sides[0])
         offer(sides[1])

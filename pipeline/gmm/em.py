@@ -144,7 +144,8 @@ def grow(
         extra = int(targets[pdf]) - (end - begin)
         parts.append(_split(*part, extra, perturb, generator) if extra > 0 else part)
     offsets = torch.tensor([0, *np.cumsum([len(p[0]) for p in parts]).tolist()])
-    return DiagGmms(*(torch.cat(tensors) for tensors in zip(*parts)), offsets).to(device)
+    weights, means, variances = (torch.cat(tensors) for tensors in zip(*parts))
+    return DiagGmms(weights, means, variances, offsets).to(device)
 
 
 def _split(

@@ -68,4 +68,5 @@ class MixtureScores(OnDemand):
 
     def compiled(self) -> Source:
         """For the loops of `pipeline.hmm.numba_viterbi`."""
+        assert self.mixtures is not None, self.device  # packed on the CPU, where compiled loops run
         return Source(self.mixtures, self.feats.numpy(), self.begin)

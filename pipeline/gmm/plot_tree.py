@@ -126,14 +126,13 @@ def _question_table(view: TreeView, most: int) -> list[str]:
     if not times:
         return ["no questions"]
     by_place: dict[int, int] = defaultdict(int)
-    for (pos, _), gains in times.items():
-        by_place[pos] += len(gains)
+    for (pos, _), found in times.items():
+        by_place[pos] += len(found)
     places = ", ".join(f"{_place(pos)} {by_place[pos]}" for pos in sorted(by_place))
     rows = [("times", "gain", "of", "phones")]
-    for (pos, phones), gains in sorted(times.items(), key=lambda x: (-sum(x[1]), -len(x[1]), x[0][0], sorted(x[0][1])))[
-        :most
-    ]:
-        rows.append((str(len(gains)), f"{sum(gains):,.1f}", _place(pos), _names(view.tree, phones)))
+    ranked = sorted(times.items(), key=lambda x: (-sum(x[1]), -len(x[1]), x[0][0], sorted(x[0][1])))
+    for (pos, phones), found in ranked[:most]:
+        rows.append((str(len(found)), f"{sum(found):,.1f}", _place(pos), _names(view.tree, phones)))
     return [
         f"{sum(by_place.values())} questions asked ({places}), {len(times)} different; those with the largest gain:",
         *_table(rows, last_left=True),
@@ -221,7 +220,7 @@ def plot_tree(view: TreeView, path: str | Path) -> None:
     axes.set_xlim(-0.1, width)
     axes.set_ylim(height, -1)
     axes.axis("off")
-    style = {
+    style: dict[str, dict[str, Any]] = {
         "root": {"weight": "bold", "va": "center"},
         "leaf": {"va": "center", "color": "tab:blue"},
         "question": {"va": "bottom"},

@@ -66,7 +66,7 @@ def _merges(sums: list[np.ndarray], clusters: list[frozenset[int]]) -> list[froz
     alive = set(range(size))
     out = []
     while len(alive) > 2:
-        i, j = np.unravel_index(int(np.argmin(loss)), loss.shape)  # j < i
+        i, j = (int(k) for k in np.unravel_index(int(np.argmin(loss)), loss.shape))  # j < i
         sums[j], clusters[j] = sums[j] + sums[i], clusters[j] | clusters[i]
         score[j] = float(objective(sums[j]).sum())
         alive.remove(int(i))

@@ -218,7 +218,8 @@ def estimate_fmllr(
     log_probs = torch.from_numpy(hmm.transitions.log_probs()).to(options.device)
     gain = 0.0
     for number in range(options.passes):
-        mixtures = (model.independent if model.adapted and number == 0 else model.gmms).to(options.device)
+        first = model.independent if number == 0 else None
+        mixtures = (first or model.gmms).to(options.device)
         aligner.data = speakers.adapted(options.cache_mib)
         assignment = aligner.viterbi(boosted(mixtures, silence, options.boost_silence), log_probs)
         assignment.check(len(data), options.max_failed, f"pass {number + 1}")
