@@ -16,7 +16,7 @@ def audio_files(data_dir: Path) -> list[str]:
     for _, cut in json_lines(data_dir / CUTS):
         recording = cut.get("recording")
         for source in (recording.get("sources") or []) if isinstance(recording, dict) else []:
-            if source.get("type") == "file":
+            if isinstance(source, dict) and source.get("type") == "file":
                 found[str(source.get("source"))] = None
     return list(found)
 

@@ -74,9 +74,14 @@ class Digests:
         self._read(list(unknown), found, lenient)
         return [found[name] for name in names]
 
+    @property
+    def worth_keeping(self) -> bool:
+        """Whether reading again what has been asked for would take noticeable time."""
+        return self._cost >= KEEP_FROM
+
     def save(self, table: Path) -> None:
-        """Writes what has been asked for, unless reading it again costs next to nothing."""
-        if self._cost < KEEP_FROM:
+        """Writes what has been asked for, if it is worth keeping."""
+        if not self.worth_keeping:
             return
         with atomic_write(table) as out:
             for name in sorted(self._used):
@@ -151,9 +156,13 @@ def tree_digest(root: Path, digests: Digests, skip: Callable[[Sequence[str]], bo
     Returns:
       32 hexadecimal digits, which do not depend on where the directory is.
     """
+
+    def refuse(err: OSError) -> None:
+        raise DataError(f"{err.filename}: cannot be read ({err.strerror})")
+
     top = os.fspath(root)
     found: list[list[str]] = []
-    for directory, _, names in os.walk(top):
+    for directory, _, names in os.walk(top, onerror=refuse):
         inside = [] if directory == top else os.path.relpath(directory, top).split(os.sep)
         found += [[*inside, name] for name in names if not skip([*inside, name])]
     found = [parts for parts in sorted(found) if os.path.isfile(os.path.join(top, *parts))]

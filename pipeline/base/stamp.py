@@ -61,14 +61,14 @@ class Work:
     @property
     def identity(self) -> str:
         """Hash of all attributes, 32 hexadecimal digits: an output of the same identity is up to date."""
-        return self._hash(("sources",) if self.sources else ())
+        return self._hash_of(("sources",) if self.sources else ())
 
     @property
     def core(self) -> str:
         """Hash without the sources, which later steps see in the output alone."""
-        return self._hash(())
+        return self._hash_of(())
 
-    def _hash(self, more: tuple[str, ...]) -> str:
+    def _hash_of(self, more: tuple[str, ...]) -> str:
         values = dataclasses.asdict(self)
         counted = {name: values[name] for name in ("command", "options", "inputs", *more)}
         return _hash(json.dumps(counted, sort_keys=True, allow_nan=False))
@@ -105,8 +105,7 @@ def run(
       DataError: `out` exists and was not made by a step.
     """
     digests = digests or Digests()
-    if digests.num_read:
-        _keep(out, digests)
+    _keep(out, digests)
     if _up_to_date(out, work, overwrite):
         return False
     tmp, old = beside(out, ".tmp"), beside(out, ".old")
@@ -256,7 +255,7 @@ def _up_to_date(out: Path, work: Work, overwrite: bool) -> bool:
 
 def _keep(out: Path, digests: Digests) -> None:
     """Keeps the digests of inputs that had to be read again (a tree that was copied) with what is there of `out`."""
-    if (out / STAMP).is_file():
+    if digests.num_read and digests.worth_keeping and (out / STAMP).is_file():
         with contextlib.suppress(OSError), lock(out):
             digests.save(out / DIGESTS)
 

@@ -187,3 +187,5 @@ def test_tree(tmp_path):
     assert tree_digest(tmp_path / "copy", Digests(), skip) != tree_digest(tree, Digests(), skip)
     (tmp_path / "empty").mkdir()
     assert tree_digest(tmp_path / "empty", Digests(), skip) is None
+    with pytest.raises(DataError, match="nowhere: cannot be read"):
+        tree_digest(tmp_path / "nowhere", Digests(), skip)

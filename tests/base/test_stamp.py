@@ -332,6 +332,16 @@ def test_what_readers_put_beside_is_no_content(data):
     assert stamp.artifact_id(data) == before
 
 
+def test_small_inputs_take_no_lock(tmp_path, data):
+    """Whether an output is up to date is told at once, even while another process works on it."""
+    out = tmp_path / "out"
+    run(out, data, writer("one"))
+    known = stamp.digests_of(out)
+    task = stamp.Work("train", {}, {"data": stamp.artifact_id(data, known)})
+    with stamp.lock(out):
+        assert known.num_read and not stamp.run(out, task, never, {"data": data}, digests=known)
+
+
 def with_source(out: Path, data: Path, content: str, action, overwrite: bool = False) -> bool:
     inputs = {"data": stamp.artifact_id(data)}
     return stamp.run(out, stamp.Work("feats", {}, inputs, {"audio": content}), action, {"data": data}, overwrite)
