@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import math
+import mmap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from pipeline.base.errors import DataError, MismatchError
 from pipeline.base.files import atomic_write, read_json, write_json
@@ -12,6 +17,7 @@ if TYPE_CHECKING:
     import torch
 
 META, TENSORS = "model.json", "model.safetensors"
+_DTYPES = {"I32": "<i4", "I64": "<i8", "F32": "<f4", "F64": "<f8", "U8": "u1"}
 
 
 def save_model(directory: str | Path, tensors: dict[str, torch.Tensor], meta: dict[str, Any]) -> None:
@@ -62,6 +68,42 @@ def load_tensors(path: str | Path) -> dict[str, torch.Tensor]:
         return load_file(str(path))
     except (SafetensorError, ValueError, OSError) as e:
         raise DataError(f"{path}: damaged safetensors file ({e})") from None
+
+
+def map_arrays(path: str | Path) -> dict[str, np.ndarray]:
+    """The arrays of a safetensors file, read-only and mapped into memory: what is never looked at is never read.
+
+    Raises:
+        DataError: a missing or damaged file.
+    """
+    p = Path(path)
+    if not p.is_file():
+        raise DataError(f"{p}: no such file")
+    out = {}
+    try:
+        with p.open("rb") as f:
+            mapped = mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ)
+        begin = 8 + int.from_bytes(mapped[:8], "little")
+        for name, entry in json.loads(mapped[8:begin]).items():
+            if name != "__metadata__":
+                first, end = entry["data_offsets"]
+                dtype, shape = np.dtype(_DTYPES[entry["dtype"]]), entry["shape"]
+                count = math.prod(shape)
+                if not (first >= 0 and end - first == count * dtype.itemsize and begin + end <= len(mapped)):
+                    raise ValueError(f"array {name!r} reaches beyond the file")
+                out[name] = np.frombuffer(mapped, dtype, count, begin + first).reshape(shape)
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, OSError) as e:
+        raise DataError(f"{p}: damaged safetensors file ({e!r})") from None
+    return out
+
+
+def forget_pages(array: np.ndarray) -> None:
+    """Gives back the memory that holds what was read of the file of a mapped array; nothing for other arrays."""
+    base = array
+    while isinstance(base, (np.ndarray, memoryview)):
+        base = base.obj if isinstance(base, memoryview) else base.base
+    if isinstance(base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+        base.madvise(mmap.MADV_DONTNEED)
 
 
 def check_same(what: str, first: str, first_dir: str | Path, second: str, second_dir: str | Path) -> None:

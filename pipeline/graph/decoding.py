@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipeline.artifacts.arpa import Arpa
+from pipeline.artifacts.checkpoint import forget_pages, map_arrays
 from pipeline.artifacts.lang import Lang
 from pipeline.artifacts.model_dir import HmmDir
 from pipeline.artifacts.symbols import SymbolTable
@@ -100,7 +101,7 @@ class DecodingGraph:
                 transition), leaving the transition scores to the score matrix.
         Returns:
             Fsa with scores lm + lex + transition_scale * transition, and the attributes aux_labels (int32 words),
-            graph_scores (the scores again) and lm_scores.
+            graph_scores (the scores again) and arc_ids (int32 places in this graph).
         """
         import k2
         import torch
@@ -114,7 +115,7 @@ class DecodingGraph:
         table = np.stack([src, self.dst, label.astype(np.int32), scores.astype(np.float32).view(np.int32)], axis=1)
         fsa = k2.Fsa(torch.from_numpy(np.ascontiguousarray(table, dtype=np.int32)))
         fsa.aux_labels = torch.from_numpy(self.word.copy())
-        fsa.lm_scores = torch.from_numpy(self.lm.copy())
+        fsa.arc_ids = torch.arange(self.num_arcs, dtype=torch.int32)
         fsa.graph_scores = fsa.scores.detach().clone()
         return (k2.arc_sort(fsa) if dynamic else fsa).to(device)
 
@@ -144,16 +145,11 @@ class DecodingGraph:
 
     @classmethod
     def load(cls, directory: str | Path) -> DecodingGraph:
-        """Reads a graph directory; DataError when a file is missing or damaged."""
-        from safetensors import SafetensorError
-        from safetensors.numpy import load_file
-
+        """Reads a graph directory, its arrays mapped into memory; DataError when a file is missing or damaged."""
         d = Path(directory)
         facts = read_json(d / FACTS)
-        if not (d / ARCS).is_file():
-            raise DataError(f"{d / ARCS}: no such file")
+        arrays = map_arrays(d / ARCS)
         try:
-            arrays = load_file(str(d / ARCS))
             graph = cls(
                 *(arrays[name] for name in _COLUMNS),
                 words=SymbolTable.load(d / "words.txt"),
@@ -164,7 +160,7 @@ class DecodingGraph:
                 num_pdfs=int(facts["num_pdfs"]),
                 num_tids=int(facts["num_tids"]),
             )
-        except (SafetensorError, KeyError, TypeError, ValueError, OSError) as e:
+        except (KeyError, TypeError, ValueError) as e:
             raise DataError(f"{d}: not a decoding graph ({e!r})") from None
         graph.validate(d)
         return graph
@@ -184,6 +180,7 @@ class DecodingGraph:
         ok = ok and all(lo <= getattr(self, n).min() and getattr(self, n).max() < hi for n, (lo, hi) in limits.items())
         if not (ok and np.isfinite(self.lm).all() and np.isfinite(self.lex).all()):
             raise DataError(f"{Path(where) / ARCS}: damaged graph")
+        forget_pages(self.lm)
 
 
 def build_decoding_graph(lang: Lang, arpa: Arpa, hmm: HmmDir) -> DecodingGraph:

@@ -1,7 +1,6 @@
 """Denominators of sequence training: how probable each label is at each frame over all word (or phone) sequences.
 
-Two ways to the same sums: over a whole graph, by a recursion that keeps to a beam; and over lattices that k2's pruned
-    search
+Two ways to the same sums: over a whole graph, by a recursion that keeps to a beam; and over lattices that a beam search
 leaves, which takes longer and loses more (benchmarks/denominators.py).
 """
 
@@ -9,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,7 +20,7 @@ from pipeline.hmm import Graphs, occupancies
 from pipeline.hmm.convert import from_arcs
 
 if TYPE_CHECKING:
-    from pipeline.graph.search import Lattices
+    from pipeline.artifacts.lattice import Lattice
 
 ENGINE_STATES = 5000  # of a graph that a GPU sums over as a whole
 References = Sequence[Sequence[int]] | None
@@ -232,7 +231,7 @@ def engine_graph(graph: DecodingGraph, weight: np.ndarray, final: np.ndarray) ->
 
 
 class LatticeSum:
-    """Sums over lattices made on the fly by k2's pruned search."""
+    """Sums over lattices made on the fly by a beam search."""
 
     def __init__(
         self,
@@ -247,14 +246,9 @@ class LatticeSum:
         tid_pdf: (n_tid,) pdf-id of each transition-id.
         options: beams and retries of the search; its acoustic scale must be 1, for scores come scaled.
         """
-        import k2
-
         from pipeline.graph.search import Searcher
 
         assert options.acoustic_scale == 1.0, options.acoustic_scale
-        if not k2.with_cuda:  # the network may be on a GPU that this k2 does not know
-            options = replace(options, device="cpu")
-        self._device = options.device
         self._searcher = Searcher(graph, log_probs, tid_pdf, transition_scale, options)
         self._retries = options.retries
         words = [graph.spell([label]) for label in range(len(graph.words) + len(graph.word_sequences))]
@@ -279,58 +273,49 @@ class LatticeSum:
             out.accuracy, out.gradient = torch.zeros(len(scores), dtype=torch.float64), torch.zeros_like(scores)
         rows = list(range(len(scores)))
         for widen in range(self._retries + 1):
-            lattices = self._searcher.search(scores[rows].to(self._device), lens[rows].to(self._device), widen=widen)
-            empty = lattices.empty()
-            if len(empty) < len(rows):
-                self._collect(lattices, rows, scores, lens, references, accuracy, out)
-            rows = [rows[i] for i in empty]
+            lattices = self._searcher.search(scores[rows].detach().cpu(), lens[rows].cpu(), widen=widen)
+            for row, lattice in zip(rows, lattices):
+                if lattice.complete:
+                    self._collect(row, lattice, references, accuracy, out)
+            rows = [rows[i] for i in lattices.empty()]
             if not rows:
                 break
         return out
 
     def _collect(
-        self,
-        lattices: Lattices,
-        rows: list[int],
-        scores: torch.Tensor,
-        lens: torch.Tensor,
-        references: References,
-        accuracy: torch.Tensor | None,
-        out: Competitors,
+        self, row: int, lattice: Lattice, references: References, accuracy: torch.Tensor | None, out: Competitors
     ) -> None:
-        """Writes the sums of the lattices of some rows into `out`."""
-        from pipeline.graph.lattice_sums import arc_frames, contains, expected_accuracy
+        """Writes the sums of the lattice of a row into `out`."""
+        from pipeline.graph.lattice_sums import contains, posteriors
+        from pipeline.graph.lattices import arc_scores
 
-        fsa, splits = lattices.fsa, lattices.arc_splits().cpu().numpy().astype(np.int64)
-        arcs = fsa.arcs.values()[:, :3].cpu().numpy()
-        src, dst, label = (np.ascontiguousarray(arcs[:, i]) for i in range(3))
-        emits = label > 0
-        row = np.repeat(np.array(rows), np.diff(splits))[emits]
-        frame, pdf = arc_frames(splits, src, dst)[emits], label[emits] - 1
-        cell = torch.from_numpy((row * scores.shape[1] + frame) * scores.shape[2] + pdf).to(scores.device)
-        if accuracy is None:
-            gamma = fsa.get_arc_post(use_double_scores=True, log_semiring=True).exp().cpu().numpy()
-        else:
-            right = np.zeros(len(src))
-            right[emits] = accuracy.reshape(-1)[cell].cpu().numpy()
-            gamma, derivative, total = expected_accuracy(splits, src, dst, fsa.scores.double().cpu().numpy(), right)
-            out.gradient.view(-1).index_add_(0, cell, torch.from_numpy(derivative[emits]).to(scores))
-            out.accuracy[rows] += torch.from_numpy(total)
-        out.occupancy.view(-1).index_add_(0, cell, torch.from_numpy(gamma[emits]).to(scores))
-        sums = fsa.get_tot_scores(use_double_scores=True, log_semiring=True).cpu()
-        best = scores.max(2).values  # the searcher takes it out of each frame
-        words = lattices.fsa.aux_labels.cpu().numpy()
-        for i, n in enumerate(rows):
-            begin, end = splits[i], splits[i + 1]
-            if begin == end:
-                continue
-            out.log_z[n] = sums[i] + best[n, : int(lens[n])].double().sum().cpu()
-            if references is not None and not contains(
-                src[begin:end],
-                dst[begin:end],
-                words[begin:end],
-                self._spell_splits,
-                self._spell_words,
-                np.asarray(references[n], dtype=np.int64),
-            ):
-                out.missing.append(n)
+        emits = lattice.pdf >= 0
+        cell = (
+            torch.from_numpy(lattice.frame[lattice.src][emits].astype(np.int64)),
+            torch.from_numpy(lattice.pdf[emits].astype(np.int64)),
+        )
+        right = np.zeros(0)
+        if accuracy is not None:
+            right = np.zeros(lattice.num_arcs)
+            right[emits] = accuracy[row].cpu()[cell].numpy()
+        gamma, derivative, log_z, mean = posteriors(lattice.src, lattice.dst, arc_scores(lattice, 1.0, 0.0), right)
+        _add(out.occupancy[row], cell, gamma[emits])
+        out.log_z[row] = log_z
+        if accuracy is not None:
+            assert out.accuracy is not None and out.gradient is not None
+            _add(out.gradient[row], cell, derivative[emits])
+            out.accuracy[row] = mean
+        if references is not None and not contains(
+            lattice.src,
+            lattice.dst,
+            lattice.label,
+            self._spell_splits,
+            self._spell_words,
+            np.asarray(references[row], dtype=np.int64),
+        ):
+            out.missing.append(row)
+
+
+def _add(to: torch.Tensor, cell: tuple[torch.Tensor, torch.Tensor], values: np.ndarray) -> None:
+    """Adds values to cells of a (T, P) matrix; the same cell may come several times."""
+    to.index_put_(tuple(c.to(to.device) for c in cell), torch.from_numpy(values).to(to), accumulate=True)

@@ -1,4 +1,4 @@
-"""Best paths of a lattice under many weights at once; compiled, because tuning asks for dozens of them per lattice."""
+"""Best paths of a lattice, compiled; under many weights at once, because tuning asks for dozens of them per lattice."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numba
 import numpy as np
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, nogil=True)
 def best_labels(
     src: np.ndarray,
     dst: np.ndarray,
@@ -21,8 +21,8 @@ def best_labels(
     """Labels of the path with the largest acoustic * inverse + graph - penalty * words, for each of W pairs of weights.
 
     Args:
-        src, dst: (A,) states of the arcs, sorted by source, each leading to a later state, as k2 leaves its lattices;
-            state 0 is the start, the last state the end.
+        src, dst: (A,) states of the arcs, sorted by source, each leading to a later state; state 0 is the start, the
+            last state the end.
         label: (A,) output labels, 0 for none.
         acoustic, graph, words: (A,) float64.
         inverse, penalty: (W,) float64.
@@ -56,3 +56,44 @@ def best_labels(
                 out[w, at] = label[a]
             a = back[src[a], w]
     return out
+
+
+@numba.njit(cache=True, nogil=True)
+def best_to_end(src: np.ndarray, dst: np.ndarray, score: np.ndarray, num_states: int) -> np.ndarray:
+    """(S,) float64 score of the best way from each state to the last one.
+
+    Args:
+        src, dst: (A,) as above.
+        score: (A,) float64.
+    """
+    out = np.full(num_states, -np.inf)
+    out[num_states - 1] = 0.0
+    for a in range(len(src) - 1, -1, -1):
+        out[src[a]] = max(out[src[a]], score[a] + out[dst[a]])
+    return out
+
+
+@numba.njit(cache=True, nogil=True)
+def on_paths(src: np.ndarray, dst: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Leaves out what is on no path from the start to the end.
+
+    Args:
+        src, dst: (A,) as above, but states may be on no path.
+    Returns:
+        (B,) int32 src and dst of the arcs that stay, the states numbered anew without gaps, and (B,) their places.
+    """
+    if len(src) == 0:
+        return np.empty(0, np.int32), np.empty(0, np.int32), np.empty(0, np.int64)
+    last = dst.max()
+    ahead, behind = np.zeros(last + 1, np.bool_), np.zeros(last + 1, np.bool_)
+    ahead[0], behind[last] = True, True
+    for a in range(len(src)):
+        ahead[dst[a]] |= ahead[src[a]]
+    for a in range(len(src) - 1, -1, -1):
+        behind[src[a]] |= behind[dst[a]]
+    number, count = np.empty(last + 1, np.int32), 0
+    for s in range(last + 1):
+        number[s] = count
+        count += ahead[s] and behind[s]
+    kept = np.flatnonzero(ahead[src] & behind[dst])
+    return number[src[kept]], number[dst[kept]], kept

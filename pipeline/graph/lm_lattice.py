@@ -7,17 +7,17 @@ has to be built.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
+from weakref import WeakKeyDictionary
 
 import numba
 import numpy as np
 
 from pipeline.artifacts.arpa import LOG10, UNK, ZERO, Arpa
+from pipeline.artifacts.lattice import Lattice
 from pipeline.artifacts.symbols import SymbolTable
 from pipeline.graph.grammar import grammar_from_arpa
-
-if TYPE_CHECKING:
-    from pipeline.graph.search import Lattices
+from pipeline.graph.lattices import Lattices, arc_scores
 
 
 class _Model(NamedTuple):
@@ -60,66 +60,55 @@ class LatticeRescorer:
             grammar.start,
         )
         self._old_lm = old_lm
-        self._sorted: _SortedArcs | None = None
+        self._sorted: WeakKeyDictionary[Lattice, _SortedArcs] = WeakKeyDictionary()
+        self._spelling: tuple[tuple[int, tuple], tuple[np.ndarray, np.ndarray]] | None = None
 
     def best_words(self, lattices: Lattices, lm_weight: float, word_penalty: float) -> list[list[int]]:
         """Word ids of the best path of each utterance; empty for failed ones.
 
         A path's total is acoustic / lm_weight + graph + (1 - old_lm) * (new - old language model) - penalty * words.
         """
-        lattices.weigh(lm_weight, word_penalty)
         share = 1.0 - self._old_lm
-        if self._sorted is None or self._sorted.lattices is not lattices:
-            self._sorted = _sorted_arcs(lattices)
-        arcs = self._sorted
-        scores = (lattices.fsa.scores.double() - share * lattices.fsa.lm_scores.double()).cpu().numpy()[arcs.order]
-        out = []
-        for b, e, state_splits in arcs.utterances:
-            path = _search(
-                arcs.src[b:e], state_splits, arcs.label[b:e], scores[b:e], *arcs.spelling, self._model, share
-            )
+        out: list[list[int]] = []
+        for lattice in lattices:
+            if not lattice.complete:
+                out.append([])
+                continue
+            scores = arc_scores(lattice, lm_weight, word_penalty) - share * lattice.lm
+            arcs = self._sorted_arcs(lattice)
+            path = _search(arcs.src, arcs.splits, arcs.label, scores[arcs.order], *arcs.spelling, self._model, share)
             out.append(path[::-1].tolist())
         return out
 
+    def _sorted_arcs(self, lattice: Lattice) -> _SortedArcs:
+        """Kept for as long as the lattice lives: tuning asks for the same ones again and again."""
+        if lattice not in self._sorted:
+            order = np.argsort(lattice.dst, kind="stable")
+            splits = np.searchsorted(lattice.dst[order], np.arange(lattice.num_states + 1))
+            self._sorted[lattice] = _SortedArcs(
+                order, lattice.src[order], lattice.label[order], splits, self._spelling_of(lattice)
+            )
+        return self._sorted[lattice]
+
+    def _spelling_of(self, lattice: Lattice) -> tuple[np.ndarray, np.ndarray]:
+        """Words of the labels, which all lattices of a graph share."""
+        labels = lattice.num_words, lattice.sequences
+        if self._spelling is None or self._spelling[0] != labels:
+            self._spelling = labels, lattice.spelling()
+        return self._spelling[1]
+
 
 class _SortedArcs(NamedTuple):
-    """What does not depend on weights: arcs sorted by destination within each utterance.
+    """What does not depend on weights: arcs sorted by destination.
 
-    `order`, `src`, `label` (A,); `utterances` are (first arc, end, splits of the arcs by destination); `spelling` are
-    the words of output labels, see _spelling.
+    `order`, `src`, `label` (A,); arcs into state s are splits[s]:splits[s + 1]; `spelling` are the words of labels.
     """
 
-    lattices: Lattices
     order: np.ndarray
     src: np.ndarray
     label: np.ndarray
-    utterances: list[tuple[int, int, np.ndarray]]
+    splits: np.ndarray
     spelling: tuple[np.ndarray, np.ndarray]
-
-
-def _sorted_arcs(lattices: Lattices) -> _SortedArcs:
-    arcs = lattices.fsa.arcs.values()[:, :2].cpu().numpy()
-    splits = lattices.arc_splits().tolist()
-    order, utterances = np.arange(len(arcs)), []
-    for b, e in zip(splits[:-1], splits[1:]):
-        order[b:e] = b + np.argsort(arcs[b:e, 1], kind="stable")
-        last = int(arcs[b:e, 1].max(initial=-1))
-        utterances.append((b, e, np.searchsorted(arcs[order[b:e], 1], np.arange(last + 2))))
-    return _SortedArcs(
-        lattices, order, arcs[order, 0], lattices.fsa.aux_labels.cpu().numpy()[order], utterances, _spelling(lattices)
-    )
-
-
-def _spelling(lattices: Lattices) -> tuple[np.ndarray, np.ndarray]:
-    """Words of every output label in use, side by side: label l stands for words[splits[l]:splits[l + 1]]."""
-    labels = np.unique(lattices.fsa.aux_labels.cpu().numpy())
-    words: list[int] = []
-    counts = np.zeros(int(labels.max(initial=0)) + 1, dtype=np.int64)
-    for label in labels.tolist():
-        spelled = lattices.spell([label]) if label > 0 else []
-        counts[max(label, 0)] = len(spelled)
-        words += spelled
-    return np.concatenate([[0], np.cumsum(counts)]), np.array(words, dtype=np.int64)
 
 
 @numba.njit(cache=True)

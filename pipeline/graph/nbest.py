@@ -5,14 +5,12 @@ them.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from pipeline.artifacts.hyp import Alternative
-
-if TYPE_CHECKING:
-    from pipeline.graph.search import Lattices
+from pipeline.graph.lattice_paths import best_to_end
+from pipeline.graph.lattices import Lattices, arc_scores
 
 
 def nbest(lattices: Lattices, num: int, lm_weight: float, beam: float) -> list[list[Alternative]]:
@@ -28,27 +26,16 @@ def nbest(lattices: Lattices, num: int, lm_weight: float, beam: float) -> list[l
     Returns:
         Per utterance the sequences, best first; empty for failed utterances. Words are ids.
     """
-    fsa = lattices.fsa
-    splits = lattices.arc_splits().tolist()
-    if not fsa.num_arcs:
-        return [[] for _ in splits[1:]]
-    lattices.weigh(lm_weight, 0.0)
-    backward = fsa.get_backward_scores(use_double_scores=True, log_semiring=False).cpu().numpy()
-    state_splits = fsa.arcs.shape().row_splits(1).tolist()
-    arcs = fsa.arcs.values()[:, :2].cpu().numpy()
-    word = fsa.aux_labels.cpu().numpy()
-    parts = np.stack(
-        [x.double().cpu().numpy() for x in (fsa.scores, lattices.acoustic, fsa.graph_scores, fsa.lm_scores)], axis=1
-    )
-    out = []
-    for i, (b, e) in enumerate(zip(splits[:-1], splits[1:])):
-        if b == e:
+    out: list[list[Alternative]] = []
+    for lattice in lattices:
+        if not lattice.complete:
             out.append([])
             continue
-        lattice = _Lattice(
-            arcs[b:e, 0], arcs[b:e, 1], word[b:e], parts[b:e], backward[state_splits[i] : state_splits[i + 1]]
-        )
-        out.append(lattice.nbest(num, beam, lattices.spell))
+        scores = arc_scores(lattice, lm_weight, 0.0)
+        parts = np.stack([scores, lattice.acoustic, lattice.graph, lattice.lm], axis=1)
+        backward = best_to_end(lattice.src, lattice.dst, scores, lattice.num_states)
+        states = _States(lattice.src, lattice.dst, lattice.label, parts, backward)
+        out.append(states.nbest(num, beam, lattice.spell))
     return out
 
 
@@ -77,7 +64,7 @@ class _Histories:
         return tuple(reversed(out))
 
 
-class _Lattice:
+class _States:
     """Arcs of one utterance; states are numbered in topological order, 0 is the start and the last one final."""
 
     def __init__(

@@ -78,6 +78,9 @@ class DecodeOptions:
         "than 0 against missing words.",
         json_schema_extra=_IF_SET,
     )
+    search: Literal["ours", "k2"] = Field(
+        "ours", description="Whose beam search: this package's, on the CPU, or k2's.", json_schema_extra=_IF_SET
+    )
     beam: float = Field(15.0, gt=0, description="Search beam.")
     lattice_beam: float = Field(8.0, gt=0, description="Beam of the lattices on which weights are tuned.")
     min_active: int = Field(200, ge=0, description="Active states per frame below which the beam is not tightened.")

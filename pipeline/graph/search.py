@@ -1,23 +1,26 @@
-"""Beam search over a decoding graph with k2, and the lattices that it leaves."""
+"""Beam search over a decoding graph for batches of utterances, by this package's own search or by k2's."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+import os
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
-from pipeline.artifacts.occupancies import Occupancies
+from pipeline.artifacts.lattice import Lattice
+from pipeline.graph.beam_search import Beams, BeamSearch, SearchGraph
 from pipeline.graph.decoding import DecodingGraph
+from pipeline.graph.lattices import Lattices
 from pipeline.graph.options import DecodeOptions
+from pipeline.hmm import OnDemand
 
 if TYPE_CHECKING:
-    import k2
+    import torch
 
-
-MOST_ACTIVE = 1 << 20  # k2 sizes its tables by it, in 32 bits
+__all__ = ["Lattices", "Searcher"]
 
 
 class Searcher:
@@ -28,7 +31,7 @@ class Searcher:
         log_probs: (n_tid,) natural-log transition probabilities of the model.
         tid_pdf: (n_tid,) pdf-id of each transition-id.
         transition_scale: weight of the transition scores.
-        options: beams and acoustic scale.
+        options: which search, beams and acoustic scale.
         dynamic: transition scores come with each batch (input-dependent transition models).
     """
 
@@ -41,125 +44,67 @@ class Searcher:
         options: DecodeOptions,
         dynamic: bool = False,
     ) -> None:
-        self.graph, self.options, self.dynamic, self.transition_scale = graph, options, dynamic, transition_scale
-        self.fsa = graph.to_k2(log_probs, transition_scale, options.device, dynamic)
-        self._tid_pdf = torch.from_numpy(tid_pdf.astype(np.int64)).to(options.device)
+        self._options, self._dynamic = options, dynamic
+        if options.search == "k2":
+            from pipeline.graph.search_k2 import K2Search
+
+            self._k2: K2Search | None = K2Search(graph, log_probs, tid_pdf, transition_scale, options, dynamic)
+        else:
+            self._k2 = None
+            self._graph = SearchGraph(graph, log_probs, tid_pdf, transition_scale, dynamic)
+            self._searches: dict[tuple[int, int], BeamSearch] = {}
 
     def search(
-        self, scores: torch.Tensor, lens: torch.Tensor, transitions: torch.Tensor | None = None, widen: int = 0
+        self,
+        scores: torch.Tensor | OnDemand,
+        lens: torch.Tensor,
+        transitions: torch.Tensor | None = None,
+        widen: int = 0,
     ) -> Lattices:
         """Searches a batch.
 
         Args:
-            scores: (N, T, P) unscaled acoustic scores (natural log).
+            scores: (N, T, P) unscaled acoustic scores (natural log); or on demand.
             lens: (N,) frames.
             transitions: (N, T, n_tid) natural-log transition scores where the searcher is dynamic.
             widen: beam and max_active are doubled this many times.
         """
-        import k2
+        assert self._dynamic == (transitions is not None), "dynamic searchers, and no others, take transition scores"
+        on_demand = isinstance(scores, OnDemand)
+        if self._k2 is not None:
+            return Lattices(self._k2.search(scores.dense() if on_demand else scores, lens, transitions, widen))
+        if on_demand:
+            return self._all(len(lens), widen, lambda n, s: s.advance_on_demand(scores, n, int(lens[n])))
+        matrix = scores.detach().float().cpu().numpy()
+        trans = None if transitions is None else transitions.detach().float().cpu().numpy()
 
-        # The best score of a frame is the same on all paths; without it float32 keeps its precision on long utterances.
-        scores = scores - scores.max(dim=2, keepdim=True).values
-        columns = scores * self.options.acoustic_scale
-        if self.dynamic:
-            assert transitions is not None, "the searcher needs transition scores"
-            # The arc that leaves a state at frame t is the transition into frame t + 1; the last frame has none.
-            shifted = torch.nn.functional.pad(transitions[:, 1:], (0, 0, 0, 1)) * self.transition_scale
-            columns = torch.cat([columns[:, :, self._tid_pdf] + shifted, columns], dim=2)
-        columns = torch.nn.functional.pad(columns, (1, 0), value=-math.inf)  # column 0 is no label of ours
-        segments = torch.tensor([[i, 0, n] for i, n in enumerate(lens.tolist())], dtype=torch.int32)
-        o = self.options
-        lattice = k2.intersect_dense_pruned(
-            self.fsa,
-            k2.DenseFsaVec(columns, segments),
-            o.beam * 2**widen,
-            o.lattice_beam,
-            o.min_active,
-            min(o.max_active * 2**widen, MOST_ACTIVE),
-            frame_idx_name="frame",
-        )
-        return Lattices(lattice, self.graph, self.options.acoustic_scale)
+        def dense(n: int, search: BeamSearch) -> None:
+            length = int(lens[n])
+            search.advance(matrix[n, :length], None if trans is None else trans[n, :length])
 
+        return self._all(len(lens), widen, dense)
 
-class Lattices:
-    """Lattices of N utterances whose acoustic and graph scores can be weighed anew.
+    def _all(self, count: int, widen: int, feed: Callable[[int, BeamSearch], None]) -> Lattices:
+        """Searches utterances side by side in as many threads as numba may use."""
+        import numba
 
-    A path's total is acoustic / lm_weight + graph - penalty * words, as in Kaldi's scoring. Where the searcher was
-    dynamic, the transition scores stay with the acoustic ones.
+        def one(n: int) -> Lattice:
+            search = self._search_of(widen)
+            search.start()
+            feed(n, search)
+            return search.finish()
 
-    Attributes:
-        fsa: k2 FsaVec; aux_labels are words, graph_scores the part of the scores that is not acoustic, lm_scores the
-            language model's share of it. Its scores are those of the last weighing.
-        acoustic: (A,) unscaled acoustic scores.
-        spell: words of output labels (``DecodingGraph.spell``).
-    """
+        threads = min(numba.get_num_threads(), os.cpu_count() or 1, count)
+        if threads <= 1:
+            return Lattices([one(n) for n in range(count)])
+        with ThreadPoolExecutor(threads) as pool:
+            return Lattices(list(pool.map(one, range(count))))
 
-    def __init__(self, fsa: k2.Fsa, graph: DecodingGraph, acoustic_scale: float) -> None:
-        self.fsa, self._graph, self.spell = fsa, graph, graph.spell
-        per_label = torch.from_numpy(graph.words_per_label()).to(fsa.device)
-        self._words = per_label[fsa.aux_labels.long()].to(torch.float32)
-        self.acoustic = (fsa.scores - fsa.graph_scores) / acoustic_scale
-
-    def arc_splits(self) -> torch.Tensor:
-        """(N + 1,) arcs of utterance n are splits[n]:splits[n + 1]."""
-        return _arc_splits(self.fsa)
-
-    def empty(self) -> list[int]:
-        """Utterances whose search reached no end."""
-        splits = self.arc_splits()
-        return torch.nonzero(splits[1:] == splits[:-1]).flatten().tolist()
-
-    def best_words(self, lm_weight: float, word_penalty: float) -> list[list[int]]:
-        """Word ids of the best path of each utterance; empty for failed ones."""
-        return self.best_words_of([(lm_weight, word_penalty)])[0]
-
-    def best_words_of(self, weights: Sequence[tuple[float, float]]) -> list[list[list[int]]]:
-        """For each pair of LM weight and word penalty the word ids of the best path of each utterance."""
-        from pipeline.graph.lattice_paths import best_labels
-
-        splits = self.arc_splits().tolist()
-        states = np.diff(self.fsa.arcs.shape().row_splits(1).cpu().numpy())
-        ends = self.fsa.arcs.values()[:, :2].cpu().numpy()
-        columns = [
-            ends[:, 0],
-            ends[:, 1],
-            self.fsa.aux_labels.cpu().numpy(),
-            *(x.double().cpu().numpy() for x in (self.acoustic, self.fsa.graph_scores.detach(), self._words)),
-        ]
-        inverse, penalty = (np.array(x, dtype=np.float64) for x in zip(*((1 / w, p) for w, p in weights)))
-        out: list[list[list[int]]] = [[] for _ in weights]
-        for n, (b, e) in enumerate(zip(splits[:-1], splits[1:])):
-            found = (
-                best_labels(*(c[b:e] for c in columns), int(states[n]), inverse, penalty).tolist()
-                if e > b
-                else [[] for _ in weights]
-            )
-            for texts, labels in zip(out, found):
-                texts.append(self._graph.spell(labels))
-        return out
-
-    def occupancies(self, lm_weight: float, word_penalty: float) -> list[Occupancies]:
-        """Posteriors of the pdfs in each frame of each utterance over all paths of its lattice, cf. Kaldi
-        lattice-to-post.
-
-        Not for dynamic searchers, whose labels are transition-ids.
-        """
-        splits = self.arc_splits().tolist()
-        if not self.fsa.num_arcs:
-            empty = np.zeros(0, dtype=np.int64)
-            return [Occupancies.summed(empty, empty, empty) for _ in splits[1:]]
-        self.weigh(lm_weight, word_penalty)
-        share = self.fsa.get_arc_post(use_double_scores=True, log_semiring=True).exp()
-        share = share.nan_to_num(0.0).cpu().numpy()  # arcs that lead to no end have no posterior
-        frame, pdf = self.fsa.frame.cpu().numpy(), self.fsa.labels.cpu().numpy().astype(np.int64) - 1
-        return [Occupancies.summed(frame[b:e], pdf[b:e], share[b:e]) for b, e in zip(splits[:-1], splits[1:])]
-
-    def weigh(self, lm_weight: float, word_penalty: float) -> None:
-        """Sets the scores of all arcs."""
-        # The same object each time: k2 caches what depends on the structure alone.
-        self.fsa.scores = self.acoustic / lm_weight + self.fsa.graph_scores - word_penalty * self._words
-
-
-def _arc_splits(fsa: k2.Fsa) -> torch.Tensor:
-    shape = fsa.arcs.shape()
-    return shape.row_splits(2)[shape.row_splits(1).long()]
+    def _search_of(self, widen: int) -> BeamSearch:
+        """The search of this thread, with its memory."""
+        key = threading.get_ident(), widen
+        if key not in self._searches:
+            o = self._options
+            beams = Beams(o.acoustic_scale, o.beam * 2**widen, o.lattice_beam, o.min_active, o.max_active * 2**widen)
+            self._searches[key] = BeamSearch(self._graph, beams)
+        return self._searches[key]

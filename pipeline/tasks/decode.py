@@ -22,7 +22,7 @@ from pipeline.artifacts.hyp import (
 )
 from pipeline.artifacts.model_dir import HmmDir
 from pipeline.artifacts.occupancies import Occupancies
-from pipeline.base.errors import ConfigError, DataError
+from pipeline.base.errors import DataError
 from pipeline.base.files import atomic_write, read_json
 from pipeline.base.log import progress_of
 from pipeline.graph.options import DecodeOptions
@@ -133,10 +133,6 @@ def decode(
             scores, lens, dynamic = _scores(model, data, rows, options.device)
             out.seconds += time.monotonic() - start
             is_dynamic = dynamic is not None
-            if is_dynamic and options.posteriors:
-                raise ConfigError(
-                    "posteriors of a model with input-dependent transitions: its lattices do not tell pdfs"
-                )
             if is_dynamic not in searchers:
                 searchers[is_dynamic] = Searcher(
                     graph, hmm.transitions.log_probs(), hmm.transitions.tid_pdf(), scale, options, is_dynamic

@@ -12,7 +12,7 @@ import torch
 
 from pipeline.graph.decoding import DecodingGraph, build_decoding_graph
 from pipeline.graph.denominator import Competitors, GraphSum, LatticeSum
-from pipeline.graph.lattice_sums import arc_frames, contains, expected_accuracy
+from pipeline.graph.lattice_sums import contains, posteriors
 from pipeline.graph.options import DecodeOptions
 from pipeline.hmm import full_sum
 from pipeline.hmm.compile import compile_graphs
@@ -42,7 +42,6 @@ class Case:
         return GraphSum(self.graph, self.log_probs, SCALE, beam, **options)
 
     def lattice_sum(self, options: DecodeOptions = WIDE) -> LatticeSum:
-        pytest.importorskip("k2")
         return LatticeSum(self.graph, self.log_probs, self.hmm.transitions.tid_pdf(), SCALE, options)
 
     def by_enumeration(self, row: int) -> float:
@@ -206,7 +205,6 @@ def test_a_failed_search_is_an_empty_lattice() -> None:
     lang = small_lang(silence_prob=0.0, states=2)
     hmm = hmm_of(lang, random_tree(lang, 0, 0))
     graph = build_decoding_graph(lang, language_model(1), hmm)
-    pytest.importorskip("k2")
     total = LatticeSum(graph, hmm.transitions.log_probs(), hmm.transitions.tid_pdf(), 1.0, WIDE)
     scores = torch.zeros(2, 4, hmm.transitions.num_pdfs)
     found = total(scores, torch.tensor([4, 1]), [[1], [1]])
@@ -245,18 +243,19 @@ def columns(arcs=ARCS) -> tuple[np.ndarray, ...]:
 
 def test_lattice_recursions_against_all_paths() -> None:
     src, dst, _, score, accuracy = columns()
-    splits = np.array([0, 0, len(src)])  # an empty lattice in front
-    gamma, derivative, total = expected_accuracy(splits, src, dst, score, accuracy)
+    gamma, derivative, log_z, found = posteriors(src, dst, score, accuracy)
     paths = brute_force(ARCS)
     weights = np.exp([p[1] for p in paths])
+    assert log_z == pytest.approx(np.log(weights.sum()))
     weights /= weights.sum()
     mean = sum(w * p[2] for w, p in zip(weights, paths))
-    assert total.tolist() == pytest.approx([0.0, mean])
+    assert found == pytest.approx(mean)
     for a in range(len(src)):
         through = [(w, p[2]) for w, p in zip(weights, paths) if a in p[0]]
         assert gamma[a] == pytest.approx(sum(w for w, _ in through))
         assert derivative[a] == pytest.approx(sum(w * (x - mean) for w, x in through))
-    assert arc_frames(splits, src, dst).tolist() == [0, 0, 1, 1, 1, 2, 2]
+    alone, nothing, _, _ = posteriors(src, dst, score, np.zeros(0))
+    assert np.array_equal(alone, gamma) and len(nothing) == 0
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,6 @@ from pipeline.graph.decoding import build_decoding_graph
 from pipeline.graph.options import DecodeOptions
 from tests.graph.cases import SENTENCES, hmm_of, language_model, random_tree, small_lang
 
-pytest.importorskip("k2")
-
 
 def lattices_of(left: int, right: int, frames: tuple[int, ...], silence_prob: float = 0.3, states: int = 1):
     from pipeline.graph.search import Searcher

@@ -53,7 +53,6 @@ def forward_backward(
 
 @pytest.mark.parametrize("left, right", [(0, 0), (1, 0), (0, 1)])
 def test_posteriors_are_sums_over_all_paths(left: int, right: int) -> None:
-    pytest.importorskip("k2")
     from pipeline.graph.search import Searcher
 
     lang = small_lang(states=1)
@@ -75,7 +74,6 @@ def test_posteriors_are_sums_over_all_paths(left: int, right: int) -> None:
 
 def test_searches_without_an_end_have_no_posteriors() -> None:
     """Words of two frames at least: the second utterance has no path, alone and beside another one."""
-    pytest.importorskip("k2")
     from tests.graph.test_lm_lattice import lattices_of
 
     for frames in ((5, 1), (1,)):

@@ -21,7 +21,6 @@ from pipeline.graph.options import DecodeOptions
 from pipeline.tasks.score import Errors
 from tests.graph.cases import brute_force, hmm_of, language_model, random_tree, small_lang
 
-pytest.importorskip("k2")
 decode = pytest.importorskip("pipeline.tasks.decode")
 WIDE = DecodeOptions(
     acoustic_scale=0.5,

@@ -1,0 +1,176 @@
+"""Lattices: the word and state sequences that a search kept, with their scores in parts; lattices.safetensors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.base.errors import DataError
+from pipeline.base.files import atomic_write
+
+LATTICES = "lattices.safetensors"
+_INTEGERS = ("frame", "src", "dst", "pdf", "tid", "label")
+_FLOATS = ("acoustic", "graph", "lm")
+_ARCS = ("src", "dst", "pdf", "tid", "label", "acoustic", "graph", "lm")
+
+
+@dataclass(frozen=True, eq=False)
+class Lattice:
+    """The paths of one utterance: from state 0 to the last state, which alone is final.
+
+    A path's total is acoustic * scale + graph, natural logs; its acoustic and graph scores may be weighed anew.
+
+    Attributes:
+        frame: (S,) int32 frame in which each state begins, never falling; the last two states of a path share it.
+        src, dst: (A,) int32 states; arcs are sorted by src, and each leads to a later state.
+        pdf, tid: (A,) int32 pdf-id and transition-id; -1 for none, on arcs into the last state in both.
+        label: (A,) int32 output label, 0 for none; see ``spell``.
+        acoustic: (A,) float32 unscaled acoustic score; where transitions depend on the input, with their scores.
+        graph: (A,) float32 all other scores.
+        lm: (A,) float32 the language model's share of graph.
+        num_words: ids from here on are `sequences`.
+        sequences: word ids of the labels that stand for several words.
+        partial: the search reached no final state; paths end where it was.
+    """
+
+    frame: np.ndarray
+    src: np.ndarray
+    dst: np.ndarray
+    pdf: np.ndarray
+    tid: np.ndarray
+    label: np.ndarray
+    acoustic: np.ndarray
+    graph: np.ndarray
+    lm: np.ndarray
+    num_words: int
+    sequences: tuple[tuple[int, ...], ...] = ()
+    partial: bool = False
+
+    @classmethod
+    def empty(cls, num_words: int, sequences: tuple[tuple[int, ...], ...] = ()) -> Lattice:
+        """What a search leaves that found nothing."""
+        ints, floats = np.zeros(0, np.int32), np.zeros(0, np.float32)
+        return cls(*[ints] * 6, *[floats] * 3, num_words=num_words, sequences=sequences, partial=True)
+
+    @property
+    def num_states(self) -> int:
+        return len(self.frame)
+
+    @property
+    def num_arcs(self) -> int:
+        return len(self.src)
+
+    @property
+    def num_frames(self) -> int:
+        return int(self.frame[-1]) if len(self.frame) else 0
+
+    @property
+    def complete(self) -> bool:
+        """Whether it has a path that ends where the graph ends."""
+        return self.num_arcs > 0 and not self.partial
+
+    def spell(self, labels: list[int]) -> list[int]:
+        """Word ids of output labels: epsilons are left out, sequences written out."""
+        out: list[int] = []
+        for label in labels:
+            if label >= self.num_words:
+                out.extend(self.sequences[label - self.num_words])
+            elif label > 0:
+                out.append(label)
+        return out
+
+    def spelling(self) -> tuple[np.ndarray, np.ndarray]:
+        """Words of every label: label l stands for words[splits[l]:splits[l + 1]]; splits (L + 1,), words int64."""
+        counts = [0] + [1] * (self.num_words - 1) + [len(s) for s in self.sequences]
+        words = [*range(1, self.num_words), *(w for s in self.sequences for w in s)]
+        return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64), np.array(words, dtype=np.int64)
+
+    def words_of_arcs(self) -> np.ndarray:
+        """(A,) int64, how many words each arc stands for."""
+        counts = (self.label > 0).astype(np.int64)
+        for arc in np.flatnonzero(self.label >= self.num_words):
+            counts[arc] = len(self.sequences[self.label[arc] - self.num_words])
+        return counts
+
+    def validate(self, where: str) -> None:
+        """DataError unless all numbers are within their ranges and every state is on a path."""
+        states, arcs = self.num_states, self.num_arcs
+        sizes = {len(getattr(self, name)) for name in _ARCS}
+        if sizes != {arcs} or self.num_words < 1:
+            raise DataError(f"{where}: columns of different length")
+        if not arcs:
+            if states:
+                raise DataError(f"{where}: states without arcs")
+            return
+        low = {"src": 0, "dst": 0, "pdf": -1, "tid": -1, "label": 0}
+        high = {"src": states, "dst": states, "label": self.num_words + len(self.sequences)}
+        for name, least in low.items():
+            column = getattr(self, name)
+            if column.min() < least or column.max() >= high.get(name, np.inf):
+                raise DataError(f"{where}: {name} out of range")
+        if not all(np.isfinite(getattr(self, name)).all() for name in _FLOATS):
+            raise DataError(f"{where}: scores that are no numbers")
+        if (np.diff(self.src) < 0).any() or (self.dst <= self.src).any() or (np.diff(self.frame) < 0).any():
+            raise DataError(f"{where}: states are not in the order of time")
+        inner = np.arange(states)
+        if not (np.isin(inner[1:], self.dst).all() and np.isin(inner[:-1], self.src).all()):
+            raise DataError(f"{where}: a state on no path")
+
+
+def save_lattices(directory: str | Path, lattices: Mapping[str, Lattice], ids: Mapping[str, str]) -> None:
+    """Writes lattices.safetensors.
+
+    Args:
+        lattices: cut id -> lattice; all with the same labels.
+        ids: content hashes, for example lang_id and tree_id, and other facts.
+    """
+    from safetensors.numpy import save
+
+    arrays: dict[str, np.ndarray] = {}
+    for cut_id, lattice in lattices.items():
+        for name in (*_INTEGERS, *_FLOATS):
+            arrays[f"{cut_id}/{name}"] = np.ascontiguousarray(getattr(lattice, name))
+        arrays[f"{cut_id}/partial"] = np.array([lattice.partial], dtype=np.uint8)
+    first = next(iter(lattices.values()), None)
+    sequences = () if first is None else first.sequences
+    arrays["/num_words"] = np.array([1 if first is None else first.num_words], dtype=np.int64)
+    arrays["/sequence_splits"] = np.cumsum([0, *map(len, sequences)]).astype(np.int64)
+    arrays["/sequence_words"] = np.array([w for s in sequences for w in s], dtype=np.int64)
+    with atomic_write(Path(directory) / LATTICES, "wb") as f:
+        f.write(save(arrays, metadata=dict(ids)))
+
+
+def load_lattices(directory: str | Path) -> tuple[dict[str, Lattice], dict[str, str]]:
+    """Reads what save_lattices wrote.
+
+    Returns:
+        Cut id -> lattice, and the ids.
+    Raises:
+        DataError: a missing or damaged file, or numbers that make no sense.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    path = Path(directory) / LATTICES
+    if not path.is_file():
+        raise DataError(f"{path}: no such file")
+    try:
+        with safe_open(str(path), framework="numpy") as f:
+            ids, arrays = f.metadata() or {}, {name: f.get_tensor(name) for name in f.keys()}  # noqa: SIM118
+    except (SafetensorError, ValueError, OSError) as e:
+        raise DataError(f"{path}: damaged safetensors file ({e})") from None
+    out: dict[str, Lattice] = {}
+    try:
+        splits, words = arrays.pop("/sequence_splits").tolist(), arrays.pop("/sequence_words").tolist()
+        sequences = tuple(tuple(words[b:e]) for b, e in zip(splits[:-1], splits[1:]))
+        empty = Lattice.empty(int(arrays.pop("/num_words")[0]), sequences)
+        for cut_id in sorted({name.rpartition("/")[0] for name in arrays}):
+            columns = {name: arrays[f"{cut_id}/{name}"] for name in (*_INTEGERS, *_FLOATS)}
+            out[cut_id] = replace(empty, **columns, partial=bool(arrays[f"{cut_id}/partial"][0]))
+    except (KeyError, IndexError) as e:
+        raise DataError(f"{path}: no lattices ({e!r})") from None
+    for cut_id, lattice in out.items():
+        lattice.validate(f"{path}: utterance {cut_id!r}")
+    return out, ids

@@ -1,0 +1,295 @@
+"""Beam search over a decoding graph on the CPU, block by block, and the lattice that it leaves.
+
+cf. Kaldi's FasterDecoder and LatticeFasterDecoder: token passing with a beam and limits of active tokens; for lattices
+the arcs between tokens are kept and pruned while the search runs, so that memory stays bounded. Scores come as blocks
+of a matrix or on demand (``pipeline.hmm.OnDemand``).
+"""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass
+
+import numpy as np
+
+from pipeline.artifacts.checkpoint import forget_pages
+from pipeline.artifacts.lattice import Lattice
+from pipeline.graph import search_kernels as kernels
+from pipeline.graph.decoding import DecodingGraph
+from pipeline.graph.search_scores import Block, Wanted, memory_of
+from pipeline.hmm import OnDemand
+
+CHUNK = 25  # frames between two prunings of the history, as in Kaldi
+SLICE = 1 << 22  # arcs that are weighed at once
+
+
+class SearchGraph:
+    """A decoding graph as the search reads it: of each arc the state, the column of the score matrix and the weight.
+
+    Args:
+        graph: the graph; the arrays of a memory-mapped one are read once here, and then only along lattices.
+        log_probs: (n_tid,) natural-log transition probabilities.
+        tid_pdf: (n_tid,) pdf-id of each transition-id.
+        transition_scale: weight of the transition scores.
+        dynamic: transition scores come with the acoustic ones; see ``columns``.
+    """
+
+    def __init__(
+        self,
+        graph: DecodingGraph,
+        log_probs: np.ndarray,
+        tid_pdf: np.ndarray,
+        transition_scale: float = 1.0,
+        dynamic: bool = False,
+    ) -> None:
+        assert log_probs.shape == tid_pdf.shape == (graph.num_tids,), (log_probs.shape, tid_pdf.shape, graph.num_tids)
+        self.graph, self.dynamic, self._tid_pdf = graph, dynamic, tid_pdf.astype(np.int64)
+        self._scale = np.float32(transition_scale)
+        self._transition = np.append(log_probs, 0.0).astype(np.float32) * np.float32(0.0 if dynamic else self._scale)
+        self.splits = np.array(graph.splits)  # not mapped: read in every frame
+        self.num_columns = graph.num_pdfs + (graph.num_tids if dynamic else 0)
+        self.arcs = np.empty(graph.num_arcs, kernels.ARC)
+        for begin in range(0, graph.num_arcs, SLICE):
+            part = slice(begin, begin + SLICE)
+            self.arcs["dst"][part] = graph.dst[part]
+            pdf, tid = graph.pdf[part], graph.tid[part]
+            column = np.where(tid >= 0, tid, graph.num_tids + pdf) if dynamic else pdf
+            self.arcs["column"][part] = np.where(pdf < 0, self.num_columns, column)
+            self.arcs["weight"][part] = self.weights(part)
+            forget_pages(graph.lm)
+
+    def weights(self, arcs: slice | np.ndarray) -> np.ndarray:
+        """(A,) float32 scores of some arcs that are not acoustic."""
+        return self.graph.lm[arcs] + self.graph.lex[arcs] + self._transition[self.graph.tid[arcs]]
+
+    def columns(self, scores: np.ndarray, transitions: np.ndarray | None, scale: float) -> np.ndarray:
+        """(T, C) float32 what the search adds up per frame, in the scale of the acoustic scores.
+
+        Args:
+            scores: (T, P) unscaled acoustic scores.
+            transitions: (T, n_tid) natural-log transition scores, for a dynamic graph.
+            scale: the acoustic scale.
+        """
+        if not self.dynamic:
+            assert transitions is None, "the graph has its transition scores"
+            return np.ascontiguousarray(scores, dtype=np.float32)
+        assert transitions is not None, "the search needs transition scores"
+        # The arc that leaves a state at frame t is the transition into frame t + 1; the last frame has none.
+        ahead = np.concatenate([transitions[1:], np.zeros_like(transitions[:1])]) * (self._scale / np.float32(scale))
+        return np.concatenate([scores[:, self._tid_pdf] + ahead, scores], axis=1, dtype=np.float32)
+
+
+@dataclass(frozen=True)
+class Beams:
+    """How much a search keeps.
+
+    Attributes:
+        acoustic_scale: weight of the acoustic scores; the beams are in this scale.
+        beam, min_active, max_active: of the search.
+        lattice_beam: paths that are worse than the best one by more are dropped; None for the best path alone.
+    """
+
+    acoustic_scale: float = 0.1
+    beam: float = 15.0
+    lattice_beam: float | None = 8.0
+    min_active: int = 200
+    max_active: int = 7000
+
+    def limits(self) -> kernels.Limits:
+        """For the compiled loops."""
+        lattice = self.lattice_beam is not None
+        return kernels.Limits(
+            min(self.beam, kernels.UNLIMITED),
+            min(self.lattice_beam, kernels.UNLIMITED) if lattice else 0.0,
+            self.min_active,
+            self.max_active,
+            CHUNK,
+            lattice,
+        )
+
+
+class BeamSearch:
+    """The search for one utterance after the other; each may come in blocks of frames.
+
+    ``start``, ``advance`` with every block, ``finish``; in between ``best_so_far``. One object belongs to one thread;
+    its memory serves all its utterances.
+    """
+
+    def __init__(self, graph: SearchGraph, beams: Beams) -> None:
+        self.graph, self.beams, self._limits = graph, beams, beams.limits()
+        tokens, history = 1 << 12, 1 << 15
+        self._search = kernels.Search(
+            live=np.empty(tokens, kernels.LIVE),
+            next=np.empty(tokens, kernels.NEXT),
+            slot=np.zeros(graph.graph.num_states, np.int32),
+            row=np.full(graph.num_columns + 1, -np.inf, np.float32),
+            place=np.empty(tokens, np.int32),
+            place_after=np.empty(tokens, np.int32),
+            links=np.empty(history, kernels.LINK),
+            base=np.empty(1024, np.float32),
+            link_first=np.zeros(1024, np.int64),
+            score=np.empty(history, np.float32),
+            extra=np.empty(history, np.float32),
+            token_first=np.zeros(1024, np.int64),
+            histogram=np.zeros(kernels.BINS, np.int32),
+            counts=np.zeros(4, np.int64),
+            beam=np.zeros(1, np.float32),
+        )
+        self.start()
+
+    def start(self) -> None:
+        """Forgets everything and begins an utterance."""
+        search = self._search
+        search.counts[:] = 0
+        search.counts[kernels.LIVING] = 1
+        search.live[0] = (self.graph.splits[0], self.graph.splits[1], 0, 0.0)
+        search.score[0], search.beam[0] = 0.0, self._limits.beam
+        search.link_first[0], search.token_first[:2] = 0, (0, 1)
+        self._received, self._held = 0, None
+
+    @property
+    def num_frames(self) -> int:
+        """Frames received since the start."""
+        return self._received
+
+    @property
+    def alive(self) -> bool:
+        """Whether some path reaches the frame where the search is."""
+        return int(self._search.counts[kernels.FRAME]) == self._received
+
+    @property
+    def history_bytes(self) -> int:
+        """Size of what is kept of the frames so far."""
+        search = self._search
+        frame = int(search.counts[kernels.FRAME])
+        tokens, links = int(search.token_first[frame + 1]), int(search.link_first[frame])
+        return links * kernels.LINK.itemsize + 8 * tokens + 20 * frame
+
+    def advance(self, scores: np.ndarray, transitions: np.ndarray | None = None) -> None:
+        """Searches on through a block of frames.
+
+        Args:
+            scores: (T, P) unscaled acoustic scores; what is no number below infinity stands for an impossible pdf.
+            transitions: (T, n_tid) natural-log transition scores, for a dynamic graph, where the search stays one frame
+                behind.
+        """
+        if self.graph.dynamic and len(scores):  # a frame's arcs need the transitions into the next
+            if self._held is not None:
+                scores, transitions = (np.concatenate(x) for x in zip(self._held, (scores, transitions)))
+            self._held = scores[-1:], transitions[-1:]
+        columns = self.graph.columns(scores, transitions, self.beams.acoustic_scale)
+        self._run(columns[:-1] if self.graph.dynamic else columns)
+
+    def advance_on_demand(self, source: OnDemand, row: int, num_frames: int) -> None:
+        """Searches on through the next frames of an utterance whose scores are computed where they are needed."""
+        assert not self.graph.dynamic and source.shape[2] == self.graph.num_columns, source.shape
+        compiled, pdfs = source.compiled(), source.shape[2]
+        kernels.drop_stale_code(inspect.getfile(type(compiled)))
+        known = memory_of(compiled, pdfs)
+        self._frames(Wanted(compiled, known, row), num_frames)
+
+    def _run(self, columns: np.ndarray) -> None:
+        assert columns.shape[1] == self.graph.num_columns, (columns.shape, self.graph.num_columns)
+        self._frames(Block(columns), len(columns))
+
+    def _frames(self, source: Block | Wanted, num_frames: int) -> None:
+        alive, begin = self.alive, self._received
+        self._received = end = begin + num_frames
+        if not alive:
+            return
+        self._room(base=end + 2, link_first=end + 2, token_first=end + 3)
+        arguments = self._limits, float(self.beams.acoustic_scale), source, begin, end
+        while code := kernels.advance(self.graph.arcs, self.graph.splits, self._search, *arguments):
+            search = self._search
+            if code == kernels.MORE_TOKENS:
+                # A state's arcs may be more than twice what was there.
+                size = 2 * len(search.next) + int(np.diff(self.graph.splits).max())
+                self._room(live=size, next=size, place=size, place_after=size)
+            elif code == kernels.MORE_LINKS:
+                self._room(links=2 * len(search.links) + len(search.next))
+            else:
+                self._room(score=2 * len(search.score) + len(search.next))
+                self._room(extra=len(self._search.score))
+
+    def _room(self, **sizes: int) -> None:
+        """Makes arrays at least so long; their contents stay."""
+        grown = {}
+        for name, size in sizes.items():
+            old = getattr(self._search, name)
+            if len(old) < size:
+                grown[name] = np.empty(max(size, 2 * len(old)), old.dtype)
+                grown[name][: len(old)] = old
+        if grown:
+            self._search = self._search._replace(**grown)
+
+    def best_so_far(self) -> list[int]:
+        """Word ids of the best path up to here, wherever it ends."""
+        search, frame = self._search, int(self._search.counts[kernels.FRAME])
+        arcs = kernels.trace(search, int(search.counts[kernels.BEST]), np.empty(frame, np.int64))
+        return self.graph.graph.spell(self.graph.graph.word[arcs].tolist())
+
+    def finish(self) -> Lattice:
+        """The lattice of the utterance, partial where no final state was reached; a single path without lattice beam.
+
+        The search is over then; ``start`` begins the next one.
+        """
+        if self._held is not None:
+            self._run(self.graph.columns(*self._held, self.beams.acoustic_scale))
+        search, graph = self._search, self.graph
+        frame, living = int(search.counts[kernels.FRAME]), int(search.counts[kernels.LIVING])
+        if not frame:
+            return Lattice.empty(len(graph.graph.words), graph.graph.word_sequences)
+        beam = 0.0 if self.beams.lattice_beam is None else self._limits.lattice_beam
+        token, arc, score = kernels.endings(graph.arcs, search.live[:living], graph.num_columns)
+        partial = not self.alive or not len(token)
+        if partial:
+            token, score = np.arange(living), search.live["score"][:living]
+            arc = np.full(living, -1)
+        worse = score.max() - score
+        kept = worse <= beam
+        token, arc, worse = token[kept], arc[kept], worse[kept]
+        last = int(search.token_first[frame])
+        search.extra[last : last + living] = kernels.FAR
+        np.minimum.at(search.extra, last + token, worse)
+        number = np.cumsum(search.extra[last : last + living] < kernels.FAR) - 1
+        kernels.prune(search, beam if self.beams.lattice_beam is not None else kernels.UNLIMITED)
+        return self._lattice(number[token], arc, partial)
+
+    def _lattice(self, token: np.ndarray, ending: np.ndarray, partial: bool) -> Lattice:
+        """The arrays of what is left of the history.
+
+        Args:
+            token, ending: places of tokens of the last frame and the final arcs out of them; -1 for none.
+        """
+        search, graph = self._search, self.graph.graph
+        frames = int(search.counts[kernels.FRAME])
+        first = search.token_first[: frames + 2]
+        links = search.links[: search.link_first[frames]]
+        t = np.repeat(np.arange(frames), np.diff(search.link_first[: frames + 1]))
+        src = first[t] + links["src"]
+        arc = links["arc"]
+        weight = self.graph.weights(arc)
+        before = search.score[src].astype(np.float64) - search.base[t]
+        acoustic = (links["score"] - before - weight) / self.beams.acoustic_scale
+        last = int(first[-1])
+        order = np.argsort(token, kind="stable")
+        token, ending = token[order], ending[order]
+        real = ending >= 0
+        columns = [
+            np.append(getattr(graph, name)[arc], np.where(real, getattr(graph, name)[ending], empty))
+            for name, empty in (("pdf", -1), ("tid", -1), ("word", 0), ("lm", 0.0))
+        ]
+        graph_score = np.append(weight, np.where(real, self.graph.weights(ending), np.float32(0.0)))
+        frame = np.append(np.repeat(np.arange(frames + 1), np.diff(first)), frames)
+        return Lattice(
+            frame.astype(np.int32),
+            np.append(src, first[frames] + token).astype(np.int32),
+            np.append(first[t + 1] + links["dst"], np.full(len(token), last)).astype(np.int32),
+            *(c.astype(np.int32) for c in columns[:3]),
+            np.append(acoustic, np.zeros(len(token))).astype(np.float32),
+            graph_score.astype(np.float32),
+            columns[3].astype(np.float32),
+            num_words=len(graph.words),
+            sequences=graph.word_sequences,
+            partial=partial,
+        )

@@ -1,0 +1,104 @@
+"""Beam search by k2, on the CPU or a GPU; its lattices become this package's own."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from pipeline.artifacts.lattice import Lattice
+from pipeline.graph.decoding import DecodingGraph
+from pipeline.graph.lattice_paths import on_paths
+from pipeline.graph.options import DecodeOptions
+
+if TYPE_CHECKING:
+    import k2
+
+MOST_ACTIVE = 1 << 20  # k2 sizes its tables by it, in 32 bits
+
+
+class K2Search:
+    """k2's pruned intersection; the arguments are those of ``pipeline.graph.search.Searcher``."""
+
+    def __init__(
+        self,
+        graph: DecodingGraph,
+        log_probs: np.ndarray,
+        tid_pdf: np.ndarray,
+        transition_scale: float,
+        options: DecodeOptions,
+        dynamic: bool = False,
+    ) -> None:
+        self.graph, self.options, self.dynamic, self.transition_scale = graph, options, dynamic, transition_scale
+        self.fsa = graph.to_k2(log_probs, transition_scale, options.device, dynamic)
+        self._tid_pdf = torch.from_numpy(tid_pdf.astype(np.int64)).to(options.device)
+
+    def search(
+        self, scores: torch.Tensor, lens: torch.Tensor, transitions: torch.Tensor | None, widen: int
+    ) -> list[Lattice]:
+        """As ``Searcher.search``."""
+        import k2
+
+        # The best score of a frame is the same on all paths; without it float32 keeps its precision on long utterances.
+        best = scores.max(dim=2, keepdim=True).values
+        columns = (scores - best) * self.options.acoustic_scale
+        if self.dynamic:
+            # The arc that leaves a state at frame t is the transition into frame t + 1; the last frame has none.
+            shifted = torch.nn.functional.pad(transitions[:, 1:], (0, 0, 0, 1)) * self.transition_scale
+            columns = torch.cat([columns[:, :, self._tid_pdf] + shifted, columns], dim=2)
+        # Column 0 is no label of ours; what is no number below infinity is an impossible pdf.
+        columns = torch.nn.functional.pad(columns, (1, 0), value=-math.inf)
+        segments = torch.tensor([[i, 0, n] for i, n in enumerate(lens.tolist())], dtype=torch.int32)
+        o = self.options
+        fsa = k2.intersect_dense_pruned(
+            self.fsa,
+            k2.DenseFsaVec(columns, segments),
+            o.beam * 2**widen,
+            o.lattice_beam,
+            o.min_active,
+            min(o.max_active * 2**widen, MOST_ACTIVE),
+            frame_idx_name="frame",
+        )
+        return self._lattices(fsa, best[:, :, 0].cpu().numpy(), lens.tolist())
+
+    def _lattices(self, fsa: k2.Fsa, best: np.ndarray, lens: list[int]) -> list[Lattice]:
+        """Arrays of all utterances.
+
+        Args:
+            best: (N, T) what was taken off the scores of each frame.
+        """
+        shape = fsa.arcs.shape()
+        splits = shape.row_splits(2)[shape.row_splits(1).long()].tolist()
+        ends = fsa.arcs.values()[:, :2].cpu().numpy()
+        arc, frame = fsa.arc_ids.cpu().numpy(), fsa.frame.cpu().numpy()
+        graph_score = fsa.graph_scores.detach().cpu().numpy()
+        acoustic = (fsa.scores.detach().cpu().numpy() - graph_score) / np.float32(self.options.acoustic_scale)
+        empty = Lattice.empty(len(self.graph.words), self.graph.word_sequences)
+        out = []
+        for n, (b, e) in enumerate(zip(splits[:-1], splits[1:])):
+            src, dst, kept = on_paths(ends[b:e, 0], ends[b:e, 1])
+            if not len(src):
+                out.append(empty)
+                continue
+            a, t = arc[b:e][kept], frame[b:e][kept]
+            pdf, states = self.graph.pdf[a], np.full(int(dst[-1]) + 1, lens[n], np.int32)
+            states[src] = t
+            own = acoustic[b:e][kept] + np.append(best[n], np.float32(0.0))[t]
+            out.append(
+                Lattice(
+                    states,
+                    src,
+                    dst,
+                    pdf,
+                    self.graph.tid[a],
+                    self.graph.word[a],
+                    np.where(pdf < 0, np.float32(0.0), own).astype(np.float32),
+                    graph_score[b:e][kept],
+                    self.graph.lm[a],
+                    empty.num_words,
+                    empty.sequences,
+                )
+            )
+        return out
