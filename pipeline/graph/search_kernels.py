@@ -124,19 +124,27 @@ def expand(arcs, row, live, count, best, slot, after, links, first, beam, lattic
 
 
 @frames
-def threshold(after, count, best, limits, histogram):
+def census(after, count, beam):
+    """Of the next frame's tokens the best score, how many are within the beam, and how far the worst is behind."""
+    best, worst, within = np.float32(-np.inf), np.float32(np.inf), 0
+    for k in range(count):
+        best, worst = max(best, after[k].score), min(worst, after[k].score)
+    for k in range(count):
+        within += best - after[k].score <= beam
+    return best, within, best - worst
+
+
+@frames
+def threshold(after, count, best, within, furthest, limits, histogram):
     """Score below which the next frame's tokens are given up, and the beam of the frame after it.
 
     cf. Kaldi FasterDecoder::GetCutoff, whose exact ranks are bins of a histogram here; a bin is kept whole.
     """
     beam = np.float32(limits.beam)
-    within, furthest = 0, np.float32(0.0)
-    for k in range(count):
-        gap = best - after[k].score
-        within += gap <= beam
-        furthest = max(furthest, gap)
-    if within <= limits.max_active and (within >= limits.min_active or within == count):
+    if limits.min_active <= within <= limits.max_active:
         return best - beam, beam
+    if count <= min(limits.min_active, limits.max_active):  # so few that all of them and of the next frame are welcome
+        return np.float32(-FAR), np.float32(UNLIMITED)
     wanted = limits.max_active if within > limits.max_active else min(limits.min_active, count)
     span = beam if within > limits.max_active else furthest
     histogram[:] = 0
@@ -162,11 +170,9 @@ def settle(splits, search, count, first, end, limits):
     """
     after, live, place, links = search.next, search.live, search.place, search.links
     frame, score = search.counts[FRAME], search.score
-    best, top = np.float32(-np.inf), 0
-    for k in range(count):
-        best = max(best, after[k].score)
-    least, beam = threshold(after, count, best, limits, search.histogram)
-    living, at = 0, search.token_first[frame + 1]
+    best, within, furthest = census(after, count, np.float32(limits.beam))
+    least, beam = threshold(after, count, best, within, furthest, limits, search.histogram)
+    top, living, at = 0, 0, search.token_first[frame + 1]
     for k in range(count):
         x = after[k].score
         place[k] = -1
