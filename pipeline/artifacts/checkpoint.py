@@ -97,13 +97,19 @@ def map_arrays(path: str | Path) -> dict[str, np.ndarray]:
     return out
 
 
-def forget_pages(array: np.ndarray) -> None:
-    """Gives back the memory that holds what was read of the file of a mapped array; nothing for other arrays."""
+def forget_pages(array: np.ndarray, sparse: bool = False) -> None:
+    """Gives back the memory that holds what was read of the file of a mapped array; does nothing for other arrays.
+
+    Args:
+        sparse: from now on single elements are read, here and there, so that their neighbours need not be.
+    """
     base = array
     while isinstance(base, (np.ndarray, memoryview)):
         base = base.obj if isinstance(base, memoryview) else base.base
     if isinstance(base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
         base.madvise(mmap.MADV_DONTNEED)
+        if sparse:
+            base.madvise(mmap.MADV_RANDOM)
 
 
 def check_same(what: str, first: str, first_dir: str | Path, second: str, second_dir: str | Path) -> None:

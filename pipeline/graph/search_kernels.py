@@ -14,6 +14,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
 
 from pipeline.graph import search_scores
 from pipeline.graph.search_scores import fill
@@ -33,6 +37,7 @@ FAR = np.float32(1e30)  # how much worse than the best path one is that leads no
 UNLIMITED = 1e20  # a lattice beam that keeps all that leads somewhere
 DELTA = np.float32(0.5)  # where max_active or min_active sets the beam, the next frame's tokens get that much more
 BINS = 1024
+AHEAD = 8  # tokens by which the arcs to come are fetched
 
 
 class Search(NamedTuple):
@@ -81,6 +86,23 @@ class Limits(NamedTuple):
     lattice: bool
 
 
+@intrinsic
+def prefetch(typingctx, array, index):
+    """Have array[index] brought into the cache."""
+
+    def codegen(context, builder, signature, args):
+        kind, _ = signature.args
+        view = context.make_array(kind)(context, builder, args[0])
+        pointer = builder.bitcast(builder.gep(view.data, [args[1]]), ir.IntType(8).as_pointer())
+        name, number = "llvm.prefetch.p0i8", ir.IntType(32)
+        call = ir.FunctionType(ir.VoidType(), [pointer.type, number, number, number])
+        function = cgutils.get_or_insert_function(builder.module, call, name)
+        builder.call(function, [pointer, number(0), number(3), number(1)])
+        return context.get_dummy_value()
+
+    return types.void(array, index), codegen
+
+
 @frames
 def expand(arcs, row, live, count, best, slot, after, links, first, beam, lattice):
     """Follow the arcs out of the living tokens.
@@ -99,6 +121,8 @@ def expand(arcs, row, live, count, best, slot, after, links, first, beam, lattic
         cutoff = max(cutoff, arcs[a].weight + row[np.uintp(arcs[a].column)] - beam)
     for i in range(np.uintp(count)):
         token, begin, stop = live[i].score - base, np.uintp(live[i].begin), np.uintp(live[i].end)
+        if i + np.uintp(AHEAD) < np.uintp(count):
+            prefetch(arcs, np.uintp(live[i + np.uintp(AHEAD)].begin))
         if found + (stop - begin) > np.uintp(len(after)):
             return -MORE_TOKENS, end
         if lattice and end + (stop - begin) > np.uintp(len(links)):

@@ -105,7 +105,7 @@ def test_a_lattice_has_every_path_within_its_beam(seed: int, frames: int, lattic
     graph, log_probs = random_graph(seed)
     ours = search_graph(graph, log_probs)
     scores = np.random.default_rng(seed + 1).normal(size=(frames, PDFS)).astype(np.float32) * 2
-    expected = all_paths(graph, ours.weights(slice(None)), scores)
+    expected = all_paths(graph, ours.arcs["weight"], scores)
     lattice = run(ours, scores, Beams(1.0, 1e4, lattice_beam, 0, 10**6))
     lattice.validate("lattice")
     assert lattice.complete == bool(expected)
@@ -143,7 +143,7 @@ def test_parts_of_scores_are_those_of_their_arcs(seed: int, frames: int) -> None
     assert lattice.acoustic == pytest.approx(expected, abs=1e-4)
     known = {
         (int(graph.pdf[a]), int(graph.tid[a]), int(graph.word[a]), float(graph.lm[a])): float(w)
-        for a, w in enumerate(search_graph(graph, log_probs).weights(slice(None)))
+        for a, w in enumerate(search_graph(graph, log_probs).arcs["weight"])
     }
     for a in range(lattice.num_arcs):
         names = (int(lattice.pdf[a]), int(lattice.tid[a]), int(lattice.label[a]), float(lattice.lm[a]))
