@@ -1,15 +1,17 @@
 #!/usr/bin/env python3
-"""The search on k2 beside Kaldi's own decoders (packages kaldi-decoder and kaldifst): best paths, scores and speed.
+"""Our search beside k2's and Kaldi's own decoders (packages kaldi-decoder and kaldifst): best paths, scores and speed.
 
-Both search the same graph with the same scores, beam and limit of active states, in one process, turn by turn; scoring
+All search the same graph with the same scores, beam and limit of active states, in one process, turn by turn; scoring
 by the model is shared and outside the clock. Times are processor seconds of the one thread that all of them have, so
-that other work on the machine matters little; the best of the repeats counts. `k2` makes lattices and takes the best
-path of them; Kaldi's FasterDecoder makes the best path alone, its LatticeSimpleDecoder lattices (but is written for
-plainness, not for speed; its fast sibling is not in any package for this Python).
+that other work on the machine matters little; the best of the repeats counts. `ours` and `k2` make lattices and take
+the best path of them, `ours, best paths` keeps no lattice; Kaldi's FasterDecoder makes the best path alone, its
+LatticeSimpleDecoder lattices (but is written for plainness, not for speed; its fast sibling is not in any package for
+this Python).
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import sys
 import time
@@ -26,10 +28,18 @@ if TYPE_CHECKING:
     import kaldifst
     import torch
 
+    from pipeline.graph.beam_search import SearchGraph
     from pipeline.graph.decoding import DecodingGraph
     from pipeline.graph.options import DecodeOptions
 
-DECODERS = ("k2", "k2 one by one", "kaldi FasterDecoder", "kaldi LatticeSimpleDecoder")
+DECODERS = (
+    "ours, best paths",
+    "ours",
+    "k2",
+    "k2 one by one",
+    "kaldi FasterDecoder",
+    "kaldi LatticeSimpleDecoder",
+)
 COLUMNS = (
     "graph",
     "beam",
@@ -54,19 +64,20 @@ def kaldi_graph(graph: DecodingGraph, log_probs: Any, transition_scale: float) -
     import kaldifst
     import numpy as np
 
-    fsa = graph.to_k2(log_probs, transition_scale)
-    arcs, scores = fsa.arcs.values()[:, :3].tolist(), (-fsa.scores).tolist()
-    words = fsa.aux_labels.tolist()
+    trans = np.append(log_probs, np.float32(0.0))[graph.tid]
+    cost = -(graph.lm + graph.lex + np.float32(transition_scale) * trans)
+    src = np.repeat(np.arange(graph.num_states), np.diff(graph.splits))
     out = kaldifst.StdVectorFst()
     for _ in range(graph.num_states - 1):
         out.add_state()
     out.start = 0
     final = np.full(graph.num_states, np.inf)
-    for (src, dst, label), cost, word in zip(arcs, scores, words):
-        if label < 0:
-            final[src] = min(final[src], cost)
+    columns = (src, graph.dst, graph.pdf, cost, graph.word)
+    for state, dst, pdf, weight, word in zip(*(c.tolist() for c in columns)):
+        if pdf < 0:
+            final[state] = min(final[state], weight)
         else:
-            out.add_arc(src, kaldifst.StdArc(label, word, cost, dst))
+            out.add_arc(state, kaldifst.StdArc(pdf + 1, word, weight, dst))
     for state in np.flatnonzero(np.isfinite(final)).tolist():
         out.set_final(state, float(final[state]))
     return out
@@ -124,6 +135,33 @@ def kaldi_search(
     return found
 
 
+def our_search(graph: SearchGraph, scores: Sequence[torch.Tensor], options: DecodeOptions, lattices: bool) -> Found:
+    """Our search, one utterance after the other."""
+    import numpy as np
+
+    from pipeline.graph.beam_search import Beams, BeamSearch
+    from pipeline.graph.lattice_paths import best_labels, best_to_end
+    from pipeline.graph.lattices import arc_scores
+
+    lattice_beam = options.lattice_beam if lattices else None
+    search = BeamSearch(graph, Beams(1.0, options.beam, lattice_beam, options.min_active, options.max_active))
+    found, one, nothing = Found([], []), np.ones(1), np.zeros(1)
+    for matrix in scores:
+        search.start()
+        search.advance(matrix.numpy())
+        lattice = search.finish()
+        if not lattice.complete:
+            found.words.append([])
+            found.totals.append(float("nan"))
+            continue
+        total = arc_scores(lattice, 1.0, 0.0)
+        ends, zeros = (lattice.src, lattice.dst), np.zeros(lattice.num_arcs)
+        labels = best_labels(*ends, lattice.label, total, zeros, zeros, lattice.num_states, one, nothing)
+        found.words.append(lattice.spell(labels[0].tolist()))
+        found.totals.append(float(best_to_end(*ends, total, lattice.num_states)[0]))
+    return found
+
+
 def k2_search(
     graph: DecodingGraph, fsa: Any, scores: Sequence[torch.Tensor], options: DecodeOptions, batch_frames: int
 ) -> Found:
@@ -174,12 +212,12 @@ class Case:
     def __init__(
         self, model: Path, graph: Path, data: Path, transforms: Path | None, options: DecodeOptions, limit: int
     ) -> None:
-        import kaldifst
         import numpy as np
         import torch
 
         from pipeline.artifacts.model_dir import load_hmm
         from pipeline.feats.dataset import Dataset
+        from pipeline.graph.beam_search import SearchGraph
         from pipeline.graph.decoding import DecodingGraph
         from pipeline.tasks.decode import check_graph
         from pipeline.tasks.model import load_model
@@ -189,8 +227,8 @@ class Case:
         check_graph(self.graph, graph, hmm)
         scorer = load_model(model, options.prior_scale, transforms)
         scale = scorer.transition_scale if options.transition_scale is None else options.transition_scale
-        self.fsa = self.graph.to_k2(hmm.transitions.log_probs(), scale)
-        self.fst = kaldifst.StdConstFst(kaldi_graph(self.graph, hmm.transitions.log_probs(), scale))
+        self._weights = hmm.transitions.log_probs(), scale
+        self.ours = SearchGraph(self.graph, hmm.transitions.log_probs(), hmm.transitions.tid_pdf(), scale)
         utterances = Dataset.open(data, scorer.feat_options)
         number = min(limit or len(utterances), len(utterances))
         self.refs = [tuple(utterances.text(i).split()) for i in range(number)]
@@ -206,16 +244,35 @@ class Case:
             self.scores.append((scores - scores.max(dim=1, keepdim=True).values) * options.acoustic_scale)
         self.seconds = sum(map(len, self.scores)) * scorer.frame_shift
 
+    @functools.cached_property
+    def fsa(self) -> Any:
+        """The graph for k2."""
+        return self.graph.to_k2(*self._weights)
+
+    @functools.cached_property
+    def fst(self) -> kaldifst.StdConstFst:
+        """The graph for Kaldi."""
+        import kaldifst
+
+        return kaldifst.StdConstFst(kaldi_graph(self.graph, *self._weights))
+
 
 def measure(case: Case, decoders: Sequence[str], options: DecodeOptions, repeats: int) -> list[dict[str, Any]]:
     """One row per decoder, compared with Kaldi's FasterDecoder."""
     runs: dict[str, Callable[[], Found]] = {
+        "ours, best paths": lambda: our_search(case.ours, case.scores, options, lattices=False),
+        "ours": lambda: our_search(case.ours, case.scores, options, lattices=True),
         "k2": lambda: k2_search(case.graph, case.fsa, case.scores, options, options.batch_frames),
         "k2 one by one": lambda: k2_search(case.graph, case.fsa, case.scores, options, 1),
         "kaldi FasterDecoder": lambda: kaldi_search(case.fst, case.graph, case.scores, options),
         "kaldi LatticeSimpleDecoder": lambda: kaldi_search(case.fst, case.graph, case.scores, options, lattices=True),
     }
     seconds, found = {d: float("inf") for d in decoders}, {}
+    our_search(case.ours, case.scores[:1], options, True)  # compiled before the clock runs
+    if any(d.startswith("k2") for d in decoders):
+        assert case.fsa is not None
+    if any(d.startswith("kaldi") for d in decoders):
+        assert case.fst is not None
     for _ in range(repeats):
         for decoder in decoders:
             start = time.process_time()
@@ -297,7 +354,7 @@ def main(
     repeats: int,
     as_json: bool,
 ) -> None:
-    """Searches GRAPH for DATA as MODEL scores it, by k2 and by Kaldi's decoders.
+    """Searches GRAPH for DATA as MODEL scores it, by our search, by k2 and by Kaldi's decoders.
 
     faster_than_kaldi is FasterDecoder's time over the row's: above 1 the row is faster. same_words, same_score, better
     and worse count utterances against FasterDecoder.
