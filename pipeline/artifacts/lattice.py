@@ -95,6 +95,31 @@ class Lattice:
             counts[arc] = len(self.sequences[self.label[arc] - self.num_words])
         return counts
 
+    def spelled(self) -> Lattice:
+        """The same paths with at most one word on an arc: further words get arcs in front, which take no time."""
+        extra = np.maximum(self.words_of_arcs() - 1, 0)
+        if not extra.any():
+            return replace(self, sequences=(), label=np.minimum(self.label, self.num_words - 1))
+        before = np.bincount(self.src, weights=extra, minlength=self.num_states).astype(np.int64)
+        number = np.arange(self.num_states) + np.cumsum(before) - before  # new states follow the one that they leave
+        added = number.copy()
+        rows: list[tuple[int, int, int, int]] = []  # src, dst, word, arc whose scores it has
+        frame = np.repeat(self.frame, before + 1)
+        for arc, (src, dst) in enumerate(zip(self.src.tolist(), self.dst.tolist())):
+            words = self.spell([int(self.label[arc])]) or [0]
+            at = int(number[src])
+            for word in words[:-1]:
+                added[src] += 1
+                rows.append((at, int(added[src]), word, -1))
+                at = int(added[src])
+            rows.append((at, int(number[dst]), words[-1], arc))
+        rows.sort(key=lambda row: row[:2])
+        src, dst, label, arc = (np.array(column, dtype=np.int32) for column in zip(*rows))
+        real = arc >= 0
+        columns = {n: np.where(real, getattr(self, n)[arc], getattr(self, n).dtype.type(0)) for n in _FLOATS}
+        columns |= {n: np.where(real, getattr(self, n)[arc], np.int32(-1)) for n in ("pdf", "tid")}
+        return replace(self, frame=frame, src=src, dst=dst, label=label, sequences=(), **columns)
+
     def validate(self, where: str) -> None:
         """DataError unless all numbers are within their ranges and every state is on a path."""
         states, arcs = self.num_states, self.num_arcs

@@ -92,3 +92,31 @@ def posteriors(
             if scored:
                 derivative[a] = gamma[a] * (before[src[a]] + accuracy[a] + after[dst[a]] - mean)
     return gamma, derivative, alpha[last], mean
+
+
+@numba.njit(cache=True, nogil=True)
+def oracle_errors(src: np.ndarray, dst: np.ndarray, word: np.ndarray, reference: np.ndarray) -> int:
+    """Fewest insertions, deletions and substitutions of a path against the reference.
+
+    Args:
+        src, dst: (A,) states, A > 0.
+        word: (A,) one word id at most, 0 for none (``Lattice.spelled``).
+        reference: (U,) word ids.
+    """
+    states, size = dst.max() + 1, len(reference)
+    cost = np.full((states, size + 1), size + len(src), np.int64)
+    cost[0] = np.arange(size + 1)
+    for a in range(len(src)):
+        here, there = cost[src[a]], cost[dst[a]]
+        for u in range(size + 1):
+            if u > 0:
+                here[u] = min(here[u], here[u - 1] + 1)
+            if word[a] == 0:
+                there[u] = min(there[u], here[u])
+                continue
+            there[u] = min(there[u], here[u] + 1)
+            if u > 0:
+                there[u] = min(there[u], here[u - 1] + (word[a] != reference[u - 1]))
+    for u in range(1, size + 1):
+        cost[states - 1, u] = min(cost[states - 1, u], cost[states - 1, u - 1] + 1)
+    return cost[states - 1, size]

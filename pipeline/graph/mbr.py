@@ -1,0 +1,151 @@
+"""Words of least expected error, with their times and confidences, from word lattices.
+
+Xu, Povey, Mangu and Zhu 2011, Minimum Bayes risk decoding and system combination based on a recursion for edit
+distance; cf. Kaldi lattice-mbr-decode.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numba
+import numpy as np
+
+from pipeline.artifacts.lattice import Lattice
+from pipeline.graph.lattice_paths import best_labels
+from pipeline.graph.lattice_sums import posteriors
+from pipeline.graph.lattices import NO_ACCURACY, arc_scores
+
+ROUNDS = 20  # the words settle after two or three
+EXTRA = 1e-5  # of an inserted word: of equal alignments the one without insertions counts
+
+
+class HeardWord(NamedTuple):
+    """A recognised word.
+
+    Attributes:
+        word: id.
+        begin, end: seconds, means over the paths that have the word there.
+        confidence: probability that the word is there.
+    """
+
+    word: int
+    begin: float
+    end: float
+    confidence: float
+
+
+def least_risk(
+    lattice: Lattice, lm_weight: float, word_penalty: float, frame_shift: float
+) -> tuple[list[HeardWord], float]:
+    """The word sequence with the fewest expected errors over all paths.
+
+    Args:
+        lattice: of words (``pipeline.graph.determinise.word_lattice``); in others, every state sequence counts.
+        lm_weight, word_penalty: probabilities of paths are exp(acoustic / lm_weight + graph - penalty * words).
+        frame_shift: seconds.
+    Returns:
+        The words, and how many errors are expected of them.
+    """
+    if not lattice.complete:
+        return [], 0.0
+    lattice = lattice.spelled()
+    scores = arc_scores(lattice, lm_weight, word_penalty)
+    names, word = np.unique(np.append(lattice.label, 0), return_inverse=True)  # word 0 is none
+    word = word[:-1]
+    zeros, one = np.zeros(lattice.num_arcs), np.ones(1)
+    labels = best_labels(lattice.src, lattice.dst, word, scores, zeros, zeros, lattice.num_states, one, 0 * one)[0]
+    share = _shares(lattice, scores)
+    bins = _with_gaps(labels)
+    for _ in range(ROUNDS):
+        gamma, begin, end, risk = _align(lattice.src, lattice.dst, word, share, lattice.frame, bins, len(names))
+        best = gamma.argmax(axis=1)
+        keeps = gamma[np.arange(len(bins)), bins] >= gamma.max(axis=1) - 1e-9
+        new = np.where(keeps, bins, best)
+        if np.array_equal(new, bins):
+            break
+        bins = _with_gaps(new[new > 0])
+    places = np.flatnonzero(bins)
+    chosen = places, bins[places]
+    mass = np.maximum(gamma[chosen], 1e-30)
+    # Means over different paths may overlap: a word ends where the next one begins, at the latest.
+    start = np.maximum.accumulate(begin[chosen] / mass)
+    stop = np.maximum(end[chosen] / mass, start)
+    stop[:-1] = np.minimum(stop[:-1], start[1:])
+    columns = (names[chosen[1]], start * frame_shift, stop * frame_shift, np.minimum(mass, 1.0))
+    return [HeardWord(*row) for row in zip(*(c.tolist() for c in columns))], float(risk)
+
+
+def _with_gaps(words: np.ndarray) -> np.ndarray:
+    """Words with an empty place before, between and behind them, where others may be inserted."""
+    out = np.zeros(2 * len(words) + 1, np.int64)
+    out[1::2] = words
+    return out
+
+
+def _shares(lattice: Lattice, scores: np.ndarray) -> np.ndarray:
+    """(A,) share of each arc in the paths that come to its destination."""
+    gamma, _, _, _ = posteriors(lattice.src, lattice.dst, scores, NO_ACCURACY)
+    into = np.bincount(lattice.dst, weights=gamma, minlength=lattice.num_states)
+    return np.divide(gamma, into[lattice.dst], out=np.zeros_like(gamma), where=into[lattice.dst] > 0)
+
+
+@numba.njit(cache=True, nogil=True)
+def _step(before, word, bins, after, way):
+    """The edit distances behind an arc, for each number of bins, from those before it; `way` says which edit it was:
+    1 the arc's word against the bin, 2 the word inserted, 3 the bin deleted.
+    """
+    inserted = 1.0 + EXTRA if word > 0 else 0.0
+    after[0] = before[0] + inserted
+    for q in range(1, len(after)):
+        one = before[q - 1] + (word != bins[q - 1])
+        two = before[q] + inserted
+        three = after[q - 1] + (bins[q - 1] > 0)
+        after[q] = min(one, two, three)
+        way[q] = 1 if one <= min(two, three) else (2 if two <= three else 3)
+
+
+@numba.njit(cache=True, nogil=True)
+def _align(src, dst, word, share, frame, bins, num_words):
+    """Aligns all paths with the bins (eq. 14 to 20 and figure 5 of the paper).
+
+    Args:
+        src, dst: (A,) states, sorted by source.
+        word: (A,) 0 for none; share: (A,) see ``_shares``; frame: (S,).
+        bins: (Q,) words, 0 for none.
+    Returns:
+        (Q, W) probability of each word in each bin, the same times its first and its last frame, expected edits.
+    """
+    states, size = len(frame), len(bins) + 1
+    edits, mass = np.zeros((states, size)), np.zeros((states, size))
+    after, way, own = np.zeros(size), np.zeros(size, np.int64), np.zeros(size)
+    gamma = np.zeros((len(bins), num_words))
+    begin, end = np.zeros((len(bins), num_words)), np.zeros((len(bins), num_words))
+    for q in range(1, size):
+        edits[0, q] = edits[0, q - 1] + (bins[q - 1] > 0)
+    for a in range(len(src)):
+        _step(edits[src[a]], word[a], bins, after, way)
+        for q in range(size):
+            edits[dst[a], q] += share[a] * after[q]
+    mass[states - 1, size - 1] = 1.0
+    for a in range(len(src) - 1, -1, -1):
+        s, d = src[a], dst[a]
+        _step(edits[s], word[a], bins, after, way)
+        own[:] = share[a] * mass[d]
+        for q in range(size - 1, 0, -1):
+            if way[q] == 1:
+                mass[s, q - 1] += own[q]
+            elif way[q] == 2:
+                mass[s, q] += own[q]
+            else:
+                own[q - 1] += own[q]
+            if way[q] != 2:
+                w = word[a] if way[q] == 1 else 0
+                gamma[q - 1, w] += own[q]
+                begin[q - 1, w] += own[q] * frame[s]
+                end[q - 1, w] += own[q] * frame[d]
+        mass[s, 0] += own[0]
+    for q in range(size - 1, 0, -1):  # bins in front of the first arc
+        mass[0, q - 1] += mass[0, q]
+        gamma[q - 1, 0] += mass[0, q]
+    return gamma, begin, end, edits[states - 1, size - 1]
