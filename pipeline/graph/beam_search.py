@@ -137,8 +137,10 @@ class BeamSearch:
         )
         self.start()
 
-    def start(self) -> None:
-        """Forgets everything and begins an utterance."""
+    def start(self, beams: Beams | None = None) -> None:
+        """Forgets everything and begins an utterance, perhaps with other beams."""
+        if beams is not None:
+            self.beams, self._limits = beams, beams.limits()
         search = self._search
         search.counts[:] = 0
         search.counts[kernels.LIVING] = 1

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import collections
 import os
-import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pipeline.artifacts.checkpoint import forget_pages
 from pipeline.artifacts.lattice import Lattice
 from pipeline.graph.beam_search import Beams, BeamSearch, SearchGraph
 from pipeline.graph.decoding import DecodingGraph
@@ -52,7 +53,7 @@ class Searcher:
         else:
             self._k2 = None
             self._graph = SearchGraph(graph, log_probs, tid_pdf, transition_scale, dynamic)
-            self._searches: dict[tuple[int, int], BeamSearch] = {}
+            self._idle: collections.deque[BeamSearch] = collections.deque()
 
     def search(
         self,
@@ -89,22 +90,27 @@ class Searcher:
         import numba
 
         def one(n: int) -> Lattice:
-            search = self._search_of(widen)
-            search.start()
+            # Their memory serves further utterances; no two threads get the same one.
+            try:
+                search = self._idle.pop()
+            except IndexError:
+                search = BeamSearch(self._graph, self._beams(widen))
+            search.start(self._beams(widen))
             feed(n, search)
-            return search.finish()
+            lattice = search.finish()
+            self._idle.append(search)
+            return lattice
 
         threads = min(numba.get_num_threads(), os.cpu_count() or 1, count)
         if threads <= 1:
-            return Lattices([one(n) for n in range(count)])
-        with ThreadPoolExecutor(threads) as pool:
-            return Lattices(list(pool.map(one, range(count))))
+            found = [one(n) for n in range(count)]
+        else:
+            with ThreadPoolExecutor(threads) as pool:
+                found = list(pool.map(one, range(count)))
+        # Lattices look up their arcs here and there, until all of a mapped graph is in memory.
+        forget_pages(self._graph.graph.lm, sparse=True)
+        return Lattices(found)
 
-    def _search_of(self, widen: int) -> BeamSearch:
-        """The search of this thread, with its memory."""
-        key = threading.get_ident(), widen
-        if key not in self._searches:
-            o = self._options
-            beams = Beams(o.acoustic_scale, o.beam * 2**widen, o.lattice_beam, o.min_active, o.max_active * 2**widen)
-            self._searches[key] = BeamSearch(self._graph, beams)
-        return self._searches[key]
+    def _beams(self, widen: int) -> Beams:
+        o = self._options
+        return Beams(o.acoustic_scale, o.beam * 2**widen, o.lattice_beam, o.min_active, o.max_active * 2**widen)
