@@ -70,22 +70,11 @@ def graph_sums(
     frames, states, with_accuracy = emission.shape[0], len(splits) - 1, len(accuracy) > 0
     kept, prob, right, first, scale, fanout = _forward(splits, arcs, emission, accuracy, floor, max_active)
     value, right_after = np.zeros(states), np.zeros(states if with_accuracy else 0)  # of live states, backward
-    live, place, num_live, ended, mean = np.empty(states, np.int32), np.zeros(states, np.int32), 0, 0.0, 0.0
-    for i in range(first[frames], first[frames + 1]):
-        s = kept[i]
-        if final[s] > 0.0:
-            value[s] = final[s]
-            live[num_live] = s
-            num_live += 1
-            ended += prob[i] * final[s]
-            if with_accuracy:
-                mean += prob[i] * final[s] * right[i]
+    live, place = np.empty(states, np.int32), np.zeros(states, np.int32)
+    num_live, ended, mean = _end(kept, prob, right, first[frames], first[frames + 1], final, value, live)
     if ended == 0.0:
         return -np.inf, 0.0
-    mean /= ended
-    width = 0
-    for t in range(frames):
-        width = max(width, first[t + 1] - first[t])
+    width = np.max(np.diff(first[: frames + 1]))
     back, back_right, touched = np.zeros(width), np.zeros(width if with_accuracy else 0), np.empty(width, np.int32)
     total = np.log(ended)
     for t in range(frames - 1, -1, -1):
@@ -110,26 +99,67 @@ def graph_sums(
             )
         else:
             count, mass = _along(kept[begin:end], splits, arcs, value, right_after, row, back, back_right, touched)
-        for k in range(num_live):
-            value[live[k]] = 0.0
-        num_live = 0
-        for k in range(count):
-            j = touched[k]
-            if prob[begin + j] * back[j] >= THIN * floor * mass:
-                s = kept[begin + j]
-                live[num_live] = s
-                num_live += 1
-                value[s] = back[j] / scale[t + 1]
-                if with_accuracy:
-                    right_after[s] = back_right[j] / back[j]
-            back[j] = 0.0
-            if with_accuracy:
-                back_right[j] = 0.0
+        least = THIN * floor * mass
+        num_live = _turn(
+            kept, prob, begin, scale[t + 1], value, right_after, live, num_live, back, back_right, touched, count, least
+        )
         occupancy[t] /= mass
         if with_accuracy:
             derivative[t] = derivative[t] / mass - mean * occupancy[t]
         total += np.log(scale[t + 1])
     return total, mean
+
+
+@numba.njit(cache=True, nogil=True)
+def _end(kept, prob, right, begin, end, final, value, live):
+    """The states at begin .. end in which paths end.
+
+    Args:
+        value: (S,) zeros, filled with the probabilities of ending.
+        live: filled with these states.
+    Returns:
+        Their number, the probability of all paths, the expected sum of accuracies.
+    """
+    num_live, ended, mean = 0, 0.0, 0.0
+    for i in range(begin, end):
+        s = kept[i]
+        if final[s] > 0.0:
+            value[s] = final[s]
+            live[num_live] = s
+            num_live += 1
+            ended += prob[i] * final[s]
+            if len(right):
+                mean += prob[i] * final[s] * right[i]
+    return num_live, ended, mean / ended if ended > 0.0 else 0.0
+
+
+@numba.njit(cache=True, nogil=True)
+def _turn(kept, prob, begin, scale, value, right_after, live, num_live, back, back_right, touched, count, least):
+    """From one frame to the one before: what was noted of its states becomes that of the live ones, and is cleared.
+
+    Args:
+        num_live: live states of the frame behind.
+        touched: the `count` states of the frame, counted from `begin`, that have a backward sum.
+        least: a state of a lower posterior is dropped.
+    Returns:
+        The number of live states.
+    """
+    for k in range(num_live):
+        value[live[k]] = 0.0
+    num_live = 0
+    for k in range(count):
+        j = touched[k]
+        if prob[begin + j] * back[j] >= least:
+            s = kept[begin + j]
+            live[num_live] = s
+            num_live += 1
+            value[s] = back[j] / scale
+            if len(back_right):
+                right_after[s] = back_right[j] / back[j]
+        back[j] = 0.0
+        if len(back_right):
+            back_right[j] = 0.0
+    return num_live
 
 
 @numba.njit(cache=True, nogil=True)
@@ -145,21 +175,9 @@ def _along(kept, splits, arcs, value, right_after, row, back, back_right, touche
                 x = arc.weight * emission[arc.pdf] * value[arc.state]
                 if x > 0.0:
                     count, g = _take(
-                        j,
-                        arc.pdf,
-                        arc.state,
-                        x,
-                        right_after,
-                        prob,
-                        right,
-                        accuracy,
-                        occupancy,
-                        derivative,
-                        back,
-                        back_right,
-                        touched,
-                        count,
-                    )
+                        j, arc.pdf, arc.state, x, right_after, prob, right, accuracy, occupancy, derivative, back,
+                        back_right, touched, count,
+                    )  # fmt: skip
                     mass += g
     return count, mass
 
@@ -178,21 +196,9 @@ def _against(kept, place, live, in_splits, in_arcs, value, right_after, row, bac
                 x = arc.weight * emission[arc.pdf] * value[state]
                 if x > 0.0:
                     count, g = _take(
-                        j,
-                        arc.pdf,
-                        state,
-                        x,
-                        right_after,
-                        prob,
-                        right,
-                        accuracy,
-                        occupancy,
-                        derivative,
-                        back,
-                        back_right,
-                        touched,
-                        count,
-                    )
+                        j, arc.pdf, state, x, right_after, prob, right, accuracy, occupancy, derivative, back,
+                        back_right, touched, count,
+                    )  # fmt: skip
                     mass += g
     for s in kept:
         place[s] = 0
@@ -245,65 +251,53 @@ def _forward(splits, arcs, emission, accuracy, floor, max_active):
     kept[0], prob[0], first[1] = 0, 1.0, 1
     if with_accuracy:
         right[0] = 0.0
-    value, reached = np.zeros(states), np.empty(states, np.int32)
-    gained = np.zeros(states if with_accuracy else 0)
-    deep = max(floor * floor, LEAST)
+    work = np.zeros(states), np.zeros(states if with_accuracy else 0), np.empty(states, np.int32)
     top = 0  # where the best state of the frame lies
     for t in range(frames):
         begin, end = first[t], first[t + 1]
         for i in range(begin, end):
             fanout[t] += splits[kept[i] + 1] - splits[kept[i]]
-        count, best = _reach(
-            kept,
-            prob,
-            right,
-            begin,
-            end,
-            top,
-            splits,
-            arcs,
-            emission[t],
-            accuracy[t : t + 1],
-            floor,
-            value,
-            gained,
-            reached,
-        )
-        limit = max_active
-        kept, prob, right = _room(kept, prob, right, end + count)
-        last = _keep(kept, prob, right, end, value, gained, reached, count, floor * best)
-        if last - end < min(FEW, states):
-            limit = FEW
-            count, best = _reach(
-                kept,
-                prob,
-                right,
-                begin,
-                end,
-                top,
-                splits,
-                arcs,
-                emission[t],
-                accuracy[t : t + 1],
-                deep,
-                value,
-                gained,
-                reached,
-            )
-            kept, prob, right = _room(kept, prob, right, end + count)
-            last = _keep(kept, prob, right, end, value, gained, reached, count, deep * best)
-        if last - end > limit:
-            last = _shortened(kept, prob, right, end, last, best, deep, limit)
+        kept, prob, right = _room(kept, prob, right, end + min(states, fanout[t]))
+        row = emission[t], accuracy[t : t + 1]
+        last, best = _next(kept, prob, right, begin, end, top, splits, arcs, row, floor, max_active, work)
         top = end
         for i in range(end, last):
             prob[i] /= best
             if prob[i] == 1.0:
                 top = i
-        end = last
-        first[t + 2] = end
+        first[t + 2] = last
         if best > 0.0:
             scale[t + 1] = best
     return kept, prob, right, first, scale, fanout
+
+
+@numba.njit(cache=True, nogil=True)
+def _next(kept, prob, right, begin, end, top, splits, arcs, row, floor, max_active, work):
+    """A frame forward: the states that those at begin .. end lead to are put behind them.
+
+    Args:
+        top: see ``_reach``.
+        row: emissions and accuracies of the frame.
+        work: value, gained and reached of ``_reach``.
+    Returns:
+        The new end, and the highest probability.
+    """
+    value, gained, reached = work
+    emission, accuracy = row
+    states, deep, limit = len(value), max(floor * floor, LEAST), max_active
+    count, best = _reach(
+        kept, prob, right, begin, end, top, splits, arcs, emission, accuracy, floor, value, gained, reached
+    )
+    last = _keep(kept, prob, right, end, value, gained, reached, count, floor * best)
+    if last - end < min(FEW, states):
+        limit = FEW
+        count, best = _reach(
+            kept, prob, right, begin, end, top, splits, arcs, emission, accuracy, deep, value, gained, reached
+        )
+        last = _keep(kept, prob, right, end, value, gained, reached, count, deep * best)
+    if last - end > limit:
+        last = _shortened(kept, prob, right, end, last, best, deep, limit)
+    return last, best
 
 
 @numba.njit(cache=True, nogil=True)
