@@ -130,7 +130,6 @@ def test_alignment_sets(tones, tmp_path, head, name):
 @torch.no_grad()
 def test_ctc_with_lexicon_and_lm(tones, tmp_path):
     """No sentence of up to three words has a better path than the one that the search through the graph finds."""
-    pytest.importorskip("k2")
     from pipeline.artifacts.lang import Lang
     from pipeline.feats.dataset import Dataset
     from pipeline.graph.decoding import build_decoding_graph

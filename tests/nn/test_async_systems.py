@@ -25,7 +25,6 @@ from pipeline.nn.step import evaluate
 from pipeline.tasks.align import AlignOptions, align
 from tests.nn.conftest import WORDS
 
-pytest.importorskip("k2")
 TRAIN = dict(batch_frames=400, time_masks=0, feature_masks=0, device="cpu")
 CE = dict(encoder="dnn", layers=1, dim=24, window_left=4, window_right=2, epochs=3, learning_rate=5e-3, **TRAIN)
 MMI = dict(

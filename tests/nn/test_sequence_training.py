@@ -30,7 +30,6 @@ from pipeline.nn.sequence_training import Sources, lm_scores, same_phone, select
 from pipeline.tasks.align import AlignOptions, align
 from tests.nn.conftest import WORDS
 
-pytest.importorskip("k2")
 SHAPE = dict(
     encoder="tdnn", layers=1, dim=16, dilations=(1,), batch_frames=400, time_masks=0, feature_masks=0, device="cpu"
 )

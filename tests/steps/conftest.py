@@ -18,7 +18,6 @@ def compiled() -> set[tuple[str, int]]:
 @pytest.fixture(scope="session")
 def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Directory in which every step of the small recipe has run undisturbed; tests must not change it."""
-    pytest.importorskip("k2")
     directory = tmp_path_factory.mktemp("recipe")
     for name, (output, _) in STEPS.items():
         known = None

@@ -143,6 +143,33 @@ def test_transition_scores_of_each_batch_equal_static_ones(data) -> None:
     )
 
 
+def test_k2_s_search_recognises_the_same(data) -> None:
+    """With lists, posteriors and another language model, static and input-dependent transitions, failures counted."""
+    pytest.importorskip("k2")
+    from pipeline.graph.lm_lattice import LatticeRescorer
+
+    lang, hmm, graph = system(silence_prob=0.0)
+    data({**FRAMES, "short": 1})
+    more, rescorer = dict(nbest=5, posteriors=True), LatticeRescorer(language_model(3), lang.words)
+    for transitions in (None, torch.from_numpy(hmm.transitions.log_probs())):
+        scorer = TableScorer(hmm.transitions.num_pdfs, transitions)
+        for second in (None, rescorer):
+            ours, theirs = (
+                decode.decode(
+                    scorer, hmm, graph, "data", dataclasses.replace(WIDE, search=s, **more), [(2.0, 0.5)], second
+                )
+                for s in ("ours", "k2")
+            )
+            assert ours.texts == theirs.texts and ours.failed == theirs.failed == ["short"]
+            for c in FRAMES:
+                assert [a.words for a in ours.alternatives[c]] == [a.words for a in theirs.alternatives[c]]
+                for a, b in zip(ours.alternatives[c], theirs.alternatives[c]):
+                    assert (a.acoustic, a.graph, a.lm) == pytest.approx((b.acoustic, b.graph, b.lm), abs=5e-3)
+                one, other = ours.occupancies[c], theirs.occupancies[c]
+                assert one.frame.tolist() == other.frame.tolist() and one.pdf.tolist() == other.pdf.tolist()
+                assert one.share == pytest.approx(other.share, abs=1e-3)
+
+
 def test_narrow_searches_are_repeated_and_hopeless_ones_counted(data) -> None:
     _, hmm, graph = system(silence_prob=0.0)
     scorer = TableScorer(hmm)
