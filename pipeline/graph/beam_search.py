@@ -100,7 +100,7 @@ class Beams:
         lattice = self.lattice_beam is not None
         return kernels.Limits(
             min(self.beam, kernels.UNLIMITED),
-            min(self.lattice_beam, kernels.UNLIMITED) if lattice else 0.0,
+            min(self.lattice_beam, kernels.UNLIMITED) if lattice else kernels.UNLIMITED,
             self.min_active,
             self.max_active,
             CHUNK,
@@ -237,24 +237,24 @@ class BeamSearch:
         """
         if self._held is not None:
             self._run(self.graph.columns(*self._held, self.beams.acoustic_scale))
+            self._held = None
         search, graph = self._search, self.graph
         frame, living = int(search.counts[kernels.FRAME]), int(search.counts[kernels.LIVING])
         if not frame:
             return Lattice.empty(len(graph.graph.words), graph.graph.word_sequences)
-        beam = 0.0 if self.beams.lattice_beam is None else self._limits.lattice_beam
         token, arc, score = kernels.endings(graph.arcs, search.live[:living], graph.num_columns)
         partial = not self.alive or not len(token)
         if partial:
             token, score = np.arange(living), search.live["score"][:living]
             arc = np.full(living, -1)
         worse = score.max() - score
-        kept = worse <= beam
+        kept = worse <= self._limits.lattice_beam if self._limits.lattice else np.arange(len(worse)) == score.argmax()
         token, arc, worse = token[kept], arc[kept], worse[kept]
         last = int(search.token_first[frame])
         search.extra[last : last + living] = kernels.FAR
         np.minimum.at(search.extra, last + token, worse)
         number = np.cumsum(search.extra[last : last + living] < kernels.FAR) - 1
-        kernels.prune(search, beam if self.beams.lattice_beam is not None else kernels.UNLIMITED)
+        kernels.prune(search, self._limits.lattice_beam)
         return self._lattice(number[token], arc, partial)
 
     def _lattice(self, token: np.ndarray, ending: np.ndarray, partial: bool) -> Lattice:

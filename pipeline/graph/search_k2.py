@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import k2
 
 MOST_ACTIVE = 1 << 20  # k2 sizes its tables by it, in 32 bits
+LOWEST = -1e30  # so that no difference of infinities arises in frames where every pdf is impossible
 
 
 class K2Search:
@@ -41,14 +42,16 @@ class K2Search:
         """As ``Searcher.search``."""
         import k2
 
-        # The best score of a frame is the same on all paths; without it float32 keeps its precision on long utterances.
-        best = scores.max(dim=2, keepdim=True).values
+        # What is no number below infinity stands for an impossible pdf. The best score of a frame is the same on all
+        # paths; without it float32 keeps its precision on long utterances.
+        scores = torch.where(scores < math.inf, scores, torch.full_like(scores, -math.inf))
+        best = scores.max(dim=2, keepdim=True).values.clamp(min=LOWEST)
         columns = (scores - best) * self.options.acoustic_scale
         if self.dynamic:
             # The arc that leaves a state at frame t is the transition into frame t + 1; the last frame has none.
             shifted = torch.nn.functional.pad(transitions[:, 1:], (0, 0, 0, 1)) * self.transition_scale
             columns = torch.cat([columns[:, :, self._tid_pdf] + shifted, columns], dim=2)
-        # Column 0 is no label of ours; what is no number below infinity is an impossible pdf.
+        # Column 0 is no label of ours.
         columns = torch.nn.functional.pad(columns, (1, 0), value=-math.inf)
         segments = torch.tensor([[i, 0, n] for i, n in enumerate(lens.tolist())], dtype=torch.int32)
         o = self.options

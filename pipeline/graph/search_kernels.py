@@ -273,7 +273,7 @@ def advance(arcs, splits, search, limits, scale, source, begin, end):
             living, at = counts[LIVING], search.token_first[counts[FRAME]]
             for k in range(living):
                 search.extra[at + k] = np.float32(0.0)
-            prune(search, limits.lattice_beam if limits.lattice else UNLIMITED)
+            prune(search, limits.lattice_beam)
     return DONE
 
 

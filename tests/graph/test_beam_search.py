@@ -366,10 +366,25 @@ def test_arrays_grow_in_the_middle_of_a_frame(monkeypatch) -> None:
         num_tids=0,
     )
     ours = SearchGraph(graph, np.zeros(0, np.float32), np.zeros(0, np.int64))
-    for lattice_beam, arcs in ((5.0, 2 * fan), (None, 2 * fan)):  # all paths are equally good
+    for lattice_beam, arcs in ((5.0, 2 * fan), (None, 2)):  # all paths are equally good
         lattice = run(ours, np.zeros((1, 1), np.float32), Beams(1.0, 10.0, lattice_beam, 0, 10**6))
         lattice.validate("lattice")
         assert lattice.complete and lattice.num_arcs == arcs
+
+
+def test_k2_takes_scores_that_are_no_numbers_alike() -> None:
+    pytest.importorskip("k2")
+    graph, scores = real_case(12)
+    log_probs, tid_pdf = np.zeros(graph.graph.num_tids, np.float32), np.zeros(graph.graph.num_tids, np.int64)
+    broken = torch.from_numpy(np.stack([scores, scores, scores]))
+    broken[0, :, 0], broken[1, :, 1], broken[2, 7] = np.nan, np.inf, np.nan
+    found = []
+    for search in ("ours", "k2"):
+        options = DecodeOptions(acoustic_scale=0.5, beam=1e3, lattice_beam=5.0, max_active=100_000, search=search)
+        lattices = Searcher(graph.graph, log_probs, tid_pdf, 1.0, options).search(broken, torch.tensor([12, 12, 12]))
+        assert lattices.empty() == [2] and 0 not in lattices[0].pdf
+        found.append(lattices.best_words(2.0, 0.0))
+    assert found[0] == found[1] and found[0][0] and not found[0][2]
 
 
 @pytest.mark.parametrize("order", [1, 2, 3])
