@@ -163,6 +163,7 @@ class DecodingGraph:
         except (KeyError, TypeError, ValueError) as e:
             raise DataError(f"{d}: not a decoding graph ({e!r})") from None
         graph.validate(d)
+        forget_pages(graph.lm)
         return graph
 
     def validate(self, where: str | Path) -> None:
@@ -180,7 +181,6 @@ class DecodingGraph:
         ok = ok and all(lo <= getattr(self, n).min() and getattr(self, n).max() < hi for n, (lo, hi) in limits.items())
         if not (ok and np.isfinite(self.lm).all() and np.isfinite(self.lex).all()):
             raise DataError(f"{Path(where) / ARCS}: damaged graph")
-        forget_pages(self.lm)
 
 
 def build_decoding_graph(lang: Lang, arpa: Arpa, hmm: HmmDir) -> DecodingGraph:

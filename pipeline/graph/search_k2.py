@@ -44,6 +44,7 @@ class K2Search:
 
         # What is no number below infinity stands for an impossible pdf. The best score of a frame is the same on all
         # paths; without it float32 keeps its precision on long utterances.
+        scores = scores.to(self.options.device)
         scores = torch.where(scores < math.inf, scores, torch.full_like(scores, -math.inf))
         best = scores.max(dim=2, keepdim=True).values.clamp(min=LOWEST)
         columns = (scores - best) * self.options.acoustic_scale

@@ -93,7 +93,7 @@ def prefetch(typingctx, array, index):
     def codegen(context, builder, signature, args):
         kind, _ = signature.args
         view = context.make_array(kind)(context, builder, args[0])
-        pointer = builder.bitcast(builder.gep(view.data, [args[1]]), ir.IntType(8).as_pointer())
+        pointer = builder.bitcast(builder.gep(view.data, [args[1]]), cgutils.voidptr_t)
         name, number = "llvm.prefetch.p0i8", ir.IntType(32)
         call = ir.FunctionType(ir.VoidType(), [pointer.type, number, number, number])
         function = cgutils.get_or_insert_function(builder.module, call, name)
