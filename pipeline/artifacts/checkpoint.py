@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from pipeline.base.errors import DataError, MismatchError
 from pipeline.base.files import atomic_write, read_json, write_json
@@ -70,7 +71,7 @@ def load_tensors(path: str | Path) -> dict[str, torch.Tensor]:
         raise DataError(f"{path}: damaged safetensors file ({e})") from None
 
 
-def map_arrays(path: str | Path) -> dict[str, np.ndarray]:
+def map_arrays(path: str | Path) -> dict[str, npt.NDArray[Any]]:
     """The arrays of a safetensors file, read-only and mapped into memory: what is never looked at is never read.
 
     Raises:
@@ -97,13 +98,13 @@ def map_arrays(path: str | Path) -> dict[str, np.ndarray]:
     return out
 
 
-def forget_pages(array: np.ndarray, sparse: bool = False) -> None:
+def forget_pages(array: npt.NDArray[Any], sparse: bool = False) -> None:
     """Gives back the memory that holds what was read of the file of a mapped array; does nothing for other arrays.
 
     Args:
         sparse: from now on single elements are read, here and there, so that their neighbours need not be.
     """
-    base = array
+    base: Any = array
     while isinstance(base, (np.ndarray, memoryview)):
         base = base.obj if isinstance(base, memoryview) else base.base
     if isinstance(base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):

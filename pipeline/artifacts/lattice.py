@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from pipeline.base.errors import DataError
 from pipeline.base.files import atomic_write
+
+Array = npt.NDArray[Any]
 
 LATTICES = "lattices.safetensors"
 _INTEGERS = ("frame", "src", "dst", "pdf", "tid", "label")
@@ -36,15 +40,15 @@ class Lattice:
         partial: the search reached no final state; paths end where it was.
     """
 
-    frame: np.ndarray
-    src: np.ndarray
-    dst: np.ndarray
-    pdf: np.ndarray
-    tid: np.ndarray
-    label: np.ndarray
-    acoustic: np.ndarray
-    graph: np.ndarray
-    lm: np.ndarray
+    frame: Array
+    src: Array
+    dst: Array
+    pdf: Array
+    tid: Array
+    label: Array
+    acoustic: Array
+    graph: Array
+    lm: Array
     num_words: int
     sequences: tuple[tuple[int, ...], ...] = ()
     partial: bool = False
@@ -53,7 +57,21 @@ class Lattice:
     def empty(cls, num_words: int, sequences: tuple[tuple[int, ...], ...] = ()) -> Lattice:
         """What a search leaves that found nothing."""
         ints, floats = np.zeros(0, np.int32), np.zeros(0, np.float32)
-        return cls(*[ints] * 6, *[floats] * 3, num_words=num_words, sequences=sequences, partial=True)
+        columns = [*[ints] * 6, *[floats] * 3]
+        return cls.of(columns, num_words, sequences, partial=True)
+
+    @classmethod
+    def of(
+        cls,
+        columns: Sequence[Array],
+        num_words: int,
+        sequences: tuple[tuple[int, ...], ...] = (),
+        partial: bool = False,
+    ) -> Lattice:
+        """A lattice from its nine arrays, in the order of the fields."""
+        names = ("frame", "src", "dst", "pdf", "tid", "label", "acoustic", "graph", "lm")
+        arrays: dict[str, Any] = dict(zip(names, columns, strict=True))
+        return cls(**arrays, num_words=num_words, sequences=sequences, partial=partial)
 
     @property
     def num_states(self) -> int:
@@ -82,13 +100,13 @@ class Lattice:
                 out.append(label)
         return out
 
-    def spelling(self) -> tuple[np.ndarray, np.ndarray]:
+    def spelling(self) -> tuple[Array, Array]:
         """Words of every label: label l stands for words[splits[l]:splits[l + 1]]; splits (L + 1,), words int64."""
         counts = [0] + [1] * (self.num_words - 1) + [len(s) for s in self.sequences]
         words = [*range(1, self.num_words), *(w for s in self.sequences for w in s)]
         return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64), np.array(words, dtype=np.int64)
 
-    def words_of_arcs(self) -> np.ndarray:
+    def words_of_arcs(self) -> Array:
         """(A,) int64, how many words each arc stands for."""
         counts = (self.label > 0).astype(np.int64)
         for arc in np.flatnonzero(self.label >= self.num_words):
@@ -114,11 +132,12 @@ class Lattice:
                 at = int(added[src])
             rows.append((at, int(number[dst]), words[-1], arc))
         rows.sort(key=lambda row: row[:2])
-        src, dst, label, arc = (np.array(column, dtype=np.int32) for column in zip(*rows))
-        real = arc >= 0
-        columns = {n: np.where(real, getattr(self, n)[arc], getattr(self, n).dtype.type(0)) for n in _FLOATS}
-        columns |= {n: np.where(real, getattr(self, n)[arc], np.int32(-1)) for n in ("pdf", "tid")}
-        return replace(self, frame=frame, src=src, dst=dst, label=label, sequences=(), **columns)
+        table = np.array(rows, dtype=np.int32)
+        whose, real = table[:, 3], table[:, 3] >= 0
+        columns: dict[str, Any] = {"src": table[:, 0].copy(), "dst": table[:, 1].copy(), "label": table[:, 2].copy()}
+        columns |= {n: np.where(real, getattr(self, n)[whose], getattr(self, n).dtype.type(0)) for n in _FLOATS}
+        columns |= {n: np.where(real, getattr(self, n)[whose], np.int32(-1)) for n in ("pdf", "tid")}
+        return replace(self, frame=frame, sequences=(), **columns)
 
     def validate(self, where: str) -> None:
         """DataError unless all numbers are within their ranges and every state is on a path."""
@@ -154,7 +173,7 @@ def save_lattices(directory: str | Path, lattices: Mapping[str, Lattice], ids: M
     """
     from safetensors.numpy import save
 
-    arrays: dict[str, np.ndarray] = {}
+    arrays: dict[str, Array] = {}
     for cut_id, lattice in lattices.items():
         for name in (*_INTEGERS, *_FLOATS):
             arrays[f"{cut_id}/{name}"] = np.ascontiguousarray(getattr(lattice, name))

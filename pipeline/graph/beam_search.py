@@ -97,14 +97,14 @@ class Beams:
 
     def limits(self) -> kernels.Limits:
         """For the compiled loops."""
-        lattice = self.lattice_beam is not None
+        lattice_beam = self.lattice_beam
         return kernels.Limits(
             min(self.beam, kernels.UNLIMITED),
-            min(self.lattice_beam, kernels.UNLIMITED) if lattice else kernels.UNLIMITED,
+            kernels.UNLIMITED if lattice_beam is None else min(lattice_beam, kernels.UNLIMITED),
             self.min_active,
             self.max_active,
             CHUNK,
-            lattice,
+            lattice_beam is not None,
         )
 
 
@@ -147,7 +147,8 @@ class BeamSearch:
         search.live[0] = (self.graph.splits[0], self.graph.splits[1], 0, 0.0)
         search.score[0], search.beam[0] = 0.0, self._limits.beam
         search.link_first[0], search.token_first[:2] = 0, (0, 1)
-        self._received, self._held = 0, None
+        self._received = 0
+        self._held: tuple[np.ndarray, np.ndarray] | None = None
 
     @property
     def num_frames(self) -> int:
@@ -178,6 +179,7 @@ class BeamSearch:
         if self.graph.dynamic and len(scores):  # a frame's arcs need the transitions into the next
             if self._held is not None:
                 scores, transitions = (np.concatenate(x) for x in zip(self._held, (scores, transitions)))
+            assert transitions is not None
             self._held = scores[-1:], transitions[-1:]
         columns = self.graph.columns(scores, transitions, self.beams.acoustic_scale)
         self._run(columns[:-1] if self.graph.dynamic else columns)

@@ -69,7 +69,7 @@ def _ordered(
     none = np.full(len(chosen), -1, np.int32)
     label = np.maximum(word[chosen], 0).astype(np.int32)
     columns = (np.ascontiguousarray(c) for c in parts[chosen].T.astype(np.float32))
-    return Lattice(begin, new_src, new_dst, none, none, label, *columns, plain.num_words, partial=plain.partial)
+    return Lattice.of([begin, new_src, new_dst, none, none, label, *columns], plain.num_words, (), plain.partial)
 
 
 @numba.njit(cache=True, nogil=True)

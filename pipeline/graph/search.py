@@ -71,11 +71,12 @@ class Searcher:
             widen: beam and max_active are doubled this many times.
         """
         assert self._dynamic == (transitions is not None), "dynamic searchers, and no others, take transition scores"
-        on_demand = isinstance(scores, OnDemand)
         if self._k2 is not None:
-            return Lattices(self._k2.search(scores.dense() if on_demand else scores, lens, transitions, widen))
-        if on_demand:
-            return self._all(len(lens), widen, lambda n, s: s.advance_on_demand(scores, n, int(lens[n])))
+            matrices = scores.dense() if isinstance(scores, OnDemand) else scores
+            return Lattices(self._k2.search(matrices, lens, transitions, widen))
+        if isinstance(scores, OnDemand):
+            source = scores
+            return self._all(len(lens), widen, lambda n, s: s.advance_on_demand(source, n, int(lens[n])))
         matrix = scores.detach().float().cpu().numpy()
         trans = None if transitions is None else transitions.detach().float().cpu().numpy()
 

@@ -49,6 +49,7 @@ class K2Search:
         best = scores.max(dim=2, keepdim=True).values.clamp(min=LOWEST)
         columns = (scores - best) * self.options.acoustic_scale
         if self.dynamic:
+            assert transitions is not None
             # The arc that leaves a state at frame t is the transition into frame t + 1; the last frame has none.
             shifted = torch.nn.functional.pad(transitions[:, 1:], (0, 0, 0, 1)) * self.transition_scale
             columns = torch.cat([columns[:, :, self._tid_pdf] + shifted, columns], dim=2)

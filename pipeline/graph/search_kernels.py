@@ -381,7 +381,9 @@ def drop_stale_code(*more: str) -> None:
         more: source files of further functions that the loops here are compiled with.
     """
     newest = max(Path(source).stat().st_mtime for source in (*more, __file__, *SOURCES))
-    for cached in Path(advance.stats.cache_path).glob(f"{Path(__file__).stem}.*.nb?"):
+    where = advance.stats.cache_path
+    assert where is not None
+    for cached in Path(where).glob(f"{Path(__file__).stem}.*.nb?"):
         with contextlib.suppress(OSError):  # another process was quicker
             if cached.stat().st_mtime < newest:
                 cached.unlink()

@@ -152,12 +152,10 @@ def test_k2_s_search_recognises_the_same(data) -> None:
     data({**FRAMES, "short": 1})
     more, rescorer = dict(nbest=5, posteriors=True), LatticeRescorer(language_model(3), lang.words)
     for transitions in (None, torch.from_numpy(hmm.transitions.log_probs())):
-        scorer = TableScorer(hmm.transitions.num_pdfs, transitions)
+        scorer = TableScorer(hmm, transitions)
         for second in (None, rescorer):
             ours, theirs = (
-                decode.decode(
-                    scorer, hmm, graph, "data", dataclasses.replace(WIDE, search=s, **more), [(2.0, 0.5)], second
-                )
+                decode.decode(scorer, graph, "data", dataclasses.replace(WIDE, search=s, **more), [(2.0, 0.5)], second)
                 for s in ("ours", "k2")
             )
             assert ours.texts == theirs.texts and ours.failed == theirs.failed == ["short"]
