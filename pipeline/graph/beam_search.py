@@ -177,9 +177,9 @@ class BeamSearch:
                 behind.
         """
         if self.graph.dynamic and len(scores):  # a frame's arcs need the transitions into the next
+            assert transitions is not None
             if self._held is not None:
                 scores, transitions = (np.concatenate(x) for x in zip(self._held, (scores, transitions)))
-            assert transitions is not None
             self._held = scores[-1:], transitions[-1:]
         columns = self.graph.columns(scores, transitions, self.beams.acoustic_scale)
         self._run(columns[:-1] if self.graph.dynamic else columns)
