@@ -8,6 +8,7 @@ start of the recording. Paths of audio files are absolute.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -161,6 +162,19 @@ def load_cuts(data_dir: str | Path, check_audio: bool = False) -> CutSet:
     from lhotse import CutSet
 
     return CutSet.from_cuts(as_cut(entry) for _, entry in iter_cuts(data_dir, check_audio))
+
+
+@contextlib.contextmanager
+def checked_cuts(data_dir: str | Path, work_dir: Path, check_audio: bool = False) -> Iterator[CutSpool]:
+    """The utterances of a data directory once all of them have been checked; they wait in a temporary file.
+
+    Args:
+        work_dir: where that file is made. check_audio: see ``iter_cuts``, whose errors come before anything is yielded.
+    """
+    with CutSpool(work_dir) as spool:
+        for _, entry in iter_cuts(data_dir, check_audio):
+            spool.add(entry)
+        yield spool
 
 
 def as_cut(entry: dict[str, Any]) -> MonoCut:

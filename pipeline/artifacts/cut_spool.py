@@ -22,6 +22,7 @@ class CutSpool:
         """Args:
         directory: where the temporary file is made.
         """
+        directory.mkdir(parents=True, exist_ok=True)
         self._file = tempfile.TemporaryFile(dir=directory)  # noqa: SIM115  closed by __exit__
         self._ids: list[str] = []
         self._offsets = array("q", [0])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from pipeline.artifacts.corpus import load_cuts, save_data_dir
+from pipeline.artifacts.corpus import as_cut, checked_cuts, save_data_dir
 from pipeline.base.errors import ConfigError
 
 
@@ -25,9 +25,9 @@ def perturb_speed(data_in: Path, work_dir: Path, factors: Sequence[float]) -> di
     """
     if not factors or len(set(factors)) != len(factors) or not all(0.5 <= factor <= 2 for factor in factors):
         raise ConfigError(f"--factors: {list(factors)} are not different speeds from 0.5 to 2")
-    cuts = list(load_cuts(data_in))
-    save_data_dir(work_dir, (new for cut in cuts for new in _copies(cut, factors)))
-    return {"utterances": len(cuts) * len(factors)}
+    with checked_cuts(data_in, work_dir) as cuts:
+        copies = (new for i in range(len(cuts)) for new in _copies(as_cut(cuts[i]), factors))
+        return {"utterances": save_data_dir(work_dir, copies)}
 
 
 def _copies(cut, factors: Sequence[float]) -> Iterator:

@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipeline.artifacts.corpus import load_cuts, save_data_dir
+from pipeline.artifacts.corpus import as_cut, checked_cuts, save_data_dir
+from pipeline.artifacts.index import load_index
 from pipeline.base.errors import DataError
+from pipeline.base.log import progress_of
 from pipeline.feats.cmvn import CmvnStats
 from pipeline.feats.facts import FeatureFacts
 from pipeline.feats.options import FeatureOptions
@@ -78,25 +80,29 @@ def compute_feats(data_in: Path, work_dir: Path, final_dir: Path, options: Featu
 
     from pipeline.feats.storage import PackedFramesWriter
 
-    cuts = list(load_cuts(data_in, check_audio=True))
-    sampling_rate = cuts[0].sampling_rate
-    extractor = make_extractor(options, sampling_rate)
-    final_path = str(Path(final_dir).resolve() / "feats.bin")
-    stats = CmvnStats(options.feature_dim)
-    done, num_frames = [], 0
-    with (
-        _single_threaded_workers(options.num_jobs) as pool,
-        PackedFramesWriter(work_dir / "feats.bin", options.precision) as writer,
-    ):
-        for start in range(0, len(cuts), _CHUNK):
-            chunk = cuts[start : start + _CHUNK]
-            for cut, feats in zip(chunk, pool.map(lambda cut: _extract(cut, extractor, options), chunk)):
-                key = writer.write(cut.id, feats)
-                stats.add(cut.supervisions[0].speaker, torch.from_numpy(feats))
-                done.append(_with_features(cut, extractor, feats.shape, final_path, key))
-                num_frames += len(feats)
-            logger.info("%d of %d utterances", len(done), len(cuts))
-    save_data_dir(work_dir, done)
+    with checked_cuts(data_in, work_dir, check_audio=True) as cuts:
+        sampling_rate = as_cut(cuts[0]).sampling_rate
+        extractor = make_extractor(options, sampling_rate)
+        final_path = str(Path(final_dir).resolve() / "feats.bin")
+        stats, num_frames = CmvnStats(options.feature_dim), 0
+        with (
+            _single_threaded_workers(options.num_jobs) as pool,
+            PackedFramesWriter(work_dir / "feats.bin", options.precision) as writer,
+            progress_of(len(cuts), f"features of {data_in}") as done,
+        ):
+
+            def computed() -> Iterator[MonoCut]:
+                nonlocal num_frames
+                for start in range(0, len(cuts), _CHUNK):
+                    chunk = [as_cut(cuts[i]) for i in range(start, min(start + _CHUNK, len(cuts)))]
+                    for cut, feats in zip(chunk, pool.map(lambda cut: _extract(cut, extractor, options), chunk)):
+                        key = writer.write(cut.id, feats)
+                        stats.add(cut.supervisions[0].speaker, torch.from_numpy(feats))
+                        num_frames += len(feats)
+                        yield _with_features(cut, extractor, feats.shape, final_path, key)
+                    done(len(chunk))
+
+            num_utterances = save_data_dir(work_dir, computed())
     stats.save(work_dir)
     facts = FeatureFacts(
         type=options.type,
@@ -105,11 +111,12 @@ def compute_feats(data_in: Path, work_dir: Path, final_dir: Path, options: Featu
         window=options.window,
         frame_offset=frame_offset(options, sampling_rate),
         sampling_rate=sampling_rate,
-        num_utterances=len(done),
+        num_utterances=num_utterances,
         num_frames=num_frames,
         extractor={**extractor.config.to_dict(), "dither": options.dither, "device": "cpu"},
     )
     facts.save(work_dir)
+    load_index(work_dir)  # made here, where there is time, and found by the steps that read the features
     return facts
 
 

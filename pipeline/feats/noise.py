@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipeline.artifacts.corpus import load_cuts, save_data_dir, store_audio
+from pipeline.artifacts.corpus import as_cut, checked_cuts, save_data_dir, store_audio
+from pipeline.artifacts.cut_spool import CutSpool
 from pipeline.feats.options import NoiseOptions
 
 if TYPE_CHECKING:
-    from lhotse import CutSet, MonoCut
+    from lhotse import MonoCut
 
 FULL_SCALE = 32767
 
@@ -30,11 +32,9 @@ def add_noise(data_in: Path, work_dir: Path, out_dir: Path, options: NoiseOption
     Returns:
         facts for the stamp.
     """
-    cuts = load_cuts(data_in, check_audio=True)
-    originals = list(cuts) if options.keep else []
-    copies = list(_copies(cuts, work_dir, out_dir, options))
-    save_data_dir(work_dir, [*(_without_features(cut) for cut in originals), *copies])
-    return {"utterances": len(originals) + len(copies)}
+    with checked_cuts(data_in, work_dir, check_audio=True) as cuts:
+        originals = (_without_features(as_cut(cuts[i])) for i in range(len(cuts) if options.keep else 0))
+        return {"utterances": save_data_dir(work_dir, chain(originals, _copies(cuts, work_dir, out_dir, options)))}
 
 
 def _without_features(cut: MonoCut) -> MonoCut:
@@ -43,16 +43,17 @@ def _without_features(cut: MonoCut) -> MonoCut:
     return fastcopy(cut, features=None)
 
 
-def _copies(cuts: CutSet, work_dir: Path, out_dir: Path, options: NoiseOptions) -> Iterator[MonoCut]:
+def _copies(cuts: CutSpool, work_dir: Path, out_dir: Path, options: NoiseOptions) -> Iterator[MonoCut]:
     from lhotse.utils import fastcopy
 
-    ids = list(cuts.ids)
-    for cut in cuts:
+    for number in range(len(cuts)):
+        cut = as_cut(cuts[number])
         speech = cut.load_audio()[0].astype(np.float64)
         for copy in range(1, options.copies + 1):
             rng = np.random.default_rng((options.seed, zlib.crc32(cut.id.encode()), copy))
             if options.kind == "babble":
-                voices = [cuts[ids[i]].load_audio()[0] for i in rng.integers(0, len(ids), options.voices)]
+                chosen = rng.integers(0, len(cuts), options.voices)
+                voices = [as_cut(cuts[int(i)]).load_audio()[0] for i in chosen]
                 noise = babble(voices, len(speech), rng)
             else:
                 noise = coloured(len(speech), 1.0 if options.kind == "pink" else 0.0, rng)

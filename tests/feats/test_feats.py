@@ -18,9 +18,10 @@ from pipeline.base.errors import DataError, MismatchError
 from pipeline.base.files import read_json, read_jsonl, write_json, write_jsonl
 from pipeline.feats.cmvn import CmvnStats
 from pipeline.feats.compute import compute_feats, frame_offset, make_extractor
+from pipeline.feats.dataset import Dataset, validate_feats
 from pipeline.feats.facts import FeatureFacts
-from pipeline.feats.load import iter_packed, load_packed, validate_feats
 from pipeline.feats.options import FeatLoadOptions, FeatureOptions
+from tests.feats.whole import load_whole
 
 ROOT = Path(__file__).resolve().parents[2]
 PLAIN = FeatLoadOptions(cmvn="none")
@@ -79,8 +80,8 @@ def test_facts_and_shapes(kind, rate, tmp_path):
         0.025,
     )
     assert (facts.sampling_rate, facts.frame_offset, facts.num_utterances) == (rate, 0.005, 4)
-    packed = load_packed(out, PLAIN)
-    assert packed.lengths().tolist() == [50, 100, 31, 80] and facts.num_frames == 261
+    packed = load_whole(out, PLAIN)
+    assert packed.offsets.diff().tolist() == [50, 100, 31, 80] and facts.num_frames == 261
     assert packed.feats.dtype == torch.float32 and packed.feats.shape == (261, facts.dim)
     assert packed.cut_ids == ("a-1", "a-2", "b-1", "c-1") and packed.speakers == ("a", "a", "b", "c")
 
@@ -150,8 +151,8 @@ def test_extraction_agrees_with_lhotse_on_a_cut(data_dir, tmp_path):
     compute_feats(data_dir, tmp_path, tmp_path, FeatureOptions(type="fbank", dim=40, dither=0.0))
     cut = load_cuts(data_dir)["a-2"]
     expected = Fbank(FbankConfig(num_filters=40)).extract(cut.load_audio(), 16000)
-    np.testing.assert_allclose(load_packed(tmp_path, PLAIN)[1].numpy(), expected, rtol=1e-5, atol=1e-5)
-    np.testing.assert_array_equal(load_cuts(tmp_path)["a-2"].load_features(), load_packed(tmp_path, PLAIN)[1].numpy())
+    np.testing.assert_allclose(load_whole(tmp_path, PLAIN).of(1).numpy(), expected, rtol=1e-5, atol=1e-5)
+    np.testing.assert_array_equal(load_cuts(tmp_path)["a-2"].load_features(), load_whole(tmp_path, PLAIN).of(1).numpy())
 
 
 def test_same_bytes_for_any_number_of_threads(data_dir, tmp_path):
@@ -166,19 +167,19 @@ def test_half_precision(data_dir, mfcc_dir, tmp_path):
     compute_feats(data_dir, tmp_path, tmp_path, FeatureOptions(precision="float16"))
     assert (tmp_path / "feats.bin").stat().st_size * 2 == (mfcc_dir / "feats.bin").stat().st_size
     torch.testing.assert_close(
-        load_packed(tmp_path, PLAIN).feats, load_packed(mfcc_dir, PLAIN).feats, rtol=2e-3, atol=2e-3
+        load_whole(tmp_path, PLAIN).feats, load_whole(mfcc_dir, PLAIN).feats, rtol=2e-3, atol=2e-3
     )
 
 
 @pytest.mark.parametrize("norm_vars", [False, True])
 @pytest.mark.parametrize("over", ["utterance", "speaker", "global"])
 def test_normalisation(mfcc_dir, over, norm_vars):
-    raw = load_packed(mfcc_dir, PLAIN)
-    packed = load_packed(mfcc_dir, FeatLoadOptions(cmvn=over, norm_vars=norm_vars))
+    raw = load_whole(mfcc_dir, PLAIN)
+    packed = load_whole(mfcc_dir, FeatLoadOptions(cmvn=over, norm_vars=norm_vars))
     groups = {"utterance": [[0], [1], [2], [3]], "speaker": [[0, 1], [2], [3]], "global": [[0, 1, 2, 3]]}[over]
     for group in groups:
-        frames = torch.cat([packed[i] for i in group])
-        before = torch.cat([raw[i] for i in group])
+        frames = torch.cat([packed.of(i) for i in group])
+        before = torch.cat([raw.of(i) for i in group])
         torch.testing.assert_close(frames.mean(0), torch.zeros(13), atol=1e-4, rtol=0)
         spread = torch.ones(13) if norm_vars else before.std(0, unbiased=False)
         torch.testing.assert_close(frames.std(0, unbiased=False), spread, atol=1e-4, rtol=1e-4)
@@ -189,8 +190,8 @@ def test_global_normalisation_with_statistics_of_other_data(mfcc_dir, tmp_path):
     stats.add("x", torch.full((4, 13), 2.0) + torch.tensor([[-1.0], [1.0], [-1.0], [1.0]]))
     stats.save(tmp_path)
     loaded = CmvnStats.load(tmp_path)
-    raw = load_packed(mfcc_dir, PLAIN)
-    packed = load_packed(mfcc_dir, FeatLoadOptions(cmvn="global"), global_stats=loaded)
+    raw = load_whole(mfcc_dir, PLAIN)
+    packed = load_whole(mfcc_dir, FeatLoadOptions(cmvn="global"), global_stats=loaded)
     torch.testing.assert_close(packed.feats, raw.feats - 2.0)
 
 
@@ -198,9 +199,9 @@ def test_order_of_transforms_and_dimension(mfcc_dir):
     from pipeline.feats.transforms import add_deltas, splice
 
     options = FeatLoadOptions(cmvn="speaker", deltas=2, splice_left=1, splice_right=2)
-    base = load_packed(mfcc_dir, FeatLoadOptions(cmvn="speaker"))
+    base = load_whole(mfcc_dir, FeatLoadOptions(cmvn="speaker"))
     expected = splice(add_deltas(base.feats, base.offsets), base.offsets, 1, 2)
-    packed = load_packed(mfcc_dir, options)
+    packed = load_whole(mfcc_dir, options)
     torch.testing.assert_close(packed.feats, expected)
     assert packed.feats.shape[1] == options.output_dim(13) == 13 * 3 * 4
 
@@ -208,21 +209,44 @@ def test_order_of_transforms_and_dimension(mfcc_dir):
 @pytest.mark.parametrize("max_frames", [1, 60, 150, 151, 10_000])
 def test_pieces_equal_the_whole(mfcc_dir, max_frames):
     options = FeatLoadOptions(deltas=1)
-    whole = load_packed(mfcc_dir, options)
-    pieces = list(iter_packed(mfcc_dir, options, max_frames))
-    assert sum((piece.cut_ids for piece in pieces), ()) == whole.cut_ids
-    assert all(len(piece) == 1 or len(piece.feats) <= max_frames for piece in pieces)
-    torch.testing.assert_close(torch.cat([piece.feats for piece in pieces]), whole.feats)
+    whole, data = load_whole(mfcc_dir, options), Dataset.open(mfcc_dir, options, cache_mib=0)
+    pieces = list(data.pieces(max_frames))
+    assert np.concatenate(pieces).tolist() == list(range(4))
+    assert all(len(piece) == 1 or data.lens[piece].sum() <= max_frames for piece in pieces)
+    torch.testing.assert_close(torch.cat([data.flat(piece) for piece in pieces]), whole.feats)
+
+
+@pytest.mark.parametrize("cache_mib", [0, 2048])
+def test_views_of_a_data_set(mfcc_dir, cache_mib):
+    """Chosen utterances, pieces of utterances, batches, transformed features and moments, against the whole."""
+    whole = load_whole(mfcc_dir, FeatLoadOptions())
+    data = Dataset.open(mfcc_dir, FeatLoadOptions(), cache_mib=cache_mib)
+    some = data.select([3, 1])
+    assert some.ids == ["c-1", "a-2"] and some.select(np.array([False, True])).ids == ["a-2"]
+    assert some.text(0) == data.text(3) and "cuts.jsonl.gz:4: utterance 'c-1'" in some.where(0)
+    batch = some.batch(np.array([1, 0]))
+    assert batch.lens.tolist() == [100, 80] and batch.num_frames == 180
+    assert torch.equal(batch.feats[0], whole.of(1)) and torch.equal(batch.feats[1, :80], whole.of(3))
+    assert batch.feats[1, 80:].abs().max() == 0
+    pieces = some.chunks(30)
+    assert pieces.lens.tolist() == [30, 30, 20, 30, 30, 30, 10] and pieces.ids[2:4] == ["c-1-60", "a-2-0"]
+    assert torch.equal(torch.cat(pieces.each(np.array([5, 2]))), torch.cat([whole.of(1)[60:90], whole.of(3)[60:]]))
+    doubled = some.mapped(lambda feats, rows: torch.cat([feats, feats * 2], 1), 26, cache_mib)
+    assert torch.equal(doubled.flat(np.array([1])), torch.cat([whole.of(1), whole.of(1) * 2], 1))
+    mean, variance = data.moments()
+    wide = whole.feats.double()
+    torch.testing.assert_close(mean, wide.mean(0), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(variance, wide.var(0, unbiased=False), rtol=1e-12, atol=1e-12)
 
 
 def test_selection_and_order(mfcc_dir):
-    whole = load_packed(mfcc_dir, FeatLoadOptions())
-    some = load_packed(mfcc_dir, FeatLoadOptions(), cut_ids=["c-1", "a-1"])
+    whole = load_whole(mfcc_dir, FeatLoadOptions())
+    some = load_whole(mfcc_dir, FeatLoadOptions(), cut_ids=["c-1", "a-1"])
     assert some.cut_ids == ("c-1", "a-1") and some.speakers == ("c", "a")
-    torch.testing.assert_close(some[0], whole[3])
-    torch.testing.assert_close(some[1], whole[0])
+    torch.testing.assert_close(some.of(0), whole.of(3))
+    torch.testing.assert_close(some.of(1), whole.of(0))
     with pytest.raises(DataError, match="has no utterance 'z'"):
-        load_packed(mfcc_dir, FeatLoadOptions(), cut_ids=["z", "a-1"])
+        load_whole(mfcc_dir, FeatLoadOptions(), cut_ids=["z", "a-1"])
 
 
 def test_dither_makes_digital_silence_finite_and_is_fixed_by_the_id(tmp_path):
@@ -232,8 +256,8 @@ def test_dither_makes_digital_silence_finite_and_is_fixed_by_the_id(tmp_path):
     out = tmp_path / "out"
     out.mkdir()
     compute_feats(tmp_path / "data", out, out, FeatureOptions())
-    packed = load_packed(out, PLAIN)
-    assert packed[0].std(0).min() > 0 and not torch.equal(packed[0], packed[1])
+    packed = load_whole(out, PLAIN)
+    assert packed.of(0).std(0).min() > 0 and not torch.equal(packed.of(0), packed.of(1))
 
 
 def test_features_that_are_not_finite_are_refused(tmp_path):
@@ -265,17 +289,17 @@ def test_wrong_options(wrong):
 
 def test_directory_without_features(data_dir):
     with pytest.raises(DataError, match="has no features"):
-        load_packed(data_dir, PLAIN)
+        load_whole(data_dir, PLAIN)
 
 
 def test_truncated_feature_file(broken):
     content = (broken / "feats.bin").read_bytes()
     (broken / "feats.bin").write_bytes(content[:-4])
-    with pytest.raises(DataError, match="feats.bin: ends before frame 261"):
-        load_packed(broken, PLAIN)
+    with pytest.raises(DataError, match="feats.bin: ends after 260 frames, before those of utterance 'c-1' do"):
+        load_whole(broken, PLAIN)
     (broken / "feats.bin").unlink()
     with pytest.raises(DataError, match="feats.bin: no such file"):
-        load_packed(broken, PLAIN)
+        load_whole(broken, PLAIN)
 
 
 def test_stored_nan_names_the_utterance(broken):
@@ -283,7 +307,7 @@ def test_stored_nan_names_the_utterance(broken):
     values[170, 3] = np.inf  # frame 20 of the third utterance
     values.tofile(broken / "feats.bin")
     with pytest.raises(DataError, match="utterance 'b-1' are not finite"):
-        load_packed(broken, PLAIN)
+        load_whole(broken, PLAIN)
 
 
 def test_utterance_without_features(broken):
@@ -291,13 +315,13 @@ def test_utterance_without_features(broken):
     del cuts[1]["features"]
     write_jsonl(broken / "cuts.jsonl.gz", cuts)
     with pytest.raises(DataError, match=r"cuts\.jsonl\.gz:2: utterance 'a-2' has no features"):
-        load_packed(broken, PLAIN)
+        load_whole(broken, PLAIN)
 
 
 def test_features_of_another_dimension(broken):
     write_json(broken / "features.json", {**read_json(broken / "features.json"), "dim": 40})
     with pytest.raises(DataError, match="13 features, features.json says 40"):
-        load_packed(broken, PLAIN)
+        load_whole(broken, PLAIN)
 
 
 def test_wrong_count_in_facts(broken):
@@ -331,7 +355,7 @@ def test_speaker_without_statistics(broken):
     del entry["speakers"]["b"]
     write_json(broken / "cmvn.json", entry)
     with pytest.raises(DataError, match="no normalisation statistics for speaker 'b'"):
-        load_packed(broken, FeatLoadOptions())
+        load_whole(broken, FeatLoadOptions())
 
 
 def test_two_kinds_of_features_do_not_mix(mfcc_dir):
