@@ -138,7 +138,6 @@ WORDS_ONCE = tuple(LANG.words)[1:]
 
 
 def test_triphones_recognise_better(chain, tmp_path):
-    pytest.importorskip("k2")
     data = write_corpus(tmp_path / "test", draw(WORLD, 40, seed=9, noise=2.2))
     mono, tri = (word_errors(chain / m, data)[0] for m in ("mono", "tri1"))
     assert tri < mono - 2.0, (mono, tri)
@@ -251,7 +250,6 @@ def test_two_passes_recognise_new_speakers_better(sat, tmp_path):
     """First pass with the speaker-independent mixtures, transforms from its words, second pass; also a speaker who
     says nothing.
     """
-    pytest.importorskip("k2")
     new = random_speakers(4, seed=8, strength=0.25, prefix="t")
     utterances = draw(WORLD, 60, 9, new, noise=1.5)
     data = write_corpus(tmp_path / "test", utterances)
@@ -276,7 +274,6 @@ def test_transforms_from_lattices(sat, tmp_path):
     """Posteriors in place of words: as good a second pass, a third one from its own lattices; bad posteriors are
     refused.
     """
-    pytest.importorskip("k2")
     data = write_corpus(
         tmp_path / "test", draw(WORLD, 60, 9, random_speakers(4, seed=8, strength=0.25, prefix="t"), noise=1.5)
     )
