@@ -153,7 +153,7 @@ def main(
             log_probs,
             tid_pdf,
             transition_scale,
-            DecodeOptions(acoustic_scale=1.0, beam=beam, lattice_beam=lattice_beam, max_active=2000),
+            DecodeOptions(acoustic_scale=1.0, beam=beam, lattice_beam=lattice_beam, max_active=2000, search="k2"),
         )
 
     ways: dict[str, Callable[..., Competitors]] = {

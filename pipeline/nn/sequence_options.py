@@ -25,8 +25,7 @@ class SequenceOptions:
     denominator: Literal["graph", "lattice"] = Field(
         "graph",
         description="graph: the sum over all paths of the graph within --graph-beam; lattice: over those that "
-        "k2's pruned search "
-        "leaves in lattices, slower and less exact.",
+        "the beam search leaves in lattices, slower and less exact.",
     )
     graph_beam: float = Field(
         13.0,
