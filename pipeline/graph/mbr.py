@@ -25,7 +25,8 @@ class HeardWord(NamedTuple):
 
     Attributes:
         word: id.
-        begin, end: seconds, means over the paths that have the word there.
+        begin, end: seconds, means over the paths that have the word there. A graph puts a word out as soon as it is
+            sure of it, some frames after its first phone, and silence counts to the word before it.
         confidence: probability that the word is there.
     """
 
