@@ -9,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.artifacts.ali import Alignment, AliHeader, AliWriter, Segment
+from pipeline.artifacts.ali import AliHeader, AliWriter, Segment
+from pipeline.artifacts.ali_source import Alignment
 from pipeline.artifacts.index import load_index
 from pipeline.artifacts.lang import Lang
 from pipeline.artifacts.transitions import TransitionModel
@@ -65,9 +66,9 @@ def _transition_ids(
     num_frames = max(1, int(round(tier.duration / shift)))
     middles = (np.arange(num_frames) + 0.5) * shift
     owner = np.full(num_frames, -1)
-    for number, phone in enumerate(tier.phones):
-        if phone.symbol != "SIL":
-            owner[(middles >= phone.start) & (middles < phone.end)] = number
+    for number, segment in enumerate(tier.phones):
+        if segment.symbol != "SIL":
+            owner[(middles >= segment.start) & (middles < segment.end)] = number
     bounds = np.concatenate([[0], np.nonzero(np.diff(owner))[0] + 1, [num_frames]])
     tids = np.empty(num_frames, dtype=np.int32)
     for begin, end in zip(bounds[:-1], bounds[1:]):

@@ -91,7 +91,8 @@ class GoldTiers(Mapping[str, Tiers]):
 
     def __getitem__(self, cut_id: str) -> Tiers:
         phones, words, duration, speaker = self._cuts[cut_id]
-        return Tiers(*([Segment(str(s), b, d) for s, b, d in rows] for rows in (phones, words)), duration, speaker)
+        spoken = [[Segment(str(s), b, d) for s, b, d in rows] for rows in (phones, words)]
+        return Tiers(spoken[0], spoken[1], duration, speaker)
 
     def __contains__(self, cut_id: object) -> bool:
         return cut_id in self._cuts

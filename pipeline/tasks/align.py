@@ -7,13 +7,14 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass as plain_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
-from pipeline.artifacts.ali import Alignment, AliHeader, AliWriter
+from pipeline.artifacts.ali import AliHeader, AliWriter
+from pipeline.artifacts.ali_source import Alignment
 from pipeline.artifacts.lang import Lang
 from pipeline.artifacts.tokens import BLANK_ID
 from pipeline.base.errors import DataError
@@ -179,6 +180,7 @@ def _searched(
     trans_scale = model.transition_scale if options.transition_scale is None else options.transition_scale
     transitions = torch.from_numpy(model.hmm.transitions.log_probs())
     speakers = [data.speaker(n) for n in rows.tolist()]
+    scores: Any  # (N, T', P), or what computes them on demand
     if on_demand:
         assert isinstance(model, OnDemandModel)
         scores, lens = model.on_demand(data.each(rows), speakers), torch.from_numpy(data.lens[rows])

@@ -23,7 +23,8 @@ import numpy as np
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
-from pipeline.artifacts.ali import Alignment, AliSet, AliWriter
+from pipeline.artifacts.ali import AliSet, AliWriter
+from pipeline.artifacts.ali_source import Alignment
 from pipeline.artifacts.model_dir import HmmDir, load_hmm
 from pipeline.artifacts.tree import BOUNDARY
 from pipeline.base.errors import DataError, MismatchError
@@ -106,7 +107,7 @@ class Posteriors:
         """Cut id -> (T,) centres of the model's frames in seconds and (T, K) F_k; cuts without a path are left out."""
         from pipeline.feats.frames import pieces
 
-        out = {}
+        out: dict[str, tuple[np.ndarray, np.ndarray]] = {}
         rows = self.index.positions(cut_ids)
         for some in pieces(self.data.lens[rows], self.options.batch_frames):
             out.update(self._batch(rows[some]))

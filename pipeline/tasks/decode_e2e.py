@@ -96,8 +96,8 @@ def spool_of(weights: Iterable[Weights]) -> Spool[Weights, list[Found]]:
 def choose_method(model: EndToEnd, options: SearchOptions) -> Method:
     """The search that fits the model; ConfigError when the one that is asked for does not."""
     own = "attention" if model.decoder is not None else "transducer" if model.transducer is not None else "ctc"
-    default = {"attention": "attention", "transducer": "transducer_beam", "ctc": "ctc_prefix"}[own]
-    method = options.method or default
+    defaults: dict[str, Method] = {"attention": "attention", "transducer": "transducer_beam", "ctc": "ctc_prefix"}
+    method = options.method or defaults[own]
     if method.startswith("ctc") and model.ctc is None:
         raise ConfigError(f"--method {method}: the model has no CTC output")
     if not method.startswith("ctc") and not method.startswith(own):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -30,7 +30,7 @@ class Model(Protocol):
     """
 
     hmm: HmmDir
-    facts: Mapping[str, Any]
+    facts: dict[str, Any]
     feat_options: FeatLoadOptions
     frame_shift: float
     frame_offset: float

@@ -124,7 +124,7 @@ def plot_utterances(
     distinct = len({ali.name for ali in alis}) == len(alis) and "gold" not in {ali.name for ali in alis}
     for ali in alis:
         tiers[ali.name if distinct else str(ali)] = AliTiers(AliSet.load(ali))
-    drawn = set()
+    drawn: set[str] = set()
     for _, entry in iter_cuts(data):
         name = entry["id"]
         wanted = name in utts if utts else len(drawn) < count

@@ -72,7 +72,8 @@ def bootstrap(
     Returns:
         (replications,) ratios.
     """
-    num, den = np.asarray(numerator, dtype=np.float64), np.asarray(denominator, dtype=np.float64)
+    num: np.ndarray = np.asarray(numerator, dtype=np.float64)
+    den: np.ndarray = np.asarray(denominator, dtype=np.float64)
     if groups is not None:
         _, index = np.unique(np.asarray(groups), return_inverse=True)
         num, den = np.bincount(index, num), np.bincount(index, den)
