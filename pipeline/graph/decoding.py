@@ -18,7 +18,7 @@ from pipeline.base.errors import DataError
 from pipeline.base.files import atomic_write, read_json, write_json
 from pipeline.graph.context import expand_context
 from pipeline.graph.grammar import grammar_from_arpa
-from pipeline.graph.hmm_expansion import EmittingArcs, expand_hmm
+from pipeline.graph.hmm_expansion import COLUMNS, EmittingArcs, expand_hmm
 from pipeline.graph.phone_graph import PhoneGraph, build_phone_graph
 
 if TYPE_CHECKING:
@@ -151,7 +151,7 @@ class DecodingGraph:
         arrays = map_arrays(d / ARCS)
         try:
             graph = cls(
-                *(arrays[name] for name in _COLUMNS),
+                **{name: arrays[name] for name in _COLUMNS},
                 words=SymbolTable.load(d / "words.txt"),
                 word_sequences=tuple(tuple(int(w) for w in s) for s in facts["word_sequences"]),
                 lang_id=facts["lang_id"],
@@ -219,13 +219,11 @@ def expand_phone_graph(phones: PhoneGraph, lang: Lang, hmm: HmmDir) -> DecodingG
 
 def _sorted(arcs: EmittingArcs, lang: Lang, hmm: HmmDir) -> DecodingGraph:
     order = np.lexsort((arcs.dst, arcs.pdf, arcs.src))
-    splits = np.searchsorted(arcs.src[order], np.arange(arcs.num_states + 1)).astype(np.int32)
-    integers = (getattr(arcs, n)[order].astype(np.int32) for n in ("dst", "pdf", "tid", "word"))
-    floats = (getattr(arcs, n)[order].astype(np.float32) for n in ("lm", "lex"))
+    kinds = {name: np.float32 if name in ("lm", "lex") else np.int32 for name in _COLUMNS[1:]}
+    columns = {name: getattr(arcs, name)[order].astype(kind) for name, kind in kinds.items()}
     return DecodingGraph(
-        splits,
-        *integers,
-        *floats,
+        splits=np.searchsorted(arcs.src[order], np.arange(arcs.num_states + 1)).astype(np.int32),
+        **columns,
         words=lang.words,
         word_sequences=arcs.word_sequences,
         lang_id=lang.id,
@@ -247,10 +245,10 @@ def _trim(arcs: EmittingArcs) -> EmittingArcs:
     number[arcs.start], number[arcs.final] = 0, number[-1] + 1
     useful[[arcs.start, arcs.final]] = True
     keep = useful[arcs.src] & useful[arcs.dst]
-    columns = [getattr(arcs, c)[keep] for c in ("src", "dst", "pdf", "tid", "word", "lm", "lex")]
-    columns[0], columns[1] = number[columns[0]], number[columns[1]]
+    columns = {name: getattr(arcs, name)[keep] for name in COLUMNS}
+    columns |= {name: number[columns[name]] for name in ("src", "dst")}
     last = int(number[arcs.final])
-    return EmittingArcs(*columns, start=0, final=last, num_states=last + 1, word_sequences=arcs.word_sequences)
+    return EmittingArcs(**columns, start=0, final=last, num_states=last + 1, word_sequences=arcs.word_sequences)
 
 
 def _reachable(src: np.ndarray, dst: np.ndarray, start: int, num_states: int) -> np.ndarray:

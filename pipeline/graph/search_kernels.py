@@ -24,7 +24,7 @@ from pipeline.graph.search_scores import fill
 from pipeline.hmm import numba_math, numba_scores
 from pipeline.hmm.numba_math import exact, frames
 
-SOURCES = tuple(module.__file__ for module in (search_scores, numba_math, numba_scores))
+SOURCES = tuple(str(module.__file__) for module in (search_scores, numba_math, numba_scores))
 
 ARC = np.dtype([("dst", np.int32), ("column", np.int32), ("weight", np.float32)])  # side by side, for the cache
 LIVE = np.dtype([("begin", np.int32), ("end", np.int32), ("state", np.int32), ("score", np.float32)])
