@@ -58,7 +58,7 @@ def train(
         model: has ``normalise(feats)``; the criterion knows the rest of it.
         task: training data.
         dev: data for the choice of epochs and the plateau schedule.
-        out: directory for checkpoints and TensorBoard events (under log/); a checkpoint found there is gone on from.
+        out: directory for TensorBoard events (under log/) and checkpoints; a training resumes from the one found there.
         frame_shift: seconds per feature frame.
     Returns:
         figures of each epoch ("loss" and "dev_loss" are per frame).
@@ -107,7 +107,7 @@ class _Run:
         if self.world.rank:
             return self._follow()
         if self.state.epoch or self.state.step:
-            logger.info("going on after epoch %d, batch %d", self.state.epoch, self.state.step)
+            logger.info("resuming after epoch %d, batch %d", self.state.epoch, self.state.step)
         with SummaryWriter(str(self.out / "log" / "tensorboard"), purge_step=self.state.epoch + 1) as board:
             while self.state.epoch < self.options.epochs:
                 figures = self._epoch()

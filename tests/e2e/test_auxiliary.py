@@ -126,6 +126,35 @@ def branch_terms(kl: bool) -> tuple[ModelWithAuxHeads, torch.Tensor, torch.Tenso
     return with_heads, *branch_losses(with_heads, layers, logits, predicted, lens, tokens, token_lens, kl)
 
 
+def test_divergence_counts_the_cells_behind_the_last_token():
+    """By hand over all cells: T' frames of each utterance times its tokens and one."""
+    with_heads, _, divergence = branch_terms(True)
+    _, _, batch = make(model="transducer", aux_transducer_layers=(2,))
+    encoded, lens, layers = with_heads.model.encode_layers(batch.feats, batch.lens, {2})
+    net = with_heads.model.transducer
+    predicted = net.predict(torch.tensor([[3, 4, 3], [5, 5, 0]]))
+    x, _ = with_heads.auxiliary.joins["2"](layers[2].x, layers[2].lens)
+    own, other = net.logits(encoded, predicted), net.logits(with_heads.auxiliary.branches["2"](x), predicted)
+    cells = [
+        (own[n, :t, :u].flatten(0, 1), other[n, :t, :u].flatten(0, 1)) for n, t, u in ((0, lens[0], 4), (1, lens[1], 3))
+    ]
+    p, q = (torch.cat(rows).log_softmax(-1) for rows in zip(*cells))
+    assert float(divergence) == pytest.approx(float(((p.exp() - q.exp()) * (p - q)).sum(-1).mean()), rel=1e-4)
+
+
+def test_branches_count_per_token_and_have_weights_of_their_own():
+    """The sums of both terms, from branch_losses, and their share in the objective."""
+    with_heads, loss, divergence = branch_terms(True)
+    options = dict(model="transducer", aux_transducer_layers=(2,), aux_transducer_weight=0.7, aux_kl_weight=0.2)
+    _, criterion, batch = make(**options)
+    found = criterion(with_heads, batch, 0.0)
+    assert found.frames == 7  # tokens and ends
+    assert found.sums["aux_transducer"] == pytest.approx(float(loss), rel=1e-4)
+    assert found.sums["aux_kl"] == pytest.approx(7 * float(divergence), rel=1e-4)
+    rest = found.sums["transducer"] + found.sums["ctc"]
+    assert float(found.total) == pytest.approx(rest + 0.7 * float(loss) + 0.2 * 7 * float(divergence), rel=1e-4)
+
+
 def test_auxiliary_transducer_gives_nothing_to_predictor_and_joint():
     with_heads, loss, _ = branch_terms(False)
     got = gradients(with_heads, loss)

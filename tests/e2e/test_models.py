@@ -102,6 +102,18 @@ def test_transducer_steps_are_its_training(shape):
     assert torch.allclose(got, expected[rows], atol=1e-5)
 
 
+def test_attention_remembers_all_that_it_has_seen():
+    model = make(model="attention")
+    _, _, encoded, lens = encoded_of(model)
+    state = model.decoder.start(encoded, lens)
+    total = torch.zeros_like(state.seen)
+    for token in (1, 3, 4):
+        _, state = model.decoder.step(torch.full((len(encoded),), token), state)
+        total = total + state.weights
+        assert torch.allclose(state.seen, total, atol=1e-6)
+    assert float(state.seen.sum(-1).min()) == pytest.approx(3.0, abs=1e-4)
+
+
 def test_stateless_predictor_forgets():
     net = make(model="transducer", predictor="stateless", predictor_context=2).transducer
     a, b = net.predict(torch.tensor([[3, 4, 5]])), net.predict(torch.tensor([[6, 4, 5]]))

@@ -20,7 +20,7 @@ from pipeline.artifacts.tokens import Tokens
 from pipeline.artifacts.transitions import TransitionModel
 from pipeline.artifacts.tree import monophone_tree
 from pipeline.base.errors import ConfigError, DataError, MismatchError
-from pipeline.e2e.labels import make_aux_targets, tokens_in_time
+from pipeline.e2e.labels import make_aux_targets, state_sequence, tokens_in_time
 from pipeline.e2e.model import load_end_to_end
 from pipeline.e2e.options import TrainEndToEndOptions
 from pipeline.e2e.training import train_end_to_end
@@ -286,6 +286,27 @@ def test_auxiliary_targets_are_those_of_the_alignment(tones, tokens, ali):
     assert [t for t in runs.tolist() if t] == table.encode(text)
     with pytest.raises(MismatchError, match="words, its transcript has 0"):
         tokens_in_time(AliSet.load(ali), first, [], table, centres)
+
+
+def test_tokens_stand_where_the_middle_of_a_joined_frame_lies(tones, tokens, ali):
+    """Four feature frames per output frame: its span of 40 ms begins 15 ms before the first frame's centre does."""
+    facts, table = FeatureFacts.load(tones.data), Tokens.load(tokens)
+    data = Dataset.open(tones.data, OPTIONS.feat_options())
+    aux = make_aux_targets(ali, tones.data, data, facts, table, options_with(strides=(2, 2), aux_token_weight=1.0))
+    frames = np.arange(-(-int(data.lens[0]) // 4))
+    middles = facts.frame_offset + facts.frame_shift * (4 * frames + 1.5)
+    expected = tokens_in_time(AliSet.load(ali), data.id(0), data.text(0).split(), table, middles)
+    assert np.array_equal(aux.token[0], expected)
+
+
+def test_the_state_of_a_phone_is_its_middle_one(ali):
+    labels = AliSet.load(ali)
+    for cut_id in list(labels)[:3]:
+        pdfs = labels.pdf_ids(cut_id)
+        thirds = [pdfs[first + count // 2] + 1 for _, first, count in labels.phone_segments(cut_id)]
+        assert state_sequence(labels, cut_id).tolist() == thirds
+        firsts = [pdfs[first] + 1 for _, first, _ in labels.phone_segments(cut_id)]
+        assert thirds != firsts
 
 
 def test_input_that_does_not_fit_is_named_before_training(tones, tokens, ali, tmp_path):

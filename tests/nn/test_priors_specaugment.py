@@ -25,6 +25,12 @@ def test_transcript_prior_without_silence_or_with_too_much_speech():
     assert np.allclose(crowded, [0.05, 0.95], atol=1e-5)
 
 
+def test_states_of_silence_share_its_time():
+    graphs = [Graphs.linear([[0, 1, 2, 3]]), Graphs.linear([[3, 2, 1, 0]])]  # counted block by block
+    prior = transcript_prior(graphs, [0, 1], num_frames=160, states_per_phone=2, frame_shift=0.01).exp().numpy()
+    assert np.allclose(prior, [0.45, 0.45, 0.05, 0.05], atol=1e-5)  # 2 phones of 8 frames, 144 frames of silence
+
+
 def test_label_prior_counts_with_one_pseudo_count():
     prior = label_prior([np.array([0, 0, 2]), np.array([2])], 4).exp().numpy()
     assert np.allclose(prior, np.array([3, 1, 3, 1]) / 8)
@@ -57,6 +63,13 @@ def test_masks_are_zero_and_bounded():
             seen_time, seen_feature = seen_time + time_masked, seen_feature + feature_masked
     assert seen_time > 0 and seen_feature > 0
     assert (feats == 1).all()
+
+
+def test_short_utterances_have_a_mask_as_well():
+    """0.2 of 30 frames are less than the longest mask of 10 frames: one mask is allowed, not none."""
+    torch.manual_seed(0)
+    out = torch.stack([spec_augment(torch.ones(1, 30, 2), torch.tensor([30]), 2, 10, 0.2, 0, 0) for _ in range(20)])
+    assert (out == 0).any()
 
 
 def test_no_masks_change_nothing_but_padding():

@@ -165,6 +165,19 @@ def test_rejected_and_cancelling_frames_are_left_out() -> None:
     assert found.rejected_frames == 10 and not found.gradient.any()
 
 
+def test_frames_are_rejected_by_the_denominator() -> None:
+    """Held to its reference by an alignment the numerator is sure of every frame; the denominator is not."""
+    world = World()
+    free = world.outer(world.objective(kind="realign")).gradient
+    labels = [(free[n] + world.log_post[n].exp())[: int(k)].argmax(1).numpy() for n, k in enumerate(world.lens)]
+    objective = world.objective(alignment=labels, reject_below=0.5, cancel_below=0.0)
+    scores = 0.6 * (world.log_post - 0.4 * world.log_prior)
+    found = objective.denominator(scores, world.lens, world.words)
+    own = [found.occupancy[n, torch.arange(len(row)), torch.from_numpy(row)] for n, row in enumerate(labels)]
+    expected = sum(int((row < 0.5).sum()) for row in own)
+    assert 0 < expected and world.outer(objective).rejected_frames == expected
+
+
 def test_frames_of_ignored_labels_are_left_out() -> None:
     world = World()
     reference = world.outer(world.objective(kind="realign")).gradient.argmax(2)

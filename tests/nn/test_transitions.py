@@ -57,6 +57,12 @@ def test_guess_is_the_topology(hmm):
     assert np.allclose(TransitionNet("label", hmm, 6, "flat").forward_probs(), 0.5)
 
 
+def test_guess_is_brought_to_the_rate_of_the_labels(hmm):
+    net = TransitionNet("fixed", hmm, 6, subsampling=3)
+    assert np.allclose(net.forward_probs(), at_frame_rate(hmm.forward_prob, 3), atol=1e-6)
+    assert (net.forward_probs() > hmm.forward_prob + 0.05).any()
+
+
 def test_dynamic_starts_near_the_guess(hmm):
     torch.manual_seed(0)
     log_probs = TransitionNet("linear", hmm, 64)(torch.randn(2, 5, 64), torch.tensor([5, 5]))
