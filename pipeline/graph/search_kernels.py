@@ -21,7 +21,7 @@ from numba.extending import intrinsic
 
 from pipeline.graph import search_scores
 from pipeline.graph.search_scores import fill
-from pipeline.hmm import numba_math, numba_scores
+from pipeline.hmm import numba_cache, numba_math, numba_scores
 from pipeline.hmm.numba_math import exact, frames
 
 SOURCES = tuple(str(module.__file__) for module in (search_scores, numba_math, numba_scores))
@@ -380,13 +380,15 @@ def drop_stale_code(*more: str) -> None:
     Args:
         more: source files of further functions that the loops here are compiled with.
     """
-    newest = max(Path(source).stat().st_mtime for source in (*more, __file__, *SOURCES))
-    where = advance.stats.cache_path
-    assert where is not None
-    for cached in Path(where).glob(f"{Path(__file__).stem}.*.nb?"):
-        with contextlib.suppress(OSError):  # another process was quicker
-            if cached.stat().st_mtime < newest:
-                cached.unlink()
+    stem = Path(__file__).stem
+    numba_cache.drop_stale_code(str(advance.stats.cache_path), [stem], [*more, __file__, *map(str, SOURCES)])
+
+
+def compiling(source: search_scores.Block | search_scores.Wanted) -> contextlib.AbstractContextManager[None]:
+    """Surrounds a call of ``advance``, which compiles a version of it for every kind of source."""
+    kind = type(source.source) if isinstance(source, search_scores.Wanted) else type(source)
+    key = ("advance", kind.__module__, kind.__qualname__)
+    return numba_cache.compiling(str(advance.stats.cache_path), Path(__file__).stem, key)
 
 
 drop_stale_code()

@@ -12,7 +12,6 @@ import functools
 import math
 import mmap
 import os
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -21,8 +20,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from pipeline.hmm import numba_cache, numba_math, numba_scores
 from pipeline.hmm import numba_kernels as kernels
-from pipeline.hmm import numba_math, numba_scores
 from pipeline.hmm import numba_occupancy as occupancy
 from pipeline.hmm import numba_viterbi as best_paths
 from pipeline.hmm.graphs import Graphs
@@ -54,12 +53,8 @@ def drop_stale_code(*more: str) -> None:
         more: source files of further functions that the loops here are compiled with.
     """
     sources = [Path(module.__file__) for module in (kernels, numba_math, numba_scores, occupancy, best_paths)]
-    newest = max(source.stat().st_mtime for source in (*sources, *map(Path, more)))
-    for source in sources:
-        for cached in Path(kernels.forward_tasks.stats.cache_path).glob(f"{source.stem}.*.nb?"):
-            with contextlib.suppress(OSError):  # another process was quicker
-                if cached.stat().st_mtime < newest:
-                    cached.unlink()
+    stems = [source.stem for source in sources]
+    numba_cache.drop_stale_code(kernels.forward_tasks.stats.cache_path, stems, [*sources, *more])
 
 
 drop_stale_code()
@@ -163,30 +158,22 @@ class _Threads:
 
 
 _threads = _Threads()
-_compiled: set = set()
 
 
-@contextlib.contextmanager
-def _one_process(key: tuple) -> Iterator[None]:
-    """Let one process at a time compile: numba's cache files do not survive two writers."""
-    import fcntl
-
-    path = os.path.join(tempfile.gettempdir(), f"pipeline-hmm-{os.getuid()}.lock")
-    with open(path, "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-    _compiled.add(key)
+def _compiling(key: tuple) -> contextlib.AbstractContextManager[None]:
+    """Surrounds the first call of a version of a kernel."""
+    return numba_cache.compiling(kernels.forward_tasks.stats.cache_path, Path(kernels.__file__).stem, key)
 
 
-def _key(kernel: object, *arrays: np.ndarray) -> tuple:
-    """Tells apart the specialisations of a kernel."""
-    return (kernel, *((a.dtype, a.flags.c_contiguous) for a in arrays))
+def _key(kernel: Callable, *arrays: np.ndarray) -> tuple:
+    """Tells apart the versions of a kernel, in the same words in every process."""
+    return (kernel.__module__, kernel.__qualname__, *((a.dtype.str, a.flags.c_contiguous) for a in arrays))
 
 
 def _tasks(kernel: Callable, tasks: np.ndarray, cell_at: np.ndarray, *rest, key: tuple) -> None:
     """Run kernel(tasks, *rest), task 2 n + way being a half of utterance n, whose cells begin at cell_at[n]."""
-    if key not in _compiled:
-        with _one_process(key):
+    if not numba_cache.is_ready(key):
+        with _compiling(key):
             kernel(tasks[:0], *rest)
     if cell_at[-1] < SERIAL_CELLS or torch.get_num_threads() == 1:
         kernel(tasks, *rest)
@@ -197,10 +184,10 @@ def _tasks(kernel: Callable, tasks: np.ndarray, cell_at: np.ndarray, *rest, key:
 def _run(kernel: Callable, *args, key: tuple = ()) -> None:
     """Run a kernel that needs no threads."""
     key = key or (kernel.__name__,)
-    if key in _compiled:
+    if numba_cache.is_ready(key):
         kernel(*args)
         return
-    with _one_process(key):
+    with _compiling(key):
         kernel(*args)
 
 
