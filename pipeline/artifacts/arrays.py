@@ -177,9 +177,12 @@ class NameTable:
 
     def repeated(self) -> str | None:
         """A name that stands here twice, None if there is none."""
-        for place in np.flatnonzero(self.hashes[1:] == self.hashes[:-1]).tolist():
-            if self[int(self.order[place])] == self[int(self.order[place + 1])]:
-                return self[int(self.order[place])]
+        for first in np.flatnonzero(self.hashes[1:] == self.hashes[:-1]).tolist():
+            place = first + 1  # different names of one hash may stand in between
+            while place < len(self) and self.hashes[place] == self.hashes[first]:
+                if self[int(self.order[place])] == self[int(self.order[first])]:
+                    return self[int(self.order[first])]
+                place += 1
         return None
 
 
