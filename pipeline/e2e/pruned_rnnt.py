@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import numba
 import numpy as np
 import torch
 
 from pipeline.artifacts.tokens import BLANK_ID
 from pipeline.e2e.rnnt import lattice_loss, occupancies_of
+from pipeline.hmm.numba_cache import cached_njit
 
 LM_SCALE = 0.25  # weight of the predictor's scores alone in those of the cheap network, as in icefall's recipes
 
@@ -89,7 +89,7 @@ def windows(
     return torch.from_numpy(first)
 
 
-@numba.njit(nogil=True, cache=True)
+@cached_njit(nogil=True)
 def _windows(
     blank: np.ndarray, label: np.ndarray, lens: np.ndarray, token_lens: np.ndarray, width: int, first: np.ndarray
 ) -> None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
 import numpy as np
 import torch
 
 from pipeline.artifacts.tokens import BLANK_ID
+from pipeline.hmm.numba_cache import cached_njit
 
 
 def rnnt_loss(logits: torch.Tensor, lens: torch.Tensor, tokens: torch.Tensor, token_lens: torch.Tensor) -> torch.Tensor:
@@ -106,14 +106,14 @@ def occupancies_of(
     return gammas[0], gammas[1], log_z
 
 
-@numba.njit(nogil=True, cache=True)
+@cached_njit(nogil=True)
 def _log_add(a: float, b: float) -> float:
     if a < b:
         a, b = b, a
     return a if b == -np.inf else a + np.log1p(np.exp(b - a))
 
 
-@numba.njit(nogil=True, cache=True)
+@cached_njit(nogil=True)
 def _occupancies(
     blank: np.ndarray,
     label: np.ndarray,

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-import numba
 import numpy as np
 from numba.extending import overload
 
 from pipeline.hmm import numba_scores
 from pipeline.hmm.numba_backend import drop_stale_code
+from pipeline.hmm.numba_cache import cached_njit
 from pipeline.hmm.numba_math import FLAGS, exp, log
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ FAR = np.float32(1e11)  # features are clipped here, so that scores stay above w
 FLUSH = 256  # frames after which float32 sums move into the float64 ones
 
 
-@numba.njit(nogil=True, cache=True, fastmath=FLAGS)
+@cached_njit(nogil=True, fastmath=FLAGS)
 def log_sum(scores: np.ndarray, splits: np.ndarray, out: np.ndarray) -> None:
     """out[t, p] = log sum exp of scores[splits[p]:splits[p + 1], t].
 
@@ -76,13 +76,13 @@ def mixtures_of(evaluator: Evaluator) -> Mixtures:
     return Mixtures(rows, evaluator.gmms.offsets.numpy())
 
 
-@numba.njit(nogil=True, cache=True)
+@cached_njit(nogil=True)
 def width_of(dim):
     """Length of [x, x^2, 1] in whole lanes."""
     return (2 * dim + LANES) // LANES * LANES
 
 
-@numba.njit(nogil=True, cache=True)
+@cached_njit(nogil=True)
 def load(out, feats, row):
     """Set `out` (W,) to [x, x^2, 1, 0, ...] of a frame, kept in bounds; whether all of it are numbers."""
     dim = feats.shape[1]
@@ -96,7 +96,7 @@ def load(out, feats, row):
     return proper
 
 
-@numba.njit(nogil=True, cache=True, fastmath=FLAGS)
+@cached_njit(nogil=True, fastmath=FLAGS)
 def mixture(x, rows, begin, end, terms):
     """Log-likelihood of a loaded frame under the Gaussians begin..end; `terms` receives those of each with its
     weight.
@@ -157,7 +157,7 @@ def _score(source, scratch, n, t, pdfs, count, scores):
     return score
 
 
-@numba.njit(nogil=True, cache=True)
+@cached_njit(nogil=True)
 def score_frame(feats, row, rows, offsets, x, terms, pdfs, count, scores):
     """Set scores[p] for the first `count` pdfs p; plain arrays, since counting references to a tuple's costs more than
     a pdf.
@@ -170,7 +170,7 @@ def score_frame(feats, row, rows, offsets, x, terms, pdfs, count, scores):
 drop_stale_code(__file__)
 
 
-@numba.njit(nogil=True, cache=True, fastmath=FLAGS)
+@cached_njit(nogil=True, fastmath=FLAGS)
 def accumulate(pdfs, frames, splits, weights, feats, target, mixtures, sums, log_like, moments, seen):
     """Statistics of some pdfs; see pipeline.gmm.stats.accumulate.
 
@@ -210,7 +210,7 @@ def accumulate(pdfs, frames, splits, weights, feats, target, mixtures, sums, log
                     moments[g] = 0.0
 
 
-@numba.njit(nogil=True, cache=True, fastmath=FLAGS - {"nnan"}, error_model="numpy")
+@cached_njit(nogil=True, fastmath=FLAGS - {"nnan"}, error_model="numpy")
 def fmllr_sweep(
     speakers: np.ndarray,
     beta: np.ndarray,

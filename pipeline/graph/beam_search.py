@@ -203,9 +203,7 @@ class BeamSearch:
             return
         self._room(base=end + 2, link_first=end + 2, token_first=end + 3)
         arguments = self._limits, float(self.beams.acoustic_scale), source, begin, end
-        with kernels.compiling(source):
-            code = kernels.advance(self.graph.arcs, self.graph.splits, self._search, *arguments)
-        while code:
+        while code := kernels.advance(self.graph.arcs, self.graph.splits, self._search, *arguments):
             search = self._search
             if code == kernels.MORE_TOKENS:
                 # A state's arcs may be more than twice what was there.
@@ -216,7 +214,6 @@ class BeamSearch:
             else:
                 self._room(score=2 * len(search.score) + len(search.next))
                 self._room(extra=len(self._search.score))
-            code = kernels.advance(self.graph.arcs, self.graph.splits, self._search, *arguments)
 
     def _room(self, **sizes: int) -> None:
         """Makes arrays at least so long; their contents stay."""

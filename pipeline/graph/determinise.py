@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import heapq
 
-import numba
 import numpy as np
 
 from pipeline.artifacts.lattice import Lattice
 from pipeline.graph.lattice_paths import best_to_end, on_paths
 from pipeline.graph.lattices import arc_scores
+from pipeline.hmm.numba_cache import cached_njit
 
 STEP = 1024.0  # differences of scores are compared in steps of 1 / STEP
 TO_END = -1  # in place of a word
@@ -72,7 +72,7 @@ def _ordered(
     return Lattice.of([begin, new_src, new_dst, none, none, label, *columns], plain.num_words, (), plain.partial)
 
 
-@numba.njit(cache=True, nogil=True)
+@cached_njit(nogil=True)
 def _rank(src, dst, frame):
     """(S,) place of each state in an order that all arcs, sorted by source, keep to; makes frames rise along it."""
     states = len(frame)
@@ -99,7 +99,7 @@ def _rank(src, dst, frame):
     return rank
 
 
-@numba.njit(cache=True, nogil=True)
+@cached_njit(nogil=True)
 def _determinise(splits, dst, word, total, parts, backward, beam, max_states):
     """Subsets of states that the same words reach, best first.
 
@@ -161,7 +161,7 @@ def _determinise(splits, dst, word, total, parts, backward, beam, max_states):
     return np.array(out_src[1:]), np.array(out_dst[1:]), np.array(out_word[1:]), columns, np.array(place)
 
 
-@numba.njit(cache=True, nogil=True)
+@cached_njit(nogil=True)
 def _leave(
     x, taken, splits, dst, word, total, parts, backward, value, behind,
     first, state, rest, rest_parts, forward, gone, known, place, heap, out_src, out_dst, out_word, out_parts,
@@ -217,7 +217,7 @@ def _leave(
         begin = end
 
 
-@numba.njit(cache=True, nogil=True)
+@cached_njit(nogil=True)
 def _number(state, rest, size, first, known):
     """The subset that the last `size` members are, or the next free number for a new one."""
     end = len(state)

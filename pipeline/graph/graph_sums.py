@@ -11,6 +11,8 @@ from __future__ import annotations
 import numba
 import numpy as np
 
+from pipeline.hmm.numba_cache import cached_njit
+
 ARC = np.dtype([("state", np.int32), ("pdf", np.int32), ("weight", np.float64)])  # one after the other, for the cache
 THIN = 0.01  # the backward pass drops states of a posterior below THIN * floor
 BINS = 256
@@ -37,7 +39,7 @@ def arrange(
     return np.concatenate([[0], np.cumsum(np.bincount(near, minlength=num_states))]).astype(np.int64), arcs
 
 
-@numba.njit(cache=True, nogil=True)
+@cached_njit(nogil=True)
 def graph_sums(
     splits: np.ndarray,
     arcs: np.ndarray,
@@ -110,7 +112,7 @@ def graph_sums(
     return total, mean
 
 
-@numba.njit(cache=True, nogil=True)
+@cached_njit(nogil=True)
 def _end(kept, prob, right, begin, end, final, value, live):
     """The states at begin .. end in which paths end.
 
@@ -133,7 +135,7 @@ def _end(kept, prob, right, begin, end, final, value, live):
     return num_live, ended, mean / ended if ended > 0.0 else 0.0
 
 
-@numba.njit(cache=True, nogil=True)
+@cached_njit(nogil=True)
 def _turn(kept, prob, begin, scale, value, right_after, live, num_live, back, back_right, touched, count, least):
     """From one frame to the one before: what was noted of its states becomes that of the live ones, and is cleared.
 
@@ -162,7 +164,7 @@ def _turn(kept, prob, begin, scale, value, right_after, live, num_live, back, ba
     return num_live
 
 
-@numba.njit(cache=True, nogil=True)
+@cached_njit(nogil=True)
 def _along(kept, splits, arcs, value, right_after, row, back, back_right, touched):
     """A frame backward, along the arcs out of its states; see ``_take``. Returns how many states are touched, and the
     mass.
@@ -182,7 +184,7 @@ def _along(kept, splits, arcs, value, right_after, row, back, back_right, touche
     return count, mass
 
 
-@numba.njit(cache=True, nogil=True)
+@cached_njit(nogil=True)
 def _against(kept, place, live, in_splits, in_arcs, value, right_after, row, back, back_right, touched):
     """The same against the arcs into the live states behind it; place: (S,) zeros."""
     (prob, right, emission, accuracy, occupancy, derivative), count, mass = row, 0, 0.0
@@ -234,7 +236,7 @@ def _take(
     return count, g
 
 
-@numba.njit(cache=True, nogil=True)
+@cached_njit(nogil=True)
 def _forward(splits, arcs, emission, accuracy, floor, max_active):
     """States kept at each frame and their forward probabilities.
 
@@ -271,7 +273,7 @@ def _forward(splits, arcs, emission, accuracy, floor, max_active):
     return kept, prob, right, first, scale, fanout
 
 
-@numba.njit(cache=True, nogil=True)
+@cached_njit(nogil=True)
 def _next(kept, prob, right, begin, end, top, splits, arcs, row, floor, max_active, work):
     """A frame forward: the states that those at begin .. end lead to are put behind them.
 
@@ -300,7 +302,7 @@ def _next(kept, prob, right, begin, end, top, splits, arcs, row, floor, max_acti
     return last, best
 
 
-@numba.njit(cache=True, nogil=True)
+@cached_njit(nogil=True)
 def _reach(kept, prob, right, begin, end, top, splits, arcs, emission, accuracy, floor, value, gained, reached):
     """Follows the arcs of a frame's states, those at begin .. end, and leaves out what is below the floor from the
     outset.
@@ -336,7 +338,7 @@ def _reach(kept, prob, right, begin, end, top, splits, arcs, emission, accuracy,
     return count, best
 
 
-@numba.njit(cache=True, nogil=True)
+@cached_njit(nogil=True)
 def _keep(kept, prob, right, end, value, gained, reached, count, least):
     """Moves the states of at least this probability behind `end`, and clears what was noted of all; returns the new
     end.
@@ -354,7 +356,7 @@ def _keep(kept, prob, right, end, value, gained, reached, count, least):
     return end
 
 
-@numba.njit(cache=True, nogil=True)
+@cached_njit(nogil=True)
 def _shortened(kept, prob, right, begin, end, best, floor, limit):
     """Drops the least probable of the states at begin .. end, so that about `limit` are left; returns the new end."""
     histogram, step = np.zeros(BINS + 1, np.int64), BINS / -np.log(floor)
@@ -374,7 +376,7 @@ def _shortened(kept, prob, right, begin, end, best, floor, limit):
     return to
 
 
-@numba.njit(cache=True, nogil=True)
+@cached_njit(nogil=True)
 def _room(kept, prob, right, size):
     """The arrays, grown to at least so many places."""
     while size > len(kept):
@@ -384,7 +386,7 @@ def _room(kept, prob, right, size):
     return kept, prob, right
 
 
-@numba.njit(cache=True, nogil=True)
+@cached_njit(nogil=True)
 def _grown(old: np.ndarray) -> np.ndarray:
     new = np.empty(2 * len(old), old.dtype)
     new[: len(old)] = old

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 
+from pipeline.hmm.numba_cache import cached_njit
 
-@numba.njit(cache=True, nogil=True)
+
+@cached_njit(nogil=True)
 def best_labels(
     src: np.ndarray,
     dst: np.ndarray,
@@ -58,7 +59,7 @@ def best_labels(
     return out
 
 
-@numba.njit(cache=True, nogil=True)
+@cached_njit(nogil=True)
 def best_to_end(src: np.ndarray, dst: np.ndarray, score: np.ndarray, num_states: int) -> np.ndarray:
     """(S,) float64 score of the best way from each state to the last one.
 
@@ -73,7 +74,7 @@ def best_to_end(src: np.ndarray, dst: np.ndarray, score: np.ndarray, num_states:
     return out
 
 
-@numba.njit(cache=True, nogil=True)
+@cached_njit(nogil=True)
 def on_paths(src: np.ndarray, dst: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Leaves out what is on no path from the start to the end.
 

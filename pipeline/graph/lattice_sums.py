@@ -6,11 +6,12 @@ the start, the last state the end.
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 
+from pipeline.hmm.numba_cache import cached_njit
 
-@numba.njit(cache=True, nogil=True)
+
+@cached_njit(nogil=True)
 def contains(
     src: np.ndarray,
     dst: np.ndarray,
@@ -49,7 +50,7 @@ def contains(
     return reached[last, size]
 
 
-@numba.njit(cache=True, nogil=True)
+@cached_njit(nogil=True)
 def posteriors(
     src: np.ndarray, dst: np.ndarray, score: np.ndarray, accuracy: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, float, float]:
@@ -94,7 +95,7 @@ def posteriors(
     return gamma, derivative, alpha[last], mean
 
 
-@numba.njit(cache=True, nogil=True)
+@cached_njit(nogil=True)
 def oracle_errors(src: np.ndarray, dst: np.ndarray, word: np.ndarray, reference: np.ndarray) -> int:
     """Fewest insertions, deletions and substitutions of a path against the reference.
 

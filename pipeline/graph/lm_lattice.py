@@ -10,7 +10,6 @@ from __future__ import annotations
 from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
-import numba
 import numpy as np
 
 from pipeline.artifacts.arpa import LOG10, UNK, ZERO, Arpa
@@ -18,6 +17,7 @@ from pipeline.artifacts.lattice import Lattice
 from pipeline.artifacts.symbols import SymbolTable
 from pipeline.graph.grammar import grammar_from_arpa
 from pipeline.graph.lattices import Lattices, arc_scores
+from pipeline.hmm.numba_cache import cached_njit
 
 
 class _Model(NamedTuple):
@@ -111,7 +111,7 @@ class _SortedArcs(NamedTuple):
     spelling: tuple[np.ndarray, np.ndarray]
 
 
-@numba.njit(cache=True)
+@cached_njit()
 def _advance(history, word, model):
     """(history after a word, its log probability)."""
     score = 0.0
@@ -131,7 +131,7 @@ def _advance(history, word, model):
         history = model.backoff[history]
 
 
-@numba.njit(cache=True)
+@cached_njit()
 def _end(history, model):
     """Log probability of the sentence end."""
     score = 0.0
@@ -141,7 +141,7 @@ def _end(history, model):
     return score + max(model.final[history], model.unknown)
 
 
-@numba.njit(cache=True)
+@cached_njit()
 def _search(src, splits, label, score, label_splits, label_words, model, share):
     """Words of the best path from state 0 to the last state, last word first.
 
@@ -194,7 +194,7 @@ def _search(src, splits, label, score, label_splits, label_words, model, share):
     return words
 
 
-@numba.njit(cache=True)
+@cached_njit()
 def _grown(old, size):
     new = np.empty(size, old.dtype)
     new[: len(old)] = old

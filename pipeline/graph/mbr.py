@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import numba
 import numpy as np
 
 from pipeline.artifacts.lattice import Lattice
 from pipeline.graph.lattice_paths import best_labels
 from pipeline.graph.lattice_sums import posteriors
 from pipeline.graph.lattices import NO_ACCURACY, arc_scores
+from pipeline.hmm.numba_cache import cached_njit
 
 ROUNDS = 20  # the words settle after two or three
 EXTRA = 1e-5  # of an inserted word: of equal alignments the one without insertions counts
@@ -91,7 +91,7 @@ def _shares(lattice: Lattice, scores: np.ndarray) -> np.ndarray:
     return np.divide(gamma, into[lattice.dst], out=np.zeros_like(gamma), where=into[lattice.dst] > 0)
 
 
-@numba.njit(cache=True, nogil=True)
+@cached_njit(nogil=True)
 def _step(before, word, bins, after, way):
     """The edit distances behind an arc, for each number of bins, from those before it; `way` says which edit it was:
     1 the arc's word against the bin, 2 the word inserted, 3 the bin deleted.
@@ -106,7 +106,7 @@ def _step(before, word, bins, after, way):
         way[q] = 1 if one <= min(two, three) else (2 if two <= three else 3)
 
 
-@numba.njit(cache=True, nogil=True)
+@cached_njit(nogil=True)
 def _align(src, dst, word, share, frame, bins, num_words):
     """Aligns all paths with the bins (eq. 14 to 20 and figure 5 of the paper).
 

@@ -8,7 +8,6 @@ code, the caller makes it larger, and the frame is done again.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 from pathlib import Path
 from typing import NamedTuple
@@ -382,13 +381,6 @@ def drop_stale_code(*more: str) -> None:
     """
     stem = Path(__file__).stem
     numba_cache.drop_stale_code(str(advance.stats.cache_path), [stem], [*more, __file__, *map(str, SOURCES)])
-
-
-def compiling(source: search_scores.Block | search_scores.Wanted) -> contextlib.AbstractContextManager[None]:
-    """Surrounds a call of ``advance``, which compiles a version of it for every kind of source."""
-    kind = type(source.source) if isinstance(source, search_scores.Wanted) else type(source)
-    key = ("advance", kind.__module__, kind.__qualname__)
-    return numba_cache.compiling(str(advance.stats.cache_path), Path(__file__).stem, key)
 
 
 drop_stale_code()

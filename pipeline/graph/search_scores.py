@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import numba
 import numpy as np
 from numba.extending import overload
 
 from pipeline.hmm import numba_scores
+from pipeline.hmm.numba_cache import cached_njit
 from pipeline.hmm.numba_math import exact
 from pipeline.hmm.numba_scores import Known
 
@@ -67,7 +67,7 @@ def _fill(row, source, arcs, live, count, t, at, scale):
     return on_demand
 
 
-@numba.njit(nogil=True, cache=True)
+@cached_njit(nogil=True)
 def memory_of(source, num_pdfs):
     """What is known of the scores of a source on demand."""
     return numba_scores.known_scores(source, num_pdfs, np.float32(numba_scores.NEG))

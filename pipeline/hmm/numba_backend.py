@@ -91,7 +91,7 @@ def _make_plan(graphs: Graphs) -> kernels.Plan:
         final_tid=g["final_tid"],
         most=0,
     )
-    _run(kernels.make_plan, plan, g["arc_splits"], g["arc_src"])
+    kernels.make_plan(plan, g["arc_splits"], g["arc_src"])
     most = max(int(np.diff(splits).max(initial=0)) for splits in (g["arc_splits"], plan.group_edge[1]))
     return plan._replace(most=most)
 
@@ -160,35 +160,12 @@ class _Threads:
 _threads = _Threads()
 
 
-def _compiling(key: tuple) -> contextlib.AbstractContextManager[None]:
-    """Surrounds the first call of a version of a kernel."""
-    return numba_cache.compiling(kernels.forward_tasks.stats.cache_path, Path(kernels.__file__).stem, key)
-
-
-def _key(kernel: Callable, *arrays: np.ndarray) -> tuple:
-    """Tells apart the versions of a kernel, in the same words in every process."""
-    return (kernel.__module__, kernel.__qualname__, *((a.dtype.str, a.flags.c_contiguous) for a in arrays))
-
-
-def _tasks(kernel: Callable, tasks: np.ndarray, cell_at: np.ndarray, *rest, key: tuple) -> None:
+def _tasks(kernel: Callable, tasks: np.ndarray, cell_at: np.ndarray, *rest) -> None:
     """Run kernel(tasks, *rest), task 2 n + way being a half of utterance n, whose cells begin at cell_at[n]."""
-    if not numba_cache.is_ready(key):
-        with _compiling(key):
-            kernel(tasks[:0], *rest)
     if cell_at[-1] < SERIAL_CELLS or torch.get_num_threads() == 1:
         kernel(tasks, *rest)
     else:
         _threads.run(lambda some: kernel(some, *rest), tasks, np.diff(cell_at)[tasks // 2])
-
-
-def _run(kernel: Callable, *args, key: tuple = ()) -> None:
-    """Run a kernel that needs no threads."""
-    key = key or (kernel.__name__,)
-    if numba_cache.is_ready(key):
-        kernel(*args)
-        return
-    with _compiling(key):
-        kernel(*args)
 
 
 def _forward(
@@ -211,19 +188,16 @@ def _forward(
     )
     alive = np.zeros((2, num), np.bool_)
     args = (plan, call, keep, saved.rows, saved.cum, saved.mid, saved.mid_cum, alive, dtype(kernels.NEG))
-    arrays = (call.source.emissions, call.transitions)
-    _tasks(kernels.forward_tasks, np.arange(2 * num), call.cell_at, *args, key=_key(kernels.forward_tasks, *arrays))
-    args = (plan, call, saved.mid, saved.mid_cum, alive, saved.scores, dtype(kernels.NEG))
-    _run(kernels.join, *args, key=_key(kernels.join, *arrays))
+    _tasks(kernels.forward_tasks, np.arange(2 * num), call.cell_at, *args)
+    kernels.join(plan, call, saved.mid, saved.mid_cum, alive, saved.scores, dtype(kernels.NEG))
     return saved
 
 
 def _backward(graphs: Graphs, saved: Saved, sink: occupancy.Sink, grads: np.ndarray) -> None:
     call = saved.call
-    key = _key(occupancy.backward_tasks, call.source.emissions, call.transitions, sink.emissions, sink.transitions)
     neg = saved.rows.dtype.type(kernels.NEG)
     args = (plan_of(graphs), call, sink, saved.rows, saved.cum, saved.mid, saved.mid_cum, saved.scores, grads, neg)
-    _tasks(occupancy.backward_tasks, np.arange(2 * len(graphs)), call.cell_at, *args, key=key)
+    _tasks(occupancy.backward_tasks, np.arange(2 * len(graphs)), call.cell_at, *args)
 
 
 def forward(
@@ -333,33 +307,13 @@ def viterbi(
             backs = np.empty(
                 call.cell_at[some[-1] + 1] - call.cell_at[some[0]], np.uint8 if plan.most <= 250 else np.int32
             )
-            key = _key(type(call.source), *_arrays(call.source), call.transitions, backs)
             cells = call.cell_at - call.cell_at[some[0]]
             args = (plan, call, float(beam), backs, cells, mid, mid_cum, alive, dtype(kernels.NEG))
             tasks = np.stack([2 * some, 2 * some + 1], axis=1).reshape(-1)
-            _tasks(best_paths.viterbi_tasks, tasks, call.cell_at, *args, key=key)
-            _run(
-                best_paths.trace,
-                some,
-                plan,
-                call,
-                backs,
-                cells,
-                mid,
-                mid_cum,
-                alive,
-                scores,
-                paths,
-                key=("trace", *key),
-            )
+            _tasks(best_paths.viterbi_tasks, tasks, call.cell_at, *args)
+            best_paths.trace(some, plan, call, backs, cells, mid, mid_cum, alive, scores, paths)
             tries[some] += 1
     return torch.from_numpy(scores.astype(dtype)), *torch.from_numpy(paths), torch.from_numpy(tries)
-
-
-def _arrays(source: NamedTuple) -> list[np.ndarray]:
-    """All arrays of a source."""
-    parts = [_arrays(x) if isinstance(x, tuple) else [x] for x in source]
-    return [x for part in parts for x in part if isinstance(x, np.ndarray)]
 
 
 def _parts(utterances: np.ndarray, cell_at: np.ndarray) -> Iterator[np.ndarray]:

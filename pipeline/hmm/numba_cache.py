@@ -1,8 +1,14 @@
-"""numba's cache of compiled loops: one process at a time writes to it, and code that is out of date leaves it.
+"""Compiled loops and numba's cache of their code: every process runs what is in the cache, and one writes to it.
 
-numba finds a loop's code by the types of its arguments. Two processes that compile one loop for different types at once
-may give both the same file, so compiling takes a lock. It lies beside the cache, which belongs to one checkout, and an
-empty mark for every version that is there lets later processes load the code without waiting for anyone.
+Two things go wrong with plain ``numba.njit(cache=True)``:
+
+- A process that compiles a loop runs other code than those that load it afterwards. Compiling brings the functions that
+  the loop calls into the process as code of their own, which the linker then prefers to the loop's copies of them; the
+  two were optimised in different surroundings, and under fastmath they differ in the last bits. Here a forked process
+  compiles, so that the first run loads the code as all later ones do.
+- numba finds a loop's code by the types of its arguments. Two processes that compile one loop for different types at
+  once may give both the same file, so compiling takes a lock. It lies beside the cache, which belongs to one checkout,
+  and an empty mark for every version that is there lets other processes load it without waiting for anyone.
 """
 
 from __future__ import annotations
@@ -11,38 +17,75 @@ import contextlib
 import fcntl
 import functools
 import hashlib
-from collections.abc import Iterable, Iterator
+import os
+import warnings
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import numba
+from numba.core.compiler_lock import global_compiler_lock
 
-_ready: set[tuple[object, ...]] = set()
+LOCK = "compiling.lock"
+_compiling = False  # whether this process is between the first look for a version and its end; under numba's lock
 
 
-@contextlib.contextmanager
-def compiling(where: str | Path, stem: str, key: tuple[object, ...]) -> Iterator[None]:
-    """Surrounds the first call of a version of a loop; other processes that compile wait, those that load do not.
+def cached_njit(**options: Any) -> Callable[[Callable[..., Any]], Any]:
+    """Decorator for a loop that is compiled once per machine; options as of ``numba.njit``."""
 
-    Args:
-        where: directory of the cache, the loop's ``stats.cache_path``.
-        stem: name of the loop's module, which ``drop_stale_code`` drops the mark with.
-        key: what tells the version apart: the loop's name and its arguments' types.
-    """
-    mark = Path(where) / f"{stem}.{hashlib.sha256(repr((key, _machine())).encode()).hexdigest()[:16]}.nbm"
-    if key in _ready or mark.exists():
-        yield
-    else:
-        mark.parent.mkdir(parents=True, exist_ok=True)
-        with open(mark.parent / "compiling.lock", "w") as lock:  # closing the file gives the lock back
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
+    def decorate(function: Callable[..., Any]) -> Any:
+        loop = numba.njit(cache=True, **options)(function)
+        plain = loop.compile
+
+        def compile_once(signature: Any) -> Any:
+            global _compiling
+            with global_compiler_lock:
+                if _compiling:  # a function that the loop calls
+                    return plain(signature)
+                _compiling = True
+                try:
+                    _fill_cache(loop, functools.partial(plain, signature), str(signature))
+                    return plain(signature)
+                finally:
+                    _compiling = False
+
+        loop.compile = compile_once
+        return loop
+
+    return decorate
+
+
+def _fill_cache(loop: Any, compile_it: Callable[[], Any], signature: str) -> None:
+    """Have a version of a loop in the cache. Where that fails, the caller meets the error when it compiles itself."""
+    where, name = loop.stats.cache_path, loop.py_func.__qualname__
+    if where is None:
+        return
+    key = repr((name, signature, _machine()))
+    stem = Path(loop.py_func.__code__.co_filename).stem
+    mark = Path(where) / f"{stem}.{name}-{hashlib.sha256(key.encode()).hexdigest()[:16]}.nbm"
+    if mark.exists():
+        return
+    mark.parent.mkdir(parents=True, exist_ok=True)
+    with open(mark.parent / LOCK, "w") as lock:  # closing it, here and in the child, gives the lock back
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not mark.exists() and _in_a_fork(compile_it):
             mark.touch()
-    _ready.add(key)
 
 
-def is_ready(key: tuple[object, ...]) -> bool:
-    """Whether this process has called that version before."""
-    return key in _ready
+def _in_a_fork(action: Callable[[], Any]) -> bool:
+    """Runs an action in a copy of this process; whether it came to its end."""
+    with warnings.catch_warnings():
+        # Python warns of threads that may hold a lock at this moment. The compiler's is ours, and nothing else is used.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            action()
+            status = 0
+        finally:
+            os._exit(status)  # no handlers, no flushing of what the parent has in its buffers
+    return os.waitpid(child, 0)[1] == 0
 
 
 @functools.cache
@@ -59,7 +102,7 @@ def drop_stale_code(where: str | Path, stems: Iterable[str], sources: Iterable[s
     numba looks at the file of a loop alone, not at those of the functions that the loop calls.
 
     Args:
-        where: directory of the cache.
+        where: directory of the cache, a loop's ``stats.cache_path``.
         stems: names of the modules whose code goes.
         sources: files that it is made of.
     """

@@ -8,11 +8,13 @@ import numba
 import numpy as np
 from numba.extending import overload
 
+from pipeline.hmm.numba_cache import cached_njit
+
 FLAGS = {"nnan", "nsz", "contract", "reassoc", "arcp"}
-jit = numba.njit(nogil=True, fastmath=FLAGS, cache=True)
-exact = numba.njit(nogil=True, cache=True)  # for what meets the NaN and inf of inputs
+jit = cached_njit(nogil=True, fastmath=FLAGS)
+exact = cached_njit(nogil=True)  # for what meets the NaN and inf of inputs
 # Loops over frames that make no array: counting references to those they are given would take a third of their time.
-frames = numba.njit(nogil=True, fastmath=FLAGS, cache=True, _nrt=False)
+frames = cached_njit(nogil=True, fastmath=FLAGS, _nrt=False)
 
 
 def cast(value, like):

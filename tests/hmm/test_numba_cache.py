@@ -1,111 +1,111 @@
-"""The lock and the marks beside numba's cache."""
+"""Compiled code: equal results with and without a cache, the lock and the marks beside it."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import pytest
 
-from pipeline.hmm import numba_cache
-from pipeline.hmm.numba_cache import compiling, drop_stale_code, is_ready
+from pipeline.hmm.numba_cache import LOCK, drop_stale_code
 
 ROOT = Path(__file__).parents[2]
-ONE_SUM = (
-    "import numpy as np, torch\n"
-    "from pipeline.hmm import Graphs, full_sum\n"
-    "from pipeline.hmm.numba_backend import kernels\n"
-    "from tests.hmm.oracle import NUM_PDFS, random_graph\n"
-    "graphs = Graphs.cat([random_graph(np.random.RandomState(0))])\n"
-    "full_sum(graphs, torch.zeros(1, 9, NUM_PDFS), torch.tensor([9]), backend='numba')\n"
-    "print(kernels.forward_tasks.stats.cache_path)\n"
-)
+GRADIENTS = """
+import hashlib, numpy as np, torch
+torch.set_num_threads(1)
+from pipeline.hmm import full_sum
+from pipeline.hmm.compile import compile_graphs
+from tests.hmm.test_graph_source import MODEL, WORDS
+rng = np.random.RandomState(0)
+graphs = compile_graphs(*MODEL, [[WORDS[i][0] for i in rng.randint(0, 6, n)] for n in (3, 9, 20)]).graphs
+torch.manual_seed(0)
+scores = (3 * torch.randn(3, 300, MODEL[1].num_pdfs)).log_softmax(-1).requires_grad_()
+moves = torch.randn(MODEL[2].num_tids).sigmoid().log().requires_grad_()
+full_sum(graphs, scores, torch.tensor([100, 200, 300]), moves, backend="numba").sum().backward()
+print(hashlib.sha256(scores.grad.numpy().tobytes() + moves.grad.numpy().tobytes()).hexdigest())
+"""
+LOOPS = """
+import os, sys
+import numpy as np
+from pipeline.hmm.numba_cache import cached_njit
+
+@cached_njit()
+def outer(x):
+    return inner(x) + 1
+
+@cached_njit()
+def inner(x):
+    if x.sum() < 0:
+        raise ValueError("negative")
+    return x.sum()
+
+kind = sys.argv[1]
+print(outer(np.ones(3, kind)), sum(outer.stats.cache_misses.values()))
+"""
 
 
-@pytest.fixture(autouse=True)
-def forget(monkeypatch):
-    monkeypatch.setattr(numba_cache, "_ready", set())
+def run(code: str, cache: Path, *arguments: str, timeout: float | None = None) -> list[str]:
+    """Words that code prints with its compiled loops in a directory."""
+    script = cache / "loops.py"
+    script.parent.mkdir(exist_ok=True)
+    if not script.exists():
+        script.write_text(code)
+    environment = os.environ | {"NUMBA_CACHE_DIR": str(cache), "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, str(script), *arguments]
+    return subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=timeout, env=environment
+    ).stdout.split()
 
 
-def held_by_another(directory: Path) -> subprocess.Popen:
-    """A process that holds the lock until its input is closed."""
-    code = (
-        "import fcntl, sys\n"
-        "lock = open(sys.argv[1], 'w'); fcntl.flock(lock, fcntl.LOCK_EX); print('held', flush=True); sys.stdin.read()"
-    )
-    lock = str(directory / "compiling.lock")
-    process = subprocess.Popen(
-        [sys.executable, "-c", code, lock], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    assert process.stdout is not None and process.stdout.readline() == "held\n"
-    return process
+@pytest.mark.slow
+def test_the_run_that_compiles_has_the_results_of_those_that_load(tmp_path):
+    """Its code was another one once: the same gradients but for their last bits, and other models in the end."""
+    assert run(GRADIENTS, tmp_path) == run(GRADIENTS, tmp_path)
 
 
-def enter(directory: Path, key: tuple) -> threading.Thread:
-    """A thread that goes through a first call."""
+def test_a_version_is_compiled_once_and_never_by_the_process_that_runs_it(tmp_path):
+    for _ in range(2):
+        assert run(LOOPS, tmp_path, "f4") == ["4.0", "0"]
+        assert len(list(tmp_path.rglob("*.nbm"))) == 1
+    assert run(LOOPS, tmp_path, "i8") == ["4", "0"]
+    assert len(list(tmp_path.rglob("*.nbm"))) == 2
 
-    def call() -> None:
-        with compiling(directory, "loops", key):
-            pass
 
-    thread = threading.Thread(target=call, daemon=True)
-    thread.start()
-    thread.join(timeout=0.3)
-    return thread
+def test_what_cannot_be_compiled_fails_as_ever_and_leaves_no_mark(tmp_path):
+    with pytest.raises(subprocess.CalledProcessError) as error:
+        run(LOOPS, tmp_path, "U3")  # strings have no sum
+    assert "TypingError" in error.value.stderr and not list(tmp_path.rglob("*.nbm"))
+    assert run(LOOPS, tmp_path, "f4") == ["4.0", "0"]
 
 
 def test_code_that_is_there_waits_for_nobody_and_missing_code_for_the_lock(tmp_path):
-    with compiling(tmp_path, "loops", ("known",)):
-        assert not is_ready(("known",))
-    assert is_ready(("known",))
-    numba_cache._ready.clear()  # as in a new process
-    other = held_by_another(tmp_path)
+    run(LOOPS, tmp_path, "f4")
+    (lock,) = tmp_path.rglob(LOCK)
+    hold = "import fcntl, sys; f = open(sys.argv[1], 'w'); fcntl.flock(f, fcntl.LOCK_EX); print(1, flush=True); input()"
+    other = subprocess.Popen(
+        [sys.executable, "-c", hold, str(lock)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
     try:
-        assert not enter(tmp_path, ("known",)).is_alive()
-        waiting = enter(tmp_path, ("new",))
-        assert waiting.is_alive()
+        assert other.stdout is not None and other.stdout.readline() == "1\n"
+        assert run(LOOPS, tmp_path, "f4", timeout=60) == ["4.0", "0"]
+        with pytest.raises(subprocess.TimeoutExpired):
+            run(LOOPS, tmp_path, "i4", timeout=10)
     finally:
-        other.communicate()
-    waiting.join(timeout=10)
-    assert not waiting.is_alive() and is_ready(("new",))
-
-
-def test_a_call_that_fails_leaves_no_mark_and_gives_the_lock_back(tmp_path):
-    with pytest.raises(ZeroDivisionError), compiling(tmp_path, "loops", ("k",)):
-        raise ZeroDivisionError
-    assert not is_ready(("k",)) and not list(tmp_path.glob("*.nbm"))
-    assert not enter(tmp_path, ("k",)).is_alive()
+        other.communicate("\n")
+    assert run(LOOPS, tmp_path, "i4", timeout=60) == ["4", "0"]
 
 
 def test_stale_code_goes_with_its_marks(tmp_path):
     source = tmp_path / "source.py"
-    source.touch()
-    old, new, others = tmp_path / "loops.f-1.py310.nbi", tmp_path / "loops.f-1.py310.1.nbc", tmp_path / "more.g.nbi"
-    for file in (old, new, others):
+    old, mark, new = (tmp_path / f"loops.f-1.{end}" for end in ("py310.nbi", "nbm", "py310.1.nbc"))
+    others = tmp_path / "more.g.nbi"
+    for file in (source, old, mark, new, others):
         file.touch()
-    with compiling(tmp_path, "loops", ("k",)):
-        pass
-    (mark,) = tmp_path.glob("*.nbm")
     now = source.stat().st_mtime
     for file in (old, mark, others):
         os.utime(file, (now - 10, now - 10))
     os.utime(new, (now + 10, now + 10))
     drop_stale_code(tmp_path, ["loops"], [source])
     assert not old.exists() and not mark.exists() and new.exists() and others.exists()
-
-
-def test_a_kernel_in_the_cache_runs_while_another_process_compiles():
-    def run(timeout: float | None = None) -> Path:
-        command = [sys.executable, "-c", ONE_SUM]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=timeout)
-        return Path(done.stdout.strip())
-
-    cache = run()
-    other = held_by_another(cache)
-    try:
-        assert run(timeout=120) == cache
-    finally:
-        other.communicate()
