@@ -33,7 +33,6 @@ class Training:
         from pipeline.base.cli import load_options
         from pipeline.feats.dataset import Dataset, plan
         from pipeline.hmm import compile as hmm_compile
-        from pipeline.hmm.graph_cache import GraphCache
         from pipeline.hmm.graph_source import GraphSource
         from pipeline.nn.labels import word_ids
         from pipeline.nn.nhmm import hmm_for
@@ -44,14 +43,12 @@ class Training:
         self.hmm = hmm_for(self.lang, lang_dir, None)
         whole = Dataset.open(data, self.options.feat_options())
         words = list(word_ids(whole, self.lang))
-        times: dict[str, list[float]] = {"anew": [], "again": []}
+        times = []
         for _ in range(repeats):
-            hmm_compile._cache = GraphCache()
-            for which in times:
-                begin = time.perf_counter()
-                graphs = hmm_compile.compile_graphs(self.lang, self.hmm.tree, self.hmm.transitions, words)
-                times[which].append(time.perf_counter() - begin)
-        self.compile_s, self.cached_s = (statistics.median(x) for x in times.values())
+            begin = time.perf_counter()
+            graphs = hmm_compile.compile_graphs(self.lang, self.hmm.tree, self.hmm.transitions, words)
+            times.append(time.perf_counter() - begin)
+        self.compile_s = statistics.median(times)
         lens = -(-whole.lens // self.options.subsampling)
         keep = lens >= graphs.min_frames
         source = GraphSource(self.lang, self.hmm.tree, self.hmm.transitions, words.__getitem__, len(words))
@@ -138,7 +135,6 @@ def measure(training: Training, steps: int, repeats: int) -> dict[str, float]:
         "full_sum_over_cross_entropy": total["full_sum"] / total["cross_entropy"],
         "full_sum_epoch_s": total["full_sum"] * scale,
         "compile_graphs_s": training.compile_s,
-        "compile_graphs_again_s": training.cached_s,
         "compile_share_of_epoch": training.compile_s / (total["full_sum"] * scale),
     }
 

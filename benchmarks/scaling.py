@@ -48,19 +48,19 @@ STEPS = (
     Step("compute_feats", "steps/compute_feats.py", "{l} {x}/feats --config {r}/conf/mfcc.yaml", False),
     Step("train_mono", "steps/train_mono.py", "{d} {r}/data/lang_phone {x}/mono --num-iters 3 --realign-iters 1,2"
          " --grow-iters 2 --num-gauss 300"),
-    Step("align, GMM", "steps/align.py", "{d} {r}/data/lang_phone {x}/mono {x}/mono_ali"),
+    Step("align, GMM", "steps/align.py", "{d} {r}/data/lang_phone {x}/mono {x}/mono_ali", False),
     Step("train_deltas", "steps/train_deltas.py", "{d} {r}/data/lang_phone {x}/mono_ali {x}/tri1 --num-iters 3"
          " --realign-iters 2 --grow-iters 2 --num-gauss 600 --num-leaves 200"),
     Step("train_lda_mllt", "steps/train_lda_mllt.py", "{d} {r}/data/lang_phone {x}/mono_ali {x}/tri2 --num-iters 3"
          " --realign-iters 2 --grow-iters 2 --mllt-iters 2 --num-gauss 600 --num-leaves 200"),
-    Step("align, LDA+MLLT", "steps/align.py", "{d} {r}/data/lang_phone {x}/tri2 {x}/tri2_ali"),
+    Step("align, LDA+MLLT", "steps/align.py", "{d} {r}/data/lang_phone {x}/tri2 {x}/tri2_ali", False),
     Step("train_sat", "steps/train_sat.py", "{d} {r}/data/lang_phone {x}/tri2_ali {x}/tri3 --model {x}/tri2"
          " --num-iters 3 --realign-iters 2 --grow-iters 2 --fmllr-iters 2 --num-gauss 600 --num-leaves 200"),
     Step("tie_states", "steps/tie_states.py", "{d} {r}/data/lang_phone {x}/mono_ali {x}/tied --num-leaves 200"),
     Step("train_nhmm", "steps/train_nhmm.py", "{f} {r}/data/lang_phone {x}/nhmm --config {r}/conf/nhmm.yaml"
          " --epochs 1"),
     Step("align, neural HMM", "steps/align.py", "{f} {r}/data/lang_phone {r}/exp/nhmm_speech_silence {x}/nhmm_ali"
-         " --config {r}/conf/nhmm_align.yaml --confidence"),
+         " --config {r}/conf/nhmm_align.yaml --confidence", False),
     Step("estimate_transitions", "steps/estimate_transitions.py", "{f} {r}/data/lang_phone {r}/exp/nhmm_speech_silence"
          " {x}/em --rounds 1"),
     Step("train_viterbi", "steps/train_viterbi.py", "{f} {r}/data/lang_phone {x}/mono_ali {x}/hybrid"
@@ -69,9 +69,10 @@ STEPS = (
          " --graph {r}/exp/hybrid_gmm/graph_2gram --epochs 1"),
     Step("train_e2e, CTC", "steps/train_e2e.py", "{f} {r}/data/tokens {x}/ctc --config {r}/conf/e2e.yaml --epochs 1"
          " --ali {x}/mono_ali --aux-layers 3"),
-    Step("decode", "steps/decode.py", "{f} {x}/decode --config {r}/conf/decode_fbank.yaml --id x --part train"),
+    Step("decode", "steps/decode.py", "{f} {x}/decode --config {r}/conf/decode_fbank.yaml --id x --part train",
+         False),
     Step("decode_e2e, greedy", "steps/decode_e2e.py", "{r}/exp/e2e_ctc_gmm {r}/data/tokens {f} {x}/greedy"
-         " --method ctc_greedy --id x --part train"),
+         " --method ctc_greedy --id x --part train", False),
     Step("score_ali", "steps/score_ali.py", "{x}/mono_ali {l} {x}/score --id x --part train", False),
 )  # fmt: skip
 

@@ -98,6 +98,8 @@ def test_pipeline_is_a_library(path):
         return
     banned = {"print", "exit", "quit", "eval", "exec", "input", "sys.exit", "os._exit", "sys.argv", "os.environ"}
     banned |= {"os.getenv", "os.system", "pickle.load", "yaml.unsafe_load", "yaml.full_load"}
+    if path.name == "numba_cache.py":
+        banned -= {"os._exit"}  # ends the copy of the process that it has made
     tree = ast.parse(path.read_text(encoding="utf-8"))
     for line, text in calls_and_names(tree):
         assert text not in banned, f"{path.name}:{line}: {text}"

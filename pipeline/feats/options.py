@@ -13,8 +13,9 @@ _DEFAULT_DIM = {"mfcc": 13, "fbank": 80, "gammatone": 50}
 
 def cache_field() -> Any:
     """The option --cache-mib of all steps that read features in passes."""
-    text = "MiB of features that stay in memory, where those of a whole data set fit; the frames of a batch are read "
-    return Field(2048, ge=0, description=f"{text}when it is made otherwise.", json_schema_extra={"stamp": False})
+    text = "MiB of features that stay in memory, where those of a whole data set fit; otherwise the frames of a batch are "
+    text += "read when it is made. Training graphs may take a quarter of it beside them."
+    return Field(2048, ge=0, description=text, json_schema_extra={"stamp": False})
 
 
 @dataclass(frozen=True, config=_STRICT)

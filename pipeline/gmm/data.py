@@ -29,17 +29,19 @@ def graphs_of(
     lang: Lang,
     tree: Tree,
     transitions: TransitionModel,
+    cache_mib: int,
     text: Callable[[int], str] | None = None,
 ) -> GraphSource:
     """Training graphs of a data set.
 
     Args:
+        cache_mib: see ``GraphSource``.
         text: number of an utterance -> what was said, in place of the data's own transcripts.
     Raises:
         DataError: a word outside the lexicon.
     """
     said = data.text if text is None else text
-    return GraphSource(lang, tree, transitions, lambda n: lang.word_ids(said(n), data.where(n)), len(data))
+    return GraphSource(lang, tree, transitions, lambda n: lang.word_ids(said(n), data.where(n)), len(data), cache_mib)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

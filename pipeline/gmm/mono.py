@@ -43,7 +43,9 @@ def train_mono(data_dir: str | Path, lang: Lang, options: MonoOptions, tmp_dir: 
     data = Dataset.open(data_dir, feat_options, cache_mib=options.cache_mib)
     tree = monophone_tree(lang.phones, lang.topo, lang.base_phones())
     transitions = TransitionModel(tree, lang.topo)
-    aligner = Aligner(data, graphs_of(data, lang, tree, transitions), transitions, options.device, tmp_dir)
+    aligner = Aligner(
+        data, graphs_of(data, lang, tree, transitions, options.cache_mib), transitions, options.device, tmp_dir
+    )
     first = aligner.equal(options.seed)
     first.check(len(data), options.max_failed, "flat start")
     if not first.frames:

@@ -212,7 +212,7 @@ def estimate_fmllr(
     everyone = set(load_index(data_dir).speaker_names)
     data, said = _with_texts(Dataset.open(data_dir, model.feat_options, cache_mib=options.cache_mib), texts, data_dir)
     speakers = Speakers.of(base_features(model, data, options.cache_mib))
-    graphs = graphs_of(data, lang, hmm.tree, hmm.transitions, said)
+    graphs = graphs_of(data, lang, hmm.tree, hmm.transitions, options.cache_mib, said)
     aligner = Aligner(speakers.data, graphs, hmm.transitions, options.device, tmp_dir)
     silence = silence_pdfs(hmm.tree, lang)
     log_probs = torch.from_numpy(hmm.transitions.log_probs()).to(options.device)

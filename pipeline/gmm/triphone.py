@@ -73,7 +73,9 @@ def train_on_tree(
         adaptation: a transform that is estimated along the way.
     """
     transitions = TransitionModel(tree, lang.topo)
-    aligner = Aligner(data, graphs_of(data, lang, tree, transitions), transitions, options.device, tmp_dir)
+    aligner = Aligner(
+        data, graphs_of(data, lang, tree, transitions, options.cache_mib), transitions, options.device, tmp_dir
+    )
     first = aligner.given(
         (
             rows,

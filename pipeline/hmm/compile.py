@@ -18,10 +18,7 @@ from pipeline.artifacts.transitions import TransitionModel
 from pipeline.artifacts.tree import BOUNDARY, Tree
 from pipeline.base.errors import DataError
 from pipeline.hmm.convert import build
-from pipeline.hmm.graph_cache import GraphCache, content_key
 from pipeline.hmm.graphs import NEG_INF, Graphs
-
-_cache = GraphCache()
 
 
 @dataclass(frozen=True)
@@ -71,7 +68,7 @@ class _PhoneGraphs:
 def compile_graphs(
     lang: Lang, tree: Tree, transitions: TransitionModel, transcripts: Sequence[Sequence[int]]
 ) -> TrainingGraphs:
-    """Builds the training graphs of a list of transcripts, or finds them where the same were built before.
+    """Builds the training graphs of a list of transcripts.
 
     Args:
         lang: lexicon, silence probability, topology.
@@ -84,17 +81,12 @@ def compile_graphs(
     assert transitions.tree_id == tree.id and transitions.topo_id == lang.topo.id, (
         "tree, topology and transitions differ"
     )
-    key = content_key(lang, tree, transcripts)
-    graphs = _cache.get(key)
-    if graphs is None:
-        nodes = _phone_graphs(lang, transcripts)
-        for _ in range(tree.left):
-            nodes = _split_by_neighbour(nodes, len(lang.phones))
-        for _ in range(tree.right):
-            nodes = _reverse(_split_by_neighbour(_reverse(nodes), len(lang.phones)))
-        graphs = _expand_states(nodes, lang, tree, transitions)
-        _cache.put(key, graphs)
-    return graphs
+    nodes = _phone_graphs(lang, transcripts)
+    for _ in range(tree.left):
+        nodes = _split_by_neighbour(nodes, len(lang.phones))
+    for _ in range(tree.right):
+        nodes = _reverse(_split_by_neighbour(_reverse(nodes), len(lang.phones)))
+    return _expand_states(nodes, lang, tree, transitions)
 
 
 class _Pronunciations:

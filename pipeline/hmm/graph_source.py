@@ -12,7 +12,8 @@ from pipeline.artifacts.tree import Tree
 from pipeline.hmm.compile import TrainingGraphs, compile_graphs
 from pipeline.hmm.graphs import Graphs
 
-CACHE_MIB = 512  # of graphs that stay in memory, by default
+CACHE_MIB = 2048
+SHARE = 4  # graphs may take a quarter of what features may
 BLOCK = 512  # transcripts that are compiled together
 
 
@@ -39,6 +40,7 @@ class GraphSource:
         """Args:
             words: number of an utterance -> its word ids (``Lang.word_ids``).
             count: number of utterances, N.
+            cache_mib: what features may take in memory; graphs may take a quarter of it beside them.
         Raises:
             DataError: what `words` raises, or an empty transcript.
         """
@@ -46,13 +48,15 @@ class GraphSource:
         self._whole: TrainingGraphs | None = None
         self.min_frames: np.ndarray = np.zeros(count, dtype=np.int32)
         kept: list[TrainingGraphs] = []
-        size = 0
+        size, limit = 0, (cache_mib << 20) // SHARE
         for rows, graphs in self._compiled():
             self.min_frames[rows] = graphs.min_frames
             size += graphs.num_bytes
-            if size <= cache_mib << 20:
+            if size <= limit:
                 kept.append(graphs)
-        if kept and size <= cache_mib << 20:
+            else:
+                kept.clear()
+        if kept:
             self._whole = joined(kept)
 
     def _compiled(self) -> Iterator[tuple[np.ndarray, TrainingGraphs]]:

@@ -155,7 +155,9 @@ def finish_transitions(model: AcousticModel, transitions: TransitionModel, data:
 def _utterances(data_dir: Path, lang: Lang, hmm: HmmDir, options: NhmmOptions) -> tuple[Dataset, GraphSource]:
     """The utterances that are long enough for their text, and their graphs."""
     data = Dataset.open(data_dir, options.feat_options(), cache_mib=options.cache_mib)
-    graphs = GraphSource(lang, hmm.tree, hmm.transitions, word_ids(data, lang).__getitem__, len(data))
+    graphs = GraphSource(
+        lang, hmm.tree, hmm.transitions, word_ids(data, lang).__getitem__, len(data), options.cache_mib
+    )
     lens = -(-data.lens // options.label_factor)
     keep = lens >= graphs.min_frames
     if keep.all():

@@ -154,7 +154,7 @@ def sequence_task(
     facts.check_same_kind(replace(facts, **meta["features"]), data_dir, sources.model_dir)
     whole = Dataset.open(data_dir, FeatLoadOptions(**meta["feat_options"]), cache_mib=options.cache_mib)
     words = word_ids(whole, lang)
-    graphs = GraphSource(lang, hmm.tree, hmm.transitions, words.__getitem__, len(whole))
+    graphs = GraphSource(lang, hmm.tree, hmm.transitions, words.__getitem__, len(whole), options.cache_mib)
     keep = model.encoder.out_lens(torch.from_numpy(whole.lens)).numpy() >= graphs.min_frames
     short = int((~keep).sum())
     if short > options.max_failed * len(whole):

@@ -55,7 +55,9 @@ def estimate_transitions(
         trained.prior,
     )
     whole = Dataset.open(data_dir, FeatLoadOptions(**meta["feat_options"]), cache_mib=options.cache_mib)
-    graphs = GraphSource(lang, hmm.tree, hmm.transitions, word_ids(whole, lang).__getitem__, len(whole))
+    graphs = GraphSource(
+        lang, hmm.tree, hmm.transitions, word_ids(whole, lang).__getitem__, len(whole), options.cache_mib
+    )
     keep = model.encoder.out_lens(torch.from_numpy(whole.lens)).numpy() >= graphs.min_frames
     data, silence = whole.select(keep), silence_pdfs(hmm.transitions, lang)
     model.transitions = TransitionNet(options.transitions, hmm.transitions, model.encoder.out_dim)

@@ -40,7 +40,7 @@ class Small:
 
     def aligner(self, feats: torch.Tensor | None = None) -> Aligner:
         data = self.data(feats)
-        return Aligner(data, graphs_of(data, self.lang, self.tree, self.transitions), self.transitions)
+        return Aligner(data, graphs_of(data, self.lang, self.tree, self.transitions, 2048), self.transitions)
 
     def tids(self, found: Assignment) -> np.ndarray:
         """(sum of T,) transition-ids."""

@@ -15,9 +15,7 @@ from pipeline.artifacts.transitions import TransitionModel
 from pipeline.artifacts.tree import BOUNDARY, Leaf, Question, Root, Tree, monophone_tree
 from pipeline.base.errors import DataError
 from pipeline.hmm import Graphs, full_sum, viterbi
-from pipeline.hmm import compile as hmm_compile
 from pipeline.hmm.compile import compile_graphs
-from pipeline.hmm.graph_cache import GraphCache
 
 LEXICON = Lexicon(
     [
@@ -145,46 +143,3 @@ def test_empty_transcript_is_refused():
     tree = monophone_tree(lang.phones, lang.topo)
     with pytest.raises(DataError, match="transcript 1 of the batch is empty"):
         compile_graphs(lang, tree, TransitionModel(tree, lang.topo), [[1], []])
-
-
-def test_equal_content_is_compiled_once(monkeypatch):
-    monkeypatch.setattr(hmm_compile, "_cache", GraphCache())
-    lang, other = make_lang(LEXICON), make_lang(LEXICON, silence_prob=0.3)
-    tree, wide = monophone_tree(lang.phones, lang.topo), context_tree(lang, 1, 1)
-    calls = []
-    real = hmm_compile._phone_graphs
-    monkeypatch.setattr(hmm_compile, "_phone_graphs", lambda *args: calls.append(1) or real(*args))
-
-    def compiled(lang, tree, transcripts):
-        return compile_graphs(lang, tree, TransitionModel(tree, lang.topo), transcripts)
-
-    first = compiled(lang, tree, [[1], [1, 2]])
-    assert (
-        compiled(make_lang(LEXICON), monophone_tree(lang.phones, lang.topo), [(1,), np.array([1, 2])]) is first
-        and len(calls) == 1
-    )
-    # Everything that a graph depends on tells the keys apart, the places of the utterances' ends too.
-    for args in (
-        (lang, tree, [[1, 1], [2]]),
-        (lang, tree, [[1], [2, 1]]),
-        (other, tree, [[1], [1, 2]]),
-        (lang, wide, [[1], [1, 2]]),
-    ):
-        assert compiled(*args) is not first
-    assert len(calls) == 5 and compiled(lang, tree, [[1], [1, 2]]) is first
-
-
-def test_the_cache_keeps_what_was_used_last_within_its_bytes():
-    lang = make_lang(LEXICON)
-    tree = monophone_tree(lang.phones, lang.topo)
-    one, two, three = (compile_graphs(lang, tree, TransitionModel(tree, lang.topo), [[1]] * n) for n in (1, 2, 3))
-    cache = GraphCache(two.num_bytes + three.num_bytes)
-    cache.put(("one",), one)
-    cache.put(("two",), two)
-    assert cache.get(("one",)) is one  # now "two" is the oldest
-    cache.put(("three",), three)
-    assert cache.get(("two",)) is None and cache.get(("one",)) is one and cache.get(("three",)) is three
-    assert cache.num_bytes == one.num_bytes + three.num_bytes <= cache.max_bytes
-    small = GraphCache(one.num_bytes)
-    small.put(("two",), two)  # larger than the whole cache
-    assert len(small) == 0 == small.num_bytes
