@@ -13,8 +13,8 @@ _DEFAULT_DIM = {"mfcc": 13, "fbank": 80, "gammatone": 50}
 
 def cache_field() -> Any:
     """The option --cache-mib of all steps that read features in passes."""
-    text = "MiB of features that stay in memory, where those of a whole data set fit; otherwise the frames of a batch are "
-    text += "read when it is made. Training graphs may take a quarter of it beside them."
+    text = "MiB of features that stay in memory, where those of a whole data set fit; otherwise the frames of a batch "
+    text += "are read when it is made. Training graphs may take a quarter of it beside them."
     return Field(2048, ge=0, description=text, json_schema_extra={"stamp": False})
 
 
