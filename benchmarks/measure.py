@@ -33,9 +33,9 @@ def measure(script: Path, arguments: Sequence[object], threads: int) -> Cost:
     """Runs a Python script with so many threads; ClickException with the end of its output if it fails."""
     env = os.environ | {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads), "PYTHONPATH": str(ROOT)}
     start = time.monotonic()
-    process = subprocess.Popen(
-        [sys.executable, str(script), *map(str, arguments)], env=env, stderr=subprocess.PIPE, text=True
-    )
+    command = [sys.executable, str(script), *map(str, arguments)]
+    # Its standard output would stand between our own lines.
+    process = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     output = process.stderr.read()
     _, status, usage = os.wait4(process.pid, 0)

@@ -1,4 +1,4 @@
-"""The benchmark of the engine: its help is quick and its JSON lines hold what they promise."""
+"""Benchmarks: their help is quick and their JSON lines hold what they promise."""
 
 from __future__ import annotations
 
@@ -9,12 +9,15 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.artifacts.corpus import audio_recording, iter_cuts, save_data_dir, utterance
+from tests.artifacts.test_corpus import write_audio
+
 ROOT = Path(__file__).resolve().parent.parent
 KEYS = {"shape", "backend", "forward_s", "backward_s", "peak_mib", "ratio_to_k2", "ratio_to_torch_ctc"}
 
 
 @pytest.mark.parametrize(
-    "name", ["full_sum.py", "corpus_epoch.py", "rnnt_loss.py", "auxiliary_heads.py", "denominators.py"]
+    "name", ["full_sum.py", "corpus_epoch.py", "rnnt_loss.py", "auxiliary_heads.py", "denominators.py", "scaling.py"]
 )
 def test_help_is_quick(run_script, name):
     times = []
@@ -63,3 +66,33 @@ def test_auxiliary_heads(run_script):
     assert done.returncode == 0, done.stderr
     rows = [line.strip("| ").split(" | ") for line in done.stdout.splitlines() if line.startswith("| ")][2:]
     assert len(rows) == 7 and all(float(without) > 0 and float(both) > 0 for _, without, both, _ in rows)
+
+
+def test_scaling(run_script, tmp_path):
+    """Steps run on data repeated under new ids; each gives a line, and a second run takes its costs from the first."""
+    cuts = [
+        utterance(name, audio_recording(name, write_audio(tmp_path / f"{name}.wav")), "A B", name[0])
+        for name in ("a1", "a2", "b1")
+    ]
+    recipe = tmp_path / "recipe"
+    save_data_dir(recipe / "data/local/train", cuts)
+    (recipe / "conf").mkdir()
+    for kind in ("mfcc", "fbank"):
+        (recipe / f"conf/{kind}.yaml").write_text(f"type: {kind}\n")
+        arguments = [recipe / "data/local/train", recipe / f"data/{kind}/train", "--type", kind]
+        assert run_script(sys.executable, ROOT / "steps/compute_feats.py", *arguments).returncode == 0
+    command = [sys.executable, ROOT / "benchmarks/scaling.py", recipe, "--sizes", "1,3", "--work", tmp_path / "work"]
+    command += ["--step", "validate_data", "--step", "compute_feats", "--out", tmp_path / "table.md"]
+    done = run_script(*command, "--json")
+    assert done.returncode == 0, done.stderr
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [(row["step"], row["size"]) for row in rows] == [
+        (step, size) for size in (1, 3) for step in ("validate_data", "compute_feats")
+    ]
+    assert all(row["seconds"] > 0 and row["peak_mib"] > 20 for row in rows)  # numpy alone takes as much
+    assert [row["utterances"] for row in rows] == [3, 3, 9, 9]
+    made = [cut["id"] for _, cut in iter_cuts(tmp_path / "work/3x/exp/feats")]
+    assert len(set(made)) == 9 and made[0] == "a1-r0000"
+    table = (tmp_path / "table.md").read_text()
+    assert "| validate_data | " in table and "| compute_feats | " in table
+    assert run_script(*command, "--json").stdout == done.stdout

@@ -29,7 +29,6 @@ HEAVY = {"torch", "k2", "lhotse", "numba", "scipy", "matplotlib", "tensorboard"}
 LONGER = {
     "pipeline/hmm/triton_kernels.py:backward": "one compiled recursion",
     "pipeline/hmm/numba_occupancy.py:backward_sweep": "one compiled recursion",
-    "pipeline/hmm/compile.py:_phone_graphs": "to be split",
 }
 
 SOURCES = sorted((ROOT / "pipeline").rglob("*.py"))

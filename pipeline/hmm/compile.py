@@ -102,68 +102,88 @@ class _Pronunciations:
         return self._known[word]
 
 
-def _phone_graphs(lang: Lang, transcripts: Sequence[Sequence[int]]) -> _PhoneGraphs:
-    """Lexicon and optional silence, cf. Kaldi make_lexicon_fst.py --sil-prob; with lang.blank also inside words."""
-    variants, silence = _Pronunciations(lang), lang.silence_id
-    log_sil = math.log(lang.silence_prob) if lang.silence_prob > 0 else None
-    log_no_sil = math.log1p(-lang.silence_prob)
-    phone: list[int] = []
-    word_of: list[int] = []
-    splits = [0]
-    edges: list[tuple[int, int, float]] = []
-    starts: list[tuple[int, float]] = []
-    finals: list[tuple[int, float]] = []
+class _PhoneGraphBuilder:
+    """Grows phone graphs node by node. Open ends are (node, log weight) pairs that the next node follows on; node -1 is
+    the beginning of the utterance.
+    """
 
-    def enter(node: int, open_ends: list[tuple[int, float]], weight: float) -> None:
+    def __init__(self, lang: Lang) -> None:
+        self._lang, self._silence = lang, lang.silence_id
+        self._log_sil = math.log(lang.silence_prob) if lang.silence_prob > 0 else None
+        self._log_no_sil = math.log1p(-lang.silence_prob)
+        self._phone: list[int] = []
+        self._word: list[int] = []
+        self._splits = [0]
+        self._edges: list[tuple[int, int, float]] = []
+        self._starts: list[tuple[int, float]] = []
+        self._finals: list[tuple[int, float]] = []
+
+    def _node(self, phone: int, word: int, open_ends: list[tuple[int, float]], weight: float) -> int:
+        """A new node after open ends; its number."""
+        node = len(self._phone)
+        self._phone.append(phone)
+        self._word.append(word)
         for source, w in open_ends:
             if source < 0:
-                starts.append((node, w + weight))
+                self._starts.append((node, w + weight))
             else:
-                edges.append((source, node, w + weight))
+                self._edges.append((source, node, w + weight))
+        return node
 
-    def add_silence(open_ends: list[tuple[int, float]]) -> list[tuple[int, float]]:
-        if log_sil is None:
+    def silence(self, open_ends: list[tuple[int, float]]) -> list[tuple[int, float]]:
+        """Optional silence, cf. Kaldi make_lexicon_fst.py --sil-prob; the open ends behind it."""
+        if self._log_sil is None:
             return open_ends
-        phone.append(silence)
-        word_of.append(-1)
-        enter(len(phone) - 1, open_ends, log_sil)
-        return [(source, w + log_no_sil) for source, w in open_ends] + [(len(phone) - 1, 0.0)]
+        node = self._node(self._silence, -1, open_ends, self._log_sil)
+        return [(source, w + self._log_no_sil) for source, w in open_ends] + [(node, 0.0)]
 
-    def add_phone(p: int, position: int, open_ends: list[tuple[int, float]], weight: float) -> list[tuple[int, float]]:
-        if lang.blank:  # equal phones next to each other would be one (Graves et al. 2006)
-            open_ends = [(source, w) for source, w in open_ends if source < 0 or phone[source] != p]
-        phone.append(p)
-        word_of.append(position)
-        enter(len(phone) - 1, open_ends, weight)
-        return [(len(phone) - 1, 0.0)]
+    def one_phone(
+        self, phone: int, word: int, open_ends: list[tuple[int, float]], weight: float
+    ) -> list[tuple[int, float]]:
+        """A phone of the word at some position; the open end behind it."""
+        if self._lang.blank:  # equal phones next to each other would be one (Graves et al. 2006)
+            open_ends = [(source, w) for source, w in open_ends if source < 0 or self._phone[source] != phone]
+        return [(self._node(phone, word, open_ends, weight), 0.0)]
 
+    def end(self, open_ends: list[tuple[int, float]]) -> None:
+        """Ends an utterance."""
+        self._finals.extend(open_ends)
+        self._splits.append(len(self._phone))
+
+    def graphs(self) -> _PhoneGraphs:
+        """All utterances, without context."""
+        none = np.zeros((len(self._phone), 0), dtype=np.int64)
+        edge = np.array(self._edges, dtype=np.float64).reshape(-1, 3)
+        start, final = (np.array(x, dtype=np.float64).reshape(-1, 2) for x in (self._starts, self._finals))
+        return _PhoneGraphs(
+            np.array(self._phone, dtype=np.int64),
+            np.array(self._word, dtype=np.int64),
+            np.array(self._splits, dtype=np.int64),
+            (edge[:, 0].astype(np.int64), edge[:, 1].astype(np.int64), edge[:, 2]),
+            (start[:, 0].astype(np.int64), start[:, 1]),
+            (final[:, 0].astype(np.int64), final[:, 1]),
+            none,
+            none,
+        )
+
+
+def _phone_graphs(lang: Lang, transcripts: Sequence[Sequence[int]]) -> _PhoneGraphs:
+    """All pronunciations of the words with optional silence around them; with lang.blank also inside words."""
+    variants, build = _Pronunciations(lang), _PhoneGraphBuilder(lang)
     for n, words in enumerate(transcripts):
         if not len(words):
             raise DataError(f"transcript {n} of the batch is empty")
-        open_ends = add_silence([(-1, 0.0)])
+        open_ends = build.silence([(-1, 0.0)])
         for position, word in enumerate(words):
             ends = []
             for phones, log_prob in variants[int(word)]:
-                tail = add_phone(phones[0], position, open_ends, log_prob)
+                tail = build.one_phone(phones[0], position, open_ends, log_prob)
                 for p in phones[1:]:
-                    tail = add_phone(p, position, add_silence(tail) if lang.blank else tail, 0.0)
+                    tail = build.one_phone(p, position, build.silence(tail) if lang.blank else tail, 0.0)
                 ends += tail
-            open_ends = add_silence(ends)
-        finals.extend(open_ends)
-        splits.append(len(phone))
-    none = np.zeros((len(phone), 0), dtype=np.int64)
-    edge = np.array(edges, dtype=np.float64).reshape(-1, 3)
-    start, final = (np.array(x, dtype=np.float64).reshape(-1, 2) for x in (starts, finals))
-    return _PhoneGraphs(
-        np.array(phone, dtype=np.int64),
-        np.array(word_of, dtype=np.int64),
-        np.array(splits, dtype=np.int64),
-        (edge[:, 0].astype(np.int64), edge[:, 1].astype(np.int64), edge[:, 2]),
-        (start[:, 0].astype(np.int64), start[:, 1]),
-        (final[:, 0].astype(np.int64), final[:, 1]),
-        none,
-        none,
-    )
+            open_ends = build.silence(ends)
+        build.end(open_ends)
+    return build.graphs()
 
 
 def _reverse(g: _PhoneGraphs) -> _PhoneGraphs:

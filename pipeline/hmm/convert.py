@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from pipeline.base.errors import DataError
-from pipeline.hmm.graphs import NEG_INF, Graphs
+from pipeline.hmm.graphs import NEG_INF, Graphs, bounds
 
 
 def from_arcs(
@@ -145,8 +145,8 @@ def build(
     offset = np.repeat(state_splits[:-1], np.diff(state_splits))
     arrays = dict(
         state_pdf=pdf,
-        state_splits=state_splits,
-        arc_splits=np.concatenate([[0], np.cumsum(counts)]),
+        state_splits=bounds(np.diff(state_splits)),
+        arc_splits=bounds(counts),
         arc_src=(src - offset[src])[order] if len(src) else src,
         arc_tid=tid[order],
         final_tid=final_tid,

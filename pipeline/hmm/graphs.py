@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from pipeline.base.errors import DataError
+from pipeline.base.errors import ConfigError, DataError
 
 NEG_INF = float("-inf")
 Indices = slice | Sequence[int] | torch.Tensor | np.ndarray
@@ -160,8 +160,8 @@ class Graphs:
         arcs, _ = _ranges(arc_bounds, picked)
         in_degree = np.diff(g["arc_splits"])[states]
         return Graphs(
-            state_splits=torch.from_numpy(state_splits.astype(np.int32)),
-            arc_splits=torch.from_numpy(np.concatenate([[0], np.cumsum(in_degree)]).astype(np.int32)),
+            state_splits=torch.from_numpy(bounds(np.diff(state_splits))),
+            arc_splits=torch.from_numpy(bounds(in_degree)),
             **{k: torch.from_numpy(g[k][states]) for k in ("state_pdf", "start_weight", "final_weight", "final_tid")},
             **{k: torch.from_numpy(g[k][arcs]) for k in ("arc_src", "arc_tid", "arc_weight")},
             num_pdfs=self.num_pdfs,
@@ -179,7 +179,7 @@ class Graphs:
         joined = {k: np.concatenate([a[k] for a in arrays]) for k in arrays[0] if not k.endswith("_splits")}
         for k in ("state_splits", "arc_splits"):
             sizes = np.concatenate([np.diff(a[k]) for a in arrays])
-            joined[k] = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int32)
+            joined[k] = bounds(sizes)
         return Graphs(
             **{k: torch.from_numpy(v) for k, v in joined.items()},
             num_pdfs=parts[0].num_pdfs,
@@ -229,3 +229,11 @@ def _ranges(splits: np.ndarray, picked: np.ndarray) -> tuple[np.ndarray, np.ndar
     sizes = np.diff(splits)[picked].astype(np.int64)
     out = np.concatenate([[0], np.cumsum(sizes)])
     return np.arange(out[-1]) + np.repeat(splits[picked].astype(np.int64) - out[:-1], sizes), out
+
+
+def bounds(sizes: np.ndarray) -> np.ndarray:
+    """(N,) sizes -> (N + 1,) int32 splits; ConfigError where states or arcs are more than int32 can count."""
+    out = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
+    if out[-1] > np.iinfo(np.int32).max:
+        raise ConfigError(f"a batch of graphs has {out[-1]:,} states or arcs, more than 2^31 - 1; take smaller batches")
+    return out.astype(np.int32)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 
+import numpy as np
 import pytest
 import torch
 
-from pipeline.base.errors import DataError
+from pipeline.base.errors import ConfigError, DataError
 from pipeline.hmm import Graphs, full_sum
+from pipeline.hmm.graphs import bounds
 
 
 def test_linear_chain_by_hand():
@@ -80,3 +82,10 @@ def test_k2_round_trip():
     torch.testing.assert_close(full_sum(back, emissions, lengths), full_sum(graphs, emissions, lengths))
     with pytest.raises(DataError, match="label 0"):
         from_k2(to_k2(graphs, offset=0))
+
+
+def test_more_arcs_than_int32_counts_are_refused():
+    sizes = np.array([2**30, 2**30 - 1])
+    assert bounds(sizes).tolist() == [0, 2**30, 2**31 - 1] and bounds(sizes).dtype == np.int32
+    with pytest.raises(ConfigError, match="take smaller batches"):
+        bounds(sizes + 1)
