@@ -85,7 +85,7 @@ class Inputs:
     def __init__(self, case: Case, device: str = "cpu") -> None:
         import torch
 
-        from pipeline.hmm import Graphs
+        from pipeline.hmm import convert
 
         torch.manual_seed(1)
         self.case = case
@@ -96,13 +96,13 @@ class Inputs:
         self.labels = torch.randint(1, case.pdfs, (case.num, case.size)).tolist()
         self.transitions: torch.Tensor | None = None
         if case.kind == "ctc":
-            self.graphs = Graphs.ctc(self.labels, num_pdfs=case.pdfs)
+            self.graphs = convert.ctc(self.labels, num_pdfs=case.pdfs)
         elif case.transitions == "timed":
             shape = [[0] * case.size] * case.num, [[1] * case.size] * case.num
-            self.graphs = Graphs.linear(self.labels, *shape, num_pdfs=case.pdfs)
+            self.graphs = convert.linear(self.labels, *shape, num_pdfs=case.pdfs)
             self.transitions = torch.randn(case.num, case.frames, 2, device=device).log_softmax(-1)
         else:
-            self.graphs = Graphs.linear(self.labels, num_pdfs=case.pdfs)
+            self.graphs = convert.linear(self.labels, num_pdfs=case.pdfs)
 
 
 def engine(inputs: Inputs, backend: str) -> tuple[Callable[[Any], Any], Any]:

@@ -186,43 +186,6 @@ class Graphs:
             num_tids=parts[0].num_tids,
         )
 
-    @staticmethod
-    def from_arcs(
-        src: Sequence[int],
-        dst: Sequence[int],
-        pdf: Sequence[int],
-        tid: Sequence[int],
-        weight: Sequence[float],
-        starts: Sequence[tuple],
-        finals: Sequence[tuple],
-        num_pdfs: int | None = None,
-        num_tids: int | None = None,
-    ) -> Graphs:
-        """One graph from an arc-emitting epsilon-free automaton (see `pipeline.hmm.convert.from_arcs`)."""
-        from pipeline.hmm.convert import from_arcs
-
-        return from_arcs(src, dst, pdf, tid, weight, starts, finals, num_pdfs, num_tids)
-
-    @staticmethod
-    def linear(
-        pdf_seqs: Sequence[Sequence[int]],
-        loop_tids: Sequence[Sequence[int]] | None = None,
-        forward_tids: Sequence[Sequence[int]] | None = None,
-        num_pdfs: int | None = None,
-        num_tids: int | None = None,
-    ) -> Graphs:
-        """Left-to-right chains with a self-loop on every state (see `pipeline.hmm.convert.linear`)."""
-        from pipeline.hmm.convert import linear
-
-        return linear(pdf_seqs, loop_tids, forward_tids, num_pdfs, num_tids)
-
-    @staticmethod
-    def ctc(labels: Sequence[Sequence[int]], blank: int = 0, num_pdfs: int | None = None) -> Graphs:
-        """CTC topologies (see `pipeline.hmm.convert.ctc`)."""
-        from pipeline.hmm.convert import ctc
-
-        return ctc(labels, blank, num_pdfs)
-
 
 def _ranges(splits: np.ndarray, picked: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Concatenated indices splits[i]:splits[i + 1] of the picked i, and the splits of the result."""

@@ -14,8 +14,8 @@ from pipeline.artifacts.model_dir import HmmDir
 from pipeline.artifacts.transitions import TransitionModel
 from pipeline.artifacts.tree import Leaf, Node, Question, Root, Tree
 from pipeline.graph.grammar import Grammar
+from pipeline.hmm import convert
 from pipeline.hmm.compile import compile_graphs
-from pipeline.hmm.graphs import Graphs
 from pipeline.hmm.viterbi import viterbi
 
 SENTENCES = [s.split() for s in ("A B", "B A C", "C C D", "D", "A A B", "B D", "C", "A C")]
@@ -117,7 +117,7 @@ def _silence_score(lang: Lang, hmm: HmmDir, scores: np.ndarray, trans: torch.Ten
     window[:, hmm.tree.left] = lang.silence_id
     pdf = hmm.tree.lookup(window, np.array(topo.pdf_classes))
     ts = hmm.transitions.transition_states(window[:, hmm.tree.left], np.arange(topo.num_states), pdf)
-    graph = Graphs.linear(
+    graph = convert.linear(
         [pdf.tolist()], [(2 * ts).tolist()], [(2 * ts + 1).tolist()], hmm.transitions.num_pdfs, hmm.transitions.num_tids
     )
     best = viterbi(graph, torch.from_numpy(scores)[None], torch.tensor([len(scores)]), trans, backend="torch")

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from pipeline.base.errors import DataError
-from pipeline.hmm import Graphs
+from pipeline.hmm import Graphs, convert
 
 NUM_PDFS, NUM_TIDS = 5, 4
 
@@ -18,7 +18,7 @@ def random_graph(rng: np.random.RandomState) -> Graphs:
     while True:
         states, arcs = rng.randint(2, 5), rng.randint(2, 9)
         try:
-            return Graphs.from_arcs(
+            return convert.from_arcs(
                 rng.randint(0, states, arcs),
                 rng.randint(0, states, arcs),
                 rng.randint(0, NUM_PDFS, arcs),

@@ -14,7 +14,7 @@ from pipeline.artifacts.lexicon import Lexicon, Pronunciation
 from pipeline.artifacts.transitions import TransitionModel
 from pipeline.artifacts.tree import BOUNDARY, Leaf, Question, Root, Tree, monophone_tree
 from pipeline.base.errors import DataError
-from pipeline.hmm import Graphs, full_sum, viterbi
+from pipeline.hmm import Graphs, convert, full_sum, viterbi
 from pipeline.hmm.compile import compile_graphs
 
 LEXICON = Lexicon(
@@ -74,7 +74,7 @@ def chain(lang, tree, transitions, phones) -> Graphs:
             pdfs.append(int(pdf[0]))
             loops.append(2 * ts)
             forwards.append(2 * ts + 1)
-    return Graphs.linear([pdfs], [loops], [forwards], num_pdfs=tree.num_pdfs, num_tids=transitions.num_tids)
+    return convert.linear([pdfs], [loops], [forwards], num_pdfs=tree.num_pdfs, num_tids=transitions.num_tids)
 
 
 @pytest.mark.parametrize("silence_prob", [0.5, 0.2, 0.0])

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.base.errors import ConfigError
-from pipeline.hmm import Graphs, available, feasible, full_sum, occupancies, viterbi
+from pipeline.hmm import Graphs, available, convert, feasible, full_sum, occupancies, viterbi
 from pipeline.hmm import backends as hmm_backends
 from tests.hmm.oracle import NUM_PDFS, make_transitions, paths, random_graph
 
@@ -47,7 +47,7 @@ def make_chains(num: int, frames: int, states: int, pdfs: int, dtype=torch.float
     torch.manual_seed(num + frames)
     sequences = [torch.randint(0, pdfs, (states,)).tolist() for _ in range(num)]
     loops, forwards = [[0] * states] * num, [[1] * states] * num
-    graphs = Graphs.linear(sequences, loops, forwards, num_pdfs=pdfs)
+    graphs = convert.linear(sequences, loops, forwards, num_pdfs=pdfs)
     return graphs, torch.randn(num, frames, pdfs, dtype=dtype).log_softmax(-1)
 
 
@@ -137,7 +137,7 @@ def test_equals_torch_ctc(backend):
     labels = [[1, 2, 2, 3, 3, 1], [4], [2, 4, 1]]
     emissions = torch.randn(3, 30, 6).log_softmax(-1).requires_grad_()
     lengths = torch.tensor([30, 4, 17])
-    scores = full_sum(Graphs.ctc(labels, num_pdfs=6), emissions, lengths, backend=backend)
+    scores = full_sum(convert.ctc(labels, num_pdfs=6), emissions, lengths, backend=backend)
     flat = torch.tensor(sum(labels, []))
     sizes = torch.tensor([len(x) for x in labels])
     expected = -torch.nn.functional.ctc_loss(emissions.transpose(0, 1), flat, lengths, sizes, reduction="none")
@@ -234,10 +234,10 @@ def test_many_arcs_and_many_states_per_pdf(backend):
     """A fully connected graph, and a chain longer than a block of the kernels in which all states share two pdfs."""
     n = 20
     src, dst = (x.reshape(-1).tolist() for x in torch.meshgrid(torch.arange(n), torch.arange(n), indexing="ij"))
-    full = Graphs.from_arcs(
+    full = convert.from_arcs(
         src, dst, [d % 5 for d in dst], [-1] * n * n, [0.0] * n * n, [(0, 0.0)], [(n - 1, 0.0)], num_tids=0
     )
-    chain = Graphs.linear([[i % 2 for i in range(1100)]], num_pdfs=5)
+    chain = convert.linear([[i % 2 for i in range(1100)]], num_pdfs=5)
     graphs, lengths = Graphs.cat([full, chain]), torch.tensor([6, 4])
     emissions = torch.randn(2, 6, 5, dtype=torch.float64).log_softmax(-1).requires_grad_()
     scores = full_sum(graphs, emissions, lengths, backend=backend)

@@ -9,19 +9,19 @@ import pytest
 import torch
 
 from pipeline.base.errors import ConfigError, DataError
-from pipeline.hmm import Graphs, full_sum
+from pipeline.hmm import Graphs, convert, full_sum
 from pipeline.hmm.graphs import bounds
 
 
 def test_linear_chain_by_hand():
-    g = Graphs.linear([[3, 1], [2]], [[0, 0], [0]], [[1, 1], [1]]).numpy()
+    g = convert.linear([[3, 1], [2]], [[0, 0], [0]], [[1, 1], [1]]).numpy()
     assert g["state_pdf"].tolist() == [3, 1, 2] and g["state_splits"].tolist() == [0, 2, 3]
     assert g["arc_splits"].tolist() == [0, 1, 3, 4] and g["arc_src"].tolist() == [0, 1, 0, 0]
     assert g["arc_tid"].tolist() == [0, 0, 1, 0] and g["final_tid"].tolist() == [1, 1, 1]
 
 
 def test_pick_and_join_are_inverse():
-    whole = Graphs.cat([Graphs.linear([[0, 1, 2], [1]], num_pdfs=4), Graphs.ctc([[1, 1], []], num_pdfs=4)])
+    whole = Graphs.cat([convert.linear([[0, 1, 2], [1]], num_pdfs=4), convert.ctc([[1, 1], []], num_pdfs=4)])
     parts = Graphs.cat([whole[n] for n in range(4)])
     for name, values in whole.numpy().items():
         assert values.tolist() == parts.numpy()[name].tolist(), name
@@ -30,7 +30,7 @@ def test_pick_and_join_are_inverse():
 
 
 def test_repeated_start_arcs_stay_two_paths():
-    g = Graphs.from_arcs([0, 1], [2, 2], [0, 0], [-1, -1], [0.5, 0.25], [(0, 0.0), (1, 0.0)], [(2, 0.0)])
+    g = convert.from_arcs([0, 1], [2, 2], [0, 0], [-1, -1], [0.5, 0.25], [(0, 0.0), (1, 0.0)], [(2, 0.0)])
     score = full_sum(g, torch.zeros(1, 1, 1), torch.tensor([1]))
     assert score.item() == pytest.approx(torch.logaddexp(torch.tensor(0.5), torch.tensor(0.25)).item(), abs=1e-5)
 
@@ -49,7 +49,7 @@ def test_repeated_start_arcs_stay_two_paths():
     ],
 )
 def test_validation_names_what_is_wrong(field, value):
-    good = Graphs.linear([[0, 1]], [[0, 0]], [[0, 0]])
+    good = convert.linear([[0, 1]], [[0, 0]], [[0, 0]])
     bad = dataclasses.replace(good, **{field: torch.tensor(value)})
     with pytest.raises(DataError, match="mine: .*" + field.split("_")[0]):
         bad.validate("mine")
@@ -58,13 +58,13 @@ def test_validation_names_what_is_wrong(field, value):
 @pytest.mark.parametrize(
     "make",
     [
-        lambda: Graphs.linear([[0, 1], []]),
-        lambda: Graphs.linear([[0, 1]], [[0]]),
-        lambda: Graphs.ctc([[1, 0]]),
-        lambda: Graphs.from_arcs([0], [1], [-1], [0], [0.0], [(0, 0.0)], [(1, 0.0)]),
-        lambda: Graphs.from_arcs([0], [1], [0], [0], [0.0], [(1, 0.0)], [(1, 0.0)]),
-        lambda: Graphs.from_arcs([0], [1], [0], [0], [0.0], [(0, 0.0)], [(1, 0.0), (1, 0.5)]),
-        lambda: Graphs.cat([Graphs.linear([[0]]), Graphs.linear([[1]])]),
+        lambda: convert.linear([[0, 1], []]),
+        lambda: convert.linear([[0, 1]], [[0]]),
+        lambda: convert.ctc([[1, 0]]),
+        lambda: convert.from_arcs([0], [1], [-1], [0], [0.0], [(0, 0.0)], [(1, 0.0)]),
+        lambda: convert.from_arcs([0], [1], [0], [0], [0.0], [(1, 0.0)], [(1, 0.0)]),
+        lambda: convert.from_arcs([0], [1], [0], [0], [0.0], [(0, 0.0)], [(1, 0.0), (1, 0.5)]),
+        lambda: Graphs.cat([convert.linear([[0]]), convert.linear([[1]])]),
     ],
 )
 def test_bad_input_is_a_data_error(make):
@@ -76,7 +76,7 @@ def test_k2_round_trip():
     pytest.importorskip("k2")
     from pipeline.graph.hmm_k2 import from_k2, to_k2
 
-    graphs = Graphs.cat([Graphs.linear([[0, 1, 2], [1]], num_pdfs=4), Graphs.ctc([[1, 1]], num_pdfs=4)])
+    graphs = Graphs.cat([convert.linear([[0, 1, 2], [1]], num_pdfs=4), convert.ctc([[1, 1]], num_pdfs=4)])
     back = from_k2(to_k2(graphs), num_pdfs=4, num_tids=0)
     emissions, lengths = torch.randn(3, 9, 4), torch.tensor([9, 5, 7])
     torch.testing.assert_close(full_sum(back, emissions, lengths), full_sum(graphs, emissions, lengths))

@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from pipeline.hmm import Graphs
+from pipeline.hmm import convert
 from pipeline.nn.priors import label_prior, log_prior, running_prior, transcript_prior
 from pipeline.nn.specaugment import spec_augment
 
 
 def test_transcript_prior_by_hand():
     """Two phones of 3 states, silence 0: 2 phones x 8 frames of 10 ms are speech, the other 64 of 80 frames silence."""
-    graphs = [Graphs.linear([[0, 1, 2, 3, 0, 4, 5, 6]])]
+    graphs = [convert.linear([[0, 1, 2, 3, 0, 4, 5, 6]])]
     prior = transcript_prior(graphs, [0], num_frames=80, states_per_phone=3, frame_shift=0.01).exp().numpy()
     assert np.allclose(prior, [64 / 80] + [16 / 80 / 6] * 6, atol=1e-5)
     at_20_ms = transcript_prior(graphs, [0], num_frames=40, states_per_phone=3, frame_shift=0.02).exp().numpy()
@@ -20,13 +20,13 @@ def test_transcript_prior_by_hand():
 
 
 def test_transcript_prior_without_silence_or_with_too_much_speech():
-    assert np.allclose(transcript_prior([Graphs.linear([[0, 1]])], [], 10, 1, 0.01).exp(), 0.5)
-    crowded = transcript_prior([Graphs.linear([[0, 1, 1, 1]])], [0], 5, 1, 0.01).exp().numpy()
+    assert np.allclose(transcript_prior([convert.linear([[0, 1]])], [], 10, 1, 0.01).exp(), 0.5)
+    crowded = transcript_prior([convert.linear([[0, 1, 1, 1]])], [0], 5, 1, 0.01).exp().numpy()
     assert np.allclose(crowded, [0.05, 0.95], atol=1e-5)
 
 
 def test_states_of_silence_share_its_time():
-    graphs = [Graphs.linear([[0, 1, 2, 3]]), Graphs.linear([[3, 2, 1, 0]])]  # counted block by block
+    graphs = [convert.linear([[0, 1, 2, 3]]), convert.linear([[3, 2, 1, 0]])]  # counted block by block
     prior = transcript_prior(graphs, [0, 1], num_frames=160, states_per_phone=2, frame_shift=0.01).exp().numpy()
     assert np.allclose(prior, [0.45, 0.45, 0.05, 0.05], atol=1e-5)  # 2 phones of 8 frames, 144 frames of silence
 
