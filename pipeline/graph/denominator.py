@@ -130,7 +130,8 @@ class GraphSum:
             right = None if accuracy is None else accuracy[n, :length].cpu()
             out.log_z[n], posteriors, mean, derivative = self._by_recursion(scores[n, :length].cpu(), right)
             out.occupancy[n, :length] = posteriors
-            if accuracy is not None:
+            if out.accuracy is not None and out.gradient is not None:
+                assert mean is not None and derivative is not None
                 out.accuracy[n], out.gradient[n, :length] = mean, derivative
 
         threads = 1 if by_engine else min(numba.get_num_threads(), len(scores))

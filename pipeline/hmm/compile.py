@@ -43,7 +43,7 @@ class TrainingGraphs:
         """Memory of all arrays."""
         return sum(a.nbytes for a in (*self.graphs.numpy().values(), self.state_word, self.min_frames))
 
-    def select(self, indices: Sequence[int]) -> TrainingGraphs:
+    def select(self, indices: Sequence[int] | np.ndarray) -> TrainingGraphs:
         """The graphs of some transcripts, in the order given."""
         splits = self.graphs.state_splits.numpy()
         picked = np.asarray(indices, dtype=np.int64)
@@ -93,7 +93,8 @@ class _Pronunciations:
     """Phone ids and log probabilities of each word's variants, looked up once per word."""
 
     def __init__(self, lang: Lang) -> None:
-        self._lang, self._known = lang, {}
+        self._lang = lang
+        self._known: dict[int, list[tuple[list[int], float]]] = {}
 
     def __getitem__(self, word: int) -> list[tuple[list[int], float]]:
         if word not in self._known:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from pipeline.base.errors import DataError
@@ -12,11 +13,11 @@ from pipeline.hmm.graphs import NEG_INF, Graphs, bounds
 
 
 def from_arcs(
-    src: Sequence[int],
-    dst: Sequence[int],
-    pdf: Sequence[int],
-    tid: Sequence[int],
-    weight: Sequence[float],
+    src: npt.ArrayLike,
+    dst: npt.ArrayLike,
+    pdf: npt.ArrayLike,
+    tid: npt.ArrayLike,
+    weight: npt.ArrayLike,
     starts: Sequence[tuple],
     finals: Sequence[tuple],
     num_pdfs: int | None = None,
@@ -160,7 +161,7 @@ def build(
     )
 
 
-def _flat(seqs: Sequence[Sequence[int]], what: str) -> tuple[np.ndarray, np.ndarray]:
+def _flat(seqs: Sequence[npt.ArrayLike], what: str) -> tuple[np.ndarray, np.ndarray]:
     """Concatenated values and the splits of the sequences."""
     arrays = [np.asarray(s, dtype=np.int64).reshape(-1) for s in seqs]
     if not arrays:
@@ -169,9 +170,9 @@ def _flat(seqs: Sequence[Sequence[int]], what: str) -> tuple[np.ndarray, np.ndar
 
 
 def linear(
-    pdf_seqs: Sequence[Sequence[int]],
-    loop_tids: Sequence[Sequence[int]] | None = None,
-    forward_tids: Sequence[Sequence[int]] | None = None,
+    pdf_seqs: Sequence[npt.ArrayLike],
+    loop_tids: Sequence[npt.ArrayLike] | None = None,
+    forward_tids: Sequence[npt.ArrayLike] | None = None,
     num_pdfs: int | None = None,
     num_tids: int | None = None,
 ) -> Graphs:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -87,8 +88,9 @@ class Graphs:
         """The same graphs with their tensors on `device`."""
         if torch.device(device) == self.device:
             return self
-        moved = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        return Graphs(**{k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in moved.items()})
+        held = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        moved: dict[str, Any] = {k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in held.items()}
+        return Graphs(**moved)
 
     def numpy(self) -> dict:
         """Every tensor as a numpy array, by field name (views where the graphs are on the CPU)."""

@@ -15,7 +15,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -52,9 +52,9 @@ def drop_stale_code(*more: str) -> None:
     Args:
         more: source files of further functions that the loops here are compiled with.
     """
-    sources = [Path(module.__file__) for module in (kernels, numba_math, numba_scores, occupancy, best_paths)]
+    sources = [Path(str(module.__file__)) for module in (kernels, numba_math, numba_scores, occupancy, best_paths)]
     stems = [source.stem for source in sources]
-    numba_cache.drop_stale_code(kernels.forward_tasks.stats.cache_path, stems, [*sources, *more])
+    numba_cache.drop_stale_code(str(kernels.forward_tasks.stats.cache_path), stems, [*sources, *more])
 
 
 drop_stale_code()
@@ -96,7 +96,7 @@ def _make_plan(graphs: Graphs) -> kernels.Plan:
     return plan._replace(most=most)
 
 
-def _source(emissions: torch.Tensor | OnDemand) -> tuple[NamedTuple, type]:
+def _source(emissions: torch.Tensor | OnDemand) -> tuple[Any, type]:
     """Emissions as the kernels read them, and the type to compute in."""
     if isinstance(emissions, OnDemand):
         return emissions.compiled(), np.float32
@@ -115,7 +115,8 @@ def _call(
     """Kernel inputs, and the type to compute in."""
     source, dtype = _source(emissions)
     if transitions is None or transitions.shape[-1] == 0:
-        scores, timed = np.zeros((1, 1, 1), dtype), -1
+        scores: np.ndarray = np.zeros((1, 1, 1), dtype)
+        timed = -1
     else:
         scores = transitions.detach().to(torch.float64 if dtype == np.float64 else torch.float32).numpy()
         timed = 0 if scores.ndim == 1 else 1
@@ -235,16 +236,16 @@ def backward(
         transitions=_zeros(call.transitions.shape if timed else (1, 1, 1), dtype),
     )
     _backward(graphs, saved, sink, grad.detach().double().numpy())
-    if call.source.half:
-        d_emissions = torch.from_numpy(d_emissions.view(np.int16)).view(emissions.dtype)
-    else:
-        d_emissions = torch.from_numpy(d_emissions)
+    bits = d_emissions.view(np.int16) if call.source.half else d_emissions
     d_transitions = None
     if timed:
+        assert transitions is not None
         d_transitions = torch.from_numpy(sink.transitions).to(transitions.dtype)
     elif need_transitions:
+        assert transitions is not None
         d_transitions = _by_tid(graphs, sink.counts, transitions)
-    return d_emissions, d_transitions
+    gradient = torch.from_numpy(bits)
+    return gradient.view(emissions.dtype) if call.source.half else gradient, d_transitions
 
 
 def _zeros(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
@@ -299,7 +300,8 @@ def viterbi(
     call, dtype = _call(graphs, emissions, lengths, transitions)
     plan = plan_of(graphs)
     num = len(graphs)
-    mid, mid_cum = np.empty((2, graphs.num_states), dtype), np.empty((2, num))
+    mid: np.ndarray = np.empty((2, graphs.num_states), dtype)
+    mid_cum = np.empty((2, num))
     alive, tries = np.zeros((2, num), np.bool_), np.zeros(num, np.int64)
     scores, paths = np.full(num, -np.inf), np.full((4, num, emissions.shape[1]), -1, np.int64)
     for beam in beams:

@@ -13,7 +13,7 @@ never depends on the rest of the batch or on the number of threads.
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -55,7 +55,7 @@ class Call(NamedTuple):
     """Inputs of one call: the source of emissions (see numba_scores) and its number of pdfs, lengths (N,), transitions
     (N, T, K) if `timed` is 1, (1, 1, K) if 0, none if -1; first row and first cell of each utterance."""
 
-    source: tuple
+    source: Any  # a NamedTuple: numba_scores.Dense or what OnDemand.compiled gives
     num_pdfs: int
     lengths: np.ndarray
     transitions: np.ndarray

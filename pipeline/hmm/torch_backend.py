@@ -166,12 +166,13 @@ def backward(
     d_emissions = torch.zeros(emissions.shape, dtype=b.dtype, device=emissions.device)
     d_transitions = None
     if need_transitions:
+        assert transitions is not None
         d_transitions = torch.zeros(transitions.shape, dtype=b.dtype, device=emissions.device)
     scored = b.tid >= 0
     for t, states, arcs in _Sweep(b, saved):
         frame = d_emissions[:, t]
         frame.index_put_((b.graph, b.pdf), states * grad[b.graph], accumulate=True)
-        if need_transitions and arcs is not None:
+        if d_transitions is not None and transitions is not None and arcs is not None:
             value = (arcs * grad[b.arc_graph])[scored]
             if transitions.dim() == 1:
                 d_transitions.index_add_(0, b.tid[scored], value)
@@ -179,7 +180,9 @@ def backward(
                 frame = d_transitions[:, t + 1]
                 frame.index_put_((b.arc_graph[scored], b.tid[scored]), value, accumulate=True)
     d_emissions = d_emissions.to(emissions.dtype)
-    return d_emissions, None if d_transitions is None else d_transitions.to(transitions.dtype)
+    if d_transitions is not None and transitions is not None:
+        d_transitions = d_transitions.to(transitions.dtype)
+    return d_emissions, d_transitions
 
 
 def occupancies(
@@ -187,6 +190,7 @@ def occupancies(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Scores (N,), state occupancies (sum of T_n S_n,) frame by frame of each graph, expected counts of arcs (A,)."""
     scores, saved = forward(graphs, emissions, lengths, transitions, keep=True)
+    assert saved is not None
     b = _Batch(graphs, emissions, lengths, transitions)
     states = torch.zeros((b.num_frames, b.num_states), dtype=b.dtype, device=emissions.device)
     counts = torch.zeros(b.num_arcs, dtype=b.dtype, device=emissions.device)

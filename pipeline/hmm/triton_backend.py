@@ -112,9 +112,9 @@ class _Call:
         self.num_rows, self.num_cells = int(frames.sum()), int(cells.sum())
         self.row_at, self.cell_at = ((x.cumsum(0) - x).to(self.device) for x in (frames, cells))
         self.lengths = lengths.to(self.device, torch.int32)
-        self.scored = transitions is not None and transitions.shape[-1] > 0
-        self.timed = self.scored and transitions.dim() == 3
-        scores = transitions.detach().contiguous() if self.scored else self.new(1)
+        used = None if transitions is None or transitions.shape[-1] == 0 else transitions.detach().contiguous()
+        self.scored, self.timed = used is not None, used is not None and used.dim() == 3
+        scores = self.new(1) if used is None else used
         self.transitions = (scores, *(scores.stride()[:2] if self.timed else (0, 0)))
         self.block = 1 << max(4, min(max(self.plan.sizes, default=1), MAX_BLOCK) - 1).bit_length()
         self.meta = {"DT": self.kind, "BLOCK": self.block, "num_warps": 8 if self.block > 256 else 4, "num_stages": 1}
@@ -227,8 +227,10 @@ def backward(
         )  # fmt: skip
     d_transitions = None
     if arcs == 2:
+        assert transitions is not None
         d_transitions = timed.to(transitions.dtype)
     elif need_transitions:
+        assert transitions is not None
         d_transitions = torch.zeros(transitions.shape, dtype=torch.float64, device=call.device)
         if arcs == 1:
             scored = call.graphs.arc_tid >= 0
