@@ -60,9 +60,10 @@ def _fill_cache(loop: Any, compile_it: Callable[[], Any], signature: str) -> Non
     where, name = loop.stats.cache_path, loop.py_func.__qualname__
     if where is None:
         return
-    key = repr((name, signature, _machine()))
-    stem = Path(loop.py_func.__code__.co_filename).stem
-    mark = Path(where) / f"{stem}.{name}-{hashlib.sha256(key.encode()).hexdigest()[:16]}.nbm"
+    source = Path(loop.py_func.__code__.co_filename)
+    state = source.stat()  # numba gives up the code of a file that has changed; its marks must not outlive it
+    key = repr((name, signature, state.st_mtime_ns, state.st_size, _machine()))
+    mark = Path(where) / f"{source.stem}.{name}-{hashlib.sha256(key.encode()).hexdigest()[:16]}.nbm"
     if mark.exists():
         return
     mark.parent.mkdir(parents=True, exist_ok=True)

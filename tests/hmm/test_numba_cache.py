@@ -73,6 +73,13 @@ def test_a_version_is_compiled_once_and_never_by_the_process_that_runs_it(tmp_pa
     assert len(list(tmp_path.rglob("*.nbm"))) == 2
 
 
+def test_a_changed_source_is_compiled_in_a_fork_again(tmp_path):
+    assert run(LOOPS, tmp_path, "f4") == ["4.0", "0"]
+    script = tmp_path / "loops.py"
+    script.write_text(LOOPS.replace("inner(x) + 1", "inner(x) + 10"))
+    assert run(LOOPS, tmp_path, "f4") == ["13.0", "0"]  # no miss: the process itself has only loaded
+
+
 def test_what_cannot_be_compiled_fails_as_ever_and_leaves_no_mark(tmp_path):
     with pytest.raises(subprocess.CalledProcessError) as error:
         run(LOOPS, tmp_path, "U3")  # strings have no sum
