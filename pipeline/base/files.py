@@ -11,6 +11,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -53,6 +54,13 @@ def atomic_write(path: str | os.PathLike[str], mode: str = "w") -> Iterator[IO[A
             tmp.unlink()
         raise
     sync_dir(path.parent)
+
+
+def remove_unfinished(directory: Path) -> None:
+    """Removes what a killed process was writing by atomic_write anywhere below a directory that no other one writes to."""
+    for path in directory.rglob(".*.tmp"):
+        if re.fullmatch(r"\..+\.\d+\.tmp", path.name) and path.is_file():
+            path.unlink()
 
 
 class _Text(io.TextIOWrapper):

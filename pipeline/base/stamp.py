@@ -29,7 +29,7 @@ import pipeline
 from pipeline.base import log
 from pipeline.base.digests import Digests, tree_digest
 from pipeline.base.errors import DataError, StaleError
-from pipeline.base.files import read_json, sync_dir, write_json
+from pipeline.base.files import read_json, remove_unfinished, sync_dir, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -268,6 +268,7 @@ def _prepare(tmp: Path, work: Work, resume: bool) -> None:
             same = read_json(tmp / PENDING)["identity"] == work.identity
         if same and resume:
             logger.info("%s: going on with an interrupted run", tmp)
+            remove_unfinished(tmp)
             return
         shutil.rmtree(tmp)
     tmp.mkdir(parents=True)

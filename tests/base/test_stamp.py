@@ -182,6 +182,23 @@ def test_resume_only_of_the_same_work(tmp_path, data):
     assert not out.exists()
 
 
+def test_files_that_a_killed_run_was_writing_are_removed(tmp_path, data):
+    """kill -9 inside of atomic_write leaves its temporary file; it must not end up in the output."""
+    out = tmp_path / "mono"
+
+    def killed(tmp: Path) -> None:
+        for name in (".lm.arpa.123.tmp", "parts/.a.gz.9.tmp", ".kept.tmp", "x.1.tmp"):
+            (tmp / name).parent.mkdir(exist_ok=True)
+            (tmp / name).write_text("half")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(out, data, killed)
+    assert run(out, data, writer("one"))
+    left = {p.relative_to(out).as_posix() for p in out.rglob("*") if p.is_file()}
+    assert {p for p in left if p.endswith(".tmp")} == {".kept.tmp", "x.1.tmp"}
+
+
 def test_damaged_pending_is_discarded(tmp_path, data):
     tmp = tmp_path / "mono.tmp"
     tmp.mkdir()
