@@ -57,7 +57,7 @@ def atomic_write(path: str | os.PathLike[str], mode: str = "w") -> Iterator[IO[A
 
 
 def remove_unfinished(directory: Path) -> None:
-    """Removes what a killed process was writing by atomic_write anywhere below a directory that no other one writes to."""
+    """Removes what a killed process was writing by atomic_write below a directory that nobody else writes to."""
     for path in directory.rglob(".*.tmp"):
         if re.fullmatch(r"\..+\.\d+\.tmp", path.name) and path.is_file():
             path.unlink()

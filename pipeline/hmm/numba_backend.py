@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipeline.hmm import numba_cache, numba_math, numba_scores
+from pipeline.hmm import numba_cache, numba_math, numba_plan, numba_scores
 from pipeline.hmm import numba_kernels as kernels
 from pipeline.hmm import numba_occupancy as occupancy
 from pipeline.hmm import numba_viterbi as best_paths
@@ -31,14 +31,14 @@ SEARCHES = True  # takes scores on demand, and prunes
 SERIAL_CELLS = 10_000  # below this many states x frames a second thread costs more than it saves
 HALVES = {torch.bfloat16: 1, torch.float16: 2}
 HUGE_PAGE = 2 << 20  # bytes
-MAX_WAYS = 64 << 20  # states x frames whose ways a search keeps at once
+MAX_BACKPOINTERS = 64 << 20  # states x frames whose backpointers a search keeps at once
 
 
 @dataclasses.dataclass
 class Saved:
     """What a forward pass hands to the backward pass: half alpha, half beta, O(T x S) per utterance."""
 
-    call: kernels.Call
+    call: numba_plan.Call
     rows: np.ndarray
     cum: np.ndarray
     mid: np.ndarray
@@ -52,7 +52,9 @@ def drop_stale_code(*more: str) -> None:
     Args:
         more: source files of further functions that the loops here are compiled with.
     """
-    sources = [Path(str(module.__file__)) for module in (kernels, numba_math, numba_scores, occupancy, best_paths)]
+    sources = [
+        Path(str(module.__file__)) for module in (numba_plan, kernels, numba_math, numba_scores, occupancy, best_paths)
+    ]
     stems = [source.stem for source in sources]
     numba_cache.drop_stale_code(str(kernels.forward_tasks.stats.cache_path), stems, [*sources, *more])
 
@@ -60,7 +62,7 @@ def drop_stale_code(*more: str) -> None:
 drop_stale_code()
 
 
-def plan_of(graphs: Graphs) -> kernels.Plan:
+def plan_of(graphs: Graphs) -> numba_plan.Plan:
     """The graphs as the kernels read them, kept with the graphs."""
     plan = graphs.__dict__.get("_numba_plan")
     if plan is None:
@@ -69,11 +71,11 @@ def plan_of(graphs: Graphs) -> kernels.Plan:
     return plan
 
 
-def _make_plan(graphs: Graphs) -> kernels.Plan:
+def _make_plan(graphs: Graphs) -> numba_plan.Plan:
     g = graphs.numpy()
     num, states, arcs = len(graphs), graphs.num_states, graphs.num_arcs
     ints = functools.partial(np.zeros, dtype=np.int32)
-    plan = kernels.Plan(
+    plan = numba_plan.Plan(
         splits=g["state_splits"],
         pdf=g["state_pdf"],
         ends=np.stack([g["start_weight"], g["final_weight"]]),
@@ -91,7 +93,7 @@ def _make_plan(graphs: Graphs) -> kernels.Plan:
         final_tid=g["final_tid"],
         most=0,
     )
-    kernels.make_plan(plan, g["arc_splits"], g["arc_src"])
+    numba_plan.make_plan(plan, g["arc_splits"], g["arc_src"])
     most = max(int(np.diff(splits).max(initial=0)) for splits in (g["arc_splits"], plan.group_edge[1]))
     return plan._replace(most=most)
 
@@ -111,7 +113,7 @@ def _call(
     emissions: torch.Tensor | OnDemand,
     lengths: torch.Tensor,
     transitions: torch.Tensor | None,
-) -> tuple[kernels.Call, type]:
+) -> tuple[numba_plan.Call, type]:
     """Kernel inputs, and the type to compute in."""
     source, dtype = _source(emissions)
     if transitions is None or transitions.shape[-1] == 0:
@@ -122,8 +124,8 @@ def _call(
         timed = 0 if scores.ndim == 1 else 1
         scores = scores.reshape(1, 1, -1) if timed == 0 else scores
     frames = lengths.cpu().long().numpy()
-    row_at, cell_at = kernels.offsets(frames, plan_of(graphs).splits)
-    call = kernels.Call(
+    row_at, cell_at = numba_plan.offsets(frames, plan_of(graphs).splits)
+    call = numba_plan.Call(
         source=source,
         num_pdfs=emissions.shape[2],
         lengths=frames,
@@ -162,7 +164,7 @@ _threads = _Threads()
 
 
 def _tasks(kernel: Callable, tasks: np.ndarray, cell_at: np.ndarray, *rest) -> None:
-    """Run kernel(tasks, *rest), task 2 n + way being a half of utterance n, whose cells begin at cell_at[n]."""
+    """Run kernel(tasks, *rest), task 2 n + direction being a half of utterance n, whose cells begin at cell_at[n]."""
     if cell_at[-1] < SERIAL_CELLS or torch.get_num_threads() == 1:
         kernel(tasks, *rest)
     else:
@@ -306,21 +308,21 @@ def viterbi(
     scores, paths = np.full(num, -np.inf), np.full((4, num, emissions.shape[1]), -1, np.int64)
     for beam in beams:
         for some in _parts(np.flatnonzero(scores == -np.inf), call.cell_at):
-            backs = np.empty(
+            backpointers = np.empty(
                 call.cell_at[some[-1] + 1] - call.cell_at[some[0]], np.uint8 if plan.most <= 250 else np.int32
             )
             cells = call.cell_at - call.cell_at[some[0]]
-            args = (plan, call, float(beam), backs, cells, mid, mid_cum, alive, dtype(kernels.NEG))
+            args = (plan, call, float(beam), backpointers, cells, mid, mid_cum, alive, dtype(kernels.NEG))
             tasks = np.stack([2 * some, 2 * some + 1], axis=1).reshape(-1)
             _tasks(best_paths.viterbi_tasks, tasks, call.cell_at, *args)
-            best_paths.trace(some, plan, call, backs, cells, mid, mid_cum, alive, scores, paths)
+            best_paths.trace(some, plan, call, backpointers, cells, mid, mid_cum, alive, scores, paths)
             tries[some] += 1
     return torch.from_numpy(scores.astype(dtype)), *torch.from_numpy(paths), torch.from_numpy(tries)
 
 
 def _parts(utterances: np.ndarray, cell_at: np.ndarray) -> Iterator[np.ndarray]:
-    """Runs of utterances whose ways lie within MAX_WAYS cells of the batch (a larger utterance is a run)."""
-    if len(utterances) and cell_at[-1] <= MAX_WAYS:
+    """Runs of utterances within MAX_BACKPOINTERS cells of the batch (a larger utterance is a run)."""
+    if len(utterances) and cell_at[-1] <= MAX_BACKPOINTERS:
         yield utterances
     elif len(utterances):
-        yield from np.split(utterances, np.flatnonzero(np.diff(cell_at[utterances] // MAX_WAYS)) + 1)
+        yield from np.split(utterances, np.flatnonzero(np.diff(cell_at[utterances] // MAX_BACKPOINTERS)) + 1)

@@ -1,8 +1,7 @@
 """Compiled loops of the CPU backend: full-sum recursions over one half of one utterance per task.
 
 Log domain throughout: a scaled-probability recursion in float32 loses paths that fall 88 nats behind the best state of
-    a
-frame and win later; with polynomials for exp and log that LLVM vectorises it costs about 1 ns per state and frame.
+a frame and win later; with polynomials for exp and log that LLVM vectorises it costs about 1 ns per state and frame.
 Every row holds scores relative to the best state of the row before; the float64 sum of these offsets lies in `cum`.
 Each utterance is cut at frame m = T // 2. Task (n, 0) runs alpha over frames 0..m, task (n, 1) runs beta over frames
 T-1..m on the reversed arcs; both count the emission of their own frame, and Z = sum_s alpha(m, s) beta(m, s) / e(m, s).
@@ -13,138 +12,12 @@ never depends on the rest of the batch or on the number of threads.
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
 
 import numpy as np
 
 from pipeline.hmm.numba_math import cast, exact, exp, frames, jit, log, value
+from pipeline.hmm.numba_plan import band, orient, transition_score
 from pipeline.hmm.numba_scores import DEAD, LANES, NEG, PAD, gather
-
-SLOTS = 3
-
-
-class Plan(NamedTuple):
-    """Graphs as the kernels read them: arcs from s, s - 1, s - 2 into s in three slots, the others as edges.
-
-    `ends` (2, S) are start and final weights. `arc` (3, S) is -1 where a slot is empty; `width` (N,) counts the slots
-    that a graph uses. `depth` (2, S) is the number of frames before and after the state at the least. Edges (2, R) are
-    sorted by the state they reach, in time order [0] and against it [1]; `groups` (2, R) are the states reached,
-    `group_edge` (2, R + 1) their first edges, `group_splits` (2, N + 1) the groups of each graph. `most` is the largest
-    number of arcs that enter or of edges that leave a state.
-    """
-
-    splits: np.ndarray
-    pdf: np.ndarray
-    ends: np.ndarray
-    tid: np.ndarray
-    arc_weight: np.ndarray
-    arc: np.ndarray
-    width: np.ndarray
-    depth: np.ndarray
-    edge_splits: np.ndarray
-    edge_from: np.ndarray
-    edge_arc: np.ndarray
-    groups: np.ndarray
-    group_edge: np.ndarray
-    group_splits: np.ndarray
-    final_tid: np.ndarray
-    most: int
-
-
-class Call(NamedTuple):
-    """Inputs of one call: the source of emissions (see numba_scores) and its number of pdfs, lengths (N,), transitions
-    (N, T, K) if `timed` is 1, (1, 1, K) if 0, none if -1; first row and first cell of each utterance."""
-
-    source: Any  # a NamedTuple: numba_scores.Dense or what OnDemand.compiled gives
-    num_pdfs: int
-    lengths: np.ndarray
-    transitions: np.ndarray
-    timed: int
-    row_at: np.ndarray
-    cell_at: np.ndarray
-
-
-@jit
-def offsets(lengths, splits):
-    """First row (frame) and first cell (frame and state) of each utterance, and their totals: (N + 1,) each."""
-    row_at, cell_at = np.zeros(len(lengths) + 1, np.int64), np.zeros(len(lengths) + 1, np.int64)
-    for n in range(len(lengths)):
-        row_at[n + 1] = row_at[n] + lengths[n]
-        cell_at[n + 1] = cell_at[n] + lengths[n] * (splits[n + 1] - splits[n])
-    return row_at, cell_at
-
-
-@jit
-def band(plan, n, num_frames):
-    """First and last + 1 state that a complete path can be in, per frame, widened to blocks."""
-    first, last = plan.splits[n], plan.splits[n + 1]
-    size = last - first
-    low = np.full(num_frames, size, np.int32)
-    high = np.zeros(num_frames, np.int32)
-    for s in range(size):
-        begin, end = plan.depth[0, first + s], num_frames - 1 - plan.depth[1, first + s]
-        if begin <= end:
-            high[begin] = max(high[begin], s + 1)
-            low[end] = min(low[end], s)
-    for t in range(1, num_frames):
-        high[t] = max(high[t], high[t - 1])
-        low[num_frames - 1 - t] = min(low[num_frames - 1 - t], low[num_frames - t])
-    for t in range(num_frames):
-        if low[t] >= high[t]:
-            low[t] = high[t] = 0
-        low[t] = low[t] // LANES * LANES
-        high[t] = (high[t] + LANES - 1) // LANES * LANES
-    return low, high
-
-
-@exact
-def transition_score(scores, tid, neg):
-    """Score of a transition-id, 0 for none; what is no number below infinity becomes NEG."""
-    if tid < 0:
-        return cast(0.0, neg)
-    x = scores[tid]
-    return x if neg < x < -neg else neg
-
-
-@jit
-def orient(plan, n, way, call, neg):
-    """Arcs of one graph as one direction of time sees them, with static transition scores in their weights.
-
-    Returns:
-        Slots: weights (3, S'), transition-ids and arcs (3, S), room for weights of one frame (3, S'); edges: weights,
-        transition-ids, arcs, sources (R,), their groups: states (G,), first edges (G + 1,), room for weights of one
-        frame and for path scores (R,).
-    """
-    first = plan.splits[n]
-    size = plan.splits[n + 1] - first
-    blocks = (size + LANES - 1) // LANES * LANES
-    weights = np.full((SLOTS, blocks + 2 * PAD), neg)
-    tids, arcs = np.full((SLOTS, size), np.int32(-1)), np.full((SLOTS, size), np.int32(-1))
-    static = call.transitions[0, 0]
-    is_static = call.timed == 0
-    tid, arc_weight, slot_arc = plan.tid, plan.arc_weight, plan.arc
-    for k in range(plan.width[n]):
-        shift = k * way
-        for s in range(size - shift):
-            a = slot_arc[k, first + s + shift]
-            if a >= 0:
-                arcs[k, s], tids[k, s] = a, tid[a]
-                weights[k, s + PAD] = max(cast(arc_weight[a], neg), neg)
-                if is_static:
-                    weights[k, s + PAD] += transition_score(static, tid[a], neg)
-    begin, end = plan.edge_splits[n], plan.edge_splits[n + 1]
-    edge_arcs = plan.edge_arc[way, begin:end]
-    edge_tids = tid[edge_arcs]
-    edge_weights = np.empty(end - begin, weights.dtype)
-    for i in range(end - begin):
-        edge_weights[i] = max(cast(arc_weight[edge_arcs[i]], neg), neg)
-        if is_static:
-            edge_weights[i] += transition_score(static, edge_tids[i], neg)
-    group, group_end = plan.group_splits[way, n], plan.group_splits[way, n + 1]
-    groups, group_edge = plan.groups[way, group:group_end], plan.group_edge[way, group : group_end + 1] - begin
-    room = edge_weights.copy(), np.empty_like(edge_weights)
-    edges = (edge_weights, edge_tids, edge_arcs, plan.edge_from[way, begin:end], groups, group_edge, *room)
-    return (weights, tids, arcs, weights.copy()), edges
 
 
 @jit
@@ -155,11 +28,11 @@ def retime(out, base, tids, scores, low, high, pad, neg):
 
 
 @jit
-def retime_all(weights, base, tids, width, edges, edge_base, edge_tids, scores, low, high, neg):
+def retime_all(slots, edges, width, scores, low, high, neg):
     """Weights of slots and edges at one frame: the fixed ones and the transition scores into the frame."""
     for k in range(width):
-        retime(weights[k], base[k], tids[k], scores, low, high, PAD, neg)
-    retime(edges, edge_base, edge_tids, scores, 0, len(edges), 0, neg)
+        retime(slots.weights[k], slots.fixed[k], slots.tids[k], scores, low, high, PAD, neg)
+    retime(edges.weights, edges.fixed, edges.tids, scores, 0, len(edges.weights), 0, neg)
 
 
 @jit
@@ -235,50 +108,39 @@ def settle(cur, emit, low, high, offset, neg):
 
 @jit
 def advance(prev, cur, slots, edges, width, scores, timed, low, high, d, neg):
-    """cur = log sum over all arcs of prev and the arc's weight, which at a frame with `timed` scores holds these
-    too.
-    """
-    weights, base, tids = slots[3], slots[0], slots[1]
-    now, edge_base, edge_tids, sources, groups, group_edge, x = (
-        edges[6],
-        edges[0],
-        edges[1],
-        edges[3],
-        edges[4],
-        edges[5],
-        edges[7],
-    )
+    """cur = log sum over all arcs of prev and the arc's weight, with the frame's own scores if these are `timed`."""
     if timed:
-        retime_all(weights, base, tids, width, now, edge_base, edge_tids, scores, low, high, neg)
+        retime_all(slots, edges, width, scores, low, high, neg)
+    weights, x = slots.weights, edges.scores
     step(prev, cur, weights[0], weights[1], weights[2], low, high, d, width)
     if len(x) > 0:
-        edge_scores(prev, x, now, sources)
-        add_edges(cur, x, groups, group_edge)
+        edge_scores(prev, x, edges.weights, edges.sources)
+        add_edges(cur, x, edges.groups, edges.group_edge)
 
 
 @jit
-def forward_one(plan, n, way, call, keep, rows, cum, mid, mid_cum, neg):
+def forward_one(plan, n, direction, call, keep, rows, cum, mid, mid_cum, neg):
     """Sweep one half of utterance n; False if no path survives it."""
     if call.lengths[n] == 0:
         return False
     limits = band(plan, n, call.lengths[n])
-    slots, edges = orient(plan, n, way, call, neg)
-    work = np.full((3, slots[0].shape[1]), neg)
-    return forward_sweep(plan, n, way, call, limits, slots, edges, work, keep, rows, cum, mid, mid_cum, neg)
+    slots, edges = orient(plan, n, direction, call, neg)
+    work = np.full((3, slots.fixed.shape[1]), neg)
+    return forward_sweep(plan, n, direction, call, limits, slots, edges, work, keep, rows, cum, mid, mid_cum, neg)
 
 
 @frames
-def forward_sweep(plan, n, way, call, limits, slots, edges, work, keep, rows, cum, mid, mid_cum, neg):
+def forward_sweep(plan, n, direction, call, limits, slots, edges, work, keep, rows, cum, mid, mid_cum, neg):
     """The recursion of one half."""
     num_frames, first = call.lengths[n], plan.splits[n]
     low, high = limits
-    size, width = slots[1].shape[1], plan.width[n]
+    size, width = slots.tids.shape[1], plan.width[n]
     prev, cur, emit = work[0], work[1], work[2]
-    pdf, ends = plan.pdf[first : first + size], plan.ends[way, first : first + size]
+    pdf, ends = plan.pdf[first : first + size], plan.ends[direction, first : first + size]
     emissions, half = call.source.emissions[n], call.source.half
     timed, transitions = call.timed == 1, call.transitions[n if call.timed == 1 else 0]
     row, cell = call.row_at[n], call.cell_at[n]
-    d, start, stop = (1, 0, num_frames // 2) if way == 0 else (-1, num_frames - 1, num_frames // 2)
+    d, start, stop = (1, 0, num_frames // 2) if direction == 0 else (-1, num_frames - 1, num_frames // 2)
     total, offset = 0.0, cast(0.0, neg)
     for t in range(start, stop + d, d):
         lo, hi = low[t], high[t]
@@ -292,27 +154,27 @@ def forward_sweep(plan, n, way, call, limits, slots, edges, work, keep, rows, cu
             prev, cur = cur, prev
             if abs(t - start) > 1:
                 fill(cur, low[t - 2 * d], high[t - 2 * d], neg)
-            advance(prev, cur, slots, edges, width, transitions[t + way if timed else 0], timed, lo, hi, d, neg)
+            advance(prev, cur, slots, edges, width, transitions[t + direction if timed else 0], timed, lo, hi, d, neg)
         best = settle(cur, emit, lo, hi, offset, neg)
         total += offset
         if best < DEAD:
             return False
         offset = best
-        if keep and (way == 1 or t < stop):
+        if keep and (direction == 1 or t < stop):
             copy_out(rows, cell + t * size, cur, lo, min(hi, size))
             cum[row + t] = total
     for s in range(size):
-        mid[way, first + s] = cur[s + PAD]
-    mid_cum[way, n] = total
+        mid[direction, first + s] = cur[s + PAD]
+    mid_cum[direction, n] = total
     return True
 
 
 @jit
 def forward_tasks(tasks, plan, call, keep, rows, cum, mid, mid_cum, alive, neg):
-    """Run tasks 2 n + way."""
+    """Run tasks 2 n + direction."""
     for task in tasks:
-        n, way = task // 2, task % 2
-        alive[way, n] = forward_one(plan, n, way, call, keep, rows, cum, mid, mid_cum, neg)
+        n, direction = task // 2, task % 2
+        alive[direction, n] = forward_one(plan, n, direction, call, keep, rows, cum, mid, mid_cum, neg)
 
 
 @exact
@@ -333,62 +195,3 @@ def join(plan, call, mid, mid_cum, alive, scores, neg):
         best = both.max()
         if best > DEAD:
             scores[n] = best + math.log(np.exp(both - best).sum()) + mid_cum[0, n] + mid_cum[1, n]
-
-
-@jit
-def make_plan(plan, arc_splits, arc_src):
-    """Fill slot, edge and depth arrays of a plan from the arcs of its graphs."""
-    edges, groups = 0, np.zeros(2, np.int64)
-    for n in range(len(plan.splits) - 1):
-        first, last = plan.splits[n], plan.splits[n + 1]
-        edge_begin = edges
-        plan.width[n] = 1
-        for s in range(first, last):
-            for a in range(arc_splits[s], arc_splits[s + 1]):
-                k = s - first - arc_src[a]
-                if 0 <= k < SLOTS and plan.arc[k, s] < 0:
-                    plan.arc[k, s] = a
-                    plan.width[n] = max(plan.width[n], k + 1)
-                else:
-                    plan.edge_arc[0, edges] = a
-                    plan.edge_from[0, edges] = arc_src[a]
-                    plan.edge_from[1, edges] = s - first
-                    edges += 1
-        plan.edge_splits[n + 1] = edges
-        order = np.argsort(plan.edge_from[0, edge_begin:edges], kind="mergesort")
-        into = plan.edge_from[1, edge_begin:edges].copy()
-        plan.edge_from[1, edge_begin:edges] = into[order]
-        plan.edge_arc[1, edge_begin:edges] = plan.edge_arc[0, edge_begin:edges][order]
-        out_of = plan.edge_from[0, edge_begin:edges][order]
-        for way in range(2):
-            reached = into if way == 0 else out_of
-            for i in range(len(reached)):
-                if i == 0 or reached[i] != reached[i - 1]:
-                    plan.groups[way, groups[way]] = reached[i]
-                    plan.group_edge[way, groups[way]] = edge_begin + i
-                    groups[way] += 1
-            plan.group_edge[way, groups[way]] = edges
-            plan.group_splits[way, n + 1] = groups[way]
-        depths(plan, n, arc_splits, arc_src)
-
-
-@jit
-def depths(plan, n, arc_splits, arc_src):
-    """Fewest frames before and after each state, by relaxation in and against the order of the states."""
-    first, last = plan.splits[n], plan.splits[n + 1]
-    for way in range(2):
-        for s in range(first, last):
-            plan.depth[way, s] = 0 if plan.ends[way, s] > NEG else 1 << 29
-        changed = True
-        while changed:
-            changed = False
-            for i in range(first, last):
-                s = i if way == 0 else last - 1 - (i - first)
-                for a in range(arc_splits[s], arc_splits[s + 1]):
-                    source = first + arc_src[a]
-                    if way == 0 and plan.depth[0, source] + 1 < plan.depth[0, s]:
-                        plan.depth[0, s] = plan.depth[0, source] + 1
-                        changed = True
-                    if way == 1 and plan.depth[1, s] + 1 < plan.depth[1, source]:
-                        plan.depth[1, source] = plan.depth[1, s] + 1
-                        changed = True

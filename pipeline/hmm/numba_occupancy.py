@@ -14,8 +14,9 @@ import numba
 import numpy as np
 from numba.extending import overload
 
-from pipeline.hmm.numba_kernels import advance, band, fill, orient, settle
+from pipeline.hmm.numba_kernels import advance, fill, settle
 from pipeline.hmm.numba_math import cast, exp, frames, jit
+from pipeline.hmm.numba_plan import band, orient
 from pipeline.hmm.numba_scores import DEAD, PAD, gather
 
 
@@ -146,17 +147,17 @@ def keep_states(rows, at, states, low, high, size):
 
 
 @jit
-def backward_one(plan, n, way, call, sink, rows, cum, mid, mid_cum, score, grad, neg):
+def backward_one(plan, n, direction, call, sink, rows, cum, mid, mid_cum, score, grad, neg):
     """Continue one sweep of utterance n over its other half."""
     limits = band(plan, n, call.lengths[n])
-    slots, edges = orient(plan, n, way, call, neg)
-    work = np.full((5, slots[0].shape[1]), neg)
-    by_slot, by_edge = np.zeros_like(slots[0]), np.zeros_like(edges[0])
-    pdf_total = np.zeros(call.num_pdfs if call.source.half else 0, slots[0].dtype)
+    slots, edges = orient(plan, n, direction, call, neg)
+    work = np.full((5, slots.fixed.shape[1]), neg)
+    by_slot, by_edge = np.zeros_like(slots.fixed), np.zeros_like(edges.fixed)
+    pdf_total = np.zeros(call.num_pdfs if call.source.half else 0, slots.fixed.dtype)
     backward_sweep(
         plan,
         n,
-        way,
+        direction,
         call,
         limits,
         slots,
@@ -175,14 +176,14 @@ def backward_one(plan, n, way, call, sink, rows, cum, mid, mid_cum, score, grad,
         neg,
     )
     if sink.arcs == 1:
-        flush(sink.counts[way], slots[2], by_slot, edges[2], by_edge)
+        flush(sink.counts[direction], slots.arcs, by_slot, edges.arcs, by_edge)
 
 
 @frames
 def backward_sweep(
     plan,
     n,
-    way,
+    direction,
     call,
     limits,
     slots,
@@ -204,7 +205,8 @@ def backward_sweep(
     num_frames, first = call.lengths[n], plan.splits[n]
     middle = num_frames // 2
     low, high = limits
-    tids, weights, edge_tids, groups, group_edge, x = slots[1], slots[3], edges[1], edges[4], edges[5], edges[7]
+    tids, weights, edge_tids, groups = slots.tids, slots.weights, edges.tids, edges.groups
+    group_edge, x = edges.group_edge, edges.scores
     size, width = tids.shape[1], plan.width[n]
     prev, cur, emit, b, states = work[0], work[1], work[2], work[3], work[4]
     pdf, emissions, half = plan.pdf[first : first + size], call.source.emissions[n], call.source.half
@@ -212,12 +214,12 @@ def backward_sweep(
     dense, by_arc, by_tid = sink.dense, sink.arcs == 1, sink.arcs == 2
     d_emissions, d_transitions = sink.emissions[n if dense else 0], sink.transitions[n if by_tid else 0]
     row, cell = call.row_at[n], call.cell_at[n]
-    d, stop = (1, num_frames) if way == 0 else (-1, -1)
-    total, offset = mid_cum[way, n], neg
+    d, stop = (1, num_frames) if direction == 0 else (-1, -1)
+    total, offset = mid_cum[direction, n], neg
     for s in range(size):
-        cur[s + PAD] = mid[way, first + s]
+        cur[s + PAD] = mid[direction, first + s]
         offset = max(offset, cur[s + PAD])
-    for t in range(middle if way == 0 else middle - 1, stop, d):
+    for t in range(middle if direction == 0 else middle - 1, stop, d):
         lo, hi, at = low[t], high[t], cell + t * size
         gather(emit, emissions[t], pdf, lo, hi, half, neg)
         load_row(b, rows, at, lo, min(hi, size))
@@ -226,7 +228,7 @@ def backward_sweep(
             prev, cur = cur, prev
             if abs(t - middle) > 1:
                 fill(cur, low[t - 2 * d], high[t - 2 * d], neg)
-            advance(prev, cur, slots, edges, width, transitions[t + way if timed else 0], timed, lo, hi, d, neg)
+            advance(prev, cur, slots, edges, width, transitions[t + direction if timed else 0], timed, lo, hi, d, neg)
             offset = settle(cur, emit, lo, hi, used, neg)
             total += used
         log_z = score - total - cum[row + t]
@@ -238,7 +240,7 @@ def backward_sweep(
                 slot_occupancies(by_slot[k], prev, weights[k], b, lo, hi, k * d, at_arc, factor)
             edge_occupancies(by_edge, x, b, groups, group_edge, edge_tids, False, at_arc, factor)
         elif t != middle and by_tid:
-            at_arc, out = cast(log_z + used, neg), d_transitions[t + way]
+            at_arc, out = cast(log_z + used, neg), d_transitions[t + direction]
             for k in range(width):
                 timed_occupancies(out, prev, weights[k], b, tids[k], lo, hi, k * d, at_arc, factor)
             edge_occupancies(out, x, b, groups, group_edge, edge_tids, True, at_arc, factor)
@@ -251,8 +253,8 @@ def backward_sweep(
 
 @jit
 def backward_tasks(tasks, plan, call, sink, rows, cum, mid, mid_cum, scores, grads, neg):
-    """Run tasks 2 n + way of the utterances that have a path."""
+    """Run tasks 2 n + direction of the utterances that have a path."""
     for task in tasks:
-        n, way = task // 2, task % 2
+        n, direction = task // 2, task % 2
         if scores[n] > DEAD and grads[n] != 0:
-            backward_one(plan, n, way, call, sink, rows, cum, mid, mid_cum, scores[n], grads[n], neg)
+            backward_one(plan, n, direction, call, sink, rows, cum, mid, mid_cum, scores[n], grads[n], neg)

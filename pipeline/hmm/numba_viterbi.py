@@ -2,7 +2,7 @@
 
 Cut in the middle like the full sum: task (n, 0) finds the best way from the start to each state of frame T // 2, task
 (n, 1) the best way from the end to there, without that frame's emissions, and the path is traced outwards from the best
-state of the middle frame. A way is kept as one byte (or an int32 where a state has very many arcs) per state and frame:
+state of the middle frame. A backpointer is one byte (or an int32 where a state has very many arcs) per state and frame:
 the slot, or 3 plus the number of the edge among those that reach the state.
 
 With a beam, a state that falls further behind the best one of its frame is given up, and only what the others reach is
@@ -16,25 +16,26 @@ import math
 
 import numpy as np
 
-from pipeline.hmm.numba_kernels import SLOTS, band, edge_scores, fill, orient, retime_all, settle
+from pipeline.hmm.numba_kernels import edge_scores, fill, retime_all, settle
 from pipeline.hmm.numba_math import cast, frames, jit
+from pipeline.hmm.numba_plan import SLOTS, band, orient
 from pipeline.hmm.numba_scores import DEAD, LANES, NEG, PAD, emit, known_scores
 
 
 @jit
-def best_step(prev, cur, back, w0, w1, w2, low, high, d, width):
-    """cur(s) = max over the slots of prev(s - k d) + w_k(s); back(s) = k, the lowest of equals."""
+def best_step(prev, cur, backpointer, w0, w1, w2, low, high, d, width):
+    """cur(s) = max over the slots of prev(s - k d) + w_k(s); backpointer(s) = k, the lowest of equals."""
     here, one, two = np.uintp(PAD), np.uintp(PAD - d), np.uintp(PAD - 2 * d)
     if width <= 1:
         for s in range(np.uintp(low), np.uintp(high)):
             cur[s + here] = prev[s + here] + w0[s + here]
-            back[s] = 0
+            backpointer[s] = 0
     elif width == 2:
         for s in range(np.uintp(low), np.uintp(high)):
             x0 = prev[s + here] + w0[s + here]
             x1 = prev[s + one] + w1[s + here]
             cur[s + here] = max(x0, x1)
-            back[s] = 1 if x1 > x0 else 0
+            backpointer[s] = 1 if x1 > x0 else 0
     else:
         for s in range(np.uintp(low), np.uintp(high)):
             x0 = prev[s + here] + w0[s + here]
@@ -43,18 +44,18 @@ def best_step(prev, cur, back, w0, w1, w2, low, high, d, width):
             first = max(x0, x1)
             k = 1 if x1 > x0 else 0
             cur[s + here] = max(first, x2)
-            back[s] = 2 if x2 > first else k
+            backpointer[s] = 2 if x2 > first else k
 
 
 @jit
-def best_edges(cur, back, x, groups, group_edge):
+def best_edges(cur, backpointer, x, groups, group_edge):
     """Let the edges compete with the slots."""
     for g in range(len(groups)):
         s = groups[g]
         for i in range(group_edge[g], group_edge[g + 1]):
             if x[i] > cur[s + PAD]:
                 cur[s + PAD] = x[i]
-                back[s] = SLOTS + i - group_edge[g]
+                backpointer[s] = SLOTS + i - group_edge[g]
 
 
 @jit
@@ -92,43 +93,36 @@ def prune(row, floor, low, high, neg):
 
 
 @jit
-def viterbi_one(plan, n, way, call, beam, backs, cell, mid, mid_cum, neg):
+def viterbi_one(plan, n, direction, call, beam, backpointers, cell, mid, mid_cum, neg):
     """Sweep one half of utterance n; False if no path survives it.
 
     Args:
-        cell: first cell of the utterance in `backs`.
+        cell: first cell of the utterance in `backpointers`.
     """
     if call.lengths[n] == 0:
         return False
     limits = band(plan, n, call.lengths[n])
-    slots, edges = orient(plan, n, way, call, neg)
-    work = np.full((3, slots[0].shape[1]), neg)
+    slots, edges = orient(plan, n, direction, call, neg)
+    work = np.full((3, slots.fixed.shape[1]), neg)
     known = known_scores(call.source, call.num_pdfs, neg)
-    return sweep(plan, n, way, call, beam, limits, slots, edges, known, work, backs, cell, mid, mid_cum, neg)
+    return sweep(
+        plan, n, direction, call, beam, limits, slots, edges, known, work, backpointers, cell, mid, mid_cum, neg
+    )
 
 
 @frames
-def sweep(plan, n, way, call, beam, limits, slots, edges, known, work, backs, cell, mid, mid_cum, neg):
+def sweep(plan, n, direction, call, beam, limits, slots, edges, known, work, backpointers, cell, mid, mid_cum, neg):
     """The recursion of one half."""
     num_frames, first = call.lengths[n], plan.splits[n]
     low, high = limits
-    base, tids, weights = slots[0], slots[1], slots[3]
-    edge_base, edge_tids, sources, groups, group_edge, now, x = (
-        edges[0],
-        edges[1],
-        edges[3],
-        edges[4],
-        edges[5],
-        edges[6],
-        edges[7],
-    )
-    size, width = tids.shape[1], plan.width[n]
+    weights, x, groups, group_edge = slots.weights, edges.scores, edges.groups, edges.group_edge
+    size, width = slots.tids.shape[1], plan.width[n]
     prev, cur, emission = work[0], work[1], work[2]
-    pdf, ends = plan.pdf[first : first + size], plan.ends[way, first : first + size]
+    pdf, ends = plan.pdf[first : first + size], plan.ends[direction, first : first + size]
     timed, transitions = call.timed == 1, call.transitions[n if call.timed == 1 else 0]
-    d, start, stop = (1, 0, num_frames // 2) if way == 0 else (-1, num_frames - 1, num_frames // 2)
+    d, start, stop = (1, 0, num_frames // 2) if direction == 0 else (-1, num_frames - 1, num_frames // 2)
     total, offset, pruned = 0.0, cast(0.0, neg), beam < math.inf
-    ahead, behind = (0, width - 1) if way == 0 else (width - 1, 0)  # what the slots reach
+    ahead, behind = (0, width - 1) if direction == 0 else (width - 1, 0)  # what the slots reach
     live_low, live_high, low_1, high_1, low_2, high_2 = 0, size, 0, 0, 0, 0
     for t in range(start, stop + d, d):
         lo, hi = low[t], high[t]
@@ -141,17 +135,17 @@ def sweep(plan, n, way, call, beam, limits, slots, edges, known, work, backs, ce
                 cur[s + PAD] = max(cast(ends[s], neg), neg)
         else:
             if timed:
-                retime_all(weights, base, tids, width, now, edge_base, edge_tids, transitions[t + way], lo, hi, neg)
+                retime_all(slots, edges, width, transitions[t + direction], lo, hi, neg)
             if len(x) > 0:
-                edge_scores(prev, x, now, sources)
+                edge_scores(prev, x, edges.weights, edges.sources)
             if pruned:
                 live_low, live_high = widen(x, groups, group_edge, live_low - ahead, live_high + behind)
                 lo, hi = max(lo, live_low // LANES * LANES), min(hi, (live_high + LANES - 1) // LANES * LANES)
-            back = backs[cell + (t + way) * size : cell + (t + way + 1) * size]
-            best_step(prev, cur, back, weights[0], weights[1], weights[2], lo, min(hi, size), d, width)
-            best_edges(cur, back, x, groups, group_edge)
+            backpointer = backpointers[cell + (t + direction) * size : cell + (t + direction + 1) * size]
+            best_step(prev, cur, backpointer, weights[0], weights[1], weights[2], lo, min(hi, size), d, width)
+            best_edges(cur, backpointer, x, groups, group_edge)
         low_1, high_1, low_2, high_2 = lo, hi, low_1, high_1
-        if way == 0 or t != stop:
+        if direction == 0 or t != stop:
             emit(emission, call.source, known, n, t, pdf, cur, lo, hi, neg)
         else:
             fill(emission, lo, hi, cast(0.0, neg))
@@ -163,44 +157,44 @@ def sweep(plan, n, way, call, beam, limits, slots, edges, known, work, backs, ce
         if pruned:
             live_low, live_high = prune(cur, best - cast(beam, neg), lo, min(hi, size), neg)
     for s in range(size):
-        mid[way, first + s] = cur[s + PAD]
-    mid_cum[way, n] = total
+        mid[direction, first + s] = cur[s + PAD]
+    mid_cum[direction, n] = total
     return True
 
 
 @jit
-def viterbi_tasks(tasks, plan, call, beam, backs, cell_at, mid, mid_cum, alive, neg):
-    """Run tasks 2 n + way."""
+def viterbi_tasks(tasks, plan, call, beam, backpointers, cell_at, mid, mid_cum, alive, neg):
+    """Run tasks 2 n + direction."""
     for task in tasks:
-        n, way = task // 2, task % 2
-        alive[way, n] = viterbi_one(plan, n, way, call, beam, backs, cell_at[n], mid, mid_cum, neg)
+        n, direction = task // 2, task % 2
+        alive[direction, n] = viterbi_one(plan, n, direction, call, beam, backpointers, cell_at[n], mid, mid_cum, neg)
 
 
 @jit
-def walk(path, chosen, backs, cell, way, pdf, arc_tid, slots, groups, group_edge, edge_arc, edge_from):
-    """Follow the ways from state `chosen` of the middle frame to one end of the utterance.
+def walk(path, chosen, backpointers, cell, direction, pdf, arc_tid, slots, groups, group_edge, edge_arc, edge_from):
+    """Follow the backpointers from state `chosen` of the middle frame to one end of the utterance.
 
     Args:
         path: (4, T) states, arcs into frames, pdf-ids and transition-ids of the arcs out of frames, to be set.
     """
     num_frames, size = path.shape[1], slots.shape[1]
-    d, stop = (-1, 0) if way == 0 else (1, num_frames - 1)
+    d, stop = (-1, 0) if direction == 0 else (1, num_frames - 1)
     s = np.int64(chosen)
     for t in range(num_frames // 2, stop, d):
-        code = np.int64(backs[cell + (t + way) * size + s])
+        code = np.int64(backpointers[cell + (t + direction) * size + s])
         if code < SLOTS:
-            source = s - code if way == 0 else s + code
-            arc = slots[code, s if way == 0 else source]
+            source = s - code if direction == 0 else s + code
+            arc = slots[code, s if direction == 0 else source]
         else:
             i = group_edge[np.searchsorted(groups, s)] + code - SLOTS
             arc, source = edge_arc[i], np.int64(edge_from[i])
-        path[1, t + way], path[3, t + way - 1] = arc, arc_tid[arc]
+        path[1, t + direction], path[3, t + direction - 1] = arc, arc_tid[arc]
         s = source
         path[0, t + d], path[2, t + d] = s, pdf[s]
 
 
 @jit
-def trace(utterances, plan, call, backs, cell_at, mid, mid_cum, alive, scores, paths):
+def trace(utterances, plan, call, backpointers, cell_at, mid, mid_cum, alive, scores, paths):
     """Scores (N,) float64 and paths (4, N, T), see `walk`, of some utterances from their halves; untouched without a
     path.
     """
@@ -218,20 +212,20 @@ def trace(utterances, plan, call, backs, cell_at, mid, mid_cum, alive, scores, p
         scores[n] = best + mid_cum[0, n] + mid_cum[1, n]
         path, pdf = paths[:, n, :num_frames], plan.pdf[first:last]
         path[0, num_frames // 2], path[2, num_frames // 2] = chosen, pdf[chosen]
-        for way in range(2):
-            begin, end = plan.group_splits[way, n], plan.group_splits[way, n + 1]
+        for direction in range(2):
+            begin, end = plan.group_splits[direction, n], plan.group_splits[direction, n + 1]
             walk(
                 path,
                 chosen,
-                backs,
+                backpointers,
                 cell_at[n],
-                way,
+                direction,
                 pdf,
                 plan.tid,
                 plan.arc[:, first:last],
-                plan.groups[way, begin:end],
-                plan.group_edge[way, begin:end],
-                plan.edge_arc[way],
-                plan.edge_from[way],
+                plan.groups[direction, begin:end],
+                plan.group_edge[direction, begin:end],
+                plan.edge_arc[direction],
+                plan.edge_from[direction],
             )
         path[3, num_frames - 1] = plan.final_tid[first + path[0, num_frames - 1]]

@@ -213,7 +213,7 @@ def viterbi(
     alpha = torch.full_like(b.start, NEG_INF)
     none = torch.full((b.num_states,), b.num_arcs, dtype=torch.long, device=device)
     arcs = torch.arange(b.num_arcs, device=device)
-    back = []
+    backpointer = []
     for t in range(b.num_frames):
         if t == 0:
             new, chosen = b.start + _clean(b.emit(0)), none
@@ -228,7 +228,7 @@ def viterbi(
         active = t < b.lengths
         total = total + torch.where(active, best, torch.zeros_like(best)).double()
         alpha = torch.where(active[b.graph], new, alpha)
-        back.append(chosen)
+        backpointer.append(chosen)
     last = alpha + b.final
     best = b.max_of(last, b.graph, b.num_graphs)
     scores = (best.double() + total).to(b.dtype)
@@ -236,11 +236,11 @@ def viterbi(
     first = torch.where(last == best[b.graph], here, torch.full_like(here, b.num_states))
     state = torch.full((b.num_graphs,), b.num_states, dtype=torch.long, device=device)
     state = state.scatter_reduce(0, b.graph, first, "amin", include_self=True)
-    return (scores, *_trace(b, scores, state, back, emissions.shape[1], graphs))
+    return (scores, *_trace(b, scores, state, backpointer, emissions.shape[1], graphs))
 
 
 def _trace(
-    b: _Batch, scores: torch.Tensor, state: torch.Tensor, back: list, num_frames: int, graphs: Graphs
+    b: _Batch, scores: torch.Tensor, state: torch.Tensor, backpointer: list, num_frames: int, graphs: Graphs
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Follow the chosen arcs from the best last states back to frame 0."""
     states = torch.full((b.num_graphs, num_frames), -1, dtype=torch.long, device=scores.device)
@@ -252,7 +252,7 @@ def _trace(
         active = (t < b.lengths) & feasible
         states[:, t] = torch.where(active, state, states[:, t])
         if t > 0:
-            arc = back[t][state]
+            arc = backpointer[t][state]
             arcs[:, t] = torch.where(active, arc, arcs[:, t])
             state = torch.where(active, source[arc], state)
     first_state = graphs.state_splits.to(scores.device).long()[:-1, None]

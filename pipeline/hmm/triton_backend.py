@@ -258,16 +258,16 @@ def viterbi(
     """Scores (N,), best states (N, T) numbered within their graph, arcs (N, T) taken into each frame; -1 elsewhere."""
     call = _Call(graphs, emissions, lengths, transitions)
     g = call.graphs
-    back, last = call.new(call.num_cells, dtype=torch.int32), call.new(call.num, dtype=torch.int32)
+    backpointer, last = call.new(call.num_cells, dtype=torch.int32), call.new(call.num, dtype=torch.int32)
     scores = call.new(call.num, dtype=torch.float64)
     states, arcs = torch.full((2, *emissions.shape[:2]), -1, dtype=torch.int64, device=call.device)
     if call.num:
         best_paths.viterbi[(call.num,)](
             *call.scores_in, call.cell_at, g.state_splits, g.state_pdf, call.plan.ends, *call.arcs, g.num_states,
-            call.new(2, g.num_states), back, last, scores, **call.sweep,
+            call.new(2, g.num_states), backpointer, last, scores, **call.sweep,
         )  # fmt: skip
         best_paths.trace[(call.num,)](
-            call.lengths, call.cell_at, g.state_splits, call.plan.other, back, last, scores, states, arcs,
+            call.lengths, call.cell_at, g.state_splits, call.plan.other, backpointer, last, scores, states, arcs,
             states.stride(0), num_warps=1,
         )  # fmt: skip
     return scores.to(call.dtype), states, arcs

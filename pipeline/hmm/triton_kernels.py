@@ -73,24 +73,24 @@ def forward(
     KEEP: tl.constexpr, SCORED: tl.constexpr, DT: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """One half of one utterance: `mid` and, with KEEP, `rows` and `cum`."""
-    n, way = tl.program_id(0) // 2, tl.program_id(0) % 2
+    n, direction = tl.program_id(0) // 2, tl.program_id(0) % 2
     frames, first = tl.load(lengths + n), tl.load(splits + n)
     size = tl.load(splits + n + 1) - first
-    middle, d = frames // 2, 1 - 2 * way
-    start = tl.where(way == 0, 0, frames - 1)
-    steps = tl.where(frames > 0, tl.where(way == 0, middle + 1, frames - middle), 0)
-    at, arcs = way * num_states + first, way * num_arcs
-    ring += 2 * way * num_states + first
+    middle, d = frames // 2, 1 - 2 * direction
+    start = tl.where(direction == 0, 0, frames - 1)
+    steps = tl.where(frames > 0, tl.where(direction == 0, middle + 1, frames - middle), 0)
+    at, arcs = direction * num_states + first, direction * num_arcs
+    ring += 2 * direction * num_states + first
     emissions += n.to(tl.int64) * e_n
     transitions += n.to(tl.int64) * r_n
     row, cell = tl.load(row_at + n), tl.load(cell_at + n)
-    many = tl.load(most + way * num + n)
+    many = tl.load(most + direction * num + n)
     total = tl.full((), 0.0, tl.float64)
     offset = tl.full((), 0.0, DT)
     for i in range(0, steps):
         t = start + d * i
         prev, cur = ring + (i + 1) % 2 * num_states, ring + i % 2 * num_states
-        frame, scores = emissions + t.to(tl.int64) * e_t, transitions + (t + way).to(tl.int64) * r_t
+        frame, scores = emissions + t.to(tl.int64) * e_t, transitions + (t + direction).to(tl.int64) * r_t
         best = tl.full((), NEG, DT)
         for low in range(0, size, BLOCK):
             s = low + tl.arange(0, BLOCK)
@@ -106,16 +106,16 @@ def forward(
             x = tl.where(inside, tl.maximum(x + emit - offset, NEG), NEG)
             tl.store(cur + s, x, mask=inside)
             if KEEP:
-                kept = tl.where((way == 1) | (t < middle), size, 0)
+                kept = tl.where((direction == 1) | (t < middle), size, 0)
                 tl.store(rows + cell + t.to(tl.int64) * size + s, x, mask=s < kept)
             tl.store(mid + at + s, x, mask=s < tl.where(i == steps - 1, size, 0))
             best = tl.maximum(best, tl.max(x, axis=0))
         total += offset.to(tl.float64)
         if KEEP:
-            tl.store(cum + row + t, total, mask=(way == 1) | (t < middle))
+            tl.store(cum + row + t, total, mask=(direction == 1) | (t < middle))
         offset = tl.where(best > DEAD, best, 0.0)
         tl.debug_barrier()
-    tl.store(mid_cum + way * num + n, total)
+    tl.store(mid_cum + direction * num + n, total)
 
 
 @jit
@@ -158,32 +158,32 @@ def backward(
 
     Those of the arcs are added up in `counts` (2, A) if ARCS is 1, in d_transitions (N, T, K) if it is 2.
     """
-    n, way = tl.program_id(0) // 2, tl.program_id(0) % 2
+    n, direction = tl.program_id(0) // 2, tl.program_id(0) % 2
     frames, first, log_z, grad = tl.load(lengths + n), tl.load(splits + n), tl.load(log_zs + n), tl.load(grads + n)
     size = tl.load(splits + n + 1) - first
-    middle, d = frames // 2, 1 - 2 * way
-    start = middle - way
-    steps = tl.where((log_z > DEAD) & (grad != 0), tl.where(way == 0, frames - middle, middle), 0)
-    at, arcs = way * num_states + first, way * num_arcs
-    ring += 2 * way * num_states + first
+    middle, d = frames // 2, 1 - 2 * direction
+    start = middle - direction
+    steps = tl.where((log_z > DEAD) & (grad != 0), tl.where(direction == 0, frames - middle, middle), 0)
+    at, arcs = direction * num_states + first, direction * num_arcs
+    ring += 2 * direction * num_states + first
     emissions += n.to(tl.int64) * e_n
     transitions += n.to(tl.int64) * r_n
     d_transitions += n.to(tl.int64) * g_n
     row, cell = tl.load(row_at + n), tl.load(cell_at + n)
-    many = tl.load(most + way * num + n)
-    total = tl.load(mid_cum + way * num + n)
+    many = tl.load(most + direction * num + n)
+    total = tl.load(mid_cum + direction * num + n)
     best = tl.full((), NEG, DT)
     for low in range(0, size, BLOCK):
         s = low + tl.arange(0, BLOCK)
         x = tl.load(mid + at + s, mask=s < size, other=NEG)
-        tl.store(ring + way * num_states + s, x, mask=s < size)
+        tl.store(ring + direction * num_states + s, x, mask=s < size)
         best = tl.maximum(best, tl.max(x, axis=0))
     tl.debug_barrier()
     for i in range(0, steps):
         t = start + d * i
-        moved = (way == 1) | (i > 0)
+        moved = (direction == 1) | (i > 0)
         prev, cur = ring + (i + 1) % 2 * num_states, ring + i % 2 * num_states
-        frame, scores = emissions + t.to(tl.int64) * e_t, transitions + (t + way).to(tl.int64) * r_t
+        frame, scores = emissions + t.to(tl.int64) * e_t, transitions + (t + direction).to(tl.int64) * r_t
         stored = rows + cell + t.to(tl.int64) * size
         used = best
         total += tl.where(moved, used, 0.0).to(tl.float64)
@@ -227,7 +227,7 @@ def backward(
                         tl.store(to, tl.load(to, mask=k < has, other=0.0) + p, mask=k < has)
                     else:
                         label = tl.load(tid + a + k, mask=k < has, other=-1)
-                        to = d_transitions + (t + way).to(tl.int64) * g_t + label
+                        to = d_transitions + (t + direction).to(tl.int64) * g_t + label
                         tl.atomic_add(to, p, mask=label >= 0)
             tl.store(out + cell + t.to(tl.int64) * size + s, tl.exp(x + b - emit - at_state) * factor, mask=inside)
         tl.debug_barrier()

@@ -24,7 +24,7 @@ def best_arc(
 def viterbi(
     emissions, e_n, e_t, e_p, transitions, r_n, r_t, lengths, cell_at,
     splits, pdf, ends, begin, degree, most, other, weight, tid, num_states,
-    ring, back, last, log_best,
+    ring, backpointer, last, log_best,
     SCORED: tl.constexpr, DT: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """The arc taken into every state and frame, the best last state (N,), its score (N,) float64."""
@@ -58,7 +58,7 @@ def viterbi(
                 x, chosen = best_arc(prev, a, has, many, other, weight, tid, scores, SCORED, DT, BLOCK)
             x = tl.where(inside, tl.maximum(x + emit - offset, NEG), NEG)
             tl.store(cur + s, x, mask=inside)
-            tl.store(back + cell + t * size + s, chosen, mask=inside)
+            tl.store(backpointer + cell + t * size + s, chosen, mask=inside)
             best = tl.maximum(best, tl.max(x, axis=0))
         total += offset.to(tl.float64)
         offset = tl.where(best > DEAD, best, 0.0)
@@ -80,7 +80,7 @@ def viterbi(
 
 
 @jit
-def trace(lengths, cell_at, splits, other, back, last, log_best, states, arcs, stride):
+def trace(lengths, cell_at, splits, other, backpointer, last, log_best, states, arcs, stride):
     """Follow the arcs from the last frame to the first."""
     n = tl.program_id(0)
     frames = tl.where(tl.load(log_best + n) > DEAD, tl.load(lengths + n), 0)
@@ -89,7 +89,7 @@ def trace(lengths, cell_at, splits, other, back, last, log_best, states, arcs, s
     state = tl.load(last + n)
     for i in range(0, frames):
         t = frames - 1 - i
-        arc = tl.load(back + cell + t.to(tl.int64) * size + state)
+        arc = tl.load(backpointer + cell + t.to(tl.int64) * size + state)
         tl.store(states + to + t, state.to(tl.int64))
         tl.store(arcs + to + t, arc.to(tl.int64))
         state = tl.load(other + tl.maximum(arc, 0))

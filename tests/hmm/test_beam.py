@@ -138,7 +138,7 @@ def test_frames_without_numbers_leave_no_path():
 def test_ways_in_many_parts_and_threads_give_the_same(monkeypatch):
     graphs, emissions, lengths = wide_batch(2)
     whole = viterbi(graphs, Table(emissions), lengths, beams=NARROW)
-    monkeypatch.setattr(numba_backend, "MAX_WAYS", 100)
+    monkeypatch.setattr(numba_backend, "MAX_BACKPOINTERS", 100)
     parts = viterbi(graphs, Table(emissions), lengths, beams=NARROW)
     assert whole.states.equal(parts.states) and whole.scores.equal(parts.scores) and whole.tries.equal(parts.tries)
 
