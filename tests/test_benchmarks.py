@@ -17,8 +17,12 @@ KEYS = {"shape", "backend", "forward_s", "backward_s", "peak_mib", "ratio_to_k2"
 
 
 @pytest.mark.parametrize(
-    "name", ["full_sum.py", "corpus_epoch.py", "rnnt_loss.py", "auxiliary_heads.py", "denominators.py", "scaling.py"]
-)
+    "name",
+    [
+        "full_sum.py", "corpus_epoch.py", "rnnt_loss.py", "auxiliary_heads.py", "denominators.py", "scaling.py",
+        "long_recordings.py",
+    ],
+)  # fmt: skip
 def test_help_is_quick(run_script, name):
     times = []
     for _ in range(3):
@@ -39,6 +43,16 @@ def test_json_lines(run_script):
     ]  # fmt: skip
     assert all(set(r) >= KEYS for r in rows) and rows[1]["score"] == pytest.approx(rows[2]["score"], rel=1e-4)
     assert rows[2]["ratio_to_torch_ctc"] == 1 and rows[0]["ratio_to_k2"] is None
+
+
+def test_long_recordings(run_script):
+    """Both ways give the same score; pieces need a fraction of the memory of the whole table."""
+    options = ["--json", "--size", "20000x4000", "--job", "viterbi", "--threads", "1"]
+    done = run_script(sys.executable, ROOT / "benchmarks" / "long_recordings.py", *options)
+    assert done.returncode == 0, done.stderr
+    whole, pieces = (json.loads(line) for line in done.stdout.splitlines())
+    assert whole["score"] == pieces["score"] and whole["ratio_to_whole"] == 1
+    assert pieces["peak_mib"] < 0.5 * whole["peak_mib"]
 
 
 @pytest.mark.slow

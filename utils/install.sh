@@ -2,22 +2,23 @@
 # Makes the Python environment of this checkout, or does nothing when it is complete.
 #
 # Usage: utils/install.sh [options]
-#   --python PATH       interpreter to use; otherwise $PYTHON, then whatever 3.10 is found on this machine
-#   --torch VERSION     torch to install (default 1.13.1, with --no-k2 the newest)
+#   --python PATH       interpreter to use; otherwise $PYTHON, then whatever fitting one is found on this machine
+#   --torch VERSION     torch to install (default 1.13.1 beside k2, else the newest)
 #   --k2 VERSION        k2 to install (default 1.23.4)
 #   --find-links URL    further place with wheels, such as https://k2-fsa.github.io/k2/cuda.html
-#   --no-k2             an environment of its own, .venv-no-k2, with the newest torch and without k2
+#   --modern            an environment of its own, .venv-modern: Python 3.11 to 3.14, the newest torch, no k2
 #   --print-env         print the directory of the environment at the end
 # Versions given once are remembered for this checkout; name others to change them.
 #
-# The newest k2 that the package index has is 1.23.4: it needs Python 3.10 and torch 1.13.1. Newer GPUs need other
-# builds, for instance: utils/install.sh --python python3.11 --torch 2.4.0 --k2 1.24.4.dev20250307+cpu.torch2.4.0 \
+# Everything works in both environments. Without --modern it is k2's where Python 3.10 or 3.11 is found, since the newest
+# k2 that the package index has, 1.23.4, needs these and torch 1.13.1; else the modern one, as .venv. Other builds of
+# k2 fit newer GPUs: utils/install.sh --python python3.11 --torch 2.4.0 --k2 1.24.4.dev20250307+cpu.torch2.4.0 \
 #   --find-links https://k2-fsa.github.io/k2/cpu.html
 set -euo pipefail
 shopt -s nullglob
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-python= torch= k2= find_links= with_k2=true print_env=false
+python= torch= k2= find_links= modern=false print_env=false
 
 die() { echo "install.sh: $*" >&2; exit 2; }
 say() { echo "install.sh: $*" >&2; }
@@ -30,41 +31,17 @@ while (($#)); do
       printf -v "${name//-/_}" %s "$2"
       shift 2
       ;;
-    --no-k2) with_k2=false; shift ;;
+    --modern) modern=true; shift ;;
     --print-env) print_env=true; shift ;;
     --help | -h) sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p}' "${BASH_SOURCE[0]}"; exit 0 ;;
     *) die "unknown option $1; see --help" ;;
   esac
 done
 
-if $with_k2; then env=$root/.venv; else env=$root/.venv-no-k2; fi
+if $modern; then env=$root/.venv-modern; else env=$root/.venv; fi
 if [[ -z $torch$k2$find_links && -f $env/.versions ]]; then
   { read -r torch && read -r k2 && read -r find_links; } <"$env/.versions" || die "$env/.versions is damaged; remove it"
 fi
-if $with_k2; then
-  torch=${torch:-1.13.1} k2=${k2:-1.23.4}
-  requirements=("-e" ".[dev,k2]" "torch==$torch" "k2==$k2")
-  modules=(torch k2 lhotse kaldialign kaldingram kaldilm numba pydantic pipeline)
-  wanted="3.12 3.11 3.13 3.10"
-  if [[ $k2 == 1.23.4 ]]; then wanted="3.10"; fi
-else
-  requirements=("-e" ".[dev]" "torch${torch:+==$torch}")
-  modules=(torch lhotse kaldialign kaldingram kaldilm numba pydantic pipeline)
-  wanted="3.12 3.13 3.11 3.10"
-fi
-if [[ $torch == 1.* ]]; then requirements+=("numpy<2"); fi
-
-# The set of requirements as one line; the environment is complete when its marker holds the same.
-key="$(cat "$root/setup.py" "$root/pyproject.toml" | cksum | tr ' ' -) ${requirements[*]} $find_links"
-marker=$env/.complete
-building=$env/.building
-
-complete() { [[ -f $marker && ! -f $building && "$(<"$marker")" == "$key" && -x $env/bin/python ]]; }
-finish() {
-  if $print_env; then echo "$env"; fi
-  exit 0
-}
-if complete; then finish; fi
 
 # Prints the version of an interpreter that can make environments. Only running it tells: a shim of pyenv exists for
 # every version that is installed anywhere, and fails when called.
@@ -82,14 +59,20 @@ candidates() {
   done
 }
 
+# Prints the first interpreter of one of the versions that is on this machine.
 find_python() {
   local version found candidate
-  for version in $wanted; do
+  for version in $1; do
     while read -r candidate; do
       if found=$(works "$candidate") && [[ $found == "$version" ]]; then echo "$candidate" && return; fi
     done < <(candidates "$version")
   done
-  for version in $wanted; do
+  return 1
+}
+
+fetch_python() {
+  local version
+  for version in $1; do
     if command -v uv >/dev/null && uv python install "$version" >&2; then uv python find "$version" && return; fi
     if command -v conda >/dev/null && conda create -y -q -p "$root/.venv-python" "python=$version" >&2; then
       echo "$root/.venv-python/bin/python" && return
@@ -97,6 +80,49 @@ find_python() {
   done
   return 1
 }
+
+old="3.10 3.11" new="3.12 3.13 3.11 3.14"
+if ! $modern && [[ -n $k2 && $k2 != none && $k2 != 1.23.4 ]]; then old="3.12 3.11 3.13 3.10"; fi
+# The stack is chosen once: what is there, or what was asked for, decides; then the interpreters of this machine.
+if $modern || [[ $k2 == none ]]; then
+  k2=none
+elif [[ -z $k2 ]]; then
+  decides=${python:-${PYTHON:-}}
+  if [[ -x $env/bin/python ]]; then decides=$env/bin/python; fi
+  version=$(works "$decides") || version=
+  if [[ -n $version && " $old " == *" $version "* ]]; then
+    k2=1.23.4
+  elif [[ -n $version && $decides != "${PYTHON:-}" ]]; then
+    k2=none  # $PYTHON may be set for other reasons
+  elif find_python "$old" >/dev/null; then
+    k2=1.23.4
+  else
+    k2=none
+  fi
+fi
+if [[ $k2 == none ]]; then
+  requirements=("-e" ".[dev]" "torch${torch:+==$torch}")
+  modules=(torch lhotse kaldialign kaldingram kaldilm numba pydantic pipeline)
+  wanted=$new
+else
+  torch=${torch:-1.13.1}
+  requirements=("-e" ".[dev,k2]" "torch==$torch" "k2==$k2")
+  modules=(torch k2 lhotse kaldialign kaldingram kaldilm numba pydantic pipeline)
+  wanted=$old
+fi
+if [[ $torch == 1.* ]]; then requirements+=("numpy<2"); fi
+
+# The set of requirements as one line; the environment is complete when its marker holds the same.
+key="$(cat "$root/setup.py" "$root/pyproject.toml" | cksum | tr ' ' -) ${requirements[*]} $find_links"
+marker=$env/.complete
+building=$env/.building
+
+complete() { [[ -f $marker && ! -f $building && "$(<"$marker")" == "$key" && -x $env/bin/python ]]; }
+finish() {
+  if $print_env; then echo "$env"; fi
+  exit 0
+}
+if complete; then finish; fi
 
 choose_python() {
   local given=${python:-${PYTHON:-}} found
@@ -106,11 +132,11 @@ choose_python() {
     # $PYTHON may be set for other reasons; only an explicit --python is an error.
     [[ -z $python ]] || die "$given is Python $found; needed is ${wanted// / or }"
   fi
-  find_python || die "found no Python ${wanted// / or } that runs. Ways to get one:
-  pyenv install 3.10        (then nothing else: it is found under ~/.pyenv/versions)
-  uv python install 3.10
-  conda create -n py310 python=3.10
-  apt-get install python3.10 python3.10-venv      (Ubuntu 22.04)
+  find_python "$wanted" || fetch_python "$wanted" || die "found no Python ${wanted// / or } that runs. Ways to get one:
+  pyenv install 3.12        (then nothing else: it is found under ~/.pyenv/versions)
+  uv python install 3.12
+  conda create -n py312 python=3.12
+  apt-get install python3 python3-venv
 Then run this again, or name it: utils/install.sh --python PATH"
 }
 
@@ -158,11 +184,15 @@ cd "$root"
 links=()
 if [[ -n $find_links ]]; then links=(--find-links "$find_links"); fi
 pip_install "setuptools>=64,<81" wheel
-if $with_k2 && [[ $k2 == 1.23.4 && -z $find_links ]]; then
+if [[ $k2 == 1.23.4 && -z $find_links ]]; then
   # The index has one wheel per Python, py3.7 to py3.11, whose tags read as "any Python 3": pip takes whichever is
-  # listed first. Only the digests (Linux, macOS) pick those built for Python 3.10.
-  printf '%s' "k2==$k2" " --hash=sha256:1404589732fdb7f6f5bf62297a20dd73318b7b4f2e10dd52dc3d5b6669688a4c" \
-    " --hash=sha256:89d38aab1df9e5d10f59379a93f0c8b033ea10a7515083e05740afa3edf15e84" >"$env/k2.txt"
+  # listed first. Only the digests (Linux, macOS) pick those built for this one.
+  case $(works "$env/bin/python") in
+    3.10) digests="1404589732fdb7f6f5bf62297a20dd73318b7b4f2e10dd52dc3d5b6669688a4c
+      89d38aab1df9e5d10f59379a93f0c8b033ea10a7515083e05740afa3edf15e84" ;;
+    *) digests=5b5f709b12b9cd092b583984d0b7d940c9f898101259c998d68d1f4adefa48d4 ;;
+  esac
+  { printf '%s' "k2==$k2" && printf ' --hash=sha256:%s' $digests; } >"$env/k2.txt"
   pip_install --no-deps -r "$env/k2.txt"
 fi
 pip_install --no-build-isolation "${links[@]}" "${requirements[@]}"

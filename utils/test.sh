@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Sets everything up and runs the tests.
 #
-# Usage: utils/test.sh [--no-k2] [--fast] [arguments of pytest]
-#   --no-k2   in the environment with the newest torch and without k2
+# Usage: utils/test.sh [--modern] [--fast] [arguments of pytest]
+#   --modern  in the environment with the newest torch and without k2
 #   --fast    leaves out the tests that take more than ten seconds each
 # For instance: utils/test.sh tests/artifacts/test_symbols_lexicon.py -x
 set -euo pipefail
@@ -11,7 +11,7 @@ environment=.venv
 install=() chosen=()
 while true; do
   case ${1-} in
-    --no-k2) environment=.venv-no-k2 install=(--no-k2); shift ;;
+    --modern) environment=.venv-modern install=(--modern); shift ;;
     --fast) chosen=(-m "not slow"); shift ;;
     --help | -h) sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p}' "utils/${BASH_SOURCE[0]##*/}"; exit 0 ;;
     *) break ;;

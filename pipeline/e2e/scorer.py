@@ -23,6 +23,7 @@ from pipeline.base.errors import ConfigError
 from pipeline.e2e.forced import attention_path, transducer_path
 from pipeline.e2e.model import EndToEnd, load_end_to_end
 from pipeline.feats.options import FeatLoadOptions
+from pipeline.nn.windows import encode_windows
 
 KIND = "e2e_hmm"
 Head = Literal["ctc", "transducer", "attention"]
@@ -81,7 +82,8 @@ class EndToEndScorer:
         self, feats: torch.Tensor, lens: torch.Tensor, speakers: Sequence[str] | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """(N, T, F), (N,) -> (N, T', P) natural logs, (N,); `speakers` is not read."""
-        encoded, lens = self.model.encode(feats.to(self.device), lens.to(self.device))
+        subsampling = self.model.encoder.subsampling
+        encoded, lens = encode_windows(self.model.encode, feats.to(self.device), lens.to(self.device), subsampling)
         log_probs = self.model.ctc_log_probs(encoded)
         log_probs[:, :, BLANK_ID] -= self.blank_penalty
         return log_probs[:, :, self._columns], lens

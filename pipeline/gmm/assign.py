@@ -27,7 +27,8 @@ from pipeline.hmm.compile import TrainingGraphs
 from pipeline.hmm.full_sum import occupancies
 from pipeline.hmm.graph_source import GraphSource
 from pipeline.hmm.graphs import Graphs
-from pipeline.hmm.viterbi import BestPaths, viterbi, widening
+from pipeline.hmm.paths import BestPaths
+from pipeline.hmm.viterbi import viterbi, widening
 
 logger = logging.getLogger(__name__)
 

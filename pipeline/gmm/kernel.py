@@ -8,8 +8,8 @@ import numpy as np
 from numba.extending import overload
 
 from pipeline.hmm import numba_scores
-from pipeline.hmm.numba_backend import drop_stale_code
 from pipeline.hmm.numba_cache import cached_njit
+from pipeline.hmm.numba_calls import drop_stale_code
 from pipeline.hmm.numba_math import FLAGS, exp, log
 
 if TYPE_CHECKING:

@@ -7,6 +7,7 @@ that leaves the state, so that each pair (pdf, transition-id) becomes a column o
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import k2
 import numpy as np
@@ -15,6 +16,8 @@ import torch
 from pipeline.base.errors import DataError
 from pipeline.hmm.convert import from_arcs
 from pipeline.hmm.graphs import NEG_INF, Graphs
+from pipeline.hmm.paths import BestPaths
+from pipeline.hmm.posteriors import along_paths
 
 SEARCHES = False  # searches exactly, over all scores
 KEEP_ALL = 1e30  # an output beam that prunes nothing
@@ -274,10 +277,17 @@ def occupancies(
     return scores, state.to(emissions.device), arc.to(emissions.device)
 
 
+path_posteriors = along_paths(occupancies)
+
+
 def viterbi(
-    graphs: Graphs, emissions: torch.Tensor, lengths: torch.Tensor, transitions: torch.Tensor | None
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Scores (N,), best states (N, T) numbered within their graph, arcs (N, T) taken into each frame; -1 elsewhere."""
+    graphs: Graphs,
+    emissions: torch.Tensor,
+    lengths: torch.Tensor,
+    transitions: torch.Tensor | None,
+    beams: Sequence[float] = (),
+) -> BestPaths:
+    """Best paths by an exact search, whatever the beams."""
     graphs = graphs.to("cpu")
     lattice = _lattice(graphs, emissions, lengths, transitions)
     scores = _totals(lattice, len(graphs), False)
@@ -289,4 +299,5 @@ def viterbi(
         states[lattice.kept[n], frame] = node - lattice.graphs.state_splits.long()[n]
         taken = torch.where(taken >= 0, taken + _arc_shift(lattice, graphs)[n], taken)
         arcs[lattice.kept[n], frame + int(lattice.timed)] = taken
-    return scores, states.to(emissions.device), arcs[:, :-1].to(emissions.device)
+    found = (scores.to(emissions.device), states.to(emissions.device), arcs[:, :-1].to(emissions.device))
+    return BestPaths.named(graphs, *found, lengths)

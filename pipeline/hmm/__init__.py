@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pipeline.hmm.backends import available
-from pipeline.hmm.full_sum import Occupancies, feasible, full_sum, occupancies
+from pipeline.hmm.full_sum import feasible, full_sum, occupancies
 from pipeline.hmm.graphs import Graphs
 from pipeline.hmm.on_demand import OnDemand
-from pipeline.hmm.viterbi import BestPaths, viterbi, widening
+from pipeline.hmm.paths import BestPaths
+from pipeline.hmm.posteriors import Occupancies
+from pipeline.hmm.viterbi import viterbi, widening
 
 __all__ = [
     "BestPaths",

@@ -15,9 +15,9 @@ import math
 
 import numpy as np
 
-from pipeline.hmm.numba_math import cast, exact, exp, frames, jit, log, value
-from pipeline.hmm.numba_plan import band, orient, transition_score
-from pipeline.hmm.numba_scores import DEAD, LANES, NEG, PAD, gather
+from pipeline.hmm.numba_math import cast, exact, exp, frames, jit, log
+from pipeline.hmm.numba_plan import band, half_of, orient, stored_at, transition_score
+from pipeline.hmm.numba_scores import DEAD, LANES, NEG, PAD, emit, known_scores
 
 
 @jit
@@ -119,53 +119,87 @@ def advance(prev, cur, slots, edges, width, scores, timed, low, high, d, neg):
 
 
 @jit
+def highest(row, low, high, neg):
+    """Best of the states low..high."""
+    best = neg
+    for s in range(np.uintp(low + PAD), np.uintp(high + PAD)):
+        best = max(best, row[s])
+    return best
+
+
+@jit
 def forward_one(plan, n, direction, call, keep, rows, cum, mid, mid_cum, neg):
     """Sweep one half of utterance n; False if no path survives it."""
-    if call.lengths[n] == 0:
+    num_frames, first = call.lengths[n], plan.splits[n]
+    if num_frames == 0:
         return False
-    limits = band(plan, n, call.lengths[n])
+    limits = band(plan, n, num_frames)
     slots, edges = orient(plan, n, direction, call, neg)
+    known = known_scores(call.source, call.num_pdfs, neg)
     work = np.full((3, slots.fixed.shape[1]), neg)
-    return forward_sweep(plan, n, direction, call, limits, slots, edges, work, keep, rows, cum, mid, mid_cum, neg)
+    span = (0 if direction == 0 else num_frames - 1, num_frames // 2)
+    stored = half_of(num_frames, direction) if keep else 0
+    at = stored_at(call, n, direction, 0, slots.tids.shape[1]) if keep else 0
+    to = (at, call.every[n], stored)
+    row, score = mid[direction, first : first + slots.tids.shape[1]], mid_cum[direction]
+    return forward_sweep(
+        plan, n, direction, call, limits, slots, edges, known, work, span, False, to, rows, cum, row, score, neg
+    )
 
 
 @frames
-def forward_sweep(plan, n, direction, call, limits, slots, edges, work, keep, rows, cum, mid, mid_cum, neg):
-    """The recursion of one half."""
-    num_frames, first = call.lengths[n], plan.splits[n]
+def forward_sweep(
+    plan, n, direction, call, limits, slots, edges, known, work, span, resumed, to, rows, cum, last_row, last_cum, neg
+):
+    """The recursion of one direction over some frames.
+
+    Args:
+        span: first and last frame.
+        resumed: the first frame's row is in work[0] already.
+        to: cell of `rows` for the first frame's row, frames between stored rows, frames of which rows are stored at
+            most and offsets are; the rows of later frames lie behind it, or before it against time.
+        last_row: (S,) for the last frame's row, or empty.
+        last_cum: (N,) for the offset of the last frame.
+    """
+    first = plan.splits[n]
     low, high = limits
     size, width = slots.tids.shape[1], plan.width[n]
-    prev, cur, emit = work[0], work[1], work[2]
+    prev, cur, emission = work[1], work[0], work[2]
     pdf, ends = plan.pdf[first : first + size], plan.ends[direction, first : first + size]
-    emissions, half = call.source.emissions[n], call.source.half
     timed, transitions = call.timed == 1, call.transitions[n if call.timed == 1 else 0]
-    row, cell = call.row_at[n], call.cell_at[n]
-    d, start, stop = (1, 0, num_frames // 2) if direction == 0 else (-1, num_frames - 1, num_frames // 2)
-    total, offset = 0.0, cast(0.0, neg)
-    for t in range(start, stop + d, d):
+    row = call.row_at[n]
+    d, (start, stop), (at, every, stored) = 1 if direction == 0 else -1, span, to
+    total, offset, best = 0.0, cast(0.0, neg), neg
+    for i in range(abs(stop - start) + 1):
+        t = start + i * d
         lo, hi = low[t], high[t]
         if lo >= hi:
             return False
-        gather(emit, emissions[t], pdf, lo, hi, half, neg)
-        if t == start:
-            for s in range(lo, min(hi, size)):
-                cur[s + PAD] = max(cast(ends[s], neg), neg)
+        if i == 0 and resumed:
+            total, best = cum[row + t], highest(cur, lo, hi, neg)
         else:
-            prev, cur = cur, prev
-            if abs(t - start) > 1:
-                fill(cur, low[t - 2 * d], high[t - 2 * d], neg)
-            advance(prev, cur, slots, edges, width, transitions[t + direction if timed else 0], timed, lo, hi, d, neg)
-        best = settle(cur, emit, lo, hi, offset, neg)
-        total += offset
+            if i == 0:
+                for s in range(lo, min(hi, size)):
+                    cur[s + PAD] = max(cast(ends[s], neg), neg)
+            else:
+                prev, cur = cur, prev
+                if i > 1:
+                    fill(cur, low[t - 2 * d], high[t - 2 * d], neg)
+                scores = transitions[t + direction if timed else 0]
+                advance(prev, cur, slots, edges, width, scores, timed, lo, hi, d, neg)
+            emit(emission, call.source, known, n, t, pdf, cur, lo, hi, neg)
+            best = settle(cur, emission, lo, hi, offset, neg)
+            total += offset
         if best < DEAD:
             return False
         offset = best
-        if keep and (direction == 1 or t < stop):
-            copy_out(rows, cell + t * size, cur, lo, min(hi, size))
+        if i < stored:
             cum[row + t] = total
-    for s in range(size):
-        mid[direction, first + s] = cur[s + PAD]
-    mid_cum[direction, n] = total
+            if i % every == 0:
+                copy_out(rows, at + i // every * d * size, cur, lo, min(hi, size))
+    for s in range(len(last_row)):
+        last_row[s] = cur[s + PAD]
+    last_cum[n] = total
     return True
 
 
@@ -177,6 +211,18 @@ def forward_tasks(tasks, plan, call, keep, rows, cum, mid, mid_cum, alive, neg):
         alive[direction, n] = forward_one(plan, n, direction, call, keep, rows, cum, mid, mid_cum, neg)
 
 
+@jit
+def middle_scores(plan, call, n, reached, neg):
+    """Emissions (S,) of the middle frame, where `reached` (S,) has a path."""
+    first, last = plan.splits[n], plan.splits[n + 1]
+    blocks = (last - first + LANES - 1) // LANES * LANES
+    row, path = np.full(blocks + 2 * PAD, neg), np.full(blocks + 2 * PAD, neg)
+    path[PAD : PAD + last - first] = reached
+    known = known_scores(call.source, call.num_pdfs, neg)
+    emit(row, call.source, known, n, call.lengths[n] // 2, plan.pdf[first:last], path, 0, last - first, neg)
+    return row[PAD : PAD + last - first]
+
+
 @exact
 def join(plan, call, mid, mid_cum, alive, scores, neg):
     """Scores (N,) float64 from the two halves; -inf without a path."""
@@ -185,13 +231,12 @@ def join(plan, call, mid, mid_cum, alive, scores, neg):
         if not (alive[0, n] and alive[1, n]):
             continue
         first, last = plan.splits[n], plan.splits[n + 1]
-        frame, pdf = call.source.emissions[n, call.lengths[n] // 2], plan.pdf[first:last]
         alpha, beta = mid[0, first:last], mid[1, first:last]
+        emissions = middle_scores(plan, call, n, alpha, neg)
         both = np.full(last - first, NEG)
         for s in range(last - first):
-            x = value(frame[pdf[s]], call.source.half)
-            if neg < x < -neg:
-                both[s] = np.float64(alpha[s]) + np.float64(beta[s]) - np.float64(x)
+            if emissions[s] > neg:
+                both[s] = np.float64(alpha[s]) + np.float64(beta[s]) - np.float64(emissions[s])
         best = both.max()
         if best > DEAD:
             scores[n] = best + math.log(np.exp(both - best).sum()) + mid_cum[0, n] + mid_cum[1, n]

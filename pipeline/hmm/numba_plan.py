@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -42,7 +43,8 @@ class Plan(NamedTuple):
 
 class Call(NamedTuple):
     """Inputs of one call: the source of emissions (see numba_scores) and its number of pdfs, lengths (N,), transitions
-    (N, T, K) if `timed` is 1, (1, 1, K) if 0, none if -1; first row and first cell of each utterance."""
+    (N, T, K) if `timed` is 1, (1, 1, K) if 0, none if -1; first row and first cell of each utterance, and how many
+    frames lie between two rows that are stored (N,): 1, or more in a recording whose rows would not fit."""
 
     source: Any  # a NamedTuple: numba_scores.Dense or what OnDemand.compiled gives
     num_pdfs: int
@@ -51,6 +53,7 @@ class Call(NamedTuple):
     timed: int
     row_at: np.ndarray
     cell_at: np.ndarray
+    every: np.ndarray
 
 
 class Slots(NamedTuple):
@@ -78,13 +81,53 @@ class Edges(NamedTuple):
 
 
 @jit
-def offsets(lengths, splits):
-    """First row (frame) and first cell (frame and state) of each utterance, and their totals: (N + 1,) each."""
+def offsets(lengths, splits, most_cells):
+    """First row (frame) and first stored cell (frame and state) of each utterance, and their totals: (N + 1,) each; and
+    frames between stored rows (N,), 1 up to `most_cells` cells.
+
+    Beyond, a row in sqrt(T / 2) is stored, and the rows between two of them when they are needed: both halves of the
+    utterance take such a block, and the rows and the blocks have the same size, 2 sqrt(T / 2) S cells.
+    """
     row_at, cell_at = np.zeros(len(lengths) + 1, np.int64), np.zeros(len(lengths) + 1, np.int64)
+    every = np.ones(len(lengths), np.int64)
     for n in range(len(lengths)):
+        size = np.int64(splits[n + 1]) - splits[n]
+        if lengths[n] * size > most_cells:
+            every[n] = math.ceil(math.sqrt(lengths[n] / 2))
         row_at[n + 1] = row_at[n] + lengths[n]
-        cell_at[n + 1] = cell_at[n] + lengths[n] * (splits[n + 1] - splits[n])
-    return row_at, cell_at
+        stored = blocks(lengths[n], 0, every[n]) + blocks(lengths[n], 1, every[n])
+        cell_at[n + 1] = cell_at[n] + stored * size
+    return row_at, cell_at, every
+
+
+@jit
+def half_of(num_frames, direction):
+    """How many frames a direction stores on its way to the middle: the middle itself against time only."""
+    return num_frames // 2 if direction == 0 else num_frames - num_frames // 2
+
+
+@jit
+def blocks(num_frames, direction, every):
+    """How many rows a direction stores."""
+    return (half_of(num_frames, direction) + every - 1) // every
+
+
+@jit
+def stored_at(call, n, direction, block, size):
+    """Cell of the first state of a stored row: in time order, those of either direction."""
+    every = call.every[n]
+    count = blocks(call.lengths[n], 0, every)
+    row = block if direction == 0 else count + blocks(call.lengths[n], 1, every) - 1 - block
+    return call.cell_at[n] + row * size
+
+
+@jit
+def block_frames(call, n, direction, block):
+    """First and last frame of a block, in the order of the direction."""
+    begin, d = (0, 1) if direction == 0 else (call.lengths[n] - 1, -1)
+    every = call.every[n]
+    last = min((block + 1) * every, half_of(call.lengths[n], direction)) - 1
+    return begin + d * block * every, begin + d * last
 
 
 @jit

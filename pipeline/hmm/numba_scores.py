@@ -2,7 +2,7 @@
 
 The best-path loops ask `emit` for a frame and are compiled anew for each type of source. A package that scores on
 demand has a named tuple of arrays as its source, overloads `make_scratch` and `score` for it with
-`numba.extending.overload` (returning None for other types), and names its file to `numba_backend.drop_stale_code`.
+`numba.extending.overload` (returning None for other types), and names its file to `numba_calls.drop_stale_code`.
 """
 
 from __future__ import annotations
@@ -79,8 +79,8 @@ def gather(row, emissions, pdf, low, high, half, neg):
 
 
 def emit(row, source, known, n, t, pdf, reached, low, high, neg):
-    """Emissions of the states low..high at frame t of utterance n; on demand only of those that `reached` (a row)
-    scores.
+    """Emissions of the states low..high at frame t of utterance n; on demand only of those that `reached` (a row of
+    path scores) has a path to, and 0 elsewhere.
     """
     raise NotImplementedError
 
@@ -97,9 +97,17 @@ def _emit(row, source, known, n, t, pdf, reached, low, high, neg):
     def on_demand(row, source, known, n, t, pdf, reached, low, high, neg):
         count = want(known.wanted, known.frame, t, pdf, reached, low, high)
         score(source, known.scratch, n, t, known.wanted, count, known.scores)
-        gather(row, known.scores, pdf, low, high, 0, neg)
+        take_reached(row, known.scores, pdf, reached, low, high, neg)
 
     return on_demand
+
+
+@exact
+def take_reached(row, scores, pdf, reached, low, high, neg):
+    """As `gather`, but 0 where nothing is reached: a score that was never asked for must not cancel that of a path."""
+    for s in range(low, min(high, len(pdf))):
+        x = scores[pdf[s]]
+        row[s + PAD] = 0 if reached[s + PAD] <= DEAD else x if neg < x < -neg else neg
 
 
 @jit

@@ -8,10 +8,14 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
+from collections.abc import Sequence
 
 import torch
 
+from pipeline.hmm.gradients import differentiable
 from pipeline.hmm.graphs import NEG_INF, Graphs
+from pipeline.hmm.paths import BestPaths
+from pipeline.hmm.posteriors import along_paths
 
 SEARCHES = False  # searches exactly, over all scores
 warnings.filterwarnings("ignore", message="scatter_reduce.* is in beta")  # torch 1.13 says so at each first use
@@ -203,10 +207,18 @@ def occupancies(
     return scores, torch.cat(flat) if flat else states.reshape(-1), counts
 
 
+full_sum = differentiable(forward, backward)
+path_posteriors = along_paths(occupancies)
+
+
 def viterbi(
-    graphs: Graphs, emissions: torch.Tensor, lengths: torch.Tensor, transitions: torch.Tensor | None
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Scores (N,), best states (N, T) numbered within their graph, arcs (N, T) taken into each frame; -1 elsewhere."""
+    graphs: Graphs,
+    emissions: torch.Tensor,
+    lengths: torch.Tensor,
+    transitions: torch.Tensor | None,
+    beams: Sequence[float] = (),
+) -> BestPaths:
+    """Best paths by an exact search, whatever the beams."""
     b = _Batch(graphs, emissions, lengths, transitions)
     device = emissions.device
     total = torch.zeros(b.num_graphs, dtype=torch.float64, device=device)
@@ -236,7 +248,8 @@ def viterbi(
     first = torch.where(last == best[b.graph], here, torch.full_like(here, b.num_states))
     state = torch.full((b.num_graphs,), b.num_states, dtype=torch.long, device=device)
     state = state.scatter_reduce(0, b.graph, first, "amin", include_self=True)
-    return (scores, *_trace(b, scores, state, backpointer, emissions.shape[1], graphs))
+    states, taken = _trace(b, scores, state, backpointer, emissions.shape[1], graphs)
+    return BestPaths.named(graphs, scores, states, taken, lengths)
 
 
 def _trace(

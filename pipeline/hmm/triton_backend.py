@@ -6,12 +6,16 @@ Without a GPU the same kernels run in Triton's interpreter (TRITON_INTERPRET=1),
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import torch
 
 from pipeline.hmm import triton_kernels as kernels
 from pipeline.hmm import triton_viterbi as best_paths
+from pipeline.hmm.gradients import differentiable
 from pipeline.hmm.graphs import Graphs
+from pipeline.hmm.paths import BestPaths
+from pipeline.hmm.posteriors import along_paths
 
 SEARCHES = False  # searches exactly, over all scores
 MAX_BLOCK = 1024  # states that a program treats at once
@@ -252,10 +256,18 @@ def occupancies(
     return saved.scores.to(call.dtype), torch.where(alive, states, torch.zeros_like(states)), counts.sum(0)
 
 
+full_sum = differentiable(forward, backward)
+path_posteriors = along_paths(occupancies)
+
+
 def viterbi(
-    graphs: Graphs, emissions: torch.Tensor, lengths: torch.Tensor, transitions: torch.Tensor | None
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Scores (N,), best states (N, T) numbered within their graph, arcs (N, T) taken into each frame; -1 elsewhere."""
+    graphs: Graphs,
+    emissions: torch.Tensor,
+    lengths: torch.Tensor,
+    transitions: torch.Tensor | None,
+    beams: Sequence[float] = (),
+) -> BestPaths:
+    """Best paths by an exact search, whatever the beams."""
     call = _Call(graphs, emissions, lengths, transitions)
     g = call.graphs
     backpointer, last = call.new(call.num_cells, dtype=torch.int32), call.new(call.num, dtype=torch.int32)
@@ -270,4 +282,4 @@ def viterbi(
             call.lengths, call.cell_at, g.state_splits, call.plan.other, backpointer, last, scores, states, arcs,
             states.stride(0), num_warps=1,
         )  # fmt: skip
-    return scores.to(call.dtype), states, arcs
+    return BestPaths.named(graphs, scores.to(call.dtype), states, arcs, lengths)

@@ -21,6 +21,7 @@ from pipeline.nn.encoders import Encoder
 from pipeline.nn.normalised import Normalised
 from pipeline.nn.options import EncoderOptions
 from pipeline.nn.transitions import TransitionNet
+from pipeline.nn.windows import encode_windows
 
 KIND = "nn"
 _KEEP = ("type", "dim", "frame_shift", "window", "frame_offset", "sampling_rate", "extractor")
@@ -189,7 +190,9 @@ class NnScorer:
         """The encoder's output; that of the last call is kept, since both kinds of scores are asked for one batch."""
         if self._last is None or self._last[0] is not feats:
             device = self.model.mean.device
-            self._last = (feats, *self.model.encode(feats.to(device), lens.to(device)))
+            feats_here, lens_here = feats.to(device), lens.to(device)
+            encoded = encode_windows(self.model.encode, feats_here, lens_here, self.model.encoder.subsampling)
+            self._last = (feats, *encoded)
         return self._last[1:]
 
 

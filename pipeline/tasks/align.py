@@ -158,7 +158,7 @@ class _Texts:
 def _on_demand(model: Model, options: AlignOptions) -> bool:
     """Whether the model scores only what a search with a beam needs (GMMs on the CPU, without rescaled scores)."""
     unscaled = options.acoustic_scale in (None, 1.0) and model.acoustic_scale == 1.0
-    return isinstance(model, OnDemandModel) and options.device == "cpu" and unscaled and not options.confidence
+    return isinstance(model, OnDemandModel) and options.device == "cpu" and unscaled
 
 
 def _searched(

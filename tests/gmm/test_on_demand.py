@@ -56,9 +56,9 @@ def test_a_narrow_beam_finds_no_better_path_and_wider_ones_mend_a_failure(data):
 
 
 def test_the_number_of_threads_changes_nothing(data, monkeypatch):
-    from pipeline.hmm import numba_backend
+    from pipeline.hmm import numba_calls
 
-    monkeypatch.setattr(numba_backend, "SERIAL_CELLS", 0)
+    monkeypatch.setattr(numba_calls, "SERIAL_CELLS", 0)
     threads = torch.get_num_threads()
     try:
         found = []

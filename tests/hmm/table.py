@@ -9,7 +9,7 @@ import torch
 from numba.extending import overload
 
 from pipeline.hmm import OnDemand, numba_scores
-from pipeline.hmm.numba_backend import drop_stale_code
+from pipeline.hmm.numba_calls import drop_stale_code
 
 
 class Source(NamedTuple):

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.hmm import Graphs, full_sum, numba_backend, viterbi, widening
+from pipeline.hmm import Graphs, full_sum, numba_calls, viterbi, widening
 from pipeline.hmm.convert import build
 from tests.hmm.oracle import NUM_TIDS, make_transitions
 from tests.hmm.table import Table
@@ -77,6 +77,8 @@ def test_scores_on_demand_give_the_paths_of_a_tensor(backend, kind):
         b = viterbi(graphs, emissions, lengths, transitions, backend, confidence=True)
         assert a.scores.equal(b.scores) and a.states.equal(b.states) and a.arcs.equal(b.arcs) and a.tids.equal(b.tids)
         assert a.confidence.equal(b.confidence) and a.tries.tolist() == [1] * 5
+        table = Table(emissions)
+        viterbi(graphs, table, lengths, transitions, backend, beams=(math.inf,))
         assert backend != "numba" or table.asked.max() == 1  # once per frame and pdf
 
 
@@ -138,7 +140,7 @@ def test_frames_without_numbers_leave_no_path():
 def test_ways_in_many_parts_and_threads_give_the_same(monkeypatch):
     graphs, emissions, lengths = wide_batch(2)
     whole = viterbi(graphs, Table(emissions), lengths, beams=NARROW)
-    monkeypatch.setattr(numba_backend, "MAX_BACKPOINTERS", 100)
+    monkeypatch.setattr(numba_calls, "MAX_CELLS", 100)
     parts = viterbi(graphs, Table(emissions), lengths, beams=NARROW)
     assert whole.states.equal(parts.states) and whole.scores.equal(parts.scores) and whole.tries.equal(parts.tries)
 

@@ -124,10 +124,10 @@ def test_other_places(checkout, at):
 
 
 def test_no_interpreter(checkout):
-    checkout.python("3.12", "bin/python3")
+    checkout.python("3.9", "bin/python3")
     code, _, err = checkout.install()
     assert code == 2
-    for way in ("pyenv install 3.10", "uv python install 3.10", "conda create", "--python PATH"):
+    for way in ("pyenv install 3.12", "uv python install 3.12", "conda create", "--python PATH"):
         assert way in err
     assert not (checkout.root / ".venv").exists()
 
@@ -135,12 +135,29 @@ def test_no_interpreter(checkout):
 def test_python_by_name(checkout):
     other = checkout.python("3.10", "elsewhere/python")
     assert checkout.install(PYTHON=str(other))[0] == 0
-    wrong = checkout.python("3.12", "elsewhere/python3.12")
+    wrong = checkout.python("3.9", "elsewhere/python3.9")
     shutil.rmtree(checkout.root / ".venv")
     code, _, err = checkout.install("--python", str(wrong))
-    assert code == 2 and "is Python 3.12; needed is 3.10" in err
+    assert code == 2 and "is Python 3.9; needed is 3.12 or 3.13" in err
     code, _, err = checkout.install("--python", "/no/python")
     assert code == 2 and "/no/python does not run" in err
+
+
+@pytest.mark.parametrize(
+    ("version", "k2"), [("3.10", True), ("3.11", True), ("3.12", False), ("3.13", False), ("3.14", False)]
+)
+def test_the_interpreter_decides_on_the_stack(checkout, version, k2):
+    """k2's only wheels need old interpreters; where there is none, everything is installed without k2."""
+    checkout.python(version, "bin/python3")
+    assert checkout.install()[0] == 0
+    installed = checkout.pip_calls()[-1].split("install", 1)[1]
+    assert ("k2==1.23.4" in installed and "torch==1.13.1" in installed) == k2
+    assert k2 or ("k2" not in installed and installed.endswith("torch"))
+    digest = {"3.10": "1404589732", "3.11": "5b5f709b12"}.get(version)
+    assert digest is None or digest in (checkout.root / ".venv" / "k2.txt").read_text()
+    calls = checkout.pip_calls()
+    checkout.python("3.10", "bin/python3.10")  # comes later; the environment stays what it is
+    assert checkout.install()[0] == 0 and checkout.pip_calls() == calls
 
 
 def test_versions_are_remembered(checkout):
@@ -155,10 +172,11 @@ def test_versions_are_remembered(checkout):
     assert checkout.pip_calls() == calls
 
 
-def test_without_k2_is_an_environment_of_its_own(checkout):
+def test_the_modern_stack_is_an_environment_of_its_own(checkout):
+    checkout.python("3.10", "bin/python3.10")
     checkout.python("3.12", "bin/python3.12")
-    code, out, _ = checkout.install("--no-k2", "--print-env")
-    assert code == 0 and out.strip().endswith("/.venv-no-k2")
+    code, out, _ = checkout.install("--modern", "--print-env")
+    assert code == 0 and out.strip().endswith("/.venv-modern")
     assert "k2" not in checkout.pip_calls()[-1].split("install", 1)[1]
     assert not (checkout.root / ".venv").exists()
 
