@@ -10,8 +10,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.artifacts.lang import Lang
 from pipeline.artifacts.transitions import TransitionModel
@@ -32,8 +34,8 @@ class TrainingGraphs:
     """
 
     graphs: Graphs
-    state_word: np.ndarray
-    min_frames: np.ndarray
+    state_word: NDArray[Any]
+    min_frames: NDArray[Any]
 
     def __len__(self) -> int:
         return len(self.graphs)
@@ -43,7 +45,7 @@ class TrainingGraphs:
         """Memory of all arrays."""
         return sum(a.nbytes for a in (*self.graphs.numpy().values(), self.state_word, self.min_frames))
 
-    def select(self, indices: Sequence[int] | np.ndarray) -> TrainingGraphs:
+    def select(self, indices: Sequence[int] | NDArray[Any]) -> TrainingGraphs:
         """The graphs of some transcripts, in the order given."""
         splits = self.graphs.state_splits.numpy()
         picked = np.asarray(indices, dtype=np.int64)
@@ -55,14 +57,14 @@ class TrainingGraphs:
 class _PhoneGraphs:
     """Phone nodes of all utterances; starts and finals are edges with one open end."""
 
-    phone: np.ndarray  # (M,) int64
-    word: np.ndarray  # (M,) int64
-    splits: np.ndarray  # (N + 1,) int64
-    edges: tuple[np.ndarray, np.ndarray, np.ndarray]  # (E,) source, destination, log weight
-    starts: tuple[np.ndarray, np.ndarray]  # node, log weight
-    finals: tuple[np.ndarray, np.ndarray]
-    left: np.ndarray  # (M, k) context phones, nearest first
-    right: np.ndarray
+    phone: NDArray[Any]  # (M,) int64
+    word: NDArray[Any]  # (M,) int64
+    splits: NDArray[Any]  # (N + 1,) int64
+    edges: tuple[NDArray[Any], NDArray[Any], NDArray[Any]]  # (E,) source, destination, log weight
+    starts: tuple[NDArray[Any], NDArray[Any]]  # node, log weight
+    finals: tuple[NDArray[Any], NDArray[Any]]
+    left: NDArray[Any]  # (M, k) context phones, nearest first
+    right: NDArray[Any]
 
 
 def compile_graphs(
@@ -214,7 +216,7 @@ def _split_by_neighbour(g: _PhoneGraphs, num_phones: int) -> _PhoneGraphs:
     )
     num_copies = high - low
 
-    def copies_of(nodes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def copies_of(nodes: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
         """(index into nodes, copy) for all copies of each node."""
         count = num_copies[nodes]
         index = np.repeat(np.arange(len(nodes)), count)
@@ -271,13 +273,13 @@ def _expand_states(g: _PhoneGraphs, lang: Lang, tree: Tree, transitions: Transit
     return TrainingGraphs(graphs, g.word[node].astype(np.int32), _min_frames(g, size))
 
 
-def _scatter(size: int, index: np.ndarray, values: np.ndarray) -> np.ndarray:
+def _scatter(size: int, index: NDArray[Any], values: NDArray[Any]) -> NDArray[Any]:
     out = np.full(size, NEG_INF)
     np.logaddexp.at(out, index, values)
     return out
 
 
-def _min_frames(g: _PhoneGraphs, size: np.ndarray) -> np.ndarray:
+def _min_frames(g: _PhoneGraphs, size: NDArray[Any]) -> NDArray[Any]:
     """(N,) shortest number of frames: nodes are numbered in time order, so one sweep over the edges settles it."""
     far = np.iinfo(np.int64).max // 2
     best = np.full(len(size), far)

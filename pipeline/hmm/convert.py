@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from numpy.typing import NDArray
 
 from pipeline.base.errors import DataError
 from pipeline.hmm.graphs import NEG_INF, Graphs, bounds
@@ -18,8 +20,8 @@ def from_arcs(
     pdf: npt.ArrayLike,
     tid: npt.ArrayLike,
     weight: npt.ArrayLike,
-    starts: Sequence[tuple],
-    finals: Sequence[tuple],
+    starts: Sequence[tuple[int, float]],
+    finals: Sequence[tuple[int, float] | tuple[int, float, int]],
     num_pdfs: int | None = None,
     num_tids: int | None = None,
 ) -> Graphs:
@@ -80,8 +82,8 @@ def from_arcs(
 
 
 def _start_nodes(
-    src: np.ndarray, node_of_arc: np.ndarray, weight: np.ndarray, starts: Sequence[tuple]
-) -> tuple[np.ndarray, np.ndarray]:
+    src: NDArray[Any], node_of_arc: NDArray[Any], weight: NDArray[Any], starts: Sequence[tuple[int, float]]
+) -> tuple[NDArray[Any], NDArray[Any]]:
     """Node and weight of every way to take the first arc."""
     nodes, weights = [], []
     for state, start in starts:
@@ -93,11 +95,14 @@ def _start_nodes(
     return np.concatenate(nodes), np.concatenate(weights)
 
 
-def _finals(node_state: np.ndarray, finals: Sequence[tuple]) -> tuple[np.ndarray, np.ndarray]:
+def _finals(
+    node_state: NDArray[Any], finals: Sequence[tuple[int, float] | tuple[int, float, int]]
+) -> tuple[NDArray[Any], NDArray[Any]]:
     """Final weight and final transition-id of every node."""
     weight = np.full(len(node_state), NEG_INF, dtype=np.float32)
     tid = np.full(len(node_state), -1, dtype=np.int64)
     seen = set()
+    label: list[int]
     for state, value, *label in finals:
         if state in seen:
             raise DataError(f"arcs: state {state} is final twice")
@@ -107,7 +112,7 @@ def _finals(node_state: np.ndarray, finals: Sequence[tuple]) -> tuple[np.ndarray
     return weight, tid
 
 
-def _match(node_state: np.ndarray, src: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _match(node_state: NDArray[Any], src: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
     """All pairs (arc, node) where the arc leaves the automaton state of the node."""
     by_state = np.argsort(node_state, kind="stable")
     ordered = node_state[by_state]
@@ -120,15 +125,15 @@ def _match(node_state: np.ndarray, src: np.ndarray) -> tuple[np.ndarray, np.ndar
 
 def build(
     *,
-    pdf: np.ndarray,
-    src: np.ndarray,
-    dst: np.ndarray,
-    tid: np.ndarray,
-    weight: np.ndarray,
-    start_weight: np.ndarray,
-    final_weight: np.ndarray,
-    final_tid: np.ndarray,
-    state_splits: np.ndarray,
+    pdf: NDArray[Any],
+    src: NDArray[Any],
+    dst: NDArray[Any],
+    tid: NDArray[Any],
+    weight: NDArray[Any],
+    start_weight: NDArray[Any],
+    final_weight: NDArray[Any],
+    final_tid: NDArray[Any],
+    state_splits: NDArray[Any],
     num_pdfs: int,
     num_tids: int,
 ) -> Graphs:
@@ -161,7 +166,7 @@ def build(
     )
 
 
-def _flat(seqs: Sequence[npt.ArrayLike], what: str) -> tuple[np.ndarray, np.ndarray]:
+def _flat(seqs: Sequence[npt.ArrayLike], what: str) -> tuple[NDArray[Any], NDArray[Any]]:
     """Concatenated values and the splits of the sequences."""
     arrays = [np.asarray(s, dtype=np.int64).reshape(-1) for s in seqs]
     if not arrays:

@@ -25,7 +25,8 @@ def differentiable(forward: Callable[..., Any], backward: Callable[..., Any]) ->
         graphs: Graphs, emissions: torch.Tensor, lengths: torch.Tensor, transitions: torch.Tensor | None
     ) -> torch.Tensor:
         """Scores (N,), differentiable in emissions and transitions."""
-        return _FullSum.apply(emissions, transitions, graphs, lengths, forward, backward)
+        scores: torch.Tensor = _FullSum.apply(emissions, transitions, graphs, lengths, forward, backward)
+        return scores
 
     return full_sum
 
@@ -44,6 +45,7 @@ class _FullSum(torch.autograd.Function):
         backward: Callable[..., Any],
     ) -> torch.Tensor:
         keep = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
+        scores: torch.Tensor
         scores, saved = forward(graphs, emissions, lengths, transitions, keep)
         if keep:
             ctx.save_for_backward(emissions, transitions)
@@ -51,8 +53,8 @@ class _FullSum(torch.autograd.Function):
         return scores
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple:
+    @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         emissions, transitions = ctx.saved_tensors
         graphs, lengths, backward, saved = ctx.rest
         d_emissions, d_transitions = backward(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.artifacts.lang import Lang
 from pipeline.artifacts.transitions import TransitionModel
@@ -46,7 +48,7 @@ class GraphSource:
         """
         self._model, self._words, self._rows = (lang, tree, transitions), words, np.arange(count)
         self._whole: TrainingGraphs | None = None
-        self.min_frames: np.ndarray = np.zeros(count, dtype=np.int32)
+        self.min_frames: NDArray[Any] = np.zeros(count, dtype=np.int32)
         kept: list[TrainingGraphs] = []
         size, limit = 0, (cache_mib << 20) // SHARE
         for rows, graphs in self._compiled():
@@ -59,7 +61,7 @@ class GraphSource:
         if kept:
             self._whole = joined(kept)
 
-    def _compiled(self) -> Iterator[tuple[np.ndarray, TrainingGraphs]]:
+    def _compiled(self) -> Iterator[tuple[NDArray[Any], TrainingGraphs]]:
         for begin in range(0, len(self._rows), BLOCK):
             rows = np.arange(begin, min(begin + BLOCK, len(self._rows)))
             yield rows, compile_graphs(*self._model, [self._words(i) for i in self._rows[rows].tolist()])
@@ -72,21 +74,21 @@ class GraphSource:
         """Number of transition-ids."""
         return self._model[2].num_tids
 
-    def of(self, indices: Sequence[int] | np.ndarray) -> TrainingGraphs:
+    def of(self, indices: Sequence[int] | NDArray[Any]) -> TrainingGraphs:
         """The graphs of some utterances, in the order asked for."""
         rows = self._rows[np.asarray(indices, dtype=np.int64)]
         if self._whole is not None:
             return self._whole.select(rows)
         return compile_graphs(*self._model, [self._words(i) for i in rows.tolist()])
 
-    def select(self, keep: np.ndarray) -> GraphSource:
+    def select(self, keep: NDArray[Any]) -> GraphSource:
         """Some of the utterances, by position or by a mask (N,) bool; they share what is in memory."""
         chosen = object.__new__(GraphSource)
         chosen._model, chosen._words, chosen._whole = self._model, self._words, self._whole
         chosen._rows, chosen.min_frames = self._rows[keep], self.min_frames[keep]
         return chosen
 
-    def blocks(self) -> Iterator[tuple[np.ndarray, TrainingGraphs]]:
+    def blocks(self) -> Iterator[tuple[NDArray[Any], TrainingGraphs]]:
         """All graphs, some hundred at a time, with the positions of their utterances."""
         for begin in range(0, len(self), BLOCK):
             rows = np.arange(begin, min(begin + BLOCK, len(self)))

@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from pipeline.base.errors import ConfigError, DataError
 
 NEG_INF = float("-inf")
-Indices = slice | Sequence[int] | torch.Tensor | np.ndarray
+Indices = slice | Sequence[int] | torch.Tensor | NDArray[Any]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -92,7 +93,7 @@ class Graphs:
         moved: dict[str, Any] = {k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in held.items()}
         return Graphs(**moved)
 
-    def numpy(self) -> dict:
+    def numpy(self) -> dict[str, NDArray[Any]]:
         """Every tensor as a numpy array, by field name (views where the graphs are on the CPU)."""
         return {
             f.name: getattr(self, f.name).cpu().numpy()
@@ -189,14 +190,14 @@ class Graphs:
         )
 
 
-def _ranges(splits: np.ndarray, picked: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _ranges(splits: NDArray[Any], picked: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
     """Concatenated indices splits[i]:splits[i + 1] of the picked i, and the splits of the result."""
     sizes = np.diff(splits)[picked].astype(np.int64)
     out = np.concatenate([[0], np.cumsum(sizes)])
     return np.arange(out[-1]) + np.repeat(splits[picked].astype(np.int64) - out[:-1], sizes), out
 
 
-def bounds(sizes: np.ndarray) -> np.ndarray:
+def bounds(sizes: NDArray[Any]) -> NDArray[Any]:
     """(N,) sizes -> (N + 1,) int32 splits; ConfigError where states or arcs are more than int32 can count."""
     out = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
     if out[-1] > np.iinfo(np.int32).max:

@@ -6,9 +6,11 @@ import contextlib
 import dataclasses
 import math
 import mmap
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from pipeline.hmm import numba_calls as calls
 from pipeline.hmm import numba_kernels as kernels
@@ -16,6 +18,7 @@ from pipeline.hmm import numba_occupancy as occupancy
 from pipeline.hmm import numba_plan, numba_scores
 from pipeline.hmm.gradients import differentiable
 from pipeline.hmm.graphs import Graphs
+from pipeline.hmm.numba_scores import NEG
 from pipeline.hmm.numba_search import viterbi
 from pipeline.hmm.on_demand import OnDemand
 
@@ -31,11 +34,11 @@ class Saved:
     beyond MAX_CELLS."""
 
     call: numba_plan.Call
-    rows: np.ndarray
-    cum: np.ndarray
-    mid: np.ndarray
-    mid_cum: np.ndarray
-    scores: np.ndarray
+    rows: NDArray[Any]
+    cum: NDArray[Any]
+    mid: NDArray[Any]
+    mid_cum: NDArray[Any]
+    scores: NDArray[Any]
 
 
 def _forward(
@@ -59,15 +62,15 @@ def _forward(
         scores=np.empty(num),
     )
     alive = np.zeros((2, num), np.bool_)
-    args = (keep, saved.rows, saved.cum, saved.mid, saved.mid_cum, alive, dtype(kernels.NEG))
+    args = (keep, saved.rows, saved.cum, saved.mid, saved.mid_cum, alive, dtype(NEG))
     calls.run_halves(kernels.forward_tasks, np.arange(2 * num), plan, call, *args)
-    kernels.join(plan, call, saved.mid, saved.mid_cum, alive, saved.scores, dtype(kernels.NEG))
+    kernels.join(plan, call, saved.mid, saved.mid_cum, alive, saved.scores, dtype(NEG))
     return saved
 
 
-def _backward(graphs: Graphs, saved: Saved, sink: occupancy.Sink, grads: np.ndarray) -> None:
+def _backward(graphs: Graphs, saved: Saved, sink: occupancy.Sink, grads: NDArray[Any]) -> None:
     call = saved.call
-    neg = saved.rows.dtype.type(kernels.NEG)
+    neg = saved.rows.dtype.type(NEG)
     args = (sink, saved.rows, saved.cum, saved.mid, saved.mid_cum, saved.scores, grads, neg)
     calls.run_halves(occupancy.backward_tasks, np.arange(2 * len(graphs)), calls.plan_of(graphs), call, *args)
 
@@ -121,7 +124,7 @@ def backward(
     return gradient.view(emissions.dtype) if call.source.half else gradient, d_transitions
 
 
-def _zeros(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+def _zeros(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
     """Zeros in huge pages where there are such: taking a large gradient page by page costs more than computing it."""
     size = math.prod(shape) * np.dtype(dtype).itemsize
     if size < 2 * HUGE_PAGE or not hasattr(mmap, "MADV_HUGEPAGE"):
@@ -132,7 +135,7 @@ def _zeros(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     return np.frombuffer(pages, dtype).reshape(shape)
 
 
-def _by_tid(graphs: Graphs, counts: np.ndarray, transitions: torch.Tensor) -> torch.Tensor:
+def _by_tid(graphs: Graphs, counts: NDArray[Any], transitions: torch.Tensor) -> torch.Tensor:
     """Sum arc occupancies (2, A) by transition-id, in float64."""
     tid = graphs.numpy()["arc_tid"]
     scored = tid >= 0

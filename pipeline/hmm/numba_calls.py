@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from pipeline.hmm import numba_cache, numba_long, numba_math, numba_plan, numba_scores, numba_viterbi
 from pipeline.hmm import numba_kernels as kernels
@@ -98,7 +99,7 @@ def call_of(
     """Kernel inputs, and the type to compute in; up to so many cells all rows of an utterance are stored."""
     source, dtype = source_of(emissions)
     if transitions is None or transitions.shape[-1] == 0:
-        scores: np.ndarray = np.zeros((1, 1, 1), dtype)
+        scores: NDArray[Any] = np.zeros((1, 1, 1), dtype)
         timed = -1
     else:
         scores = transitions.detach().to(torch.float64 if dtype == np.float64 else torch.float32).numpy()
@@ -130,7 +131,7 @@ class _Threads:
         """Drop the pool (its threads do not survive a fork)."""
         self.pool = None
 
-    def run(self, action: Callable[[np.ndarray], None], tasks: np.ndarray, costs: np.ndarray) -> None:
+    def run(self, action: Callable[[NDArray[Any]], None], tasks: NDArray[Any], costs: NDArray[Any]) -> None:
         """Call action(some of the tasks) until every task has run; they are dealt out by cost."""
         count = min(torch.get_num_threads(), len(tasks))
         order = tasks[np.argsort(-costs, kind="stable")]
@@ -145,7 +146,9 @@ class _Threads:
 _threads = _Threads()
 
 
-def run_halves(kernel: Callable, tasks: np.ndarray, plan: numba_plan.Plan, call: numba_plan.Call, *rest) -> None:
+def run_halves(
+    kernel: Callable[..., None], tasks: NDArray[Any], plan: numba_plan.Plan, call: numba_plan.Call, *rest: Any
+) -> None:
     """Run kernel(tasks, plan, call, *rest), task 2 n + direction being a half of utterance n."""
     costs = np.diff(plan.splits).astype(np.int64) * call.lengths
     if costs.sum() < SERIAL_CELLS or torch.get_num_threads() == 1:

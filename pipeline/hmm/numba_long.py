@@ -99,7 +99,7 @@ def trace_tasks(tasks, plan, call, beam, backpointers, best, rows, mid, mid_cum,
             work[:] = neg
             work[0, PAD : PAD + size] = rows[direction, j]
             cell = -(min(begin, end) + 1) * size
-            track = Track(table, cell, size, best[direction], no_rows, 1)
+            track = Track(table, int(cell), int(size), best[direction], no_rows, 1)
             sweep(
                 plan, n, direction, call, beam, (narrowed[0], narrowed[1]), slots, edges, known, work, (begin, end),
                 True, track, nothing, unused, neg,

@@ -8,11 +8,12 @@ has gathered over the utterance.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numba
 import numpy as np
 from numba.extending import overload
+from numpy.typing import NDArray
 
 from pipeline.hmm.numba_kernels import advance, fill, forward_sweep, highest, settle
 from pipeline.hmm.numba_math import cast, exp, frames, jit
@@ -28,20 +29,20 @@ class Sink(NamedTuple):
     (2, A) if `arcs` is 1, into `transitions` (N, T, K) if it is 2 (scores that depend on time), nowhere if 0."""
 
     kind: int
-    emissions: np.ndarray
-    path: np.ndarray
-    posterior: np.ndarray
+    emissions: NDArray[Any]
+    path: NDArray[Any]
+    posterior: NDArray[Any]
     arcs: int
-    counts: np.ndarray
-    transitions: np.ndarray
+    counts: NDArray[Any]
+    transitions: NDArray[Any]
 
 
 class Sums(NamedTuple):
     """What one task sums up: occupancies by slot (3, S') and edge (R,), and zeros (P,) for sums in half precision."""
 
-    by_slot: np.ndarray
-    by_edge: np.ndarray
-    by_pdf: np.ndarray
+    by_slot: NDArray[Any]
+    by_edge: NDArray[Any]
+    by_pdf: NDArray[Any]
 
 
 def scatter(out, states, pdf, low, high, total, source):

@@ -6,6 +6,7 @@ import math
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.hmm.numba_math import cast, exact, jit
 from pipeline.hmm.numba_scores import LANES, NEG, PAD
@@ -23,21 +24,21 @@ class Plan(NamedTuple):
     number of arcs that enter or of edges that leave a state.
     """
 
-    splits: np.ndarray
-    pdf: np.ndarray
-    ends: np.ndarray
-    tid: np.ndarray
-    arc_weight: np.ndarray
-    arc: np.ndarray
-    width: np.ndarray
-    depth: np.ndarray
-    edge_splits: np.ndarray
-    edge_from: np.ndarray
-    edge_arc: np.ndarray
-    groups: np.ndarray
-    group_edge: np.ndarray
-    group_splits: np.ndarray
-    final_tid: np.ndarray
+    splits: NDArray[Any]
+    pdf: NDArray[Any]
+    ends: NDArray[Any]
+    tid: NDArray[Any]
+    arc_weight: NDArray[Any]
+    arc: NDArray[Any]
+    width: NDArray[Any]
+    depth: NDArray[Any]
+    edge_splits: NDArray[Any]
+    edge_from: NDArray[Any]
+    edge_arc: NDArray[Any]
+    groups: NDArray[Any]
+    group_edge: NDArray[Any]
+    group_splits: NDArray[Any]
+    final_tid: NDArray[Any]
     most: int
 
 
@@ -48,36 +49,36 @@ class Call(NamedTuple):
 
     source: Any  # a NamedTuple: numba_scores.Dense or what OnDemand.compiled gives
     num_pdfs: int
-    lengths: np.ndarray
-    transitions: np.ndarray
+    lengths: NDArray[Any]
+    transitions: NDArray[Any]
     timed: int
-    row_at: np.ndarray
-    cell_at: np.ndarray
-    every: np.ndarray
+    row_at: NDArray[Any]
+    cell_at: NDArray[Any]
+    every: NDArray[Any]
 
 
 class Slots(NamedTuple):
     """Arcs of one graph in the three slots, as one direction of time sees them: fixed weights (3, S'), transition-ids
     and arcs (3, S), -1 where a slot is empty, and weights of the frame at hand (3, S'); rows of S' begin at PAD."""
 
-    fixed: np.ndarray
-    tids: np.ndarray
-    arcs: np.ndarray
-    weights: np.ndarray
+    fixed: NDArray[Any]
+    tids: NDArray[Any]
+    arcs: NDArray[Any]
+    weights: NDArray[Any]
 
 
 class Edges(NamedTuple):
     """The other arcs: fixed weights, transition-ids, arcs and sources (R,), grouped by the state they reach: states
     (G,), first edges (G + 1,); weights and path scores of the frame at hand (R,)."""
 
-    fixed: np.ndarray
-    tids: np.ndarray
-    arcs: np.ndarray
-    sources: np.ndarray
-    groups: np.ndarray
-    group_edge: np.ndarray
-    weights: np.ndarray
-    scores: np.ndarray
+    fixed: NDArray[Any]
+    tids: NDArray[Any]
+    arcs: NDArray[Any]
+    sources: NDArray[Any]
+    groups: NDArray[Any]
+    group_edge: NDArray[Any]
+    weights: NDArray[Any]
+    scores: NDArray[Any]
 
 
 @jit

@@ -7,11 +7,12 @@ demand has a named tuple of arrays as its source, overloads `make_scratch` and `
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numba
 import numpy as np
 from numba.extending import overload
+from numpy.typing import NDArray
 
 from pipeline.hmm.numba_math import FLAGS, exact, jit, value
 
@@ -24,7 +25,7 @@ PAD = LANES  # free cells on both sides of a row; the slots reach two states asi
 class Dense(NamedTuple):
     """Emissions (N, T, P): floats, or uint16 bits if `half` is 1 (bfloat16) or 2 (float16)."""
 
-    emissions: np.ndarray
+    emissions: NDArray[Any]
     half: int
 
 
@@ -42,10 +43,10 @@ class Known(NamedTuple):
     """What an on-demand task remembers: scores (P,), the frame that each is of (P,), pdfs to score (P,), scratch of the
     source."""
 
-    scores: np.ndarray
-    frame: np.ndarray
-    wanted: np.ndarray
-    scratch: tuple
+    scores: NDArray[Any]
+    frame: NDArray[Any]
+    wanted: NDArray[Any]
+    scratch: tuple[Any, ...]
 
 
 def known_scores(source, num_pdfs, neg):

@@ -5,9 +5,11 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from pipeline.hmm import numba_calls as calls
 from pipeline.hmm import numba_long as long
@@ -53,14 +55,14 @@ def viterbi(
 class _Found:
     """What a search sets: scores (N,), paths (4, N, T), and of each half its last row, offset and whether it lives."""
 
-    scores: np.ndarray
-    paths: np.ndarray
-    mid: np.ndarray
-    mid_cum: np.ndarray
-    alive: np.ndarray
+    scores: NDArray[Any]
+    paths: NDArray[Any]
+    mid: NDArray[Any]
+    mid_cum: NDArray[Any]
+    alive: NDArray[Any]
 
 
-def _parts(utterances: np.ndarray, cell_at: np.ndarray) -> Iterator[np.ndarray]:
+def _parts(utterances: NDArray[Any], cell_at: NDArray[Any]) -> Iterator[NDArray[Any]]:
     """Runs of utterances within MAX_CELLS cells of the batch (a larger utterance is a run)."""
     if len(utterances) and cell_at[-1] <= calls.MAX_CELLS:
         yield utterances
@@ -72,22 +74,23 @@ def _parts(utterances: np.ndarray, cell_at: np.ndarray) -> Iterator[np.ndarray]:
         yield from np.split(utterances, np.flatnonzero(apart) + 1)
 
 
-def _halves(utterances: np.ndarray) -> np.ndarray:
+def _halves(utterances: NDArray[Any]) -> NDArray[Any]:
     """The tasks of some utterances."""
-    return np.stack([2 * utterances, 2 * utterances + 1], axis=1).reshape(-1)
+    halves: NDArray[Any] = np.stack([2 * utterances, 2 * utterances + 1], axis=1).reshape(-1)
+    return halves
 
 
 def _search(
     plan: numba_plan.Plan,
     call: numba_plan.Call,
     beam: float,
-    some: np.ndarray,
-    cells: np.ndarray,
+    some: NDArray[Any],
+    cells: NDArray[Any],
     found: _Found,
     code: type,
 ) -> None:
     """Search utterances side by side, with all their backpointers."""
-    backpointers: np.ndarray = np.empty(cells[some[-1] + 1] - cells[some[0]], code)
+    backpointers: NDArray[Any] = np.empty(cells[some[-1] + 1] - cells[some[0]], code)
     cell_at = cells - cells[some[0]]
     args = (beam, backpointers, cell_at, found.mid, found.mid_cum, found.alive, found.mid.dtype.type(NEG))
     calls.run_halves(best_paths.viterbi_tasks, _halves(some), plan, call, *args)
@@ -99,8 +102,8 @@ def _search_long(
     plan: numba_plan.Plan,
     call: numba_plan.Call,
     beam: float,
-    some: np.ndarray,
-    cells: np.ndarray,
+    some: NDArray[Any],
+    cells: NDArray[Any],
     found: _Found,
     code: type,
 ) -> None:
@@ -109,7 +112,7 @@ def _search_long(
     dtype, num_frames = found.mid.dtype, int(call.lengths[n])
     size, every = int(plan.splits[n + 1] - plan.splits[n]), int(long.spacing(num_frames))
     best, rows = np.empty((2, num_frames), dtype), np.empty((2, -(-num_frames // 2) // every + 1, size), dtype)
-    table: np.ndarray = np.empty((2, every * size), code)
+    table: NDArray[Any] = np.empty((2, every * size), code)
     ends, neg = (found.mid, found.mid_cum), dtype.type(NEG)
     calls.run_halves(long.forward_tasks, _halves(some), plan, call, beam, table, best, rows, *ends, found.alive, neg)
     if not found.alive[:, n].all():

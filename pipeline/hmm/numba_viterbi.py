@@ -13,9 +13,10 @@ hundreds.
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.hmm.numba_kernels import copy_out, edge_scores, fill, retime_all, settle
 from pipeline.hmm.numba_math import cast, frames, jit
@@ -97,11 +98,11 @@ class Track(NamedTuple):
     """What a sweep writes beside its rows: backpointers of frame t at backpointers[cell + (t + direction) * stride];
     the best score of each frame into best (T,), by frame, unless it is empty; one row in `every` into rows (B, S)."""
 
-    backpointers: np.ndarray
+    backpointers: NDArray[Any]
     cell: int
     stride: int
-    best: np.ndarray
-    rows: np.ndarray
+    best: NDArray[Any]
+    rows: NDArray[Any]
     every: int
 
 
@@ -240,7 +241,7 @@ def walk(path, chosen, span, backpointers, cell, stride, direction, pdf, arc_tid
 def meet(plan, n, mid, mid_cum):
     """State of the middle frame on the best path, -1 without one, and the score of the path."""
     first, last = plan.splits[n], plan.splits[n + 1]
-    best, chosen = NEG, 0
+    best, chosen = np.float64(NEG), 0
     for s in range(first, last):
         both = np.float64(mid[0, s]) + np.float64(mid[1, s])
         if both > best:

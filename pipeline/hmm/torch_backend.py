@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 
@@ -136,7 +136,7 @@ class _Sweep:
         feasible = torch.isfinite(saved.scores)
         self.state_ok, self.arc_ok = feasible[b.graph], feasible[b.arc_graph]
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[tuple[int, torch.Tensor, torch.Tensor | None]]:
         b = self.b
         beta = torch.full_like(b.start, NEG_INF)
         for t in reversed(range(b.num_frames)):
@@ -253,7 +253,12 @@ def viterbi(
 
 
 def _trace(
-    b: _Batch, scores: torch.Tensor, state: torch.Tensor, backpointer: list, num_frames: int, graphs: Graphs
+    b: _Batch,
+    scores: torch.Tensor,
+    state: torch.Tensor,
+    backpointer: list[torch.Tensor],
+    num_frames: int,
+    graphs: Graphs,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Follow the chosen arcs from the best last states back to frame 0."""
     states = torch.full((b.num_graphs, num_frames), -1, dtype=torch.long, device=scores.device)

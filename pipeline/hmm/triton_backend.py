@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
@@ -129,12 +130,12 @@ class _Call:
         return torch.empty(shape, dtype=dtype or self.dtype, device=self.device)
 
     @property
-    def scores_in(self) -> tuple:
+    def scores_in(self) -> tuple[Any, ...]:
         """Emissions and transitions with their strides, and the lengths."""
         return (self.emissions, *self.emissions.stride(), *self.transitions, self.lengths)
 
     @property
-    def arcs(self) -> tuple:
+    def arcs(self) -> tuple[torch.Tensor, ...]:
         """Arcs in both orders."""
         p = self.plan
         return p.begin, p.degree, p.most, p.other, p.weight, p.tid

@@ -21,13 +21,15 @@ try:
 except ImportError:
     triton = tl = None
 
+__all__ = ["DEAD", "NEG", "VARYING", "tl"]
+
 # Values that differ from batch to batch; kernels that were compiled anew for special ones would stop the training.
 VARYING = ["num", "num_states", "num_arcs", "e_n", "e_t", "r_n", "r_t", "g_n", "g_t", "stride"]
 NEG = -1e30 if tl is None else tl.constexpr(-1e30)
 DEAD = -1e29 if tl is None else tl.constexpr(-1e29)
 
 
-def jit(function: Callable) -> Any:
+def jit(function: Callable[..., Any]) -> Any:
     """triton.jit, or the function as it stands where Triton is missing: then it is never called."""
     return function if triton is None else triton.jit(function, do_not_specialize=VARYING)
 
