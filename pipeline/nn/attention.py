@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import nn
@@ -15,6 +15,8 @@ from pipeline.nn.frames import Join, strides_of
 from pipeline.nn.masks import mask_of
 from pipeline.nn.options import EncoderOptions
 
+# From torch 2.0 on: attention without a T x T matrix in memory.
+SCALED_DOT_PRODUCT: Callable[..., torch.Tensor] | None = getattr(F, "scaled_dot_product_attention", None)
 ROTARY_BASE = 10_000.0  # longest wavelength of the rotary positions, in frames / 2 pi (Su et al. 2021)
 
 
@@ -49,9 +51,13 @@ class SelfAttention(nn.Module):
         n, num_frames, dim = x.shape
         parts = self.inputs(x).view(n, num_frames, 3, self.heads, dim // self.heads).permute(2, 0, 3, 1, 4)
         query, key, value = rotate(parts[0]), rotate(parts[1]), parts[2]  # (N, H, T, D / H)
-        scores = query @ key.transpose(-1, -2) / math.sqrt(dim // self.heads)
-        weights = scores.masked_fill(~mask[:, None, None, :], float("-inf")).softmax(-1)
-        out = dropout(weights, self.dropout, self.training) @ value
+        keys = mask[:, None, None, :]
+        if SCALED_DOT_PRODUCT is not None:
+            out = SCALED_DOT_PRODUCT(query, key, value, keys, self.dropout if self.training else 0.0)
+        else:
+            scores = query @ key.transpose(-1, -2) / math.sqrt(dim // self.heads)
+            weights = scores.masked_fill(~keys, float("-inf")).softmax(-1)
+            out = dropout(weights, self.dropout, self.training) @ value
         return self.output(out.transpose(1, 2).reshape(n, num_frames, dim))
 
 

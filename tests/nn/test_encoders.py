@@ -10,6 +10,7 @@ import torch
 
 from pipeline.artifacts.ali import subsample
 from pipeline.base.errors import ConfigError
+from pipeline.nn import attention
 from pipeline.nn.attention import SelfAttention, rotate
 from pipeline.nn.encoders import Encoder, layer_factors
 from pipeline.nn.frames import Subsample
@@ -198,3 +199,18 @@ def test_nothing_behind_chunk_and_context_is_seen():
 def test_impossible_rates_are_refused(shape):
     with pytest.raises(ConfigError):
         Encoder(5, EncoderOptions(**{"layers": 3, "dim": 8, **shape}))
+
+
+@pytest.mark.skipif(attention.SCALED_DOT_PRODUCT is None, reason="torch before 2.0")
+@pytest.mark.parametrize("name", ["transformer", "conformer"])
+def test_attention_without_a_matrix_is_the_one_with_it(monkeypatch, name):
+    torch.manual_seed(4)
+    encoder = Encoder(5, EncoderOptions(encoder=name, layers=2, dim=8, heads=2, dropout=0.0)).eval()
+    x, lens = torch.randn(3, 30, 5, requires_grad=True), torch.tensor([30, 17, 1])
+    found = []
+    for function in (attention.SCALED_DOT_PRODUCT, None):
+        monkeypatch.setattr(attention, "SCALED_DOT_PRODUCT", function)
+        out, _ = encoder(x, lens)
+        found.append((out.detach(), torch.autograd.grad(out.square().sum(), x)[0]))
+    for a, b in zip(*found):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
