@@ -14,6 +14,7 @@ from pipeline.nn.dropout import Dropout, dropout
 from pipeline.nn.frames import Join, strides_of
 from pipeline.nn.masks import mask_of
 from pipeline.nn.options import EncoderOptions
+from pipeline.nn.stack import LayerStack
 
 ROTARY_BASE = 10_000.0  # longest wavelength of the rotary positions, in frames / 2 pi (Su et al. 2021)
 
@@ -108,7 +109,7 @@ class Block(nn.Module):
         return dropout(x, self.dropout, self.training)
 
 
-class Transformer(nn.Module):
+class Transformer(LayerStack):
     """An input convolution and blocks of self-attention."""
 
     conformer = False
