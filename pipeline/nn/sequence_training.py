@@ -17,27 +17,28 @@ import torch
 from pipeline.artifacts.ali import AliSet
 from pipeline.artifacts.arpa import Arpa
 from pipeline.artifacts.checkpoint import check_same
+from pipeline.artifacts.features import FeatureFacts
 from pipeline.artifacts.lang import Lang
 from pipeline.artifacts.model_dir import HmmDir
+from pipeline.artifacts.model_meta import NetworkMeta
 from pipeline.base.errors import ConfigError, DataError, MismatchError
 from pipeline.base.files import atomic_write
 from pipeline.feats.dataset import Dataset, plan
-from pipeline.feats.facts import FeatureFacts
-from pipeline.feats.options import FeatLoadOptions
 from pipeline.graph.decoding import DecodingGraph
 from pipeline.graph.denominator import GraphSum, LatticeSum
 from pipeline.hmm.graph_source import GraphSource
 from pipeline.nn.labels import LabelFile, Lazy, word_ids
 from pipeline.nn.mmi import Denominator, MmiOptions, SequenceObjective
-from pipeline.nn.model import AcousticModel, Scales, load_acoustic_model, save_acoustic_model
+from pipeline.nn.model import AcousticModel, load_acoustic_model, save_acoustic_model
 from pipeline.nn.nhmm import silence_pdfs
 from pipeline.nn.sequence import FrameCrossEntropy, SequenceCriterion
 from pipeline.nn.sequence_options import SequenceOptions
-from pipeline.nn.train import Task, clean_up, pick_device, train
+from pipeline.nn.train import Criterion, Task, clean_up, pick_device, train
 
 logger = logging.getLogger(__name__)
 
 FAILED = "failed.txt"
+SequenceTask = Task[SequenceCriterion[SequenceObjective]]
 COST_BATCHES = 2  # batches on which the cost of a step is measured
 
 
@@ -86,18 +87,19 @@ def train_sequence(
     select_parameters(model, options.update)
     cost = step_cost(model.to(device), task, options, device)
     logger.info("a step of %s takes %.2f times the CPU time of a cross-entropy step", options.criterion, cost)
-    feats = FeatLoadOptions(**meta["feat_options"])
-    frame_shift = float(meta["features"]["frame_shift"])
-    history = train(model, task, dev, options.training(feats), out, frame_shift)
+    history = train(model, task, dev, options.training(meta.feat_options), out, meta.features.frame_shift)
     model.requires_grad_(True)
     save_acoustic_model(
         out,
         model.cpu(),
         hmm,
-        meta["features"],
-        feats,
-        Scales(**meta["scales"]),
-        {"criterion": options.criterion, "lang_id": lang.id, "start": str(sources.model_dir), "epochs": history},
+        meta.features,
+        meta.feat_options,
+        meta.scales,
+        criterion=options.criterion,
+        lang_id=lang.id,
+        start=str(sources.model_dir),
+        epochs=history,
     )
     failed = write_failures(out, task)
     clean_up(out)
@@ -136,7 +138,7 @@ def make_denominator(
 def sequence_task(
     model: AcousticModel,
     hmm: HmmDir,
-    meta: dict[str, Any],
+    meta: NetworkMeta,
     lang: Lang,
     data_dir: Path,
     sources: Sources,
@@ -144,15 +146,15 @@ def sequence_task(
     options: SequenceOptions,
     ali_dir: Path | None,
     held_out: bool = False,
-) -> Task:
+) -> SequenceTask:
     """The utterances of a data directory and the criterion that knows their references.
 
     Args:
         held_out: utterances with words that the language model lacks are left out; in training data they are an error.
     """
     facts = FeatureFacts.load(data_dir)
-    facts.check_same_kind(replace(facts, **meta["features"]), data_dir, sources.model_dir)
-    whole = Dataset.open(data_dir, FeatLoadOptions(**meta["feat_options"]), cache_mib=options.cache_mib)
+    facts.kind.check_same(meta.features, data_dir, sources.model_dir)
+    whole = Dataset.open(data_dir, meta.feat_options, cache_mib=options.cache_mib)
     words = word_ids(whole, lang)
     graphs = GraphSource(lang, hmm.tree, hmm.transitions, words.__getitem__, len(whole), options.cache_mib)
     keep = model.encoder.out_lens(torch.from_numpy(whole.lens)).numpy() >= graphs.min_frames
@@ -165,7 +167,7 @@ def sequence_task(
     labels = (
         None if ali_dir is None else aligned_labels(data, ali_dir, hmm, facts.frame_shift * model.encoder.subsampling)
     )
-    prior = Scales(**meta["scales"]).prior
+    prior = meta.scales.prior
     smoothed = options.criterion == "bmmi" or options.criterion == "smbr"
     criterion = MmiOptions(
         kind=options.criterion if options.criterion in ("smbr", "realign") else "mmi",
@@ -217,8 +219,8 @@ def aligned_labels(data: Dataset, ali_dir: Path, hmm: HmmDir, frame_shift: float
     return Lazy(len(data), lambda i: ali.pdf_ids(data.id(i), factor))
 
 
-def _transition_scale(meta: dict[str, Any], options: SequenceOptions) -> float:
-    return Scales(**meta["scales"]).transition if options.transition_scale is None else options.transition_scale
+def _transition_scale(meta: NetworkMeta, options: SequenceOptions) -> float:
+    return meta.scales.transition if options.transition_scale is None else options.transition_scale
 
 
 def lm_scores(lm: Path, lang: Lang, words: Sequence[Sequence[int]], strict: bool = True) -> np.ndarray:
@@ -257,7 +259,7 @@ class FrameErrors:
     The reference is what the model before it aligns. Sequence training is expected to raise it while words get better.
     """
 
-    def __init__(self, model: AcousticModel, task: Task, device: str, directory: Path) -> None:
+    def __init__(self, model: AcousticModel, task: SequenceTask, device: str, directory: Path) -> None:
         """Args:
         directory: for the temporary file that holds the reference.
         """
@@ -293,13 +295,16 @@ class FrameErrors:
         return {"frame_error_before": self.before, "frame_error": after}
 
 
-def step_cost(model: AcousticModel, task: Task, options: SequenceOptions, device: str) -> float:
+def step_cost(model: AcousticModel, task: SequenceTask, options: SequenceOptions, device: str) -> float:
     """CPU time of a step of the criterion over one of cross-entropy, lattices included; best of two on a few
     batches.
     """
     lens = model.encoder.out_lens(torch.from_numpy(task.data.lens)).numpy()
     labels = Lazy(len(lens), lambda i: np.zeros(int(lens[i]), dtype=np.int64))
-    peers = {"ce": SequenceCriterion(FrameCrossEntropy(labels)), "own": SequenceCriterion(task.criterion.objective)}
+    peers: dict[str, Criterion[AcousticModel]] = {
+        "ce": SequenceCriterion(FrameCrossEntropy(labels)),
+        "own": SequenceCriterion(task.criterion.objective),
+    }
     batches = plan(task.data.lens, options.batch_frames, options.max_batch)
     chosen = np.linspace(0, len(batches) - 1, COST_BATCHES + 2).astype(int)[1:-1]
     taken = dict.fromkeys(peers, 0.0)
@@ -322,7 +327,7 @@ def step_cost(model: AcousticModel, task: Task, options: SequenceOptions, device
     return taken["own"] / max(taken["ce"], 1e-9)
 
 
-def write_failures(out: Path, task: Task) -> dict[str, int]:
+def write_failures(out: Path, task: SequenceTask) -> dict[str, int]:
     """Lists what went wrong in failed.txt; returns the counts for the stamp."""
     failures = task.criterion.objective.failures
     with atomic_write(out / FAILED) as f:

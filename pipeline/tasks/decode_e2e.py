@@ -13,16 +13,26 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.artifacts.checkpoint import META, check_same
+from pipeline.artifacts.checkpoint import check_same
+from pipeline.artifacts.features import FeatureFacts
 from pipeline.artifacts.hyp import NBEST, Alternative, Hypothesis, NBest, save_nbest
-from pipeline.artifacts.model_dir import model_kind
+from pipeline.artifacts.model_meta import META, EndToEndMeta, model_kind
 from pipeline.artifacts.tokens import Tokens
 from pipeline.base.errors import ConfigError, DataError, MismatchError
 from pipeline.base.files import read_json
 from pipeline.base.log import progress_of
 from pipeline.e2e.search.options import Method, SearchOptions
 from pipeline.e2e.search.results import Found, Weights
-from pipeline.tasks.decoded import BEST, Hypotheses, Spool, references, warn_at_the_edge, write_best, write_rows
+from pipeline.tasks.decoded import (
+    BEST,
+    Decoded,
+    Hypotheses,
+    Spool,
+    references,
+    warn_at_the_edge,
+    write_best,
+    write_rows,
+)
 from pipeline.tasks.score import Errors
 
 if TYPE_CHECKING:
@@ -38,26 +48,16 @@ PLAIN = ("ctc_greedy", "transducer_greedy", "transducer_k2")  # methods without 
 
 
 @dataclass
-class Decoded:
-    """What a run found.
+class DecodedTokens(Decoded[Weights, list[Found]]):
+    """Hypotheses of tokens, best first.
 
     Attributes:
-        spool: for each set of weights the hypotheses of each utterance, best first.
-        refs: utterance -> (speaker, words).
-        audio_seconds, encoder_seconds: duration of the audio; time of the encoder.
+        encoder_seconds: time of the encoder.
         search_seconds: time of the searches, by weights.
     """
 
-    spool: Spool[Weights, list[Found]]
-    refs: Mapping[str, tuple[str, tuple[str, ...]]]
-    audio_seconds: float = 0.0
     encoder_seconds: float = 0.0
     search_seconds: dict[Weights, float] = field(default_factory=dict)
-
-    @property
-    def found(self) -> dict[Weights, Mapping[str, list[Found]]]:
-        """For each set of weights the hypotheses of each utterance, best first."""
-        return {w: self.spool.of(w) for w in self.spool.weights}
 
     def hypotheses(self, weights: Weights, tokens: Tokens) -> Hypotheses:
         """Hypotheses in the order of utterance ids."""
@@ -121,16 +121,17 @@ def grid(method: Method, model: EndToEnd, options: SearchOptions, with_lm: bool)
     return [Weights(*w) for w in dict.fromkeys(itertools.product(ctc, lm, options.length_bonuses, ilm))]
 
 
-def load_lm(path: Path, tokens: Tokens, tokens_dir: Path) -> TokenLm:
+def load_lm(path: Path, tokens: Tokens, tokens_dir: Path, device: str = "cpu") -> TokenLm:
     """A neural or n-gram language model as a search takes it.
 
     Args:
         path: directory of steps/train_nn_lm.py or steps/train_lm.py, or an ARPA file over words or tokens.
+        device: where a neural one computes.
     """
     if (path / META).is_file() and model_kind(path) == "nn_lm":
         from pipeline.e2e.lm import load_nn_lm
 
-        return load_nn_lm(path, tokens, tokens_dir)
+        return load_nn_lm(path, tokens, tokens_dir).to(device)
     from pipeline.artifacts.arpa import Arpa
     from pipeline.e2e.search.fusion import ngram_lm
 
@@ -139,28 +140,27 @@ def load_lm(path: Path, tokens: Tokens, tokens_dir: Path) -> TokenLm:
 
 def decode(
     model: EndToEnd,
-    meta: Mapping[str, Any],
+    meta: EndToEndMeta,
     data_dir: Path,
     options: SearchOptions,
     method: Method,
     weights: Sequence[Weights],
     lm: TokenLm | None = None,
-) -> Decoded:
+) -> DecodedTokens:
     """Recognises a data directory with each set of weights.
 
     Args:
         meta: the model's facts (``load_end_to_end``).
+        lm: on the device of the search.
     """
     import torch
 
-    from pipeline.nn.train import pick_device
+    from pipeline.nn.step import pick_device
 
     device = pick_device(options.device)
     model = model.to(device)
-    if lm is not None and hasattr(lm, "to"):
-        lm = lm.to(device)
     data, frame_shift = _load(data_dir, meta)
-    out = Decoded(spool_of(weights), references(data_dir), search_seconds=dict.fromkeys(weights, 0.0))
+    out = DecodedTokens(spool_of(weights), references(data_dir), search_seconds=dict.fromkeys(weights, 0.0))
     with progress_of(len(data), f"decode {data_dir}") as done:
         for batch in data.batches(options.batch_frames, MAX_BATCH, device):
             start = time.monotonic()
@@ -216,21 +216,12 @@ def search(
     return beam.search(encoded, lens, number)
 
 
-def _load(data_dir: Path, meta: Mapping[str, Any]) -> tuple[Any, float]:
+def _load(data_dir: Path, meta: EndToEndMeta) -> tuple[Any, float]:
     """Utterances with the features that the model was trained on, and their frame shift."""
     from pipeline.feats.dataset import Dataset
-    from pipeline.feats.facts import FeatureFacts
-    from pipeline.feats.options import FeatLoadOptions
-    from pipeline.nn.model import feature_facts
 
-    facts = FeatureFacts.load(data_dir)
-    here, there = feature_facts(facts), meta["features"]
-    different = [k for k in there if here.get(k) != there[k]]
-    if different:
-        k = different[0]
-        raise MismatchError(f"{data_dir} has features with {k} = {here.get(k)}, the model was trained on {there[k]}")
-    data = Dataset.open(data_dir, FeatLoadOptions(**meta["feat_options"]), cache_mib=0)  # utterances are read once
-    return data, facts.frame_shift
+    data = Dataset.open(data_dir, meta.feat_options, cache_mib=0)  # utterances are read once
+    return data, FeatureFacts.load(data_dir).frame_shift
 
 
 def latency(model: EndToEnd, frame_shift: float) -> float | None:
@@ -244,7 +235,7 @@ def latency(model: EndToEnd, frame_shift: float) -> float | None:
     """
     from pipeline.nn.encoders import layer_factors
 
-    lookahead = getattr(model.encoder.network, "lookahead", None)
+    lookahead = model.encoder.network.lookahead
     if lookahead is None:
         return None
     frames = lookahead * layer_factors(model.options)[0]
@@ -255,9 +246,10 @@ def latency(model: EndToEnd, frame_shift: float) -> float | None:
     return seconds
 
 
-def check_tokens(meta: Mapping[str, Any], model_dir: Path, tokens: Tokens, tokens_dir: Path) -> None:
-    """MismatchError naming both directories unless the model was trained for these tokens."""
-    check_same("tokens", str(meta.get("tokens_id")), model_dir, tokens.id, tokens_dir)
+def check_inputs(meta: EndToEndMeta, model_dir: Path, tokens: Tokens, tokens_dir: Path, data_dir: Path) -> None:
+    """MismatchError naming both directories unless the model was trained for these tokens and on such features."""
+    check_same("tokens", meta.tokens_id, model_dir, tokens.id, tokens_dir)
+    meta.features.check_same(FeatureFacts.load(data_dir).kind, model_dir, data_dir)
 
 
 def choose_weights(errors: Mapping[Weights, Errors]) -> Weights:
@@ -291,7 +283,7 @@ def read_weights(directory: Path, method: Method, with_lm: bool) -> Weights:
 
 
 def report(
-    decoded: Decoded, tokens: Tokens, out_dir: Path, options: SearchOptions
+    decoded: DecodedTokens, tokens: Tokens, out_dir: Path, options: SearchOptions
 ) -> tuple[list[Hypothesis], dict[str, Any]]:
     """Chooses the weights with the fewest errors and writes recogs.jsonl.gz, errs.txt, wer.txt, best.json (and
     nbest.jsonl.gz).
@@ -342,20 +334,21 @@ def decode_directory(
         facts for the stamp.
     """
     from pipeline.e2e.model import load_end_to_end
+    from pipeline.nn.step import pick_device
 
     model_dir, tokens_dir, data = sources
     network, meta = load_end_to_end(model_dir)
     table = Tokens.load(tokens_dir)
-    check_tokens(meta, model_dir, table, tokens_dir)
+    check_inputs(meta, model_dir, table, tokens_dir, data)
     method = choose_method(network, options)
     if weights_from is None:
         weights = grid(method, network, options, lm is not None)
     else:
         weights = [read_weights(weights_from, method, lm is not None)]
-    language_model = None if lm is None else load_lm(lm, table, tokens_dir)
+    language_model = None if lm is None else load_lm(lm, table, tokens_dir, pick_device(options.device))
     decoded = decode(network, meta, data, options, method, weights, language_model)
     hyps, facts = report(decoded, table, out_dir, options)
-    facts.update(method=method, latency_seconds=latency(network, meta["features"]["frame_shift"]))
+    facts.update(method=method, latency_seconds=latency(network, meta.features.frame_shift))
     if row_id is not None:
         write_rows(out_dir, row_id, part, hyps, options, facts)
     return facts
