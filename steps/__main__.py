@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""All steps as one command: `fullsum align` is steps/align.py. A step is imported when it is asked for."""
+"""All steps as one command: `fullsum train-mono` is steps/train_mono.py. A step is imported when it is asked for."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import pipeline
 
 # In the order of a recipe; a test holds it to the directory.
 GROUPS = {
+    "Packed models": "align_corpus pack",
     "Data and features": "compute_feats transform_feats perturb_speed add_noise",
     "Language": "make_lang train_lm train_g2p make_lexicon train_tokens train_nn_lm",
     "GMM chain": "train_mono train_deltas train_lda_mllt train_sat estimate_fmllr tie_states plot_tree",
@@ -21,7 +22,16 @@ GROUPS = {
     "Alignments": "align refine_ali import_ali export_ali score_ali score_durations plot_ali",
     "Decoding": "make_graph decode decode_e2e rescore pool_weights score sum_times",
 }
-COMMANDS = {name.replace("_", "-"): name for names in GROUPS.values() for name in names.split()}
+# What people align with is a packed model; recipes align a data directory with a model directory.
+RENAMED = {"align_corpus": "align", "align": "align-data"}
+
+
+def shown(name: str) -> str:
+    """Name of a step as a command."""
+    return RENAMED.get(name, name.replace("_", "-"))
+
+
+COMMANDS = {shown(name): name for names in GROUPS.values() for name in names.split()}
 
 
 class Steps(click.Group):
@@ -42,7 +52,7 @@ class Steps(click.Group):
         """The names by group, each with what it does."""
         for group, names in GROUPS.items():
             with formatter.section(group):
-                formatter.write_dl([(name.replace("_", "-"), about(name)) for name in names.split()])
+                formatter.write_dl([(shown(name), about(name)) for name in names.split()])
 
 
 def about(name: str) -> str:

@@ -81,6 +81,35 @@ class Lang:
         """Phone -> phone without position marker, for all phones with a topology."""
         return {p: self.base_phone(p) for p in self.phones if p in self.topo.phones}
 
+    def base_lexicon(self) -> Lexicon:
+        """The pronunciations without position markers, and without the out-of-vocabulary word."""
+        entries = (e for e in self.lexicon.entries if e.word != self.oov_word)
+        return Lexicon(replace(e, phones=tuple(self.base_phone(p) for p in e.phones)) for e in entries)
+
+    def with_lexicon(self, lexicon: Lexicon, where: str | Path) -> Lang:
+        """The same phones and topology with other words.
+
+        Args:
+            lexicon: over some of the phones, without position markers.
+            where: names it in messages.
+        Raises:
+            DataError: a phone that is not here, or the out-of-vocabulary word.
+        """
+        entries = []
+        for e in lexicon.entries:
+            marked = replace(e, phones=_mark(e.phones, self.position))
+            for plain, phone in zip(e.phones, marked.phones):
+                if phone not in self.phones or plain == SILENCE:
+                    raise DataError(f"{where}: phone {plain!r} of word {e.word!r} is none of the model's")
+            if e.word == self.oov_word:
+                raise DataError(f"{where}: word {e.word!r} stands for unknown words")
+            entries.append(marked)
+        entries += [e for e in self.lexicon.entries if e.word == self.oov_word]
+        words = SymbolTable(sorted({e.word for e in entries}))
+        lang = replace(self, words=words, lexicon=Lexicon(entries))
+        lang.validate(where)
+        return lang
+
     def word_ids(self, text: str, where: str) -> list[int]:
         """Ids of a transcript's words.
 

@@ -173,9 +173,8 @@ def sweep(
                 emit(emission, call.source, known, n, t, pdf, cur, lo, hi, neg)
             else:
                 fill(emission, lo, hi, cast(0.0, neg))
-            best = settle(cur, emission, lo, hi, offset, neg)
+            best = settled(track, t, settle(cur, emission, lo, hi, offset, neg), resumed)
             total += offset
-            best = settled(track, t, best, resumed)
             if pruned:
                 live_low, live_high = prune(cur, best - cast(beam, neg), lo, min(hi, size), neg)
             if len(track.rows) > 0 and i % track.every == 0:

@@ -16,7 +16,8 @@ from pipeline.base.spool import JsonSpool
 
 @dataclass(frozen=True)
 class TimedCut:
-    """An aligned utterance; times in seconds from its start, and what the data directory says of it."""
+    """An aligned utterance; times in seconds from its start, which lies `start` seconds into its recording, and what
+    the data directory says of it."""
 
     cut_id: str
     phones: list[Segment]
@@ -24,6 +25,8 @@ class TimedCut:
     duration: float
     start: float = 0.0
     supervision: Mapping[str, Any] | None = None
+    recording: str = ""
+    recording_duration: float = 0.0
 
 
 def timed_cuts(ali: AliSet, data_dir: str | Path | None = None, strip_word_end: bool = True) -> Iterator[TimedCut]:
@@ -39,7 +42,8 @@ def timed_cuts(ali: AliSet, data_dir: str | Path | None = None, strip_word_end: 
         from pipeline.artifacts.corpus import iter_cuts
 
         for _, cut in iter_cuts(data_dir):
-            known[cut["id"]] = {name: cut[name] for name in ("duration", "start", "supervisions")}
+            own = {name: cut[name] for name in ("duration", "start", "supervisions")}
+            known[cut["id"]] = {**own, "of": [cut["recording"]["id"], cut["recording"]["duration"]]}
     for cut_id in sorted(ali):
         if data_dir is not None and cut_id not in known:
             raise DataError(f"{ali.directory}: cut {cut_id!r} is not in {data_dir}")
@@ -59,6 +63,7 @@ def timed_cuts(ali: AliSet, data_dir: str | Path | None = None, strip_word_end: 
             duration,
             float(cut["start"]),
             cut["supervisions"][0],
+            *cut["of"],
         )
 
 
@@ -127,6 +132,50 @@ def write_textgrids(directory: str | Path, cuts: Iterable[TimedCut]) -> list[Pat
         out.append(d / f"{name}.TextGrid")
         grid.save(str(out[-1]), format="long_textgrid", includeBlankSpaces=True)
     return out
+
+
+def write_recording_textgrids(directory: str | Path, cuts: Iterable[TimedCut]) -> list[Path]:
+    """One TextGrid per recording, in its own times, with the tiers "words" and "phones", or two for each speaker.
+
+    Tiers of several speakers are called "SPEAKER - words" and "SPEAKER - phones". Between utterances they are
+    empty.
+
+    Raises:
+        DataError: two utterances of a speaker overlap, or two recordings would get the same file.
+    """
+    from praatio import textgrid
+
+    spool = JsonSpool()
+    recordings: dict[str, tuple[float, dict[str, list[tuple[float, str]]]]] = {}
+    for cut in cuts:
+        assert cut.supervision is not None, cut.cut_id
+        speaker = str(cut.supervision["speaker"])
+        spool[cut.cut_id] = (
+            [[s.symbol, cut.start + s.start, s.duration] for s in cut.words],
+            [[s.symbol, cut.start + s.start, s.duration] for s in cut.phones],
+        )
+        seconds, speakers = recordings.setdefault(cut.recording, (cut.recording_duration, {}))
+        speakers.setdefault(speaker, []).append((cut.start, cut.cut_id))
+    out: dict[str, Path] = {}
+    Path(directory).mkdir(parents=True, exist_ok=True)
+    for recording, (seconds, speakers) in recordings.items():
+        name = recording.replace("/", "_")
+        if name in out:
+            raise DataError(f"two recordings would be written to {name}.TextGrid")
+        grid = textgrid.Textgrid(0.0, seconds)
+        for speaker, utterances in sorted(speakers.items()):
+            told = [spool[cut_id] for _, cut_id in sorted(utterances)]
+            for number, tier in enumerate(("words", "phones")):
+                segments = [Segment(*s) for one in told for s in one[number]]
+                for a, b in zip(segments, segments[1:]):
+                    if b.start < a.end - 1e-3:
+                        raise DataError(f"{recording}: utterances of {speaker!r} overlap at {b.start:.2f} s")
+                shown = tier if len(speakers) == 1 else f"{speaker} - {tier}"
+                intervals = list(_contiguous(segments, seconds, ""))
+                grid.addTier(textgrid.IntervalTier(shown, intervals, 0.0, seconds))
+        out[name] = Path(directory) / f"{name}.TextGrid"
+        grid.save(str(out[name]), format="long_textgrid", includeBlankSpaces=True)
+    return list(out.values())
 
 
 def _contiguous(segments: Sequence[Segment], duration: float, filler: str) -> Iterator[tuple[float, float, str]]:

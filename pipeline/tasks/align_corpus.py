@@ -1,0 +1,97 @@
+"""A corpus and a packed model in, alignments in the formats of other programs out."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pipeline.artifacts.ali import AliSet, Segment
+from pipeline.artifacts.lang import Lang
+from pipeline.base.files import atomic_write, write_jsonl
+from pipeline.tasks import ali_formats
+from pipeline.tasks.align import FAILED
+from pipeline.tasks.aligner import Aligner
+from pipeline.tasks.corpus_options import AlignCorpusOptions
+
+
+def align_corpus(
+    packed: Path, data: Path, out: Path, options: AlignCorpusOptions, lexicon: Path | None = None
+) -> dict[str, Any]:
+    """Aligns a data directory and writes a directory.
+
+    Args:
+        packed: the packed model.
+        data: manifests with audio of the model's sampling rate.
+        out: existing directory.
+        lexicon: see ``Aligner.align_data``.
+    Returns:
+        facts for the stamp.
+    """
+    work = out / "work"
+    work.mkdir()
+    aligner = Aligner.load(packed, work / "model", options.device)
+    given = aligner.options(max_failed=options.max_failed, beam=options.beam)
+    ali, report = aligner.align_data(data, work, given, lexicon)
+    write_formats(ali, data, out, options)
+    _write_words(Lang.load(work / "lang"), out / "words.txt")
+    shutil.copy(work / "ali" / FAILED, out / FAILED)
+    if not options.keep:
+        shutil.rmtree(work)
+    return {
+        "model": aligner.card.name,
+        "aligned": report.num_aligned,
+        "failed": len(report.failed),
+        "frames": report.num_frames,
+        "log_like_per_frame": report.total_log_like / max(report.num_frames, 1),
+    }
+
+
+def write_formats(ali: AliSet, data: Path, out: Path, options: AlignCorpusOptions) -> None:
+    """Writes an alignment in all formats that are asked for."""
+
+    def cuts() -> Iterator[ali_formats.TimedCut]:
+        return ali_formats.timed_cuts(ali, data)
+
+    for kind in options.format:
+        if kind == "textgrid":
+            ali_formats.write_recording_textgrids(out / "textgrids", cuts())
+        elif kind == "ctm":
+            for tier in ("words", "phones"):
+                ali_formats.write_ctm(out / f"{tier}.ctm", cuts(), tier)
+        elif kind == "json":
+            write_jsonl(out / "alignment.jsonl", map(_json, cuts()))
+        else:
+            ali_formats.write_supervisions(out / "supervisions.jsonl.gz", cuts())
+
+
+def _json(cut: ali_formats.TimedCut) -> dict[str, Any]:
+    """An utterance with words and phones in seconds of its recording."""
+    assert cut.supervision is not None, cut.cut_id
+
+    def told(segments: list[Segment]) -> list[dict[str, Any]]:
+        return [
+            {
+                "symbol": s.symbol,
+                "start": round(cut.start + s.start, 4),
+                "end": round(cut.start + s.end, 4),
+                "confidence": None if s.confidence is None else round(s.confidence, 4),
+            }
+            for s in segments
+        ]
+
+    return {
+        "id": cut.cut_id,
+        "recording": cut.recording,
+        "speaker": cut.supervision["speaker"],
+        "text": cut.supervision["text"],
+        "words": told(cut.words),
+        "phones": told(cut.phones),
+    }
+
+
+def _write_words(lang: Lang, path: Path) -> None:
+    """Lines of a word and the phones that it was aligned with."""
+    with atomic_write(path) as file:
+        file.writelines(f"{e.word} {' '.join(e.phones)}\n" for e in lang.base_lexicon().entries)

@@ -1,0 +1,260 @@
+"""Aligners that travel: a packed model aligns data that it has never seen, words outside its lexicon included."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import tempfile
+import unicodedata
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.artifacts.ali import AliSet, Segment
+from pipeline.artifacts.index import load_index
+from pipeline.artifacts.lang import Lang
+from pipeline.artifacts.lexicon import Lexicon, Pronunciation
+from pipeline.base.errors import ConfigError, DataError
+from pipeline.tasks.align import AlignOptions, AlignReport, align
+from pipeline.tasks.boundaries import BoundaryOptions, Source, refine
+from pipeline.tasks.model import Model, load_model
+from pipeline.tasks.packed import SUFFIX, Card, unpack
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from pipeline.artifacts.features import FeatureKind
+    from pipeline.feats.options import FeatureOptions
+
+logger = logging.getLogger(__name__)
+
+SHIPPED = Path(__file__).resolve().parent.parent / "models"  # packed models that come with the program
+SHOWN = 5  # words in a message
+
+
+@dataclasses.dataclass(frozen=True)
+class AlignedSpeech:
+    """An aligned utterance.
+
+    Attributes:
+        words, phones: in order, with start and duration in seconds and the mean posterior of their frames; silence is
+            SIL among the phones.
+        log_like_per_frame: natural log-likelihood (for networks: of scaled posteriors) per frame.
+    """
+
+    words: list[Segment]
+    phones: list[Segment]
+    log_like_per_frame: float
+
+
+class Aligner:
+    """A packed model, unpacked and loaded.
+
+    Attributes:
+        card: what it is.
+        model: scores frames.
+        lang: its phones and words.
+    """
+
+    def __init__(self, card: Card, directory: Path, device: str = "cpu") -> None:
+        """Args:
+        directory: where `unpack` has written to.
+        device: "cpu" or "cuda".
+        """
+        self.card, self.directory, self.device = card, directory, device
+        self.lang = Lang.load(directory / "lang")
+        self.model: Model = load_model(directory / "model", device=device)
+        self.model.hmm.check_lang(self.lang, directory / "lang")
+        self._words = self.lang.base_lexicon()
+
+    @classmethod
+    def load(cls, name: str | Path, directory: Path | None = None, device: str = "cpu") -> Aligner:
+        """Loads a packed model.
+
+        Args:
+            name: of a shipped model, or a file.
+            directory: where to unpack it; by default a temporary one that goes with the object.
+        """
+        path = find_model(name)
+        if directory is not None:
+            return cls(unpack(path, directory), directory, device)
+        scratch = tempfile.TemporaryDirectory(prefix="fullsum-")
+        loaded = cls(unpack(path, Path(scratch.name)), Path(scratch.name), device)
+        loaded._scratch = scratch  # type: ignore[attr-defined]  # kept as long as the object
+        return loaded
+
+    @property
+    def sampling_rate(self) -> int:
+        """Of the audio that it was trained on, in Hz."""
+        return self.model.facts.sampling_rate
+
+    def options(self, **given: Any) -> AlignOptions:
+        """Options of an alignment: those of the card, and what is given."""
+        return AlignOptions(**{"confidence": True, "device": self.device, **self.card.align, **given})
+
+    def pronounce(self, words: Iterable[str], lexicon: Lexicon | None = None) -> Lexicon:
+        """A lexicon of some words: from the lexicon given, from the model's, then by its grapheme-to-phoneme model.
+
+        Words are also found when they differ from an entry in case, in surrounding punctuation, or in how accents are
+        encoded.
+
+        Raises:
+            DataError: words that are nowhere, and no model to pronounce them.
+        """
+        entries: list[Pronunciation] = []
+        unknown: dict[str, str] = {}
+        for word in sorted(set(words)):
+            for known in (lexicon, self._words):
+                spelling = None if known is None else _spelling_in(known, word)
+                if known is not None and spelling is not None:
+                    entries += [dataclasses.replace(e, word=word) for e in known.by_word[spelling]]
+                    break
+            else:
+                unknown[word] = _plain(word)
+        if unknown:
+            entries += self._predict(unknown)
+        return Lexicon(entries)
+
+    def _predict(self, unknown: dict[str, str]) -> list[Pronunciation]:
+        shown = ", ".join(list(unknown)[:SHOWN])
+        if self.lang.unit == "grapheme":
+            missing = [w for w, plain in unknown.items() if any(c not in self.lang.phones for c in plain.lower())]
+            if missing:
+                raise DataError(f"{self.card.name}: no model of a letter of {len(missing)} words, first {missing[0]!r}")
+            return [Pronunciation(w, tuple(plain.lower())) for w, plain in unknown.items()]
+        if not (self.directory / "g2p").is_dir():
+            raise DataError(
+                f"{self.card.name}: {len(unknown)} words are not in its lexicon ({shown}); give their pronunciations "
+                f"with --lexicon, or pack it with a grapheme-to-phoneme model (fullsum pack --g2p)"
+            )
+        from pipeline.g2p.joint_units import G2p
+
+        model = G2p.load(self.directory / "g2p")
+        upper = sum(w.isupper() for w in self._words.by_word) * 2 > len(self._words.by_word)
+        found: list[Pronunciation] = []
+        silent: list[Pronunciation] = []
+        for word, plain in unknown.items():
+            phones = model.pronounce(plain.upper() if upper else plain.lower()) if plain else ()
+            (found if phones else silent).append(Pronunciation(word, phones or ("",)))
+        if silent:
+            first = ", ".join(p.word for p in silent[:SHOWN])
+            raise DataError(f"{self.card.name}: {len(silent)} words cannot be pronounced ({first}); give a --lexicon")
+        logger.info("%d words pronounced from their letters, the first: %s", len(found), shown)
+        return found
+
+    def align_data(
+        self, data: Path, work: Path, options: AlignOptions, lexicon: Path | None = None
+    ) -> tuple[AliSet, AlignReport]:
+        """Aligns a data directory; work/ali is the alignment, work/lang its words, work/feats the features.
+
+        Args:
+            data: manifests and audio of the model's sampling rate.
+            work: existing directory for all that is made.
+            lexicon: pronunciations that come before the model's own, as lines of a word and its phones.
+        """
+        from pipeline.feats.compute import compute_feats
+
+        index = load_index(data)
+        if index.sampling_rate != self.sampling_rate:
+            raise ConfigError(
+                f"{data} has audio of {index.sampling_rate} Hz, and {self.card.name} was trained on "
+                f"{self.sampling_rate} Hz; fullsum import --rate {self.sampling_rate} converts it"
+            )
+        own = None if lexicon is None else Lexicon.load(lexicon, probs=False)
+        words = {word for i in range(len(index)) for word in index.text(i).split()}
+        lang = self.lang.with_lexicon(self.pronounce(words, own), lexicon or self.card.name)
+        lang.save(work / "lang")
+        compute_feats(data, work / "feats", work / "feats", feature_options(self.model.facts))
+        report = align(self.model, lang, work / "feats", work / "ali", options, producer=self.card.name)
+        report.check(work / "ali", options.max_failed)
+        ali = AliSet.load(work / "ali")
+        if self.card.refine is None:
+            return ali, report
+        models = [self.directory / "model", *sorted(self.directory.glob("refiner*"))]
+        how = BoundaryOptions(**{**self.card.refine, "device": self.device})
+        refine(ali, [Source(m, work / "feats") for m in models], work / "refined", how, producer=self.card.name)
+        return AliSet.load(work / "refined"), report
+
+    def align(self, audio: str | Path | np.ndarray, text: str, rate: int | None = None) -> AlignedSpeech:
+        """Aligns one recording with its words.
+
+        Args:
+            audio: a file, or samples (T,): int16, or floats within -1 .. 1.
+            text: the words.
+            rate: sampling rate of samples; by default the model's.
+        Raises:
+            DataError: no alignment, audio of another rate, or a word that cannot be pronounced.
+        """
+        from pipeline.artifacts.corpus import audio_recording, save_data_dir, store_audio, utterance
+
+        with tempfile.TemporaryDirectory(prefix="fullsum-") as scratch:
+            work = Path(scratch)
+            if isinstance(audio, str | Path):
+                recording = audio_recording("utterance", Path(audio))
+            else:
+                path = work / "audio.flac"
+                recording = store_audio("utterance", _samples(audio), rate or self.sampling_rate, path, path)
+            save_data_dir(work / "data", [utterance("utterance", recording, text, "speaker")])
+            ali, report = self.align_data(work / "data", work, self.options())
+            per_frame = report.total_log_like / max(report.num_frames, 1)
+            phones = [dataclasses.replace(p, symbol=self.lang.base_phone(p.symbol)) for p in ali.phones("utterance")]
+            return AlignedSpeech(ali.words("utterance"), phones, per_frame)
+
+
+def find_model(name: str | Path) -> Path:
+    """The file of a packed model; ConfigError lists the shipped ones for a name that is none."""
+    path = Path(name)
+    if path.is_file():
+        return path
+    shipped = SHIPPED / f"{name}{SUFFIX}"
+    if shipped.is_file() and path.name == str(name):
+        return shipped
+    names = ", ".join(sorted(p.stem for p in SHIPPED.glob(f"*{SUFFIX}"))) or "none"
+    raise ConfigError(f"{name}: neither a file nor the name of a shipped model ({names})")
+
+
+def feature_options(kind: FeatureKind) -> FeatureOptions:
+    """Options of steps/compute_feats.py that make features as a model was trained on."""
+    from pipeline.feats.options import FeatureOptions
+
+    extractor = kind.extractor
+    bins = {"num_mel_bins": extractor["num_filters"]} if kind.type == "mfcc" else {}
+    return FeatureOptions(
+        type=kind.type,  # type: ignore[arg-type]  # pydantic checks it
+        dim=kind.dim,
+        frame_shift=kind.frame_shift,
+        window=kind.window,
+        low_freq=extractor["low_freq"],
+        high_freq=extractor["high_freq"],
+        dither=extractor["dither"],
+        **bins,
+    )
+
+
+def _plain(word: str) -> str:
+    """A word without what surrounds its letters and digits, in composed form."""
+    composed = unicodedata.normalize("NFC", word).replace("\N{RIGHT SINGLE QUOTATION MARK}", "'")
+    kept = [i for i, c in enumerate(composed) if c.isalnum()]
+    return composed[kept[0] : kept[-1] + 1] if kept else ""
+
+
+def _spelling_in(lexicon: Lexicon, word: str) -> str | None:
+    """How a lexicon writes a word."""
+    plain = _plain(word)
+    for candidate in (word, plain, plain.lower(), plain.upper(), plain.capitalize()):
+        if candidate and candidate in lexicon:
+            return candidate
+    return None
+
+
+def _samples(audio: np.ndarray) -> np.ndarray:
+    """Samples as int16."""
+    import numpy as np
+
+    if audio.ndim != 1:
+        raise DataError(f"audio has shape {audio.shape}; one channel of samples (T,) is needed")
+    if audio.dtype == np.int16:
+        return audio
+    if not np.issubdtype(audio.dtype, np.floating) or not np.isfinite(audio).all() or np.abs(audio).max(initial=0) > 1:
+        raise DataError("audio must be int16, or finite floats within -1 .. 1")
+    return np.round(audio * 32767).astype(np.int16)

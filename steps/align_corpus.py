@@ -1,0 +1,48 @@
+#!/usr/bin/env python3
+"""Aligns a corpus with a packed model: TextGrids, CTM or JSON from audio and text."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from pipeline.base import cli
+from pipeline.tasks.corpus_options import AlignCorpusOptions
+
+
+@click.command(context_settings={"show_default": True})
+@click.argument("model")
+@click.argument("corpus", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option(
+    "--lexicon",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Pronunciations over the model's phones, lines of a word and its phones; they come before the model's own.",
+)
+@cli.options(AlignCorpusOptions)
+@cli.step_options
+def main(
+    model: str, corpus: Path, out: Path, lexicon: Path | None, config: AlignCorpusOptions, overwrite: bool
+) -> None:
+    """Aligns CORPUS, a data directory, with MODEL, a packed model or the name of a shipped one, and writes OUT.
+
+    Words are looked up in the lexicon, whatever their case, and others are pronounced from their letters where the
+    model can. OUT/failed.txt lists utterances without alignment, OUT/words.txt the pronunciations of the words.
+    """
+    from pipeline.tasks.aligner import find_model
+
+    with cli.main_guard(out):
+        path = find_model(model)
+
+    def action(tmp: Path) -> dict:
+        from pipeline.tasks.align_corpus import align_corpus
+
+        return align_corpus(path, corpus, tmp, config, lexicon)
+
+    inputs = {"model": path, "corpus": corpus, "lexicon": lexicon}
+    cli.run_step(out, inputs, config, action, overwrite, command="align_corpus", resume=False)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,180 @@
+"""Packed models: what goes in comes out and aligns as before; words that are new; files that are none or were tampered with."""
+
+from __future__ import annotations
+
+import json
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.artifacts.ali import AliSet
+from pipeline.base.errors import ConfigError, DataError
+from tests.steps.small_recipe import ROOT, run
+
+
+@pytest.fixture(scope="module")
+def packed(recipe, tmp_path_factory) -> Path:
+    """The monophones of the small recipe, with a model that pronounces words by their letters."""
+    d = tmp_path_factory.mktemp("packed")
+    for args in (
+        ["steps/train_g2p.py", recipe / "data/local/lexicon.txt", d / "g2p"],
+        ["steps/pack.py", recipe / "exp/mono", recipe / "data/lang", d / "tiny.fsm", "--g2p", d / "g2p"],
+    ):
+        done = run([sys.executable, str(ROOT / args[0]), *map(str, args[1:])])
+        assert done.returncode == 0, done.stderr[-3000:]
+    return d / "tiny.fsm"
+
+
+def align(packed: Path, data: Path, out: Path, *more: str):
+    return run([sys.executable, str(ROOT / "steps/align_corpus.py"), str(packed), str(data), str(out), *more])
+
+
+def test_a_packed_model_aligns_as_the_one_it_was_made_of(recipe, packed, tmp_path):
+    done = align(packed, recipe / "data/local/train", tmp_path / "out", "--keep", "--format", "textgrid,ctm,json")
+    assert done.returncode == 0, done.stderr[-3000:]
+    ours, theirs = AliSet.load(tmp_path / "out/work/ali"), AliSet.load(recipe / "exp/mono_ali")
+    assert set(ours) == set(theirs)
+    for cut_id in theirs:
+        assert ours[cut_id].transition_ids.tolist() == theirs[cut_id].transition_ids.tolist()
+    told = [json.loads(line) for line in (tmp_path / "out/alignment.jsonl").read_text().splitlines()]
+    assert {t["id"] for t in told} == set(theirs)
+    for t in told:
+        assert [w["symbol"] for w in t["words"]] == t["text"].split()
+        assert all(a["end"] <= b["start"] + 1e-6 for a, b in zip(t["words"], t["words"][1:]))
+    assert len(list((tmp_path / "out/textgrids").iterdir())) == len(told)
+
+
+def test_textgrids_are_by_recording_with_tiers_of_each_speaker(tmp_path):
+    from pipeline.artifacts.ali import Segment
+    from pipeline.tasks.ali_formats import TimedCut, read_textgrid, write_recording_textgrids
+
+    def cut(name: str, start: float, speaker: str) -> TimedCut:
+        words, phones = [Segment("A", 0.2, 0.5)], [Segment("a", 0.2, 0.2), Segment("b", 0.4, 0.3)]
+        return TimedCut(name, phones, words, 1.0, start, {"speaker": speaker}, "talk", 10.0)
+
+    cuts = [cut("u1", 1.0, "ann"), cut("u3", 6.0, "ann"), cut("u2", 2.5, "bob")]
+    (path,) = write_recording_textgrids(tmp_path, cuts)
+    tiers = read_textgrid(path)
+    assert list(tiers) == ["ann - words", "ann - phones", "bob - words", "bob - phones"]
+    assert [(s.symbol, round(s.start, 3), round(s.end, 3)) for s in tiers["ann - words"]] == [
+        ("A", 1.2, 1.7), ("A", 6.2, 6.7),
+    ]  # fmt: skip
+    assert [round(s.start, 3) for s in tiers["bob - phones"]] == [2.7, 2.9]
+    with pytest.raises(DataError, match="overlap at 1.30 s"):
+        write_recording_textgrids(tmp_path / "other", [*cuts, cut("u4", 1.1, "ann")])
+
+
+def test_words_that_are_new_are_pronounced_and_case_does_not_matter(recipe, packed):
+    from pipeline.tasks.aligner import Aligner
+
+    aligner = Aligner.load(packed)
+    known = next(w for w in aligner.lang.base_lexicon().words() if w.isalpha())
+    new = known + known
+    assert new not in aligner.lang.lexicon
+    made = aligner.pronounce([known.lower() + ",", new])
+    assert {e.phones for e in made.by_word[known.lower() + ","]} == {
+        e.phones for e in aligner.lang.base_lexicon().by_word[known]
+    }
+    assert len(made.by_word[new]) == 1 and set(made.by_word[new][0].phones) <= set(aligner.lang.base_phones())
+    with pytest.raises(DataError, match="cannot be pronounced"):
+        aligner.pronounce(["日本"])
+
+
+def test_aligner_in_python(recipe, packed):
+    """A file, samples and floats give the same words at the same times."""
+    import soundfile
+
+    from pipeline.artifacts.corpus import iter_cuts
+    from pipeline.tasks.aligner import Aligner
+
+    _, cut = next(iter_cuts(recipe / "data/local/train"))
+    path, text = cut["recording"]["sources"][0]["source"], cut["supervisions"][0]["text"]
+    samples, rate = soundfile.read(path, dtype="int16")
+    aligner = Aligner.load(packed)
+    spoken = aligner.align(path, text)
+    assert [w.symbol for w in spoken.words] == text.split()
+    assert all(0 < w.confidence <= 1.001 for w in spoken.words) and spoken.log_like_per_frame < 0
+    assert aligner.align(samples, text, rate) == spoken
+    assert [w.start for w in aligner.align(samples / np.float32(32768), text, rate).words] == pytest.approx(
+        [w.start for w in spoken.words], abs=0.03
+    )
+    with pytest.raises(DataError, match="one channel"):
+        aligner.align(np.zeros((2, 16000), np.int16), text)
+    with pytest.raises(DataError, match=r"within -1 \.\. 1"):
+        aligner.align(np.full(16000, 7.0), text)
+
+
+def rewritten(packed: Path, target: Path, change: dict[str, bytes | None], extra: dict[str, bytes]) -> Path:
+    with zipfile.ZipFile(packed) as old, zipfile.ZipFile(target, "w") as new:
+        for name in old.namelist():
+            content = change.get(name, old.read(name))
+            if content is not None:
+                new.writestr(name, content)
+        for name, content in extra.items():
+            new.writestr(name, content)
+    return target
+
+
+@pytest.mark.parametrize(
+    ("change", "extra", "message"),
+    [
+        ({"model/model.safetensors": None}, {}, "has no model/model.safetensors"),
+        ({"card.json": None}, {}, "no card.json"),
+        ({"card.json": b"{"}, {}, "not JSON"),
+        ({"card.json": b'{"name": 3}'}, {}, "name"),
+        ({"card.json": b'{"name": "x", "format": 9}'}, {}, "later version"),
+        ({}, {"../outside.txt": b"x"}, "does not belong"),
+        ({}, {"/etc/passwd": b"x"}, "does not belong"),
+        ({}, {"model/run.py/x": b"x"}, "does not belong"),
+        ({"model/model.safetensors": b"\x00" * 100}, {}, "model.safetensors"),
+        ({"lang/words.txt": b"<eps> 0\n"}, {}, "words"),
+    ],
+)
+def test_tampered_files_are_refused(packed, tmp_path, change, extra, message):
+    from pipeline.tasks.aligner import Aligner
+
+    broken = rewritten(packed, tmp_path / "broken.fsm", change, extra)
+    with pytest.raises(DataError, match=message):
+        Aligner.load(broken, tmp_path / "unpacked")
+    assert not (tmp_path / "outside.txt").exists()
+
+
+def test_a_file_that_is_none_and_a_name_that_is_none(tmp_path):
+    from pipeline.tasks.aligner import Aligner
+
+    (tmp_path / "text").write_text("hello")
+    with pytest.raises(DataError, match="not a packed model"):
+        Aligner.load(tmp_path / "text")
+    with pytest.raises(ConfigError, match="neither a file nor the name of a shipped model"):
+        Aligner.load("klingon")
+
+
+def test_entries_that_unpack_to_too_much(packed, tmp_path, monkeypatch):
+    from pipeline.tasks import packed as module
+
+    monkeypatch.setattr(module, "MOST_BYTES", 1000)
+    with pytest.raises(DataError, match="would unpack to more than"):
+        module.unpack(packed, tmp_path / "x")
+    assert not (tmp_path / "x").exists()
+
+
+def test_equal_models_give_equal_bytes(recipe, packed, tmp_path):
+    from pipeline.tasks.packed import pack, read_card
+
+    g2p = packed.parent / "g2p"
+    pack(recipe / "exp/mono", recipe / "data/lang", tmp_path / "again.fsm", read_card(packed), g2p)
+    assert (tmp_path / "again.fsm").read_bytes() == packed.read_bytes()
+
+
+def test_data_of_another_rate_are_refused(recipe, packed, tmp_path):
+    import soundfile
+
+    from pipeline.artifacts.corpus import audio_recording, save_data_dir, utterance
+
+    soundfile.write(tmp_path / "a.wav", np.zeros(8000, np.int16), 8000)
+    save_data_dir(tmp_path / "data", [utterance("a", audio_recording("a", tmp_path / "a.wav"), "ONE", "x")])
+    done = align(packed, tmp_path / "data", tmp_path / "out")
+    assert done.returncode == 2 and "8000 Hz" in done.stderr and "--rate 16000" in done.stderr
