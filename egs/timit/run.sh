@@ -85,6 +85,12 @@ if stage 9 "score: boundaries against the hand-made times"; then
   done
 fi
 
-if stage 10 "report: RESULTS.md and results.json"; then
+if stage 10 "report: RESULTS.md and results.json; an English model in one file"; then
+  # All of the CMU dictionary, where the models were trained with the words of their texts only.
+  python local/add_glottal_stops.py data/cmudict/lexicon.txt data/lexicon_english "${force[@]}"
+  python "$steps/make_lang.py" data/lexicon_english/lexicon.txt data/lang_english --config conf/lang.yaml "${force[@]}"
+  python "$steps/train_g2p.py" data/lexicon_english/plain.txt data/g2p_english "${force[@]}"
+  python "$steps/pack.py" exp/librispeech/mono data/lang_english exp/english.fsm --g2p data/g2p_english \
+    --refiner exp/librispeech/static --card conf/english_gmm.yaml
   python "$utils/results.py" .
 fi

@@ -242,6 +242,6 @@ def _refined(
     words[:, 1] = starts[np.searchsorted([b for _, b, _ in segments], old.words[:, 1])]
     confidence = None
     if old.confidence is not None:  # a phone keeps that of its frames, on the mean
-        means = [old.confidence[b:e].astype(np.float64).mean() for _, b, e in segments]
+        means = [old.confidence[b : b + n].astype(np.float64).mean() for _, b, n in segments]
         confidence = np.repeat(means, frames).astype(np.float16)
     return Alignment(cut_id, tids.astype(np.int32), old.log_like, words, confidence)

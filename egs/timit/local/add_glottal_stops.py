@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """Writes OUT/lexicon.txt: LEXICON with a variant for each pronunciation that begins with a vowel, a glottal stop q
-before it.
+before it; and OUT/plain.txt, the same without these variants.
 
 TIMIT labels the glottal stop of "an apple" as q, which is no phone of the scored set (its time belongs to none), and
 the dictionaries
@@ -28,13 +28,16 @@ def main(lexicon: Path, out: Path, overwrite: bool) -> None:
     def action(tmp: Path) -> dict:
         from pipeline.artifacts.lexicon import Lexicon, Pronunciation
 
-        entries = []
+        entries: list[Pronunciation] = []
+        plain: list[Pronunciation] = []
         for entry in Lexicon.load(lexicon, probs=False).entries:
             phones = tuple(phone.lower() for phone in entry.phones)
-            entries.append(Pronunciation(entry.word, phones))
+            plain.append(Pronunciation(entry.word, phones))
+            entries.append(plain[-1])
             if phones[0] in VOWELS:
                 entries.append(Pronunciation(entry.word, (GLOTTAL_STOP, *phones)))
         Lexicon(entries).save(tmp / "lexicon.txt", probs=False)
+        Lexicon(plain).save(tmp / "plain.txt", probs=False)
         return {"pronunciations": len(entries)}
 
     cli.run_step(out, {"lexicon": lexicon}, {}, action, overwrite, resume=False, command="add_glottal_stops")
