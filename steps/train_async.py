@@ -43,8 +43,9 @@ def main(
       torchrun --nnodes 4 --nproc_per_node 1 --rdzv_backend c10d --rdzv_endpoint HOST:29400 --max_restarts 3
       steps/train_async.py DATA LANG ALI OUT --replicas 16
 
-    Replicas are dealt to the machines. Messages are not encrypted and trusted: use a private network; TP_SOCKET_IFNAME
-    names the interface where there are several.
+    Replicas are dealt to the machines and connect to the servers on the first one (--port). Each side proves that it
+    knows the secret in the variable FULLSUM_SECRET: 32 characters or more, the same on all machines, known to nobody
+    else. Messages are not encrypted: use a private network.
     """
     with cli.main_guard():
         place = place_of(os.environ)

@@ -26,7 +26,7 @@ from async_job import TRAINING, SignJob
 
 from pipeline.base.errors import ConfigError, DataError
 from pipeline.nn.asynchronous.coordinator import STATE
-from pipeline.nn.asynchronous.launch import Node
+from pipeline.nn.asynchronous.launch import Node, _Fleet, run_processes
 from pipeline.nn.asynchronous.service import ServerLostError
 from pipeline.nn.asynchronous.train import clean_up, train_async
 from pipeline.nn.train import train
@@ -175,16 +175,60 @@ def test_nothing_is_left_of_a_killed_training(tmp_path):
     assert run(tmp_path, "hang", replicas=2).facts["replicas_lost"] == 0
 
 
-def test_port_that_is_taken_meanwhile(tmp_path, monkeypatch, caplog):
-    """Another program listens at the port before the server does: all begin anew at another one."""
-    agree, first = Node.agree, []
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        monkeypatch.setattr(
-            Node,
-            "agree",
-            lambda self, training: agree(self, training) if first else first.append(1) or taken.getsockname()[1],
-        )
-        trained = run(tmp_path, epochs=1)
-    assert "cannot meet the others" in caplog.text and len(trained.history) == 1
+def free_ports(count: int) -> int:
+    """The first of several free ports."""
+    for _ in range(100):
+        with contextlib.ExitStack() as stack, contextlib.suppress(OSError):
+            first = stack.enter_context(socket.create_server(("127.0.0.1", 0))).getsockname()[1]
+            for k in range(1, count):
+                stack.enter_context(socket.create_server(("127.0.0.1", first + k)))
+            return first
+    raise AssertionError("no free ports")
+
+
+def test_given_ports_are_used_again_after_a_restart(plain, tmp_path, caplog):
+    """Two servers, of which the first is killed: both are at once back at the ports that they had."""
+    port = free_ports(2)
+    trained = run(tmp_path, "kill_server", servers=2, checkpoint_seconds=0.0, port=port)
+    assert "server0 is lost, exit code -9" in caplog.text and same(trained.built.model.state_dict(), plain[0])
+    with socket.create_server(("127.0.0.1", port + 1)), pytest.raises(ConfigError, match=f"--port {port}: {port + 1}"):
+        run(tmp_path / "again", servers=2, port=port)
+
+
+def test_secret_is_seen_nowhere(tmp_path, monkeypatch):
+    """Neither in the arguments nor in the environment of a process, nor in what is written."""
+    secret = os.urandom(16).hex()[:32].encode()
+    monkeypatch.setattr("secrets.token_bytes", lambda count: secret)
+    with _Fleet(SignJob(TRAINING), tmp_path, Node()) as fleet:
+        (tmp_path / "log").mkdir()
+        while not all(m.pipe.poll() for m in fleet.members):  # until they have their arguments
+            time.sleep(0.05)
+        for member in fleet.members:
+            for what in ("cmdline", "environ"):
+                assert secret not in Path(f"/proc/{member.process.pid}/{what}").read_bytes()
+    run(tmp_path, epochs=1)
+    assert all(secret not in path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
+
+
+@pytest.mark.parametrize("other", [b"", b"x"])
+def test_two_machines(other, tmp_path):
+    """Both are this one. With another secret the second one is refused, and the first one does without its replica."""
+    secret, store = b"s" * 32, torch.distributed.HashStore()
+    training = dataclasses.replace(TRAINING, replicas=2, servers=2, heartbeat_seconds=4.0 if other else 20.0)
+    for name in ("a", "b"):
+        (tmp_path / name / "log").mkdir(parents=True)
+    errors = []
+
+    def second() -> None:
+        try:
+            run_processes(SignJob(training), tmp_path / "b", Node(1, 2, "127.0.0.1", store, secret + other))
+        except ConfigError as e:
+            errors.append(str(e))
+
+    thread = threading.Thread(target=second)
+    thread.start()
+    found = run_processes(SignJob(training), tmp_path / "a", Node(0, 2, "127.0.0.1", store, secret))
+    thread.join(60)
+    assert not thread.is_alive() and len(found["history"]) == TRAINING.epochs
+    assert found["lost"] == ([1] if other else []) and len(errors) == bool(other)
+    assert all("does not accept the secret" in e and "FULLSUM_SECRET" in e for e in errors)

@@ -190,7 +190,7 @@ def test_round_is_the_mean_and_waits_for_all():
     second = shard.submit(0, [torch.tensor([1.0])], 0.1, 0)
     assert not first.done() and shard.version == 0
     third = shard.submit(1, [torch.tensor([5.0])], 0.1, 0)
-    assert [f.wait() for f in (first, second, third)] == [0, 0, 0] and shard.version == 1
+    assert [f.result() for f in (first, second, third)] == [0, 0, 0] and shard.version == 1
     plain = shard_of_one()
     plain.push(0, [torch.tensor([3.0])], 0.1, 0)
     assert torch.equal(plain.pull()[1][0], shard.pull()[1][0])
@@ -204,10 +204,10 @@ def test_round_goes_on_without_those_who_leave_or_are_lost():
     shard.bury(2)
     assert first.done() and shard.version == 1
     late = shard.submit(2, [torch.ones(1)], 0.1, 0)
-    assert late.wait() == REFUSED
+    assert late.result() == REFUSED
     lost = shard.submit(1, [torch.ones(1)], 0.1, 1)
     shard.bury(1)
-    assert lost.done() and lost.wait() == REFUSED
+    assert lost.done() and lost.result() == REFUSED
 
 
 def test_shard_is_restored_with_its_optimizer(tmp_path):
@@ -360,6 +360,15 @@ def test_places_of_torchrun():
         place_of({"RANK": "1", "WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2"})
 
 
+@pytest.mark.parametrize("secret", [{}, {"FULLSUM_SECRET": "short"}])
+def test_several_machines_need_a_secret(secret):
+    assert place_of(secret).node() == Node()
+    place = place_of({"RANK": "1", "WORLD_SIZE": "3", **secret})
+    with pytest.raises(ConfigError, match="32 characters or more in the variable FULLSUM_SECRET"):
+        place.node()
+    assert "short" not in repr(place)
+
+
 def test_time_of_a_target():
     """Worked out by hand: 3.0 at 10 s, 2.0 at 20 s, 1.0 at 40 s."""
     history = [{"dev_loss": loss, "seconds": s} for loss, s in ((3.0, 10.0), (2.0, 20.0), (1.0, 40.0))]
@@ -381,8 +390,7 @@ def test_machines_agree():
     nodes = [Node(i, 2, "127.0.0.1", store) for i in range(2)]
     names = [[m.name for m in node.members(training)] for node in nodes]
     assert names == [["server0", "server1", "replica0", "replica2", "replica4"], ["replica1", "replica3"]]
-    port = nodes[0].agree(training)
-    assert nodes[1].agree(training) == port > 0
+    assert nodes[0].agree(training, [4000, 4001]) == nodes[1].agree(training) == [4000, 4001]
     with pytest.raises(ConfigError, match="other options"):
         nodes[1].agree(dataclasses.replace(training, replicas=4))
     with pytest.raises(ConfigError, match="each machine"):

@@ -65,7 +65,7 @@ class Coordinator:
         plan: Plan,
     ) -> None:
         """Args:
-        out: checkpoints found there are gone on from.
+        out: a checkpoint found there is resumed from.
         names: parameters of each shard.
         """
         self.options, self.out, self.shards, self.names = options, Path(out), shards, names
@@ -282,4 +282,4 @@ class Coordinator:
             ) from None
         for number, shard in enumerate(self.shards):
             shard.load(self._shard_file(self._tag, number))
-        logger.info("going on after epoch %d, %d updates", self.ledger.complete, self._staleness()[0])
+        logger.info("resumed after epoch %d, %d updates", self.ledger.complete, self._staleness()[0])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
-import socket
+import secrets
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -15,14 +15,14 @@ from typing import Any, Protocol
 from pipeline.base import errors
 from pipeline.base.errors import ConfigError, PipelineError
 from pipeline.nn.asynchronous.job import Job
+from pipeline.nn.asynchronous.nodes import NOTHING
 from pipeline.nn.asynchronous.options import AsyncTraining
-from pipeline.nn.asynchronous.service import ServerLostError
+from pipeline.nn.asynchronous.service import LOCAL, Access, ServerLostError
 from pipeline.nn.asynchronous.worker import Member, work
 from pipeline.nn.step import DivergenceError
 
 logger = logging.getLogger(__name__)
 
-LOCAL = "127.0.0.1"
 END_SECONDS = 20.0  # for processes to end by themselves
 _ERRORS = {
     c.__name__: c
@@ -45,12 +45,20 @@ class Node:
     Attributes:
         host: name under which the others reach the first machine.
         store: shared by the machines; None for a single one.
+        secret: shared by the machines, but not through the store, which anybody who reaches it can read.
     """
 
     index: int = 0
     count: int = 1
     host: str = LOCAL
     store: Store | None = None
+    secret: bytes = field(default=b"", repr=False)
+
+    def access(self) -> Access:
+        """How processes of this machine reach the servers; a single machine makes up a secret each time."""
+        secret = self.secret if self.count > 1 else secrets.token_bytes(32)
+        assert secret, "several machines need a secret"
+        return Access(secret, self.host if self.index else LOCAL, self.count > 1)
 
     def members(self, training: AsyncTraining) -> list[Member]:
         """The processes of this machine."""
@@ -61,35 +69,29 @@ class Node:
         servers = [Member("server", k) for k in range(training.servers)] if self.index == 0 else []
         return servers + [Member("replica", r) for r in range(self.index, training.replicas, self.count)]
 
-    def agree(self, training: AsyncTraining) -> int:
-        """The port to meet at, chosen by the first machine, 0 if it has nothing to do; ConfigError when the machines
-        were given different options."""
+    def agree(self, training: AsyncTraining, ports: Sequence[int] = ()) -> list[int]:
+        """The ports of the servers, none if the first machine has nothing to do; ConfigError when the machines were
+        given different options.
+
+        Args:
+            ports: on the first machine.
+        """
         if self.store is None:
-            return free_port(self.host, training.port)
+            return list(ports)
         setting = repr(training)
         if self.index == 0:
-            port = free_port("", training.port)
             self.store.set("setting", setting)
-            self.store.set("port", str(port))
-            return port
-        port = int(self.store.get("port").decode())
-        if port and self.store.get("setting").decode() != setting:
+            self.store.set("ports", " ".join(map(str, ports)))
+            return list(ports)
+        found = self.store.get("ports").decode()
+        if found == NOTHING:
+            return []
+        if self.store.get("setting").decode() != setting:
             raise ConfigError(
                 f"machine {self.index} was started with other options than machine 0: {setting} against "
                 f"{self.store.get('setting').decode()}"
             )
-        return port
-
-
-def free_port(host: str, port: int = 0) -> int:
-    """The port, if it is free, or any free one for 0."""
-    with socket.socket() as s:
-        s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            s.bind((host, port))
-        except OSError as e:
-            raise ConfigError(f"--port {port} cannot be used ({e.strerror}); --port 0 takes a free one") from None
-        return int(s.getsockname()[1])
+        return [int(port) for port in found.split()]
 
 
 def run_processes(job: Job, out: Path, node: Node = Node()) -> dict[str, Any] | None:
@@ -136,16 +138,16 @@ class _Fleet:
     members: list[_Process] = field(default_factory=list)
 
     def __enter__(self) -> _Fleet:
-        if self.node.index == 0 and self.job.training.port:
-            free_port("", self.job.training.port)
         # A server of forks imports everything once instead of once per process.
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload([work.__module__])
+        access = self.node.access()
         try:
             for member in self.node.members(self.job.training):
                 here, there = context.Pipe()
+                # Arguments, and with them the secret, reach a process through a pipe that only it has.
                 process = context.Process(
-                    target=work, args=(member, self.job, self.out, there), name=member.name, daemon=True
+                    target=work, args=(member, self.job, self.out, there, access), name=member.name, daemon=True
                 )
                 process.start()
                 there.close()
@@ -168,22 +170,24 @@ class _Fleet:
 
     def run(self) -> dict[str, Any] | None:
         waiting = {m.member.name for m in self.members}
+        ports: dict[int, int] = {}
         while waiting:
             for member, message in self._messages():
-                if message == ("ready",):
+                if message[0] == "ready":
                     waiting.discard(member.member.name)
+                    if member.member.role == "server":
+                        ports[member.member.number] = message[1]
             for member in self.members:
                 if not member.process.is_alive() and not member.done:
                     raise member.error or PipelineError(
                         f"{member.member.name} ended before the training had begun, exit code "
                         f"{member.process.exitcode}; see {self.out / 'log'}"
                     )
-        # Chosen as late as possible: until a server listens there, another program may take it.
-        port = self.node.agree(self.job.training)
-        if not port:
+        agreed = self.node.agree(self.job.training, [ports[number] for number in sorted(ports)])
+        if not agreed:
             return None
         for member in self.members:
-            member.pipe.send(("go", self.node.host, port))
+            member.pipe.send(agreed)
         return self._watch()
 
     def _watch(self) -> dict[str, Any] | None:
@@ -191,11 +195,11 @@ class _Fleet:
         while True:
             self._messages()
             servers = [m for m in self.members if m.member.role == "server"]
-            for member in servers:
-                if not member.done and not member.process.is_alive():
-                    raise member.error or ServerLostError(
-                        f"{member.member.name} is lost, exit code {member.process.exitcode}"
-                    )
+            dead = [m for m in servers if not m.done and not m.process.is_alive()]
+            for member in sorted(dead, key=lambda m: m.error is not None):  # one that was killed is the cause of errors
+                raise member.error or ServerLostError(
+                    f"{member.member.name} is lost, exit code {member.process.exitcode}"
+                )
             if servers and servers[0].done:
                 self._let_end(servers[0].result["lost"])
                 self._messages()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from pipeline.base.errors import ConfigError
@@ -11,7 +11,9 @@ from pipeline.base.errors import ConfigError
 if TYPE_CHECKING:
     from pipeline.nn.asynchronous.launch import Node
 
-NOTHING = "0"  # instead of a port: the first machine has nothing to train
+NOTHING = "0"  # instead of ports: the first machine has nothing to train
+SECRET = "FULLSUM_SECRET"
+SECRET_CHARACTERS = 32  # at least
 
 
 @dataclass
@@ -21,18 +23,27 @@ class Place:
     index: int = 0
     count: int = 1
     host: str = ""
+    secret: str = field(default="", repr=False)
     _store: Any | None = None
 
     def node(self) -> Node:
         """Meets the other machines through torchrun's store."""
         from pipeline.nn.asynchronous.launch import Node
 
-        return Node(self.index, self.count, self.host, self._meet()) if self.count > 1 else Node()
+        if self.count == 1:
+            return Node()
+        if len(self.secret) < SECRET_CHARACTERS:
+            raise ConfigError(
+                f"a training on several machines needs a secret of {SECRET_CHARACTERS} characters or more in the "
+                f"variable {SECRET}, the same on all of them; this prints one: "
+                f"python3 -c 'import secrets; print(secrets.token_hex(32))'"
+            )
+        return Node(self.index, self.count, self.host, self._meet(), self.secret.encode())
 
     def dismiss(self) -> None:
         """Lets the other machines know that there is nothing to do."""
         if self.count > 1:
-            self._meet().set("port", NOTHING)
+            self._meet().set("ports", NOTHING)
 
     def _meet(self) -> Any:
         if self._store is None:
@@ -43,7 +54,8 @@ class Place:
 
 
 def place_of(environment: Mapping[str, str]) -> Place:
-    """The place that torchrun's variables name."""
+    """The place that torchrun's variables name, and the secret that the user has set for a training on several
+    machines."""
     if "WORLD_SIZE" not in environment or "RANK" not in environment:
         return Place()
     if environment.get("LOCAL_WORLD_SIZE", "1") != "1":
@@ -51,4 +63,9 @@ def place_of(environment: Mapping[str, str]) -> Place:
             f"torchrun --nproc_per_node {environment['LOCAL_WORLD_SIZE']}: needs --nproc_per_node 1, since this step "
             f"starts the replicas of a machine itself (--replicas)"
         )
-    return Place(int(environment["RANK"]), int(environment["WORLD_SIZE"]), environment.get("MASTER_ADDR", ""))
+    return Place(
+        int(environment["RANK"]),
+        int(environment["WORLD_SIZE"]),
+        environment.get("MASTER_ADDR", ""),
+        environment.get(SECRET, ""),
+    )

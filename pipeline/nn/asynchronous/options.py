@@ -77,7 +77,11 @@ class AsyncOptions:
         json_schema_extra=NOT_IN_STAMP,
     )
     port: int = Field(
-        0, ge=0, le=65535, description="Port of the server; 0: a free one.", json_schema_extra=NOT_IN_STAMP
+        0,
+        ge=0,
+        le=65535,
+        description="Port of the first server, the next ones of further servers; 0: free ones.",
+        json_schema_extra=NOT_IN_STAMP,
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -147,11 +148,11 @@ class SynchronousShard(Shard):
     def __init__(self, parameters: Mapping[str, nn.Parameter], options: TrainOptions, replicas: int) -> None:
         super().__init__(parameters, options)
         self._taking_part = set(range(replicas))
-        self._round: dict[int, tuple[Gradients, float, int, Any]] = {}
+        self._round: dict[int, tuple[Gradients, float, int, Future[int]]] = {}
 
-    def submit(self, replica: int, gradients: Gradients, rate: float, fetched: int) -> torch.futures.Future[int]:
+    def submit(self, replica: int, gradients: Gradients, rate: float, fetched: int) -> Future[int]:
         """Hands in a gradient; the result is there when the round has been applied."""
-        future: torch.futures.Future = torch.futures.Future()
+        future: Future[int] = Future()
         with self._lock:
             if replica in self.buried:
                 future.set_result(REFUSED)

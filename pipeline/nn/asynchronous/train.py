@@ -44,7 +44,7 @@ def train_async(job: Job, out: Path, node: Node = Node()) -> Trained:
     """Trains with several processes; called on the first machine.
 
     Args:
-        out: directory for checkpoints and logs; a checkpoint found there is gone on from.
+        out: directory for checkpoints and logs; a checkpoint found there is resumed from.
     """
     with torch.random.fork_rng(devices=[]):
         built = job.build()

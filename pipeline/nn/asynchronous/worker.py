@@ -6,7 +6,6 @@ import logging
 import multiprocessing
 import os
 import signal
-import sys
 import threading
 import traceback
 from collections.abc import Sequence
@@ -19,14 +18,23 @@ import torch
 
 from pipeline.base import log
 from pipeline.base.errors import PipelineError
-from pipeline.nn.asynchronous import service
 from pipeline.nn.asynchronous.coordinator import Coordinator
 from pipeline.nn.asynchronous.job import Built, Job, trained_parameters
 from pipeline.nn.asynchronous.ledger import partition
 from pipeline.nn.asynchronous.options import AsyncTraining
 from pipeline.nn.asynchronous.replica import Replica, make_plan
-from pipeline.nn.asynchronous.service import HERE, RpcLink, ServerLostError, replica_name, server_name
+from pipeline.nn.asynchronous.service import (
+    Access,
+    RemoteLink,
+    RemoteShard,
+    ServerLostError,
+    Service,
+    replica_name,
+    server_name,
+    size_of,
+)
 from pipeline.nn.asynchronous.shard import Shard, SynchronousShard, partition_tensors
+from pipeline.nn.asynchronous.transport import Server
 
 logger = logging.getLogger(__name__)
 
@@ -46,25 +54,21 @@ class Member:
         """Its name among the processes."""
         return server_name(self.number) if self.role == "server" else replica_name(self.number)
 
-    def rank(self, servers: int) -> int:
-        """Servers come first."""
-        return self.number if self.role == "server" else servers + self.number
 
-
-def work(member: Member, job: Job, out: Path, pipe: Connection) -> None:
+def work(member: Member, job: Job, out: Path, pipe: Connection, access: Access) -> None:
     """Body of a process.
 
-    It sends ("ready",) when it has built what the job describes, receives the host and port to meet at, and ends with
-    ("done", result) or ("error", name of the exception, text).
+    It sends ("ready", its port if it is a server) when it has built what the job describes, receives the ports of the
+    servers, and ends with ("done", result) or ("error", name of the exception, text).
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the first one ends the others
-    _keep_console(out / "log" / f"{member.name}.stderr")
     log.setup()
     training = job.training
     _limit(member, training.threads)
     with log.to_file(out / "log" / f"{member.name}.log"):
         try:
-            pipe.send(("done", _work(member, job, training, out, pipe)))
+            run = _serve if member.role == "server" else _replicate
+            pipe.send(("done", run(member, job, out, pipe, access)))
         except PipelineError as e:
             pipe.send(("error", type(e).__name__, str(e)))
         except (BrokenPipeError, EOFError):
@@ -72,9 +76,6 @@ def work(member: Member, job: Job, out: Path, pipe: Connection) -> None:
         except Exception:
             logger.exception("%s: bug or broken environment", member.name)
             pipe.send(("error", "", traceback.format_exc()))
-        finally:
-            # Last, since it may take the process with it while calls are under way.
-            service.part()
 
 
 def _limit(member: Member, threads: int) -> None:
@@ -87,52 +88,52 @@ def _limit(member: Member, threads: int) -> None:
         torch.cuda.set_device(member.number % torch.cuda.device_count())
 
 
-def _keep_console(path: Path) -> None:
-    """Sends what C++ code writes to a file: the message layer warns of each process that leaves, in good order or
-    not.
-    """
-    console = os.dup(2)
-    with open(path, "ab") as file:
-        os.dup2(file.fileno(), 2)
-    sys.stderr = os.fdopen(console, "w", buffering=1)
-
-
-def _work(member: Member, job: Job, training: AsyncTraining, out: Path, pipe: Connection) -> Any:
+def _serve(member: Member, job: Job, out: Path, pipe: Connection, access: Access) -> dict[str, Any] | None:
+    """A server; the first one returns the result of the training."""
+    training, number = job.training, member.number
+    listener = access.listen(number, training.port)  # first, since a port that is taken should be known soon
     built = job.build()
     parameters = trained_parameters(built)
     names = partition_tensors(parameters, training.servers)
-    if member.role == "server":
-        mine = {name: parameters[name] for name in names[member.number]}
-        HERE.shard = (
-            SynchronousShard(mine, training, training.replicas)
-            if training.mode == "synchronous"
-            else Shard(mine, training)
-        )
-    pipe.send(("ready",))
-    _, host, port = pipe.recv()
-    service.join(member.name, member.rank(training.servers), training.servers + training.replicas, host, port)
-    if member.role == "replica":
-        return _replicate(member.number, built, parameters, names, training)
-    if member.number:
+    mine = {name: parameters[name] for name in names[number]}
+    synchronous = training.mode == "synchronous"
+    shard = SynchronousShard(mine, training, training.replicas) if synchronous else Shard(mine, training)
+    service = Service(shard, out)
+    server = Server(listener, member.name, access.secret, service.methods, size_of(list(mine.values())))
+    pipe.send(("ready", listener.getsockname()[1]))
+    ports = pipe.recv()
+    result = None
+    if number == 0:
+        others = [
+            RemoteShard(access, k, ports[k], [parameters[name] for name in names[k]])
+            for k in range(1, training.servers)
+        ]
+        result = _lead(built, training, out, names, pipe, service, others)
+    else:
         del built
-        _idle()
-        return None
-    return _lead(built, training, out, names, pipe)
+        while not service.stop.wait(TICK_SECONDS):  # all happens in calls of others
+            _check_parent()
+    server.close()
+    return result
 
 
 def _lead(
-    built: Built, training: AsyncTraining, out: Path, names: Sequence[Sequence[str]], pipe: Connection
+    built: Built,
+    training: AsyncTraining,
+    out: Path,
+    names: Sequence[Sequence[str]],
+    pipe: Connection,
+    service: Service,
+    others: Sequence[RemoteShard],
 ) -> dict[str, Any]:
     """The first server: coordinates until all epochs are done and the replicas have left."""
     from torch.utils.tensorboard import SummaryWriter
 
-    others = [service.RemoteShard(number) for number in range(1, training.servers)]
-    assert HERE.shard is not None
     parts = partition(built.data.lens, training.replicas, training.seed)
-    lead = Coordinator(built, training, out, [HERE.shard, *others], names, make_plan(built.data.lens, parts, training))
-    HERE.coordinator = lead
+    plan = make_plan(built.data.lens, parts, training)
+    lead = Coordinator(built, training, out, [service.shard, *others], names, plan)
     lead.expect(range(training.replicas))
-    HERE.opened.set()
+    service.open(lead)
     with SummaryWriter(str(out / "log" / "tensorboard"), purge_step=len(lead.history) + 1) as board:
         while not (lead.finished and lead.all_left):
             if pipe.poll(TICK_SECONDS):
@@ -149,40 +150,34 @@ def _lead(
     return {"history": lead.history, "facts": facts, "lost": sorted(set(range(training.replicas)) - lead.ledger.alive)}
 
 
-def _idle() -> None:
-    """Another server: all happens in calls of others."""
-    while not HERE.stop.wait(TICK_SECONDS):
-        _check_parent()
-
-
-def _replicate(
-    number: int,
-    built: Built,
-    parameters: dict[str, torch.nn.Parameter],
-    names: Sequence[Sequence[str]],
-    training: AsyncTraining,
-) -> dict[str, str]:
+def _replicate(member: Member, job: Job, out: Path, pipe: Connection, access: Access) -> dict[str, str]:
     """A replica; returns what was wrong with single utterances, by their ids."""
-    link = RpcLink(number, training.servers, training.mode == "synchronous")
+    training, built = job.training, job.build()
+    parameters = trained_parameters(built)
+    names = partition_tensors(parameters, training.servers)
+    pipe.send(("ready", None))
+    ports = pipe.recv()
+    link = RemoteLink(access, member.number, ports, [[parameters[name] for name in shard] for shard in names])
     stop = threading.Event()
     pulse = threading.Thread(target=_pulse, args=(link, training.heartbeat_seconds / BEATS, stop), daemon=True)
     pulse.start()
     try:
-        Replica(number, built, parameters, names, training, link).run()
-        link.tell("leave")
+        Replica(member.number, built, parameters, names, training, link).run()
+        link.leave()
         failures = getattr(built.objective, "failures", None)
         return {} if failures is None else {built.data.id(i): why for i, why in failures.reasons().items()}
     except ServerLostError:
         raise
     except PipelineError as e:
-        link.tell("fail", str(e))
+        link.fail(str(e))
         raise
     finally:
         stop.set()
+        link.shut()
         pulse.join()
 
 
-def _pulse(link: RpcLink, seconds: float, stop: threading.Event) -> None:
+def _pulse(link: RemoteLink, seconds: float, stop: threading.Event) -> None:
     """Tells the server every now and then that this replica lives, unless it has been busy with a batch for too
     long.
     """
@@ -191,7 +186,7 @@ def _pulse(link: RpcLink, seconds: float, stop: threading.Event) -> None:
         if link.worked_for() > BEATS * seconds:
             continue
         try:
-            link.tell("beat")
+            link.beat()
         except ServerLostError:
             return  # the main thread meets the same and says so
 
