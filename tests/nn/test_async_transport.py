@@ -437,13 +437,13 @@ def test_garbage_of_strangers_changes_nothing(shared, data, close):
 
 def test_silent_strangers_do_not_block():
     """More of them than are let in at a time, and one that sends byte after byte."""
-    place = Place(handshake_seconds=1.0)
+    place = Place(handshake_seconds=2.5)
     with contextlib.ExitStack() as stack:
         few = [stack.enter_context(place.raw()) for _ in range(5)]
         start = time.monotonic()
-        assert place.works() and time.monotonic() - start < 0.9
+        assert place.works() and time.monotonic() - start < 2.0
         slow = stack.enter_context(place.raw())
-        for _ in range(20):
+        for _ in range(30):
             with contextlib.suppress(OSError):
                 slow.sendall(b"f")
             time.sleep(0.1)
