@@ -46,13 +46,12 @@ def load_batches(
     import torch
 
     from pipeline.feats.dataset import Dataset, plan
-    from pipeline.feats.options import FeatLoadOptions
     from pipeline.nn.model import load_acoustic_model
     from pipeline.nn.step import normalised
 
     model, _, meta = load_acoustic_model(model_dir)
     model.eval()
-    utterances = Dataset.open(data, FeatLoadOptions(**meta["feat_options"]))
+    utterances = Dataset.open(data, meta.feat_options)
     batches = plan(utterances.lens, batch_frames, 32)
     chosen = np.unique(np.linspace(0, len(batches) - 1, number + 2).round().astype(int)[1:-1])
     found = []
@@ -61,7 +60,7 @@ def load_batches(
         with torch.no_grad():
             log_post, lens = model(batch.feats, batch.lens, normalised=True)
         found.append(Batch(scales[0] * (log_post - scales[1] * model.log_prior), lens))
-    return found, float(meta["features"]["frame_shift"]) * model.encoder.subsampling
+    return found, meta.features.frame_shift * model.encoder.subsampling
 
 
 def compare(

@@ -28,15 +28,20 @@ def main(model: Path, reference: Path, out: Path, row_id: str | None, part: str,
 
         from pipeline.artifacts.ali import HEADER
         from pipeline.artifacts.model_dir import load_hmm
-        from pipeline.base.files import atomic_write, read_json, write_json
+        from pipeline.base.files import atomic_write, write_json
         from pipeline.tasks.ali_score import tiers_of
-        from pipeline.tasks.durations import compare_durations, gold_silences, implied_seconds, measured_seconds
+        from pipeline.tasks.durations import (
+            compare_durations,
+            frame_shift_of,
+            gold_silences,
+            implied_seconds,
+            measured_seconds,
+        )
         from pipeline.tasks.score import result_row
 
-        meta = read_json(model / HEADER)["header"] if (model / HEADER).is_file() else read_json(model / "model.json")
         is_ali = (reference / HEADER).is_file()
         tiers = tiers_of(reference) if is_ali else gold_silences(tiers_of(reference))
-        implied, measured = implied_seconds(load_hmm(model), float(meta["frame_shift"])), measured_seconds(tiers)
+        implied, measured = implied_seconds(load_hmm(model), frame_shift_of(model)), measured_seconds(tiers)
         figures = compare_durations(implied, measured)
         logging.getLogger("score_durations").info(", ".join(f"{k} {v:.4g}" for k, v in figures.items()))
         write_json(tmp / "score.json", figures)

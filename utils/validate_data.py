@@ -18,8 +18,8 @@ from pipeline.base import cli
 def main(data_dirs: tuple[Path, ...], decode: bool) -> None:
     with cli.main_guard():
         from pipeline.artifacts.corpus import validate_data_dir
+        from pipeline.artifacts.features import FEATURES_JSON
         from pipeline.feats.dataset import validate_feats
-        from pipeline.feats.facts import FEATURES_JSON
 
         for data_dir in data_dirs:
             facts = validate_data_dir(data_dir, decode=decode)

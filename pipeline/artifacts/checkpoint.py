@@ -11,42 +11,40 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.artifacts.model_meta import META, M, ModelMeta, load_meta
 from pipeline.base.errors import DataError, MismatchError
-from pipeline.base.files import atomic_write, read_json, write_json
+from pipeline.base.files import atomic_write, write_json
+from pipeline.base.records import to_json
 
 if TYPE_CHECKING:
     import torch
 
-META, TENSORS = "model.json", "model.safetensors"
+TENSORS = "model.safetensors"
 _DTYPES = {"I32": "<i4", "I64": "<i8", "F32": "<f4", "F64": "<f8", "U8": "u1"}
 
 
-def save_model(directory: str | Path, tensors: dict[str, torch.Tensor], meta: dict[str, Any]) -> None:
+def save_model(directory: str | Path, tensors: dict[str, torch.Tensor], meta: ModelMeta) -> None:
     """Writes model.safetensors and model.json; each file is replaced as a whole or not at all.
 
     Args:
         tensors: any shapes and dtypes; moved to the CPU.
-        meta: JSON facts. By convention "kind", "config", "lang_id", "tree_id", "frame_shift", "features".
     """
     d = Path(directory)
     d.mkdir(parents=True, exist_ok=True)
     save_tensors(d / TENSORS, tensors)
-    write_json(d / META, meta)
+    write_json(d / META, to_json(meta))
 
 
-def load_model(directory: str | Path, kind: str | None = None) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+def load_model(directory: str | Path, *classes: type[M]) -> tuple[dict[str, torch.Tensor], M]:
     """Reads a model directory.
 
     Args:
-        kind: expected meta["kind"].
+        classes: the kinds of model that are expected.
     Raises:
         DataError: a missing or damaged file. MismatchError: another kind of model.
     """
-    d = Path(directory)
-    meta = read_json(d / META)
-    if kind is not None and meta.get("kind") != kind:
-        raise MismatchError(f"{d} holds a model of kind {meta.get('kind')!r}, not {kind!r}")
-    return load_tensors(d / TENSORS), meta
+    meta = load_meta(directory, *classes)
+    return load_tensors(Path(directory) / TENSORS), meta
 
 
 def save_tensors(path: str | Path, tensors: dict[str, torch.Tensor], meta: dict[str, str] | None = None) -> None:

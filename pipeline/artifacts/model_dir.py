@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.artifacts.checkpoint import META, check_same
+from pipeline.artifacts.checkpoint import check_same
 from pipeline.artifacts.lang import Lang
+from pipeline.artifacts.model_meta import META, model_kind
 from pipeline.artifacts.symbols import SymbolTable
 from pipeline.artifacts.topo import Topo
 from pipeline.artifacts.transitions import TransitionModel
 from pipeline.artifacts.tree import Tree
 from pipeline.base.errors import DataError
-from pipeline.base.files import read_json
 
 
 @dataclass(frozen=True)
@@ -51,12 +51,3 @@ def load_hmm(directory: str | Path) -> HmmDir:
     topo = Topo.load(d / "topo.json")
     tree = Tree.load(d / "tree.json", phones)
     return HmmDir(d, phones, topo, tree, TransitionModel.load(d / "transitions.json", tree, topo))
-
-
-def model_kind(directory: str | Path) -> str:
-    """The "kind" fact of a model directory: "gmm" or "nn"."""
-    path = Path(directory) / META
-    kind = read_json(path).get("kind")
-    if not isinstance(kind, str):
-        raise DataError(f"{path}: names no kind of model")
-    return kind

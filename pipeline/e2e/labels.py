@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.artifacts.ali import AliSet, subsample
+from pipeline.artifacts.features import FeatureFacts
 from pipeline.artifacts.tokens import BLANK_ID, WORD_START, Tokens
 from pipeline.base.errors import ConfigError, MismatchError
 from pipeline.e2e.options import TrainEndToEndOptions
 from pipeline.feats.dataset import Dataset
-from pipeline.feats.facts import FeatureFacts
 from pipeline.nn.encoders import layer_factors
 from pipeline.nn.labels import AlignedCuts, Lazy, check_missing, fitted, frames_per_label
 

@@ -14,9 +14,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from pipeline.artifacts.checkpoint import META, check_same, load_model, save_model
+from pipeline.artifacts.checkpoint import TENSORS, check_same, load_model, save_model
+from pipeline.artifacts.model_meta import META, LmMeta
 from pipeline.artifacts.tokens import EOS_ID, Tokens
 from pipeline.base.errors import DataError
+from pipeline.base.records import from_json
 from pipeline.e2e.search.options import NnLmOptions
 from pipeline.feats.dataset import Batch, Dataset
 from pipeline.nn.dropout import dropout
@@ -26,8 +28,6 @@ from pipeline.nn.options import TrainOptions
 from pipeline.nn.train import Loss, Task, clean_up, train
 
 logger = logging.getLogger(__name__)
-
-KIND = "nn_lm"
 
 
 @dataclass(frozen=True)
@@ -190,13 +190,12 @@ def train_nn_lm(
     save_model(
         out,
         model.state_dict(),
-        {
-            "kind": KIND,
-            "vocab_size": len(tokens),
-            "tokens_id": tokens.id,
-            "config": {"dim": options.dim, "layers": options.layers, "dropout": options.dropout},
-            "epochs": history,
-        },
+        LmMeta(
+            vocab_size=len(tokens),
+            tokens_id=tokens.id,
+            config={"dim": options.dim, "layers": options.layers, "dropout": options.dropout},
+            epochs=history,
+        ),
     )
     clean_up(out)
     facts = {
@@ -222,11 +221,12 @@ def perplexity(model: NeuralLm, sentences: Sentences) -> dict[str, float]:
 
 def load_nn_lm(directory: str | Path, tokens: Tokens, tokens_dir: str | Path) -> NeuralLm:
     """Rebuilds a language model; MismatchError when it was trained for other tokens."""
-    tensors, meta = load_model(directory, KIND)
-    check_same("tokens", str(meta.get("tokens_id")), directory, tokens.id, tokens_dir)
+    tensors, meta = load_model(directory, LmMeta)
+    where = Path(directory) / META
+    check_same("tokens", meta.tokens_id, directory, tokens.id, tokens_dir)
+    model = NeuralLm(meta.vocab_size, from_json(NnLmOptions, meta.config, where, "config."))
     try:
-        model = NeuralLm(int(meta["vocab_size"]), NnLmOptions(**meta["config"]))
         model.load_state_dict(tensors)
-    except (KeyError, TypeError, ValueError, RuntimeError) as e:
-        raise DataError(f"{Path(directory) / META}: not a language model of this version ({e})") from None
+    except RuntimeError as e:
+        raise DataError(f"{where}: does not describe the network of {TENSORS} ({e})") from None
     return model.eval()

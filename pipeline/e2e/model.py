@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import torch
 from torch import nn
 
-from pipeline.artifacts.checkpoint import META, load_model, save_model
+from pipeline.artifacts.checkpoint import TENSORS, load_model, save_model
+from pipeline.artifacts.features import FeatLoadOptions, FeatureKind
+from pipeline.artifacts.model_meta import META, EndToEndMeta, Figures
 from pipeline.base.errors import ConfigError, DataError
+from pipeline.base.records import from_json
 from pipeline.e2e.decoder import AttentionDecoder
 from pipeline.e2e.options import EndToEndOptions
 from pipeline.e2e.transducer import Transducer
-from pipeline.feats.options import FeatLoadOptions
 from pipeline.nn.encoders import Encoder, Hidden
 from pipeline.nn.normalised import Normalised
 
-KIND = "e2e"
+E = TypeVar("E", bound=EndToEndMeta)
 
 
 class EndToEnd(Normalised):
@@ -71,44 +73,45 @@ def save_end_to_end(
     directory: str | Path,
     model: EndToEnd,
     tokens_id: str,
-    facts: dict[str, Any],
+    features: FeatureKind,
     feat_options: FeatLoadOptions,
-    extra: dict[str, Any],
+    epochs: Sequence[Figures],
+    ali: str | None = None,
 ) -> None:
-    """Writes model.json and model.safetensors.
-
-    Args:
-        tokens_id: ``Tokens.id`` of the tokens the model writes.
-        facts: of the features, see ``pipeline.nn.model.feature_facts``.
-        extra: further facts.
-    """
-    meta = {
-        "kind": KIND,
-        "config": asdict(model.options),
-        "vocab_size": model.vocab_size,
-        "feature_dim": len(model.mean),
-        "tokens_id": tokens_id,
-        "features": facts,
-        "feat_options": asdict(feat_options),
-        "frame_shift": facts["frame_shift"] * model.encoder.subsampling,
-        **extra,
-    }
+    """Writes model.json and model.safetensors; arguments as in ``EndToEndMeta``."""
+    meta = EndToEndMeta(
+        config=asdict(model.options),
+        vocab_size=model.vocab_size,
+        feature_dim=len(model.mean),
+        tokens_id=tokens_id,
+        features=features,
+        feat_options=feat_options,
+        frame_shift=features.frame_shift * model.encoder.subsampling,
+        criterion=model.options.model,
+        ali=ali,
+        epochs=list(epochs),
+    )
     save_model(directory, model.state_dict(), meta)
 
 
-def load_end_to_end(directory: str | Path, kind: str = KIND) -> tuple[EndToEnd, dict[str, Any]]:
+def load_end_to_end(directory: str | Path) -> tuple[EndToEnd, EndToEndMeta]:
     """Rebuilds a model from its directory alone.
 
-    Args:
-        kind: expected kind of directory.
     Returns:
         the model in evaluation mode, and model.json.
     """
-    tensors, meta = load_model(directory, kind)
+    return load_network(directory, EndToEndMeta)
+
+
+def load_network(directory: str | Path, record: type[E]) -> tuple[EndToEnd, E]:
+    """The same for a directory of another kind that holds an end-to-end network."""
+    tensors, meta = load_model(directory, record)
+    where = Path(directory) / META
+    options = from_json(EndToEndOptions, meta.config, where, "config.")
     try:
-        config = {k: tuple(v) if isinstance(v, list) else v for k, v in meta["config"].items()}
-        model = EndToEnd(int(meta["feature_dim"]), int(meta["vocab_size"]), EndToEndOptions(**config))
+        model = EndToEnd(meta.feature_dim, meta.vocab_size, options)
         model.load_state_dict(tensors)
-    except (KeyError, TypeError, ValueError, RuntimeError) as e:
-        raise DataError(f"{Path(directory) / META}: not an end-to-end model of this version ({e})") from None
+    except (ConfigError, ValueError, RuntimeError) as e:
+        raise DataError(f"{where}: does not describe the network of {TENSORS} ({e})") from None
+    meta.check_frame_shift(model.encoder.subsampling, where)
     return model.eval(), meta

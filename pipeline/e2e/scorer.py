@@ -7,7 +7,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -15,18 +14,15 @@ import torch
 from pipeline.artifacts.checkpoint import check_same, save_model
 from pipeline.artifacts.lang import Lang
 from pipeline.artifacts.model_dir import HmmDir, load_hmm, save_hmm
+from pipeline.artifacts.model_meta import EndToEndMeta, ExportedMeta, Head
 from pipeline.artifacts.token_lang import token_of_pdf
 from pipeline.artifacts.tokens import BLANK_ID, Tokens
 from pipeline.artifacts.transitions import TransitionModel
 from pipeline.artifacts.tree import monophone_tree
 from pipeline.base.errors import ConfigError
 from pipeline.e2e.forced import attention_path, transducer_path
-from pipeline.e2e.model import EndToEnd, load_end_to_end
-from pipeline.feats.options import FeatLoadOptions
+from pipeline.e2e.model import EndToEnd, load_end_to_end, load_network
 from pipeline.nn.windows import encode_windows
-
-KIND = "e2e_hmm"
-Head = Literal["ctc", "transducer", "attention"]
 
 
 def export(model_dir: Path, tokens_dir: Path, lang_dir: Path, out: Path, head: Head) -> None:
@@ -38,14 +34,15 @@ def export(model_dir: Path, tokens_dir: Path, lang_dir: Path, out: Path, head: H
     """
     model, meta = load_end_to_end(model_dir)
     tokens, lang = Tokens.load(tokens_dir), Lang.load(lang_dir)
-    check_same("tokens", str(meta.get("tokens_id")), model_dir, tokens.id, tokens_dir)
+    check_same("tokens", meta.tokens_id, model_dir, tokens.id, tokens_dir)
     if {"ctc": model.ctc, "transducer": model.transducer, "attention": model.decoder}[head] is None:
         raise ConfigError(f"{model_dir} has no {head} part")
     tree = monophone_tree(lang.phones, lang.topo)
     token_of_pdf(tree, tokens)
     save_hmm(out, lang.topo, tree, TransitionModel(tree, lang.topo))
     tokens.save(out)
-    save_model(out, model.state_dict(), {**meta, "kind": KIND, "head": head, "lang_id": lang.id, "tree_id": tree.id})
+    kept = {field.name: getattr(meta, field.name) for field in fields(EndToEndMeta) if field.name != "kind"}
+    save_model(out, model.state_dict(), ExportedMeta(**kept, head=head, lang_id=lang.id, tree_id=tree.id))
 
 
 class EndToEndScorer:
@@ -61,18 +58,15 @@ class EndToEndScorer:
         self,
         model: EndToEnd,
         hmm: HmmDir,
-        meta: dict[str, Any],
+        meta: ExportedMeta,
         columns: np.ndarray,
         device: str,
         blank_penalty: float = 0.0,
     ) -> None:
         self.model, self.device, self.blank_penalty = model.to(device), device, blank_penalty
-        self.hmm, self.facts = hmm, meta["features"]
-        known = {f.name for f in fields(FeatLoadOptions)}
-        self.feat_options = FeatLoadOptions(**{k: v for k, v in meta["feat_options"].items() if k in known})
-        facts = meta["features"]
-        self.frame_shift = float(meta["frame_shift"])
-        self.frame_offset = float(facts["frame_offset"]) - float(facts["frame_shift"]) / 2
+        self.hmm, self.facts, self.feat_options = hmm, meta.features, meta.feat_options
+        self.frame_shift = meta.frame_shift
+        self.frame_offset = self.facts.frame_offset - self.facts.frame_shift / 2
         self.num_pdfs = len(columns)
         self.token_of_pdf = columns
         self._columns = torch.from_numpy(columns).to(device)
@@ -95,9 +89,9 @@ class EndToEndScorer:
 class EmittingScorer(EndToEndScorer):
     """An exported transducer or attention model, which is asked where it puts its tokens."""
 
-    def __init__(self, model: EndToEnd, hmm: HmmDir, meta: dict[str, Any], columns: np.ndarray, device: str) -> None:
+    def __init__(self, model: EndToEnd, hmm: HmmDir, meta: ExportedMeta, columns: np.ndarray, device: str) -> None:
         super().__init__(model, hmm, meta, columns, device)
-        self.head = meta["head"]
+        self.head = meta.head
 
     @torch.no_grad()
     def emission_frames(
@@ -120,9 +114,9 @@ class EmittingScorer(EndToEndScorer):
 
 def load_scorer(directory: str | Path, device: str = "cpu", blank_penalty: float = 0.0) -> EndToEndScorer:
     """The scorer of a directory written by ``export``; see ``pipeline.tasks.model.load_model``."""
-    model, meta = load_end_to_end(directory, KIND)
+    model, meta = load_network(directory, ExportedMeta)
     hmm = load_hmm(directory)
     columns = token_of_pdf(hmm.tree, Tokens.load(directory))
-    if meta["head"] != "ctc":
+    if meta.head != "ctc":
         return EmittingScorer(model, hmm, meta, columns, device)
     return EndToEndScorer(model, hmm, meta, columns, device, blank_penalty)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import resource
-from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -12,19 +11,20 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipeline.artifacts.checkpoint import META, load_model
+from pipeline.artifacts.checkpoint import load_model
+from pipeline.artifacts.features import FeatureFacts, FeatureKind
+from pipeline.artifacts.model_meta import META, EndToEndMeta, NetworkMeta, model_kind
 from pipeline.artifacts.tokens import UNK_ID, Tokens
 from pipeline.base.errors import DataError, MismatchError
+from pipeline.base.records import from_json
 from pipeline.e2e.auxiliary import Auxiliary, ModelWithAuxHeads, check_layers
 from pipeline.e2e.criterion import EndToEndLoss
 from pipeline.e2e.labels import make_aux_targets
 from pipeline.e2e.model import EndToEnd, save_end_to_end
 from pipeline.e2e.options import EndToEndOptions, TrainEndToEndOptions
 from pipeline.feats.dataset import Dataset
-from pipeline.feats.facts import FeatureFacts
 from pipeline.nn.distributed import World
 from pipeline.nn.labels import Lazy
-from pipeline.nn.model import feature_facts
 from pipeline.nn.options import EncoderOptions
 from pipeline.nn.train import Task, clean_up, pick_device, train
 
@@ -72,7 +72,7 @@ def train_end_to_end(
     aux = make_aux_targets(ali_dir, data_dir, data, facts, tokens, options)
     dev = None
     if dev_dir is not None:
-        facts.check_same_kind(FeatureFacts.load(dev_dir), data_dir, dev_dir)
+        facts.kind.check_same(FeatureFacts.load(dev_dir).kind, data_dir, dev_dir)
         dev_data, dev_targets = _utterances(dev_dir, tokens, tokens_dir, facts, options)
         dev = Task(dev_data, EndToEndLoss(dev_targets, options))
     torch.manual_seed(options.seed)
@@ -83,14 +83,14 @@ def train_end_to_end(
         model, Auxiliary(model, aux.num_labels if aux else 0, aux.num_states if aux else 0, options)
     )
     if init_dir is not None:
-        load_encoder(model, init_dir, feature_facts(facts))
+        load_encoder(model, init_dir, facts.kind)
     history = train(with_heads, Task(data, EndToEndLoss(targets, options, aux)), dev, options, out, facts.frame_shift)
     if World.current().rank:
         return {}
     peak = peak_memory(options.device)
     logger.info("peak memory %.0f MiB", peak)
-    extra = {"criterion": options.model, "ali": None if ali_dir is None else str(ali_dir), "epochs": history}
-    save_end_to_end(out, model.cpu(), tokens.id, feature_facts(facts), options.feat_options(), extra)
+    ali = None if ali_dir is None else str(ali_dir)
+    save_end_to_end(out, model.cpu(), tokens.id, facts.kind, options.feat_options(), history, ali)
     clean_up(out)
     best = min(history, key=lambda h: h.get("dev_loss", h["loss"]))
     return {
@@ -103,24 +103,30 @@ def train_end_to_end(
     }
 
 
-def load_encoder(model: EndToEnd, init_dir: Path, features: Mapping[str, Any]) -> None:
+def load_encoder(model: EndToEnd, init_dir: Path, features: FeatureKind) -> None:
     """Copies the encoder of a model directory; further layers here stay as they are.
 
     Args:
-        features: those that the model will see (``feature_facts``).
+        features: those that the model will see.
     Raises:
         MismatchError: that encoder has other features, another shape or another way to see its frames.
     """
-    tensors, meta = load_model(init_dir)
-    if meta.get("kind") not in ("nn", "e2e"):
-        raise DataError(f"{Path(init_dir) / META}: a model of kind {meta.get('kind')!r} has no encoder to begin with")
-    there, here = {**asdict(EncoderOptions()), **meta["config"]}, asdict(model.options)
+    kind = model_kind(init_dir)
+    if kind not in ("nn", "e2e"):
+        raise DataError(f"{init_dir / META}: a model of kind {kind!r} has no encoder to begin with")
+    record: type[NetworkMeta | EndToEndMeta] = NetworkMeta if kind == "nn" else EndToEndMeta
+    tensors, meta = load_model(init_dir, record)
+    shape = EncoderOptions if kind == "nn" else EndToEndOptions
+    there, here = asdict(from_json(shape, meta.config, init_dir / META, "config.")), asdict(model.options)
     pairs = {
         name: tuple(_first_layers(name, config[name], there["layers"]) for config in (there, here))
         for name in (*SAME_FRAMES, *SAME_WITHIN[model.options.encoder])
     }
     pairs.update(
-        {f"features' {name}": (meta["features"][name], features[name]) for name in ("type", "frame_shift", "window")}
+        {
+            f"features' {name}": (getattr(meta.features, name), getattr(features, name))
+            for name in ("type", "frame_shift", "window")
+        }
     )
     for name, (was, now) in pairs.items():
         if was != now:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pipeline.artifacts.checkpoint import META
+from pipeline.artifacts.model_meta import NetworkMeta, load_meta
 from pipeline.base.errors import DataError
 from pipeline.base.files import read_json
 from pipeline.experiments.report import ROWS
@@ -33,14 +33,14 @@ def curve_of(model_dir: Path, decode_dirs: Sequence[Path]) -> list[Point]:
         model_dir: a trained network; model.json knows its epochs.
         decode_dirs: decodings of the model after each epoch, in order, made by steps/decode.py with --id.
     """
-    meta = read_json(model_dir / META)
-    epochs = meta.get("epochs", [])
+    meta = load_meta(model_dir, NetworkMeta)
+    epochs = meta.epochs
     if len(epochs) != len(decode_dirs):
         raise DataError(f"{model_dir} was trained in {len(epochs)} epochs; there are {len(decode_dirs)} decodings")
     points, total = [], 0.0
     for figures, decoded in zip(epochs, decode_dirs):
         # The ordinary loop counts the seconds of each epoch, the asynchronous one those since the start.
-        total = figures["seconds"] if "optimisation" in meta else total + figures["seconds"]
+        total = figures["seconds"] if meta.optimisation is not None else total + figures["seconds"]
         error = figures.get("frame_error")
         if error is None and "dev_accuracy" in figures:
             error = 1.0 - figures["dev_accuracy"]

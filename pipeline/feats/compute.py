@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipeline.artifacts.corpus import as_cut, checked_cuts, save_data_dir
+from pipeline.artifacts.features import FeatureFacts
 from pipeline.artifacts.index import load_index
 from pipeline.base.errors import DataError
 from pipeline.base.log import progress_of
 from pipeline.feats.cmvn import CmvnStats
-from pipeline.feats.facts import FeatureFacts
 from pipeline.feats.options import FeatureOptions
 
 if TYPE_CHECKING:

@@ -14,10 +14,10 @@ from typing import Protocol
 import numpy as np
 import torch
 
+from pipeline.artifacts.features import FeatLoadOptions, FeatureFacts
 from pipeline.artifacts.index import load_index
 from pipeline.base.errors import DataError
 from pipeline.feats.cmvn import CmvnStats
-from pipeline.feats.facts import FeatureFacts
 from pipeline.feats.frames import (
     PIECE_FRAMES,
     ChosenFrames,
@@ -30,7 +30,6 @@ from pipeline.feats.frames import (
     offsets_of,
     pieces,
 )
-from pipeline.feats.options import FeatLoadOptions
 
 CACHE_MIB = 2048  # of features that stay in memory, by default
 MOMENT_FRAMES = 50_000  # whose float64 copies fit beside everything else

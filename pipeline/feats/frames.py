@@ -16,10 +16,10 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
+from pipeline.artifacts.features import FeatLoadOptions
 from pipeline.artifacts.index import UtteranceIndex
 from pipeline.base.errors import DataError
 from pipeline.feats.cmvn import CmvnStats, mean_std
-from pipeline.feats.options import FeatLoadOptions
 from pipeline.feats.transforms import add_deltas, splice
 
 PIECE_FRAMES = 300_000  # that statistics are taken of, and that memory is filled with, at a time

@@ -1,4 +1,4 @@
-"""Options of feature extraction and of what is done to features when they are loaded."""
+"""Options of feature extraction and of added noise; how features are loaded is ``artifacts.features``."""
 
 from __future__ import annotations
 
@@ -61,26 +61,6 @@ class FeatureOptions:
     def feature_dim(self) -> int:
         """Features per frame, with the default of the type filled in."""
         return self.dim or _DEFAULT_DIM[self.type]
-
-
-@dataclass(frozen=True, config=_STRICT)
-class FeatLoadOptions:
-    """What is done to stored features when they are loaded, in this order: cmvn, deltas, splice."""
-
-    cmvn: Literal["none", "utterance", "speaker", "global"] = Field(
-        default="speaker", description="Over what means are normalised to 0."
-    )
-    norm_vars: bool = Field(default=False, description="Normalise variances to 1 as well.")
-    deltas: int = Field(
-        default=0, ge=0, le=3, description="Order of time derivatives that are appended; 2 is the usual number."
-    )
-    delta_window: int = Field(default=2, ge=1, description="Frames on each side from which a derivative is estimated.")
-    splice_left: int = Field(default=0, ge=0, description="Frames of left context that are stacked.")
-    splice_right: int = Field(default=0, ge=0, description="Frames of right context that are stacked.")
-
-    def output_dim(self, dim: int) -> int:
-        """Features per frame after loading, from those stored."""
-        return dim * (self.deltas + 1) * (self.splice_left + 1 + self.splice_right)
 
 
 @dataclass(frozen=True, config=_STRICT)

@@ -12,12 +12,12 @@ import torch
 
 from pipeline.artifacts.ali import AliSet
 from pipeline.artifacts.checkpoint import check_same
+from pipeline.artifacts.features import FeatLoadOptions
 from pipeline.artifacts.lang import Lang
 from pipeline.artifacts.transitions import TransitionModel
 from pipeline.artifacts.tree import Tree
 from pipeline.base.errors import DataError, MismatchError
 from pipeline.feats.dataset import Dataset
-from pipeline.feats.options import FeatLoadOptions
 from pipeline.gmm.frame_labels import FrameLabels, Piece
 from pipeline.hmm.graph_source import GraphSource
 

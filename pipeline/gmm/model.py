@@ -11,21 +11,20 @@ import numpy as np
 import torch
 
 from pipeline.artifacts.checkpoint import load_model, load_tensors, save_model, save_tensors
+from pipeline.artifacts.features import FeatLoadOptions, FeatureFacts
 from pipeline.artifacts.model_dir import HmmDir, load_hmm, save_hmm
+from pipeline.artifacts.model_meta import Figures, GmmMeta
 from pipeline.artifacts.topo import Topo
 from pipeline.artifacts.transitions import TransitionModel
 from pipeline.artifacts.tree import Tree
 from pipeline.base.errors import DataError, MismatchError
-from pipeline.feats.facts import FeatureFacts
 from pipeline.feats.frames import offsets_of
-from pipeline.feats.options import FeatLoadOptions
 from pipeline.gmm.diag import DiagGmms, Evaluator
 from pipeline.gmm.parallel import for_each
 
 if TYPE_CHECKING:
     from pipeline.gmm.on_demand import MixtureScores
 
-KIND = "gmm"
 FMLLR = "fmllr.safetensors"
 
 
@@ -39,7 +38,7 @@ class GmmModel:
         facts: the features that it was trained on.
         transform: (D, F) global transform (LDA and MLLT) of the loaded features, or None.
         independent: mixtures for features without fMLLR, of an adapted model; None otherwise.
-        meta: further facts for model.json, such as "config" and "history".
+        config: options of the training. history: figures of each iteration.
     """
 
     gmms: DiagGmms
@@ -47,7 +46,8 @@ class GmmModel:
     facts: FeatureFacts
     transform: torch.Tensor | None = None
     independent: DiagGmms | None = None
-    meta: dict[str, Any] = dataclasses.field(default_factory=dict)
+    config: dict[str, Any] = dataclasses.field(default_factory=dict)
+    history: Sequence[Figures] = ()
 
     @property
     def adapted(self) -> bool:
@@ -57,11 +57,7 @@ class GmmModel:
     @property
     def dim(self) -> int:
         """Dimension of the loaded features, before the global transform."""
-        return (
-            self.facts.dim
-            * (self.feat_options.deltas + 1)
-            * (self.feat_options.splice_left + 1 + self.feat_options.splice_right)
-        )
+        return self.feat_options.output_dim(self.facts.dim)
 
     def features(self, loaded: torch.Tensor) -> torch.Tensor:
         """(T, F) loaded features -> (T, D) features of the mixtures, speaker transforms excepted."""
@@ -76,45 +72,43 @@ class GmmModel:
         if self.transform is not None:
             tensors["transform"] = self.transform
         save_hmm(directory, topo, tree, transitions)
-        facts = {
-            "kind": KIND,
-            "lang_id": lang_id,
-            "tree_id": tree.id,
-            "topo_id": topo.id,
-            "frame_shift": self.facts.frame_shift,
-            "frame_offset": self.facts.frame_offset - self.facts.frame_shift / 2,
-            "num_pdfs": tree.num_pdfs,
-            "num_gauss": self.gmms.num_gauss,
-            "adapted": self.adapted,
-            "features": dataclasses.asdict(self.facts),
-            "feat_options": dataclasses.asdict(self.feat_options),
-        }
-        save_model(directory, tensors, {**facts, **self.meta})
+        meta = GmmMeta(
+            lang_id=lang_id,
+            tree_id=tree.id,
+            topo_id=topo.id,
+            frame_shift=self.facts.frame_shift,
+            frame_offset=self.facts.frame_offset - self.facts.frame_shift / 2,
+            num_pdfs=tree.num_pdfs,
+            num_gauss=self.gmms.num_gauss,
+            adapted=self.adapted,
+            features=self.facts,
+            feat_options=self.feat_options,
+            config=self.config,
+            history=list(self.history),
+        )
+        save_model(directory, tensors, meta)
 
     @classmethod
     def load(cls, directory: str | Path) -> GmmModel:
         """Reads a model directory; DataError or MismatchError when it is broken or holds another kind of model."""
-        tensors, meta = load_model(directory, KIND)
-        try:
-            facts, options = FeatureFacts(**meta["features"]), FeatLoadOptions(**meta["feat_options"])
-        except (KeyError, TypeError, ValueError) as e:
-            raise DataError(f"{directory}: model.json lacks facts about the features ({e!r})") from None
+        tensors, meta = load_model(directory, GmmMeta)
         where = f"{directory}/model.safetensors"
         independent = {k.partition(".")[2]: v for k, v in tensors.items() if k.startswith("independent.")}
         return cls(
             DiagGmms.from_tensors(tensors, where),
-            options,
-            facts,
+            meta.feat_options,
+            meta.features,
             tensors.get("transform"),
             DiagGmms.from_tensors(independent, where) if independent else None,
-            {k: meta[k] for k in ("config", "history") if k in meta},
+            meta.config,
+            meta.history,
         )
 
 
 def check_features(model: GmmModel, model_dir: str | Path, data_dir: str | Path) -> None:
     """MismatchError naming both directories unless the data has features of the model's kind."""
     facts = FeatureFacts.load(Path(data_dir))
-    model.facts.check_same_kind(facts, Path(model_dir), Path(data_dir))
+    model.facts.kind.check_same(facts.kind, model_dir, data_dir)
 
 
 def save_transforms(directory: str | Path, names: Sequence[str], transforms: np.ndarray) -> None:
@@ -185,7 +179,7 @@ class GmmScorer:
         self._adapted = AdaptedFeatures(model, transforms, where)
         gmms = model.gmms if transforms is not None or model.independent is None else model.independent
         self.evaluator = Evaluator(gmms.to(device))
-        self.facts = dataclasses.asdict(model.facts)
+        self.facts = model.facts.kind
         self.feat_options = model.feat_options
         self.frame_shift = model.facts.frame_shift
         self.frame_offset = model.facts.frame_offset - model.facts.frame_shift / 2

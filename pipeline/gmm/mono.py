@@ -7,13 +7,12 @@ import logging
 from pathlib import Path
 from typing import Any
 
+from pipeline.artifacts.features import FeatLoadOptions, FeatureFacts
 from pipeline.artifacts.lang import Lang
 from pipeline.artifacts.transitions import TransitionModel
 from pipeline.artifacts.tree import Tree, monophone_tree
 from pipeline.base.errors import DataError
 from pipeline.feats.dataset import Dataset
-from pipeline.feats.facts import FeatureFacts
-from pipeline.feats.options import FeatLoadOptions
 from pipeline.gmm.assign import Aligner
 from pipeline.gmm.data import graphs_of
 from pipeline.gmm.diag import Evaluator
@@ -54,7 +53,7 @@ def train_mono(data_dir: str | Path, lang: Lang, options: MonoOptions, tmp_dir: 
     stats = accumulate(Evaluator(start), first.pieces(data, options.device))
     gmms, _ = update(start, stats, options.flat_min_count, options.min_weight, options.min_var)
     state = train(aligner, gmms, transitions, first, options, silence_pdfs(tree, lang))
-    model = GmmModel(state.gmms, feat_options, facts, meta=meta(options, state))
+    model = GmmModel(state.gmms, feat_options, facts, config=kept(options), history=state.history)
     model.save(tmp_dir, lang.topo, tree, transitions, lang.id)
     clean_up(tmp_dir)
     return summary(state, tree)
@@ -66,12 +65,12 @@ def silence_pdfs(tree: Tree, lang: Lang) -> list[int]:
     return sorted({p for c in classes for p in tree.pdfs_of(lang.silence_id, c)})
 
 
-def meta(options: GmmOptions, state: State) -> dict[str, Any]:
-    """What model.json keeps about the training."""
+def kept(options: GmmOptions) -> dict[str, Any]:
+    """The options that model.json keeps: those that can change the model."""
     config = dataclasses.asdict(options)
     config.pop("device")
     config.pop("cache_mib")
-    return {"config": config, "history": state.history}
+    return config
 
 
 def summary(state: State, tree: Tree) -> dict[str, Any]:

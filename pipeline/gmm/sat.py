@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from pipeline.artifacts.features import FeatureFacts
 from pipeline.artifacts.index import load_index
 from pipeline.artifacts.lang import Lang
 from pipeline.artifacts.model_dir import load_hmm
 from pipeline.artifacts.occupancies import Occupancies
 from pipeline.base.errors import DataError, MismatchError
 from pipeline.feats.dataset import Dataset
-from pipeline.feats.facts import FeatureFacts
 from pipeline.feats.frames import offsets_of
 from pipeline.gmm import fmllr
 from pipeline.gmm.assign import Aligner, Assignment, boosted
@@ -26,7 +26,7 @@ from pipeline.gmm.diag import DiagGmms, Evaluator
 from pipeline.gmm.em import update
 from pipeline.gmm.frame_labels import FrameLabels, Piece
 from pipeline.gmm.model import FMLLR, GmmModel, check_features, load_transforms, save_transforms
-from pipeline.gmm.mono import meta, silence_pdfs, summary
+from pipeline.gmm.mono import kept, silence_pdfs, summary
 from pipeline.gmm.options import EstimateFmllrOptions, FmllrOptions, SatOptions
 from pipeline.gmm.stats import accumulate
 from pipeline.gmm.train import clean_up
@@ -156,7 +156,7 @@ def train_sat(
         min_trained=options.min_count,
     )
     save_transforms(tmp_dir, speakers.names, speakers.transforms)
-    model = GmmModel(state.gmms, base.feat_options, facts, base.transform, independent, meta(options, state))
+    model = GmmModel(state.gmms, base.feat_options, facts, base.transform, independent, kept(options), state.history)
     model.save(tmp_dir, lang.topo, tree, state.transitions, lang.id)
     clean_up(tmp_dir)
     return {**summary(state, tree), "speakers": len(speakers.names)}

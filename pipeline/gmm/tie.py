@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 
 from pipeline.artifacts.ali import AliWriter
+from pipeline.artifacts.features import FeatLoadOptions
 from pipeline.artifacts.lang import Lang
 from pipeline.artifacts.transitions import TransitionModel
 from pipeline.artifacts.tree import Tree
 from pipeline.feats.frames import offsets_of
-from pipeline.feats.options import FeatLoadOptions
 from pipeline.gmm.data import Aligned, load_aligned
 from pipeline.gmm.options import TieOptions
 from pipeline.gmm.tree_stats import convert_tids

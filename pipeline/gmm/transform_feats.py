@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.artifacts.corpus import as_cut, iter_cuts, save_data_dir
+from pipeline.artifacts.features import FeatureFacts
 from pipeline.base import stamp
 from pipeline.base.errors import DataError
 from pipeline.feats.cmvn import CmvnStats
 from pipeline.feats.dataset import Dataset
-from pipeline.feats.facts import FeatureFacts
 from pipeline.gmm.model import AdaptedFeatures, GmmModel, check_features, load_transforms
 
 if TYPE_CHECKING:

@@ -8,21 +8,20 @@ from typing import Any
 
 import torch
 
+from pipeline.artifacts.features import FeatLoadOptions, FeatureFacts
 from pipeline.artifacts.lang import Lang
 from pipeline.artifacts.transitions import TransitionModel
 from pipeline.artifacts.tree import Tree
 from pipeline.base.files import write_json
 from pipeline.feats.dataset import Dataset
-from pipeline.feats.facts import FeatureFacts
 from pipeline.feats.frames import offsets_of
-from pipeline.feats.options import FeatLoadOptions
 from pipeline.gmm.assign import Aligner, Assignment
 from pipeline.gmm.cluster import build_tree
 from pipeline.gmm.data import Aligned, graphs_of, load_aligned
 from pipeline.gmm.diag import DiagGmms, Evaluator
 from pipeline.gmm.em import global_gaussian, single_gaussians
 from pipeline.gmm.model import GmmModel
-from pipeline.gmm.mono import meta, silence_pdfs, summary
+from pipeline.gmm.mono import kept, silence_pdfs, summary
 from pipeline.gmm.options import DeltasOptions, GmmOptions, LdaMlltOptions, TreeOptions, TriphoneOptions
 from pipeline.gmm.questions import cluster_phones, load_questions, save_questions
 from pipeline.gmm.train import Adaptation, State, clean_up, train
@@ -113,7 +112,7 @@ def train_deltas(
     aligned = load_aligned(data_dir, lang, ali_dir, feat_options, options.cache_mib)
     tree = make_tree(aligned, aligned.data, lang, options.tree, tmp_dir, questions_file)
     state = train_on_tree(aligned, aligned.data, lang, tree, options, tmp_dir)
-    model = GmmModel(state.gmms, feat_options, facts, meta=meta(options, state))
+    model = GmmModel(state.gmms, feat_options, facts, config=kept(options), history=state.history)
     model.save(tmp_dir, lang.topo, tree, state.transitions, lang.id)
     clean_up(tmp_dir)
     return summary(state, tree)
@@ -180,7 +179,7 @@ def train_lda_mllt(
     tree = make_tree(aligned, data, lang, options.tree, tmp_dir, questions_file)
     adaptation = MlltAdaptation(options.mllt_iters, loaded, matrix, silence_pdfs(tree, lang), options)
     state = train_on_tree(aligned, data, lang, tree, options, tmp_dir, adaptation)
-    model = GmmModel(state.gmms, feat_options, facts, adaptation.matrix, meta=meta(options, state))
+    model = GmmModel(state.gmms, feat_options, facts, adaptation.matrix, config=kept(options), history=state.history)
     model.save(tmp_dir, lang.topo, tree, state.transitions, lang.id)
     clean_up(tmp_dir)
     return summary(state, tree)

@@ -13,11 +13,12 @@ import numpy as np
 import torch
 
 from pipeline.artifacts.ali import AliSet
+from pipeline.artifacts.features import FeatureFacts
 from pipeline.artifacts.lang import Lang
 from pipeline.artifacts.model_dir import HmmDir, load_hmm
+from pipeline.artifacts.model_meta import Scales
 from pipeline.base.errors import DataError
 from pipeline.feats.dataset import Dataset
-from pipeline.feats.facts import FeatureFacts
 from pipeline.feats.frames import ChunkFrames
 from pipeline.hmm import viterbi
 from pipeline.hmm.graph_source import GraphSource
@@ -31,7 +32,7 @@ from pipeline.nn.labels import (
     word_ids,
 )
 from pipeline.nn.losses import CrossEntropy
-from pipeline.nn.model import AcousticModel, Scales, feature_facts, save_acoustic_model
+from pipeline.nn.model import AcousticModel, save_acoustic_model
 from pipeline.nn.nhmm import encoder_options
 from pipeline.nn.options import ViterbiOptions
 from pipeline.nn.priors import label_prior
@@ -69,10 +70,13 @@ def train_viterbi(
         out,
         model.cpu(),
         hmm,
-        feature_facts(facts),
+        facts.kind,
         options.feat_options(),
         Scales(),
-        {"criterion": "cross_entropy", "lang_id": lang.id, "ali": str(ali_dir), "epochs": history},
+        criterion="cross_entropy",
+        lang_id=lang.id,
+        ali=str(ali_dir),
+        epochs=history,
     )
     clean_up(out)
     return {
@@ -115,7 +119,7 @@ def load_labelled(
     if dev_dir is not None:
         if dev_ali_dir is None:
             raise DataError(f"{dev_dir}: dev data need an alignment as well (--dev-ali)")
-        facts.check_same_kind(FeatureFacts.load(dev_dir), data_dir, dev_dir)
+        facts.kind.check_same(FeatureFacts.load(dev_dir).kind, data_dir, dev_dir)
         sets.append(_utterances(dev_dir, dev_ali_dir, hmm, facts, options))
     return lang, hmm, facts, sets
 

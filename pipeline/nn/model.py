@@ -5,35 +5,24 @@ probabilities.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from pipeline.artifacts.checkpoint import META, load_model, save_model
+from pipeline.artifacts.checkpoint import TENSORS, load_model, save_model
+from pipeline.artifacts.features import FeatLoadOptions, FeatureKind
 from pipeline.artifacts.model_dir import HmmDir, load_hmm, save_hmm
-from pipeline.base.errors import DataError
-from pipeline.feats.facts import FeatureFacts
-from pipeline.feats.options import FeatLoadOptions
+from pipeline.artifacts.model_meta import META, Figures, NetworkMeta, Scales, TransitionShape
+from pipeline.base.errors import ConfigError, DataError
+from pipeline.base.records import from_json
 from pipeline.nn.encoders import Encoder
 from pipeline.nn.normalised import Normalised
 from pipeline.nn.options import EncoderOptions
 from pipeline.nn.transitions import TransitionNet
 from pipeline.nn.windows import encode_windows
-
-KIND = "nn"
-_KEEP = ("type", "dim", "frame_shift", "window", "frame_offset", "sampling_rate", "extractor")
-
-
-@dataclass(frozen=True)
-class Scales:
-    """Exponents that a model was trained with, the default for alignment; prior is relative to the label posterior."""
-
-    label: float = 1.0
-    transition: float = 1.0
-    prior: float = 1.0
 
 
 class AcousticModel(Normalised):
@@ -90,80 +79,78 @@ def save_acoustic_model(
     directory: str | Path,
     model: AcousticModel,
     hmm: HmmDir,
-    facts: dict[str, Any],
+    features: FeatureKind,
     feat_options: FeatLoadOptions,
     scales: Scales,
-    extra: dict[str, Any],
+    *,
+    criterion: str,
+    lang_id: str,
+    epochs: Sequence[Figures],
+    ali: str | None = None,
+    start: str | None = None,
+    optimisation: dict[str, Any] | None = None,
 ) -> None:
     """Writes model.json, model.safetensors and the HMM files (transition probabilities taken from the model, if it has
     any).
 
-    Args:
-        facts: of the features, see ``feature_facts``.
-        extra: further facts, such as "lang_id" and "criterion".
+    Arguments as in ``NetworkMeta``.
     """
     net = model.transitions
-    meta = {
-        "kind": KIND,
-        "config": asdict(model.options),
-        "num_pdfs": model.num_pdfs,
-        "feature_dim": len(model.mean),
-        "features": facts,
-        "feat_options": asdict(feat_options),
-        "scales": asdict(scales),
-        "frame_shift": facts["frame_shift"] * model.encoder.subsampling,
-        "tree_id": hmm.tree.id,
-        "topo_id": hmm.topo.id,
-        "transition_model": None if net is None else {"kind": net.kind, "dim": net.width},
-        **extra,
-    }
+    meta = NetworkMeta(
+        config=asdict(model.options),
+        num_pdfs=model.num_pdfs,
+        feature_dim=len(model.mean),
+        features=features,
+        feat_options=feat_options,
+        scales=scales,
+        frame_shift=features.frame_shift * model.encoder.subsampling,
+        tree_id=hmm.tree.id,
+        topo_id=hmm.topo.id,
+        transition_model=None if net is None else TransitionShape(net.kind, net.width),
+        criterion=criterion,
+        lang_id=lang_id,
+        ali=ali,
+        start=start,
+        epochs=list(epochs),
+        optimisation=optimisation,
+    )
     save_hmm(directory, hmm.topo, hmm.tree, hmm.transitions)
     save_model(directory, model.state_dict(), meta)
 
 
-def load_acoustic_model(directory: str | Path) -> tuple[AcousticModel, HmmDir, dict[str, Any]]:
+def load_acoustic_model(directory: str | Path) -> tuple[AcousticModel, HmmDir, NetworkMeta]:
     """Rebuilds a model from its directory alone.
 
     Returns:
         the model in evaluation mode, its HMM side, and model.json.
     """
-    tensors, meta = load_model(directory, KIND)
+    tensors, meta = load_model(directory, NetworkMeta)
     hmm = load_hmm(directory)
     where = Path(directory) / META
+    options, net = from_json(EncoderOptions, meta.config, where, "config."), meta.transition_model
     try:
-        config = {k: tuple(v) if isinstance(v, list) else v for k, v in meta["config"].items()}
-        model = AcousticModel(int(meta["feature_dim"]), int(meta["num_pdfs"]), EncoderOptions(**config))
-        if meta["transition_model"] is not None:
-            net = meta["transition_model"]
-            model.transitions = TransitionNet(
-                net["kind"], hmm.transitions, model.encoder.out_dim, width=int(net["dim"])
-            )
+        model = AcousticModel(meta.feature_dim, meta.num_pdfs, options)
+        if net is not None:
+            model.transitions = TransitionNet(net.kind, hmm.transitions, model.encoder.out_dim, width=net.dim)
         model.load_state_dict(tensors)
-    except (KeyError, TypeError, ValueError, RuntimeError) as e:
-        raise DataError(f"{where}: not a network of this version ({e})") from None
+    except (ConfigError, KeyError, ValueError, RuntimeError) as e:
+        raise DataError(f"{where}: does not describe the network of {TENSORS} ({e})") from None
+    meta.check_frame_shift(model.encoder.subsampling, where)
     if hmm.tree.num_pdfs != model.num_pdfs:
         raise DataError(f"{where}: the network has {model.num_pdfs} labels, the tree beside it {hmm.tree.num_pdfs}")
     return model.eval(), hmm, meta
-
-
-def feature_facts(facts: FeatureFacts) -> dict[str, Any]:
-    """The facts that features must share with those that a model was trained on (not the size of the corpus)."""
-    return {k: v for k, v in asdict(facts).items() if k in _KEEP}
 
 
 class NnScorer:
     """A network as ``pipeline.tasks.model.Model``: log posterior - prior_scale * log prior."""
 
     def __init__(
-        self, model: AcousticModel, hmm: HmmDir, meta: dict[str, Any], prior_scale: float | None, device: str
+        self, model: AcousticModel, hmm: HmmDir, meta: NetworkMeta, prior_scale: float | None, device: str
     ) -> None:
-        self.model, self.hmm, self.facts = model.to(device), hmm, meta["features"]
-        facts, scales = meta["features"], Scales(**meta["scales"])
-        known = {f.name for f in fields(FeatLoadOptions)}
-        self.feat_options = FeatLoadOptions(**{k: v for k, v in meta["feat_options"].items() if k in known})
-        self.frame_shift = float(meta["frame_shift"])
+        self.model, self.hmm, self.facts, scales = model.to(device), hmm, meta.features, meta.scales
+        self.feat_options, self.frame_shift = meta.feat_options, meta.frame_shift
         # The features say where a frame's centre lies, alignments where its span begins.
-        self.frame_offset = float(facts["frame_offset"]) - float(facts["frame_shift"]) / 2
+        self.frame_offset = self.facts.frame_offset - self.facts.frame_shift / 2
         self.num_pdfs = model.num_pdfs
         self.acoustic_scale, self.transition_scale = scales.label, scales.transition
         self.prior_scale = scales.prior if prior_scale is None else prior_scale

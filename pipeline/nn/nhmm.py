@@ -12,17 +12,18 @@ from typing import Any
 import numpy as np
 import torch
 
+from pipeline.artifacts.features import FeatureFacts
 from pipeline.artifacts.lang import Lang
 from pipeline.artifacts.model_dir import HmmDir, load_hmm
+from pipeline.artifacts.model_meta import Scales
 from pipeline.artifacts.transitions import TransitionModel
 from pipeline.artifacts.tree import monophone_tree
 from pipeline.base.errors import DataError
 from pipeline.feats.dataset import Dataset
-from pipeline.feats.facts import FeatureFacts
 from pipeline.hmm.graph_source import GraphSource
 from pipeline.nn.labels import word_ids
 from pipeline.nn.losses import FullSum, Ramp
-from pipeline.nn.model import AcousticModel, Scales, feature_facts, save_acoustic_model
+from pipeline.nn.model import AcousticModel, save_acoustic_model
 from pipeline.nn.options import EncoderOptions, NhmmOptions
 from pipeline.nn.priors import softmax_prior, transcript_prior
 from pipeline.nn.train import Task, clean_up, train
@@ -58,7 +59,7 @@ def train_nhmm(
     model = _first_model(data, graphs, hmm, silence, facts, options)
     dev = None
     if dev_dir is not None:
-        facts.check_same_kind(FeatureFacts.load(dev_dir), data_dir, dev_dir)
+        facts.kind.check_same(FeatureFacts.load(dev_dir).kind, data_dir, dev_dir)
         dev_data, dev_graphs = _utterances(dev_dir, lang, hmm, options)
         dev = Task(dev_data, criterion_of(dev_graphs, silence, options, lang.blank, training=False))
     criterion = criterion_of(graphs, silence, options, lang.blank, training=True)
@@ -73,10 +74,12 @@ def train_nhmm(
         out,
         model,
         hmm,
-        feature_facts(facts),
+        facts.kind,
         options.feat_options(),
         scales,
-        {"criterion": "full_sum", "lang_id": lang.id, "epochs": history},
+        criterion="full_sum",
+        lang_id=lang.id,
+        epochs=history,
     )
     clean_up(out)
     return _facts(model, hmm.transitions, silence, history, len(data))

@@ -9,7 +9,8 @@ from pydantic import ConfigDict, Field
 from pydantic.config import JsonDict
 from pydantic.dataclasses import dataclass
 
-from pipeline.feats.options import FeatLoadOptions, cache_field
+from pipeline.artifacts.features import FeatLoadOptions
+from pipeline.feats.options import cache_field
 
 frozen = dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
 NOT_IN_STAMP: JsonDict = {"stamp": False}

@@ -6,7 +6,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from pipeline.feats.options import FeatLoadOptions, cache_field
+from pipeline.artifacts.features import FeatLoadOptions
+from pipeline.feats.options import cache_field
 from pipeline.graph.options import DecodeOptions
 from pipeline.nn.options import NOT_IN_STAMP, TrainOptions, frozen
 

@@ -17,19 +17,19 @@ import torch
 from pipeline.artifacts.ali import AliSet
 from pipeline.artifacts.arpa import Arpa
 from pipeline.artifacts.checkpoint import check_same
+from pipeline.artifacts.features import FeatureFacts
 from pipeline.artifacts.lang import Lang
 from pipeline.artifacts.model_dir import HmmDir
+from pipeline.artifacts.model_meta import NetworkMeta
 from pipeline.base.errors import ConfigError, DataError, MismatchError
 from pipeline.base.files import atomic_write
 from pipeline.feats.dataset import Dataset, plan
-from pipeline.feats.facts import FeatureFacts
-from pipeline.feats.options import FeatLoadOptions
 from pipeline.graph.decoding import DecodingGraph
 from pipeline.graph.denominator import GraphSum, LatticeSum
 from pipeline.hmm.graph_source import GraphSource
 from pipeline.nn.labels import LabelFile, Lazy, word_ids
 from pipeline.nn.mmi import Denominator, MmiOptions, SequenceObjective
-from pipeline.nn.model import AcousticModel, Scales, load_acoustic_model, save_acoustic_model
+from pipeline.nn.model import AcousticModel, load_acoustic_model, save_acoustic_model
 from pipeline.nn.nhmm import silence_pdfs
 from pipeline.nn.sequence import FrameCrossEntropy, SequenceCriterion
 from pipeline.nn.sequence_options import SequenceOptions
@@ -86,18 +86,19 @@ def train_sequence(
     select_parameters(model, options.update)
     cost = step_cost(model.to(device), task, options, device)
     logger.info("a step of %s takes %.2f times the CPU time of a cross-entropy step", options.criterion, cost)
-    feats = FeatLoadOptions(**meta["feat_options"])
-    frame_shift = float(meta["features"]["frame_shift"])
-    history = train(model, task, dev, options.training(feats), out, frame_shift)
+    history = train(model, task, dev, options.training(meta.feat_options), out, meta.features.frame_shift)
     model.requires_grad_(True)
     save_acoustic_model(
         out,
         model.cpu(),
         hmm,
-        meta["features"],
-        feats,
-        Scales(**meta["scales"]),
-        {"criterion": options.criterion, "lang_id": lang.id, "start": str(sources.model_dir), "epochs": history},
+        meta.features,
+        meta.feat_options,
+        meta.scales,
+        criterion=options.criterion,
+        lang_id=lang.id,
+        start=str(sources.model_dir),
+        epochs=history,
     )
     failed = write_failures(out, task)
     clean_up(out)
@@ -136,7 +137,7 @@ def make_denominator(
 def sequence_task(
     model: AcousticModel,
     hmm: HmmDir,
-    meta: dict[str, Any],
+    meta: NetworkMeta,
     lang: Lang,
     data_dir: Path,
     sources: Sources,
@@ -151,8 +152,8 @@ def sequence_task(
         held_out: utterances with words that the language model lacks are left out; in training data they are an error.
     """
     facts = FeatureFacts.load(data_dir)
-    facts.check_same_kind(replace(facts, **meta["features"]), data_dir, sources.model_dir)
-    whole = Dataset.open(data_dir, FeatLoadOptions(**meta["feat_options"]), cache_mib=options.cache_mib)
+    facts.kind.check_same(meta.features, data_dir, sources.model_dir)
+    whole = Dataset.open(data_dir, meta.feat_options, cache_mib=options.cache_mib)
     words = word_ids(whole, lang)
     graphs = GraphSource(lang, hmm.tree, hmm.transitions, words.__getitem__, len(whole), options.cache_mib)
     keep = model.encoder.out_lens(torch.from_numpy(whole.lens)).numpy() >= graphs.min_frames
@@ -165,7 +166,7 @@ def sequence_task(
     labels = (
         None if ali_dir is None else aligned_labels(data, ali_dir, hmm, facts.frame_shift * model.encoder.subsampling)
     )
-    prior = Scales(**meta["scales"]).prior
+    prior = meta.scales.prior
     smoothed = options.criterion == "bmmi" or options.criterion == "smbr"
     criterion = MmiOptions(
         kind=options.criterion if options.criterion in ("smbr", "realign") else "mmi",
@@ -217,8 +218,8 @@ def aligned_labels(data: Dataset, ali_dir: Path, hmm: HmmDir, frame_shift: float
     return Lazy(len(data), lambda i: ali.pdf_ids(data.id(i), factor))
 
 
-def _transition_scale(meta: dict[str, Any], options: SequenceOptions) -> float:
-    return Scales(**meta["scales"]).transition if options.transition_scale is None else options.transition_scale
+def _transition_scale(meta: NetworkMeta, options: SequenceOptions) -> float:
+    return meta.scales.transition if options.transition_scale is None else options.transition_scale
 
 
 def lm_scores(lm: Path, lang: Lang, words: Sequence[Sequence[int]], strict: bool = True) -> np.ndarray:

@@ -5,22 +5,21 @@ gradients).
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from pipeline.artifacts.features import FeatureFacts
 from pipeline.artifacts.lang import Lang
 from pipeline.artifacts.model_dir import HmmDir
+from pipeline.artifacts.model_meta import Scales
 from pipeline.base.errors import ConfigError
 from pipeline.feats.dataset import Dataset
-from pipeline.feats.facts import FeatureFacts
-from pipeline.feats.options import FeatLoadOptions
 from pipeline.hmm.graph_source import GraphSource
 from pipeline.nn.labels import word_ids
 from pipeline.nn.losses import FullSum, Ramp
-from pipeline.nn.model import Scales, feature_facts, load_acoustic_model, save_acoustic_model
+from pipeline.nn.model import load_acoustic_model, save_acoustic_model
 from pipeline.nn.nhmm import silence_pdfs
 from pipeline.nn.options import TransitionEmOptions
 from pipeline.nn.transitions import TransitionNet, check_closed_form
@@ -46,15 +45,15 @@ def estimate_transitions(
         raise ConfigError(
             f"{model_dir}: its transition probabilities depend on the input; there is no closed form for them"
         )
-    lang, facts, trained = Lang.load(lang_dir), FeatureFacts.load(data_dir), Scales(**meta["scales"])
+    lang, facts, trained = Lang.load(lang_dir), FeatureFacts.load(data_dir), meta.scales
     hmm.check_lang(lang, lang_dir)
-    facts.check_same_kind(replace(facts, **meta["features"]), data_dir, model_dir)
+    facts.kind.check_same(meta.features, data_dir, model_dir)
     scales = Scales(
         options.label_scale or trained.label,
         trained.transition if options.transition_scale is None else options.transition_scale,
         trained.prior,
     )
-    whole = Dataset.open(data_dir, FeatLoadOptions(**meta["feat_options"]), cache_mib=options.cache_mib)
+    whole = Dataset.open(data_dir, meta.feat_options, cache_mib=options.cache_mib)
     graphs = GraphSource(
         lang, hmm.tree, hmm.transitions, word_ids(whole, lang).__getitem__, len(whole), options.cache_mib
     )
@@ -82,10 +81,12 @@ def estimate_transitions(
         out,
         model,
         HmmDir(out, hmm.phones, hmm.topo, hmm.tree, hmm.transitions),
-        feature_facts(facts),
-        FeatLoadOptions(**meta["feat_options"]),
+        facts.kind,
+        meta.feat_options,
         scales,
-        {k: meta[k] for k in ("criterion", "lang_id", "epochs") if k in meta},
+        criterion=meta.criterion,
+        lang_id=meta.lang_id,
+        epochs=meta.epochs,
     )
     speech, silent = _means(model.transitions, silence)
     return {"utterances": len(data), "speech_forward": speech, "silence_forward": silent}

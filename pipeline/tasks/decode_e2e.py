@@ -13,9 +13,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.artifacts.checkpoint import META, check_same
+from pipeline.artifacts.checkpoint import check_same
+from pipeline.artifacts.features import FeatureFacts
 from pipeline.artifacts.hyp import NBEST, Alternative, Hypothesis, NBest, save_nbest
-from pipeline.artifacts.model_dir import model_kind
+from pipeline.artifacts.model_meta import META, EndToEndMeta, model_kind
 from pipeline.artifacts.tokens import Tokens
 from pipeline.base.errors import ConfigError, DataError, MismatchError
 from pipeline.base.files import read_json
@@ -139,7 +140,7 @@ def load_lm(path: Path, tokens: Tokens, tokens_dir: Path) -> TokenLm:
 
 def decode(
     model: EndToEnd,
-    meta: Mapping[str, Any],
+    meta: EndToEndMeta,
     data_dir: Path,
     options: SearchOptions,
     method: Method,
@@ -216,21 +217,12 @@ def search(
     return beam.search(encoded, lens, number)
 
 
-def _load(data_dir: Path, meta: Mapping[str, Any]) -> tuple[Any, float]:
+def _load(data_dir: Path, meta: EndToEndMeta) -> tuple[Any, float]:
     """Utterances with the features that the model was trained on, and their frame shift."""
     from pipeline.feats.dataset import Dataset
-    from pipeline.feats.facts import FeatureFacts
-    from pipeline.feats.options import FeatLoadOptions
-    from pipeline.nn.model import feature_facts
 
-    facts = FeatureFacts.load(data_dir)
-    here, there = feature_facts(facts), meta["features"]
-    different = [k for k in there if here.get(k) != there[k]]
-    if different:
-        k = different[0]
-        raise MismatchError(f"{data_dir} has features with {k} = {here.get(k)}, the model was trained on {there[k]}")
-    data = Dataset.open(data_dir, FeatLoadOptions(**meta["feat_options"]), cache_mib=0)  # utterances are read once
-    return data, facts.frame_shift
+    data = Dataset.open(data_dir, meta.feat_options, cache_mib=0)  # utterances are read once
+    return data, FeatureFacts.load(data_dir).frame_shift
 
 
 def latency(model: EndToEnd, frame_shift: float) -> float | None:
@@ -255,9 +247,10 @@ def latency(model: EndToEnd, frame_shift: float) -> float | None:
     return seconds
 
 
-def check_tokens(meta: Mapping[str, Any], model_dir: Path, tokens: Tokens, tokens_dir: Path) -> None:
-    """MismatchError naming both directories unless the model was trained for these tokens."""
-    check_same("tokens", str(meta.get("tokens_id")), model_dir, tokens.id, tokens_dir)
+def check_inputs(meta: EndToEndMeta, model_dir: Path, tokens: Tokens, tokens_dir: Path, data_dir: Path) -> None:
+    """MismatchError naming both directories unless the model was trained for these tokens and on such features."""
+    check_same("tokens", meta.tokens_id, model_dir, tokens.id, tokens_dir)
+    meta.features.check_same(FeatureFacts.load(data_dir).kind, model_dir, data_dir)
 
 
 def choose_weights(errors: Mapping[Weights, Errors]) -> Weights:
@@ -346,7 +339,7 @@ def decode_directory(
     model_dir, tokens_dir, data = sources
     network, meta = load_end_to_end(model_dir)
     table = Tokens.load(tokens_dir)
-    check_tokens(meta, model_dir, table, tokens_dir)
+    check_inputs(meta, model_dir, table, tokens_dir, data)
     method = choose_method(network, options)
     if weights_from is None:
         weights = grid(method, network, options, lm is not None)
@@ -355,7 +348,7 @@ def decode_directory(
     language_model = None if lm is None else load_lm(lm, table, tokens_dir)
     decoded = decode(network, meta, data, options, method, weights, language_model)
     hyps, facts = report(decoded, table, out_dir, options)
-    facts.update(method=method, latency_seconds=latency(network, meta["features"]["frame_shift"]))
+    facts.update(method=method, latency_seconds=latency(network, meta.features.frame_shift))
     if row_id is not None:
         write_rows(out_dir, row_id, part, hyps, options, facts)
     return facts

@@ -4,15 +4,25 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 
+from pipeline.artifacts.ali import HEADER, AliSet
 from pipeline.artifacts.lang import SILENCE, without_position
 from pipeline.artifacts.model_dir import HmmDir
+from pipeline.artifacts.model_meta import SCORING, load_meta
 from pipeline.base.errors import DataError, MismatchError
 from pipeline.tasks.ali_score import Tiers
 
 MIN_COUNT = 5  # phones that are rarer in the reference are left out
+
+
+def frame_shift_of(directory: Path) -> float:
+    """Seconds per frame of an alignment set or of a model that scores frames."""
+    if (directory / HEADER).is_file():
+        return AliSet.load(directory).header.frame_shift
+    return load_meta(directory, *SCORING).frame_shift
 
 
 def implied_seconds(hmm: HmmDir, frame_shift: float) -> dict[str, float]:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from pipeline.artifacts.model_dir import HmmDir, model_kind
-from pipeline.base.errors import ConfigError, MismatchError
+from pipeline.artifacts.features import FeatLoadOptions, FeatureFacts, FeatureKind
+from pipeline.artifacts.model_dir import HmmDir
+from pipeline.artifacts.model_meta import model_kind
+from pipeline.base.errors import ConfigError
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
 
-    from pipeline.feats.options import FeatLoadOptions
     from pipeline.hmm import OnDemand
 
 
@@ -22,7 +23,7 @@ class Model(Protocol):
 
     Attributes:
         hmm: its labels, topology, transition probabilities, and the directory that it comes from.
-        facts: of the features that it was trained on (``FeatureFacts``, without the size of the corpus).
+        facts: of the features that it was trained on.
         feat_options: how ``pipeline.feats`` must load the features (CMVN, deltas) that log_likes expects.
         frame_shift, frame_offset: seconds; output frame i stands for [i * shift + offset, (i + 1) * shift + offset).
         num_pdfs: P.
@@ -30,7 +31,7 @@ class Model(Protocol):
     """
 
     hmm: HmmDir
-    facts: dict[str, Any]
+    facts: FeatureKind
     feat_options: FeatLoadOptions
     frame_shift: float
     frame_offset: float
@@ -86,22 +87,9 @@ class EmittingModel(Protocol):
         """
 
 
-# What features must share with those that a model was trained on for its scores to mean anything.
-SAME = ("type", "dim", "sampling_rate", "frame_shift", "window", "extractor")
-
-
 def check_data(model: Model, data_dir: str | Path) -> None:
     """MismatchError naming model and data unless the features are of the kind that the model was trained on."""
-    from pipeline.feats.facts import FeatureFacts
-
-    here = FeatureFacts.load(Path(data_dir))
-    for name in SAME:
-        theirs, ours = model.facts.get(name), getattr(here, name)
-        if theirs != ours:
-            raise MismatchError(
-                f"{model.hmm.directory} and {data_dir} do not belong together: the model was trained on features with "
-                f"{name} {theirs!r}, the data have {ours!r}"
-            )
+    model.facts.check_same(FeatureFacts.load(Path(data_dir)).kind, model.hmm.directory, data_dir)
 
 
 def load_model(

@@ -9,6 +9,7 @@ from pipeline.artifacts.ali import Alignment, AliHeader, AliSet, AliWriter, spre
 from pipeline.artifacts.checkpoint import load_model, save_model
 from pipeline.artifacts.lang import make_lang
 from pipeline.artifacts.lexicon import Lexicon, Pronunciation
+from pipeline.artifacts.model_meta import LmMeta, NetworkMeta
 from pipeline.artifacts.transitions import TransitionModel
 from pipeline.artifacts.tree import monophone_tree
 from pipeline.base.errors import DataError, MismatchError
@@ -173,11 +174,12 @@ def test_another_tree_is_a_mismatch(tmp_path):
 def test_model_directory_round_trip(tmp_path):
     torch = pytest.importorskip("torch")
     tensors = {"w": torch.arange(6, dtype=torch.float32).reshape(2, 3), "n": torch.tensor([3])}
-    save_model(tmp_path, tensors, {"kind": "gmm", "frame_shift": 0.01})
-    got, meta = load_model(tmp_path, "gmm")
-    assert meta["frame_shift"] == 0.01 and all((got[k] == tensors[k]).all() for k in tensors)
-    with pytest.raises(MismatchError, match="kind 'gmm', not 'nn'"):
-        load_model(tmp_path, "nn")
+    lm = LmMeta(vocab_size=3, tokens_id="t", config={}, epochs=[])
+    save_model(tmp_path, tensors, lm)
+    got, meta = load_model(tmp_path, LmMeta)
+    assert meta == lm and all((got[k] == tensors[k]).all() for k in tensors)
+    with pytest.raises(MismatchError, match="kind 'nn_lm', not 'nn'"):
+        load_model(tmp_path, NetworkMeta)
     (tmp_path / "model.safetensors").write_bytes(b"junk")
     with pytest.raises(DataError, match="damaged safetensors"):
-        load_model(tmp_path)
+        load_model(tmp_path, LmMeta)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from dataclasses import asdict
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from pipeline.artifacts.features import FeatLoadOptions, FeatureFacts
 from pipeline.artifacts.hyp import load_hypotheses, load_nbest
 from pipeline.artifacts.tokens import TokenOptions, Tokens, train_tokens
 from pipeline.base.errors import ConfigError, DataError, MismatchError
@@ -17,11 +19,9 @@ from pipeline.e2e.options import EndToEndOptions
 from pipeline.e2e.rnnt import rnnt_loss
 from pipeline.e2e.search.options import SearchOptions
 from pipeline.e2e.search.results import Found, Weights
-from pipeline.feats.facts import FeatureFacts
-from pipeline.feats.options import FeatLoadOptions
-from pipeline.nn.model import feature_facts
 from pipeline.tasks.decode_e2e import (
     Decoded,
+    check_inputs,
     choose_method,
     choose_weights,
     decode,
@@ -190,9 +190,7 @@ def test_latency():
 
 def saved(directory: Path, data: Path) -> Path:
     model = make("attention", features=16)
-    save_end_to_end(
-        directory / "model", model, TOKENS.id, feature_facts(FeatureFacts.load(data)), FeatLoadOptions(), {}
-    )
+    save_end_to_end(directory / "model", model, TOKENS.id, FeatureFacts.load(data).kind, FeatLoadOptions(), [])
     TOKENS.save(directory / "tokens")
     return directory / "model"
 
@@ -213,9 +211,9 @@ def test_a_data_directory(tones, tmp_path):
     assert min(t["wer"] for t in best["tried"]) == pytest.approx(facts["wer"], abs=1e-3)
     again = decode(model, meta, tones.data, options, "attention", [weights[1]])
     assert again.found[weights[1]] == found.found[weights[1]]
-    meta["features"]["dim"] = 40
-    with pytest.raises(MismatchError, match="features with dim = 16, the model was trained on 40"):
-        decode(model, meta, tones.data, options, "attention", weights)
+    other = dataclasses.replace(meta, features=dataclasses.replace(meta.features, dim=40))
+    with pytest.raises(MismatchError, match="model and .* do not belong together: dim of their features is 40 and 16"):
+        check_inputs(other, tmp_path / "model", TOKENS, tmp_path / "tokens", tones.data)
 
 
 def _durations(data: Path) -> list[float]:

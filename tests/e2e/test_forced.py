@@ -11,13 +11,13 @@ import torch
 
 from pipeline.artifacts.ali import AliSet
 from pipeline.artifacts.arpa import train_unigram
-from pipeline.artifacts.checkpoint import save_model
 from pipeline.artifacts.lang import SILENCE
 from pipeline.artifacts.model_dir import load_hmm
 from pipeline.artifacts.token_lang import phone_name, token_lang, token_of_pdf
 from pipeline.artifacts.tokens import BLANK_ID, TokenOptions, train_tokens
 from pipeline.artifacts.tree import monophone_tree
 from pipeline.base.errors import ConfigError, DataError, MismatchError
+from pipeline.base.files import write_json
 from pipeline.e2e.forced import attention_path, monotonic_path, transducer_path
 from pipeline.e2e.scorer import export
 from pipeline.tasks.align import AlignOptions, align
@@ -92,13 +92,11 @@ def test_the_lang_of_tokens():
 
 
 def exported(tmp_path, data, head: str, name: str):
+    from pipeline.artifacts.features import FeatLoadOptions, FeatureFacts
     from pipeline.e2e.model import save_end_to_end
-    from pipeline.feats.facts import FeatureFacts
-    from pipeline.feats.options import FeatLoadOptions
-    from pipeline.nn.model import feature_facts
 
     model = make(name, features=16)
-    save_end_to_end(tmp_path / "model", model, TOKENS.id, feature_facts(FeatureFacts.load(data)), FeatLoadOptions(), {})
+    save_end_to_end(tmp_path / "model", model, TOKENS.id, FeatureFacts.load(data).kind, FeatLoadOptions(), [])
     TOKENS.save(tmp_path / "tokens")
     token_lang(WORDS, TOKENS).save(tmp_path / "lang")
     export(tmp_path / "model", tmp_path / "tokens", tmp_path / "lang", tmp_path / head, head)
@@ -187,7 +185,7 @@ def test_blank_penalty(tones, tmp_path):
     blank = torch.from_numpy(plain.token_of_pdf) == BLANK_ID
     assert blank.sum() == 1
     torch.testing.assert_close(difference, torch.where(blank, 1.5, 0.0).expand_as(difference))
-    save_model(tmp_path / "gmm", {}, {"kind": "gmm"})
+    write_json(tmp_path / "gmm" / "model.json", {"kind": "gmm"})
     with pytest.raises(ConfigError, match="--blank-penalty does not apply"):
         load_model(tmp_path / "gmm", blank_penalty=1.0)
 

@@ -62,5 +62,5 @@ def test_training(tmp_path):
     with pytest.raises(MismatchError, match="tokens"):
         load_nn_lm(tmp_path, other, "other_tokens")
     (tmp_path / "model.json").write_text((tmp_path / "model.json").read_text().replace('"dim": 16', '"dim": 17'))
-    with pytest.raises(DataError, match="not a language model of this version"):
+    with pytest.raises(DataError, match="model.json: does not describe the network of model.safetensors"):
         load_nn_lm(tmp_path, TOKENS, "tokens")

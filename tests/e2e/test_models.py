@@ -7,12 +7,12 @@ from __future__ import annotations
 import pytest
 import torch
 
+from pipeline.artifacts.features import FeatLoadOptions, FeatureKind
 from pipeline.artifacts.tokens import EOS_ID
 from pipeline.base.errors import ConfigError, DataError, MismatchError
 from pipeline.base.files import read_json, write_json
 from pipeline.e2e.model import EndToEnd, load_end_to_end, save_end_to_end
 from pipeline.e2e.options import EndToEndOptions
-from pipeline.feats.options import FeatLoadOptions
 
 SMALL = dict(
     encoder="blstm",
@@ -32,6 +32,7 @@ SHAPES = [
     dict(model="transducer"),
     dict(model="transducer", predictor="stateless", ctc=False),
 ]
+FEATURES = FeatureKind("fbank", 4, 0.01, 0.025, 0.0125, 16000, {})
 TOKENS = torch.tensor([[3, 4, 3, 6], [5, 5, 0, 0]])
 
 
@@ -126,11 +127,11 @@ def test_models_come_back_as_saved(shape, tmp_path):
     model.set_normalisation(torch.randn(4), torch.rand(4) + 1.0)
     for name in ("a", "b"):
         source = model if name == "a" else load_end_to_end(tmp_path / "a")[0]
-        save_end_to_end(tmp_path / name, source, "tokens", {"frame_shift": 0.01}, FeatLoadOptions(), {"note": 1})
+        save_end_to_end(tmp_path / name, source, "tokens", FEATURES, FeatLoadOptions(), [{"loss": 1.5}])
     for file in ("model.json", "model.safetensors"):
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
     again, meta = load_end_to_end(tmp_path / "b")
-    assert meta["tokens_id"] == "tokens" and meta["frame_shift"] == 0.02 and again.options == model.options
+    assert meta.tokens_id == "tokens" and meta.frame_shift == 0.02 and again.options == model.options
     feats, lens, encoded, _ = encoded_of(model)
     assert torch.equal(again.encode(feats, lens)[0], encoded)
 
@@ -142,7 +143,7 @@ def test_wrong_models_are_refused(tmp_path):
         make(model="attention", attention_heads=5)
     with pytest.raises(ConfigError, match="no CTC"):
         make(model="attention", ctc=False).ctc_log_probs(torch.zeros(1, 2, 12))
-    save_end_to_end(tmp_path, make(model="ctc"), "tokens", {"frame_shift": 0.01}, FeatLoadOptions(), {})
+    save_end_to_end(tmp_path, make(model="ctc"), "tokens", FEATURES, FeatLoadOptions(), [])
     meta = read_json(tmp_path / "model.json")
     write_json(tmp_path / "model.json", {**meta, "vocab_size": 9})
     with pytest.raises(DataError, match="model.json"):

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from pipeline.artifacts.ali import AliSet
+from pipeline.artifacts.features import FeatureFacts
 from pipeline.artifacts.lang import Lang
 from pipeline.artifacts.model_dir import load_hmm, save_hmm
 from pipeline.artifacts.tokens import Tokens
@@ -25,7 +26,6 @@ from pipeline.e2e.model import load_end_to_end
 from pipeline.e2e.options import TrainEndToEndOptions
 from pipeline.e2e.training import train_end_to_end
 from pipeline.feats.dataset import Dataset
-from pipeline.feats.facts import FeatureFacts
 from pipeline.nn.hybrid import train_viterbi
 from pipeline.nn.options import ViterbiOptions
 from tests.nn.conftest import tones  # noqa: F401
@@ -115,7 +115,7 @@ def test_ctc_learns_the_tones(tones, tokens, ali, tmp_path):
     assert facts["dev_loss"] < 0.35 and facts["auxiliary_parameters"] > 0 and facts["peak_memory_mib"] > 100
     assert sorted(p.name for p in (tmp_path / "m").iterdir()) == ["log", "model.json", "model.safetensors"]
     model, meta = load_end_to_end(tmp_path / "m")
-    assert not any("auxiliary" in name for name in model.state_dict()) and meta["frame_shift"] == 0.02
+    assert not any("auxiliary" in name for name in model.state_dict()) and meta.frame_shift == 0.02
 
 
 @pytest.mark.parametrize(
@@ -138,7 +138,7 @@ def test_ctc_learns_the_tones(tones, tokens, ali, tmp_path):
 )
 def test_all_kinds_train(changes, tones, tokens, ali, tmp_path):
     facts = train_end_to_end(tones.data, tokens, tmp_path / "m", options_with(**changes), tones.data, ali)
-    first, last = (load_end_to_end(tmp_path / "m")[1]["epochs"][i]["loss"] for i in (0, -1))
+    first, last = (load_end_to_end(tmp_path / "m")[1].epochs[i]["loss"] for i in (0, -1))
     assert np.isfinite(facts["dev_loss"]) and last < first
 
 

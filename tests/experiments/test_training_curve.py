@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
 
 from pipeline.base.errors import DataError
 from pipeline.base.files import write_json
+from pipeline.base.records import to_json
 from pipeline.experiments.training_curve import Point, curve_of, draw_curve
+from tests.artifacts.test_model_meta import NETWORK
 
 
 def make(tmp_path: Path, wers: list[float], **meta) -> tuple[Path, list[Path]]:
     """A model of two epochs and a decoding for each rate."""
     model = tmp_path / "model"
     model.mkdir()
-    write_json(
-        model / "model.json",
-        {"epochs": [{"seconds": 10.0, "dev_accuracy": 0.75}, {"seconds": 25.0, "frame_error": 0.5}], **meta},
-    )
+    epochs = [{"seconds": 10.0, "dev_accuracy": 0.75}, {"seconds": 25.0, "frame_error": 0.5}]
+    write_json(model / "model.json", to_json(dataclasses.replace(NETWORK, epochs=epochs, **meta)))
     decoded = []
     for number, wer in enumerate(wers):
         decoded.append(tmp_path / f"decode{number}")

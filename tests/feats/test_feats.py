@@ -14,13 +14,13 @@ import soundfile
 import torch
 
 from pipeline.artifacts.corpus import audio_recording, load_cuts, save_data_dir, utterance
+from pipeline.artifacts.features import FeatLoadOptions, FeatureFacts
 from pipeline.base.errors import DataError, MismatchError
 from pipeline.base.files import read_json, read_jsonl, write_json, write_jsonl
 from pipeline.feats.cmvn import CmvnStats
 from pipeline.feats.compute import compute_feats, frame_offset, make_extractor
 from pipeline.feats.dataset import Dataset, validate_feats
-from pipeline.feats.facts import FeatureFacts
-from pipeline.feats.options import FeatLoadOptions, FeatureOptions
+from pipeline.feats.options import FeatureOptions
 from tests.feats.whole import load_whole
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -346,7 +346,7 @@ def test_incomplete_facts(broken):
     entry = read_json(broken / "features.json")
     del entry["window"]
     write_json(broken / "features.json", entry)
-    with pytest.raises(DataError, match="keys differ"):
+    with pytest.raises(DataError, match="features.json: key 'window' is missing"):
         FeatureFacts.load(broken)
 
 
@@ -360,9 +360,9 @@ def test_speaker_without_statistics(broken):
 
 def test_two_kinds_of_features_do_not_mix(mfcc_dir):
     facts = FeatureFacts.load(mfcc_dir)
-    facts.check_same_kind(dataclasses.replace(facts, num_frames=1), Path("a"), Path("b"))
-    with pytest.raises(MismatchError, match="a and b hold different features: dim is 13 and 80"):
-        facts.check_same_kind(dataclasses.replace(facts, dim=80), Path("a"), Path("b"))
+    facts.kind.check_same(dataclasses.replace(facts, num_frames=1).kind, "a", "b")
+    with pytest.raises(MismatchError, match="a and b do not belong together: dim of their features is 13 and 80"):
+        facts.kind.check_same(dataclasses.replace(facts, dim=80).kind, "a", "b")
 
 
 def test_step_runs_once_and_validates(data_dir, tmp_path, run_script):

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from pipeline.artifacts.features import FeatLoadOptions
 from pipeline.feats.dataset import Dataset
-from pipeline.feats.options import FeatLoadOptions
 
 
 class Whole(NamedTuple):

@@ -12,10 +12,10 @@ import numpy as np
 import torch
 
 from pipeline.artifacts.corpus import save_data_dir, utterance
+from pipeline.artifacts.features import FeatureFacts
 from pipeline.artifacts.lang import Lang, make_lang
 from pipeline.artifacts.lexicon import Lexicon, Pronunciation
 from pipeline.feats.cmvn import CmvnStats
-from pipeline.feats.facts import FeatureFacts
 from pipeline.feats.storage import PackedFramesWriter
 
 DIM, STATES, SHIFT = 4, 2, 0.01

@@ -106,7 +106,7 @@ def test_mmi_in_frames_of_two_replicas(tones, root, tmp_path):
     assert {k for k in before if not torch.equal(before[k], after[k])} == {"output.weight", "output.bias"}
     built = job.build()
     start = evaluate(built.model, built.dev, job.training, "cpu", 1.0)
-    assert load_acoustic_model(tmp_path / "m")[2]["epochs"][-1]["dev_loss"] < start["dev_loss"]
+    assert load_acoustic_model(tmp_path / "m")[2].epochs[-1]["dev_loss"] < start["dev_loss"]
 
 
 def test_what_does_not_go_together_is_refused(tones, root, tmp_path):

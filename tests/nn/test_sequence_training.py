@@ -95,8 +95,8 @@ def run(
 def test_each_criterion_improves_its_objective(tones, root, tmp_path, criterion: str, graph: str | None) -> None:
     facts = run(tones, root, tmp_path / "out", graph, dev=True, criterion=criterion, epochs=3)
     _, _, meta = load_acoustic_model(tmp_path / "out")
-    losses = [e["dev_loss"] for e in meta["epochs"]]
-    assert losses[-1] < losses[0] and meta["criterion"] == criterion
+    losses = [e["dev_loss"] for e in meta.epochs]
+    assert losses[-1] < losses[0] and meta.criterion == criterion
     assert facts["utterances"] == 24 and facts["cost_over_ce"] > 0 and facts["empty"] == facts["zero_numerator"] == 0
     assert 0 < facts["frame_error"] < 1 and 0 < facts["frame_error_before"] < 1
     assert 0 <= facts["cancelled"] <= 1 and 0 <= facts["rejected"] < 0.5

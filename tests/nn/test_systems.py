@@ -77,7 +77,7 @@ def test_full_sum_from_scratch_finds_the_boundaries(nhmm, nhmm_ali, tones):
 
 def test_directory_rebuilds_the_model(nhmm, tones):
     model, hmm, meta = load_acoustic_model(nhmm)
-    assert meta["criterion"] == "full_sum" and meta["frame_shift"] == 0.01 and hmm.tree.num_pdfs == model.num_pdfs
+    assert meta.criterion == "full_sum" and meta.frame_shift == 0.01 and hmm.tree.num_pdfs == model.num_pdfs
     scorer = load_scorer(nhmm)
     assert (scorer.acoustic_scale, scorer.transition_scale, scorer.num_pdfs) == (0.3, 0.3, 10)
     assert scorer.prior_scale == pytest.approx(1 / 3) and scorer.frame_offset == pytest.approx(0.0, abs=1e-4)
@@ -276,7 +276,7 @@ def test_realignment_mends_a_shifted_alignment(nhmm_ali, tones, tmp_path):
         )
         errors[rounds] = boundary_error(align_with(out, tones, tmp_path / f"a{rounds}"), tones.times)
         assert not list(out.glob("round*"))
-    assert all(0 < facts[f"changed_{i}"] <= 1 for i in (1, 2, 3)) and len(load_acoustic_model(out)[2]["epochs"]) == 8
+    assert all(0 < facts[f"changed_{i}"] <= 1 for i in (1, 2, 3)) and len(load_acoustic_model(out)[2].epochs) == 8
     assert errors[3] < 0.8 * errors[0]
 
 

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.artifacts.checkpoint import load_tensors
+from pipeline.artifacts.features import FeatureFacts
 from pipeline.artifacts.lang import Lang
 from pipeline.artifacts.model_dir import load_hmm
+from pipeline.artifacts.model_meta import Scales
 from pipeline.base.errors import ConfigError
 from pipeline.base.files import atomic_write
-from pipeline.feats.facts import FeatureFacts
-from pipeline.feats.options import FeatLoadOptions
 from pipeline.nn.asynchronous.frames import FrameTargets
 from pipeline.nn.asynchronous.job import Built
 from pipeline.nn.asynchronous.launch import Node, run_processes
@@ -24,7 +24,7 @@ from pipeline.nn.asynchronous.options import AsyncSequenceOptions, AsyncTraining
 from pipeline.nn.asynchronous.train import Trained, clean_up, seconds_to, train_async
 from pipeline.nn.hybrid import first_model, load_labelled
 from pipeline.nn.losses import CrossEntropy
-from pipeline.nn.model import AcousticModel, Scales, feature_facts, load_acoustic_model, save_acoustic_model
+from pipeline.nn.model import AcousticModel, load_acoustic_model, save_acoustic_model
 from pipeline.nn.priors import label_prior
 from pipeline.nn.sequence_training import (
     FAILED,
@@ -87,10 +87,13 @@ def train_viterbi_async(job: ViterbiJob, out: Path, node: Node = Node()) -> dict
             directory,
             model,
             hmm,
-            feature_facts(facts),
+            facts.kind,
             job.options.feat_options(),
             Scales(),
-            {"criterion": "cross_entropy", "lang_id": lang.id, "ali": str(job.ali_dir), **extra},
+            criterion="cross_entropy",
+            lang_id=lang.id,
+            ali=str(job.ali_dir),
+            **extra,
         )
 
     return _finish(trained, out, job.training, save)
@@ -110,9 +113,7 @@ class SequenceJob:
     def training(self) -> AsyncTraining:
         """See ``Job``."""
         meta = load_acoustic_model(self.sources.model_dir)[2]
-        return training_of(
-            self.options, self.options.training(FeatLoadOptions(**meta["feat_options"])), self.options.refresh
-        )
+        return training_of(self.options, self.options.training(meta.feat_options), self.options.refresh)
 
     def build(self) -> Built:
         """See ``Job``; each process has a denominator of its own."""
@@ -120,14 +121,14 @@ class SequenceJob:
         model, hmm, meta = load_acoustic_model(sources.model_dir)
         lang = Lang.load(sources.lang_dir)
         hmm.check_lang(lang, sources.lang_dir)
-        scale = Scales(**meta["scales"]).transition if o.transition_scale is None else o.transition_scale
+        scale = meta.scales.transition if o.transition_scale is None else o.transition_scale
         denominator = make_denominator(sources, hmm, scale, o, pick_device(o.device))
         task = sequence_task(model, hmm, meta, lang, self.data_dir, sources, denominator, o, self.ali_dir)
         dev = None
         if self.dev_dir is not None:
             dev = sequence_task(model, hmm, meta, lang, self.dev_dir, sources, denominator, o, None, held_out=True)
         select_parameters(model, o.update)
-        return Built(model, task, task.criterion.objective, dev, float(meta["features"]["frame_shift"]))
+        return Built(model, task, task.criterion.objective, dev, meta.features.frame_shift)
 
 
 def train_sequence_async(job: SequenceJob, out: Path, node: Node = Node()) -> dict[str, Any]:
@@ -141,10 +142,13 @@ def train_sequence_async(job: SequenceJob, out: Path, node: Node = Node()) -> di
             directory,
             model,
             hmm,
-            meta["features"],
-            FeatLoadOptions(**meta["feat_options"]),
-            Scales(**meta["scales"]),
-            {"criterion": job.options.criterion, "lang_id": lang.id, "start": str(job.sources.model_dir), **extra},
+            meta.features,
+            meta.feat_options,
+            meta.scales,
+            criterion=job.options.criterion,
+            lang_id=lang.id,
+            start=str(job.sources.model_dir),
+            **extra,
         )
 
     with atomic_write(out / FAILED) as f:
