@@ -15,6 +15,7 @@ from pipeline.e2e.rnnt import rnnt_loss
 from pipeline.nn.encoders import Hidden, layer_factors
 from pipeline.nn.frames import Subsample
 from pipeline.nn.masks import mask_of
+from pipeline.nn.normalised import Network
 
 
 class Head(nn.Sequential):
@@ -59,7 +60,7 @@ class Auxiliary(nn.Module):
             }
         )
         self.simple_am = self.simple_lm = None
-        if options.model == "transducer" and options.rnnt == "pruned":
+        if model.transducer is not None and options.rnnt == "pruned":
             self.simple_am = nn.Linear(dim, model.vocab_size)
             self.simple_lm = nn.Linear(model.transducer.predictor.out_dim, model.vocab_size)
 
@@ -69,7 +70,7 @@ class Auxiliary(nn.Module):
         return {int(number) for heads in (self.frame, self.ctc, self.branches) for number in heads}
 
 
-class ModelWithAuxHeads(nn.Module):
+class ModelWithAuxHeads(Network):
     """What the training loop trains: the model and its auxiliary outputs."""
 
     def __init__(self, model: EndToEnd, auxiliary: Auxiliary) -> None:
@@ -143,12 +144,14 @@ def branch_losses(
     Returns:
         sum over utterances and branches of the losses, and sum over branches of the mean divergence (0 unless with_kl).
     """
+    transducer = with_heads.model.transducer
+    assert transducer is not None
     cells = mask_of(lens, logits.shape[1])[:, :, None] & mask_of(token_lens + 1, logits.shape[2])[:, None, :]
     total, divergence = logits.new_zeros(()), logits.new_zeros(())
     for number, branch in with_heads.auxiliary.branches.items():
         hidden = layers[int(number)]
         x, _ = with_heads.auxiliary.joins[number](hidden.x, hidden.lens)
-        own = with_heads.model.transducer.logits(branch(x), predicted.detach(), frozen=True)
+        own = transducer.logits(branch(x), predicted.detach(), frozen=True)
         total = total + rnnt_loss(own, lens, tokens, token_lens).sum()
         if with_kl:
             divergence = divergence + symmetric_kl(logits, own, cells)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import operator
 from collections.abc import Sequence
 
 import numpy as np
@@ -64,7 +66,7 @@ class EndToEndLoss:
         return self._sum(terms, errors, int(token_lens.sum()) + len(rows), model.training)
 
     def _sum(self, terms: Terms, errors: dict[str, int], count: int, training: bool) -> Loss:
-        total = sum(weight * value for weight, value in terms.values()) * count
+        total = functools.reduce(operator.add, (weight * value for weight, value in terms.values())) * count
         sums = {name: float(value.detach()) * count for name, (_, value) in terms.items()}
         sums.update({f"{name}_errors": float(value) for name, value in errors.items()})
         if not training and self.options.choose_by == "errors" and errors:
@@ -89,9 +91,10 @@ class EndToEndLoss:
     ) -> Terms:
         """RNN-T loss per token and end, that of the branches, and their divergence."""
         o, net, aux = self.options, with_heads.model.transducer, with_heads.auxiliary
+        assert net is not None
         count = token_lens.sum() + len(token_lens)
         predicted = net.predict(tokens)
-        if aux.simple_am is not None and encoded.requires_grad:
+        if aux.simple_am is not None and aux.simple_lm is not None and encoded.requires_grad:
             from pipeline.e2e.pruned_rnnt import pruned_rnnt_loss
 
             simple, full = pruned_rnnt_loss(

@@ -83,7 +83,7 @@ class Attention(nn.Module):
         energy = (
             (state.keys + self.query(query)[:, None]).view(n, num_frames, self.heads, -1).transpose(1, 2)
         )  # (N, H, T', A / H)
-        if self.convolution is not None:
+        if self.convolution is not None and self.place is not None:
             past = self.convolution(state.seen.reshape(n * self.heads, 1, num_frames)).transpose(1, 2)
             energy = energy + self.place(past).view(n, self.heads, num_frames, -1)
         scores = (energy.tanh() * self.energy[:, None]).sum(-1)

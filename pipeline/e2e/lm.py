@@ -24,6 +24,7 @@ from pipeline.feats.dataset import Batch, Dataset
 from pipeline.nn.dropout import dropout
 from pipeline.nn.labels import LabelFile
 from pipeline.nn.masks import mask_of
+from pipeline.nn.normalised import Network
 from pipeline.nn.options import TrainOptions
 from pipeline.nn.train import Loss, Task, clean_up, train
 
@@ -46,7 +47,7 @@ class LmState:
         return LmState(torch.cat([self.hidden, other.hidden], 1), torch.cat([self.cell, other.cell], 1))
 
 
-class NeuralLm(nn.Module):
+class NeuralLm(Network):
     """Embedding, LSTM layers, softmax; ``pipeline.e2e.search.fusion.TokenLm``."""
 
     def __init__(self, vocab_size: int, options: NnLmOptions) -> None:

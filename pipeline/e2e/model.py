@@ -82,7 +82,7 @@ def save_end_to_end(
     meta = EndToEndMeta(
         config=asdict(model.options),
         vocab_size=model.vocab_size,
-        feature_dim=len(model.mean),
+        feature_dim=model.feature_dim,
         tokens_id=tokens_id,
         features=features,
         feat_options=feat_options,

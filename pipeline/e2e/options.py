@@ -5,114 +5,124 @@ from __future__ import annotations
 from typing import Literal
 
 from pydantic import Field
+from pydantic.dataclasses import dataclass
 
-from pipeline.nn.options import EncoderOptions, TrainOptions, frozen
+from pipeline.nn.options import STRICT, EncoderOptions, TrainOptions
 
 ModelKind = Literal["ctc", "attention", "transducer"]
 
 
-@frozen
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class EndToEndOptions(EncoderOptions):
     """The network from features to tokens; stored in the model, never asked for again."""
 
     model: ModelKind = Field(
-        "attention",
+        default="attention",
         description="ctc: encoder and CTC output alone; attention: LSTM decoder with attention; transducer: RNN-T.",
     )
-    ctc: bool = Field(True, description="A CTC output beside the decoder.")
-    embedding_dim: int = Field(64, ge=1, description="attention, transducer: width of token embeddings.")
+    ctc: bool = Field(default=True, description="A CTC output beside the decoder.")
+    embedding_dim: int = Field(default=64, ge=1, description="attention, transducer: width of token embeddings.")
     decoder_layers: int = Field(
-        1, ge=1, le=8, description="attention: LSTM layers; transducer: LSTM layers of the predictor."
+        default=1, ge=1, le=8, description="attention: LSTM layers; transducer: LSTM layers of the predictor."
     )
-    decoder_dim: int = Field(128, ge=1, description="attention, transducer: width of these layers.")
+    decoder_dim: int = Field(default=128, ge=1, description="attention, transducer: width of these layers.")
     decoder_dropout: float = Field(
-        0.2, ge=0, lt=1, description="attention, transducer: dropout on embeddings and behind layers."
+        default=0.2, ge=0, lt=1, description="attention, transducer: dropout on embeddings and behind layers."
     )
-    attention_heads: int = Field(4, ge=1, description="attention: heads of the decoder's attention.")
-    attention_dim: int = Field(128, ge=1, description="attention: width of all heads together.")
-    location: bool = Field(True, description="attention: heads see where they have looked so far (location-aware).")
+    attention_heads: int = Field(default=4, ge=1, description="attention: heads of the decoder's attention.")
+    attention_dim: int = Field(default=128, ge=1, description="attention: width of all heads together.")
+    location: bool = Field(
+        default=True, description="attention: heads see where they have looked so far (location-aware)."
+    )
     predictor: Literal["lstm", "stateless"] = Field(
-        "lstm", description="transducer: what follows the tokens so far; stateless: a convolution over the last ones."
+        default="lstm",
+        description="transducer: what follows the tokens so far; stateless: a convolution over the last ones.",
     )
-    predictor_context: int = Field(2, ge=1, le=16, description="transducer, stateless: tokens that it sees.")
-    joint_dim: int = Field(128, ge=1, description="transducer: width of the joint network.")
+    predictor_context: int = Field(default=2, ge=1, le=16, description="transducer, stateless: tokens that it sees.")
+    joint_dim: int = Field(default=128, ge=1, description="transducer: width of the joint network.")
 
 
-@frozen
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class TrainEndToEndOptions(TrainOptions, EndToEndOptions):
     """Training of an end-to-end model, with weak supervision by an alignment at layers of the encoder."""
 
-    epochs: int = Field(40, ge=1, description="Passes over the training data.")
+    epochs: int = Field(default=40, ge=1, description="Passes over the training data.")
     ctc_weight: float = Field(
-        1.0, ge=0, description="attention, transducer: weight of the CTC loss beside the decoder's."
+        default=1.0, ge=0, description="attention, transducer: weight of the CTC loss beside the decoder's."
     )
     label_smoothing: float = Field(
-        0.1, ge=0, lt=1, description="attention: share of the target spread evenly over all tokens."
+        default=0.1, ge=0, lt=1, description="attention: share of the target spread evenly over all tokens."
     )
     rnnt: Literal["full", "pruned"] = Field(
-        "full",
+        default="full",
         description="transducer: loss over the whole lattice, or over a band of it "
         "that a cheap joint network finds (less memory for many tokens; needs k2).",
     )
-    prune_range: int = Field(5, ge=2, description="transducer, pruned: token positions per frame.")
-    simple_weight: float = Field(0.5, ge=0, description="transducer, pruned: weight of the cheap joint network's loss.")
+    prune_range: int = Field(default=5, ge=2, description="transducer, pruned: token positions per frame.")
+    simple_weight: float = Field(
+        default=0.5, ge=0, description="transducer, pruned: weight of the cheap joint network's loss."
+    )
     choose_by: Literal["loss", "errors"] = Field(
-        "errors",
+        default="errors",
         description="By what the best epochs on dev data are chosen: token errors (of greedy CTC where there is a CTC "
         "output, else of the decoder given the right tokens before; a transducer without CTC has its loss), or "
         "the loss.",
     )
-    max_seconds: float = Field(60.0, gt=0, description="Longer utterances are left out, up to the share max_skipped.")
+    max_seconds: float = Field(
+        default=60.0, gt=0, description="Longer utterances are left out, up to the share max_skipped."
+    )
     spec_augment: Literal["custom", "ld"] = Field(
-        "custom",
+        default="custom",
         description="ld: the policy LD of Park et al. 2019 (2 feature masks up to a third of the features, 2 "
         "time masks "
         "up to 1 s) in place of all mask options; its p is 1.",
     )
     aux_layers: tuple[int, ...] = Field(
-        (), description="Layers of the encoder, from 1, whose frames learn the labels of --ali."
+        default=(), description="Layers of the encoder, from 1, whose frames learn the labels of --ali."
     )
     aux_weight: float = Field(
-        1.0,
+        default=1.0,
         ge=0,
         description="Weight of this frame cross-entropy, a mean per frame, beside sequence losses "
         "per token: where losses are sums over an utterance, the same weight counts frames / tokens as much.",
     )
     aux_smoothing: float = Field(
-        0.5,
+        default=0.5,
         ge=0,
         le=1,
         description="m: share of these targets that is spread evenly over all labels; "
         "0: the alignment alone, 1: nothing of it. Also of --aux-token-weight's.",
     )
-    aux_labels: Literal["pdf", "phone"] = Field("pdf", description="What the frames learn: tied states, or phones.")
-    aux_hidden: int = Field(0, ge=0, description="Width of a hidden layer in each auxiliary output; 0: linear.")
+    aux_labels: Literal["pdf", "phone"] = Field(
+        default="pdf", description="What the frames learn: tied states, or phones."
+    )
+    aux_hidden: int = Field(default=0, ge=0, description="Width of a hidden layer in each auxiliary output; 0: linear.")
     aux_majority: bool = Field(
-        False, description="Labels at a lower frame rate: the most frequent instead of the first."
+        default=False, description="Labels at a lower frame rate: the most frequent instead of the first."
     )
     aux_ctc_layers: tuple[int, ...] = Field(
-        (), description="Layers that learn by CTC the sequence of tied states in --ali, one per phone."
+        default=(), description="Layers that learn by CTC the sequence of tied states in --ali, one per phone."
     )
-    aux_ctc_weight: float = Field(0.3, ge=0, description="Weight of this CTC loss.")
+    aux_ctc_weight: float = Field(default=0.3, ge=0, description="Weight of this CTC loss.")
     aux_token_weight: float = Field(
-        0.0,
+        default=0.0,
         ge=0,
         description="Weight of a frame cross-entropy at the top with tokens at the times "
         "of their words in --ali; 0: none.",
     )
     aux_alternate: bool = Field(
-        False, description="A batch learns either the labels or the tokens of --ali, by chance."
+        default=False, description="A batch learns either the labels or the tokens of --ali, by chance."
     )
     ali_shift_ms: float = Field(
-        0.0,
+        default=0.0,
         ge=0,
         description="Boundaries between the frame labels of --aux-layers are moved at random by so "
         "much on average: what a worse alignment would do.",
     )
     aux_transducer_layers: tuple[int, ...] = Field(
-        (), description="transducer: layers from which a branch goes into the shared decoder (Liu et al. 2020)."
+        default=(), description="transducer: layers from which a branch goes into the shared decoder (Liu et al. 2020)."
     )
-    aux_transducer_weight: float = Field(0.3, ge=0, description="Weight of these branches' RNN-T losses.")
+    aux_transducer_weight: float = Field(default=0.3, ge=0, description="Weight of these branches' RNN-T losses.")
     aux_kl_weight: float = Field(
-        0.0, ge=0, description="Weight of the symmetric KL divergence between branch and decoder."
+        default=0.0, ge=0, description="Weight of the symmetric KL divergence between branch and decoder."
     )

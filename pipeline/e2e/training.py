@@ -116,8 +116,8 @@ def load_encoder(model: EndToEnd, init_dir: Path, features: FeatureKind) -> None
         raise DataError(f"{init_dir / META}: a model of kind {kind!r} has no encoder to begin with")
     record: type[NetworkMeta | EndToEndMeta] = NetworkMeta if kind == "nn" else EndToEndMeta
     tensors, meta = load_model(init_dir, record)
-    shape = EncoderOptions if kind == "nn" else EndToEndOptions
-    there, here = asdict(from_json(shape, meta.config, init_dir / META, "config.")), asdict(model.options)
+    options: type[EncoderOptions] = EncoderOptions if kind == "nn" else EndToEndOptions
+    there, here = asdict(from_json(options, meta.config, init_dir / META, "config.")), asdict(model.options)
     pairs = {
         name: tuple(_first_layers(name, config[name], there["layers"]) for config in (there, here))
         for name in (*SAME_FRAMES, *SAME_WITHIN[model.options.encoder])

@@ -30,13 +30,22 @@ class PredictorState:
         """The given rows in the given order; rows may be repeated or left out."""
         if self.past is not None:
             return PredictorState(None, None, self.past[rows])
-        return PredictorState(self.hidden[:, rows], self.cell[:, rows], None)
+        hidden, cell = self.lstm
+        return PredictorState(hidden[:, rows], cell[:, rows], None)
 
     def cat(self, other: PredictorState) -> PredictorState:
         """The rows of both, those of the other behind."""
         if self.past is not None:
+            assert other.past is not None
             return PredictorState(None, None, torch.cat([self.past, other.past]))
-        return PredictorState(torch.cat([self.hidden, other.hidden], 1), torch.cat([self.cell, other.cell], 1), None)
+        (hidden, cell), (behind, cell_behind) = self.lstm, other.lstm
+        return PredictorState(torch.cat([hidden, behind], 1), torch.cat([cell, cell_behind], 1), None)
+
+    @property
+    def lstm(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """hidden and cell of an LSTM predictor."""
+        assert self.hidden is not None and self.cell is not None
+        return self.hidden, self.cell
 
 
 class LstmPredictor(nn.Module):
@@ -61,7 +70,7 @@ class LstmPredictor(nn.Module):
     def forward(self, tokens: torch.Tensor, state: PredictorState) -> tuple[torch.Tensor, PredictorState]:
         """(N, U) tokens -> (N, U, Dp), and the state behind them."""
         embedded = dropout(self.embedding(tokens), self.dropout, self.training)
-        out, (hidden, cell) = self.lstm(embedded, (state.hidden, state.cell))
+        out, (hidden, cell) = self.lstm(embedded, state.lstm)
         return dropout(out, self.dropout, self.training), PredictorState(hidden, cell, None)
 
 
@@ -85,6 +94,7 @@ class StatelessPredictor(nn.Module):
 
     def forward(self, tokens: torch.Tensor, state: PredictorState) -> tuple[torch.Tensor, PredictorState]:
         """(N, U) tokens -> (N, U, Dp), and the state behind them."""
+        assert state.past is not None
         past = torch.cat([state.past, tokens], 1)
         embedded = dropout(self.embedding(past[:, 1:]), self.dropout, self.training)
         out = F.relu(self.convolution(embedded.transpose(1, 2))).transpose(1, 2)

@@ -18,27 +18,31 @@ class LangOptions:
     """How a lang is made from a lexicon."""
 
     unit: Literal["phone", "grapheme"] = Field(
-        "phone", description="Units: the lexicon's phones, or the letters of its words."
+        default="phone", description="Units: the lexicon's phones, or the letters of its words."
     )
     position: Literal["none", "word_end", "full"] = Field(
-        "none",
+        default="none",
         description="word_end: the last phone of a word is a symbol of its "
         "own; full: so are the first, the inner and the only one, as in Kaldi.",
     )
-    probs: bool = Field(False, description="The lexicon has a probability behind each word (lexiconp.txt).")
+    probs: bool = Field(default=False, description="The lexicon has a probability behind each word (lexiconp.txt).")
     oov_word: str | None = Field(
-        None, description="Word for unknown ones, with the phone SPN; none: unknown words are errors."
+        default=None, description="Word for unknown ones, with the phone SPN; none: unknown words are errors."
     )
     silence_prob: float = Field(
-        0.5, ge=0, lt=1, description="Probability of silence at each word boundary and at both ends."
+        default=0.5, ge=0, lt=1, description="Probability of silence at each word boundary and at both ends."
     )
-    speech_states: int = Field(3, ge=1, description="HMM-states of each phone.")
-    silence_states: int = Field(1, ge=1, description="HMM-states of silence.")
-    speech_forward: float = Field(1 / 3, gt=0, lt=1, description="Initial probability of leaving a speech state.")
-    silence_forward: float = Field(1 / 40, gt=0, lt=1, description="Initial probability of leaving a silence state.")
-    drop: str = Field("", description="Characters that graphemes leave out, for example '.-'.")
+    speech_states: int = Field(default=3, ge=1, description="HMM-states of each phone.")
+    silence_states: int = Field(default=1, ge=1, description="HMM-states of silence.")
+    speech_forward: float = Field(
+        default=1 / 3, gt=0, lt=1, description="Initial probability of leaving a speech state."
+    )
+    silence_forward: float = Field(
+        default=1 / 40, gt=0, lt=1, description="Initial probability of leaving a silence state."
+    )
+    drop: str = Field(default="", description="Characters that graphemes leave out, for example '.-'.")
     blank: bool = Field(
-        False,
+        default=False,
         description="Silence is CTC's blank: allowed between any two phones, demanded between equal ones. "
         "CTC is this with --speech-states 1.",
         json_schema_extra=_IF_SET,
@@ -49,15 +53,15 @@ class LangOptions:
 class LmOptions:
     """How an n-gram language model is estimated."""
 
-    order: int = Field(1, ge=1, le=5, description="1: relative frequencies; 2 and more: back-off Kneser-Ney.")
+    order: int = Field(default=1, ge=1, le=5, description="1: relative frequencies; 2 and more: back-off Kneser-Ney.")
     add: float = Field(
-        0.0, ge=0, description="Order 1: count added to every word of the lang; 0 is maximum likelihood."
+        default=0.0, ge=0, description="Order 1: count added to every word of the lang; 0 is maximum likelihood."
     )
     min_counts: tuple[int, ...] = Field(
-        (), description="Order 2 and more: drop rarer n-grams, by order from 1, e.g. 0,0,2."
+        default=(), description="Order 2 and more: drop rarer n-grams, by order from 1, e.g. 0,0,2."
     )
     prune: float = Field(
-        0.0, ge=0, description="Order 2 and more: relative-entropy threshold of Stolcke pruning, e.g. 1e-7."
+        default=0.0, ge=0, description="Order 2 and more: relative-entropy threshold of Stolcke pruning, e.g. 1e-7."
     )
 
 
@@ -66,50 +70,62 @@ class DecodeOptions:
     """Search, scales and tuning of decoding."""
 
     acoustic_scale: float = Field(
-        0.1, gt=0, description="Weight of acoustic scores during the search; beams are in this scale."
+        default=0.1, gt=0, description="Weight of acoustic scores during the search; beams are in this scale."
     )
     transition_scale: float | None = Field(
-        None, ge=0, description="Weight of transition log probabilities; none: the model's."
+        default=None, ge=0, description="Weight of transition log probabilities; none: the model's."
     )
-    prior_scale: float | None = Field(None, ge=0, description="Weight of a network's label prior; none: the model's.")
+    prior_scale: float | None = Field(
+        default=None, ge=0, description="Weight of a network's label prior; none: the model's."
+    )
     blank_penalty: float = Field(
-        0.0,
+        default=0.0,
         description="End-to-end models: taken off the blank's log probability in every frame; more "
         "than 0 against missing words.",
         json_schema_extra=_IF_SET,
     )
     search: Literal["ours", "k2"] = Field(
-        "ours", description="Whose beam search: this package's, on the CPU, or k2's.", json_schema_extra=_IF_SET
+        default="ours", description="Whose beam search: this package's, on the CPU, or k2's.", json_schema_extra=_IF_SET
     )
-    beam: float = Field(15.0, gt=0, description="Search beam.")
-    lattice_beam: float = Field(8.0, gt=0, description="Beam of the lattices on which weights are tuned.")
-    min_active: int = Field(200, ge=0, description="Active states per frame below which the beam is not tightened.")
-    max_active: int = Field(7000, ge=1, description="Active states per frame above which the beam is tightened.")
+    beam: float = Field(default=15.0, gt=0, description="Search beam.")
+    lattice_beam: float = Field(default=8.0, gt=0, description="Beam of the lattices on which weights are tuned.")
+    min_active: int = Field(
+        default=200, ge=0, description="Active states per frame below which the beam is not tightened."
+    )
+    max_active: int = Field(
+        default=7000, ge=1, description="Active states per frame above which the beam is tightened."
+    )
     retries: int = Field(
-        2, ge=0, description="How often a search that reaches no end is repeated with doubled beam and max_active."
+        default=2,
+        ge=0,
+        description="How often a search that reaches no end is repeated with doubled beam and max_active.",
     )
     lm_weights: tuple[float, ...] = Field(
-        tuple(float(w) for w in range(4, 21)),
+        default=tuple(float(w) for w in range(4, 21)),
         min_length=1,
         description="LM weights tried: acoustic scores count 1 / weight against the graph's.",
     )
     word_penalties: tuple[float, ...] = Field(
-        (0.0, 0.5, 1.0, 2.0, 3.0, 4.0), min_length=1, description="Penalties per word tried."
+        default=(0.0, 0.5, 1.0, 2.0, 3.0, 4.0), min_length=1, description="Penalties per word tried."
     )
-    nbest: int = Field(0, ge=0, description="Also write lists of the n best word sequences, for steps/rescore.py.")
+    nbest: int = Field(
+        default=0, ge=0, description="Also write lists of the n best word sequences, for steps/rescore.py."
+    )
     posteriors: bool = Field(
-        False,
+        default=False,
         description="Also write the posteriors of the pdfs in each frame, for steps/estimate_fmllr.py.",
         json_schema_extra=_IF_SET,
     )
     tried: bool = Field(
-        False, description="Also write the texts at all weights, for steps/pool_weights.py.", json_schema_extra=_IF_SET
+        default=False,
+        description="Also write the texts at all weights, for steps/pool_weights.py.",
+        json_schema_extra=_IF_SET,
     )
     max_failed: float = Field(
-        0.1, ge=0, le=1, description="Share of utterances without lattice above which the step fails."
+        default=0.1, ge=0, le=1, description="Share of utterances without lattice above which the step fails."
     )
-    batch_frames: int = Field(4000, gt=0, description="Feature frames per batch.", json_schema_extra=_NO_STAMP)
-    device: str = Field("cpu", description="cpu or cuda.", json_schema_extra=_NO_STAMP)
+    batch_frames: int = Field(default=4000, gt=0, description="Feature frames per batch.", json_schema_extra=_NO_STAMP)
+    device: str = Field(default="cpu", description="cpu or cuda.", json_schema_extra=_NO_STAMP)
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -117,13 +133,13 @@ class RescoreOptions:
     """How n-best lists are ranked with another language model."""
 
     lm_weights: tuple[float, ...] = Field(
-        tuple(float(w) for w in range(4, 21)), min_length=1, description="LM weights tried."
+        default=tuple(float(w) for w in range(4, 21)), min_length=1, description="LM weights tried."
     )
     word_penalties: tuple[float, ...] = Field(
-        (0.0, 0.5, 1.0, 2.0, 3.0, 4.0), min_length=1, description="Penalties per word tried."
+        default=(0.0, 0.5, 1.0, 2.0, 3.0, 4.0), min_length=1, description="Penalties per word tried."
     )
     old_lm: float = Field(
-        0.0, ge=0, le=1, description="Share of the first language model's log score that stays in the sum."
+        default=0.0, ge=0, le=1, description="Share of the first language model's log score that stays in the sum."
     )
 
 
@@ -131,7 +147,7 @@ class RescoreOptions:
 class ScoreOptions:
     """How recognised texts are scored."""
 
-    by_speaker: bool = Field(False, description="Bootstrap over speakers instead of utterances.")
+    by_speaker: bool = Field(default=False, description="Bootstrap over speakers instead of utterances.")
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -164,8 +180,10 @@ class ExportOptions:
     """In which form alignments leave."""
 
     format: Literal["ctm", "textgrid", "supervisions"] = Field(
-        "ctm",
+        default="ctm",
         description="ctm (phones.ctm, words.ctm), textgrid (Praat, a "
         "file per utterance) or supervisions (lhotse manifest).",
     )
-    strip_word_end: bool = Field(True, description="Take the marker of the position in the word off the phones.")
+    strip_word_end: bool = Field(
+        default=True, description="Take the marker of the position in the word off the phones."
+    )

@@ -14,6 +14,7 @@ from pipeline.nn.dropout import Dropout, dropout
 from pipeline.nn.frames import Join, strides_of
 from pipeline.nn.masks import mask_of
 from pipeline.nn.options import EncoderOptions
+from pipeline.nn.stack import LayerStack
 
 # From torch 2.0 on: attention without a T x T matrix in memory.
 SCALED_DOT_PRODUCT: Callable[..., torch.Tensor] | None = getattr(F, "scaled_dot_product_attention", None)
@@ -114,7 +115,7 @@ class Block(nn.Module):
         return dropout(x, self.dropout, self.training)
 
 
-class Transformer(nn.Module):
+class Transformer(LayerStack):
     """An input convolution and blocks of self-attention."""
 
     conformer = False

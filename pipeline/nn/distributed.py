@@ -34,7 +34,7 @@ class World:
         """Sums over all processes, names that only some have included."""
         if self.size == 1:
             return sums
-        parts: list[dict[str, float] | None] = [None] * self.size
+        parts: list[dict[str, float]] = [{}] * self.size
         distributed.all_gather_object(parts, sums)
         out: dict[str, float] = {}
         for part in parts:

@@ -14,9 +14,10 @@ from pipeline.base.errors import ConfigError
 from pipeline.nn.dropout import dropout
 from pipeline.nn.masks import mask_of
 from pipeline.nn.options import EncoderOptions
+from pipeline.nn.stack import LayerStack
 
 
-class Dnn(nn.Module):
+class Dnn(LayerStack):
     """Layers of ReLU over joined frames, dropout behind each; zeros stand beyond both ends of an utterance.
 
     Heigold et al. 2014 use 20 frames on the left, 5 on the right and 4 layers of 1,024.

@@ -18,10 +18,11 @@ from pipeline.nn.lc_blstm import LcBlstm
 from pipeline.nn.masks import ceil_div, mask_of
 from pipeline.nn.options import EncoderOptions
 from pipeline.nn.recurrent import Blstm
+from pipeline.nn.stack import LayerStack
 from pipeline.nn.vgg import Vgg
 
 
-class Tdnn(nn.Module):
+class Tdnn(LayerStack):
     """Residual dilated convolutions with a norm per frame (no statistics over the batch, so padding cannot leak).
 
     Each layer: x + dropout(relu(norm(conv(x)))); cf. the TDNN of Peddinti et al. 2015.
@@ -59,7 +60,7 @@ class Tdnn(nn.Module):
         return dropout(F.relu(x), self.dropout, self.training)
 
 
-class Tds(nn.Module):
+class Tds(LayerStack):
     """Time-depth separable convolutions (Hannun et al. 2019): a frame is a picture of channels x width; each layer
     convolves over time with weights shared along the width, then mixes all of the frame; residuals and norms per frame.
     """
@@ -99,7 +100,7 @@ class Tds(nn.Module):
             x, lens = join(x, lens)
 
 
-ENCODERS: dict[str, Callable[[int, EncoderOptions], nn.Module]] = {
+ENCODERS: dict[str, Callable[[int, EncoderOptions], LayerStack]] = {
     "blstm": Blstm,
     "lc_blstm": LcBlstm,
     "tdnn": Tdnn,

@@ -64,7 +64,7 @@ class LabelFile(Sequence[np.ndarray]):
         out = cls(directory, np.zeros(0, dtype=np.int64))
         lens = []
         for row in rows:
-            out._file.write(np.ascontiguousarray(row, dtype=np.int32))
+            out._file.write(np.ascontiguousarray(row, dtype=np.int32).data)
             lens.append(len(row))
         out._file.flush()
         out._room = out.lens = np.array(lens, dtype=np.int64)
@@ -76,7 +76,7 @@ class LabelFile(Sequence[np.ndarray]):
 
     def __setitem__(self, i: int, row: np.ndarray) -> None:
         assert len(row) <= self._room[i], (i, len(row), self._room[i])
-        left, place = memoryview(np.ascontiguousarray(row, dtype=np.int32)).cast("B"), int(self._begin[i]) * 4
+        left, place = np.ascontiguousarray(row, dtype=np.int32).data.cast("B"), int(self._begin[i]) * 4
         while len(left):
             count = os.pwrite(self._file.fileno(), left, place)
             left, place = left[count:], place + count
@@ -86,7 +86,7 @@ class LabelFile(Sequence[np.ndarray]):
         if not 0 <= i < len(self):
             raise IndexError(i)
         out = np.empty(int(self.lens[i]), dtype=np.int32)
-        left, place = memoryview(out).cast("B"), int(self._begin[i]) * 4
+        left, place = out.data.cast("B"), int(self._begin[i]) * 4
         while len(left):
             count = os.preadv(self._file.fileno(), [left], place)
             assert count > 0, (i, place)

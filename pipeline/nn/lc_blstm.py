@@ -16,9 +16,10 @@ from pipeline.nn.frames import Subsample, strides_of
 from pipeline.nn.masks import ceil_div, mask_of
 from pipeline.nn.options import EncoderOptions
 from pipeline.nn.recurrent import init_lstm
+from pipeline.nn.stack import LayerStack
 
 
-class LcBlstm(nn.Module):
+class LcBlstm(LayerStack):
     """BLSTM layers over chunks of C frames with R frames of right context (Zhang et al. 2016; Liu et al. 2020 use it).
 
     All layers read a chunk and its right context. The forward LSTM starts from its state at the end of the chunk

@@ -145,7 +145,7 @@ class FullSum:
         net = model.transitions
         # Of input-dependent probabilities only those at an encoder output of 0 are known here, which say little.
         if net is not None and net.kind != "fixed" and not net.dynamic:
-            speech = model.transitions.speech_forward(self.silence)
+            speech = net.speech_forward(self.silence)
             if speech < ALL_LOOP:
                 return (
                     f"all-loop: speech states are left with probability {speech:.4f} per frame. Usual cures: a lower "

@@ -245,6 +245,7 @@ class SequenceObjective:
 
     def _allowed(self, scores: torch.Tensor, lens: torch.Tensor, indices: np.ndarray) -> torch.Tensor:
         """(N, T, P) bool, labels that the alignment has close by."""
+        assert self.alignment is not None
         out = torch.zeros(scores.shape, dtype=torch.bool)
         for row, index in enumerate(indices):
             labels = torch.from_numpy(np.asarray(self.alignment[index], dtype=np.int64))
@@ -273,16 +274,18 @@ class SequenceObjective:
         reference: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor, Competitors]:
         """Gradient (N, T, P), value (N,) and the competitors, among which the reference always is."""
-        c = self.criterion
+        c, denominator = self.criterion, self.denominator
+        assert denominator is not None
         accuracy = None
         if c.boost or c.kind == "smbr":
             accuracy = self._accuracy(reference, scores.shape[2])
-        if c.boost:
-            scores = scores - c.boost * accuracy
+            if c.boost:
+                scores = scores - c.boost * accuracy
         words = None if self.words is None else [self.words[i] for i in indices]
-        found = self.denominator(scores, lens, words, accuracy if c.kind == "smbr" else None)
+        found = denominator(scores, lens, words, accuracy if c.kind == "smbr" else None)
         found = self._with_reference(found, lens, indices, log_num, numerator, accuracy)
         if c.kind == "smbr":
+            assert found.gradient is not None and found.accuracy is not None
             return c.acoustic_scale * found.gradient, found.accuracy, found
         return c.acoustic_scale * (numerator - found.occupancy), log_num - found.log_z, found
 
@@ -306,6 +309,7 @@ class SequenceObjective:
         """
         boosted = log_num
         if self.criterion.boost:
+            assert accuracy is not None
             boosted = log_num - self.criterion.boost * (numerator * accuracy).sum((1, 2)).double().cpu()
         empty = ~torch.isfinite(found.log_z)
         self.failures.empty.update(int(i) for i in indices[empty.numpy()])

@@ -33,7 +33,10 @@ class AcousticModel(Normalised):
         encoder: see ``pipeline.nn.encoders.Encoder``.
         transitions: trained transition probabilities, None for a plain hybrid model.
         log_prior: (P,) natural-log label prior, uniform until one is set.
+        transition_rate: factor of the learning rate of the transition probabilities.
     """
+
+    log_prior: torch.Tensor
 
     def __init__(self, feature_dim: int, num_pdfs: int, options: EncoderOptions) -> None:
         super().__init__(feature_dim)
@@ -44,6 +47,11 @@ class AcousticModel(Normalised):
         nn.init.normal_(self.output.weight, std=0.1 / self.encoder.out_dim**0.5)
         nn.init.zeros_(self.output.bias)
         self.transitions: TransitionNet | None = None
+        self.transition_rate = 1.0
+
+    def rate_factors(self) -> dict[nn.Parameter, float]:
+        """See ``Network``."""
+        return {} if self.transitions is None else dict.fromkeys(self.transitions.parameters(), self.transition_rate)
 
     @property
     def num_pdfs(self) -> int:
@@ -99,7 +107,7 @@ def save_acoustic_model(
     meta = NetworkMeta(
         config=asdict(model.options),
         num_pdfs=model.num_pdfs,
-        feature_dim=len(model.mean),
+        feature_dim=model.feature_dim,
         features=features,
         feat_options=feat_options,
         scales=scales,

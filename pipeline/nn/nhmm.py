@@ -102,8 +102,7 @@ def _first_model(
         options.label_factor,
         options.transition_dim,
     )
-    for parameter in model.transitions.parameters():
-        parameter.rate_factor = options.transition_rate
+    model.transition_rate = options.transition_rate
     if options.transition_update == "em":
         check_closed_form(options.transitions)
         model.transitions.requires_grad_(False)

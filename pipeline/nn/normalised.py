@@ -1,4 +1,6 @@
-"""What all networks begin with: features of mean 0 and variance 1 over the training data."""
+"""What the training loop asks of networks, and what most of them begin with: features of mean 0 and variance 1 over the
+training data.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +8,27 @@ import torch
 from torch import nn
 
 
-class Normalised(nn.Module):
+class Network(nn.Module):
+    """A network that the training loop can train."""
+
+    def normalise(self, feats: torch.Tensor) -> torch.Tensor:
+        """(.., F) features of a data set -> as the network reads them."""
+        raise NotImplementedError
+
+    def rate_factors(self) -> dict[nn.Parameter, float]:
+        """Parameters that learn faster or slower than the others, and by which factor."""
+        return {}
+
+
+class Normalised(Network):
     """A network that normalises its features itself, so that a model directory needs no statistics beside it."""
+
+    mean: torch.Tensor
+    scale: torch.Tensor
 
     def __init__(self, feature_dim: int) -> None:
         super().__init__()
+        self.feature_dim = feature_dim
         self.register_buffer("mean", torch.zeros(feature_dim))
         self.register_buffer("scale", torch.ones(feature_dim))
 

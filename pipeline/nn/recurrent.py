@@ -10,9 +10,10 @@ from torch import nn
 from pipeline.nn.dropout import dropout
 from pipeline.nn.frames import Subsample, strides_of
 from pipeline.nn.options import EncoderOptions
+from pipeline.nn.stack import LayerStack
 
 
-class Blstm(nn.Module):
+class Blstm(LayerStack):
     """Bidirectional LSTM layers with dropout behind each; the encoder of Mann et al. 2023."""
 
     def __init__(self, in_dim: int, options: EncoderOptions) -> None:

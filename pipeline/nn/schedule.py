@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 
 import torch
 
@@ -11,15 +12,20 @@ from pipeline.nn.options import TrainOptions
 FINAL_PHASE = 0.1  # share of a one-cycle training in which the rate falls from its first value to almost 0
 
 
-def make_optimizer(parameters: Iterable[torch.nn.Parameter], options: TrainOptions) -> torch.optim.Optimizer:
+def make_optimizer(
+    parameters: Iterable[torch.nn.Parameter],
+    options: TrainOptions,
+    factors: Mapping[torch.nn.Parameter, float] = MappingProxyType({}),
+) -> torch.optim.Optimizer:
     """Nadam (Dozat 2016), Adam or AdamW with the options' weight decay.
 
-    Parameters with an attribute `rate_factor` learn by that factor faster; see ``set_rate``.
+    Args:
+        factors: of the learning rates of some parameters, see ``set_rate``.
     """
     classes = {"nadam": torch.optim.NAdam, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
     groups: dict[float, list[torch.nn.Parameter]] = {}
     for parameter in parameters:
-        groups.setdefault(getattr(parameter, "rate_factor", 1.0), []).append(parameter)
+        groups.setdefault(factors.get(parameter, 1.0), []).append(parameter)
     return classes[options.optimizer](
         [{"params": members, "rate_factor": factor} for factor, members in groups.items()],
         lr=options.learning_rate,

@@ -17,13 +17,14 @@ import copy
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 import torch
 
 from pipeline.feats.dataset import Batch, Dataset
 from pipeline.nn.masks import mask_of
+from pipeline.nn.model import AcousticModel
 from pipeline.nn.train import Loss
 
 logger = logging.getLogger(__name__)
@@ -66,23 +67,33 @@ class OuterGradient(Protocol):
         """
 
 
-class SequenceCriterion:
+class Objective(OuterGradient, Protocol):
+    """An outer gradient that a training loop can follow."""
+
+    def diagnose(self, figures: dict[str, float]) -> str | None:
+        """Names the trouble that an epoch's figures show, with the usual cures; None when all is well."""
+
+
+Sought = TypeVar("Sought", bound=Objective, covariant=True)
+
+
+class SequenceCriterion(Generic[Sought]):
     """An outer gradient as a criterion of the training loop (``pipeline.nn.train.Criterion``).
 
     The value of the loss is -F, its gradient that of the auxiliary function. On dev data always exact.
     """
 
-    def __init__(self, objective: OuterGradient, refresh: int = 0) -> None:
+    def __init__(self, objective: Sought, refresh: int = 0) -> None:
         """Args:
         objective: knows the references by utterance index.
         refresh: outer gradients come from a copy of the network that is renewed after so many utterances; 0: from the
             network itself in each batch. An interrupted training renews the copy when it goes on.
         """
         self.objective, self.refresh = objective, refresh
-        self._stale: torch.nn.Module | None = None
+        self._stale: AcousticModel | None = None
         self._seen = 0
 
-    def __call__(self, model: Any, batch: Batch, done: float) -> Loss:
+    def __call__(self, model: AcousticModel, batch: Batch, done: float) -> Loss:
         """See ``pipeline.nn.train.Criterion``; frames are label frames of utterances that have not failed."""
         log_post, lens = model(batch.feats, batch.lens, normalised=True)
         outer = self.objective.outer(self._scores_of(model, batch, log_post), lens, batch.indices)
@@ -93,7 +104,7 @@ class SequenceCriterion:
         return Loss(total, outer.frames, len(outer.failed), sums)
 
     @torch.no_grad()
-    def _scores_of(self, model: Any, batch: Batch, log_post: torch.Tensor) -> torch.Tensor:
+    def _scores_of(self, model: AcousticModel, batch: Batch, log_post: torch.Tensor) -> torch.Tensor:
         """(N, T', P) log posteriors that the outer gradient is taken at."""
         if not (self.refresh and model.training):
             return log_post.detach()
@@ -102,13 +113,12 @@ class SequenceCriterion:
         self._seen += len(batch.indices)
         return self._stale(batch.feats, batch.lens, normalised=True)[0]
 
-    def end_epoch(self, model: Any, data: Dataset, done: float) -> None:
+    def end_epoch(self, model: AcousticModel, data: Dataset, done: float) -> None:
         """Nothing to refresh."""
 
-    def diagnose(self, model: Any, figures: dict[str, float], done: float) -> str | None:
+    def diagnose(self, model: AcousticModel, figures: dict[str, float], done: float) -> str | None:
         """The objective's own complaint about an epoch, if it has any."""
-        find = getattr(self.objective, "diagnose", None)
-        return None if find is None else find(figures)
+        return self.objective.diagnose(figures)
 
 
 class FrameCrossEntropy:
@@ -133,3 +143,7 @@ class FrameCrossEntropy:
         gradient.scatter_add_(2, targets, torch.ones_like(gradient[:, :, :1]))
         correct = float((log_posteriors.argmax(2) == targets[:, :, 0])[mask].sum())
         return Outer(gradient * mask[:, :, None], float(picked.sum()), int(mask.sum()), sums={"accuracy": correct})
+
+    def diagnose(self, figures: dict[str, float]) -> str | None:
+        """No trouble of its own."""
+        return None

@@ -33,11 +33,12 @@ from pipeline.nn.model import AcousticModel, load_acoustic_model, save_acoustic_
 from pipeline.nn.nhmm import silence_pdfs
 from pipeline.nn.sequence import FrameCrossEntropy, SequenceCriterion
 from pipeline.nn.sequence_options import SequenceOptions
-from pipeline.nn.train import Task, clean_up, pick_device, train
+from pipeline.nn.train import Criterion, Task, clean_up, pick_device, train
 
 logger = logging.getLogger(__name__)
 
 FAILED = "failed.txt"
+SequenceTask = Task[SequenceCriterion[SequenceObjective]]
 COST_BATCHES = 2  # batches on which the cost of a step is measured
 
 
@@ -145,7 +146,7 @@ def sequence_task(
     options: SequenceOptions,
     ali_dir: Path | None,
     held_out: bool = False,
-) -> Task:
+) -> SequenceTask:
     """The utterances of a data directory and the criterion that knows their references.
 
     Args:
@@ -258,7 +259,7 @@ class FrameErrors:
     The reference is what the model before it aligns. Sequence training is expected to raise it while words get better.
     """
 
-    def __init__(self, model: AcousticModel, task: Task, device: str, directory: Path) -> None:
+    def __init__(self, model: AcousticModel, task: SequenceTask, device: str, directory: Path) -> None:
         """Args:
         directory: for the temporary file that holds the reference.
         """
@@ -294,13 +295,16 @@ class FrameErrors:
         return {"frame_error_before": self.before, "frame_error": after}
 
 
-def step_cost(model: AcousticModel, task: Task, options: SequenceOptions, device: str) -> float:
+def step_cost(model: AcousticModel, task: SequenceTask, options: SequenceOptions, device: str) -> float:
     """CPU time of a step of the criterion over one of cross-entropy, lattices included; best of two on a few
     batches.
     """
     lens = model.encoder.out_lens(torch.from_numpy(task.data.lens)).numpy()
     labels = Lazy(len(lens), lambda i: np.zeros(int(lens[i]), dtype=np.int64))
-    peers = {"ce": SequenceCriterion(FrameCrossEntropy(labels)), "own": SequenceCriterion(task.criterion.objective)}
+    peers: dict[str, Criterion[AcousticModel]] = {
+        "ce": SequenceCriterion(FrameCrossEntropy(labels)),
+        "own": SequenceCriterion(task.criterion.objective),
+    }
     batches = plan(task.data.lens, options.batch_frames, options.max_batch)
     chosen = np.linspace(0, len(batches) - 1, COST_BATCHES + 2).astype(int)[1:-1]
     taken = dict.fromkeys(peers, 0.0)
@@ -323,7 +327,7 @@ def step_cost(model: AcousticModel, task: Task, options: SequenceOptions, device
     return taken["own"] / max(taken["ce"], 1e-9)
 
 
-def write_failures(out: Path, task: Task) -> dict[str, int]:
+def write_failures(out: Path, task: SequenceTask) -> dict[str, int]:
     """Lists what went wrong in failed.txt; returns the counts for the stamp."""
     failures = task.criterion.objective.failures
     with atomic_write(out / FAILED) as f:

@@ -4,7 +4,7 @@ for the training loop in one process (``pipeline.nn.train``) and for replicas of
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -13,8 +13,12 @@ from torch import nn
 from pipeline.base.errors import ConfigError, PipelineError
 from pipeline.feats.dataset import Batch, Dataset, plan
 from pipeline.nn.distributed import World
+from pipeline.nn.normalised import Network
 from pipeline.nn.options import TrainOptions
 from pipeline.nn.specaugment import spec_augment
+
+Trained = TypeVar("Trained", bound=Network, contravariant=True)
+Net = TypeVar("Net", bound=Network)
 
 
 class DivergenceError(PipelineError):
@@ -38,10 +42,10 @@ class Loss:
     sums: dict[str, float] = field(default_factory=dict)
 
 
-class Criterion(Protocol):
+class Criterion(Protocol[Trained]):
     """What is minimised on one data set; it knows the targets of that set's utterances by their index."""
 
-    def __call__(self, model: Any, batch: Batch, done: float) -> Loss:
+    def __call__(self, model: Trained, batch: Batch, done: float, /) -> Loss:
         """The loss of a batch.
 
         Args:
@@ -50,19 +54,22 @@ class Criterion(Protocol):
             done: share of the training that is done, 0 .. 1, for schedules.
         """
 
-    def end_epoch(self, model: Any, data: Dataset, done: float) -> None:
+    def end_epoch(self, model: Trained, data: Dataset, done: float) -> None:
         """Called after each training epoch, to refresh what is estimated on the whole data (priors)."""
 
-    def diagnose(self, model: Any, figures: dict[str, float], done: float) -> str | None:
+    def diagnose(self, model: Trained, figures: dict[str, float], done: float) -> str | None:
         """Names the trouble that an epoch's figures show, with the usual cures; None when all is well."""
 
 
+Its = TypeVar("Its", bound=Criterion[Any], covariant=True)
+
+
 @dataclass(frozen=True)
-class Task:
+class Task(Generic[Its]):
     """Utterances and the criterion that knows their targets."""
 
     data: Dataset
-    criterion: Criterion
+    criterion: Its
 
 
 def pick_device(name: str) -> str:
@@ -81,7 +88,7 @@ def seed_step(*position: int) -> None:
 
 
 def prepare(
-    model: Any,
+    model: Network,
     data: Dataset,
     indices: np.ndarray,
     options: TrainOptions,
@@ -106,7 +113,7 @@ def prepare(
     return Batch(batch.indices, feats, batch.lens)
 
 
-def normalised(model: Any, batch: Batch) -> Batch:
+def normalised(model: Network, batch: Batch) -> Batch:
     """The batch with normalised features, zeros behind each end."""
     mask = torch.arange(batch.feats.shape[1], device=batch.lens.device)[None, :] < batch.lens[:, None]
     return Batch(batch.indices, model.normalise(batch.feats) * mask[:, :, None], batch.lens)
@@ -141,7 +148,7 @@ def clip_gradient(model: nn.Module, clip: float) -> bool:
 
 @torch.no_grad()
 def evaluate(
-    model: Any, task: Task, options: TrainOptions, device: str, done: float, world: World = World()
+    model: Net, task: Task[Criterion[Net]], options: TrainOptions, device: str, done: float, world: World = World()
 ) -> dict[str, float]:
     """Figures of a task under a model that stays as it is, with names that begin with "dev_"; each process does its
     share.

@@ -13,10 +13,10 @@ import logging
 import shutil
 import time
 from pathlib import Path
+from typing import Generic
 
 import numpy as np
 import torch
-from torch import nn
 
 from pipeline.base.errors import ConfigError
 from pipeline.base.log import duration, progress
@@ -28,6 +28,7 @@ from pipeline.nn.step import (
     Criterion,
     DivergenceError,
     Loss,
+    Net,
     Task,
     add_gradient,
     add_sums,
@@ -50,12 +51,17 @@ __all__ = ["CHECKPOINT", "EPOCHS", "Criterion", "DivergenceError", "Loss", "Task
 
 
 def train(
-    model: nn.Module, task: Task, dev: Task | None, options: TrainOptions, out: Path, frame_shift: float = 0.01
+    model: Net,
+    task: Task[Criterion[Net]],
+    dev: Task[Criterion[Net]] | None,
+    options: TrainOptions,
+    out: Path,
+    frame_shift: float = 0.01,
 ) -> list[dict[str, float]]:
     """Trains a model in place and leaves the mean of its best epochs in it.
 
     Args:
-        model: has ``normalise(feats)``; the criterion knows the rest of it.
+        model: the criterion knows what it computes.
         task: training data.
         dev: data for the choice of epochs and the plateau schedule.
         out: directory for TensorBoard events (under log/) and checkpoints; a training resumes from the one found there.
@@ -80,14 +86,14 @@ def clean_up(out: Path) -> None:
     (out / CHECKPOINT).unlink(missing_ok=True)
 
 
-class _Run:
+class _Run(Generic[Net]):
     """One call of train()."""
 
     def __init__(
         self,
-        model: nn.Module,
-        task: Task,
-        dev: Task | None,
+        model: Net,
+        task: Task[Criterion[Net]],
+        dev: Task[Criterion[Net]] | None,
         options: TrainOptions,
         out: Path,
         device: str,
@@ -95,7 +101,7 @@ class _Run:
     ) -> None:
         self.model, self.task, self.dev, self.options, self.out = model, task, dev, options, out
         self.device, self.frame_shift, self.world = device, frame_shift, World.current()
-        self.optimizer = make_optimizer(model.parameters(), options)
+        self.optimizer = make_optimizer(model.parameters(), options, model.rate_factors())
         self.state = load_state(out, model, self.optimizer) or TrainState()
         self.start, self.start_share = time.monotonic(), self.state.epoch / options.epochs
         self.last_save = self.start

@@ -82,11 +82,10 @@ def epoch_file(directory: Path, epoch: int) -> Path:
 
 def best_epochs(history: Sequence[dict[str, float]], count: int) -> list[int]:
     """The `count` epochs (from 1) of lowest dev loss, ascending; the last ones where there is no dev loss."""
-    epochs = range(1, len(history) + 1)
+    epochs = list(range(1, len(history) + 1))
     if all("dev_loss" in h for h in history):
-        epochs = sorted(epochs, key=lambda e: history[e - 1]["dev_loss"])
-        return sorted(epochs[:count])
-    return list(epochs)[-count:]
+        return sorted(sorted(epochs, key=lambda e: history[e - 1]["dev_loss"])[:count])
+    return epochs[-count:]
 
 
 def average(paths: Sequence[Path]) -> dict[str, torch.Tensor]:

@@ -45,7 +45,17 @@ def classes_of(kind: str, transitions: TransitionModel) -> np.ndarray:
 
 
 class TransitionNet(nn.Module):
-    """Trainable transition probabilities for the transition-ids of a tree and a topology."""
+    """Trainable transition probabilities for the transition-ids of a tree and a topology.
+
+    Attributes:
+        classes, pdfs: (n_ts,) int64 class and label of each transition-state.
+        bias: (K,) w of each class; weight: (K, D) of the dynamic kinds, else None.
+    """
+
+    classes: torch.Tensor
+    pdfs: torch.Tensor
+    bias: torch.Tensor
+    weight: nn.Parameter | None
 
     def __init__(
         self,
@@ -85,7 +95,7 @@ class TransitionNet(nn.Module):
 
     def logits(self, encoded: torch.Tensor | None, lens: torch.Tensor | None) -> torch.Tensor:
         """w of every class: (K,), or (N, T', K) for a dynamic kind."""
-        if not self.dynamic:
+        if self.weight is None:
             return self.bias
         assert encoded is not None and lens is not None, self.kind
         if self.blstm is not None:

@@ -233,8 +233,9 @@ def test_device():
 def test_parameters_with_a_rate_of_their_own():
     """Two equal parameters with equal gradients: Adam's first step is the learning rate, times the factor."""
     slow, fast = (torch.nn.Parameter(torch.ones(1)) for _ in range(2))
-    fast.rate_factor = 10.0
-    optimizer = make_optimizer([slow, fast], dataclasses.replace(OPTIONS, optimizer="adam", weight_decay=0.0))
+    optimizer = make_optimizer(
+        [slow, fast], dataclasses.replace(OPTIONS, optimizer="adam", weight_decay=0.0), {fast: 10.0}
+    )
     set_rate(optimizer, 1e-3)
     for parameter in (slow, fast):
         parameter.grad = torch.full((1,), 0.7)

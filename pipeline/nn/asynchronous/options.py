@@ -6,12 +6,13 @@ from dataclasses import fields
 from typing import Literal
 
 from pydantic import Field
+from pydantic.dataclasses import dataclass
 
-from pipeline.nn.options import IF_SET, NOT_IN_STAMP, TrainOptions, ViterbiOptions, frozen
+from pipeline.nn.options import IF_SET, NOT_IN_STAMP, STRICT, TrainOptions, ViterbiOptions
 from pipeline.nn.sequence_options import SequenceOptions
 
 
-@frozen
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class AsyncOptions:
     """How the work is divided, how old parameters may be, and in which order frames are seen."""
 
@@ -90,21 +91,21 @@ REFRESH = Field(
 )
 
 
-@frozen
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class AsyncTraining(AsyncOptions, TrainOptions):
     """An asynchronous training as its processes see it, whatever the criterion."""
 
     refresh: int = REFRESH
 
 
-@frozen
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class AsyncViterbiOptions(AsyncOptions, ViterbiOptions):
     """Frame cross-entropy on an alignment by replicas and a parameter server."""
 
     refresh: int = REFRESH
 
 
-@frozen
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class AsyncSequenceOptions(AsyncOptions, SequenceOptions):
     """Sequence training by replicas, each with a decoder of its own, and a parameter server."""
 
