@@ -194,7 +194,7 @@ def main_guard(out: Path | None = None) -> Iterator[None]:
         logger.debug("traceback", exc_info=True)
         _fail(f"{err}", 2)
     except KeyboardInterrupt:
-        _fail("interrupted; the same command goes on from here", 130)
+        _fail("interrupted; the same command resumes the work", 130)
     except OSError as err:
         if err.errno not in _USER_ERRNO:
             logger.exception("bug or broken environment")
@@ -207,7 +207,7 @@ def main_guard(out: Path | None = None) -> Iterator[None]:
             _fail(
                 f"out of memory ({str(err).splitlines()[0] if str(err) else 'main memory'}); smaller batches need "
                 f"less, in most "
-                "steps --batch-frames; the same command goes on from here",
+                "steps --batch-frames; the same command resumes the work",
                 2,
             )
         logger.exception("bug; the traceback follows")

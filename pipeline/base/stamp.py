@@ -87,7 +87,7 @@ def run(
     """Makes the directory `out` by `action`, unless it holds the same work already.
 
     The action gets OUT.tmp to write into. If a former run of the same work was interrupted, OUT.tmp still holds
-    what it wrote, so an action can go on from its own checkpoints; the leftovers of other work are removed.
+    what it wrote, so an action can resume from its own checkpoints; the leftovers of other work are removed.
 
     Args:
       out: the directory to make.

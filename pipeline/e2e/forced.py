@@ -14,7 +14,7 @@ SMALL = 1e-6  # attention weight below which a frame counts as not looked at
 
 
 def monotonic_path(emit: np.ndarray, stay: np.ndarray) -> tuple[float, np.ndarray]:
-    """The best way to put U tokens in order on T frames, one at a frame at most.
+    """The best placement of U tokens, in order, on T frames, one at a frame at most.
 
     score = sum over frames of emit[t, u] where token u is put on frame t, else of stay[t, u] with u tokens behind it.
 

@@ -105,7 +105,7 @@ def _windows(
                 inside = 0.0
                 for u in range(start, start + size):
                     inside += blank[n, t, u]
-                if start:  # what enters from below does so at this frame: a lower window would hold more of the way
+                if start:  # what enters from below does so at this frame: a lower window would hold more of the path
                     inside -= label[n, t, start - 1]
                 if inside > best:
                     best, first[n, t] = inside, start

@@ -1,4 +1,4 @@
-"""The RNN-T loss: the sum over all ways through a lattice of frames and tokens, with its exact gradient."""
+"""The RNN-T loss: the sum over all paths through a lattice of frames and tokens, with its exact gradient."""
 
 from __future__ import annotations
 
@@ -62,14 +62,14 @@ class _Loss(torch.autograd.Function):
 def lattice_loss(
     blank: torch.Tensor, label: torch.Tensor, lens: torch.Tensor, token_lens: torch.Tensor
 ) -> torch.Tensor:
-    """Negative log of the sum over all ways through a lattice with given scores.
+    """Negative log of the sum over all paths through a lattice with given scores.
 
     Args:
         blank: (N, T, U + 1) and label: (N, T, U) natural logs of reading on and of writing the next token; -inf where
             there is no such arc.
         lens, token_lens: (N,).
     Returns:
-        (N,) float; inf without a way, and then without a gradient.
+        (N,) float; inf without a path, and then without a gradient.
     """
     return _LatticeLoss.apply(blank, label, lens, token_lens)
 
@@ -95,9 +95,9 @@ class _LatticeLoss(torch.autograd.Function):
 def occupancies_of(
     blank: torch.Tensor, label: torch.Tensor, lens: torch.Tensor, token_lens: torch.Tensor
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Occupancies of blanks (N, T, U + 1) and tokens (N, T, U), float64, and (N,) log of the sum over all ways.
+    """Occupancies of blanks (N, T, U + 1) and tokens (N, T, U), float64, and (N,) log of the sum over all paths.
 
-    Args as for ``lattice_loss``; without a way occupancies are 0 and the log is -inf.
+    Args as for ``lattice_loss``; without a path occupancies are 0 and the log is -inf.
     """
     arrays = [x.detach().double().cpu().contiguous().numpy() for x in (blank, label)]
     gammas = [np.zeros_like(a) for a in arrays]
@@ -125,7 +125,7 @@ def _occupancies(
 ) -> None:
     """Fills log_z (N,) and the occupancies of all arcs; utterances without a path get -inf and zeros.
 
-    alpha[t, u]: sum of all ways to have read t frames and written u tokens; beta[t, u]: of all ways on from there.
+    alpha[t, u]: sum of all paths that have read t frames and written u tokens; beta[t, u]: of all paths from there on.
     """
     for n in range(len(lens)):
         num_frames, num_tokens = lens[n], token_lens[n]
@@ -133,10 +133,10 @@ def _occupancies(
         beta[num_frames, num_tokens] = 0.0
         for t in range(num_frames - 1, -1, -1):
             for u in range(num_tokens, -1, -1):
-                way = blank[n, t, u] + beta[t + 1, u]
+                total = blank[n, t, u] + beta[t + 1, u]
                 if u < num_tokens:
-                    way = _log_add(way, label[n, t, u] + beta[t, u + 1])
-                beta[t, u] = way
+                    total = _log_add(total, label[n, t, u] + beta[t, u + 1])
+                beta[t, u] = total
         log_z[n] = beta[0, 0]
         if not np.isfinite(beta[0, 0]):
             continue
@@ -147,10 +147,10 @@ def _occupancies(
                 here = alpha[t, u]
                 if here == -np.inf:
                     continue
-                way = here + blank[n, t, u]
-                d_blank[n, t, u] = np.exp(way + beta[t + 1, u] - log_z[n])
-                alpha[t + 1, u] = _log_add(alpha[t + 1, u], way)
+                total = here + blank[n, t, u]
+                d_blank[n, t, u] = np.exp(total + beta[t + 1, u] - log_z[n])
+                alpha[t + 1, u] = _log_add(alpha[t + 1, u], total)
                 if u < num_tokens:
-                    way = here + label[n, t, u]
-                    d_label[n, t, u] = np.exp(way + beta[t, u + 1] - log_z[n])
-                    alpha[t, u + 1] = _log_add(alpha[t, u + 1], way)
+                    total = here + label[n, t, u]
+                    d_label[n, t, u] = np.exp(total + beta[t, u + 1] - log_z[n])
+                    alpha[t, u + 1] = _log_add(alpha[t, u + 1], total)

@@ -362,7 +362,7 @@ def verdict(claim: Claim, cells: Sequence[Cell], measured: Sequence[Measured]) -
     half = float(t.ppf(0.975, number - 1)) * spread / math.sqrt(number)
     text = f"difference {mean:+.2f} [{mean - half:+.2f}, {mean + half:+.2f}] over {number} seeds"
     if mean - half <= 0 <= mean + half:
-        return f"**no effect shown**; {text}"
+        return f"**not significant**; {text}"
     return f"**{'reproduced' if (mean < 0) == claim.lower else 'the opposite'}**; {text}"
 
 

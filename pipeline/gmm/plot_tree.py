@@ -80,7 +80,7 @@ def load_view(model_dir: str | Path, phone: str | None = None, state: int | None
 
 
 def depth(node: Node) -> int:
-    """Questions on the longest way from a node to a leaf."""
+    """Questions on the longest path from a node to a leaf."""
     return 0 if isinstance(node, Leaf) else 1 + max(depth(node.yes), depth(node.no))
 
 

@@ -1,6 +1,6 @@
 """Denominators of sequence training: how probable each label is at each frame over all word (or phone) sequences.
 
-Two ways to the same sums: over a whole graph, by a recursion that keeps to a beam; and over lattices that a beam search
+The same sums in two ways: over a whole graph, by a recursion that keeps to a beam; and over lattices that a beam search
 leaves, which takes longer and loses more (benchmarks/denominators.py).
 """
 

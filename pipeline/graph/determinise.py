@@ -121,7 +121,7 @@ def _determinise(splits, dst, word, total, parts, backward, beam, max_states):
     taken = np.zeros(len(dst), np.int64)
     while len(heap) and done < max_states:
         _, x = heapq.heappop(heap)
-        if gone[x]:  # it was put in twice, the second time with a better way to it
+        if gone[x]:  # it was put in twice, the second time with a better path to it
             continue
         gone[x] = True
         done += 1

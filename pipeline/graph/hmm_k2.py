@@ -1,4 +1,4 @@
-"""k2 as a backend of the HMM engine, the reference in its tests, and the way between `Graphs` and k2 automata.
+"""k2 as a backend of the HMM engine, the reference in its tests; and conversion between `Graphs` and k2 automata.
 
 k2 knows emissions only. Scores of transitions that depend on time fit in all the same: the emission is put on the arc
 that leaves the state, so that each pair (pdf, transition-id) becomes a column of scores.

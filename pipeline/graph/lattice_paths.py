@@ -61,7 +61,7 @@ def best_labels(
 
 @cached_njit(nogil=True)
 def best_to_end(src: np.ndarray, dst: np.ndarray, score: np.ndarray, num_states: int) -> np.ndarray:
-    """(S,) float64 score of the best way from each state to the last one.
+    """(S,) float64 score of the best path from each state to the last one.
 
     Args:
         src, dst: (A,) as above.

@@ -29,7 +29,7 @@ class Wanted(NamedTuple):
 
 @exact
 def usable(x):
-    """x, or -inf where it is no number below infinity."""
+    """x, with -inf in place of NaN and +inf."""
     return x if x < np.inf else np.float32(-np.inf)
 
 

@@ -30,7 +30,7 @@ from pipeline.nn.sequence import Outer
 logger = logging.getLogger(__name__)
 
 MIN_UTTERANCES = 20  # shares of failures say little before so many
-ROUNDING = 0.01  # natural logs of an utterance's score, within which two ways to the same sum may differ
+ROUNDING = 0.01  # natural logs of an utterance's score, within which two computations of the same sum may differ
 
 
 class Denominator(Protocol):

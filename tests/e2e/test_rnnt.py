@@ -1,4 +1,4 @@
-"""RNN-T losses against enumeration of all ways through the lattice, and against k2's."""
+"""RNN-T losses against enumeration of all paths through the lattice, and against k2's."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ def lattice(dtype=torch.float64) -> torch.Tensor:
 
 def brute_force(log_probs: torch.Tensor, num_frames: int, tokens: list[int]) -> torch.Tensor:
     """Sum over the frames at which each token is written, which must not fall."""
-    ways = []
+    paths = []
     for frames in itertools.combinations_with_replacement(range(num_frames), len(tokens)):
         total, u = torch.zeros((), dtype=log_probs.dtype), 0
         for t in range(num_frames):
             while u < len(tokens) and frames[u] == t:
                 total, u = total + log_probs[t, u, tokens[u]], u + 1
             total = total + log_probs[t, u, 0]
-        ways.append(total)
-    return -torch.stack(ways).logsumexp(0)
+        paths.append(total)
+    return -torch.stack(paths).logsumexp(0)
 
 
 def test_loss_and_gradient_are_those_of_enumeration():

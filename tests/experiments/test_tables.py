@@ -123,7 +123,7 @@ def test_run_and_report(recipe):
     assert "| learned | nhmm | 15.00 ± 0.00 | | 20.2 ± 0.1 |" in text
     assert "lower the time error: **reproduced**; difference -10.00 [-10.00, -10.00] over 3 seeds" in text
     assert "GMM alignments are better: **reproduced**; difference -5.00" in text
-    assert "raise the word error: **no effect shown**; difference +0.00" in text
+    assert "raise the word error: **not significant**; difference +0.00" in text
     row = next(r for r in rows if r["seeds"] == [2] and r["cell"] == {"transition": "learned", "ali": "nhmm"})
     assert row["table"] == "transitions" and row["dir"].endswith("seed2/score")
     assert "## Error rates" not in text  # rows of a sweep stand in its table only
@@ -190,7 +190,7 @@ CELLS = [{"a": a, "b": b} for a in ("x", "y") for b in (1, 2)]
     [
         ([1.0, 2.0, 3.0], [2.0, 3.1, 3.9], True, "reproduced"),
         ([1.0, 2.0, 3.0], [2.0, 3.1, 3.9], False, "the opposite"),
-        ([1.0, 2.0, 3.0], [2.0, 1.0, 3.5], True, "no effect shown"),
+        ([1.0, 2.0, 3.0], [2.0, 1.0, 3.5], True, "not significant"),
         ([1.0, 2.0], [2.0, 3.0], True, "too few to say"),
         ([], [2.0, 3.0], True, "not measured"),
     ],
