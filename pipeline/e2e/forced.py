@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from pipeline.artifacts.tokens import BLANK_ID, EOS_ID
+
+if TYPE_CHECKING:
+    from pipeline.e2e.decoder import AttentionDecoder
+    from pipeline.e2e.transducer import Transducer
 
 SMALL = 1e-6  # attention weight below which a frame counts as not looked at
 
@@ -42,7 +46,7 @@ def monotonic_path(emit: np.ndarray, stay: np.ndarray) -> tuple[float, np.ndarra
 
 
 @torch.no_grad()
-def transducer_path(transducer: Any, encoded: torch.Tensor, tokens: Sequence[int]) -> tuple[float, np.ndarray]:
+def transducer_path(transducer: Transducer, encoded: torch.Tensor, tokens: Sequence[int]) -> tuple[float, np.ndarray]:
     """The best path of an utterance through the transducer's lattice, with one token at a frame at most.
 
     Args:
@@ -58,7 +62,7 @@ def transducer_path(transducer: Any, encoded: torch.Tensor, tokens: Sequence[int
 
 
 @torch.no_grad()
-def attention_path(decoder: Any, encoded: torch.Tensor, tokens: Sequence[int]) -> tuple[float, np.ndarray]:
+def attention_path(decoder: AttentionDecoder, encoded: torch.Tensor, tokens: Sequence[int]) -> tuple[float, np.ndarray]:
     """The best order of frames by attention weights, the mean over the heads.
 
     Args:

@@ -10,16 +10,17 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import nn
 
 from pipeline.artifacts.checkpoint import check_same, save_model
 from pipeline.artifacts.lang import Lang
 from pipeline.artifacts.model_dir import HmmDir, load_hmm, save_hmm
-from pipeline.artifacts.model_meta import EndToEndMeta, ExportedMeta, Head
+from pipeline.artifacts.model_meta import META, EndToEndMeta, ExportedMeta, Head
 from pipeline.artifacts.token_lang import token_of_pdf
 from pipeline.artifacts.tokens import BLANK_ID, Tokens
 from pipeline.artifacts.transitions import TransitionModel
 from pipeline.artifacts.tree import monophone_tree
-from pipeline.base.errors import ConfigError
+from pipeline.base.errors import ConfigError, DataError
 from pipeline.e2e.forced import attention_path, transducer_path
 from pipeline.e2e.model import EndToEnd, load_end_to_end, load_network
 from pipeline.nn.windows import encode_windows
@@ -35,7 +36,7 @@ def export(model_dir: Path, tokens_dir: Path, lang_dir: Path, out: Path, head: H
     model, meta = load_end_to_end(model_dir)
     tokens, lang = Tokens.load(tokens_dir), Lang.load(lang_dir)
     check_same("tokens", meta.tokens_id, model_dir, tokens.id, tokens_dir)
-    if {"ctc": model.ctc, "transducer": model.transducer, "attention": model.decoder}[head] is None:
+    if _part(model, head) is None:
         raise ConfigError(f"{model_dir} has no {head} part")
     tree = monophone_tree(lang.phones, lang.topo)
     token_of_pdf(tree, tokens)
@@ -43,6 +44,10 @@ def export(model_dir: Path, tokens_dir: Path, lang_dir: Path, out: Path, head: H
     tokens.save(out)
     kept = {field.name: getattr(meta, field.name) for field in fields(EndToEndMeta) if field.name != "kind"}
     save_model(out, model.state_dict(), ExportedMeta(**kept, head=head, lang_id=lang.id, tree_id=tree.id))
+
+
+def _part(model: EndToEnd, head: Head) -> nn.Module | None:
+    return {"ctc": model.ctc, "transducer": model.transducer, "attention": model.decoder}[head]
 
 
 class EndToEndScorer:
@@ -105,11 +110,15 @@ class EmittingScorer(EndToEndScorer):
             by utterance the score and the label frame of each token, and the number of label frames.
         """
         encoded, lens = self.model.encode(feats.to(self.device), lens.to(self.device))
-        decoder = self.model.transducer if self.head == "transducer" else self.model.decoder
-        path = transducer_path if self.head == "transducer" else attention_path
-        return [
-            path(decoder, encoded[i, :n], ids) for i, (n, ids) in enumerate(zip(lens.tolist(), tokens))
-        ], lens.tolist()
+        found = [self._path(encoded[i, :n], ids) for i, (n, ids) in enumerate(zip(lens.tolist(), tokens))]
+        return found, lens.tolist()
+
+    def _path(self, encoded: torch.Tensor, tokens: Sequence[int]) -> tuple[float, np.ndarray]:
+        if self.head == "transducer":
+            assert self.model.transducer is not None
+            return transducer_path(self.model.transducer, encoded, tokens)
+        assert self.model.decoder is not None
+        return attention_path(self.model.decoder, encoded, tokens)
 
 
 def load_scorer(directory: str | Path, device: str = "cpu", blank_penalty: float = 0.0) -> EndToEndScorer:
@@ -117,6 +126,8 @@ def load_scorer(directory: str | Path, device: str = "cpu", blank_penalty: float
     model, meta = load_network(directory, ExportedMeta)
     hmm = load_hmm(directory)
     columns = token_of_pdf(hmm.tree, Tokens.load(directory))
+    if _part(model, meta.head) is None:
+        raise DataError(f"{Path(directory) / META}: head: the model has no {meta.head} part")
     if meta.head != "ctc":
         return EmittingScorer(model, hmm, meta, columns, device)
     return EndToEndScorer(model, hmm, meta, columns, device, blank_penalty)

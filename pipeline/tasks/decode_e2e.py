@@ -122,16 +122,17 @@ def grid(method: Method, model: EndToEnd, options: SearchOptions, with_lm: bool)
     return [Weights(*w) for w in dict.fromkeys(itertools.product(ctc, lm, options.length_bonuses, ilm))]
 
 
-def load_lm(path: Path, tokens: Tokens, tokens_dir: Path) -> TokenLm:
+def load_lm(path: Path, tokens: Tokens, tokens_dir: Path, device: str = "cpu") -> TokenLm:
     """A neural or n-gram language model as a search takes it.
 
     Args:
         path: directory of steps/train_nn_lm.py or steps/train_lm.py, or an ARPA file over words or tokens.
+        device: where a neural one computes.
     """
     if (path / META).is_file() and model_kind(path) == "nn_lm":
         from pipeline.e2e.lm import load_nn_lm
 
-        return load_nn_lm(path, tokens, tokens_dir)
+        return load_nn_lm(path, tokens, tokens_dir).to(device)
     from pipeline.artifacts.arpa import Arpa
     from pipeline.e2e.search.fusion import ngram_lm
 
@@ -151,15 +152,14 @@ def decode(
 
     Args:
         meta: the model's facts (``load_end_to_end``).
+        lm: on the device of the search.
     """
     import torch
 
-    from pipeline.nn.train import pick_device
+    from pipeline.nn.step import pick_device
 
     device = pick_device(options.device)
     model = model.to(device)
-    if lm is not None and hasattr(lm, "to"):
-        lm = lm.to(device)
     data, frame_shift = _load(data_dir, meta)
     out = Decoded(spool_of(weights), references(data_dir), search_seconds=dict.fromkeys(weights, 0.0))
     with progress_of(len(data), f"decode {data_dir}") as done:
@@ -236,7 +236,7 @@ def latency(model: EndToEnd, frame_shift: float) -> float | None:
     """
     from pipeline.nn.encoders import layer_factors
 
-    lookahead = getattr(model.encoder.network, "lookahead", None)
+    lookahead = model.encoder.network.lookahead
     if lookahead is None:
         return None
     frames = lookahead * layer_factors(model.options)[0]
@@ -335,6 +335,7 @@ def decode_directory(
         facts for the stamp.
     """
     from pipeline.e2e.model import load_end_to_end
+    from pipeline.nn.step import pick_device
 
     model_dir, tokens_dir, data = sources
     network, meta = load_end_to_end(model_dir)
@@ -345,7 +346,7 @@ def decode_directory(
         weights = grid(method, network, options, lm is not None)
     else:
         weights = [read_weights(weights_from, method, lm is not None)]
-    language_model = None if lm is None else load_lm(lm, table, tokens_dir)
+    language_model = None if lm is None else load_lm(lm, table, tokens_dir, pick_device(options.device))
     decoded = decode(network, meta, data, options, method, weights, language_model)
     hyps, facts = report(decoded, table, out_dir, options)
     facts.update(method=method, latency_seconds=latency(network, meta.features.frame_shift))

@@ -17,7 +17,7 @@ from pipeline.artifacts.token_lang import phone_name, token_lang, token_of_pdf
 from pipeline.artifacts.tokens import BLANK_ID, TokenOptions, train_tokens
 from pipeline.artifacts.tree import monophone_tree
 from pipeline.base.errors import ConfigError, DataError, MismatchError
-from pipeline.base.files import write_json
+from pipeline.base.files import read_json, write_json
 from pipeline.e2e.forced import attention_path, monotonic_path, transducer_path
 from pipeline.e2e.scorer import export
 from pipeline.tasks.align import AlignOptions, align
@@ -197,3 +197,7 @@ def test_parts_that_are_missing(tones, tmp_path):
         load_model(tmp_path / "model")
     with pytest.raises(DataError, match="export_e2e.py"):
         load_hmm(tmp_path / "model")
+    directory = exported(tmp_path, tones.data, "ctc", "ctc")
+    write_json(directory / "model.json", {**read_json(directory / "model.json"), "head": "transducer"})
+    with pytest.raises(DataError, match="model.json: head: the model has no transducer part"):
+        load_model(directory)
