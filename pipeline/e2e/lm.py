@@ -21,6 +21,7 @@ from pipeline.base.errors import DataError
 from pipeline.base.records import from_json
 from pipeline.e2e.search.options import NnLmOptions
 from pipeline.feats.dataset import Batch, Dataset
+from pipeline.feats.frames import Spans
 from pipeline.nn.dropout import dropout
 from pipeline.nn.labels import LabelFile
 from pipeline.nn.masks import mask_of
@@ -135,6 +136,10 @@ class Sentences:
     def each(self, rows: np.ndarray) -> list[torch.Tensor]:
         """See ``pipeline.feats.frames.Frames``."""
         return [torch.from_numpy(self._rows[i]).float()[:, None] for i in rows.tolist()]
+
+    def spans(self, spans: Spans) -> list[torch.Tensor]:
+        """See ``pipeline.feats.frames.Frames``."""
+        return spans.of(self.each(spans.rows), np.arange(len(spans.rows)))
 
     def id(self, i: int) -> str:
         """See ``pipeline.feats.dataset.Names``."""

@@ -1,17 +1,15 @@
 """Where the frames of utterances come from: files, memory, pieces of other utterances, transforms of other frames.
 
-All of them answer the same two questions, the features of some utterances as a list or side by side, so a data set
-(``pipeline.feats.dataset``) reads what a batch needs and no more.
+All of them answer the same questions, the features of some utterances as a list or side by side and those of parts of
+utterances, so a data set (``pipeline.feats.dataset``) reads what a batch needs and no more.
 """
 
 from __future__ import annotations
 
-import os
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -20,10 +18,10 @@ from pipeline.artifacts.features import FeatLoadOptions
 from pipeline.artifacts.index import UtteranceIndex
 from pipeline.base.errors import DataError
 from pipeline.feats.cmvn import CmvnStats, mean_std
+from pipeline.feats.frame_file import FrameFile
 from pipeline.feats.transforms import add_deltas, splice
 
 PIECE_FRAMES = 300_000  # that statistics are taken of, and that memory is filled with, at a time
-_DTYPES: dict[str, np.dtype[Any]] = {"float32": np.dtype("<f4"), "float16": np.dtype("<f2")}
 
 
 class Frames(Protocol):
@@ -46,6 +44,9 @@ class Frames(Protocol):
     def each(self, rows: np.ndarray) -> list[torch.Tensor]:
         """(T, F) float32 features of some utterances; perhaps views of memory that others see."""
 
+    def spans(self, spans: Spans) -> list[torch.Tensor]:
+        """Some of the frames of some utterances, the same numbers as in ``each``, and perhaps views, too."""
+
 
 def offsets_of(lens: np.ndarray) -> np.ndarray:
     """(N,) lengths -> (N + 1,) int64 bounds."""
@@ -64,6 +65,32 @@ def pieces(lens: np.ndarray, max_frames: int) -> Iterator[np.ndarray]:
         total += length
     if start < len(lens):
         yield np.arange(start, len(lens))
+
+
+class Spans(NamedTuple):
+    """Parts of K utterances, of which the same one may stand there several times.
+
+    Attributes:
+        rows: (K,) int64 utterances.
+        begins, ends: (K,) int64 first frame and the one behind the last.
+    """
+
+    rows: np.ndarray
+    begins: np.ndarray
+    ends: np.ndarray
+
+    @property
+    def lens(self) -> np.ndarray:
+        """(K,) frames of each."""
+        return self.ends - self.begins
+
+    def wider(self, left: int, right: int, lens: np.ndarray) -> Spans:
+        """The same with neighbouring frames, as far as there are any in utterances of (K,) `lens`."""
+        return Spans(self.rows, np.maximum(self.begins - left, 0), np.minimum(self.ends + right, lens))
+
+    def of(self, whole: Sequence[torch.Tensor], place: np.ndarray) -> list[torch.Tensor]:
+        """The parts, from features of utterances (T, F) and the (K,) places of the utterances among these."""
+        return [whole[p][b:e] for p, b, e in zip(place.tolist(), self.begins.tolist(), self.ends.tolist())]
 
 
 class TensorFrames:
@@ -88,6 +115,10 @@ class TensorFrames:
         """See ``Frames``; views."""
         return [self.feats[self.offsets[i] : self.offsets[i + 1]] for i in rows.tolist()]
 
+    def spans(self, spans: Spans) -> list[torch.Tensor]:
+        """See ``Frames``; views."""
+        return spans.of(self.each(spans.rows), np.arange(len(spans.rows)))
+
 
 class _Read:
     """Frames that have to be fetched: ``each`` by way of ``flat``."""
@@ -100,6 +131,11 @@ class _Read:
     def each(self, rows: np.ndarray) -> list[torch.Tensor]:
         """See ``Frames``."""
         return list(self.flat(rows).split(self.lens[rows].tolist())) if len(rows) else []
+
+    def spans(self, spans: Spans) -> list[torch.Tensor]:
+        """See ``Frames``; each utterance is read once and as a whole."""
+        needed, place = np.unique(spans.rows, return_inverse=True)
+        return spans.of(self.each(needed), place.reshape(-1))
 
 
 class StoredFrames(_Read):
@@ -117,7 +153,7 @@ class StoredFrames(_Read):
         index.check_features()
         self.index, self.options, self.stats = index, options, stats
         self.lens, self.dim = index.num_frames.astype(np.int64), options.output_dim(dim)
-        self._files = [_FrameFile(Path(path), width, precision) for path, width, precision in index.files]
+        self._files = [FrameFile(Path(path), width, precision) for path, width, precision in index.files]
         for number, file in enumerate(self._files):
             own = np.flatnonzero(index.file == number)
             if file.dim != dim:
@@ -135,8 +171,24 @@ class StoredFrames(_Read):
 
     def flat(self, rows: np.ndarray) -> torch.Tensor:
         """See ``Frames``; DataError for numbers that are not finite."""
-        offsets = offsets_of(self.lens[rows])
-        feats = torch.from_numpy(self._raw(rows, offsets))
+        return self._loaded(Spans(rows, np.zeros(len(rows), dtype=np.int64), self.lens[rows]))
+
+    def spans(self, spans: Spans) -> list[torch.Tensor]:
+        """See ``Frames``; reads these frames and the neighbours that derivatives and context look at, but all of an
+        utterance that is normalised over itself.
+        """
+        if self.options.cmvn == "utterance" or not len(spans.rows):
+            return super().spans(spans)
+        reach = self.options.deltas * self.options.delta_window
+        read = spans.wider(reach + self.options.splice_left, reach + self.options.splice_right, self.lens[spans.rows])
+        parts = self._loaded(read).split(read.lens.tolist())
+        inner = Spans(spans.rows, spans.begins - read.begins, spans.ends - read.begins)
+        return inner.of(parts, np.arange(len(parts)))
+
+    def _loaded(self, spans: Spans) -> torch.Tensor:
+        """(sum T, F) features of parts side by side, each as if it were an utterance but for the normalisation."""
+        rows, offsets = spans.rows, offsets_of(spans.lens)
+        feats = torch.from_numpy(self._raw(spans, offsets))
         if not bool(torch.isfinite(feats).all()):
             bad = int(np.searchsorted(offsets, int((~torch.isfinite(feats).all(1)).nonzero()[0, 0]), side="right")) - 1
             cut_id = self.index.id(int(rows[bad]))
@@ -149,11 +201,12 @@ class StoredFrames(_Read):
             feats = splice(feats, bounds, self.options.splice_left, self.options.splice_right)
         return feats
 
-    def _raw(self, rows: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+    def _raw(self, spans: Spans, offsets: np.ndarray) -> np.ndarray:
         """(sum T, F) float32 as stored; neighbours in a file are read together."""
+        rows = spans.rows
         out = np.empty((int(offsets[-1]), self._files[0].dim), dtype=np.float32)
-        first, file = self.index.first_frame[rows], self.index.file[rows]
-        ends = first + self.lens[rows]
+        first, file = self.index.first_frame[rows] + spans.begins, self.index.file[rows]
+        ends = first + spans.lens
         breaks = np.flatnonzero((first[1:] != ends[:-1]) | (file[1:] != file[:-1])) + 1
         for begin, end in zip([0, *breaks.tolist()], [*breaks.tolist(), len(rows)]):
             if end > begin:
@@ -182,44 +235,6 @@ class StoredFrames(_Read):
                 own /= std
 
 
-class _FrameFile:
-    """A file of frames without a header, see ``pipeline.feats.storage``; open from the first reading on."""
-
-    def __init__(self, path: Path, dim: int, precision: str) -> None:
-        self.path, self.dim, self.dtype = path, dim, _DTYPES[precision]
-        try:
-            self.num_frames = path.stat().st_size // (dim * self.dtype.itemsize)
-        except FileNotFoundError:
-            raise DataError(f"{path}: no such file; compute the features again") from None
-        self._fd: int | None = None
-        self._lock = threading.Lock()
-
-    def read(self, first: int, out: np.ndarray) -> None:
-        """Fill `out` (T, F) float32, contiguous, with the frames from `first` on; DataError if the file ends before."""
-        with self._lock:
-            if self._fd is None:
-                self._fd = os.open(self.path, os.O_RDONLY)
-        raw = out if self.dtype == np.float32 else np.empty(out.shape, dtype=self.dtype)
-        left, place = memoryview(raw.data).cast("B"), first * self.dim * self.dtype.itemsize
-        while len(left):
-            count = os.preadv(self._fd, [left], place)
-            if count <= 0:
-                raise DataError(f"{self.path}: ends before frame {first + len(out)}; compute the features again")
-            left, place = left[count:], place + count
-        if raw is not out:
-            out[...] = raw
-
-    def __getstate__(self) -> tuple[Path, int, str]:
-        return self.path, self.dim, self.dtype.name
-
-    def __setstate__(self, state: tuple[Path, int, str]) -> None:
-        self.__init__(*state)  # type: ignore[misc]  # an open file does not travel to other processes
-
-    def __del__(self) -> None:
-        if getattr(self, "_fd", None) is not None:
-            os.close(self._fd)  # type: ignore[arg-type]
-
-
 class CachedFrames:
     """Frames of others, all of them in memory from the first use on."""
 
@@ -245,6 +260,10 @@ class CachedFrames:
     def each(self, rows: np.ndarray) -> list[torch.Tensor]:
         """See ``Frames``."""
         return self.memory.each(rows)
+
+    def spans(self, spans: Spans) -> list[torch.Tensor]:
+        """See ``Frames``."""
+        return self.memory.spans(spans)
 
 
 def cached(frames: Frames, cache_mib: int) -> Frames:
@@ -280,6 +299,10 @@ class ChosenFrames:
         """See ``Frames``."""
         return self.source.each(self.rows[rows])
 
+    def spans(self, spans: Spans) -> list[torch.Tensor]:
+        """See ``Frames``."""
+        return self.source.spans(spans._replace(rows=self.rows[spans.rows]))
+
 
 class ChunkFrames(_Read):
     """Pieces of the utterances of others, each an utterance of its own; the last of one may be shorter.
@@ -302,11 +325,23 @@ class ChunkFrames(_Read):
         return torch.cat(parts) if parts else self.source.flat(rows)
 
     def each(self, rows: np.ndarray) -> list[torch.Tensor]:
-        """See ``Frames``; each utterance is read once, whatever number of its pieces is asked for."""
-        needed, which = np.unique(self.parent[rows], return_inverse=True)
-        whole = self.source.each(needed)
-        begins, lens = self.begin[rows].tolist(), self.lens[rows].tolist()
-        return [whole[p][b : b + n] for p, b, n in zip(which.reshape(-1).tolist(), begins, lens)]
+        """See ``Frames``; pieces that follow each other are read together."""
+        if not len(rows):
+            return []
+        order = np.unique(rows)  # so that neighbours stand side by side
+        parent, begin, end = self.parent[order], self.begin[order], self.begin[order] + self.lens[order]
+        starts = np.flatnonzero(np.append(True, (parent[1:] != parent[:-1]) | (begin[1:] != end[:-1])))
+        lasts = np.append(starts[1:], len(order)) - 1
+        runs = self.source.spans(Spans(parent[starts], begin[starts], end[lasts]))
+        which = np.searchsorted(order, rows)  # (K,) place of each piece among those in order
+        run = np.searchsorted(starts, which, side="right") - 1
+        begins = begin[which] - begin[starts[run]]
+        return Spans(self.parent[rows], begins, begins + self.lens[rows]).of(runs, run)
+
+    def spans(self, spans: Spans) -> list[torch.Tensor]:
+        """See ``Frames``."""
+        first = self.begin[spans.rows]
+        return self.source.spans(Spans(self.parent[spans.rows], first + spans.begins, first + spans.ends))
 
 
 class MappedFrames(_Read):

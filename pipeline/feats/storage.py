@@ -8,14 +8,12 @@ not), one file instead of one per utterance, needs no further package, and a who
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from lhotse.features.io import FeaturesReader, FeaturesWriter, register_reader, register_writer
 
 from pipeline.base.errors import DataError
-
-_DTYPES: dict[str, np.dtype[Any]] = {"float32": np.dtype("<f4"), "float16": np.dtype("<f2")}
+from pipeline.feats.frame_file import DTYPES
 
 
 @register_writer
@@ -42,7 +40,7 @@ class PackedFramesWriter(FeaturesWriter):
     def write(self, key: str, value: np.ndarray) -> str:
         """Append a (T, F) matrix and return its storage key; ``key``, the utterance id, is not needed."""
         num_frames, dim = value.shape
-        self._file.write(np.ascontiguousarray(value, dtype=_DTYPES[self._precision]).tobytes())
+        self._file.write(np.ascontiguousarray(value, dtype=DTYPES[self._precision]).tobytes())
         self._num_frames += num_frames
         return f"{self._num_frames - num_frames},{num_frames},{dim},{self._precision}"
 
@@ -80,7 +78,7 @@ def parse_key(key: str) -> tuple[int, int, int, str]:
 
 def read_frames(path: Path, first: int, num_frames: int, dim: int, dtype: str) -> np.ndarray:
     """Read consecutive frames of a file as float32 (num_frames, dim); DataError if it is missing or too short."""
-    kind = _DTYPES[dtype]
+    kind = DTYPES[dtype]
     try:
         with open(path, "rb") as file:
             file.seek(first * dim * kind.itemsize)
