@@ -23,7 +23,16 @@ from pipeline.base.files import read_json
 from pipeline.base.log import progress_of
 from pipeline.e2e.search.options import Method, SearchOptions
 from pipeline.e2e.search.results import Found, Weights
-from pipeline.tasks.decoded import BEST, Hypotheses, Spool, references, warn_at_the_edge, write_best, write_rows
+from pipeline.tasks.decoded import (
+    BEST,
+    Decoded,
+    Hypotheses,
+    Spool,
+    references,
+    warn_at_the_edge,
+    write_best,
+    write_rows,
+)
 from pipeline.tasks.score import Errors
 
 if TYPE_CHECKING:
@@ -39,26 +48,16 @@ PLAIN = ("ctc_greedy", "transducer_greedy", "transducer_k2")  # methods without 
 
 
 @dataclass
-class Decoded:
-    """What a run found.
+class DecodedTokens(Decoded[Weights, list[Found]]):
+    """Hypotheses of tokens, best first.
 
     Attributes:
-        spool: for each set of weights the hypotheses of each utterance, best first.
-        refs: utterance -> (speaker, words).
-        audio_seconds, encoder_seconds: duration of the audio; time of the encoder.
+        encoder_seconds: time of the encoder.
         search_seconds: time of the searches, by weights.
     """
 
-    spool: Spool[Weights, list[Found]]
-    refs: Mapping[str, tuple[str, tuple[str, ...]]]
-    audio_seconds: float = 0.0
     encoder_seconds: float = 0.0
     search_seconds: dict[Weights, float] = field(default_factory=dict)
-
-    @property
-    def found(self) -> dict[Weights, Mapping[str, list[Found]]]:
-        """For each set of weights the hypotheses of each utterance, best first."""
-        return {w: self.spool.of(w) for w in self.spool.weights}
 
     def hypotheses(self, weights: Weights, tokens: Tokens) -> Hypotheses:
         """Hypotheses in the order of utterance ids."""
@@ -147,7 +146,7 @@ def decode(
     method: Method,
     weights: Sequence[Weights],
     lm: TokenLm | None = None,
-) -> Decoded:
+) -> DecodedTokens:
     """Recognises a data directory with each set of weights.
 
     Args:
@@ -161,7 +160,7 @@ def decode(
     device = pick_device(options.device)
     model = model.to(device)
     data, frame_shift = _load(data_dir, meta)
-    out = Decoded(spool_of(weights), references(data_dir), search_seconds=dict.fromkeys(weights, 0.0))
+    out = DecodedTokens(spool_of(weights), references(data_dir), search_seconds=dict.fromkeys(weights, 0.0))
     with progress_of(len(data), f"decode {data_dir}") as done:
         for batch in data.batches(options.batch_frames, MAX_BATCH, device):
             start = time.monotonic()
@@ -284,7 +283,7 @@ def read_weights(directory: Path, method: Method, with_lm: bool) -> Weights:
 
 
 def report(
-    decoded: Decoded, tokens: Tokens, out_dir: Path, options: SearchOptions
+    decoded: DecodedTokens, tokens: Tokens, out_dir: Path, options: SearchOptions
 ) -> tuple[list[Hypothesis], dict[str, Any]]:
     """Chooses the weights with the fewest errors and writes recogs.jsonl.gz, errs.txt, wer.txt, best.json (and
     nbest.jsonl.gz).

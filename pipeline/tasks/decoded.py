@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -94,6 +94,26 @@ class _View(Mapping[str, R]):
 
     def __len__(self) -> int:
         return len(self._spool.ids())
+
+
+@dataclass
+class Decoded(Generic[W, R]):
+    """What a decoding run found, whichever search it uses.
+
+    Attributes:
+        spool: for each set of weights the result of each utterance.
+        refs: utterance -> (speaker, words).
+        audio_seconds: duration of the audio.
+    """
+
+    spool: Spool[W, R]
+    refs: Mapping[str, tuple[str, tuple[str, ...]]]
+    audio_seconds: float = 0.0
+
+    @property
+    def found(self) -> dict[W, Mapping[str, R]]:
+        """For each set of weights the result of each utterance."""
+        return {w: self.spool.of(w) for w in self.spool.weights}
 
 
 def tally(hypotheses: Iterable[Hypothesis]) -> Errors:

@@ -20,7 +20,7 @@ from pipeline.e2e.rnnt import rnnt_loss
 from pipeline.e2e.search.options import SearchOptions
 from pipeline.e2e.search.results import Found, Weights
 from pipeline.tasks.decode_e2e import (
-    Decoded,
+    DecodedTokens,
     check_inputs,
     choose_method,
     choose_weights,
@@ -231,7 +231,7 @@ def test_nbest_lists_hold_words_once():
     ]
     spool = spool_of([Weights()])
     spool.put("u", [found])
-    decoded = Decoded(spool, {"u": ("s", ("AB",))})
+    decoded = DecodedTokens(spool, {"u": ("s", ("AB",))})
     lists = list(decoded.nbest_lists(Weights(), TOKENS))
     assert [a.words for a in lists[0].alternatives] == [("AB",), ("CA",)]
     assert lists[0].alternatives[0].acoustic == -1.0
