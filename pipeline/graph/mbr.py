@@ -6,6 +6,7 @@ distance; cf. Kaldi lattice-mbr-decode.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -37,14 +38,15 @@ class HeardWord(NamedTuple):
 
 
 def least_risk(
-    lattice: Lattice, lm_weight: float, word_penalty: float, frame_shift: float
+    lattice: Lattice, lm_weight: float, word_penalty: float, frame_shift: float, given: Sequence[int] | None = None
 ) -> tuple[list[HeardWord], float]:
-    """The word sequence with the fewest expected errors over all paths.
+    """The word sequence with the fewest expected errors over all paths, or what a given one is worth.
 
     Args:
         lattice: of words (``pipeline.graph.determinise.word_lattice``); in others, every state sequence counts.
         lm_weight, word_penalty: probabilities of paths are exp(acoustic / lm_weight + graph - penalty * words).
         frame_shift: seconds.
+        given: word ids that are judged in place of looking for better ones.
     Returns:
         The words, and how many errors are expected of them.
     """
@@ -52,10 +54,12 @@ def least_risk(
         return [], 0.0
     lattice = lattice.spelled()
     scores = arc_scores(lattice, lm_weight, word_penalty)
-    names, word = np.unique(np.append(lattice.label, 0), return_inverse=True)  # word 0 is none
-    word = word[:-1]
-    zeros, one = np.zeros(lattice.num_arcs), np.ones(1)
-    labels = best_labels(lattice.src, lattice.dst, word, scores, zeros, zeros, lattice.num_states, one, 0 * one)[0]
+    fixed = np.array([] if given is None else given, dtype=np.int32)
+    names, word = np.unique(np.concatenate([lattice.label, fixed, [0]]), return_inverse=True)  # word 0 is none
+    labels, word = word[lattice.num_arcs : -1], word[: lattice.num_arcs]
+    if given is None:
+        zeros, one = np.zeros(lattice.num_arcs), np.ones(1)
+        labels = best_labels(lattice.src, lattice.dst, word, scores, zeros, zeros, lattice.num_states, one, 0 * one)[0]
     share = _shares(lattice, scores)
     bins = _with_gaps(labels)
     for _ in range(ROUNDS):
@@ -63,7 +67,7 @@ def least_risk(
         best = gamma.argmax(axis=1)
         keeps = gamma[np.arange(len(bins)), bins] >= gamma.max(axis=1) - 1e-9
         new = np.where(keeps, bins, best)
-        if np.array_equal(new, bins):
+        if given is not None or np.array_equal(new, bins):
             break
         bins = _with_gaps(new[new > 0])
     places = np.flatnonzero(bins)

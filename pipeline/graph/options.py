@@ -102,6 +102,23 @@ class DecodeOptions:
         description="Also write the posteriors of the pdfs in each frame, for steps/estimate_fmllr.py.",
         json_schema_extra=_IF_SET,
     )
+    lattices: bool = Field(
+        False,
+        description="Also write the lattices, for steps/rescore_lattices.py and steps/export_lattices.py.",
+        json_schema_extra=_IF_SET,
+    )
+    confidences: bool = Field(
+        False,
+        description="Also write the probability of each word to be right, into recogs.jsonl.gz and, with times, into "
+        "words.ctm.",
+        json_schema_extra=_IF_SET,
+    )
+    mbr: bool = Field(
+        False,
+        description="Choose the words by minimum Bayes risk (the fewest expected errors over the lattice), with the "
+        "weights that are best for best paths; includes --confidences.",
+        json_schema_extra=_IF_SET,
+    )
     tried: bool = Field(
         False, description="Also write the texts at all weights, for steps/pool_weights.py.", json_schema_extra=_IF_SET
     )
@@ -125,6 +142,21 @@ class RescoreOptions:
     old_lm: float = Field(
         0.0, ge=0, le=1, description="Share of the first language model's log score that stays in the sum."
     )
+
+
+@dataclass(frozen=True, config=_STRICT)
+class ExportLatticesOptions:
+    """In which form lattices leave."""
+
+    format: Literal["kaldi", "htk"] = Field(
+        "kaldi",
+        description="kaldi: lat.txt, a text archive with the transition-ids that the lattices have; htk: ID.slf, word "
+        "lattices with the weights of best.json.",
+    )
+    beam: float = Field(
+        8.0, gt=0, description="htk: word sequences that are worse by more are left out, in units of the LM's scores."
+    )
+    max_states: int = Field(10_000, ge=1, description="htk: states of a word lattice at most.")
 
 
 @dataclass(frozen=True, config=_STRICT)

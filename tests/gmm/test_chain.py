@@ -13,6 +13,7 @@ import torch
 
 from pipeline.artifacts.ali import AliSet
 from pipeline.artifacts.arpa import train_unigram
+from pipeline.artifacts.lattice import Lattice
 from pipeline.artifacts.model_dir import load_hmm
 from pipeline.artifacts.tree import BOUNDARY, Leaf, questions
 from pipeline.base.errors import DataError, MismatchError
@@ -121,6 +122,7 @@ def word_errors(model: Path, data: Path, transforms: Path | None = None) -> tupl
 def recognised(model: Path, data: Path, transforms: Path | None = None) -> tuple[float, dict[str, str], dict]:
     """word_errors, and the posteriors of the lattices."""
     from pipeline.graph.decoding import build_decoding_graph
+    from pipeline.graph.lattices import Lattices
     from pipeline.graph.options import DecodeOptions
     from pipeline.tasks.decode import decode
     from pipeline.tasks.score import count_errors, total_errors
@@ -128,10 +130,14 @@ def recognised(model: Path, data: Path, transforms: Path | None = None) -> tuple
     hmm = load_hmm(model)
     arpa = train_unigram([list(WORDS_ONCE)])
     graph = build_decoding_graph(LANG, arpa, hmm)
-    options = DecodeOptions(acoustic_scale=1.0, beam=40.0, posteriors=True)
-    decoded = decode(load_scorer(model, transforms), graph, data, options, [(1.0, 0.0)])
+    options, soft = DecodeOptions(acoustic_scale=1.0, beam=40.0), {}
+
+    def keep(cut_id: str, lattice: Lattice) -> None:
+        soft[cut_id] = Lattices([lattice]).occupancies(1.0, 0.0)[0]
+
+    decoded = decode(load_scorer(model, transforms), graph, data, options, [(1.0, 0.0)], keep=[keep])
     hyps = decoded.hypotheses((1.0, 0.0), list(graph.words))
-    return total_errors(count_errors(hyps)).wer, {h.cut_id: " ".join(h.hyp) for h in hyps}, decoded.occupancies
+    return total_errors(count_errors(hyps)).wer, {h.cut_id: " ".join(h.hyp) for h in hyps}, soft
 
 
 WORDS_ONCE = tuple(LANG.words)[1:]
