@@ -145,6 +145,46 @@ class RescoreOptions:
 
 
 @dataclass(frozen=True, config=_STRICT)
+class RescoreLatticesOptions:
+    """How lattices are expanded by another language model, and tuned."""
+
+    lm_weights: tuple[float, ...] = Field(
+        tuple(float(w) for w in range(4, 21)), min_length=1, description="LM weights tried."
+    )
+    word_penalties: tuple[float, ...] = Field(
+        (0.0, 0.5, 1.0, 2.0, 3.0, 4.0), min_length=1, description="Penalties per word tried."
+    )
+    old_lm: float = Field(
+        0.0, ge=0, le=1, description="Share of the first language model's log score that stays in the sum."
+    )
+    order: int = Field(
+        4,
+        ge=0,
+        description="Models over tokens: paths count as one where their last order - 1 words agree, and the better "
+        "one's history goes on; 0: only where all words do. N-grams over words know what they tell apart.",
+    )
+    histories: int = Field(32, ge=1, description="Histories per state of a word lattice at most.")
+    beam: float = Field(
+        20.0,
+        gt=0,
+        description="Histories of a state that are worse by more are dropped, and so are paths of the whole in the "
+        "end; at the scale of the search.",
+    )
+    max_states: int = Field(10_000, ge=1, description="States of a word lattice at most, the most probable ones.")
+    lattices: bool = Field(False, description="Also write the lattices with the new scores.")
+    confidences: bool = Field(
+        False,
+        description="Also write the probability of each word to be right, into recogs.jsonl.gz and, with times, into "
+        "words.ctm.",
+    )
+    mbr: bool = Field(
+        False, description="Choose the words by minimum Bayes risk, as steps/decode.py does; includes --confidences."
+    )
+    tried: bool = Field(False, description="Also write the texts at all weights, for steps/pool_weights.py.")
+    device: str = Field("cpu", description="cpu or cuda, for neural models.", json_schema_extra=_NO_STAMP)
+
+
+@dataclass(frozen=True, config=_STRICT)
 class ExportLatticesOptions:
     """In which form lattices leave."""
 
