@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import sys
 import time
@@ -43,20 +44,22 @@ def test_json_lines(run_script):
 
 @pytest.mark.slow
 def test_rnnt_losses(run_script):
-    """All on one problem: ours is k2's; a pruned one, with a second loss added, is larger. Whole losses hold the logits
-    of all (frame, label) pairs at least, a pruned one only some of them.
+    """All on one problem: ours is k2's, where that is installed; a pruned one, with a second loss added, is larger. Whole
+    losses hold the logits of all (frame, label) pairs at least, a pruned one only some of them.
     """
-    pytest.importorskip("k2")
     done = run_script(
         sys.executable, ROOT / "benchmarks" / "rnnt_loss.py", "--json", "--repeats", "1", "--shape", "8x200x40x200"
     )
     assert done.returncode == 0, done.stderr
-    ours, theirs, pruned = (json.loads(line) for line in done.stdout.splitlines())
-    assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-4) and pruned["loss"] > ours["loss"]
-    assert theirs["ratio_to_k2"] == 1 and all(row["seconds"] > 0 for row in (ours, theirs, pruned))
+    rows = {row["backend"]: row for row in map(json.loads, done.stdout.splitlines())}
+    ours, theirs, pruned = rows["numba"], rows.get("k2"), rows["pruned"]
+    assert (theirs is None) == (importlib.util.find_spec("k2") is None)
     logits_mib = 8 * 200 * (40 + 1) * 200 * 4 / 2**20
-    assert min(ours["peak_mib"], theirs["peak_mib"]) > logits_mib
-    assert 0 < pruned["peak_mib"] < 0.6 * ours["peak_mib"]
+    assert pruned["loss"] > ours["loss"] and all(row["seconds"] > 0 for row in rows.values())
+    assert ours["peak_mib"] > logits_mib and 0 < pruned["peak_mib"] < 0.6 * ours["peak_mib"]
+    if theirs is not None:
+        assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-4)
+        assert theirs["ratio_to_k2"] == 1 and theirs["peak_mib"] > logits_mib
 
 
 def test_auxiliary_heads(run_script):

@@ -52,7 +52,7 @@ class TrainEndToEndOptions(TrainOptions, EndToEndOptions):
     rnnt: Literal["full", "pruned"] = Field(
         "full",
         description="transducer: loss over the whole lattice, or over a band of it "
-        "that a cheap joint network finds (less memory for many tokens; needs k2).",
+        "that a cheap joint network finds (less memory for many tokens).",
     )
     prune_range: int = Field(5, ge=2, description="transducer, pruned: token positions per frame.")
     simple_weight: float = Field(0.5, ge=0, description="transducer, pruned: weight of the cheap joint network's loss.")
