@@ -18,7 +18,16 @@ KEYS = {"shape", "backend", "forward_s", "backward_s", "peak_mib", "ratio_to_k2"
 
 
 @pytest.mark.parametrize(
-    "name", ["full_sum.py", "corpus_epoch.py", "rnnt_loss.py", "auxiliary_heads.py", "denominators.py", "scaling.py"]
+    "name",
+    [
+        "full_sum.py",
+        "corpus_epoch.py",
+        "rnnt_loss.py",
+        "auxiliary_heads.py",
+        "denominators.py",
+        "scaling.py",
+        "streaming.py",
+    ],
 )
 def test_help_is_quick(run_script, name):
     times = []
@@ -60,6 +69,27 @@ def test_rnnt_losses(run_script):
     if theirs is not None:
         assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-4)
         assert theirs["ratio_to_k2"] == 1 and theirs["peak_mib"] > logits_mib
+
+
+def test_delays_of_a_stream(monkeypatch):
+    """Blocks leave the words as they are; what is settled is settled after it was said, and later with larger blocks."""
+    from pipeline.graph.beam_search import Beams, BeamSearch
+    from tests.graph.test_beam_search import real_case
+
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import streaming
+
+    graph, scores = real_case(400)
+    search, means = BeamSearch(graph, Beams(0.5, 6.0, None, 5, 60)), []
+    whole, _, _ = streaming.stream(search, scores, 400)
+    for block in (1, 20, 100):
+        path, settled, largest = streaming.stream(search, scores, block)
+        assert path.label.tolist() == whole.label.tolist() and largest > 0
+        late = list(streaming.delays(path, settled, 400))
+        assert len(late) == len(path.spell(path.label.tolist())) > 30 and min(late) >= 0
+        assert settled == sorted(settled) and all(frame % block == 0 for frame in settled)
+        means.append(sum(late) / len(late))
+    assert 0 < means[0] < means[1] < means[2] < 100
 
 
 def test_auxiliary_heads(run_script):

@@ -20,6 +20,7 @@ from pipeline.tasks.ali_formats import TimedCut, write_ctm
 from pipeline.tasks.score import bootstrap, interval, result_row
 
 CTM = "words.ctm"
+MOST_STATES = 10_000  # of a word lattice, the most probable ones
 NOT_A_WORD = -1  # stands for words of references that the lang lacks
 
 Judge = Literal["none", "best", "mbr"]
@@ -74,13 +75,15 @@ class LatticeWords:
         from pipeline.graph.mbr import least_risk
 
         given = None if self._judge == "mbr" else [self._words.id(w) for w in hyp.hyp]
-        heard, _ = least_risk(word_lattice(lattice, *weights), *weights, self._header.frame_shift, given)
+        states = MOST_STATES + lattice.num_frames  # long recordings have more
+        words = word_lattice(lattice, *weights, max_states=states)
+        heard, _ = least_risk(words, *weights, self._header.frame_shift, given)
         offset = self._header.frame_offset
-        words = tuple(self._words.name(h.word) for h in heard)
+        said = tuple(self._words.name(h.word) for h in heard)
         self._heard[hyp.cut_id] = [
-            [word, max(h.begin + offset, 0.0), max(h.end + offset, 0.0), h.confidence] for word, h in zip(words, heard)
+            [word, max(h.begin + offset, 0.0), max(h.end + offset, 0.0), h.confidence] for word, h in zip(said, heard)
         ]
-        return replace(hyp, hyp=words, confidence=tuple(h.confidence for h in heard))
+        return replace(hyp, hyp=said, confidence=tuple(h.confidence for h in heard))
 
     def write_ctm(self, directory: Path) -> None:
         """Writes words.ctm: utterance, 1, start, duration, word, confidence; times in seconds."""

@@ -379,3 +379,37 @@ def test_tied_states_are_those_of_the_triphone_tree_and_keep_all_times(chain):
     often = counts.reshape(-1, 2).sum(1) > 50
     measured = (counts[1::2] / np.maximum(counts.reshape(-1, 2).sum(1), 1))[often].clip(0.01, 0.99)
     assert np.allclose(tied.transitions.forward_prob[often], measured)
+
+
+def test_decoding_scores_only_what_the_search_asks_for(chain):
+    """The same words as with all scores, for every pair of weights, and again for searches that are repeated."""
+    from pipeline.graph.decoding import build_decoding_graph
+    from pipeline.graph.options import DecodeOptions
+    from pipeline.tasks.decode import decode
+
+    model = load_scorer(chain / "mono")
+    graph = build_decoding_graph(LANG, train_unigram([list(WORDS_ONCE)]), model.hmm)
+
+    class Dense:
+        """Without scores on demand."""
+
+        def __getattr__(self, name):
+            if name == "on_demand":
+                raise AttributeError(name)
+            return getattr(model, name)
+
+    class NoMatrix:
+        """With them alone."""
+
+        def __getattr__(self, name):
+            assert name != "log_likes"
+            return getattr(model, name)
+
+    pairs = [(0.5, 0.0), (1.0, 1.0), (3.0, 0.0)]
+    for options in (
+        DecodeOptions(acoustic_scale=1.0, beam=40.0),
+        DecodeOptions(acoustic_scale=1.0, beam=0.2, min_active=0),
+    ):
+        dense, demand = (decode(m, graph, chain / "data", options, pairs) for m in (Dense(), NoMatrix()))
+        assert dense.texts == demand.texts and dense.retried == demand.retried and dense.failed == demand.failed
+    assert demand.retried > 0

@@ -408,3 +408,45 @@ def test_k2_s_search_without_k2_is_a_clear_error(monkeypatch) -> None:
     with pytest.raises(ConfigError, match="--search k2 needs the package k2"):
         options = DecodeOptions(search="k2")
         Searcher(graph.graph, np.zeros(graph.graph.num_tids), np.zeros(graph.graph.num_tids, int), 1.0, options)
+
+
+@pytest.mark.parametrize("lattice_beam", [None, 4.0])
+@pytest.mark.parametrize("block", [1, 7, 110])
+def test_what_is_settled_stays(lattice_beam: float | None, block: int) -> None:
+    """Settled words only get more, begin the best path at any time and the final one, and are those of all tokens."""
+    graph, scores = real_case(400)
+    search, settled, frames = BeamSearch(graph, Beams(0.5, 6.0, lattice_beam, 5, 60)), [], [0]
+    other = BeamSearch(graph, search.beams)  # asked only once
+    for at in range(0, 400, block):
+        search.advance(scores[at : at + block])
+        other.advance(scores[at : at + block])
+        words, frame = search.settled()
+        assert words[: len(settled)] == settled and frames[-1] <= frame <= min(at + block, 400)
+        assert search.best_so_far()[: len(words)] == words
+        settled = words
+        frames.append(frame)
+        if at == 20 * block:
+            assert settled == common_words(search)
+    assert other.settled() == (settled, frames[-1])
+    lattice = search.finish()
+    final = lattice.spell(best_of(lattice))
+    assert final[: len(settled)] == settled and len(final) - len(settled) < 10 < len(settled)
+    assert max(np.diff(frames)) < 400 and frames[-1] > 350
+    search.start()
+    assert search.settled() == ([], 0)
+
+
+def common_words(search: BeamSearch) -> list[int]:
+    """What the best paths to all living tokens begin with, each path traced on its own: at least what is settled."""
+    from pipeline.graph import search_paths
+
+    inner = search._search
+    frame, living = (int(inner.counts[i]) for i in (kernels.FRAME, kernels.LIVING))
+    traced = []
+    for token in range(living):
+        arcs = np.empty(frame, np.int64)
+        search_paths.trace(inner, token, 0, frame, arcs)
+        traced.append(arcs)
+    together = np.all([x == traced[0] for x in traced], axis=0)
+    same = frame if together.all() else int(together.argmin())
+    return search.graph.graph.spell(search.graph.graph.word[traced[0][:same]].tolist())
