@@ -23,13 +23,12 @@ from pipeline.graph.grammar import grammar_from_arpa
 from pipeline.graph.lattice_sums import oracle_errors
 from pipeline.graph.mbr import least_risk
 from pipeline.graph.options import DecodeOptions, ExportLatticesOptions
-from pipeline.tasks import weights
+from pipeline.tasks import decode, weights
 from pipeline.tasks.ali_formats import read_ctm
 from pipeline.tasks.lattice_export import export_lattices
 from pipeline.tasks.score import Errors
 from tests.graph.cases import brute_force, hmm_of, language_model, random_tree, small_lang
 
-decode = pytest.importorskip("pipeline.tasks.decode")
 WIDE = DecodeOptions(
     acoustic_scale=0.5,
     beam=1e4,
