@@ -247,7 +247,9 @@ class Case:
     @functools.cached_property
     def fsa(self) -> Any:
         """The graph for k2."""
-        return self.graph.to_k2(*self._weights)
+        from pipeline.graph.search_k2 import graph_fsa
+
+        return graph_fsa(self.graph, *self._weights)
 
     @functools.cached_property
     def fst(self) -> kaldifst.StdConstFst:

@@ -20,7 +20,7 @@ GROUPS = {
     "Networks": "train_nhmm estimate_transitions train_viterbi train_async make_den_graph train_sequence "
     "train_sequence_async train_e2e export_e2e plot_training",
     "Alignments": "align refine_ali import_ali export_ali score_ali score_durations plot_ali",
-    "Decoding": "make_graph decode decode_e2e rescore pool_weights score sum_times",
+    "Decoding": "make_graph decode decode_e2e rescore rescore_lattices export_lattices pool_weights score sum_times",
 }
 # What people align with is a packed model; recipes align a data directory with a model directory.
 RENAMED = {"align_corpus": "align", "align": "align-data"}

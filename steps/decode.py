@@ -50,7 +50,7 @@ def main(
     config: DecodeOptions,
     overwrite: bool,
 ) -> None:
-    """Recognises DATA with MODEL and GRAPH and writes OUT: recogs.jsonl.gz, errs.txt, wer.txt, best.json.
+    """Recognises DATA with MODEL and GRAPH and writes OUT: recogs.jsonl.gz, errs.txt, wer.txt, best.json, and more.
 
     LM weight and word penalty are chosen by the word error rate on DATA, unless --weights-from names a directory that
     has chosen them. With --rescore-lm a small GRAPH makes the lattices and a larger model has the last word. cf. Kaldi

@@ -27,8 +27,8 @@ def main(out: Path, decoded: tuple[Path, ...], row_id: str | None, part: str, ov
 
     def action(tmp: Path) -> dict:
         from pipeline.base.files import write_json
-        from pipeline.tasks.decode import choose_and_write, pooled
         from pipeline.tasks.score import wer_row
+        from pipeline.tasks.weights import choose_and_write, pooled
 
         hyps, facts = choose_and_write(pooled(decoded), tmp)
         if row_id is not None:

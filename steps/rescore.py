@@ -44,9 +44,9 @@ def main(
         from pipeline.artifacts.arpa import Arpa
         from pipeline.artifacts.hyp import load_nbest
         from pipeline.base.files import write_json
-        from pipeline.tasks.decode import choose_and_write, read_weights
         from pipeline.tasks.rescore import rescore
         from pipeline.tasks.score import wer_row
+        from pipeline.tasks.weights import choose_and_write, read_weights
 
         weights = [(w, p) for w in config.lm_weights for p in config.word_penalties]
         if weights_from is not None:

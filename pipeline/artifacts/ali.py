@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.artifacts.ali_source import Alignment, AliShards, AliSource, Derived, InMemory, write_shard
+from pipeline.artifacts.ali_source import LAYOUT, Alignment, AliShards, AliSource, Derived, InMemory, record_of
 from pipeline.artifacts.lang import SILENCE
 from pipeline.artifacts.model_dir import load_hmm, save_hmm
+from pipeline.artifacts.shards import MOST_RECORDS, ShardWriter
 from pipeline.artifacts.symbols import SymbolTable
 from pipeline.artifacts.topo import Topo
 from pipeline.artifacts.transitions import TransitionModel
@@ -233,33 +234,24 @@ class AliWriter:
         topo: Topo,
         transitions: TransitionModel,
         words: SymbolTable,
-        shard_size: int = 10_000,
+        shard_size: int = MOST_RECORDS,
     ) -> None:
-        self.directory, self.header, self.shard_size = Path(directory), header, shard_size
+        self.directory, self.header = Path(directory), header
         self.directory.mkdir(parents=True, exist_ok=True)
         save_hmm(self.directory, topo, tree, transitions)
         words.save(self.directory / "words.txt")
-        self._pending: list[Alignment] = []
-        self._shards: list[str] = []
+        self._shards = ShardWriter(self.directory, "ali", LAYOUT, shard_size)
 
     def write(self, alignment: Alignment) -> None:
-        self._pending.append(alignment)
-        if len(self._pending) >= self.shard_size:
-            self._flush()
-
-    def _flush(self) -> None:
-        if self._pending:
-            self._shards.append(f"ali.{len(self._shards)}.safetensors")
-            write_shard(self.directory / self._shards[-1], self._pending)
-            self._pending = []
+        self._shards.write(alignment.cut_id, record_of(alignment))
 
     def __enter__(self) -> AliWriter:
         return self
 
     def __exit__(self, exc_type: object, *rest: object) -> None:
         if exc_type is None:
-            self._flush()
-            write_json(self.directory / HEADER, {"header": asdict(self.header), "shards": self._shards})
+            shards = self._shards.close()
+            write_json(self.directory / HEADER, {"header": asdict(self.header), "shards": shards})
 
 
 def subsample(labels: npt.NDArray[Any], factor: int, majority: bool = False) -> npt.NDArray[Any]:

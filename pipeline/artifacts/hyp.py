@@ -20,20 +20,39 @@ TRIED = "tried.jsonl.gz"
 
 @dataclass(frozen=True)
 class Hypothesis:
-    """One utterance: what was said and what was recognised (empty when the search failed)."""
+    """One utterance: what was said and what was recognised (empty when the search failed), with the probability of each
+    recognised word to be right (None: not computed).
+    """
 
     cut_id: str
     speaker: str
     ref: tuple[str, ...]
     hyp: tuple[str, ...]
+    confidence: tuple[float, ...] | None = None
+
+    def row(self) -> dict[str, Any]:
+        """As it stands in a file."""
+        row = {"id": self.cut_id, "speaker": self.speaker, "ref": " ".join(self.ref), "hyp": " ".join(self.hyp)}
+        more = {} if self.confidence is None else {"confidence": [round(c, 4) for c in self.confidence]}
+        return {**row, **more}
+
+    @classmethod
+    def of_row(cls, row: Any) -> Hypothesis:
+        """From what ``row`` gives; KeyError, TypeError, AttributeError or ValueError for anything else."""
+        confidence = row.get("confidence")
+        if confidence is not None:
+            confidence = tuple(float(c) for c in confidence)
+            if len(confidence) != len(row["hyp"].split()) or not all(0.0 <= c <= 1.0 for c in confidence):
+                raise ValueError("confidences are not one number from 0 to 1 per word")
+        ref, hyp = tuple(row["ref"].split()), tuple(row["hyp"].split())
+        return cls(str(row["id"]), str(row["speaker"]), ref, hyp, confidence)
 
 
 def save_hypotheses(path: str | Path, hypotheses: Iterable[Hypothesis]) -> None:
-    """Writes one JSON object a line: id, speaker, ref and hyp with words separated by blanks."""
-    write_jsonl(
-        path,
-        ({"id": h.cut_id, "speaker": h.speaker, "ref": " ".join(h.ref), "hyp": " ".join(h.hyp)} for h in hypotheses),
-    )
+    """Writes one JSON object a line: id, speaker, ref and hyp with words separated by blanks, and where known
+    confidence, a list.
+    """
+    write_jsonl(path, (h.row() for h in hypotheses))
 
 
 def load_hypotheses(path: str | Path) -> list[Hypothesis]:
@@ -47,8 +66,8 @@ def load_hypotheses(path: str | Path) -> list[Hypothesis]:
     out: dict[str, Hypothesis] = {}
     for line_no, row in enumerate(read_jsonl(p), 1):
         try:
-            hyp = Hypothesis(str(row["id"]), str(row["speaker"]), tuple(row["ref"].split()), tuple(row["hyp"].split()))
-        except (KeyError, TypeError, AttributeError) as e:
+            hyp = Hypothesis.of_row(row)
+        except (KeyError, TypeError, AttributeError, ValueError) as e:
             raise DataError(f"{p}:{line_no}: not a recognised utterance ({e!r})") from None
         if hyp.cut_id in out:
             raise DataError(f"{p}:{line_no}: utterance {hyp.cut_id!r} stands twice")

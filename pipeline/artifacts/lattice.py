@@ -1,24 +1,20 @@
-"""Lattices: the word and state sequences that a search kept, with their scores in parts; lattices.safetensors."""
+"""Lattices: the word and state sequences that a search kept, with their scores in parts."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from pipeline.base.errors import DataError
-from pipeline.base.files import atomic_write
 
 Array = npt.NDArray[Any]
 
-LATTICES = "lattices.safetensors"
-_INTEGERS = ("frame", "src", "dst", "pdf", "tid", "label")
-_FLOATS = ("acoustic", "graph", "lm")
-_ARCS = ("src", "dst", "pdf", "tid", "label", "acoustic", "graph", "lm")
+FLOATS = ("acoustic", "graph", "lm")
+ARCS = ("src", "dst", "pdf", "tid", "label", *FLOATS)  # columns with a value per arc
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,8 +65,7 @@ class Lattice:
         partial: bool = False,
     ) -> Lattice:
         """A lattice from its nine arrays, in the order of the fields."""
-        names = ("frame", "src", "dst", "pdf", "tid", "label", "acoustic", "graph", "lm")
-        arrays: dict[str, Any] = dict(zip(names, columns, strict=True))
+        arrays: dict[str, Any] = dict(zip(("frame", *ARCS), columns, strict=True))
         return cls(**arrays, num_words=num_words, sequences=sequences, partial=partial)
 
     @property
@@ -135,14 +130,14 @@ class Lattice:
         table = np.array(rows, dtype=np.int32)
         whose, real = table[:, 3], table[:, 3] >= 0
         columns: dict[str, Any] = {"src": table[:, 0].copy(), "dst": table[:, 1].copy(), "label": table[:, 2].copy()}
-        columns |= {n: np.where(real, getattr(self, n)[whose], getattr(self, n).dtype.type(0)) for n in _FLOATS}
+        columns |= {n: np.where(real, getattr(self, n)[whose], getattr(self, n).dtype.type(0)) for n in FLOATS}
         columns |= {n: np.where(real, getattr(self, n)[whose], np.int32(-1)) for n in ("pdf", "tid")}
         return replace(self, frame=frame, sequences=(), **columns)
 
     def validate(self, where: str) -> None:
         """DataError unless all numbers are within their ranges and every state is on a path."""
         states, arcs = self.num_states, self.num_arcs
-        sizes = {len(getattr(self, name)) for name in _ARCS}
+        sizes = {len(getattr(self, name)) for name in ARCS}
         if sizes != {arcs} or self.num_words < 1:
             raise DataError(f"{where}: columns of different length")
         if not arcs:
@@ -155,66 +150,10 @@ class Lattice:
             column = getattr(self, name)
             if column.min() < least or column.max() >= high.get(name, np.inf):
                 raise DataError(f"{where}: {name} out of range")
-        if not all(np.isfinite(getattr(self, name)).all() for name in _FLOATS):
+        if not all(np.isfinite(getattr(self, name)).all() for name in FLOATS):
             raise DataError(f"{where}: scores that are no numbers")
         if (np.diff(self.src) < 0).any() or (self.dst <= self.src).any() or (np.diff(self.frame) < 0).any():
             raise DataError(f"{where}: states are not in the order of time")
         inner = np.arange(states)
         if not (np.isin(inner[1:], self.dst).all() and np.isin(inner[:-1], self.src).all()):
             raise DataError(f"{where}: a state on no path")
-
-
-def save_lattices(directory: str | Path, lattices: Mapping[str, Lattice], ids: Mapping[str, str]) -> None:
-    """Writes lattices.safetensors.
-
-    Args:
-        lattices: cut id -> lattice; all with the same labels.
-        ids: content hashes, for example lang_id and tree_id, and other facts.
-    """
-    from safetensors.numpy import save
-
-    arrays: dict[str, Array] = {}
-    for cut_id, lattice in lattices.items():
-        for name in (*_INTEGERS, *_FLOATS):
-            arrays[f"{cut_id}/{name}"] = np.ascontiguousarray(getattr(lattice, name))
-        arrays[f"{cut_id}/partial"] = np.array([lattice.partial], dtype=np.uint8)
-    first = next(iter(lattices.values()), None)
-    sequences = () if first is None else first.sequences
-    arrays["/num_words"] = np.array([1 if first is None else first.num_words], dtype=np.int64)
-    arrays["/sequence_splits"] = np.cumsum([0, *map(len, sequences)]).astype(np.int64)
-    arrays["/sequence_words"] = np.array([w for s in sequences for w in s], dtype=np.int64)
-    with atomic_write(Path(directory) / LATTICES, "wb") as f:
-        f.write(save(arrays, metadata=dict(ids)))
-
-
-def load_lattices(directory: str | Path) -> tuple[dict[str, Lattice], dict[str, str]]:
-    """Reads what save_lattices wrote.
-
-    Returns:
-        Cut id -> lattice, and the ids.
-    Raises:
-        DataError: a missing or damaged file, or numbers that make no sense.
-    """
-    from safetensors import SafetensorError, safe_open
-
-    path = Path(directory) / LATTICES
-    if not path.is_file():
-        raise DataError(f"{path}: no such file")
-    try:
-        with safe_open(str(path), framework="numpy") as f:
-            ids, arrays = f.metadata() or {}, {name: f.get_tensor(name) for name in f.keys()}  # noqa: SIM118
-    except (SafetensorError, ValueError, OSError) as e:
-        raise DataError(f"{path}: damaged safetensors file ({e})") from None
-    out: dict[str, Lattice] = {}
-    try:
-        splits, words = arrays.pop("/sequence_splits").tolist(), arrays.pop("/sequence_words").tolist()
-        sequences = tuple(tuple(words[b:e]) for b, e in zip(splits[:-1], splits[1:]))
-        empty = Lattice.empty(int(arrays.pop("/num_words")[0]), sequences)
-        for cut_id in sorted({name.rpartition("/")[0] for name in arrays}):
-            columns = {name: arrays[f"{cut_id}/{name}"] for name in (*_INTEGERS, *_FLOATS)}
-            out[cut_id] = replace(empty, **columns, partial=bool(arrays[f"{cut_id}/partial"][0]))
-    except (KeyError, IndexError) as e:
-        raise DataError(f"{path}: no lattices ({e!r})") from None
-    for cut_id, lattice in out.items():
-        lattice.validate(f"{path}: utterance {cut_id!r}")
-    return out, ids

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from pipeline.artifacts.lattice import Lattice
@@ -28,12 +28,11 @@ def kaldi_lines(cut_id: str, lattice: Lattice) -> Iterator[str]:
     yield ""
 
 
-def write_kaldi(path: str | Path, lattices: Mapping[str, Lattice]) -> None:
-    """Writes a text archive of lattices, in the order of their ids; failed searches are left out."""
+def write_kaldi(path: str | Path, lattices: Iterable[tuple[str, Lattice]]) -> None:
+    """Writes a text archive of lattices, in the given order (Kaldi wants that of the ids)."""
     with atomic_write(path) as f:
-        for cut_id in sorted(lattices):
-            if lattices[cut_id].num_arcs:
-                f.writelines(line + "\n" for line in kaldi_lines(cut_id, lattices[cut_id]))
+        for cut_id, lattice in lattices:
+            f.writelines(line + "\n" for line in kaldi_lines(cut_id, lattice))
 
 
 def slf_lines(
@@ -64,18 +63,21 @@ def slf_lines(
 
 def write_slf(
     directory: str | Path,
-    lattices: Mapping[str, Lattice],
+    lattices: Iterable[tuple[str, Lattice]],
     words: Sequence[str],
     frame_shift: float,
     lm_weight: float,
     word_penalty: float,
 ) -> None:
-    """Writes ID.slf for each lattice; failed searches are left out, and slashes of ids become underscores."""
+    """Writes ID.slf for each lattice, for which slashes of ids become underscores."""
     d = Path(directory)
     d.mkdir(parents=True, exist_ok=True)
-    for cut_id, lattice in lattices.items():
-        if lattice.num_arcs:
-            with atomic_write(d / f"{cut_id.replace('/', '_')}.slf") as f:
-                f.writelines(
-                    line + "\n" for line in slf_lines(cut_id, lattice, words, frame_shift, lm_weight, word_penalty)
-                )
+    names = set()
+    for cut_id, lattice in lattices:
+        name = cut_id.replace("/", "_")
+        if name in names:
+            raise DataError(f"two utterances would be written to {name}.slf")
+        names.add(name)
+        lines = slf_lines(cut_id, lattice, words, frame_shift, lm_weight, word_penalty)
+        with atomic_write(d / f"{name}.slf") as f:
+            f.writelines(line + "\n" for line in lines)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,9 +10,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.artifacts.shards import Layout, Shards, ShardWriter
 from pipeline.base.errors import DataError
+from pipeline.base.files import read_json, write_json
 
-POSTERIORS = "posteriors.safetensors"
+POSTERIORS, STEM = "posteriors.json", "posteriors"
+LAYOUT = Layout("posteriors", {"num_shares": ("frame", "pdf", "share")})
 LEAST_SHARE = 1e-3  # shares below this cost time and change nothing measurable
 
 
@@ -44,55 +47,66 @@ class Occupancies:
         )
 
 
-def save_occupancies(
-    directory: str | Path, found: Mapping[str, Occupancies], tree_id: str, transforms_id: str = ""
-) -> None:
-    """Writes posteriors.safetensors.
+class OccupancyWriter:
+    """Writes posteriors.json and its shards; readable once the context has closed without an exception."""
 
-    Args:
-        found: cut id -> occupancies.
+    def __init__(self, directory: str | Path, tree_id: str, transforms_id: str = "") -> None:
+        """Args:
         tree_id: of the tree that the pdf-ids belong to.
         transforms_id: of the speaker transforms that the scores were made with; empty for none.
+        """
+        self.directory = Path(directory)
+        self._ids = {"tree_id": tree_id, "transforms_id": transforms_id}
+        self._shards = ShardWriter(self.directory, STEM, LAYOUT)
+
+    def write(self, cut_id: str, found: Occupancies) -> None:
+        """Takes what was found of an utterance."""
+        self._shards.write(cut_id, {"frame": found.frame, "pdf": found.pdf, "share": found.share})
+
+    def __enter__(self) -> OccupancyWriter:
+        return self
+
+    def __exit__(self, exc_type: object, *rest: object) -> None:
+        if exc_type is None:
+            write_json(self.directory / POSTERIORS, {**self._ids, "shards": self._shards.close()})
+
+
+class OccupancySet(Mapping[str, Occupancies]):
+    """What an OccupancyWriter wrote, read one utterance at a time.
+
+    Attributes:
+        tree_id, transforms_id: see there.
     """
-    import torch
 
-    from pipeline.artifacts.checkpoint import save_tensors
-
-    tensors = {
-        f"{c}/{name}": torch.from_numpy(getattr(o, name))
-        for c, o in found.items()
-        for name in ("frame", "pdf", "share")
-    }
-    save_tensors(Path(directory) / POSTERIORS, tensors, {"tree_id": tree_id, "transforms_id": transforms_id})
-
-
-def load_occupancies(directory: str | Path) -> tuple[dict[str, Occupancies], dict[str, str]]:
-    """Reads what save_occupancies wrote.
-
-    Returns:
-        Cut id -> occupancies, and the ids of tree and transforms.
-    Raises:
-        DataError: a missing or damaged file, or numbers that make no sense.
-    """
-    from safetensors import safe_open
-
-    from pipeline.artifacts.checkpoint import load_tensors
-
-    path = Path(directory) / POSTERIORS
-    tensors = {k: v.numpy() for k, v in load_tensors(path).items()}
-    with safe_open(str(path), framework="numpy") as f:
-        ids = f.metadata() or {}
-    out = {}
-    for cut_id in sorted({k.rpartition("/")[0] for k in tensors}):
+    def __init__(self, directory: str | Path) -> None:
+        """Raises:
+        DataError: a missing or damaged file.
+        """
+        path = Path(directory) / POSTERIORS
+        facts = read_json(path)
         try:
-            found = Occupancies(*(tensors[f"{cut_id}/{name}"] for name in ("frame", "pdf", "share")))
-        except KeyError as e:
-            raise DataError(f"{path}: utterance {cut_id!r} lacks {e}") from None
-        sizes = {len(found.frame), len(found.pdf), len(found.share)}
+            self.tree_id, self.transforms_id = str(facts["tree_id"]), str(facts["transforms_id"])
+            shards = [path.parent / str(name) for name in facts["shards"]]
+        except (KeyError, TypeError) as e:
+            raise DataError(f"{path}: not the header of posteriors ({e!r})") from None
+        self._shards = Shards(shards, LAYOUT)
+
+    def __getitem__(self, cut_id: str) -> Occupancies:
+        place = self._shards.find(cut_id)
+        if place is None:
+            raise KeyError(cut_id)
+        record, path = place
+        found = Occupancies(**record)
         low = min(found.frame.min(initial=0), found.pdf.min(initial=0))
-        if len(sizes) > 1 or low < 0 or not (np.isfinite(found.share).all() and found.share.min(initial=0.0) >= 0.0):
+        if low < 0 or not (np.isfinite(found.share).all() and found.share.min(initial=0.0) >= 0.0):
             raise DataError(f"{path}: damaged posteriors of utterance {cut_id!r}")
-        out[cut_id] = found
-    if "tree_id" not in ids:
-        raise DataError(f"{path}: names no tree")
-    return out, ids
+        return found
+
+    def __contains__(self, cut_id: object) -> bool:
+        return cut_id in self._shards
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._shards)
+
+    def __len__(self) -> int:
+        return len(self._shards)

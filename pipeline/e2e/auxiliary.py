@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
-
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -97,8 +95,6 @@ def check_layers(options: TrainEndToEndOptions) -> None:
         raise ConfigError(
             "--aux-transducer-layers needs --frames-per-step 1: its layers have to run at the rate of the output"
         )
-    if options.model == "transducer" and options.rnnt == "pruned" and find_spec("k2") is None:
-        raise ConfigError("--rnnt pruned needs k2, which this environment lacks")
     if options.aux_alternate and not (options.aux_layers and options.aux_token_weight):
         raise ConfigError("--aux-alternate needs both --aux-layers and --aux-token-weight")
 

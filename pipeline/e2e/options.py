@@ -56,7 +56,7 @@ class TrainEndToEndOptions(TrainOptions, EndToEndOptions):
     rnnt: Literal["full", "pruned"] = Field(
         default="full",
         description="transducer: loss over the whole lattice, or over a band of it "
-        "that a cheap joint network finds (less memory for many tokens; needs k2).",
+        "that a cheap joint network finds (less memory for many tokens).",
     )
     prune_range: int = Field(default=5, ge=2, description="transducer, pruned: token positions per frame.")
     simple_weight: float = Field(

@@ -127,6 +127,11 @@ class Transducer(nn.Module):
         predicted, state = self.predictor(tokens[:, None], state)
         return predicted[:, 0], state
 
+    def after(self, context: torch.Tensor) -> torch.Tensor:
+        """(M, C) last tokens, blanks before the first -> (M, Dp) predictions behind them, of a stateless predictor."""
+        past = F.pad(context[:, :-1], (1, 0), value=BLANK_ID)  # the first one is pushed out
+        return self.predictor(context[:, -1:], PredictorState(None, None, past))[0][:, 0]
+
     def predict(self, tokens: torch.Tensor) -> torch.Tensor:
         """(N, U) tokens -> (N, U + 1, Dp): predictions before the first and behind each token."""
         return self.predictor(F.pad(tokens, (1, 0), value=BLANK_ID), self.predictor.start(len(tokens)))[0]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -254,7 +254,7 @@ def estimate_fmllr_soft(
     data_dir: str | Path,
     lang: Lang,
     model_dir: str | Path,
-    found: dict[str, Occupancies],
+    found: Mapping[str, Occupancies],
     options: EstimateFmllrOptions,
     tmp_dir: Path,
     transforms: str | Path | None = None,
@@ -307,7 +307,7 @@ def estimate_fmllr_soft(
     }
 
 
-def _soft_labels(data: Dataset, rows: np.ndarray, found: dict[str, Occupancies], num_pdfs: int) -> FrameLabels:
+def _soft_labels(data: Dataset, rows: np.ndarray, found: Mapping[str, Occupancies], num_pdfs: int) -> FrameLabels:
     """Occupancies of some utterances as labels of their frames; DataError where they do not fit the features."""
     frames, pdfs, shares = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)], [np.zeros(0, np.float32)]
     for n, begin in zip(rows.tolist(), offsets_of(data.lens[rows]).tolist()):

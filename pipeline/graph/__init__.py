@@ -1,1 +1,1 @@
-"""Graphs for decoding and sequence training; the only package that imports k2."""
+"""Graphs for decoding and sequence training; the modules whose names end in _k2 alone import k2."""

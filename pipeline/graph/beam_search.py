@@ -15,6 +15,7 @@ import numpy as np
 from pipeline.artifacts.checkpoint import forget_pages
 from pipeline.artifacts.lattice import Lattice
 from pipeline.graph import search_kernels as kernels
+from pipeline.graph import search_paths as paths
 from pipeline.graph.decoding import DecodingGraph
 from pipeline.graph.search_scores import Block, Wanted, memory_of
 from pipeline.hmm import OnDemand
@@ -111,8 +112,8 @@ class Beams:
 class BeamSearch:
     """The search for one utterance after the other; each may come in blocks of frames.
 
-    ``start``, ``advance`` with every block, ``finish``; in between ``best_so_far``. One object belongs to one thread;
-    its memory serves all its utterances.
+    ``start``, ``advance`` with every block, ``finish``; in between ``settled`` and ``best_so_far``. One object belongs
+    to one thread; its memory serves all its utterances.
     """
 
     def __init__(self, graph: SearchGraph, beams: Beams) -> None:
@@ -148,6 +149,7 @@ class BeamSearch:
         search.score[0], search.beam[0] = 0.0, self._limits.beam
         search.link_first[0], search.token_first[:2] = 0, (0, 1)
         self._received = 0
+        self._settled, self._labels = 0, [np.zeros(0, np.int64)]
         self._held: tuple[np.ndarray, np.ndarray] | None = None
 
     @property
@@ -226,11 +228,34 @@ class BeamSearch:
         if grown:
             self._search = self._search._replace(**grown)
 
+    def settled(self) -> tuple[list[int], int]:
+        """What no further frame can change: the best paths to all living tokens are the same up to some frame.
+
+        Returns:
+            The word ids on them, and that frame. Only what is new since the last call is looked for.
+        """
+        search = self._search
+        frame, living = int(search.counts[kernels.FRAME]), int(search.counts[kernels.LIVING])
+        there, token = paths.meeting(search, frame, living, self._settled)
+        if there > self._settled:
+            self._labels.append(self._labels_to(token, there))
+            self._settled = there
+        labels = np.concatenate(self._labels)
+        self._labels = [labels]
+        return self.graph.graph.spell(labels.tolist()), self._settled
+
+    def _labels_to(self, token: int, frame: int) -> np.ndarray:
+        """Labels, other than none, on the best path to a token of a frame from what is settled on."""
+        arcs = np.empty(frame - self._settled, np.int64)
+        paths.trace(self._search, token, self._settled, frame, arcs)
+        labels = self.graph.graph.word[arcs].astype(np.int64)
+        return labels[labels > 0]
+
     def best_so_far(self) -> list[int]:
-        """Word ids of the best path up to here, wherever it ends."""
-        search, frame = self._search, int(self._search.counts[kernels.FRAME])
-        arcs = kernels.trace(search, int(search.counts[kernels.BEST]), np.empty(frame, np.int64))
-        return self.graph.graph.spell(self.graph.graph.word[arcs].tolist())
+        """Word ids of the best path up to here, wherever it ends; behind those that are settled they may change."""
+        words, _ = self.settled()
+        frame, best = int(self._search.counts[kernels.FRAME]), int(self._search.counts[kernels.BEST])
+        return words + self.graph.graph.spell(self._labels_to(best, frame).tolist())
 
     def finish(self) -> Lattice:
         """The lattice of the utterance, partial where no final state was reached; a single path without lattice beam.
@@ -244,7 +269,7 @@ class BeamSearch:
         frame, living = int(search.counts[kernels.FRAME]), int(search.counts[kernels.LIVING])
         if not frame:
             return Lattice.empty(len(graph.graph.words), graph.graph.word_sequences)
-        token, arc, score = kernels.endings(graph.arcs, search.live[:living], graph.num_columns)
+        token, arc, score = paths.endings(graph.arcs, search.live[:living], graph.num_columns)
         partial = not self.alive or not len(token)
         if partial:
             token, score = np.arange(living), search.live["score"][:living]

@@ -1,11 +1,11 @@
-"""Decoding graphs (HLG): building, the artifact on disk, and the form that k2 decodes with."""
+"""Decoding graphs (HLG): building and the artifact on disk."""
 
 from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -20,9 +20,6 @@ from pipeline.graph.context import expand_context
 from pipeline.graph.grammar import grammar_from_arpa
 from pipeline.graph.hmm_expansion import COLUMNS, EmittingArcs, expand_hmm
 from pipeline.graph.phone_graph import PhoneGraph, build_phone_graph
-
-if TYPE_CHECKING:
-    import k2
 
 logger = logging.getLogger(__name__)
 
@@ -88,36 +85,6 @@ class DecodingGraph:
         """(number of labels,) int64, how many words each output label stands for."""
         counts = [0] + [1] * (len(self.words) - 1) + [len(s) for s in self.word_sequences]
         return np.array(counts, dtype=np.int64)
-
-    def to_k2(
-        self, log_probs: np.ndarray, transition_scale: float = 1.0, device: str = "cpu", dynamic: bool = False
-    ) -> k2.Fsa:
-        """The graph for k2: label = column of the score matrix, -1 final; arc-sorted.
-
-        Args:
-            log_probs: (n_tid,) natural-log transition probabilities.
-            transition_scale: their weight.
-            dynamic: label arcs by transition-id instead (columns 1..n_tid, then one per pdf for arcs without
-                transition), leaving the transition scores to the score matrix.
-        Returns:
-            Fsa with scores lm + lex + transition_scale * transition, and the attributes aux_labels (int32 words),
-            graph_scores (the scores again) and arc_ids (int32 places in this graph).
-        """
-        import k2
-        import torch
-
-        assert log_probs.shape == (self.num_tids,), (log_probs.shape, self.num_tids)
-        trans = np.append(log_probs, np.float32(0.0))[self.tid]  # tid -1 takes the last entry
-        label = np.where(self.tid >= 0, self.tid, self.num_tids + self.pdf) if dynamic else self.pdf
-        label = np.where(self.pdf < 0, -1, label + 1)
-        scores = self.lm + self.lex + (0.0 if dynamic else np.float32(transition_scale)) * trans
-        src = np.repeat(np.arange(self.num_states, dtype=np.int32), np.diff(self.splits))
-        table = np.stack([src, self.dst, label.astype(np.int32), scores.astype(np.float32).view(np.int32)], axis=1)
-        fsa = k2.Fsa(torch.from_numpy(np.ascontiguousarray(table, dtype=np.int32)))
-        fsa.aux_labels = torch.from_numpy(self.word.copy())
-        fsa.arc_ids = torch.arange(self.num_arcs, dtype=torch.int32)
-        fsa.graph_scores = fsa.scores.detach().clone()
-        return (k2.arc_sort(fsa) if dynamic else fsa).to(device)
 
     def save(self, directory: str | Path, facts: dict[str, Any] | None = None) -> None:
         """Writes graph.json and graph.safetensors."""

@@ -75,6 +75,36 @@ def best_to_end(src: np.ndarray, dst: np.ndarray, score: np.ndarray, num_states:
 
 
 @cached_njit(nogil=True)
+def within_beam(
+    src: np.ndarray, dst: np.ndarray, score: np.ndarray, num_states: int, backward: np.ndarray, beam: float
+) -> np.ndarray:
+    """(A,) bool: arcs on a path that is worse than the best one by no more than a beam.
+
+    Args:
+        src, dst: (A,) as above.
+        score: (A,) float64.
+        backward: (S,) what ``best_to_end`` gives.
+    """
+    forward = np.full(num_states, -np.inf)
+    forward[0] = 0.0
+    out = np.zeros(len(src), np.bool_)
+    for a in range(len(src)):
+        forward[dst[a]] = max(forward[dst[a]], forward[src[a]] + score[a])
+    for a in range(len(src)):
+        out[a] = forward[src[a]] + score[a] + backward[dst[a]] >= backward[0] - beam
+    return out
+
+
+@cached_njit(nogil=True)
+def depths(src: np.ndarray, dst: np.ndarray, num_states: int) -> np.ndarray:
+    """(S,) int64 most arcs from the start to each state."""
+    out = np.zeros(num_states, np.int64)
+    for a in range(len(src)):
+        out[dst[a]] = max(out[dst[a]], out[src[a]] + 1)
+    return out
+
+
+@cached_njit(nogil=True)
 def on_paths(src: np.ndarray, dst: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Leaves out what is on no path from the start to the end.
 

@@ -104,20 +104,40 @@ def oracle_errors(src: np.ndarray, dst: np.ndarray, word: np.ndarray, reference:
         word: (A,) one word id at most, 0 for none (``Lattice.spelled``).
         reference: (U,) word ids.
     """
-    states, size = dst.max() + 1, len(reference)
-    cost = np.full((states, size + 1), size + len(src), np.int64)
-    cost[0] = np.arange(size + 1)
+    size, last = len(reference), dst.max()
+    # States have a row from the first arc into them to the last one out of them, so that an hour of speech fits.
+    row_of = np.full(last + 1, -1, np.int64)
+    rows = np.empty((64, size + 1), np.int64)
+    free = np.arange(63, -1, -1)
+    num_free = 63
+    row_of[0] = 0
+    rows[0] = np.arange(size + 1)
     for a in range(len(src)):
-        here, there = cost[src[a]], cost[dst[a]]
-        for u in range(size + 1):
-            if u > 0:
+        s, d = src[a], dst[a]
+        if row_of[d] < 0:
+            if num_free == 0:
+                more, num_free = np.empty((2 * len(rows), size + 1), np.int64), len(rows)
+                more[:num_free] = rows
+                free = np.arange(2 * num_free - 1, -1, -1)  # the new ones first; room for all
+                rows = more
+            num_free -= 1
+            row_of[d] = free[num_free]
+            rows[row_of[d]] = size + len(src)
+        here, there = rows[row_of[s]], rows[row_of[d]]
+        if a == 0 or src[a - 1] != s:  # words of the reference that nobody says here
+            for u in range(1, size + 1):
                 here[u] = min(here[u], here[u - 1] + 1)
-            if word[a] == 0:
+        if word[a] == 0:
+            for u in range(size + 1):
                 there[u] = min(there[u], here[u])
-                continue
-            there[u] = min(there[u], here[u] + 1)
-            if u > 0:
-                there[u] = min(there[u], here[u - 1] + (word[a] != reference[u - 1]))
+        else:
+            there[0] = min(there[0], here[0] + 1)
+            for u in range(1, size + 1):
+                there[u] = min(there[u], here[u] + 1, here[u - 1] + (word[a] != reference[u - 1]))
+        if a + 1 == len(src) or src[a + 1] != s:
+            free[num_free] = row_of[s]
+            num_free += 1
+    end = rows[row_of[last]]
     for u in range(1, size + 1):
-        cost[states - 1, u] = min(cost[states - 1, u], cost[states - 1, u - 1] + 1)
-    return cost[states - 1, size]
+        end[u] = min(end[u], end[u - 1] + 1)
+    return end[size]

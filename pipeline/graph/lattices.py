@@ -12,6 +12,7 @@ from pipeline.graph.lattice_paths import best_labels
 from pipeline.graph.lattice_sums import posteriors
 
 NO_ACCURACY = np.zeros(0)
+MOST_CELLS = 1 << 22  # pairs of a state and a pair of weights, of 12 bytes each
 
 
 def arc_scores(lattice: Lattice, lm_weight: float, word_penalty: float) -> np.ndarray:
@@ -56,10 +57,11 @@ class Lattices:
                 found: list[list[int]] = [[] for _ in weights]
             else:
                 floats = (lattice.acoustic, lattice.graph, lattice.words_of_arcs())
-                columns = (np.asarray(x, dtype=np.float64) for x in floats)
-                found = best_labels(
-                    lattice.src, lattice.dst, lattice.label, *columns, lattice.num_states, inverse, penalty
-                ).tolist()
+                columns = [np.asarray(x, dtype=np.float64) for x in floats]
+                arcs = (lattice.src, lattice.dst, lattice.label, *columns, lattice.num_states)
+                few = max(MOST_CELLS // lattice.num_states, 1)  # weights at once, so that long recordings fit
+                parts = [slice(i, i + few) for i in range(0, len(inverse), few)]
+                found = [row for x in parts for row in best_labels(*arcs, inverse[x], penalty[x]).tolist()]
             for texts, labels in zip(out, found):
                 texts.append(lattice.spell(labels))
         return out

@@ -1,8 +1,8 @@
-"""Exact best paths of lattices under another language model, whose histories are tracked along the lattice.
+"""N-gram language models on lattices: exact best paths under another model, and the model as ``WordLm``.
 
 cf. Kaldi lattice-lmrescore: there the lattice is composed with the difference of two models. Here every lattice state
 keeps its best path for each history of the new model; so nothing is lost as with n-best lists, and no composed lattice
-has to be built.
+has to be built (``pipeline.graph.lattice_expansion`` builds one).
 """
 
 from __future__ import annotations
@@ -35,6 +35,46 @@ class _Model(NamedTuple):
     start: int
 
 
+def _model_of(arpa: Arpa, words: SymbolTable) -> _Model:
+    grammar = grammar_from_arpa(arpa, words)
+    order = np.lexsort((grammar.word, grammar.src))
+    return _Model(
+        np.searchsorted(grammar.src[order], np.arange(grammar.num_states + 1)),
+        grammar.word[order],
+        grammar.dst[order],
+        grammar.weight[order],
+        grammar.backoff,
+        grammar.backoff_weight,
+        grammar.final,
+        arpa.probs.get((UNK,), ZERO * LOG10),
+        grammar.start,
+    )
+
+
+class NgramWordLm:
+    """An n-gram as ``pipeline.graph.lattice_expansion.WordLm``, whose states are the histories that it tells apart."""
+
+    def __init__(self, arpa: Arpa, words: SymbolTable) -> None:
+        """Args:
+        arpa: the model; words that it lacks score as its <unk>, or as zero probability.
+        words: the lang's table.
+        """
+        self._model = _model_of(arpa, words)
+
+    def start(self) -> tuple[int, int]:
+        """See ``WordLm``."""
+        return self._model.start, self._model.start
+
+    def step(self, states: np.ndarray, words: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """See ``WordLm``."""
+        log_probs, after = _advance_all(states, words, self._model)
+        return log_probs, after, after
+
+    def end(self, states: np.ndarray) -> np.ndarray:
+        """See ``WordLm``."""
+        return _end_all(states, self._model)
+
+
 class LatticeRescorer:
     """A language model that replaces the one in lattices."""
 
@@ -44,21 +84,7 @@ class LatticeRescorer:
         words: the lang's table.
         old_lm: share of the old log score that stays; the new model has the rest.
         """
-        grammar = grammar_from_arpa(arpa, words)
-        order = np.lexsort((grammar.word, grammar.src))
-        splits = np.searchsorted(grammar.src[order], np.arange(grammar.num_states + 1))
-        unknown = arpa.probs.get((UNK,), ZERO * LOG10)
-        self._model = _Model(
-            splits,
-            grammar.word[order],
-            grammar.dst[order],
-            grammar.weight[order],
-            grammar.backoff,
-            grammar.backoff_weight,
-            grammar.final,
-            unknown,
-            grammar.start,
-        )
+        self._model = _model_of(arpa, words)
         self._old_lm = old_lm
         self._sorted: WeakKeyDictionary[Lattice, _SortedArcs] = WeakKeyDictionary()
         self._spelling: tuple[tuple[int, tuple], tuple[np.ndarray, np.ndarray]] | None = None
@@ -139,6 +165,24 @@ def _end(history, model):
         score += model.backoff_weight[history]
         history = model.backoff[history]
     return score + max(model.final[history], model.unknown)
+
+
+@cached_njit(nogil=True)
+def _advance_all(histories, words, model):
+    """(M,) log probabilities of words behind histories, and the histories after them."""
+    log_probs, after = np.empty(len(words)), np.empty(len(words), np.int64)
+    for i in range(len(words)):
+        after[i], log_probs[i] = _advance(histories[i], words[i], model)
+    return log_probs, after
+
+
+@cached_njit(nogil=True)
+def _end_all(histories, model):
+    """(M,) log probabilities of the sentence end."""
+    out = np.empty(len(histories))
+    for i in range(len(histories)):
+        out[i] = _end(histories[i], model)
+    return out
 
 
 @cached_njit()

@@ -6,17 +6,19 @@ distance; cf. Kaldi lattice-mbr-decode.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from pipeline.artifacts.lattice import Lattice
+from pipeline.artifacts.lattice import ARCS, Lattice
 from pipeline.graph.lattice_paths import best_labels
 from pipeline.graph.lattice_sums import posteriors
 from pipeline.graph.lattices import NO_ACCURACY, arc_scores
 from pipeline.hmm.numba_cache import cached_njit
 
 ROUNDS = 20  # the words settle after two or three
+MOST_CELLS = 1 << 22  # pairs of a state and a place in the words, above which a lattice is cut
 EXTRA = 1e-5  # of an inserted word: of equal alignments the one without insertions counts
 
 
@@ -37,25 +39,70 @@ class HeardWord(NamedTuple):
 
 
 def least_risk(
-    lattice: Lattice, lm_weight: float, word_penalty: float, frame_shift: float
+    lattice: Lattice, lm_weight: float, word_penalty: float, frame_shift: float, given: Sequence[int] | None = None
 ) -> tuple[list[HeardWord], float]:
-    """The word sequence with the fewest expected errors over all paths.
+    """The word sequence with the fewest expected errors over all paths, or what a given one is worth.
+
+    Time and memory grow with the product of states and words. Long lattices are therefore cut at states where all paths
+    meet, and words on either side of a cut do not count as the same one.
 
     Args:
         lattice: of words (``pipeline.graph.determinise.word_lattice``); in others, every state sequence counts.
         lm_weight, word_penalty: probabilities of paths are exp(acoustic / lm_weight + graph - penalty * words).
         frame_shift: seconds.
+        given: word ids that are judged in place of looking for better ones.
     Returns:
         The words, and how many errors are expected of them.
     """
     if not lattice.complete:
         return [], 0.0
     lattice = lattice.spelled()
+    weights = lm_weight, word_penalty
+    cells = lattice.num_states * (2 * len(_best_words(lattice, *weights)) + 1)
+    pieces = _cut(lattice, cells // MOST_CELLS + 1)
+    words = [_best_words(piece, *weights) for piece in pieces]
+    if given is not None and np.concatenate(words).tolist() != list(given):  # whose place is not known
+        pieces, words = [lattice], [np.array(given, dtype=np.int64)]
+    found = [_judge(x, own, given is not None, *weights, frame_shift) for x, own in zip(pieces, words)]
+    return [word for heard, _ in found for word in heard], sum(risk for _, risk in found)
+
+
+def _best_words(lattice: Lattice, lm_weight: float, word_penalty: float) -> np.ndarray:
+    """(U,) word ids of the best path."""
+    scores, zeros, one = arc_scores(lattice, lm_weight, word_penalty), np.zeros(lattice.num_arcs), np.ones(1)
+    ends = lattice.src, lattice.dst
+    return best_labels(*ends, lattice.label, scores, zeros, zeros, lattice.num_states, one, 0 * one)[0]
+
+
+def _cut(lattice: Lattice, number: int) -> list[Lattice]:
+    """About so many pieces of similar size, cut at states that all paths go through; fewer where there are few such."""
+    over = np.zeros(lattice.num_states + 1, np.int64)  # arcs that jump over a state, as differences
+    np.add.at(over, lattice.src + 1, 1)
+    np.add.at(over, lattice.dst, -1)
+    free = np.flatnonzero(np.cumsum(over[:-1]) == 0)
+    wanted = np.arange(1, number) * lattice.num_states // number
+    bounds = np.unique(np.concatenate([[0], free[np.searchsorted(free, wanted)], [lattice.num_states - 1]]))
+    first = np.searchsorted(lattice.src, bounds)
+    out = []
+    for i, (b, e) in enumerate(zip(bounds[:-1], bounds[1:])):
+        arcs = slice(first[i], first[i + 1])
+        columns = {name: getattr(lattice, name)[arcs] for name in ARCS}
+        columns |= {name: columns[name] - np.int32(b) for name in ("src", "dst")}
+        out.append(Lattice.of([lattice.frame[b : e + 1], *(columns[n] for n in ARCS)], lattice.num_words))
+    return out
+
+
+def _judge(
+    lattice: Lattice, words: np.ndarray, fixed: bool, lm_weight: float, word_penalty: float, frame_shift: float
+) -> tuple[list[HeardWord], float]:
+    """``least_risk`` of a piece.
+
+    Args:
+        words: (U,) ids to begin with, or to stay with if `fixed`.
+    """
     scores = arc_scores(lattice, lm_weight, word_penalty)
-    names, word = np.unique(np.append(lattice.label, 0), return_inverse=True)  # word 0 is none
-    word = word[:-1]
-    zeros, one = np.zeros(lattice.num_arcs), np.ones(1)
-    labels = best_labels(lattice.src, lattice.dst, word, scores, zeros, zeros, lattice.num_states, one, 0 * one)[0]
+    names, word = np.unique(np.concatenate([lattice.label, words, [0]]), return_inverse=True)  # word 0 is none
+    labels, word = word[lattice.num_arcs : -1], word[: lattice.num_arcs]
     share = _shares(lattice, scores)
     bins = _with_gaps(labels)
     for _ in range(ROUNDS):
@@ -63,7 +110,7 @@ def least_risk(
         best = gamma.argmax(axis=1)
         keeps = gamma[np.arange(len(bins)), bins] >= gamma.max(axis=1) - 1e-9
         new = np.where(keeps, bins, best)
-        if np.array_equal(new, bins):
+        if fixed or np.array_equal(new, bins):
             break
         bins = _with_gaps(new[new > 0])
     places = np.flatnonzero(bins)

@@ -116,6 +116,23 @@ class DecodeOptions:
         description="Also write the posteriors of the pdfs in each frame, for steps/estimate_fmllr.py.",
         json_schema_extra=_IF_SET,
     )
+    lattices: bool = Field(
+        False,
+        description="Also write the lattices, for steps/rescore_lattices.py and steps/export_lattices.py.",
+        json_schema_extra=_IF_SET,
+    )
+    confidences: bool = Field(
+        False,
+        description="Also write the probability of each word to be right, into recogs.jsonl.gz and, with times, into "
+        "words.ctm.",
+        json_schema_extra=_IF_SET,
+    )
+    mbr: bool = Field(
+        False,
+        description="Choose the words by minimum Bayes risk (the fewest expected errors over the lattice), with the "
+        "weights that are best for best paths; includes --confidences.",
+        json_schema_extra=_IF_SET,
+    )
     tried: bool = Field(
         default=False,
         description="Also write the texts at all weights, for steps/pool_weights.py.",
@@ -141,6 +158,61 @@ class RescoreOptions:
     old_lm: float = Field(
         default=0.0, ge=0, le=1, description="Share of the first language model's log score that stays in the sum."
     )
+
+
+@dataclass(frozen=True, config=_STRICT)
+class RescoreLatticesOptions:
+    """How lattices are expanded by another language model, and tuned."""
+
+    lm_weights: tuple[float, ...] = Field(
+        tuple(float(w) for w in range(4, 21)), min_length=1, description="LM weights tried."
+    )
+    word_penalties: tuple[float, ...] = Field(
+        (0.0, 0.5, 1.0, 2.0, 3.0, 4.0), min_length=1, description="Penalties per word tried."
+    )
+    old_lm: float = Field(
+        0.0, ge=0, le=1, description="Share of the first language model's log score that stays in the sum."
+    )
+    order: int = Field(
+        4,
+        ge=0,
+        description="Models over tokens: paths count as one where their last order - 1 words agree, and the better "
+        "one's history goes on; 0: only where all words do. N-grams over words know what they tell apart.",
+    )
+    histories: int = Field(32, ge=1, description="Histories per state of a word lattice at most.")
+    beam: float = Field(
+        20.0,
+        gt=0,
+        description="Histories of a state that are worse by more are dropped, and so are paths of the whole in the "
+        "end; at the scale of the search.",
+    )
+    max_states: int = Field(10_000, ge=1, description="States of a word lattice at most, the most probable ones.")
+    lattices: bool = Field(False, description="Also write the lattices with the new scores.")
+    confidences: bool = Field(
+        False,
+        description="Also write the probability of each word to be right, into recogs.jsonl.gz and, with times, into "
+        "words.ctm.",
+    )
+    mbr: bool = Field(
+        False, description="Choose the words by minimum Bayes risk, as steps/decode.py does; includes --confidences."
+    )
+    tried: bool = Field(False, description="Also write the texts at all weights, for steps/pool_weights.py.")
+    device: str = Field("cpu", description="cpu or cuda, for neural models.", json_schema_extra=_NO_STAMP)
+
+
+@dataclass(frozen=True, config=_STRICT)
+class ExportLatticesOptions:
+    """In which form lattices leave."""
+
+    format: Literal["kaldi", "htk"] = Field(
+        "kaldi",
+        description="kaldi: lat.txt, a text archive with the transition-ids that the lattices have; htk: ID.slf, word "
+        "lattices with the weights of best.json.",
+    )
+    beam: float = Field(
+        8.0, gt=0, description="htk: word sequences that are worse by more are left out, in units of the LM's scores."
+    )
+    max_states: int = Field(10_000, ge=1, description="htk: states of a word lattice at most.")
 
 
 @dataclass(frozen=True, config=_STRICT)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import importlib.util
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +13,7 @@ import numpy as np
 
 from pipeline.artifacts.checkpoint import forget_pages
 from pipeline.artifacts.lattice import Lattice
+from pipeline.base.errors import ConfigError
 from pipeline.graph.beam_search import Beams, BeamSearch, SearchGraph
 from pipeline.graph.decoding import DecodingGraph
 from pipeline.graph.lattices import Lattices
@@ -47,6 +49,8 @@ class Searcher:
     ) -> None:
         self._options, self._dynamic = options, dynamic
         if options.search == "k2":
+            if importlib.util.find_spec("k2") is None:
+                raise ConfigError("--search k2 needs the package k2, which is not installed here")
             from pipeline.graph.search_k2 import K2Search
 
             self._k2: K2Search | None = K2Search(graph, log_probs, tid_pdf, transition_scale, options, dynamic)

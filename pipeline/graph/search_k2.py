@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
+import k2
 import numpy as np
 import torch
 
@@ -13,11 +13,40 @@ from pipeline.graph.decoding import DecodingGraph
 from pipeline.graph.lattice_paths import on_paths
 from pipeline.graph.options import DecodeOptions
 
-if TYPE_CHECKING:
-    import k2
-
 MOST_ACTIVE = 1 << 20  # k2 sizes its tables by it, in 32 bits
 LOWEST = -1e30  # so that no difference of infinities arises in frames where every pdf is impossible
+
+
+def graph_fsa(
+    graph: DecodingGraph,
+    log_probs: np.ndarray,
+    transition_scale: float = 1.0,
+    device: str = "cpu",
+    dynamic: bool = False,
+) -> k2.Fsa:
+    """A graph for k2: label = column of the score matrix, -1 final; arc-sorted.
+
+    Args:
+        log_probs: (n_tid,) natural-log transition probabilities.
+        transition_scale: their weight.
+        dynamic: label arcs by transition-id instead (columns 1..n_tid, then one per pdf for arcs without
+            transition), leaving the transition scores to the score matrix.
+    Returns:
+        Fsa with scores lm + lex + transition_scale * transition, and the attributes aux_labels (int32 words),
+        graph_scores (the scores again) and arc_ids (int32 places in the graph).
+    """
+    assert log_probs.shape == (graph.num_tids,), (log_probs.shape, graph.num_tids)
+    trans = np.append(log_probs, np.float32(0.0))[graph.tid]  # tid -1 takes the last entry
+    label = np.where(graph.tid >= 0, graph.tid, graph.num_tids + graph.pdf) if dynamic else graph.pdf
+    label = np.where(graph.pdf < 0, -1, label + 1)
+    scores = graph.lm + graph.lex + (0.0 if dynamic else np.float32(transition_scale)) * trans
+    src = np.repeat(np.arange(graph.num_states, dtype=np.int32), np.diff(graph.splits))
+    table = np.stack([src, graph.dst, label.astype(np.int32), scores.astype(np.float32).view(np.int32)], axis=1)
+    fsa = k2.Fsa(torch.from_numpy(np.ascontiguousarray(table, dtype=np.int32)))
+    fsa.aux_labels = torch.from_numpy(graph.word.copy())
+    fsa.arc_ids = torch.arange(graph.num_arcs, dtype=torch.int32)
+    fsa.graph_scores = fsa.scores.detach().clone()
+    return (k2.arc_sort(fsa) if dynamic else fsa).to(device)
 
 
 class K2Search:
@@ -33,15 +62,13 @@ class K2Search:
         dynamic: bool = False,
     ) -> None:
         self.graph, self.options, self.dynamic, self.transition_scale = graph, options, dynamic, transition_scale
-        self.fsa = graph.to_k2(log_probs, transition_scale, options.device, dynamic)
+        self.fsa = graph_fsa(graph, log_probs, transition_scale, options.device, dynamic)
         self._tid_pdf = torch.from_numpy(tid_pdf.astype(np.int64)).to(options.device)
 
     def search(
         self, scores: torch.Tensor, lens: torch.Tensor, transitions: torch.Tensor | None, widen: int
     ) -> list[Lattice]:
         """As ``Searcher.search``."""
-        import k2
-
         # What is no number below infinity stands for an impossible pdf. The best score of a frame is the same on all
         # paths; without it float32 keeps its precision on long utterances.
         scores = scores.to(self.options.device)

@@ -21,7 +21,7 @@ from numba.extending import intrinsic
 from pipeline.graph import search_scores
 from pipeline.graph.search_scores import fill
 from pipeline.hmm import numba_cache, numba_math, numba_scores
-from pipeline.hmm.numba_math import exact, frames
+from pipeline.hmm.numba_math import frames
 
 SOURCES = tuple(str(module.__file__) for module in (search_scores, numba_math, numba_scores))
 
@@ -336,40 +336,6 @@ def back_up(search, t, lattice_beam):
         changed = changed or new[k].score != extra[here + k]
         extra[here + k] = new[k].score  # whatever was there: nothing, in a frame that has not been pruned before
     return changed
-
-
-@exact
-def endings(arcs, live, final_column):
-    """The final arcs out of living tokens.
-
-    Returns:
-        (E,) int64 places of the tokens and arcs, (E,) float32 scores of the paths.
-    """
-    count = 0
-    for k in range(len(live)):
-        for a in range(live[k].begin, live[k].end):
-            count += arcs[a].column == final_column
-    token, arc, score = np.empty(count, np.int64), np.empty(count, np.int64), np.empty(count, np.float32)
-    count = 0
-    for k in range(len(live)):
-        for a in range(live[k].begin, live[k].end):
-            if arcs[a].column == final_column:
-                token[count], arc[count], score[count] = k, a, live[k].score + arcs[a].weight
-                count += 1
-    return token, arc, score
-
-
-@exact
-def trace(search, token, arcs):
-    """Fill `arcs` (T,) with those of the best path to a token of the current frame, and return it."""
-    links = search.links
-    for t in range(len(arcs) - 1, -1, -1):
-        best, chosen = np.float32(-np.inf), -1
-        for a in range(search.link_first[t], search.link_first[t + 1]):
-            if links[a].dst == token and links[a].score > best:
-                best, chosen = links[a].score, a
-        arcs[t], token = links[chosen].arc, links[chosen].src
-    return arcs
 
 
 @functools.cache

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -24,6 +25,10 @@ class OnDemand(abc.ABC):
     @abc.abstractmethod
     def device(self) -> torch.device:
         """Where `dense` computes."""
+
+    @abc.abstractmethod
+    def __getitem__(self, chosen: Sequence[int]) -> OnDemand:
+        """Scores of some of the utterances."""
 
     @abc.abstractmethod
     def dense(self) -> torch.Tensor:

@@ -2,42 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import shutil
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.artifacts.checkpoint import check_same
-from pipeline.artifacts.hyp import (
-    NBEST,
-    TRIED,
-    Alternative,
-    Hypothesis,
-    NBest,
-    load_tried,
-    save_nbest,
-    save_tried,
-)
+from pipeline.artifacts.hyp import NBEST, TRIED, Alternative, Hypothesis, NBest, save_nbest, save_tried
+from pipeline.artifacts.lattice import Lattice
+from pipeline.artifacts.lattice_set import LATTICES, LatticeHeader, LatticeSet, LatticeWriter
 from pipeline.artifacts.model_dir import HmmDir
-from pipeline.artifacts.occupancies import Occupancies
-from pipeline.base.errors import DataError
-from pipeline.base.files import atomic_write, read_json
+from pipeline.artifacts.occupancies import OccupancyWriter
+from pipeline.base.errors import ConfigError, DataError
+from pipeline.base.files import atomic_write
 from pipeline.base.log import progress_of
+from pipeline.base.spool import JsonSpool
 from pipeline.graph.options import DecodeOptions
-from pipeline.tasks.decoded import (
-    BEST,
-    Hypotheses,
-    References,
-    Spool,
-    references,
-    warn_at_the_edge,
-    write_best,
-    write_rows,
-)
-from pipeline.tasks.model import Model, check_data
-from pipeline.tasks.score import Errors
+from pipeline.tasks.decoded import Hypotheses, References, Spool, references, write_rows
+from pipeline.tasks.lattice_words import Judge, LatticeWords
+from pipeline.tasks.model import Model, OnDemandModel, check_data
+from pipeline.tasks.weights import Weights, choose_and_write, read_weights
 
 if TYPE_CHECKING:
     import numpy as np
@@ -47,10 +35,11 @@ if TYPE_CHECKING:
     from pipeline.graph.decoding import DecodingGraph
     from pipeline.graph.lm_lattice import LatticeRescorer
     from pipeline.graph.search import Searcher
+    from pipeline.hmm import OnDemand
 
 logger = logging.getLogger(__name__)
 
-Weights = tuple[float, float]  # LM weight, word penalty
+Keep = Callable[[str, Lattice], None]  # takes each utterance's lattice, once
 
 
 @dataclass
@@ -62,8 +51,7 @@ class Decoded:
         refs: utterance -> (speaker, words).
         failed: utterances whose search reached no end even with the widest beam.
         retried: number of searches that were repeated with a wider beam.
-        alternatives: utterance -> n-best list of word ids, where asked for.
-        occupancies: utterance -> posteriors of the pdfs at the scale of the search, where asked for.
+        alternatives: utterance -> n-best list, where asked for: [words as ids, acoustic, graph, lm].
         audio_seconds, seconds: duration of the audio; time that scoring, search and one best path took.
     """
 
@@ -71,8 +59,7 @@ class Decoded:
     refs: References
     failed: list[str] = field(default_factory=list)
     retried: int = 0
-    alternatives: dict[str, list[Alternative]] = field(default_factory=dict)
-    occupancies: dict[str, Occupancies] = field(default_factory=dict)
+    alternatives: JsonSpool = field(default_factory=JsonSpool)
     audio_seconds: float = 0.0
     seconds: float = 0.0
 
@@ -93,7 +80,7 @@ class Decoded:
     def nbest_lists(self, words: Sequence[str]) -> Iterator[NBest]:
         """N-best lists in the order of utterance ids, with words as strings."""
         for c in sorted(self.alternatives):
-            found = (replace(a, words=tuple(words[w] for w in a.words)) for a in self.alternatives[c])
+            found = (Alternative(tuple(words[w] for w in said), *parts) for said, *parts in self.alternatives[c])
             yield NBest(c, *self.refs[c], tuple(found))
 
 
@@ -110,6 +97,7 @@ def decode(
     options: DecodeOptions,
     weights: Sequence[Weights],
     rescorer: LatticeRescorer | None = None,
+    keep: Sequence[Keep] = (),
 ) -> Decoded:
     """Recognises a data directory with every pair of weights at once, on one set of lattices.
 
@@ -117,6 +105,7 @@ def decode(
         graph: built for the model's tree (``check_graph``).
         weights: pairs of LM weight and word penalty.
         rescorer: another language model, which replaces that of the graph in the lattices.
+        keep: what else happens to the lattices.
     """
     from pipeline.feats.dataset import Dataset
     from pipeline.graph.search import Searcher
@@ -126,11 +115,12 @@ def decode(
     scale = model.transition_scale if options.transition_scale is None else options.transition_scale
     searchers: dict[bool, Searcher] = {}
     out = Decoded(Spool(weights), references(data_dir))
+    keep = [*keep, _keep_nbest(out.alternatives, options)] if options.nbest else keep
     data = Dataset.open(data_dir, model.feat_options, cache_mib=0)  # utterances are read once
     with progress_of(len(data), f"decode {data_dir}") as done:
         for rows in longest_first(data.lens, options.batch_frames):
             start = time.monotonic()
-            scores, lens, dynamic = _scores(model, data, rows, options.device)
+            scores, lens, dynamic = _scores(model, data, rows, options)
             out.seconds += time.monotonic() - start
             is_dynamic = dynamic is not None
             if is_dynamic not in searchers:
@@ -138,22 +128,29 @@ def decode(
                     graph, hmm.transitions.log_probs(), hmm.transitions.tid_pdf(), scale, options, is_dynamic
                 )
             cut_ids = [data.id(n) for n in rows]
-            _recognise(searchers[is_dynamic], cut_ids, scores, lens, dynamic, options, rescorer, out)
+            _recognise(searchers[is_dynamic], cut_ids, scores, lens, dynamic, options, rescorer, keep, out)
             out.audio_seconds += float(lens.sum()) * model.frame_shift
             done(len(rows))
     return out
 
 
 def _scores(
-    model: Model, data: Dataset, rows: list[int], device: str
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-    """(N, T, P) scores, (N,) lengths and the transition scores of an input-dependent model."""
+    model: Model, data: Dataset, rows: list[int], options: DecodeOptions
+) -> tuple[torch.Tensor | OnDemand, torch.Tensor, torch.Tensor | None]:
+    """(N, T, P) scores, (N,) lengths and the transition scores of an input-dependent model.
+
+    Mixtures score what our search asks for: the same words in less than half the time, and no matrix of all scores,
+    which for an hour of speech has gigabytes.
+    """
     import numpy as np
     import torch
 
-    batch = data.batch(np.array(rows), device)
+    speakers = [data.speaker(n) for n in rows]
+    if isinstance(model, OnDemandModel) and options.device == "cpu" and options.search == "ours":
+        return model.on_demand(data.each(np.array(rows)), speakers), torch.from_numpy(data.lens[rows]), None
+    batch = data.batch(np.array(rows), options.device)
     with torch.no_grad():
-        scores, lens = model.log_likes(batch.feats, batch.lens, [data.speaker(n) for n in rows])
+        scores, lens = model.log_likes(batch.feats, batch.lens, speakers)
         return scores, lens, model.transition_scores(batch.feats, batch.lens)
 
 
@@ -172,16 +169,15 @@ def longest_first(lens: np.ndarray, batch_frames: int) -> Iterator[list[int]]:
 def _recognise(
     searcher: Searcher,
     cut_ids: Sequence[str],
-    scores: torch.Tensor,
+    scores: torch.Tensor | OnDemand,
     lens: torch.Tensor,
     dynamic: torch.Tensor | None,
     options: DecodeOptions,
     rescorer: LatticeRescorer | None,
+    keep: Sequence[Keep],
     out: Decoded,
 ) -> None:
     """Searches a batch, again with wider beams where that failed, and stores the words for all weights."""
-    from pipeline.graph.nbest import nbest
-
     rows = list(range(len(cut_ids)))
     for widen in range(options.retries + 1):
         start = time.monotonic()
@@ -201,12 +197,10 @@ def _recognise(
         )
         for row, texts in zip(rows, zip(*found)):
             out.spool.put(cut_ids[row], [[int(w) for w in words] for words in texts])
-        if options.posteriors:
-            soft = lattices.occupancies(1 / options.acoustic_scale, 0.0)
-            out.occupancies.update((cut_ids[row], o) for row, o in zip(rows, soft))
-        if options.nbest:
-            lists = nbest(lattices, options.nbest, 1 / options.acoustic_scale, options.lattice_beam)
-            out.alternatives.update((cut_ids[row], found) for row, found in zip(rows, lists))
+        for row, lattice in zip(rows, lattices):
+            if row not in failed or widen == options.retries:
+                for take in keep:
+                    take(cut_ids[row], lattice)
         rows = failed
         if not rows:
             return
@@ -214,32 +208,40 @@ def _recognise(
     out.failed += [cut_ids[i] for i in rows]
 
 
-def choose_weights(errors: Mapping[Weights, Errors]) -> Weights:
-    """The weights with the fewest errors; of equal ones those with the least penalty, of these the middle LM weight."""
-    fewest = min(e.total for e in errors.values())
-    best = [w for w, e in errors.items() if e.total == fewest]
-    least = min(abs(penalty) for _, penalty in best)
-    equal = sorted(w for w in best if abs(w[1]) == least)
-    return equal[(len(equal) - 1) // 2]
+def _keep_nbest(out: JsonSpool, options: DecodeOptions) -> Keep:
+    """Stores n-best lists."""
+    from pipeline.graph.lattices import Lattices
+    from pipeline.graph.nbest import nbest
+
+    def take(cut_id: str, lattice: Lattice) -> None:
+        found = nbest(Lattices([lattice]), options.nbest, 1 / options.acoustic_scale, options.lattice_beam)[0]
+        out[cut_id] = [[list(a.words), a.acoustic, a.graph, a.lm] for a in found]
+
+    return take
 
 
-def read_weights(directory: str | Path) -> Weights:
-    """LM weight and word penalty that another decoding directory chose."""
-    path = Path(directory) / BEST
-    facts = read_json(path)
-    try:
-        return float(facts["lm_weight"]), float(facts["word_penalty"])
-    except (KeyError, TypeError, ValueError) as e:
-        raise DataError(f"{path}: names no weights ({e!r})") from None
+def _keep_posteriors(writer: OccupancyWriter, options: DecodeOptions) -> Keep:
+    """Writes posteriors of the pdfs at the scale of the search."""
+    from pipeline.graph.lattices import Lattices
+
+    def take(cut_id: str, lattice: Lattice) -> None:
+        writer.write(cut_id, Lattices([lattice]).occupancies(1 / options.acoustic_scale, 0.0)[0])
+
+    return take
 
 
 def report(
-    decoded: Decoded, words: Sequence[str], out_dir: str | Path, options: DecodeOptions
+    decoded: Decoded,
+    words: Sequence[str],
+    out_dir: str | Path,
+    options: DecodeOptions,
+    lattice_words: LatticeWords | None = None,
 ) -> tuple[list[Hypothesis], dict[str, Any]]:
     """Scores a run, writes recogs.jsonl.gz, errs.txt, wer.txt, best.json, failed.txt (nbest.jsonl.gz, tried.jsonl.gz).
 
     Args:
         words: word of each id.
+        lattice_words: what is said of stored lattices with the chosen weights.
     Returns:
         The hypotheses at the chosen weights and facts for the stamp.
     Raises:
@@ -253,12 +255,12 @@ def report(
             f"{len(decoded.failed)} of {len(decoded.refs)} utterances have no lattice (first: {decoded.failed[0]}); "
             f"widen --beam, or allow more by --max-failed"
         )
-    if decoded.alternatives:
+    if len(decoded.alternatives):
         save_nbest(d / NBEST, decoded.nbest_lists(words))
     found = {w: decoded.hypotheses(w, words) for w in decoded.spool.weights}
     if options.tried:
         save_tried(d / TRIED, found)
-    hyps, facts = choose_and_write(found, d)
+    hyps, facts = choose_and_write(found, d, lattice_words)
     logger.info(
         "real-time factor %.4f (%.1f s for %.1f s of audio); %d searches repeated, %d utterances failed",
         decoded.real_time_factor,
@@ -272,47 +274,8 @@ def report(
         "failed": len(decoded.failed),
         "retried": decoded.retried,
         "real_time_factor": decoded.real_time_factor,
+        **({} if lattice_words is None else {"oracle_wer": lattice_words.oracle_wer}),
     }
-
-
-def pooled(directories: Sequence[str | Path]) -> dict[Weights, list[Hypothesis]]:
-    """What several decoding directories (``DecodeOptions.tried``) recognised with all weights, as if it were one.
-
-    Held-out folds of the training speakers make one large development set this way.
-
-    Raises:
-        DataError: directories that tried different weights or have an utterance in common.
-    """
-    out: dict[Weights, list[Hypothesis]] = {}
-    home: dict[str, str | Path] = {}
-    for directory in directories:
-        found = load_tried(directory)
-        if out and set(found) != set(out):
-            raise DataError(f"{directory} and {directories[0]} tried different weights")
-        for hyp in next(iter(found.values())):
-            if hyp.cut_id in home:
-                raise DataError(f"utterance {hyp.cut_id!r} is in {home[hyp.cut_id]} and in {directory}")
-            home[hyp.cut_id] = directory
-        out = {w: [*out.get(w, ()), *hyps] for w, hyps in found.items()}
-    return out
-
-
-def choose_and_write(
-    found: Mapping[Weights, Iterable[Hypothesis]], out_dir: str | Path
-) -> tuple[list[Hypothesis], dict[str, Any]]:
-    """Chooses the weights with the fewest errors and writes recogs.jsonl.gz, errs.txt, wer.txt and best.json for them.
-
-    Returns:
-        The hypotheses and facts for the stamp.
-    """
-
-    def describe(weights: Weights) -> dict[str, Any]:
-        return {"lm_weight": weights[0], "word_penalty": weights[1]}
-
-    hyps, best, errors = write_best(found, out_dir, choose_weights, describe, describe)
-    warn_at_the_edge((w for w, _ in found), best[0])
-    logger.info("%s (LM weight %g, word penalty %g)", errors[best].line(), *best)
-    return hyps, {"wer": errors[best].wer, **describe(best), "utterances": len(hyps)}
 
 
 @dataclass(frozen=True)
@@ -345,12 +308,12 @@ def decode_directory(
         facts for the stamp.
     """
     from pipeline.artifacts.arpa import Arpa
-    from pipeline.artifacts.occupancies import save_occupancies
     from pipeline.base.stamp import artifact_id
     from pipeline.graph.decoding import DecodingGraph
     from pipeline.graph.lm_lattice import LatticeRescorer
     from pipeline.tasks.model import load_model
 
+    check_options(sources, options)
     model = load_model(sources.model, options.prior_scale, sources.transforms, options.device, options.blank_penalty)
     graph = DecodingGraph.load(sources.graph)
     check_graph(graph, sources.graph, model.hmm)
@@ -360,11 +323,51 @@ def decode_directory(
     rescorer, lm = None, sources.rescore_lm
     if lm is not None:
         rescorer = LatticeRescorer(Arpa.load(lm / "lm.arpa" if lm.is_dir() else lm), graph.words)
-    decoded = decode(model, graph, sources.data, options, weights, rescorer)
-    if options.posteriors:
-        adapted = "" if sources.transforms is None else artifact_id(sources.transforms)
-        save_occupancies(out_dir, decoded.occupancies, model.hmm.tree.id, adapted)
-    hyps, facts = report(decoded, list(graph.words), out_dir, options)
+    judged, stored = options.confidences or options.mbr, out_dir / LATTICES
+    with contextlib.ExitStack() as stack:
+        keep: list[Keep] = []
+        if options.posteriors:
+            adapted = "" if sources.transforms is None else artifact_id(sources.transforms)
+            occupancies = stack.enter_context(OccupancyWriter(out_dir, model.hmm.tree.id, adapted))
+            keep.append(_keep_posteriors(occupancies, options))
+        if options.lattices or judged:
+            keep.append(stack.enter_context(_lattice_writer(stored, model, graph, options)).write)
+        decoded = decode(model, graph, sources.data, options, weights, rescorer, keep)
+    words = None
+    if options.lattices or judged:
+        lattices = LatticeSet(stored)
+        judge: Judge = "mbr" if options.mbr else "best" if judged else "none"
+        words = LatticeWords(lattices.__getitem__, lattices.header, lattices.words, judge)
+    hyps, facts = report(decoded, list(graph.words), out_dir, options, words)
+    if words is not None and judged:
+        words.write_ctm(out_dir)
+    if judged and not options.lattices:
+        shutil.rmtree(stored)
     if row_id is not None:
-        write_rows(out_dir, row_id, part, hyps, options, facts)
+        more = [] if words is None else [words.oracle_row(row_id, part)]
+        write_rows(out_dir, row_id, part, hyps, options, facts, more)
     return facts
+
+
+def check_options(sources: Sources, options: DecodeOptions) -> None:
+    """ConfigError, which names both, for options that do not go together."""
+    if sources.rescore_lm is not None:
+        for name in ("mbr", "confidences"):
+            if getattr(options, name):
+                raise ConfigError(
+                    f"--{name} and --rescore-lm do not go together: the lattices keep the graph's language model; "
+                    "write them (--lattices) and use steps/rescore_lattices.py"
+                )
+
+
+def _lattice_writer(directory: Path, model: Model, graph: DecodingGraph, options: DecodeOptions) -> LatticeWriter:
+    header = LatticeHeader(
+        graph.lang_id,
+        graph.tree_id,
+        model.frame_shift,
+        model.frame_offset,
+        options.acoustic_scale,
+        options.lattice_beam,
+        graph.word_sequences,
+    )
+    return LatticeWriter(directory, header, graph.words)

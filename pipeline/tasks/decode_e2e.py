@@ -9,7 +9,6 @@ import logging
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,7 +43,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 MAX_BATCH = 32
-PLAIN = ("ctc_greedy", "transducer_greedy", "transducer_k2")  # methods without weights
+PLAIN = ("ctc_greedy", "transducer_greedy", "transducer_viterbi")  # methods without weights
 
 
 @dataclass
@@ -102,10 +101,8 @@ def choose_method(model: EndToEnd, options: SearchOptions) -> Method:
         raise ConfigError(f"--method {method}: the model has no CTC output")
     if not method.startswith("ctc") and not method.startswith(own):
         raise ConfigError(f"--method {method}: the model has {own}")
-    if method == "transducer_k2" and model.options.predictor != "stateless":
+    if method == "transducer_viterbi" and model.options.predictor != "stateless":
         raise ConfigError(f"--method {method} needs a stateless predictor; this one is an LSTM")
-    if method == "transducer_k2" and find_spec("k2") is None:
-        raise ConfigError(f"--method {method} needs k2, which this environment lacks")
     return method
 
 
@@ -194,7 +191,7 @@ def search(
     Args:
         encoded: (N, T', D). lens: (N,).
     """
-    from pipeline.e2e.search import attention, ctc, transducer
+    from pipeline.e2e.search import attention, ctc, transducer, transducer_viterbi
 
     number = max(options.nbest, 1)
     if method == "attention":
@@ -209,8 +206,8 @@ def search(
         return ctc.CtcPrefixSearch(weights, options.beam, lm).search(model.ctc_log_probs(encoded), lens, number)
     if method == "transducer_greedy":
         return transducer.greedy(model.transducer, encoded, lens, options.max_symbols)
-    if method == "transducer_k2":
-        return transducer.by_k2(model.transducer, encoded, lens, model.vocab_size, options.beam)
+    if method == "transducer_viterbi":
+        return transducer_viterbi.best_paths(model.transducer, encoded, lens, options.beam)
     one = method == "transducer_one"
     beam = transducer.TransducerSearch(model.transducer, weights, options.beam, options.max_symbols, one, lm)
     return beam.search(encoded, lens, number)

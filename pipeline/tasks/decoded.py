@@ -131,6 +131,7 @@ def write_best(
     choose: Callable[[Mapping[W, Errors]], W],
     describe: Callable[[W], dict[str, Any]],
     chosen_as: Callable[[W], dict[str, Any]],
+    refine: Callable[[W, Sequence[Hypothesis]], list[Hypothesis]] | None = None,
 ) -> tuple[list[Hypothesis], W, dict[W, Errors]]:
     """Chooses weights by the errors and writes recogs.jsonl.gz, errs.txt, wer.txt and best.json for them.
 
@@ -138,37 +139,49 @@ def write_best(
         found: for each set of weights the hypotheses, by whatever can be gone through several times.
         choose: errors of all weights -> the best ones.
         describe: weights as they stand in the list of what was tried. chosen_as: as they stand in best.json.
+        refine: from the best weights and the hypotheses with them to those that are written.
     Returns:
-        The hypotheses with the best weights, these, and the errors with all.
+        The hypotheses with the best weights, these, and the errors with all: of the best ones, those of what was
+        written.
     """
     d = Path(out_dir)
     errors = {w: tally(hyps) for w, hyps in found.items()}
     best = choose(errors)
     hyps = list(found[best])
+    tried = [{**describe(w), "wer": round(e.wer, 4), "errors": e.total} for w, e in errors.items()]
+    if refine is not None:
+        hyps = refine(best, hyps)
+        errors[best] = tally(hyps)
     save_hypotheses(d / RECOGS, hyps)
     with atomic_write(d / "errs.txt") as f:
         f.writelines(line + "\n" for line in error_report(hyps))
     with atomic_write(d / "wer.txt") as f:
         f.write(errors[best].line() + "\n")
-    tried = [{**describe(w), "wer": round(e.wer, 4), "errors": e.total} for w, e in errors.items()]
     write_json(d / BEST, {**chosen_as(best), "tried": tried})
     return hyps, best, errors
 
 
 def write_rows(
-    out_dir: Path, row_id: str, part: str, hyps: list[Hypothesis], options: Any, facts: Mapping[str, Any]
+    out_dir: Path,
+    row_id: str,
+    part: str,
+    hyps: list[Hypothesis],
+    options: Any,
+    facts: Mapping[str, Any],
+    more: Sequence[dict[str, Any]] = (),
 ) -> None:
     """Writes results.json with the word error rate and the real-time factor.
 
     Args:
-        options: dataclass of the step's options; facts: with "real_time_factor".
+        options: dataclass of the step's options.
+        facts: "real_time_factor" among them, where it was measured.
+        more: further rows.
     """
     settings = {k: v for k, v in {**asdict(options), **facts}.items() if not isinstance(v, tuple)}
-    rows = [
-        wer_row(row_id, part, hyps, config=settings),
-        result_row(row_id, part, "rtf", facts["real_time_factor"], config=settings),
-    ]
-    write_json(out_dir / "results.json", rows)
+    rows = [wer_row(row_id, part, hyps, config=settings)]
+    if "real_time_factor" in facts:
+        rows.append(result_row(row_id, part, "rtf", facts["real_time_factor"], config=settings))
+    write_json(out_dir / "results.json", [*rows, *more])
 
 
 def warn_at_the_edge(weights: Iterable[float], best: float, both_ends: bool = True) -> None:

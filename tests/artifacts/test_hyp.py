@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import json
 from pathlib import Path
 
 import pytest
@@ -59,3 +61,21 @@ def test_broken_texts_are_refused(tmp_path: Path, rows: list, message: str) -> N
     write_jsonl(tmp_path / TRIED, rows)
     with pytest.raises(DataError, match=message):
         load_tried(tmp_path)
+
+
+def test_confidences_are_kept(tmp_path: Path) -> None:
+    hyps = [
+        Hypothesis("a", "s", ("A", "B"), ("A",), (0.75,)),
+        Hypothesis("b", "s", ("A",), (), ()),
+        Hypothesis("c", "s", ("A",), ("B",)),
+    ]
+    save_hypotheses(tmp_path / RECOGS, hyps)
+    assert load_hypotheses(tmp_path) == hyps
+
+
+@pytest.mark.parametrize("confidence", [[0.5], [0.5, 1.5], [0.5, "x"], [0.5, float("nan")], 3])
+def test_confidences_that_make_no_sense_are_refused(tmp_path: Path, confidence: object) -> None:
+    row = {"id": "u", "speaker": "s", "ref": "A", "hyp": "A B", "confidence": confidence}
+    (tmp_path / RECOGS).write_bytes(gzip.compress(json.dumps(row).encode()))
+    with pytest.raises(DataError, match=":1: not a recognised utterance"):
+        load_hypotheses(tmp_path)

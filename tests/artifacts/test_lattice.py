@@ -9,11 +9,15 @@ import numpy as np
 import pytest
 
 from pipeline.artifacts.checkpoint import forget_pages, map_arrays
-from pipeline.artifacts.lattice import LATTICES, Lattice, load_lattices, save_lattices
+from pipeline.artifacts.lattice import Lattice
+from pipeline.artifacts.lattice_set import HEADER, LatticeHeader, LatticeSet, LatticeWriter
 from pipeline.artifacts.lattice_text import kaldi_lines, slf_lines, write_kaldi, write_slf
+from pipeline.artifacts.symbols import SymbolTable
 from pipeline.base.errors import DataError
+from pipeline.base.files import read_json, write_json
 
 WORDS = ("<eps>", "A", "B")
+FACTS = LatticeHeader("lang", "tree", 0.01, -0.005, 0.1, 8.0, ((1, 2),))
 ARRAYS = ("frame", "src", "dst", "pdf", "tid", "label", "acoustic", "graph", "lm")
 
 
@@ -66,17 +70,37 @@ def test_it_is_valid_and_spells_itself_out() -> None:
     assert lattice.num_frames == 2 and lattice.complete and not example(partial=True).complete
 
 
-def test_round_trip(tmp_path) -> None:
-    empty = Lattice.empty(3, ((1, 2),))
-    save_lattices(tmp_path, {"b/1": example(), "a": empty, "c": example(partial=True)}, {"lang_id": "l"})
-    found, ids = load_lattices(tmp_path)
-    assert ids == {"lang_id": "l"} and list(found) == ["a", "b/1", "c"]
-    for cut_id, one in (("b/1", example()), ("a", empty), ("c", example(partial=True))):
+def saved(directory, lattices: dict[str, Lattice], shard_bytes: int = 1 << 20) -> LatticeSet:
+    with LatticeWriter(directory, FACTS, SymbolTable(WORDS[1:]), shard_bytes) as writer:
+        for cut_id, lattice in lattices.items():
+            writer.write(cut_id, lattice)
+    return LatticeSet(directory)
+
+
+@pytest.mark.parametrize("shard_bytes, shards", [(1 << 20, 1), (1, 3), (182, 2)])
+def test_round_trip(tmp_path, shard_bytes: int, shards: int) -> None:
+    """In as many shards as it takes; one lattice is read at a time."""
+    lattices = {"b/1": example(), "a": Lattice.empty(3, ((1, 2),)), "c": example(partial=True)}
+    found = saved(tmp_path, lattices, shard_bytes)
+    assert len(list(tmp_path.glob("*.safetensors"))) == shards
+    assert found.header == FACTS and list(found.words) == list(WORDS)
+    assert list(found) == list(lattices) and len(found) == 3 and "a" in found and "d" not in found
+    for cut_id, one in lattices.items():
         other = found[cut_id]
         assert all(np.array_equal(getattr(one, n), getattr(other, n)) for n in ARRAYS)
+        assert all(getattr(one, n).dtype == getattr(other, n).dtype for n in ARRAYS)
         assert (one.num_words, one.sequences, one.partial) == (other.num_words, other.sequences, other.partial)
-    save_lattices(tmp_path, {}, {})
-    assert load_lattices(tmp_path) == ({}, {})
+    with pytest.raises(DataError, match="no lattice of utterance 'd'"):
+        found["d"]
+    assert len(saved(tmp_path / "none", {})) == 0
+
+
+def test_what_was_interrupted_is_not_there(tmp_path) -> None:
+    with pytest.raises(KeyboardInterrupt), LatticeWriter(tmp_path, FACTS, SymbolTable(WORDS[1:]), 1) as writer:
+        writer.write("a", example())
+        raise KeyboardInterrupt
+    with pytest.raises(DataError, match="holds no lattices"):
+        LatticeSet(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -99,25 +123,33 @@ def test_round_trip(tmp_path) -> None:
 )
 def test_damaged_lattices_are_refused(tmp_path, name: str, value: list, message: str) -> None:
     broken = dataclasses.replace(example(), **{name: np.array(value, dtype=getattr(example(), name).dtype)})
-    save_lattices(tmp_path, {"good": example(), "bad": broken}, {})
-    with pytest.raises(DataError, match=f"utterance 'bad'.*{message}"):
-        load_lattices(tmp_path)
+    with pytest.raises(DataError, match=f"utterance 'bad'.*{message}|the lengths do not add up"):
+        found = saved(tmp_path, {"bad": broken})
+        found["bad"]
 
 
 def test_other_files_are_refused(tmp_path) -> None:
-    from safetensors.numpy import save_file
-
-    with pytest.raises(DataError, match="no such file"):
-        load_lattices(tmp_path)
-    save_lattices(tmp_path, {"a": example()}, {})
-    whole = (tmp_path / LATTICES).read_bytes()
-    for broken in (b"", whole[:30], whole[:-20]):
-        (tmp_path / LATTICES).write_bytes(broken)
-        with pytest.raises(DataError, match="damaged"):
-            load_lattices(tmp_path)
-    save_file({"a/src": np.zeros(3)}, str(tmp_path / LATTICES))
-    with pytest.raises(DataError, match="no lattices"):
-        load_lattices(tmp_path)
+    with pytest.raises(DataError, match="holds no lattices"):
+        LatticeSet(tmp_path)
+    saved(tmp_path, {"a": example(), "b": example()})
+    shard = tmp_path / "lattices.0.safetensors"
+    whole = shard.read_bytes()
+    for broken in (b"", whole[:30], whole[:-20], whole.replace(b"cut_ids", b"cut_idx")):
+        shard.write_bytes(broken)
+        with pytest.raises(DataError, match="lattices.0.safetensors: damaged"):
+            LatticeSet(tmp_path)
+    shard.unlink()
+    with pytest.raises(DataError, match="lattices.0.safetensors: no such file"):
+        LatticeSet(tmp_path)
+    shard.write_bytes(whole)
+    good = read_json(tmp_path / HEADER)
+    write_json(tmp_path / HEADER, {**good, "shards": good["shards"] * 2})
+    with pytest.raises(DataError, match="two lattices of utterance 'a'"):
+        LatticeSet(tmp_path)
+    for bad in ({}, {"header": {}, "shards": []}, {**good, "header": {**good["header"], "sequences": [["x"]]}}):
+        write_json(tmp_path / HEADER, bad)
+        with pytest.raises(DataError, match="not a header of lattices"):
+            LatticeSet(tmp_path)
     states = dataclasses.replace(Lattice.empty(3), frame=np.zeros(2, np.int32))
     with pytest.raises(DataError, match="states without arcs"):
         states.validate("x")
@@ -133,9 +165,9 @@ def test_kaldi_s_text(tmp_path) -> None:
         arcs.append((int(src), int(dst), WORDS[int(word)].replace("<eps>", ""), acoustic, graph))
         assert (acoustic != 0.0) == (int(tid) > 0)
     assert {(" ".join(w.split()), a, g) for w, a, g in totals(arcs, 5)} == PATHS
-    write_kaldi(tmp_path / "lat.txt", {"b": example(), "a": example(), "none": Lattice.empty(3)})
+    write_kaldi(tmp_path / "lat.txt", [("a", example()), ("b", example())])
     text = (tmp_path / "lat.txt").read_text()
-    assert text.count("\n\n") == 2 and text.startswith("a\n") and "none" not in text
+    assert text.count("\n\n") == 2 and text.startswith("a\n") and "\nb\n" in text
     with pytest.raises(DataError, match="blanks"):
         list(kaldi_lines("u 1", example()))
 
@@ -148,8 +180,10 @@ def test_htk_s_format(tmp_path) -> None:
     assert [float(f["t"]) for f in fields[:6]] == [0.0, 0.0, 0.01, 0.01, 0.02, 0.02]
     arcs = [(int(f["S"]), int(f["E"]), f["W"].replace("!NULL", ""), float(f["a"]), float(f["l"])) for f in fields[6:]]
     assert {(" ".join(w.split()), a, g) for w, a, g in totals(arcs, 5)} == PATHS
-    write_slf(tmp_path, {"a/1": example(), "none": Lattice.empty(3)}, WORDS, 0.01, 10.0, 0.5)
+    write_slf(tmp_path, [("a/1", example())], WORDS, 0.01, 10.0, 0.5)
     assert [p.name for p in tmp_path.iterdir()] == ["a_1.slf"]
+    with pytest.raises(DataError, match=r"two utterances would be written to a_1.slf"):
+        write_slf(tmp_path, [("a/1", example()), ("a_1", example())], WORDS, 0.01, 10.0, 0.5)
 
 
 def test_arrays_are_mapped(tmp_path) -> None:

@@ -123,13 +123,14 @@ def test_all_methods_run(method, name):
 
 
 @torch.no_grad()
-def test_search_by_k2():
-    """Its best path against all paths with one token per frame, by recursion over frames and tokens."""
-    pytest.importorskip("k2")
-    model = make("stateless")
+@pytest.mark.parametrize("context", [1, 2, 3])
+def test_best_paths(context):
+    """Against all paths with one token per frame, by recursion over frames and tokens; alone and in a batch."""
+    model = make("stateless", predictor_context=context)
     encoded, lens = encode(model)
     encoded, lens = encoded[:, :4], lens.clamp(max=4)
-    found = search(model, encoded, lens, SearchOptions(beam=200), "transducer_k2", Weights(), None)
+    assert lens.tolist() == [4, 3]
+    found = search(model, encoded, lens, SearchOptions(beam=200), "transducer_viterbi", Weights(), None)
     for n in range(2):
         paths = {(): 0.0}
         for t in range(int(lens[n])):
@@ -143,6 +144,12 @@ def test_search_by_k2():
             paths = new
         best = max(paths, key=paths.get)
         assert found[n][0].tokens == best and found[n][0].total == pytest.approx(paths[best], abs=1e-3)
+        alone = encoded[n : n + 1, : int(lens[n])], lens[n : n + 1]
+        for beam in (1, 3, 200):
+            one = search(model, *alone, SearchOptions(beam=beam), "transducer_viterbi", Weights(), None)[0][0]
+            both = search(model, encoded, lens, SearchOptions(beam=beam), "transducer_viterbi", Weights(), None)
+            assert one.tokens == both[n][0].tokens and one.total == pytest.approx(both[n][0].total, abs=1e-5)
+            assert one.total <= found[n][0].total + 1e-6
 
 
 def test_methods_that_do_not_fit():
@@ -157,7 +164,7 @@ def test_methods_that_do_not_fit():
     with pytest.raises(ConfigError, match="the model has ctc"):
         choose_method(make("ctc"), SearchOptions(method="attention"))
     with pytest.raises(ConfigError, match="needs a stateless predictor"):
-        choose_method(make("transducer"), SearchOptions(method="transducer_k2"))
+        choose_method(make("transducer"), SearchOptions(method="transducer_viterbi"))
     with pytest.raises(ConfigError, match="takes no language model"):
         grid("ctc_greedy", make("ctc"), SearchOptions(), True)
 

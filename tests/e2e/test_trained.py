@@ -62,12 +62,10 @@ def trained(tones, tmp_path_factory) -> Path:
         ("transducer", "transducer_greedy", Weights()),
         ("transducer", "transducer_beam", Weights()),
         ("transducer", "transducer_one", Weights()),
-        ("transducer", "transducer_k2", Weights()),
+        ("transducer", "transducer_viterbi", Weights()),
     ],
 )
 def test_words_are_found(tones, trained, name, method, weights):
-    if method == "transducer_k2":
-        pytest.importorskip("k2")
     tokens = Tokens.load(trained / "tokens")
     model, meta = load_end_to_end(trained / name)
     decoded = decode(model, meta, tones.data, SearchOptions(beam=4, max_length=0.8), method, [weights])

@@ -13,6 +13,7 @@ import torch
 
 from pipeline.artifacts.ali import AliSet
 from pipeline.artifacts.arpa import train_unigram
+from pipeline.artifacts.lattice import Lattice
 from pipeline.artifacts.model_dir import load_hmm
 from pipeline.artifacts.tree import BOUNDARY, Leaf, questions
 from pipeline.base.errors import DataError, MismatchError
@@ -121,6 +122,7 @@ def word_errors(model: Path, data: Path, transforms: Path | None = None) -> tupl
 def recognised(model: Path, data: Path, transforms: Path | None = None) -> tuple[float, dict[str, str], dict]:
     """word_errors, and the posteriors of the lattices."""
     from pipeline.graph.decoding import build_decoding_graph
+    from pipeline.graph.lattices import Lattices
     from pipeline.graph.options import DecodeOptions
     from pipeline.tasks.decode import decode
     from pipeline.tasks.score import count_errors, total_errors
@@ -128,10 +130,14 @@ def recognised(model: Path, data: Path, transforms: Path | None = None) -> tuple
     hmm = load_hmm(model)
     arpa = train_unigram([list(WORDS_ONCE)])
     graph = build_decoding_graph(LANG, arpa, hmm)
-    options = DecodeOptions(acoustic_scale=1.0, beam=40.0, posteriors=True)
-    decoded = decode(load_scorer(model, transforms), graph, data, options, [(1.0, 0.0)])
+    options, soft = DecodeOptions(acoustic_scale=1.0, beam=40.0), {}
+
+    def keep(cut_id: str, lattice: Lattice) -> None:
+        soft[cut_id] = Lattices([lattice]).occupancies(1.0, 0.0)[0]
+
+    decoded = decode(load_scorer(model, transforms), graph, data, options, [(1.0, 0.0)], keep=[keep])
     hyps = decoded.hypotheses((1.0, 0.0), list(graph.words))
-    return total_errors(count_errors(hyps)).wer, {h.cut_id: " ".join(h.hyp) for h in hyps}, decoded.occupancies
+    return total_errors(count_errors(hyps)).wer, {h.cut_id: " ".join(h.hyp) for h in hyps}, soft
 
 
 WORDS_ONCE = tuple(LANG.words)[1:]
@@ -373,3 +379,37 @@ def test_tied_states_are_those_of_the_triphone_tree_and_keep_all_times(chain):
     often = counts.reshape(-1, 2).sum(1) > 50
     measured = (counts[1::2] / np.maximum(counts.reshape(-1, 2).sum(1), 1))[often].clip(0.01, 0.99)
     assert np.allclose(tied.transitions.forward_prob[often], measured)
+
+
+def test_decoding_scores_only_what_the_search_asks_for(chain):
+    """The same words as with all scores, for every pair of weights, and again for searches that are repeated."""
+    from pipeline.graph.decoding import build_decoding_graph
+    from pipeline.graph.options import DecodeOptions
+    from pipeline.tasks.decode import decode
+
+    model = load_scorer(chain / "mono")
+    graph = build_decoding_graph(LANG, train_unigram([list(WORDS_ONCE)]), model.hmm)
+
+    class Dense:
+        """Without scores on demand."""
+
+        def __getattr__(self, name):
+            if name == "on_demand":
+                raise AttributeError(name)
+            return getattr(model, name)
+
+    class NoMatrix:
+        """With them alone."""
+
+        def __getattr__(self, name):
+            assert name != "log_likes"
+            return getattr(model, name)
+
+    pairs = [(0.5, 0.0), (1.0, 1.0), (3.0, 0.0)]
+    for options in (
+        DecodeOptions(acoustic_scale=1.0, beam=40.0),
+        DecodeOptions(acoustic_scale=1.0, beam=0.2, min_active=0),
+    ):
+        dense, demand = (decode(m, graph, chain / "data", options, pairs) for m in (Dense(), NoMatrix()))
+        assert dense.texts == demand.texts and dense.retried == demand.retried and dense.failed == demand.failed
+    assert demand.retried > 0

@@ -13,6 +13,8 @@ from pipeline.artifacts.lexicon import Lexicon, Pronunciation
 from pipeline.artifacts.model_dir import HmmDir
 from pipeline.artifacts.transitions import TransitionModel
 from pipeline.artifacts.tree import Leaf, Node, Question, Root, Tree
+from pipeline.graph.beam_search import Beams, BeamSearch, SearchGraph
+from pipeline.graph.decoding import DecodingGraph
 from pipeline.graph.grammar import Grammar
 from pipeline.hmm import convert
 from pipeline.hmm.compile import compile_graphs
@@ -122,3 +124,15 @@ def _silence_score(lang: Lang, hmm: HmmDir, scores: np.ndarray, trans: torch.Ten
     )
     best = viterbi(graph, torch.from_numpy(scores)[None], torch.tensor([len(scores)]), trans, backend="torch")
     return float(best.scores[0]) + float(np.log(lang.silence_prob))
+
+
+def best_path(
+    graph: DecodingGraph, hmm: HmmDir, scores: np.ndarray, transition_scale: float = 1.0
+) -> tuple[list[int], float]:
+    """Word ids and total of the exact best path."""
+    ours = SearchGraph(graph, hmm.transitions.log_probs(), hmm.transitions.tid_pdf(), transition_scale)
+    search = BeamSearch(ours, Beams(1.0, 1e4, None, 0, 10**6))
+    search.advance(scores)
+    lattice = search.finish()  # of one path
+    assert lattice.complete
+    return lattice.spell(lattice.label.tolist()), float((lattice.acoustic.astype(np.float64) + lattice.graph).sum())

@@ -1,4 +1,4 @@
-"""The beam search against enumeration of all paths on small random graphs, by blocks, on demand, and against k2's."""
+"""The beam search against enumeration of all paths on small random graphs, by blocks and on demand."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from pipeline.artifacts.lattice import Lattice
 from pipeline.artifacts.symbols import SymbolTable
+from pipeline.base.errors import ConfigError
 from pipeline.gmm.diag import DiagGmms, Evaluator
 from pipeline.gmm.on_demand import MixtureScores
 from pipeline.graph import search_kernels as kernels
@@ -372,57 +373,6 @@ def test_arrays_grow_in_the_middle_of_a_frame(monkeypatch) -> None:
         assert lattice.complete and lattice.num_arcs == arcs
 
 
-def test_k2_takes_scores_that_are_no_numbers_alike() -> None:
-    pytest.importorskip("k2")
-    graph, scores = real_case(12)
-    log_probs, tid_pdf = np.zeros(graph.graph.num_tids, np.float32), np.zeros(graph.graph.num_tids, np.int64)
-    broken = torch.from_numpy(np.stack([scores, scores, scores]))
-    broken[0, :, 0], broken[1, :, 1], broken[2, 7] = np.nan, np.inf, np.nan
-    found = []
-    for search in ("ours", "k2"):
-        options = DecodeOptions(acoustic_scale=0.5, beam=1e3, lattice_beam=5.0, max_active=100_000, search=search)
-        lattices = Searcher(graph.graph, log_probs, tid_pdf, 1.0, options).search(broken, torch.tensor([12, 12, 12]))
-        assert lattices.empty() == [2] and 0 not in lattices[0].pdf
-        found.append(lattices.best_words(2.0, 0.0))
-    assert found[0] == found[1] and found[0][0] and not found[0][2]
-
-
-@pytest.mark.parametrize("order", [1, 2, 3])
-@pytest.mark.parametrize("left, right", [(0, 0), (1, 1), (0, 2)])
-def test_it_finds_what_k2_finds(left: int, right: int, order: int) -> None:
-    """The same lattices, path by path, of both searches behind one interface."""
-    pytest.importorskip("k2")
-    lang = small_lang()
-    hmm = hmm_of(lang, random_tree(lang, left, right))
-    graph = build_decoding_graph(lang, language_model(order), hmm)
-    scores = torch.randn(3, 6, hmm.transitions.num_pdfs, generator=torch.Generator().manual_seed(order)) * 2 - 40
-    lens, found = torch.tensor([6, 2, 5]), {}
-    for search in ("ours", "k2"):
-        options = DecodeOptions(acoustic_scale=0.5, beam=1e3, lattice_beam=6.0, max_active=100_000, search=search)
-        arguments = graph, hmm.transitions.log_probs(), hmm.transitions.tid_pdf(), 0.7, options
-        found[search] = Searcher(*arguments).search(scores, lens)
-        static = found[search]
-        transitions = torch.from_numpy(hmm.transitions.log_probs()).expand(3, 6, -1)
-        dynamic = Searcher(*arguments, dynamic=True).search(scores, lens, transitions)
-        for one, other in zip(static, dynamic):
-            assert max(t for _, t in paths_of(one)) > -1e9 and other.pdf.max() < graph.num_pdfs
-    assert found["ours"].best_words_of([(2.0, 0.0), (1.0, 0.5)]) == found["k2"].best_words_of([(2.0, 0.0), (1.0, 0.5)])
-    for ours, theirs in zip(found["ours"], found["k2"]):
-        theirs.validate("k2")
-        best = max(t for _, t in halved(ours))
-        for one, other in ((ours, theirs), (theirs, ours)):
-            every = {}
-            for names, total in halved(other):
-                every.setdefault(names, []).append(total)
-            for names, total in halved(one):
-                if total > best - 5.99:
-                    assert min(abs(total - x) for x in every[names]) < 1e-3
-
-
-def halved(lattice: Lattice) -> list[tuple[tuple, float]]:
-    return paths_of(Lattice(**{**lattice.__dict__, "acoustic": lattice.acoustic * np.float32(0.5)}))
-
-
 def test_threads_and_batches_change_nothing(monkeypatch) -> None:
     graph, _ = real_case(1)
     hmm_graph = graph.graph
@@ -450,3 +400,53 @@ def test_a_graph_of_another_model_is_refused() -> None:
         SearchGraph(graph.graph, np.zeros(graph.graph.num_tids + 1, np.float32), np.zeros(graph.graph.num_tids + 1))
     with pytest.raises(AssertionError):
         run(graph, np.ones((3, graph.graph.num_pdfs + 1), np.float32))
+
+
+def test_k2_s_search_without_k2_is_a_clear_error(monkeypatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    graph, _ = real_case(1)
+    with pytest.raises(ConfigError, match="--search k2 needs the package k2"):
+        options = DecodeOptions(search="k2")
+        Searcher(graph.graph, np.zeros(graph.graph.num_tids), np.zeros(graph.graph.num_tids, int), 1.0, options)
+
+
+@pytest.mark.parametrize("lattice_beam", [None, 4.0])
+@pytest.mark.parametrize("block", [1, 7, 110])
+def test_what_is_settled_stays(lattice_beam: float | None, block: int) -> None:
+    """Settled words only get more, begin the best path at any time and the final one, and are those of all tokens."""
+    graph, scores = real_case(400)
+    search, settled, frames = BeamSearch(graph, Beams(0.5, 6.0, lattice_beam, 5, 60)), [], [0]
+    other = BeamSearch(graph, search.beams)  # asked only once
+    for at in range(0, 400, block):
+        search.advance(scores[at : at + block])
+        other.advance(scores[at : at + block])
+        words, frame = search.settled()
+        assert words[: len(settled)] == settled and frames[-1] <= frame <= min(at + block, 400)
+        assert search.best_so_far()[: len(words)] == words
+        settled = words
+        frames.append(frame)
+        if at == 20 * block:
+            assert settled == common_words(search)
+    assert other.settled() == (settled, frames[-1])
+    lattice = search.finish()
+    final = lattice.spell(best_of(lattice))
+    assert final[: len(settled)] == settled and len(final) - len(settled) < 10 < len(settled)
+    assert max(np.diff(frames)) < 400 and frames[-1] > 350
+    search.start()
+    assert search.settled() == ([], 0)
+
+
+def common_words(search: BeamSearch) -> list[int]:
+    """What the best paths to all living tokens begin with, each path traced on its own: at least what is settled."""
+    from pipeline.graph import search_paths
+
+    inner = search._search
+    frame, living = (int(inner.counts[i]) for i in (kernels.FRAME, kernels.LIVING))
+    traced = []
+    for token in range(living):
+        arcs = np.empty(frame, np.int64)
+        search_paths.trace(inner, token, 0, frame, arcs)
+        traced.append(arcs)
+    together = np.all([x == traced[0] for x in traced], axis=0)
+    same = frame if together.all() else int(together.argmin())
+    return search.graph.graph.spell(search.graph.graph.word[traced[0][:same]].tolist())

@@ -37,7 +37,8 @@ for left, right in ((0, 0), (1, 0), (0, 1), (1, 1), (2, 2)):
         found = [decoder.our_search(ours, scores, options, True), decoder.our_search(ours, scores, options, False),
                  decoder.kaldi_search(fst, graph, scores, options), decoder.kaldi_search(fst, graph, scores, options, True)]
         if importlib.util.find_spec("k2") is not None:
-            found.append(decoder.k2_search(graph, graph.to_k2(log_probs, 0.7), scores, options, 40))
+            from pipeline.graph.search_k2 import graph_fsa
+            found.append(decoder.k2_search(graph, graph_fsa(graph, log_probs, 0.7), scores, options, 40))
         print(json.dumps([[left, right, order], [f.words for f in found], [[t if t == t else None for t in f.totals] for f in found]]))
 """
 

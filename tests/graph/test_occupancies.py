@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.artifacts.occupancies import POSTERIORS, Occupancies, load_occupancies, save_occupancies
+from pipeline.artifacts.occupancies import POSTERIORS, Occupancies, OccupancySet, OccupancyWriter
 from pipeline.base.errors import DataError
+from pipeline.base.files import write_json
 from pipeline.graph.decoding import DecodingGraph, build_decoding_graph
 from pipeline.graph.options import DecodeOptions
 from tests.graph.cases import hmm_of, language_model, random_tree, small_lang
@@ -89,30 +90,35 @@ def test_equal_triples_are_added_and_small_ones_dropped() -> None:
     assert found.share.tolist() == pytest.approx([1.0, 0.75, 0.999])
 
 
+def saved(directory, found: dict[str, Occupancies]) -> OccupancySet:
+    with OccupancyWriter(directory, "tree", "transforms") as writer:
+        for cut_id, own in found.items():
+            writer.write(cut_id, own)
+    return OccupancySet(directory)
+
+
 def test_round_trip(tmp_path) -> None:
     found = {c: Occupancies.summed(np.arange(n), np.arange(n) % 3, np.ones(n)) for c, n in (("b/1", 4), ("a", 0))}
-    save_occupancies(tmp_path, found, "tree", "transforms")
-    again, ids = load_occupancies(tmp_path)
-    assert ids == {"tree_id": "tree", "transforms_id": "transforms"} and sorted(again) == ["a", "b/1"]
+    again = saved(tmp_path, found)
+    assert (again.tree_id, again.transforms_id) == ("tree", "transforms") and list(again) == ["b/1", "a"]
+    assert "a" in again and "c" not in again and again.get("c") is None
     for c in found:
         assert all(np.array_equal(getattr(found[c], n), getattr(again[c], n)) for n in ("frame", "pdf", "share"))
 
 
-@pytest.mark.parametrize(
-    "frame, pdf, share", [([-1], [0], [1.0]), ([0], [-2], [1.0]), ([0], [0], [np.nan]), ([0, 1], [0], [1.0])]
-)
+@pytest.mark.parametrize("frame, pdf, share", [([-1], [0], [1.0]), ([0], [-2], [1.0]), ([0], [0], [np.nan])])
 def test_damaged_posteriors_are_refused(tmp_path, frame: list, pdf: list, share: list) -> None:
     broken = Occupancies(np.array(frame, np.int32), np.array(pdf, np.int32), np.array(share, np.float32))
-    save_occupancies(tmp_path, {"a": broken}, "tree")
     with pytest.raises(DataError, match="damaged posteriors of utterance 'a'"):
-        load_occupancies(tmp_path)
+        saved(tmp_path, {"a": broken})["a"]
 
 
 def test_other_files_are_refused(tmp_path) -> None:
-    from pipeline.artifacts.checkpoint import save_tensors
-
-    with pytest.raises(DataError, match="no such file"):
-        load_occupancies(tmp_path)
-    save_tensors(tmp_path / POSTERIORS, {"a/frame": torch.zeros(1)}, {"tree_id": "x"})
-    with pytest.raises(DataError, match="utterance 'a' lacks"):
-        load_occupancies(tmp_path)
+    with pytest.raises(DataError, match=f"{POSTERIORS}: no such file"):
+        OccupancySet(tmp_path)
+    write_json(tmp_path / POSTERIORS, {"tree_id": "x"})
+    with pytest.raises(DataError, match="not the header of posteriors"):
+        OccupancySet(tmp_path)
+    uneven = Occupancies(np.array([0, 1], np.int32), np.array([0], np.int32), np.array([1.0], np.float32))
+    with pytest.raises(DataError, match="the lengths do not add up"):
+        saved(tmp_path, {"a": uneven})

@@ -7,14 +7,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.artifacts.lattice import Lattice
+from pipeline.artifacts.lattice import FLOATS, Lattice
 from pipeline.graph.beam_search import Beams
 from pipeline.graph.determinise import word_lattice
 from pipeline.graph.lattice_sums import oracle_errors
 from pipeline.graph.lattices import Lattices, arc_scores
 from pipeline.graph.mbr import least_risk
 from pipeline.graph.nbest import nbest
-from tests.graph.test_beam_search import PDFS, random_graph, run, search_graph
+from tests.graph.test_beam_search import PDFS, random_graph, real_case, run, search_graph
 
 
 def lattice_of(seed: int, frames: int = 4, lattice_beam: float = 1e4) -> Lattice:
@@ -109,6 +109,27 @@ def test_oracle_errors_are_those_of_the_closest_path(seed: int, frames: int, ref
     assert found == expected
 
 
+def test_oracle_errors_of_a_lattice_with_many_states_per_frame() -> None:
+    """Against one row per state."""
+    graph, scores = real_case(60)
+    lattice = run(graph, scores, Beams(0.5, 50.0, 12.0, 0, 10**6)).spelled()
+    assert lattice.complete and np.bincount(lattice.frame).max() > 70
+    for seed in range(4):
+        reference = np.random.default_rng(seed).integers(1, 5, 12)
+        cost = np.full((lattice.num_states, 13), 10**6)
+        cost[0] = np.arange(13)
+        for a in range(lattice.num_arcs + 1):
+            src = lattice.src[a] if a < lattice.num_arcs else lattice.num_states - 1
+            for u in range(1, 13):
+                cost[src, u] = min(cost[src, u], cost[src, u - 1] + 1)
+            if a < lattice.num_arcs:
+                word, there = lattice.label[a], cost[lattice.dst[a]]
+                np.minimum(there, cost[src] + (word > 0), out=there)
+                if word:
+                    there[1:] = np.minimum(there[1:], cost[src, :-1] + (reference != word))
+        assert oracle_errors(lattice.src, lattice.dst, lattice.label, reference) == cost[-1, -1]
+
+
 @settings(max_examples=100, deadline=None)
 @given(st.integers(0, 10**6), st.integers(1, 5))
 def test_words_of_least_risk(seed: int, frames: int) -> None:
@@ -173,3 +194,51 @@ def test_lists_of_a_word_lattice_are_those_of_the_lattice(seed: int) -> None:
     for a in one:
         b = named[a.words]
         assert (a.acoustic, a.graph, a.lm) == pytest.approx((b.acoustic, b.graph, b.lm), abs=2e-3)
+
+
+def joined(lattices: list[Lattice]) -> Lattice:
+    """One after the other: the last state of each is the first of the next."""
+    parts, states, frames = [], 0, 0
+    for x in lattices:
+        parts.append((x, states, frames))
+        states, frames = states + x.num_states - 1, frames + x.num_frames
+    columns = [np.concatenate([x.frame[:-1] + f for x, _, f in parts] + [[frames]]).astype(np.int32)]
+    columns += [np.concatenate([getattr(x, n) + s for x, s, _ in parts]).astype(np.int32) for n in ("src", "dst")]
+    columns += [np.concatenate([getattr(x, n) for x, _, _ in parts]) for n in ("pdf", "tid", "label", *FLOATS)]
+    return Lattice.of(columns, lattices[0].num_words)
+
+
+def test_long_lattices_are_judged_in_pieces(monkeypatch) -> None:
+    """Cut where all paths meet: as if each stood alone, its times moved. Given words are found in their pieces."""
+    alone = [word_lattice(lattice_of(seed, 5), 1.0) for seed in range(40)]
+    alone = [x for x in alone if x.complete][:12]
+    whole = joined(alone)
+    whole.validate("joined")
+    uncut, risk_uncut = least_risk(whole, 1.0, 0.0, 0.01)
+    monkeypatch.setattr("pipeline.graph.mbr.MOST_CELLS", 1)  # cut wherever that can be, the parts as well as the whole
+    separate, frames, risks = [], 0, 0.0
+    for x in alone:
+        heard, risk = least_risk(x, 1.0, 0.0, 0.01)
+        separate += [h._replace(begin=h.begin + 0.01 * frames, end=h.end + 0.01 * frames) for h in heard]
+        frames, risks = frames + x.num_frames, risks + risk
+    cut, risk_cut = least_risk(whole, 1.0, 0.0, 0.01)
+    assert [h.word for h in cut] == [h.word for h in separate] and risk_cut == pytest.approx(risks, abs=1e-6)
+    for a, b in zip(cut, separate):
+        assert (a.begin, a.end, a.confidence) == pytest.approx((b.begin, b.end, b.confidence), abs=1e-6)
+    assert risk_uncut <= risk_cut + 1e-6, "alignments may cross no cut"
+    assert edits(tuple(h.word for h in uncut), tuple(h.word for h in cut)) <= 2
+    best = Lattices([whole]).best_words(1.0, 0.0)[0]
+    judged, _ = least_risk(whole, 1.0, 0.0, 0.01, best)
+    assert [h.word for h in judged] == best and all(0.0 < h.confidence <= 1.0 for h in judged)
+    other = [*best[1:], best[0]] if best[1:] != best[:-1] else best
+    assert [h.word for h in least_risk(whole, 1.0, 0.0, 0.01, other)[0]] == other
+
+
+def test_a_given_sequence_is_judged_as_it_is() -> None:
+    lattice = sausage([(0, 1, 1, 1.0), (1, 2, 2, 0.3), (1, 2, 0, 0.7), (2, 3, 3, 1.0)], frames=(0, 5, 9, 20))
+    heard, risk = least_risk(lattice, 1.0, 0.0, 0.01, [1, 2, 3])
+    assert [w.word for w in heard] == [1, 2, 3] and risk == pytest.approx(0.7, abs=1e-3)
+    assert [w.confidence for w in heard] == pytest.approx([1.0, 0.3, 1.0])
+    heard, risk = least_risk(lattice, 1.0, 0.0, 0.01, [5])  # a word that the lattice lacks
+    assert [w.word for w in heard] == [5] and heard[0].confidence < 1e-6 and risk > 2.0
+    assert least_risk(lattice, 1.0, 0.0, 0.01, [])[0] == []

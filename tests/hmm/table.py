@@ -55,6 +55,9 @@ class Table(OnDemand):
     def device(self) -> torch.device:
         return self.scores.device
 
+    def __getitem__(self, chosen: list[int]) -> Table:
+        return Table(self.scores[chosen])
+
     def dense(self) -> torch.Tensor:
         return self.scores
 

@@ -72,18 +72,6 @@ def test_bad_input_is_a_data_error(make):
         make()
 
 
-def test_k2_round_trip():
-    pytest.importorskip("k2")
-    from pipeline.graph.hmm_k2 import from_k2, to_k2
-
-    graphs = Graphs.cat([convert.linear([[0, 1, 2], [1]], num_pdfs=4), convert.ctc([[1, 1]], num_pdfs=4)])
-    back = from_k2(to_k2(graphs), num_pdfs=4, num_tids=0)
-    emissions, lengths = torch.randn(3, 9, 4), torch.tensor([9, 5, 7])
-    torch.testing.assert_close(full_sum(back, emissions, lengths), full_sum(graphs, emissions, lengths))
-    with pytest.raises(DataError, match="label 0"):
-        from_k2(to_k2(graphs, offset=0))
-
-
 def test_more_arcs_than_int32_counts_are_refused():
     sizes = np.array([2**30, 2**30 - 1])
     assert bounds(sizes).tolist() == [0, 2**30, 2**31 - 1] and bounds(sizes).dtype == np.int32

@@ -90,7 +90,14 @@ STEPS: dict[str, tuple[str, list[str]]] = {
             "10",
             "--word-penalties",
             "0",
+            "--lattices",
+            "--confidences",
+            "--posteriors",
         ],
+    ),
+    "export": (
+        "exp/mono/lattices_htk",
+        ["steps/export_lattices.py", "{d}/exp/mono/decode", "{d}/exp/mono/lattices_htk", "--format", "htk"],
     ),
 }
 

@@ -9,19 +9,26 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.artifacts.hyp import TRIED, load_hypotheses, save_tried
+from pipeline.artifacts.hyp import TRIED, load_hypotheses, load_nbest, save_tried
 from pipeline.artifacts.lang import Lang
+from pipeline.artifacts.lattice_set import LatticeSet
 from pipeline.artifacts.model_dir import HmmDir
-from pipeline.base.errors import DataError, MismatchError
+from pipeline.artifacts.occupancies import OccupancySet
+from pipeline.base.errors import ConfigError, DataError, MismatchError
 from pipeline.base.files import read_json, write_json
 from pipeline.feats.dataset import Dataset
 from pipeline.graph.decoding import DecodingGraph, build_decoding_graph
+from pipeline.graph.determinise import word_lattice
 from pipeline.graph.grammar import grammar_from_arpa
-from pipeline.graph.options import DecodeOptions
+from pipeline.graph.lattice_sums import oracle_errors
+from pipeline.graph.mbr import least_risk
+from pipeline.graph.options import DecodeOptions, ExportLatticesOptions
+from pipeline.tasks import decode, weights
+from pipeline.tasks.ali_formats import read_ctm
+from pipeline.tasks.lattice_export import export_lattices
 from pipeline.tasks.score import Errors
 from tests.graph.cases import brute_force, hmm_of, language_model, random_tree, small_lang
 
-decode = pytest.importorskip("pipeline.tasks.decode")
 WIDE = DecodeOptions(
     acoustic_scale=0.5,
     beam=1e4,
@@ -143,31 +150,6 @@ def test_transition_scores_of_each_batch_equal_static_ones(data) -> None:
     )
 
 
-def test_k2_s_search_recognises_the_same(data) -> None:
-    """With lists, posteriors and another language model, static and input-dependent transitions, failures counted."""
-    pytest.importorskip("k2")
-    from pipeline.graph.lm_lattice import LatticeRescorer
-
-    lang, hmm, graph = system(silence_prob=0.0)
-    data({**FRAMES, "short": 1})
-    more, rescorer = dict(nbest=5, posteriors=True), LatticeRescorer(language_model(3), lang.words)
-    for transitions in (None, torch.from_numpy(hmm.transitions.log_probs())):
-        scorer = TableScorer(hmm, transitions)
-        for second in (None, rescorer):
-            ours, theirs = (
-                decode.decode(scorer, graph, "data", dataclasses.replace(WIDE, search=s, **more), [(2.0, 0.5)], second)
-                for s in ("ours", "k2")
-            )
-            assert ours.texts == theirs.texts and ours.failed == theirs.failed == ["short"]
-            for c in FRAMES:
-                assert [a.words for a in ours.alternatives[c]] == [a.words for a in theirs.alternatives[c]]
-                for a, b in zip(ours.alternatives[c], theirs.alternatives[c]):
-                    assert (a.acoustic, a.graph, a.lm) == pytest.approx((b.acoustic, b.graph, b.lm), abs=5e-3)
-                one, other = ours.occupancies[c], theirs.occupancies[c]
-                assert one.frame.tolist() == other.frame.tolist() and one.pdf.tolist() == other.pdf.tolist()
-                assert one.share == pytest.approx(other.share, abs=1e-3)
-
-
 def test_narrow_searches_are_repeated_and_hopeless_ones_counted(data) -> None:
     _, hmm, graph = system(silence_prob=0.0)
     scorer = TableScorer(hmm)
@@ -189,9 +171,118 @@ def test_report_writes_everything_and_fails_above_the_share(data, tmp_path: Path
     assert load_hypotheses(tmp_path) == hyps and facts["failed"] == 1
     assert (tmp_path / "wer.txt").read_text().startswith(f"%WER {facts['wer']:.2f} [ ")
     assert (tmp_path / "failed.txt").read_text().startswith("short\t")
-    assert decode.read_weights(tmp_path) == (facts["lm_weight"], facts["word_penalty"])
+    assert weights.read_weights(tmp_path) == (facts["lm_weight"], facts["word_penalty"])
     tried = read_json(tmp_path / "best.json")["tried"]
     assert len(tried) == 12 and min(t["wer"] for t in tried) == pytest.approx(facts["wer"], abs=1e-3)
+
+
+@pytest.fixture
+def directory(data, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """Runs the whole step on the table's model, with a graph on disk; results by the name of the directory."""
+    _, hmm, graph = system(silence_prob=0.0)
+    graph.save(tmp_path / "graph")
+    monkeypatch.setattr("pipeline.tasks.model.load_model", lambda *args: TableScorer(hmm))
+    data({**FRAMES, "short": 1})
+
+    def run(name: str, rescore_lm: Path | None = None, weights_from: Path | None = None, **options) -> Path:
+        out = tmp_path / name
+        out.mkdir()
+        sources = decode.Sources(tmp_path, tmp_path / "graph", tmp_path, weights_from, None, rescore_lm)
+        config = dataclasses.replace(WIDE, **{"lm_weights": (0.5, 2.0), "max_failed": 0.2, **options})
+        decode.decode_directory(sources, out, config, "row", "dev")
+        return out
+
+    return run
+
+
+def rows_of(out: Path) -> dict[str, dict]:
+    return {row["metric"]: row for row in read_json(out / "results.json")}
+
+
+def test_lattices_are_kept_one_by_one(directory) -> None:
+    """They are those of the search: best paths under all weights, posteriors and lists come from them again; the oracle
+    is the closest path.
+    """
+    from pipeline.graph.lattices import Lattices
+    from pipeline.graph.nbest import nbest
+
+    out = directory("out", lattices=True, nbest=4, posteriors=True, tried=True, retries=0)
+    kept, graph = LatticeSet(out / "lattices"), DecodingGraph.load(out.parent / "graph")
+    assert sorted(kept) == sorted([*FRAMES, "short"]) and not kept["short"].complete
+    assert (kept.header.tree_id, kept.header.lang_id) == (graph.tree_id, graph.lang_id)
+    assert (kept.header.frame_shift, kept.header.acoustic_scale) == (0.01, 0.5)
+    found = dict(weights.load_tried(out))
+    for pair, hyps in found.items():
+        for hyp in hyps:
+            words = Lattices([kept[hyp.cut_id]]).best_words(*pair)[0]
+            assert [kept.words.name(w) for w in words] == list(hyp.hyp)
+    occupancies = OccupancySet(out)
+    assert sorted(occupancies) == sorted(kept)
+    for x in load_nbest(out):
+        again = nbest(Lattices([kept[x.cut_id]]), 4, 2.0, WIDE.lattice_beam)[0]
+        assert [a.words for a in x.alternatives] == [tuple(kept.words.name(w) for w in a.words) for a in again]
+        soft = Lattices([kept[x.cut_id]]).occupancies(2.0, 0.0)[0]
+        assert np.array_equal(occupancies[x.cut_id].share, soft.share)
+    reference = np.array([kept.words.id("A"), kept.words.id("B")])
+    closest = [2]  # of the failed one
+    for cut_id in FRAMES:
+        plain = kept[cut_id].spelled()
+        closest.append(int(oracle_errors(plain.src, plain.dst, plain.label, reference)))
+    row = rows_of(out)["oracle_wer"]
+    assert row["counts"] == {"errors": sum(closest), "words": 10, "utterances": 5}
+    assert row["value"] == pytest.approx(10 * sum(closest)) and row["low"] <= row["value"] <= row["high"]
+    assert row["value"] <= rows_of(out)["wer"]["value"]
+
+
+@pytest.mark.parametrize("mbr", [False, True])
+def test_confidences_and_words_of_least_risk(directory, mbr: bool) -> None:
+    """The words are the best path's or those of least risk; recogs and CTM say how probable each is. Lattices that were
+    not asked for are gone again.
+    """
+    flat = dict(lm_weights=(9.0,), word_penalties=(-2.0,))  # many paths are nearly as good as the best
+    plain = directory("plain", **flat)
+    out = directory("out", **flat, **({"mbr": True} if mbr else {"confidences": True}))
+    kept = LatticeSet(directory("kept", **flat, lattices=True) / "lattices")
+    assert not (out / "lattices").exists() and "oracle_wer" in rows_of(out) and "oracle_wer" not in rows_of(plain)
+    pair = weights.read_weights(out)
+    assert pair == weights.read_weights(plain)
+    hyps, best, ctm = load_hypotheses(out), load_hypotheses(plain), read_ctm(out / "words.ctm")
+    for hyp, other in zip(hyps, best):
+        given = None if mbr else [kept.words.id(w) for w in other.hyp]
+        heard, _ = least_risk(word_lattice(kept[hyp.cut_id], *pair), *pair, 0.01, given)
+        assert hyp.hyp == (other.hyp if not mbr else tuple(kept.words.name(h.word) for h in heard))
+        assert hyp.confidence == pytest.approx([h.confidence for h in heard], abs=1e-4)
+        segments = ctm.get(hyp.cut_id, [])
+        assert [s.symbol for s in segments] == list(hyp.hyp)
+        assert [s.confidence for s in segments] == pytest.approx(hyp.confidence, abs=1e-4)
+        assert all(0.0 <= s.start <= s.end <= 0.01 * FRAMES[hyp.cut_id] + 1e-6 for s in segments)
+    assert sum(len(h.hyp) for h in hyps) > 6 and hyps[0].cut_id == "short" and hyps[0].confidence == ()
+    assert any(c < 0.999 for h in hyps for c in h.confidence)
+    if mbr:
+        assert [h.hyp for h in hyps] != [h.hyp for h in best], "nothing that the test could tell"
+
+
+def test_what_does_not_go_together(directory, tmp_path: Path) -> None:
+    for option in ("mbr", "confidences"):
+        with pytest.raises(ConfigError, match=f"--{option} and --rescore-lm do not go together"):
+            directory(option, rescore_lm=tmp_path / "lm", **{option: True})
+
+
+def test_exports(directory, tmp_path: Path) -> None:
+    """Every utterance that has a lattice, in Kaldi's order; HTK's with the weights that were chosen."""
+    out = directory("out", lattices=True)
+    kaldi, htk = tmp_path / "kaldi", tmp_path / "htk"
+    for directory_, kind in ((kaldi, "kaldi"), (htk, "htk")):
+        directory_.mkdir()
+        facts = export_lattices(out, directory_, ExportLatticesOptions(format=kind))
+        assert facts == {"lattices": 5, "empty": 0}, "the failed search has left a partial lattice"
+    ids = [block.split("\n")[0] for block in (kaldi / "lat.txt").read_text().split("\n\n")[:-1]]
+    assert ids == sorted([*FRAMES, "short"]) and (kaldi / "words.txt").is_file()
+    assert sorted(p.stem for p in htk.iterdir()) == ids
+    head = (htk / "u1.slf").read_text()
+    assert f"lmscale={weights.read_weights(out)[0]:g}\t" in head and "W=A" in head
+    with pytest.raises(DataError, match="holds no lattices"):
+        export_lattices(tmp_path, kaldi, ExportLatticesOptions())
 
 
 def test_pooled_folds_are_one_development_set(data, tmp_path: Path) -> None:
@@ -207,17 +298,17 @@ def test_pooled_folds_are_one_development_set(data, tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
         decode.report(found, list(lang.words), tmp_path / name, options)
         folds.append({w: list(found.hypotheses(w, list(lang.words))) for w in found.texts})
-    together = decode.pooled([tmp_path / "0", tmp_path / "1"])
+    together = weights.pooled([tmp_path / "0", tmp_path / "1"])
     assert together == {w: folds[0][w] + folds[1][w] for w in folds[0]}
     (tmp_path / "all").mkdir()
-    hyps, facts = decode.choose_and_write(together, tmp_path / "all")
+    hyps, facts = weights.choose_and_write(together, tmp_path / "all")
     assert [h.cut_id for h in hyps] == ["u1", "u2", "v1", "v2"]
-    assert decode.read_weights(tmp_path / "all") == (facts["lm_weight"], facts["word_penalty"])
+    assert weights.read_weights(tmp_path / "all") == (facts["lm_weight"], facts["word_penalty"])
     with pytest.raises(DataError, match="utterance 'u1' is in"):
-        decode.pooled([tmp_path / "0", tmp_path / "0"])
+        weights.pooled([tmp_path / "0", tmp_path / "0"])
     save_tried(tmp_path / "1" / TRIED, {(1.0, 1.0): folds[1][options.lm_weights[0], options.word_penalties[0]]})
     with pytest.raises(DataError, match="tried different weights"):
-        decode.pooled([tmp_path / "0", tmp_path / "1"])
+        weights.pooled([tmp_path / "0", tmp_path / "1"])
 
 
 def test_chosen_weights_have_fewest_errors_then_least_penalty_then_the_middle() -> None:
@@ -225,16 +316,16 @@ def test_chosen_weights_have_fewest_errors_then_least_penalty_then_the_middle() 
         return Errors(10, 0, 0, n)
 
     table = {(float(w), p): errors(2) for w in (6, 7, 8, 9, 10) for p in (0.0, 1.0)}
-    assert decode.choose_weights(table) == (8.0, 0.0)
-    assert decode.choose_weights({**table, (10.0, 1.0): errors(1)}) == (10.0, 1.0)
+    assert weights.choose_weights(table) == (8.0, 0.0)
+    assert weights.choose_weights({**table, (10.0, 1.0): errors(1)}) == (10.0, 1.0)
 
 
 def test_broken_weights_are_refused(tmp_path: Path) -> None:
     write_json(tmp_path / "best.json", {"lm_weight": "x", "word_penalty": 0})
     with pytest.raises(DataError, match="names no weights"):
-        decode.read_weights(tmp_path)
+        weights.read_weights(tmp_path)
     with pytest.raises(DataError, match="no such file"):
-        decode.read_weights(tmp_path / "none")
+        weights.read_weights(tmp_path / "none")
 
 
 def test_graph_of_another_tree_is_refused() -> None:

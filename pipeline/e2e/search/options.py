@@ -10,7 +10,13 @@ from pydantic.dataclasses import dataclass
 
 _NO_STAMP: JsonDict = {"stamp": False}
 Method = Literal[
-    "attention", "ctc_greedy", "ctc_prefix", "transducer_greedy", "transducer_beam", "transducer_one", "transducer_k2"
+    "attention",
+    "ctc_greedy",
+    "ctc_prefix",
+    "transducer_greedy",
+    "transducer_beam",
+    "transducer_one",
+    "transducer_viterbi",
 ]
 
 
@@ -24,9 +30,9 @@ class SearchOptions:
         "ctc_prefix: beam "
         "over label sequences; transducer_greedy; transducer_beam: beam, time-synchronous; transducer_one: beam "
         "with one token "
-        "per frame at most; transducer_k2: the same by k2, for stateless predictors. None: attention, "
-        "transducer_beam or "
-        "ctc_prefix, by what the model has.",
+        "per frame at most; transducer_viterbi: best path with one token per frame at most, for stateless "
+        "predictors, whose hypotheses with equal last tokens are one. None: attention, transducer_beam or ctc_prefix, "
+        "by what the model has.",
     )
     beam: int = Field(8, ge=1, le=1000, description="Hypotheses kept per utterance.")
     ctc_weights: tuple[float, ...] = Field(

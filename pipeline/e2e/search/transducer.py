@@ -13,8 +13,6 @@ from pipeline.artifacts.tokens import BLANK_ID, EOS_ID, UNK_ID
 from pipeline.e2e.search.fusion import TokenLm
 from pipeline.e2e.search.results import NEVER, Found, Weights, best_first
 
-K2_BEAM = 20.0  # natural logs
-
 
 @dataclass
 class _Hyp:
@@ -281,29 +279,3 @@ def greedy(transducer: Any, encoded: torch.Tensor, lens: torch.Tensor, max_symbo
             place[rows] = n + torch.arange(len(rows), device=encoded.device)
             pred, state = torch.cat([pred, new_pred])[place], state.cat(new_state).select(place)
     return [[Found(tuple(x), float(total), 0.0, float(total))] for x, total in zip(tokens, totals)]
-
-
-def by_k2(transducer: Any, encoded: torch.Tensor, lens: torch.Tensor, vocab_size: int, beam: int) -> list[list[Found]]:
-    """The best path through k2's lattices, for stateless predictors.
-
-    Args:
-        beam: different contexts kept; the beam in natural logs is wide.
-    Returns:
-        one hypothesis per utterance; its score is that of the single path.
-    """
-    from pipeline.e2e.transducer import PredictorState
-    from pipeline.graph.rnnt_search import rnnt_search
-
-    context = transducer.predictor.context
-
-    def predict(contexts: torch.Tensor) -> torch.Tensor:
-        past = torch.nn.functional.pad(contexts[:, :-1], (1, 0))  # the first one is pushed out
-        return transducer.predictor(contexts[:, -1:], PredictorState(None, None, past))[0][:, 0]
-
-    def joint(frames: torch.Tensor, pred: torch.Tensor) -> torch.Tensor:
-        log_probs = transducer.joint(frames, pred)
-        log_probs[:, [EOS_ID, UNK_ID]] = NEVER
-        return log_probs
-
-    found = rnnt_search(predict, joint, encoded, lens, vocab_size, context, K2_BEAM, beam)
-    return [[Found(tuple(tokens), score, 0.0, score)] for score, tokens in found]

@@ -1,0 +1,183 @@
+"""Records by id in shard files: written one after the other, read one at a time, whatever their number.
+
+A shard is a safetensors file with the records' columns end to end, the lengths of each record, and the ids.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.artifacts.arrays import ArrayFile, NameTable
+from pipeline.base.errors import DataError
+from pipeline.base.files import atomic_write
+
+Record = dict[str, npt.NDArray[Any]]
+
+MOST_RECORDS = 10_000
+MOST_BYTES = 64 << 20  # of a shard, which waits in memory until it is written
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What records of one kind are made of.
+
+    Attributes:
+        kind: for messages, for example "alignment".
+        columns: name of an array of lengths -> columns (their first axis) that are so long in each record.
+        values: columns with one number per record.
+        optional: columns that all records of a shard lack or none.
+    """
+
+    kind: str
+    columns: Mapping[str, tuple[str, ...]]
+    values: tuple[str, ...] = ()
+    optional: tuple[str, ...] = ()
+
+
+class ShardWriter:
+    """Writes DIRECTORY/STEM.0.safetensors and so on; memory holds one shard."""
+
+    def __init__(
+        self,
+        directory: Path,
+        stem: str,
+        layout: Layout,
+        most_records: int = MOST_RECORDS,
+        most_bytes: int = MOST_BYTES,
+    ) -> None:
+        self._directory, self._stem, self._layout = directory, stem, layout
+        self._most_records, self._most_bytes = most_records, most_bytes
+        self._ids: list[str] = []
+        self._pending: list[Record] = []
+        self._bytes = 0
+        self._names: list[str] = []
+
+    def write(self, record_id: str, record: Record) -> None:
+        """Takes a record, whose arrays must not change afterwards."""
+        self._ids.append(record_id)
+        self._pending.append(record)
+        self._bytes += sum(a.nbytes for a in record.values())
+        if len(self._pending) >= self._most_records or self._bytes >= self._most_bytes:
+            self._flush()
+
+    def close(self) -> list[str]:
+        """Writes what is left; the names of all shards."""
+        if self._pending:
+            self._flush()
+        return self._names
+
+    def _flush(self) -> None:
+        from safetensors.numpy import save
+
+        arrays: Record = {}
+        for lengths, columns in self._layout.columns.items():
+            arrays[lengths] = np.array([len(r[columns[0]]) for r in self._pending], dtype=np.int32)
+            for column in columns:
+                given = [column in r for r in self._pending]
+                assert all(given) or (column in self._layout.optional and not any(given)), column
+                if all(given):
+                    arrays[column] = np.concatenate([r[column] for r in self._pending])
+        for value in self._layout.values:
+            arrays[value] = np.concatenate([r[value] for r in self._pending])
+        self._names.append(f"{self._stem}.{len(self._names)}.safetensors")
+        with atomic_write(self._directory / self._names[-1], "wb") as f:
+            f.write(save(arrays, metadata={"cut_ids": json.dumps(self._ids)}))
+        self._ids, self._pending, self._bytes = [], [], 0
+
+
+class Shards:
+    """Records of shard files; memory holds some 60 bytes for each and its id."""
+
+    def __init__(self, paths: Sequence[Path], layout: Layout) -> None:
+        """Raises:
+        DataError: a file that is missing or damaged, or an id that stands twice.
+        """
+        self._shards = [_Shard(path, layout) for path in paths]
+        self._names = NameTable.of([record_id for shard in self._shards for record_id in shard.take_ids()])
+        self._first = np.cumsum([0, *(len(shard) for shard in self._shards)])
+        twice = self._names.repeated()
+        if twice is not None:
+            raise DataError(f"{paths[0].parent}: there are two {layout.kind}s of utterance {twice!r}")
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def __iter__(self) -> Iterator[str]:
+        """Ids in the order in which they were written."""
+        return (self._names[i] for i in range(len(self._names)))
+
+    def __contains__(self, record_id: object) -> bool:
+        return isinstance(record_id, str) and self._names.find(record_id) is not None
+
+    def find(self, record_id: str) -> tuple[Record, Path] | None:
+        """A record and the file it was read from; None if there is none."""
+        place = self._place(record_id)
+        return None if place is None else (place[0].read(place[1]), place[0].path)
+
+    def length(self, record_id: str, lengths: str) -> int:
+        """One of the lengths of a record that is there, without reading it."""
+        place = self._place(record_id)
+        assert place is not None, record_id
+        return place[0].length(place[1], lengths)
+
+    def _place(self, record_id: str) -> tuple[_Shard, int] | None:
+        i = self._names.find(record_id)
+        if i is None:
+            return None
+        number = int(np.searchsorted(self._first, i, side="right")) - 1
+        return self._shards[number], i - int(self._first[number])
+
+
+class _Shard:
+    """One file."""
+
+    def __init__(self, path: Path, layout: Layout) -> None:
+        self.path, self._layout, self._file = path, layout, ArrayFile(path)
+        try:
+            self._ids: list[str] = [str(c) for c in json.loads(self._file.metadata["cut_ids"])]
+        except (KeyError, TypeError, ValueError) as e:
+            raise DataError(f"{path}: damaged {layout.kind} shard ({e!r})") from None
+        self._bounds = {name: offsets(self._file.array(name)) for name in layout.columns}
+        self._values = {name: self._file.array(name) for name in layout.values}
+        sizes = {len(self._ids), *(len(b) - 1 for b in self._bounds.values()), *map(len, self._values.values())}
+        self._columns = {
+            name: columns
+            for name, every in layout.columns.items()
+            if (columns := [c for c in every if c not in layout.optional or c in self._file])
+        }
+        ends = {self._file.shape(c)[0] - self._bounds[name][-1] for name, every in self._columns.items() for c in every}
+        if len(sizes) > 1 or ends != {0}:
+            raise DataError(f"{path}: damaged {layout.kind} shard (the lengths do not add up)")
+        self._count = len(self._ids)
+        self._file.metadata = {}
+
+    def __len__(self) -> int:
+        return self._count
+
+    def take_ids(self) -> list[str]:
+        """The ids, which this object does not keep."""
+        ids, self._ids = self._ids, []
+        return ids
+
+    def length(self, i: int, lengths: str) -> int:
+        bounds = self._bounds[lengths]
+        return int(bounds[i + 1] - bounds[i])
+
+    def read(self, i: int) -> Record:
+        out = {name: values[i : i + 1] for name, values in self._values.items()}
+        for name, columns in self._columns.items():
+            begin, end = int(self._bounds[name][i]), int(self._bounds[name][i + 1])
+            out |= {column: self._file.part(column, begin, end) for column in columns}
+        return out
+
+
+def offsets(sizes: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """(N,) sizes -> (N + 1,) int64 bounds."""
+    return np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(sizes, dtype=np.int64)])
