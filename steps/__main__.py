@@ -21,6 +21,7 @@ GROUPS = {
     "Alignments": "align refine_ali import_ali export_ali score_ali score_durations plot_ali",
     "Decoding": "make_graph decode decode_e2e rescore pool_weights score sum_times",
 }
+SHORT = {"import": "import-data"}  # not listed, for what is typed often
 COMMANDS = {name.replace("_", "-"): name for names in GROUPS.values() for name in names.split()}
 
 
@@ -31,6 +32,7 @@ class Steps(click.Group):
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        cmd_name = SHORT.get(cmd_name, cmd_name)
         if cmd_name not in COMMANDS:
             return None
         # As a script this directory is on Python's path, installed it is a package.

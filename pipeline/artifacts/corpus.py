@@ -3,7 +3,7 @@
 A data directory holds recordings.jsonl.gz, supervisions.jsonl.gz and cuts.jsonl.gz. A cut is an utterance: its id is
 the utterance id, it has one supervision with the same id, a transcript of words separated by single blanks and a
 speaker. Gold times of words and phones stand in ``supervision.alignment`` under "word" and "phone", in seconds from the
-start of the recording. Paths of audio files are absolute.
+start of the cut. Paths of audio files are absolute.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ CUTS = "cuts.jsonl.gz"
 
 
 class Span(NamedTuple):
-    """A word or phone with its start and duration in seconds from the start of the recording."""
+    """A word or phone with its start and duration in seconds from the start of the utterance."""
 
     symbol: str
     start: float

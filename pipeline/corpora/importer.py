@@ -10,9 +10,11 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline.artifacts.cut_checks import TOLERANCE
 from pipeline.artifacts.text_norm import TextNormaliser, TextReport
 from pipeline.base.digests import Digests
 from pipeline.base.errors import ConfigError, DataError
@@ -20,17 +22,19 @@ from pipeline.base.log import progress
 from pipeline.corpora.formats import format_of, read_corpus
 from pipeline.corpora.options import ImportOptions
 from pipeline.corpora.recordings import Recordings
-from pipeline.corpora.source import LeftOut, SourceUtterance, Unique
+from pipeline.corpora.source import LeftOut, SourceUtterance, Tier, Unique
 from pipeline.corpora.spool import UtteranceSpool
 
 if TYPE_CHECKING:
     from lhotse.cut import MonoCut
 
+    from pipeline.artifacts.corpus import Span
+
 logger = logging.getLogger(__name__)
 
 LEFT_OUT = "left_out.txt"
 NEW_IDS = "new_ids.tsv"
-OVERHANG = 0.1  # seconds by which a segment may end behind its recording; it is cut there
+OVERHANG = 0.5  # seconds by which a segment may end behind its recording, where it is cut, as in Kaldi
 SHORTEST = 0.05  # seconds of an utterance
 
 
@@ -63,8 +67,8 @@ def import_corpus(
 
     if options.allow_commands and options.rate is None:
         raise ConfigError("--allow-commands needs --rate: what commands print shows its rate only when they run")
-    name = format_of(source, options.format)
-    logger.info("%s: read as %s", source, name)
+    options = replace(options, format=format_of(source, options))
+    logger.info("%s: read as %s", source, options.format)
     with LeftOut(work_dir / LEFT_OUT) as out, UtteranceSpool(work_dir) as utterances:
         normalise = TextNormaliser(options)
         recordings = Recordings(work_dir, final_dir, options)
@@ -78,11 +82,13 @@ def import_corpus(
         count = save_data_dir(work_dir, cuts)
         _check_share(source, count, out, options)
     cuts.write_new_ids(work_dir / NEW_IDS)
+    if cuts.num_bad_times:
+        logger.warning("%d utterances: times of words or phones overlap or are outside; dropped", cuts.num_bad_times)
     facts = validate_data_dir(work_dir, final_dir=final_dir)
     if out.total:
         logger.warning("%d utterances are left out, listed in %s:\n%s", out.total, final_dir / LEFT_OUT, out.summary())
     return {
-        "format": name,
+        "format": options.format,
         "utterances": count,
         "speakers": facts.num_speakers,
         "hours": round(facts.seconds / 3600, 4),
@@ -90,6 +96,7 @@ def import_corpus(
         "left_out": dict(out.counts),
         "text": dict(normalise.report.counts),
         "new_ids": cuts.ids.num_changed,
+        "bad_times": cuts.num_bad_times,
         **recordings.facts(),
     }
 
@@ -102,8 +109,6 @@ def log_text(report: TextReport) -> None:
 
 def _with_text(read: Iterator[SourceUtterance], normalise: TextNormaliser, out: LeftOut) -> Iterator[SourceUtterance]:
     """Utterances with words as the options want them; those without any are left out."""
-    from dataclasses import replace
-
     for utt in read:
         where = utt.text_where or utt.where
         try:
@@ -180,9 +185,10 @@ class Cuts:
         self._utterances, self._recordings, self._out = utterances, recordings, out
         self.ids, self._speakers, self._speaker_names = Unique(), Unique(), dict[str, str]()
         self._renamed: list[tuple[str, str]] = []
+        self.num_bad_times = 0  # utterances whose times of words or phones are not possible, and are dropped
 
     def __iter__(self) -> Iterator[MonoCut]:
-        from pipeline.artifacts.corpus import Span, utterance
+        from pipeline.artifacts.corpus import utterance
 
         for utt in self._utterances:
             problem = self._recordings.problem(utt.audio)
@@ -196,10 +202,7 @@ class Cuts:
             rate = stored.sampling_rate
             start = round(utt.start * rate)
             end = stored.num_samples if utt.end is None else min(round(utt.end * rate), stored.num_samples)
-            tiers = {
-                tier: [Span(*item) for item in items if item[1] >= 0 and item[1] + item[2] <= (end - start) / rate]
-                for tier, items in utt.tiers.items()
-            }
+            tiers = {name: self._tier(items, (end - start) / rate) for name, items in utt.tiers.items()}
             yield utterance(
                 self._id(utt.id),
                 stored,
@@ -212,6 +215,18 @@ class Cuts:
                 start / rate,
                 (end - start) / rate,
             )
+
+    def _tier(self, items: Tier, duration: float) -> list[Span]:
+        """Symbols with times, none if they overlap or leave the utterance."""
+        from pipeline.artifacts.corpus import Span
+
+        end = 0.0
+        for _, start, length in items:
+            if not (length >= 0 and start >= end - TOLERANCE and start + length <= duration + TOLERANCE):
+                self.num_bad_times += 1
+                return []
+            end = start + length
+        return [Span(*item) for item in items]
 
     def _id(self, name: str) -> str:
         found = self.ids(name)

@@ -24,14 +24,17 @@ class Places:
         num_renamed: files that were found with another suffix than named; ``renamed`` is an example of both names.
     """
 
-    def __init__(self, roots: Iterable[Path], suffix: str | None = None) -> None:
+    def __init__(self, roots: Iterable[Path], suffix: str | None = None, below: Path | None = None) -> None:
         """Args:
         roots: directories that relative names may start from, tried in this order.
         suffix: suffix of all audio files in place of the named one; None: the named one, and any other of audio
             where there is no such file.
+        below: where nothing else helps, a file of that name in any folder below this one, if there is just one.
         """
         self._roots = list(dict.fromkeys(os.path.abspath(root) for root in roots))
         self._suffix = None if suffix is None else f".{suffix.lstrip('.')}"
+        self._below, self._index = below, None if below is None else dict[str, str]()
+        self._shown = ", ".join(self._roots[:4])
         self.num_renamed, self.renamed = 0, ("", "")
 
     def find(self, name: str) -> str | None:
@@ -45,7 +48,19 @@ class Places:
                     self._roots.remove(root)
                     self._roots.insert(0, root)  # where one was the next will be
                     return os.path.abspath(path)
-        return None
+        return self._anywhere(os.path.basename(name))
+
+    def _anywhere(self, name: str) -> str | None:
+        if self._index is None or self._below is None:
+            return None
+        if not self._index:
+            for folder, _, files in os.walk(self._below):
+                for file in filter(is_audio, sorted(files)):
+                    for key in (file, os.path.splitext(file)[0]):
+                        path = os.path.join(folder, file)
+                        self._index[key] = "" if self._index.setdefault(key, path) != path else path
+        found = (self._index.get(os.path.basename(path), "") for path in [name, *self._candidates(name)])
+        return next((os.path.abspath(path) for path in found if path), None)
 
     def _candidates(self, named: str) -> Iterator[str]:
         if self._suffix is None:
@@ -60,8 +75,7 @@ class Places:
         """Words for a file that was not found."""
         if os.path.isabs(name):
             return f"no such audio file {name}"
-        shown = ", ".join(self._roots)
-        return f"no audio file {name} below {shown} (--root DIR names the directory that paths start from)"
+        return f"no audio file {name} below {self._shown} (--root DIR names the directory that paths start from)"
 
 
 def roots_above(directory: Path, levels: int = 2) -> list[Path]:

@@ -173,7 +173,7 @@ SEGMENTS = {
     "s1-a 0.1 inf": "needs 'utterance",
     "s1-a -0.1 0.2": "needs 'utterance",
     "s1-x 0.1 0.2": "recording 's1-x' is not in wav.scp",
-    "s1-a 0.1 0.7": "spans [0.1, 0.7] s of a recording of 0.500 s",
+    "s1-a 0.1 1.1": "spans [0.1, 1.1] s of a recording of 0.500 s",
     "s1-a 0.6 -1": "spans [0.6, end] s of a recording of 0.500 s",
     "s1-a 0.10 0.11": "spans [0.1, 0.11] s",
 }

@@ -81,4 +81,4 @@ def test_kinds_are_counted_not_lines(corpus, tmp_path):
 def test_unknown_format(tmp_path):
     lines(tmp_path / "nothing" / "readme.md", "no corpus")
     failed = step(tmp_path, "nothing", "data")
-    assert failed.returncode == 2 and "no format of a corpus that is known here (kaldi: wav.scp" in failed.stderr
+    assert failed.returncode == 2 and "no format of a corpus that is known here: kaldi (wav.scp)" in failed.stderr
