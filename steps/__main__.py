@@ -14,7 +14,7 @@ import pipeline
 # In the order of a recipe; a test holds it to the directory.
 GROUPS = {
     "Packed models": "align_corpus pack",
-    "Data and features": "compute_feats transform_feats perturb_speed add_noise",
+    "Data and features": "import_data compute_feats transform_feats perturb_speed add_noise",
     "Language": "make_lang train_lm train_g2p make_lexicon train_tokens train_nn_lm",
     "GMM chain": "train_mono train_deltas train_lda_mllt train_sat estimate_fmllr tie_states plot_tree",
     "Networks": "train_nhmm estimate_transitions train_viterbi train_async make_den_graph train_sequence "
@@ -23,7 +23,7 @@ GROUPS = {
     "Decoding": "make_graph decode decode_e2e rescore rescore_lattices export_lattices pool_weights score sum_times",
 }
 # What people align with is a packed model; recipes align a data directory with a model directory.
-RENAMED = {"align_corpus": "align", "align": "align-data"}
+RENAMED = {"align_corpus": "align", "align": "align-data", "import_data": "import"}
 
 
 def shown(name: str) -> str:

@@ -87,6 +87,8 @@ def test_a_step_runs(installed, tmp_path):
 def test_help_of_a_step_and_unknown_names(installed, tmp_path):
     done = fullsum(installed, tmp_path, "make-lang", "--help")
     assert done.returncode == 0 and "fullsum make-lang [OPTIONS]" in done.stdout and "--silence-prob" in done.stdout
+    done = fullsum(installed, tmp_path, "import", "--help")
+    assert done.returncode == 0 and "Converts the corpus SOURCE" in done.stdout
     done = fullsum(installed, tmp_path, "make_lang")
     assert done.returncode == 2 and "No such command" in done.stderr
 

@@ -3,7 +3,7 @@
 A data directory holds recordings.jsonl.gz, supervisions.jsonl.gz and cuts.jsonl.gz. A cut is an utterance: its id is
 the utterance id, it has one supervision with the same id, a transcript of words separated by single blanks and a
 speaker. Gold times of words and phones stand in ``supervision.alignment`` under "word" and "phone", in seconds from the
-start of the recording. Paths of audio files are absolute.
+start of the cut. Paths of audio files are absolute.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ CUTS = "cuts.jsonl.gz"
 
 
 class Span(NamedTuple):
-    """A word or phone with its start and duration in seconds from the start of the recording."""
+    """A word or phone with its start and duration in seconds from the start of the utterance."""
 
     symbol: str
     start: float
@@ -64,16 +64,21 @@ def utterance(
     words: Iterable[Span] = (),
     phones: Iterable[Span] = (),
     language: str | None = None,
+    gender: str | None = None,
+    start: float = 0.0,
+    duration: float | None = None,
 ) -> MonoCut:
-    """Make the cut of an utterance that spans its whole recording.
+    """Make the cut of an utterance, which spans its whole recording or a part of it.
 
     Args:
-        utt_id: utterance id; the recording and the supervision get it as well.
+        utt_id: utterance id; the supervision gets it as well.
         recording: the audio.
         text: the words, separated by blanks.
         speaker: speaker id.
-        words, phones: gold times, in order; empty where there are none.
+        words, phones: gold times from the start of the utterance, in order; empty where there are none.
         language: name of the language.
+        gender: of the speaker.
+        start, duration: the part of the recording, in seconds; without a duration all that follows.
     """
     from lhotse import MonoCut, SupervisionSegment
     from lhotse.supervision import AlignmentItem
@@ -83,48 +88,59 @@ def utterance(
         for tier, spans in (("word", list(words)), ("phone", list(phones)))
         if spans
     }
+    duration = recording.duration - start if duration is None else duration
     supervision = SupervisionSegment(
         id=utt_id,
         recording_id=recording.id,
         start=0.0,
-        duration=recording.duration,
+        duration=duration,
         text=" ".join(text.split()),
         speaker=speaker,
         language=language,
+        gender=gender,
         alignment=alignment or None,
     )
     return MonoCut(
-        id=utt_id, start=0.0, duration=recording.duration, channel=0, supervisions=[supervision], recording=recording
+        id=utt_id, start=start, duration=duration, channel=0, supervisions=[supervision], recording=recording
     )
 
 
 def audio_recording(utt_id: str, path: Path) -> Recording:
     """Describe an audio file by its header; DataError if it is missing or no audio file."""
+    info = audio_info(path)
+    return known_recording(utt_id, path.resolve(), info.samplerate, info.frames, info.channels)
+
+
+def known_recording(utt_id: str, path: Path, rate: int, num_samples: int, num_channels: int = 1) -> Recording:
+    """Describe an audio file whose rate in Hz, number of samples and of channels are known already."""
     from lhotse import Recording
     from lhotse.audio import AudioSource
 
-    info = audio_info(path)
-    source = AudioSource(type="file", channels=list(range(info.channels)), source=str(path.resolve()))
-    return Recording(
-        utt_id, [source], info.samplerate, info.frames, info.frames / info.samplerate, list(range(info.channels))
-    )
+    channels = list(range(num_channels))
+    source = AudioSource(type="file", channels=channels, source=str(path))
+    return Recording(utt_id, [source], rate, num_samples, num_samples / rate, channels)
 
 
-def store_audio(utt_id: str, samples: npt.NDArray[Any], rate: int, path: Path, final_path: Path) -> Recording:
+def store_audio(
+    utt_id: str, samples: npt.NDArray[Any] | Iterable[npt.NDArray[Any]], rate: int, path: Path, final_path: Path
+) -> Recording:
     """Write int16 samples (T,) as FLAC and describe them.
 
     Args:
         utt_id: id of the recording.
-        samples: int16 (T,).
+        samples: int16 (T,), or blocks (t,) that come one after the other.
         rate: in Hz.
         path: where to write; the file appears when it is complete.
         final_path: where the file will stand, for the manifest.
     """
+    import numpy as np
     import soundfile
 
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
-    soundfile.write(str(partial), samples, rate, format="FLAC", subtype="PCM_16")
+    with soundfile.SoundFile(str(partial), "w", rate, 1, "PCM_16", format="FLAC") as file:
+        for block in [samples] if isinstance(samples, np.ndarray) else samples:
+            file.write(block)
     partial.rename(path)
     recording = audio_recording(utt_id, path)
     recording.sources[0].source = str(final_path.resolve())
@@ -185,7 +201,7 @@ def as_cut(entry: dict[str, Any]) -> MonoCut:
 
 
 def iter_cuts(
-    data_dir: str | Path, check_audio: bool = False, decode: bool = False
+    data_dir: str | Path, check_audio: bool = False, decode: bool = False, final_dir: Path | None = None
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     """Read cuts.jsonl.gz of a data directory line by line, with checks.
 
@@ -193,6 +209,7 @@ def iter_cuts(
         data_dir: the data directory.
         check_audio: check the audio files as well (exist, header as in the manifest, not cut short).
         decode: decode every audio file to its end; otherwise the header is read and the last samples are fetched.
+        final_dir: where the directory will stand; audio that is named below it is looked for below ``data_dir``.
     Yields:
         (line number, cut as JSON object) of the utterances without a problem.
     Raises:
@@ -201,6 +218,7 @@ def iter_cuts(
     path = Path(data_dir) / CUTS
     if not path.is_file():
         raise DataError(f"{path}: no such file; {data_dir} is not a data directory")
+    moved = None if final_dir is None else (Path(final_dir).resolve(), Path(data_dir).resolve())
     problems = Problems(data_dir)
     seen = Seen()
     rates = Rates()
@@ -214,7 +232,7 @@ def iter_cuts(
             if earlier is not None:
                 found.append(f"utterance id {entry['id']!r} stands in line {earlier} already")
             if check_audio:
-                found += audio_problems(entry["recording"], decode)
+                found += audio_problems(entry["recording"], decode, moved)
             rates.add(entry["recording"]["sampling_rate"], f"{where}: utterance {entry['id']!r}")
         for problem in found:
             problems.add(f"{where}: {problem}")
@@ -226,12 +244,13 @@ def iter_cuts(
     problems.raise_if_any()
 
 
-def validate_data_dir(data_dir: str | Path, decode: bool = False) -> DataFacts:
+def validate_data_dir(data_dir: str | Path, decode: bool = False, final_dir: Path | None = None) -> DataFacts:
     """Check manifests and audio files of a data directory.
 
     Args:
         data_dir: the data directory.
         decode: decode every audio file to its end; otherwise the header is read and the last samples are fetched.
+        final_dir: where the directory will stand, see ``iter_cuts``.
     Returns:
         number of utterances and speakers, total duration, sampling rate.
     Raises:
@@ -242,7 +261,7 @@ def validate_data_dir(data_dir: str | Path, decode: bool = False) -> DataFacts:
     recordings, texts = Beside(data_dir / "recordings.jsonl.gz"), Beside(data_dir / "supervisions.jsonl.gz")
     count, seconds, rate, speakers = 0, 0.0, 0, set()
     try:
-        for _, entry in iter_cuts(data_dir, check_audio=True, decode=decode):
+        for _, entry in iter_cuts(data_dir, check_audio=True, decode=decode, final_dir=final_dir):
             recording, supervision = entry["recording"], entry["supervisions"][0]
             recordings.expect(recording["id"], recording["num_samples"])
             texts.expect(entry["id"], supervision["text"])

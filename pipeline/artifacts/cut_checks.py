@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeGuard
 
+from pipeline.artifacts.audio_header import shortage
 from pipeline.base.errors import DataError
 from pipeline.base.files import read_lines
 
@@ -163,18 +164,29 @@ def audio_info(path: Path) -> Any:
         raise DataError(f"{path}: not a readable audio file ({err})") from None
 
 
-def audio_problems(recording: dict[str, Any], decode: bool) -> Iterator[str]:
-    """Problems of the audio files of one recording, against what its manifest says."""
+def audio_problems(recording: dict[str, Any], decode: bool, moved: tuple[Path, Path] | None = None) -> Iterator[str]:
+    """Problems of the audio files of one recording, against what its manifest says.
+
+    Args:
+        decode: decode the files to their ends; otherwise the headers are read and the last samples are fetched.
+        moved: what is named below the first directory stands below the second.
+    """
     import soundfile
 
     for source in recording["sources"]:
         if source.get("type") != "file":
             continue
         path = Path(source.get("source", ""))
+        if moved is not None and path.is_relative_to(moved[0]):
+            path = moved[1] / path.relative_to(moved[0])
         try:
             info = audio_info(path)
         except DataError as err:
             yield str(err)
+            continue
+        short = shortage(path)
+        if short is not None:
+            yield f"{path}: cut short: {short}"
             continue
         if not recording.get("transforms"):
             if info.samplerate != recording["sampling_rate"]:

@@ -1,0 +1,1 @@
+"""Corpora in the formats of others, read and converted into data directories."""
