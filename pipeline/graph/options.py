@@ -117,18 +117,18 @@ class DecodeOptions:
         json_schema_extra=_IF_SET,
     )
     lattices: bool = Field(
-        False,
+        default=False,
         description="Also write the lattices, for steps/rescore_lattices.py and steps/export_lattices.py.",
         json_schema_extra=_IF_SET,
     )
     confidences: bool = Field(
-        False,
+        default=False,
         description="Also write the probability of each word to be right, into recogs.jsonl.gz and, with times, into "
         "words.ctm.",
         json_schema_extra=_IF_SET,
     )
     mbr: bool = Field(
-        False,
+        default=False,
         description="Choose the words by minimum Bayes risk (the fewest expected errors over the lattice), with the "
         "weights that are best for best paths; includes --confidences.",
         json_schema_extra=_IF_SET,
@@ -174,29 +174,29 @@ class RescoreLatticesOptions:
         0.0, ge=0, le=1, description="Share of the first language model's log score that stays in the sum."
     )
     order: int = Field(
-        4,
+        default=4,
         ge=0,
         description="Models over tokens: paths count as one where their last order - 1 words agree, and the better "
         "one's history goes on; 0: only where all words do. N-grams over words know what they tell apart.",
     )
-    histories: int = Field(32, ge=1, description="Histories per state of a word lattice at most.")
+    histories: int = Field(default=32, ge=1, description="Histories per state of a word lattice at most.")
     beam: float = Field(
-        20.0,
+        default=20.0,
         gt=0,
         description="Histories of a state that are worse by more are dropped, and so are paths of the whole in the "
         "end; at the scale of the search.",
     )
     max_states: int = Field(10_000, ge=1, description="States of a word lattice at most, the most probable ones.")
-    lattices: bool = Field(False, description="Also write the lattices with the new scores.")
+    lattices: bool = Field(default=False, description="Also write the lattices with the new scores.")
     confidences: bool = Field(
-        False,
+        default=False,
         description="Also write the probability of each word to be right, into recogs.jsonl.gz and, with times, into "
         "words.ctm.",
     )
     mbr: bool = Field(
         False, description="Choose the words by minimum Bayes risk, as steps/decode.py does; includes --confidences."
     )
-    tried: bool = Field(False, description="Also write the texts at all weights, for steps/pool_weights.py.")
+    tried: bool = Field(default=False, description="Also write the texts at all weights, for steps/pool_weights.py.")
     device: str = Field("cpu", description="cpu or cuda, for neural models.", json_schema_extra=_NO_STAMP)
 
 

@@ -9,11 +9,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.artifacts.checkpoint import META
 from pipeline.artifacts.hyp import TRIED, load_hypotheses, save_tried
 from pipeline.artifacts.lattice import Lattice
 from pipeline.artifacts.lattice_set import LATTICES, LatticeSet, LatticeWriter
-from pipeline.artifacts.model_dir import model_kind
+from pipeline.artifacts.model_meta import META, model_kind
 from pipeline.artifacts.symbols import SymbolTable
 from pipeline.base.errors import ConfigError, DataError
 from pipeline.base.log import progress_of
