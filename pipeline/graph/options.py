@@ -165,13 +165,13 @@ class RescoreLatticesOptions:
     """How lattices are expanded by another language model, and tuned."""
 
     lm_weights: tuple[float, ...] = Field(
-        tuple(float(w) for w in range(4, 21)), min_length=1, description="LM weights tried."
+        default=tuple(float(w) for w in range(4, 21)), min_length=1, description="LM weights tried."
     )
     word_penalties: tuple[float, ...] = Field(
-        (0.0, 0.5, 1.0, 2.0, 3.0, 4.0), min_length=1, description="Penalties per word tried."
+        default=(0.0, 0.5, 1.0, 2.0, 3.0, 4.0), min_length=1, description="Penalties per word tried."
     )
     old_lm: float = Field(
-        0.0, ge=0, le=1, description="Share of the first language model's log score that stays in the sum."
+        default=0.0, ge=0, le=1, description="Share of the first language model's log score that stays in the sum."
     )
     order: int = Field(
         default=4,
@@ -186,7 +186,9 @@ class RescoreLatticesOptions:
         description="Histories of a state that are worse by more are dropped, and so are paths of the whole in the "
         "end; at the scale of the search.",
     )
-    max_states: int = Field(10_000, ge=1, description="States of a word lattice at most, the most probable ones.")
+    max_states: int = Field(
+        default=10_000, ge=1, description="States of a word lattice at most, the most probable ones."
+    )
     lattices: bool = Field(default=False, description="Also write the lattices with the new scores.")
     confidences: bool = Field(
         default=False,
@@ -194,10 +196,11 @@ class RescoreLatticesOptions:
         "words.ctm.",
     )
     mbr: bool = Field(
-        False, description="Choose the words by minimum Bayes risk, as steps/decode.py does; includes --confidences."
+        default=False,
+        description="Choose the words by minimum Bayes risk, as steps/decode.py does; includes --confidences.",
     )
     tried: bool = Field(default=False, description="Also write the texts at all weights, for steps/pool_weights.py.")
-    device: str = Field("cpu", description="cpu or cuda, for neural models.", json_schema_extra=_NO_STAMP)
+    device: str = Field(default="cpu", description="cpu or cuda, for neural models.", json_schema_extra=_NO_STAMP)
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -205,14 +208,16 @@ class ExportLatticesOptions:
     """In which form lattices leave."""
 
     format: Literal["kaldi", "htk"] = Field(
-        "kaldi",
+        default="kaldi",
         description="kaldi: lat.txt, a text archive with the transition-ids that the lattices have; htk: ID.slf, word "
         "lattices with the weights of best.json.",
     )
     beam: float = Field(
-        8.0, gt=0, description="htk: word sequences that are worse by more are left out, in units of the LM's scores."
+        default=8.0,
+        gt=0,
+        description="htk: word sequences that are worse by more are left out, in units of the LM's scores.",
     )
-    max_states: int = Field(10_000, ge=1, description="htk: states of a word lattice at most.")
+    max_states: int = Field(default=10_000, ge=1, description="htk: states of a word lattice at most.")
 
 
 @dataclass(frozen=True, config=_STRICT)
