@@ -4,16 +4,20 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from pipeline.base import cli
 from pipeline.tasks.corpus_options import AlignCorpusOptions
 
+if TYPE_CHECKING:
+    from pipeline.base.digests import Digests
+
 
 @click.command(context_settings={"show_default": True})
 @click.argument("model")
-@click.argument("corpus", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("corpus", type=click.Path(exists=True, path_type=Path))
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option(
     "--lexicon",
@@ -25,7 +29,10 @@ from pipeline.tasks.corpus_options import AlignCorpusOptions
 def main(
     model: str, corpus: Path, out: Path, lexicon: Path | None, config: AlignCorpusOptions, overwrite: bool
 ) -> None:
-    """Aligns CORPUS, a data directory, with MODEL, a packed model or the name of a shipped one, and writes OUT.
+    """Aligns CORPUS with MODEL, a packed model or the name of a shipped one, and writes OUT.
+
+    CORPUS is a folder of audio and text, a Kaldi or lhotse directory, a table, long recordings with TextGrids, or
+    whatever else steps/import_data.py reads with its defaults; with options of its own, import it first.
 
     Words are looked up in the lexicon, whatever their case, and others are pronounced from their letters where the
     model can. OUT/failed.txt lists utterances without alignment, OUT/words.txt the pronunciations of the words.
@@ -40,8 +47,13 @@ def main(
 
         return align_corpus(path, corpus, tmp, config, lexicon)
 
+    def audio(digests: Digests) -> str:
+        from pipeline.tasks.align_corpus import audio_of
+
+        return audio_of(corpus, digests)
+
     inputs = {"model": path, "corpus": corpus, "lexicon": lexicon}
-    cli.run_step(out, inputs, config, action, overwrite, command="align_corpus", resume=False)
+    cli.run_step(out, inputs, config, action, overwrite, command="align_corpus", resume=False, sources={"audio": audio})
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A corpus and a packed model in, alignments in the formats of other programs out."""
+"""A corpus in any usual format and a packed model in, alignments in the formats of other programs out."""
 
 from __future__ import annotations
 
@@ -8,8 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.artifacts.ali import AliSet, Segment
+from pipeline.artifacts.audio_id import audio_id
+from pipeline.artifacts.corpus import CUTS, iter_cuts
 from pipeline.artifacts.lang import Lang
+from pipeline.base.digests import Digests
+from pipeline.base.errors import DataError
 from pipeline.base.files import atomic_write, write_jsonl
+from pipeline.corpora.importer import LEFT_OUT, audio_identity, import_corpus
+from pipeline.corpora.options import ImportOptions
 from pipeline.tasks import ali_formats
 from pipeline.tasks.align import FAILED
 from pipeline.tasks.aligner import Aligner
@@ -17,13 +23,14 @@ from pipeline.tasks.corpus_options import AlignCorpusOptions
 
 
 def align_corpus(
-    packed: Path, data: Path, out: Path, options: AlignCorpusOptions, lexicon: Path | None = None
+    packed: Path, source: Path, out: Path, options: AlignCorpusOptions, lexicon: Path | None = None
 ) -> dict[str, Any]:
-    """Aligns a data directory and writes a directory.
+    """Aligns a corpus and writes a directory.
 
     Args:
         packed: the packed model.
-        data: manifests with audio of the model's sampling rate.
+        source: a data directory with audio of the model's sampling rate, or what `pipeline.corpora` reads, which is
+            converted to it.
         out: existing directory.
         lexicon: see ``Aligner.align_data``.
     Returns:
@@ -32,6 +39,12 @@ def align_corpus(
     work = out / "work"
     work.mkdir()
     aligner = Aligner.load(packed, work / "model", options.device)
+    data = source
+    if not is_data_dir(source):
+        data = work / "data"
+        data.mkdir()
+        import_corpus(source, None, data, data, _import_options(rate=aligner.sampling_rate))
+        shutil.copy(data / LEFT_OUT, out / LEFT_OUT)
     given = aligner.options(max_failed=options.max_failed, beam=options.beam)
     ali, report = aligner.align_data(data, work, given, lexicon)
     write_formats(ali, data, out, options)
@@ -46,6 +59,28 @@ def align_corpus(
         "frames": report.num_frames,
         "log_like_per_frame": report.total_log_like / max(report.num_frames, 1),
     }
+
+
+def is_data_dir(source: Path) -> bool:
+    """Whether a corpus is a data directory of ours already: one supervision per cut, known by its first utterance."""
+    if not (source / CUTS).is_file():
+        return False
+    try:
+        return next(iter_cuts(source), None) is not None
+    except DataError:
+        return False
+
+
+def audio_of(source: Path, digests: Digests) -> str:
+    """Identity of the audio that a corpus names."""
+    if is_data_dir(source):
+        return audio_id(source, digests)
+    return audio_identity(source, None, _import_options(), digests)
+
+
+def _import_options(**given: Any) -> ImportOptions:
+    """The defaults of steps/import_data.py but for what is given."""
+    return ImportOptions(**given)
 
 
 def write_formats(ali: AliSet, data: Path, out: Path, options: AlignCorpusOptions) -> None:

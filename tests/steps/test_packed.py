@@ -169,6 +169,28 @@ def test_equal_models_give_equal_bytes(recipe, packed, tmp_path):
     assert (tmp_path / "again.fsm").read_bytes() == packed.read_bytes()
 
 
+def test_a_folder_of_recordings_is_aligned_as_it_is(recipe, packed, tmp_path):
+    """Audio beside .txt files, at another rate, in small letters with punctuation; words in the text's own spelling."""
+    import soundfile
+
+    from pipeline.artifacts.corpus import iter_cuts
+    from pipeline.tasks.ali_formats import read_textgrid
+
+    cuts = [cut for _, cut in iter_cuts(recipe / "data/local/train")][:3]
+    for cut in cuts:
+        samples, rate = soundfile.read(cut["recording"]["sources"][0]["source"], dtype="int16")
+        name = tmp_path / "mine" / cut["supervisions"][0]["speaker"] / cut["id"]
+        name.parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(f"{name}.wav", np.repeat(samples, 2), 2 * rate)
+        Path(f"{name}.txt").write_text(cut["supervisions"][0]["text"].lower().capitalize() + ".\n")
+    done = align(packed, tmp_path / "mine", tmp_path / "out")
+    assert done.returncode == 0, done.stderr[-3000:]
+    grids = sorted((tmp_path / "out/textgrids").iterdir())
+    assert len(grids) == 3
+    said = {tuple(w.symbol.lower().strip(".") for w in read_textgrid(grid)["words"]) for grid in grids}
+    assert said == {tuple(cut["supervisions"][0]["text"].lower().split()) for cut in cuts}
+
+
 def test_data_of_another_rate_are_refused(recipe, packed, tmp_path):
     import soundfile
 
