@@ -107,6 +107,24 @@ def test_aligner_in_python(recipe, packed):
         aligner.align(np.full(16000, 7.0), text)
 
 
+def test_the_shipped_english_model(recipe):
+    """It names its sources, and finds words of synthetic speech that it has never heard within 60 ms on the median."""
+    from pipeline.artifacts.corpus import iter_cuts
+    from pipeline.tasks.aligner import SHIPPED, Aligner
+    from pipeline.tasks.packed import read_card
+
+    path = SHIPPED / "english.fsm"
+    card = read_card(path)
+    assert "CC BY 4.0" in card.licence and "LibriSpeech" in card.data and path.stat().st_size < 5 << 20
+    aligner, errors = Aligner.load("english"), []
+    for _, cut in list(iter_cuts(recipe / "data/local/train"))[:4]:
+        said = cut["supervisions"][0]
+        spoken = aligner.align(cut["recording"]["sources"][0]["source"], said["text"].lower() + " xylophonically")
+        assert [w.symbol for w in spoken.words][:-1] == said["text"].lower().split()
+        errors += [abs(w.start - gold[1]) for w, gold in zip(spoken.words, said["alignment"]["word"])]
+    assert float(np.median(errors)) < 0.06
+
+
 def rewritten(packed: Path, target: Path, change: dict[str, bytes | None], extra: dict[str, bytes]) -> Path:
     with zipfile.ZipFile(packed) as old, zipfile.ZipFile(target, "w") as new:
         for name in old.namelist():
