@@ -17,11 +17,16 @@ from pipeline.graph.lattices import arc_scores
 from pipeline.hmm.numba_cache import cached_njit
 
 STEP = 1024.0  # differences of scores are compared in steps of 1 / STEP
+MOST_STATES = 10_000
 TO_END = -1  # in place of a word
 
 
 def word_lattice(
-    lattice: Lattice, lm_weight: float, word_penalty: float = 0.0, beam: float = np.inf, max_states: int = 10_000
+    lattice: Lattice,
+    lm_weight: float,
+    word_penalty: float = 0.0,
+    beam: float = np.inf,
+    max_states: int | None = None,
 ) -> Lattice:
     """The word sequences of a lattice, each on one path; pdfs and transition-ids are gone.
 
@@ -30,7 +35,7 @@ def word_lattice(
         beam: sequences that are worse than the best one by more are left out, in units of these scores; a few may stay,
             on paths that need not be their best ones.
         max_states: subsets that are followed at most, the most probable ones first; the best sequence is among them if
-            it has fewer words.
+            it has fewer words. None: MOST_STATES, and one more for each frame.
     Returns:
         A lattice whose states begin where they do on the best path to them, at the earliest.
     """
@@ -38,11 +43,12 @@ def word_lattice(
     if not plain.num_arcs:
         return plain
     total = arc_scores(plain, lm_weight, word_penalty)
+    most = MOST_STATES + plain.num_frames if max_states is None else max_states
     backward = best_to_end(plain.src, plain.dst, total, plain.num_states)
     splits = np.searchsorted(plain.src, np.arange(plain.num_states + 1))
     parts = np.stack([plain.acoustic, plain.graph, plain.lm], axis=1).astype(np.float64)
     src, dst, word, found, place = _determinise(
-        splits, plain.dst, plain.label, total, parts, backward, min(beam, 1e300), max_states
+        splits, plain.dst, plain.label, total, parts, backward, min(beam, 1e300), most
     )
     return _ordered(plain, src, dst, word, found, plain.frame[place])
 

@@ -186,8 +186,10 @@ class RescoreLatticesOptions:
         description="Histories of a state that are worse by more are dropped, and so are paths of the whole in the "
         "end; at the scale of the search.",
     )
-    max_states: int = Field(
-        default=10_000, ge=1, description="States of a word lattice at most, the most probable ones."
+    max_states: int | None = Field(
+        default=None,
+        ge=1,
+        description="States of a word lattice at most, the most probable ones; none: 10,000 and one for each frame.",
     )
     lattices: bool = Field(default=False, description="Also write the lattices with the new scores.")
     confidences: bool = Field(
@@ -217,7 +219,9 @@ class ExportLatticesOptions:
         gt=0,
         description="htk: word sequences that are worse by more are left out, in units of the LM's scores.",
     )
-    max_states: int = Field(default=10_000, ge=1, description="htk: states of a word lattice at most.")
+    max_states: int | None = Field(
+        default=None, ge=1, description="htk: states of a word lattice at most; none: 10,000 and one for each frame."
+    )
 
 
 @dataclass(frozen=True, config=_STRICT)

@@ -20,7 +20,6 @@ from pipeline.tasks.ali_formats import TimedCut, write_ctm
 from pipeline.tasks.score import bootstrap, interval, result_row
 
 CTM = "words.ctm"
-MOST_STATES = 10_000  # of a word lattice, the most probable ones
 NOT_A_WORD = -1  # stands for words of references that the lang lacks
 
 Judge = Literal["none", "best", "mbr"]
@@ -75,9 +74,7 @@ class LatticeWords:
         from pipeline.graph.mbr import least_risk
 
         given = None if self._judge == "mbr" else [self._words.id(w) for w in hyp.hyp]
-        states = MOST_STATES + lattice.num_frames  # long recordings have more
-        words = word_lattice(lattice, *weights, max_states=states)
-        heard, _ = least_risk(words, *weights, self._header.frame_shift, given)
+        heard, _ = least_risk(word_lattice(lattice, *weights), *weights, self._header.frame_shift, given)
         offset = self._header.frame_offset
         said = tuple(self._words.name(h.word) for h in heard)
         self._heard[hyp.cut_id] = [
