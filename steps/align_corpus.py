@@ -35,7 +35,8 @@ def main(
     whatever else steps/import_data.py reads with its defaults; with options of its own, import it first.
 
     Words are looked up in the lexicon, whatever their case, and others are pronounced from their letters where the
-    model can. OUT/failed.txt lists utterances without alignment, OUT/words.txt the pronunciations of the words.
+    model can. OUT/failed.txt lists utterances without alignment, OUT/quality.csv figures of all others, the
+    most suspicious ones first, OUT/words.txt the pronunciations of the words.
     """
     from pipeline.tasks.aligner import find_model
 

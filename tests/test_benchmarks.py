@@ -27,6 +27,7 @@ KEYS = {"shape", "backend", "forward_s", "backward_s", "peak_mib", "ratio_to_k2"
         "denominators.py",
         "scaling.py",
         "streaming.py",
+        "quality.py",
         "long_recordings.py",
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +21,9 @@ from pipeline.tasks import ali_formats
 from pipeline.tasks.align import FAILED
 from pipeline.tasks.aligner import Aligner
 from pipeline.tasks.corpus_options import AlignCorpusOptions
+from pipeline.tasks.quality import measure, write_quality
+
+logger = logging.getLogger(__name__)
 
 
 def align_corpus(
@@ -50,12 +54,17 @@ def align_corpus(
     write_formats(ali, data, out, options)
     _write_words(Lang.load(work / "lang"), out / "words.txt")
     shutil.copy(work / "ali" / FAILED, out / FAILED)
+    found = measure(aligner.model, AliSet.load(work / "ali"), work / "feats", options.device)
+    flagged = write_quality(out / "quality.csv", found)
+    if flagged:
+        logger.warning("%d of %d utterances are suspicious; quality.csv has them first", flagged, len(found))
     if not options.keep:
         shutil.rmtree(work)
     return {
         "model": aligner.card.name,
         "aligned": report.num_aligned,
         "failed": len(report.failed),
+        "suspicious": flagged,
         "frames": report.num_frames,
         "log_like_per_frame": report.total_log_like / max(report.num_frames, 1),
     }

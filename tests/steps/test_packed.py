@@ -39,6 +39,8 @@ def test_a_packed_model_aligns_as_the_one_it_was_made_of(recipe, packed, tmp_pat
     assert set(ours) == set(theirs)
     for cut_id in theirs:
         assert ours[cut_id].transition_ids.tolist() == theirs[cut_id].transition_ids.tolist()
+    judged = (tmp_path / "out/quality.csv").read_text().splitlines()
+    assert judged[0].startswith("utterance,flagged,suspicion,gop") and len(judged) == len(ours) + 1
     told = [json.loads(line) for line in (tmp_path / "out/alignment.jsonl").read_text().splitlines()]
     assert {t["id"] for t in told} == set(theirs)
     for t in told:

@@ -1,0 +1,207 @@
+"""How far each aligned utterance can be trusted: text that is not what was said, audio that is not speech.
+
+Measured per utterance, over its frames of speech:
+
+- ``gop``, goodness of pronunciation: how far the phone that a frame is aligned with falls behind the best phone of the
+  frame, as a mean of log likelihood ratios (0: always the best one; cf. Witt and Young 2000).
+- ``worst_word``: the same over its worst word.
+- ``silence``: the same over its worst silence, in which words that the text lacks end up.
+- ``duration``: mean absolute log ratio of the phones' durations to those that the model's transitions imply.
+- ``log_like``: log-likelihood per frame; ``confidence`` and ``least_confidence``: posteriors of frames, mean of all and
+  of the worst phone; ``speech``: share of frames; ``words_per_second`` of speech; ``snr``: dB of speech over silence.
+
+An utterance is flagged where it stands out from the others of the corpus: the robust z-scores (median and median
+absolute deviation) of gop, worst_word, silence and duration are summed where they are on the bad side.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pipeline.artifacts.ali import AliSet
+from pipeline.base.files import atomic_write
+from pipeline.tasks.durations import implied_seconds
+from pipeline.tasks.model import Model, check_data
+
+if TYPE_CHECKING:
+    from pipeline.feats.dataset import Dataset
+
+BATCH_FRAMES = 20_000
+FLAGGED = 7.0  # sum of bad z-scores above which an utterance is flagged
+FEWEST = 20  # utterances below which there is nothing to stand out from
+SHORT_SILENCE = 0.05  # seconds below which a silence is not looked at
+SMALLEST = {"gop": 0.1, "worst_word": 0.5, "silence": 0.5, "duration": 0.05}  # deviations that count as one at least
+
+
+@dataclasses.dataclass(frozen=True)
+class Quality:
+    """Figures of an utterance, see the module; nan where there is nothing to measure."""
+
+    cut_id: str
+    gop: float
+    worst_word: float
+    silence: float
+    duration: float
+    log_like: float
+    confidence: float
+    least_confidence: float
+    speech: float
+    words_per_second: float
+    snr: float
+
+
+def measure(model: Model, ali: AliSet, data_dir: str | Path, device: str = "cpu", audio: bool = True) -> list[Quality]:
+    """Figures of all aligned utterances, in the order of the data.
+
+    Args:
+        model: the model of the alignment, or another over the same phones and frames.
+        ali: the alignment.
+        data_dir: features for the model, with the audio that they are of.
+        audio: read the audio for the signal-to-noise ratio.
+    """
+    import torch
+
+    from pipeline.feats.dataset import Dataset, plan
+
+    check_data(model, data_dir)
+    data = Dataset.open(data_dir, model.feat_options, cache_mib=0)
+    judge = _Judge(model, ali)
+    out: dict[int, Quality] = {}
+    rows = np.array([n for n in range(len(data)) if data.id(n) in ali], dtype=np.int64)
+    for batch in plan(data.lens[rows], BATCH_FRAMES, 64) if len(rows) else []:
+        some = rows[batch]
+        padded = data.batch(some, device)
+        with torch.no_grad():
+            scores, lens = model.log_likes(padded.feats, padded.lens, [data.speaker(n) for n in some.tolist()])
+        for i, n in enumerate(some.tolist()):
+            out[n] = judge.of(data.id(n), scores[i, : int(lens[i])].cpu().numpy())
+    found = [out[n] for n in sorted(out)]
+    return _with_snr(found, ali, data_dir, data) if audio else found
+
+
+class _Judge:
+    """Figures of utterances from their scores."""
+
+    def __init__(self, model: Model, ali: AliSet) -> None:
+        transitions = model.hmm.transitions
+        self.ali = ali
+        self.silence = transitions.phones.id("SIL")
+        self.pdfs = {int(p): np.unique(transitions.pdf[transitions.phone == p]) for p in np.unique(transitions.phone)}
+        seconds = implied_seconds(model.hmm, ali.header.frame_shift)
+        from pipeline.artifacts.lang import without_position
+
+        self.expected = {p: seconds[without_position(transitions.phones.name(p))] for p in self.pdfs}
+
+    def of(self, cut_id: str, scores: np.ndarray) -> Quality:
+        """Args:
+        scores: (T, P) natural logs.
+        """
+        alignment, shift = self.ali[cut_id], self.ali.header.frame_shift
+        segments = [s for s in self.ali.phone_segments(cut_id) if s[1] < len(scores)]
+        spoken = [s for s in segments if s[0] != self.silence]
+        best = scores.max(1)
+        behind = np.zeros(len(scores))
+        for phone, begin, num in segments:
+            own = scores[begin : begin + num][:, self.pdfs[phone]].max(1)
+            behind[begin : begin + num] = own - best[begin : begin + num]
+        frames, least = sum(num for _, _, num in spoken), max(1, round(SHORT_SILENCE / shift))
+        gop = sum(behind[b : b + n].sum() for _, b, n in spoken) / max(frames, 1)
+        ratios = [abs(np.log(n * shift / self.expected[p])) for p, _, n in spoken]
+        means = []
+        if alignment.confidence is not None:
+            means = [float(alignment.confidence[b : b + n].astype(np.float64).mean()) for _, b, n in spoken]
+        nan = float("nan")
+        return Quality(
+            cut_id,
+            float(gop) if spoken else nan,
+            self._worst_word(cut_id, behind, spoken),
+            min(
+                (float(behind[b : b + n].mean()) for p, b, n in segments if p == self.silence and n >= least),
+                default=0.0,
+            ),
+            float(np.mean(ratios)) if ratios else nan,
+            float(alignment.log_like) / max(len(alignment.transition_ids), 1),
+            float(np.mean(means)) if means else nan,
+            min(means, default=nan),
+            frames / max(len(alignment.transition_ids), 1),
+            len(alignment.words) / (frames * shift) if frames else nan,
+            nan,
+        )
+
+    def _worst_word(self, cut_id: str, behind: np.ndarray, spoken: Sequence[tuple[int, int, int]]) -> float:
+        starts = self.ali[cut_id].words[:, 1]
+        if not len(starts) or not spoken:
+            return float("nan")
+        word = np.searchsorted(starts, [b for _, b, _ in spoken], side="right") - 1
+        sums = np.zeros((2, len(starts)))
+        for w, (_, b, n) in zip(word.tolist(), spoken):
+            if w >= 0:
+                sums[:, w] += behind[b : b + n].sum(), n
+        return float((sums[0] / np.maximum(sums[1], 1)).min())
+
+
+def _with_snr(found: list[Quality], ali: AliSet, data_dir: str | Path, data: Dataset) -> list[Quality]:
+    from pipeline.artifacts.corpus import as_cut, iter_cuts
+
+    ratios: dict[str, float] = {}
+    wanted = {q.cut_id for q in found}
+    for _, entry in iter_cuts(data_dir):
+        if entry["id"] in wanted:
+            ratios[entry["id"]] = _snr(
+                as_cut(entry).load_audio()[0], entry["recording"]["sampling_rate"], ali, entry["id"]
+            )
+    return [dataclasses.replace(q, snr=ratios[q.cut_id]) for q in found]
+
+
+def _snr(samples: np.ndarray, rate: int, ali: AliSet, cut_id: str) -> float:
+    """dB of the mean power of speech over that of silence; nan without one of the two."""
+    power = np.concatenate([[0.0], np.cumsum(samples.astype(np.float64) ** 2)])
+    sums = np.zeros((2, 2))
+    for segment in ali.phones(cut_id):
+        begin, end = (min(int(t * rate), len(samples)) for t in (max(segment.start, 0.0), segment.end))
+        sums[int(segment.symbol == "SIL")] += power[end] - power[begin], end - begin
+    (speech, spoken), (noise, silent) = sums.tolist()
+    if not spoken or not silent or noise <= 0 or speech <= 0:
+        return float("nan")
+    return float(10 * np.log10((speech / spoken) / (noise / silent)))
+
+
+def suspicion(found: Sequence[Quality]) -> np.ndarray:
+    """(N,) sum of the bad z-scores of each utterance; 0 for corpora with fewer than FEWEST utterances."""
+    total = np.zeros(len(found))
+    if len(found) < FEWEST:
+        return total
+    for name, sign in (("gop", -1.0), ("worst_word", -1.0), ("silence", -1.0), ("duration", 1.0)):
+        values = np.array([getattr(q, name) for q in found])
+        known = values[np.isfinite(values)]
+        if not len(known):
+            continue
+        middle = np.median(known)
+        spread = max(1.4826 * float(np.median(np.abs(known - middle))), SMALLEST[name])
+        z = sign * (values - middle) / spread
+        total += np.where(np.isfinite(z), np.clip(z, 0, None), FLAGGED)  # nothing of speech in it is bad as well
+    return total
+
+
+def write_quality(path: Path, found: Sequence[Quality]) -> int:
+    """Writes a table as CSV, the most suspicious utterance first; returns the number of flagged ones."""
+    score = suspicion(found)
+    with atomic_write(path) as file:
+        writer = csv.writer(file, lineterminator="\n")
+        names = [field.name for field in dataclasses.fields(Quality)][1:]
+        writer.writerow(["utterance", "flagged", "suspicion", *names])
+        for i in np.argsort(-score, kind="stable").tolist():
+            writer.writerow([found[i].cut_id, int(score[i] > FLAGGED), f"{score[i]:.2f}", *_cells(found[i], names)])
+    return int((score > FLAGGED).sum())
+
+
+def _cells(quality: Quality, names: Sequence[str]) -> Iterator[str]:
+    for name in names:
+        value: Any = getattr(quality, name)
+        yield "" if np.isnan(value) else f"{value:.4f}"

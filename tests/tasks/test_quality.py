@@ -1,0 +1,87 @@
+"""Quality of alignments: figures by hand, and what stands out."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+
+import numpy as np
+import pytest
+
+from pipeline.tasks.quality import FEWEST, FLAGGED, Quality, suspicion, write_quality
+
+NAN = float("nan")
+
+
+def quality(name: str, **figures: float) -> Quality:
+    usual = dict(gop=-1.0, worst_word=-3.0, silence=-0.5, duration=0.4, log_like=-90.0, confidence=0.98)
+    rest = dict(least_confidence=0.6, speech=0.7, words_per_second=3.0, snr=20.0)
+    return Quality(name, **{**usual, **rest, **figures})
+
+
+def corpus(num: int) -> list[Quality]:
+    rng = np.random.default_rng(1)
+    return [
+        quality(f"u{i}", gop=-1 + 0.2 * rng.standard_normal(), worst_word=-3 + rng.standard_normal(),
+                duration=0.4 + 0.05 * rng.standard_normal())
+        for i in range(num)
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "figures", [{"gop": -4.0}, {"worst_word": -14.0}, {"silence": -6.0}, {"duration": 1.4}, {"gop": NAN}]
+)
+def test_one_bad_figure_is_enough(figures, tmp_path):
+    found = [*corpus(100), quality("bad", **figures)]
+    score = suspicion(found)
+    assert score[-1] >= FLAGGED and (score[:-1] > FLAGGED).mean() < 0.05
+    assert write_quality(tmp_path / "q.csv", found) >= int("gop" not in figures or figures["gop"] == figures["gop"])
+    rows = list(csv.DictReader((tmp_path / "q.csv").open()))
+    assert rows[0]["utterance"] == "bad" and len(rows) == 101
+    assert rows[0]["gop"] == ("" if "gop" in figures and np.isnan(figures["gop"]) else f"{found[-1].gop:.4f}")
+
+
+def test_good_figures_never_add_up():
+    found = [*corpus(100), quality("best", gop=0.0, worst_word=0.0, silence=0.0, duration=0.0)]
+    assert suspicion(found)[-1] == 0
+
+
+def test_few_utterances_have_nothing_to_stand_out_from():
+    assert not suspicion([*corpus(FEWEST - 2), quality("bad", gop=-50.0)]).any()
+
+
+def test_figures_of_an_utterance():
+    """Scores that put every frame on the aligned phone give 0; a frame on another one counts with its distance."""
+    from pipeline.artifacts.ali import AliHeader, AliSet
+    from pipeline.artifacts.ali_source import Alignment
+    from pipeline.artifacts.lang import make_lang
+    from pipeline.artifacts.lexicon import Lexicon, Pronunciation
+    from pipeline.artifacts.transitions import TransitionModel
+    from pipeline.artifacts.tree import monophone_tree
+    from pipeline.tasks.quality import _Judge
+
+    lang = make_lang(Lexicon([Pronunciation("A", ("a",)), Pronunciation("B", ("b",))]), speech_states=1)
+    tree = monophone_tree(lang.phones, lang.topo)
+    transitions = TransitionModel(tree, lang.topo)
+    state = {lang.phones.name(int(p)): i for i, p in enumerate(transitions.phone)}
+    spelt = ["SIL"] * 10 + ["a"] * 4 + ["b"] * 6
+    tids = np.array([2 * state[p] for p in spelt], dtype=np.int32)
+    for end in (9, 13, 19):
+        tids[end] += 1
+    words = np.array([[lang.words.id("A"), 10], [lang.words.id("B"), 14]], dtype=np.int32)
+    header = AliHeader(lang.topo.id, tree.id, lang.id, 0.01, 0.0, "test")
+    ali = AliSet(header, transitions, lang.words, [Alignment("u", tids, -40.0, words)])
+
+    class Scorer:
+        hmm = dataclasses.make_dataclass("Hmm", ["transitions"])(transitions)
+
+    scores = np.full((20, transitions.num_pdfs if hasattr(transitions, "num_pdfs") else tree.num_pdfs), -10.0)
+    pdf = transitions.tid_pdf()[tids]
+    scores[np.arange(20), pdf] = 0.0
+    told = _Judge(Scorer(), ali).of("u", scores)
+    assert told.gop == told.worst_word == told.silence == 0 and told.log_like == -2 and told.speech == 0.5
+    assert told.words_per_second == pytest.approx(20) and np.isnan(told.confidence)
+    scores[15, pdf[15]], scores[3, pdf[3]] = -13.0, -15.0
+    told = _Judge(Scorer(), ali).of("u", scores)
+    assert told.gop == pytest.approx(-3 / 10) and told.worst_word == pytest.approx(-3 / 6)
+    assert told.silence == pytest.approx(-5 / 10)
