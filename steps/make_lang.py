@@ -25,21 +25,27 @@ from pipeline.graph.options import LangOptions
 def main(lexicon: Path, out: Path, tokens: Path | None, config: LangOptions, overwrite: bool) -> None:
     """Makes OUT, a lang (phones, words, pronunciations, topology), from LEXICON, lines of a word and its phones.
 
-    With --unit grapheme only the words of LEXICON are used; they are spelt with their letters.
+    With --unit grapheme only the words of LEXICON are used, which may be a list of words; they are spelt with their
+    letters.
     """
 
     def action(tmp: Path) -> dict:
         from pipeline.artifacts.lang import make_lang
-        from pipeline.artifacts.lexicon import Lexicon, grapheme_lexicon
+        from pipeline.artifacts.lexicon import grapheme_lexicon
+        from pipeline.artifacts.lexicon_formats import read_lexicon, read_words
         from pipeline.artifacts.token_lang import token_lang
         from pipeline.artifacts.tokens import Tokens
 
-        entries = Lexicon.load(lexicon, probs=config.probs)
-        if config.unit == "grapheme":
-            entries = grapheme_lexicon(entries.words(), config.drop)
+        form = "kaldi_probs" if config.probs else config.lexicon_format
         if tokens is not None:
-            lang = token_lang(entries.words(), Tokens.load(tokens), config.silence_prob)
+            lang = token_lang(read_words(lexicon, form), Tokens.load(tokens), config.silence_prob)
         else:
+            by_letters = config.unit == "grapheme"
+            entries = (
+                grapheme_lexicon(read_words(lexicon, form), config.drop)
+                if by_letters
+                else read_lexicon(lexicon, form, config.stress)
+            )
             lang = make_lang(
                 entries,
                 config.unit,

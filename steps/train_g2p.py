@@ -26,10 +26,11 @@ def main(lexicon: Path, out: Path, config: G2pOptions, overwrite: bool) -> None:
     def action(tmp: Path) -> dict:
         import logging
 
-        from pipeline.artifacts.lexicon import Lexicon
+        from pipeline.artifacts.lexicon_formats import read_lexicon
         from pipeline.g2p.joint_units import G2p, held_out, test
 
-        entries = [(e.word, e.phones) for e in Lexicon.load(lexicon, probs=False).entries]
+        found = read_lexicon(lexicon, config.lexicon_format, config.stress)
+        entries = [(e.word, e.phones) for e in found.entries]
         tested = held_out({word for word, _ in entries}, config.held_out, config.seed)
         model = G2p.train([e for e in entries if e[0] not in tested], config.order, config.iterations)
         model.save(tmp)

@@ -30,6 +30,7 @@ def main(text: Path, lang: Path, out: Path, dev: Path | None, config: LmOptions,
 
         from pipeline.artifacts.arpa import UNK, read_sentences, train_kneser_ney, train_unigram
         from pipeline.artifacts.lang import Lang
+        from pipeline.artifacts.oov import UnknownWords
         from pipeline.artifacts.tokens import FACTS, Tokens
         from pipeline.base.log import setup_default
 
@@ -41,7 +42,13 @@ def main(text: Path, lang: Path, out: Path, dev: Path | None, config: LmOptions,
             vocabulary = Lang.load(lang)
             words, unknown, spell = list(vocabulary.words)[1:], vocabulary.oov_word or UNK, lambda words: list(words)
         known = {*words, unknown}
-        sentences = [[w if w in known else unknown for w in spell(s)] for s in read_sentences(text)]
+        lacking = UnknownWords(known, str(lang))
+        sentences = []
+        for sentence in map(spell, read_sentences(text)):
+            lacking.add(sentence)
+            sentences.append([w if w in known else unknown for w in sentence])
+        if lacking.counts:
+            lacking.log()
         if config.order == 1:
             arpa = train_unigram(sentences, words, config.add)
         else:

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pipeline.artifacts.characters import split_fields
 from pipeline.base.errors import DataError
 from pipeline.base.files import atomic_write, read_jsonl, read_lines
 
@@ -165,7 +166,7 @@ class _Reader:
 
     def _ngram(self, line: str) -> None:
         n = len(self.seen)
-        fields = line.split()
+        fields = split_fields(line, f"{self.path}:{self.line_no}")
         if len(fields) not in (n + 1, n + 2):
             raise self.fail(f"expected a probability, {n} words and perhaps a back-off weight, found {line!r}")
         ngram = tuple(fields[1 : n + 1])
@@ -204,7 +205,7 @@ def read_sentences(path: str | Path) -> Iterator[list[str]]:
     else:
         lines = read_lines(p)
     for line_no, line in lines:
-        words = line.split()
+        words = split_fields(line, f"{p}:{line_no}")
         if words:
             if BOS in words or EOS in words:
                 raise DataError(f"{p}:{line_no}: holds a sentence marker, {BOS} or {EOS}")

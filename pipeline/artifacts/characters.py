@@ -25,7 +25,6 @@ _ODD_BLANK = re.compile(f"[{BLANKS}]")
 _FORMAT = re.compile(f"[{FORMAT}]")
 _CONTROL = re.compile(f"[{CONTROL}]")
 _ODD = re.compile(f"[{BLANKS}{FORMAT}{CONTROL}]")
-_BLANK = re.compile("[ \t]+")
 
 
 def named(char: str) -> str:
@@ -54,11 +53,10 @@ def split_fields(line: str, where: str) -> list[str]:
     Raises:
         DataError: names file, line and code point of any other blank, invisible or control character.
     """
-    if not (line.isascii() and line.isprintable()):
-        odd = odd_character(line)
-        if odd is not None:
-            raise DataError(f"{where}: holds {named(odd)}, which is neither visible nor a blank between words")
-    return [field for field in _BLANK.split(line) if field]
+    odd = odd_character(line.replace("\t", " "))
+    if odd is not None:
+        raise DataError(f"{where}: holds {named(odd)}, which is neither visible nor a blank between words")
+    return line.split()  # the only white space that is left is blanks, tabs and the end of the line
 
 
 def without_format(text: str) -> tuple[str, int]:

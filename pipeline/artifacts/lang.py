@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from pipeline.artifacts.lexicon import Lexicon, Pronunciation
+from pipeline.artifacts.oov import NearWords
 from pipeline.artifacts.symbols import SymbolTable
 from pipeline.artifacts.topo import Topo, make_topo
 from pipeline.base.errors import DataError
@@ -126,7 +127,9 @@ class Lang:
         for word in words:
             if word not in self.lexicon:
                 if self.oov_word is None:
-                    raise DataError(f"{where}: word {word!r} is not in the lexicon")
+                    near = NearWords(self.lexicon.words()).find(word)
+                    told = "" if near is None else f", which has {near.word!r}; they differ in {near.difference}"
+                    raise DataError(f"{where}: word {word!r} is not in the lexicon{told}")
                 word = self.oov_word
             ids.append(self.words.id(word))
         return ids

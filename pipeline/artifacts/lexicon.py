@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.artifacts.characters import named, odd_character, split_fields
+from pipeline.artifacts.text_norm import set_case
 from pipeline.base.errors import DataError
 from pipeline.base.files import atomic_write, read_lines
 
@@ -49,34 +51,29 @@ class Lexicon:
                 f.write(f"{e.word} {f'{e.prob!r} ' if probs else ''}{' '.join(e.phones)}\n")
 
     @classmethod
-    def load(cls, path: str | Path, probs: bool = True) -> Lexicon:
-        """Reads a lexicon.
+    def load(cls, path: str | Path) -> Lexicon:
+        """Reads lexiconp.txt as ``save`` writes it; pipeline.artifacts.lexicon_formats reads those of others.
 
-        Args:
-            path: text file, one pronunciation a line.
-            probs: True for lexiconp.txt (``word prob phones``), False for lexicon.txt (``word phones``).
         Raises:
             DataError: with file and line, for a word without phones, a bad probability or a repeated variant.
         """
         entries: list[Pronunciation] = []
         seen: dict[tuple[str, tuple[str, ...]], int] = {}
         for line_no, line in read_lines(path):
-            fields = line.split()
+            fields = split_fields(line, f"{path}:{line_no}")
             if not fields:
                 raise DataError(f"{path}:{line_no}: empty line")
-            word, rest, prob = fields[0], fields[1:], 1.0
-            if probs:
-                if not rest:
-                    raise DataError(f"{path}:{line_no}: word {word!r} has no probability and no phones")
-                prob = _parse_prob(rest[0], f"{path}:{line_no}")
-                rest = rest[1:]
+            word, rest = fields[0], fields[1:]
             if not rest:
+                raise DataError(f"{path}:{line_no}: word {word!r} has no probability and no phones")
+            prob = _parse_prob(rest[0], f"{path}:{line_no}")
+            if not rest[1:]:
                 raise DataError(f"{path}:{line_no}: word {word!r} has no phones")
-            key = (word, tuple(rest))
+            key = (word, tuple(rest[1:]))
             if key in seen:
                 raise DataError(f"{path}:{line_no}: same word and phones as line {seen[key]}")
             seen[key] = line_no
-            entries.append(Pronunciation(word, tuple(rest), prob))
+            entries.append(Pronunciation(word, key[1], prob))
         if not entries:
             raise DataError(f"{path}: the lexicon is empty")
         return cls(entries)
@@ -99,11 +96,14 @@ def grapheme_lexicon(words: Iterable[str], drop: str = "") -> Lexicon:
         words: vocabulary; markers such as ``<UNK>`` must not be among them.
         drop: characters left out of the spelling (for example ``-`` and ``.``).
     Raises:
-        DataError: a word without any letter left.
+        DataError: a word without any letter left, or with an invisible character.
     """
     entries = []
     for word in words:
-        letters = tuple(c for c in word.lower() if c not in drop)
+        odd = odd_character(word)
+        if odd is not None:
+            raise DataError(f"word {word!r} holds {named(odd)}, which is no grapheme")
+        letters = tuple(c for c in set_case(word, "lower") if c not in drop)
         if not letters:
             raise DataError(f"word {word!r} has no graphemes once {drop!r} is dropped")
         entries.append(Pronunciation(word, letters))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from pipeline.artifacts.characters import named, odd_character, split_fields
 from pipeline.base.errors import DataError
 from pipeline.base.files import atomic_write, read_lines
 
@@ -26,6 +27,9 @@ class SymbolTable:
         for name in names:
             if not name or any(c.isspace() for c in name):
                 raise DataError(f"symbol {name!r} is empty or holds a blank")
+            odd = odd_character(name)
+            if odd is not None:
+                raise DataError(f"symbol {name!r} holds {named(odd)}")
             if name in self._ids:
                 raise DataError(f"symbol {name!r} stands twice in the table")
             self._ids[name] = len(self._names)
@@ -67,7 +71,7 @@ class SymbolTable:
         """Reads ``name id`` lines; ids must count up from 0 and ``<eps>`` must be 0."""
         names: list[str] = []
         for line_no, line in read_lines(path):
-            fields = line.split()
+            fields = split_fields(line, f"{path}:{line_no}")
             if len(fields) != 2 or not fields[1].isdigit():
                 raise DataError(f"{path}:{line_no}: expected 'symbol id', found {line!r}")
             if int(fields[1]) != len(names):

@@ -13,7 +13,7 @@ from pipeline.corpora.elan import read_elan
 from pipeline.corpora.folder import TEXTS, files_below, read_folder
 from pipeline.corpora.kaldi import is_kaldi, read_kaldi
 from pipeline.corpora.lhotse_manifests import is_lhotse, read_lhotse
-from pipeline.corpora.options import FormatName, ImportOptions
+from pipeline.corpora.options import CorpusFormat, ImportOptions
 from pipeline.corpora.source import LeftOut, SourceUtterance
 from pipeline.corpora.subtitles import read_subtitles
 from pipeline.corpora.tables import is_table, read_tables
@@ -41,7 +41,7 @@ class Format:
 
 
 # The first that recognises a source has it.
-FORMATS: dict[FormatName, Format] = {
+FORMATS: dict[CorpusFormat, Format] = {
     "kaldi": Format("wav.scp", read_kaldi, recognise=is_kaldi),
     "lhotse": Format("lhotse's cuts, or recordings and supervisions", read_lhotse, recognise=is_lhotse),
     "table": Format("a .csv, .tsv or .jsonl that names audio and text", read_tables, recognise=is_table),
@@ -53,7 +53,7 @@ FORMATS: dict[FormatName, Format] = {
 }
 
 
-def format_of(source: Path, options: ImportOptions) -> FormatName:
+def format_of(source: Path, options: ImportOptions) -> CorpusFormat:
     """Name of the format of a corpus.
 
     Args:

@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.artifacts.cut_checks import TOLERANCE
+from pipeline.artifacts.lexicon_formats import read_words
+from pipeline.artifacts.oov import UnknownWords
 from pipeline.artifacts.text_norm import TextNormaliser, TextReport
 from pipeline.base.digests import Digests
 from pipeline.base.errors import ConfigError, DataError
@@ -34,6 +36,7 @@ logger = logging.getLogger(__name__)
 
 LEFT_OUT = "left_out.txt"
 NEW_IDS = "new_ids.tsv"
+UNKNOWN_WORDS = "oov.tsv"
 OVERHANG = 0.5  # seconds by which a segment may end behind its recording, where it is cut, as in Kaldi
 SHORTEST = 0.05  # seconds of an utterance
 
@@ -49,7 +52,12 @@ def audio_identity(source: Path, root: Path | None, options: ImportOptions, dige
 
 
 def import_corpus(
-    source: Path, root: Path | None, work_dir: Path, final_dir: Path, options: ImportOptions
+    source: Path,
+    root: Path | None,
+    work_dir: Path,
+    final_dir: Path,
+    options: ImportOptions,
+    lexicon: Path | None = None,
 ) -> dict[str, Any]:
     """Make a data directory of a corpus; see the options.
 
@@ -58,6 +66,7 @@ def import_corpus(
         root: directory that relative paths of audio start from; None: looked for.
         work_dir: where the data directory is written.
         final_dir: where it will stand.
+        lexicon: its words are compared with those of the corpus.
     Returns:
         facts for the stamp.
     Raises:
@@ -69,6 +78,9 @@ def import_corpus(
         raise ConfigError("--allow-commands needs --rate: what commands print shows its rate only when they run")
     options = replace(options, format=format_of(source, options))
     logger.info("%s: read as %s", source, options.format)
+    words = None
+    if lexicon is not None:
+        words = UnknownWords(set(read_words(lexicon, options.lexicon_format)), str(lexicon))
     with LeftOut(work_dir / LEFT_OUT) as out, UtteranceSpool(work_dir) as utterances:
         normalise = TextNormaliser(options)
         recordings = Recordings(work_dir, final_dir, options)
@@ -78,9 +90,11 @@ def import_corpus(
         utterances.write(_possible(utterances, recordings, out))
         _check_share(source, len(utterances), out, options)
         recordings.store(utterances)
-        cuts = Cuts(utterances, recordings, out)
+        cuts = Cuts(utterances, recordings, out, words)
         count = save_data_dir(work_dir, cuts)
         _check_share(source, count, out, options)
+    if words is not None:
+        words.log(work_dir / UNKNOWN_WORDS, final_dir / UNKNOWN_WORDS)
     cuts.write_new_ids(work_dir / NEW_IDS)
     if cuts.num_bad_times:
         logger.warning("%d utterances: times of words or phones overlap or are outside; dropped", cuts.num_bad_times)
@@ -97,6 +111,7 @@ def import_corpus(
         "text": dict(normalise.report.counts),
         "new_ids": cuts.ids.num_changed,
         "bad_times": cuts.num_bad_times,
+        **({} if words is None else {"unknown_words": words.counts.total(), "unknown_share": round(words.share, 4)}),
         **recordings.facts(),
     }
 
@@ -181,8 +196,10 @@ def _check_share(source: Path, good: int, out: LeftOut, options: ImportOptions) 
 class Cuts:
     """The cuts of utterances whose audio is stored, with ids and speakers as data directories have them."""
 
-    def __init__(self, utterances: UtteranceSpool, recordings: Recordings, out: LeftOut) -> None:
-        self._utterances, self._recordings, self._out = utterances, recordings, out
+    def __init__(
+        self, utterances: UtteranceSpool, recordings: Recordings, out: LeftOut, words: UnknownWords | None = None
+    ) -> None:
+        self._utterances, self._recordings, self._out, self._words = utterances, recordings, out, words
         self.ids, self._speakers, self._speaker_names = Unique(), Unique(), dict[str, str]()
         self._renamed: list[tuple[str, str]] = []
         self.num_bad_times = 0  # utterances whose times of words or phones are not possible, and are dropped
@@ -199,6 +216,8 @@ class Cuts:
                 self._out.add(utt.id, problem[0], f"{utt.where}: {problem[1]}")
                 continue
             assert stored is not None, utt
+            if self._words is not None:
+                self._words.add(utt.text.split())
             rate = stored.sampling_rate
             start = round(utt.start * rate)
             end = stored.num_samples if utt.end is None else min(round(utt.end * rate), stored.num_samples)

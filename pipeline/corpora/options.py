@@ -8,16 +8,17 @@ from typing import Literal
 from pydantic import ConfigDict, Field, field_validator
 from pydantic.dataclasses import dataclass
 
+from pipeline.artifacts.lexicon_formats import FormatName
 from pipeline.artifacts.text_norm import TextOptions
 
-FormatName = Literal["auto", "kaldi", "folder", "textgrid", "elan", "subtitles", "timed_words", "lhotse", "table"]
+CorpusFormat = Literal["auto", "kaldi", "folder", "textgrid", "elan", "subtitles", "timed_words", "lhotse", "table"]
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class ImportOptions(TextOptions):
     """How a corpus is read, and what becomes of its audio and text."""
 
-    format: FormatName = Field("auto", description="Format of SOURCE; auto: the one that its files show.")
+    format: CorpusFormat = Field("auto", description="Format of SOURCE; auto: the one that its files show.")
     suffix: str | None = Field(
         None,
         description="Suffix of the audio files, such as .flac, in place of the one that SOURCE names; none: any other "
@@ -64,6 +65,11 @@ class ImportOptions(TextOptions):
         gt=0,
         le=60,
         description="Seconds without a word that end an utterance of a .ctm file.",
+    )
+    lexicon_format: FormatName = Field(
+        "auto",
+        description="Format of the file of --lexicon, see steps/make_lang.py.",
+        json_schema_extra={"stamp": "if_set"},
     )
     encoding: str | None = Field(
         None,

@@ -238,7 +238,10 @@ class G2p:
             [number[u] for u in aligned[row]] for row in sorted(aligned) if all(u in number for u in aligned[row])
         ]
         if not sequences:
-            raise DataError("no entry of the lexicon can be aligned with its letters")
+            raise DataError(
+                f"none of the {len(entries)} entries can be aligned with its letters; a model of pronunciations is "
+                "learned from some hundreds or more"
+            )
         return cls(kept, sequences, order)
 
     def pronounce(self, word: str) -> tuple[str, ...]:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
+from pipeline.artifacts.lexicon_formats import LexiconOptions
+
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
-class G2pOptions:
+class G2pOptions(LexiconOptions):
     """How the model is trained."""
 
     order: int = Field(6, ge=1, description="Longest n-grams over joint units of letters and phones.")

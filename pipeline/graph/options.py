@@ -8,13 +8,15 @@ from pydantic import ConfigDict, Field
 from pydantic.config import JsonDict
 from pydantic.dataclasses import dataclass
 
+from pipeline.artifacts.lexicon_formats import LexiconOptions
+
 _STRICT = ConfigDict(extra="forbid")
 _NO_STAMP: JsonDict = {"stamp": False}
 _IF_SET: JsonDict = {"stamp": "if_set"}  # options added later: what was made before them stays up to date
 
 
 @dataclass(frozen=True, config=_STRICT)
-class LangOptions:
+class LangOptions(LexiconOptions):
     """How a lang is made from a lexicon."""
 
     unit: Literal["phone", "grapheme"] = Field(
@@ -25,7 +27,7 @@ class LangOptions:
         description="word_end: the last phone of a word is a symbol of its "
         "own; full: so are the first, the inner and the only one, as in Kaldi.",
     )
-    probs: bool = Field(default=False, description="The lexicon has a probability behind each word (lexiconp.txt).")
+    probs: bool = Field(default=False, description="The same as --lexicon-format kaldi_probs (lexiconp.txt).")
     oov_word: str | None = Field(
         default=None, description="Word for unknown ones, with the phone SPN; none: unknown words are errors."
     )

@@ -16,6 +16,7 @@ from pydantic.dataclasses import dataclass
 from pipeline.artifacts.ali import AliHeader, AliWriter
 from pipeline.artifacts.ali_source import Alignment
 from pipeline.artifacts.lang import Lang
+from pipeline.artifacts.oov import UnknownWords
 from pipeline.artifacts.tokens import BLANK_ID
 from pipeline.base.errors import DataError
 from pipeline.base.files import atomic_write
@@ -130,6 +131,7 @@ def _paths(
     # Utterances are read once, so nothing is gained by keeping them.
     data = Dataset.open(data_dir, model.feat_options, cache_mib=0)
     texts = _Texts(data, lang)
+    texts.tell_unknown()
     on_demand = _on_demand(model, options)
     with progress_of(len(data), f"align {data_dir}") as done:
         size, most = (ON_DEMAND_FRAMES, len(data)) if on_demand else (options.batch_frames, MAX_BATCH)
@@ -149,6 +151,16 @@ class _Texts:
 
     def __init__(self, data: Dataset, lang: Lang) -> None:
         self.data, self.lang = data, lang
+
+    def tell_unknown(self) -> None:
+        """Tells which words of the data the unknown word of the lang stands for."""
+        if self.lang.oov_word is None:
+            return
+        unknown = UnknownWords(self.lang.lexicon.by_word, f"the lexicon, {self.lang.oov_word} stands for them")
+        for n in range(len(self.data)):
+            unknown.add(self.data.text(n).split())
+        if unknown.counts:
+            unknown.log()
 
     def words(self, n: int) -> list[int]:
         """Of an utterance; DataError names the line of a word outside the lexicon."""

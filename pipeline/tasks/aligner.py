@@ -14,6 +14,7 @@ from pipeline.artifacts.ali import AliSet, Segment
 from pipeline.artifacts.index import load_index
 from pipeline.artifacts.lang import Lang
 from pipeline.artifacts.lexicon import Lexicon, Pronunciation
+from pipeline.artifacts.lexicon_formats import read_lexicon
 from pipeline.base.errors import ConfigError, DataError
 from pipeline.tasks.align import AlignOptions, AlignReport, align
 from pipeline.tasks.boundaries import BoundaryOptions, Source, refine
@@ -160,7 +161,7 @@ class Aligner:
                 f"{data} has audio of {index.sampling_rate} Hz, and {self.card.name} was trained on "
                 f"{self.sampling_rate} Hz; fullsum import --rate {self.sampling_rate} converts it"
             )
-        own = None if lexicon is None else Lexicon.load(lexicon, probs=False)
+        own = None if lexicon is None else read_lexicon(lexicon)
         words = {word for i in range(len(index)) for word in index.text(i).split()}
         lang = self.lang.with_lexicon(self.pronounce(words, own), lexicon or self.card.name)
         lang.save(work / "lang")

@@ -54,22 +54,51 @@ def test_lexicon_round_trip_keeps_variants_and_probabilities(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "probs, text, message",
+    "text, message",
     [
-        (False, "A AH\nB\n", r"lex.txt:2: word 'B' has no phones"),
-        (True, "A 1.0 AH\nB 1.0\n", r"lex.txt:2: word 'B' has no phones"),
-        (True, "A AH\n", r"lex.txt:1: 'AH' is not a probability"),
-        (True, "A 1.5 AH\n", r"lex.txt:1: probability 1.5 is outside"),
-        (True, "A nan AH\n", r"lex.txt:1: probability nan is outside"),
-        (False, "A AH\nA AH\n", r"lex.txt:2: same word and phones as line 1"),
-        (False, "A AH\n\nB B\n", r"lex.txt:2: empty line"),
-        (False, "", r"lex.txt: the lexicon is empty"),
+        ("A 1.0 AH\nB 1.0\n", r"lex.txt:2: word 'B' has no phones"),
+        ("A 1.0 AH\nB\n", r"lex.txt:2: word 'B' has no probability and no phones"),
+        ("A AH\n", r"lex.txt:1: 'AH' is not a probability"),
+        ("A 1.5 AH\n", r"lex.txt:1: probability 1.5 is outside"),
+        ("A nan AH\n", r"lex.txt:1: probability nan is outside"),
+        ("A 1 AH\nA 1 AH\n", r"lex.txt:2: same word and phones as line 1"),
+        ("A 1 AH\n\nB 1 B\n", r"lex.txt:2: empty line"),
+        ("10\u00a0000 1 T EH N\n", r"lex.txt:1: holds U\+00A0"),
+        ("A 1 A\u200bH\n", r"lex.txt:1: holds U\+200B"),
+        ("", r"lex.txt: the lexicon is empty"),
     ],
 )
-def test_broken_lexicon_names_file_and_line(tmp_path, probs, text, message):
-    (tmp_path / "lex.txt").write_text(text)
+def test_broken_lexicon_names_file_and_line(tmp_path, text, message):
+    (tmp_path / "lex.txt").write_text(text, encoding="utf-8")
     with pytest.raises(DataError, match=message):
-        Lexicon.load(tmp_path / "lex.txt", probs=probs)
+        Lexicon.load(tmp_path / "lex.txt")
+
+
+@pytest.mark.parametrize("char", ["\u00a0", "\u3000", "\u0085", "\x0b", "\r", "\0", "\u200b", "\u00ad", "\ufeff"])
+def test_no_artifact_takes_an_exotic_blank_for_one(tmp_path, char):
+    """Lexicon, symbols, language model, text: refused with line and code point."""
+    from pipeline.artifacts.arpa import Arpa, read_sentences
+
+    told = rf":\d+: holds U\+{ord(char):04X}"
+    arpa = f"\\data\\\nngram 1=3\n\n\\1-grams:\n-1\t<s>\n-1\t</s>\n-1\tA{char}B\n\n\\end\\\n"
+    for name, text, load in (
+        ("lexiconp.txt", f"A{char}B 1 AH\n", Lexicon.load),
+        ("words.txt", f"<eps> 0\nA{char}B 1\n", SymbolTable.load),
+        ("lm.arpa", arpa, Arpa.load),
+        ("text", f"fine\nA{char}B C\n", lambda path: list(read_sentences(path))),
+    ):
+        (tmp_path / name).write_bytes(text.encode())
+        with pytest.raises(DataError, match=name + told):
+            load(tmp_path / name)
+    with pytest.raises(DataError, match="holds"):
+        SymbolTable([f"A{char}B"])
+    with pytest.raises(DataError, match="which is no grapheme"):
+        grapheme_lexicon([f"a{char}b"])
+
+
+def test_graphemes_are_composed():
+    assert grapheme_lexicon(["İŞ", "cafe\u0301"]).entries[0].phones == ("i", "ş")
+    assert grapheme_lexicon(["cafe\u0301"]).entries[0].phones == ("c", "a", "f", "é")
 
 
 def test_grapheme_lexicon_lowers_and_drops():

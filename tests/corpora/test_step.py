@@ -82,3 +82,18 @@ def test_unknown_format(tmp_path):
     lines(tmp_path / "nothing" / "readme.md", "no corpus")
     failed = step(tmp_path, "nothing", "data")
     assert failed.returncode == 2 and "no format of a corpus that is known here: kaldi (wav.scp)" in failed.stderr
+
+
+def test_lexicon(corpus, tmp_path):
+    """Words that a lexicon lacks are counted, the near ones named, all of them listed."""
+    lines(tmp_path / "lexicon.txt", "WORD W ER D", "AGAIN AH G EH N")
+    done = step(tmp_path, "train", "data", "--lexicon", "lexicon.txt")
+    assert done.returncode == 0, done.stderr
+    assert "40 of 40 words (100.0%), 2 of 2 different ones, are not in lexicon.txt" in done.stderr
+    assert "--punctuation strip, --case): Word, (WORD)" in done.stderr and "--case upper): again (AGAIN)" in done.stderr
+    assert "all are listed in data/oov.tsv" in done.stderr and "three ways out" in done.stderr
+    assert (tmp_path / "data" / "oov.tsv").read_text().startswith("Word,\t20\tWORD\t")
+    done = step(
+        tmp_path, "train", "good", "--lexicon", "lexicon.txt", "--case", "upper", "--punctuation", "strip"
+    )  # fmt: skip
+    assert "all 40 words are in lexicon.txt" in done.stderr

@@ -73,7 +73,7 @@ def test_a_broken_model_is_refused(tmp_path, broken):
 
 
 def test_nothing_to_align_is_an_error():
-    with pytest.raises(DataError, match="no entry"):
+    with pytest.raises(DataError, match="none of the 1 entries can be aligned"):
         G2p.train([("a", ("A", "B", "C"))])
 
 

@@ -27,10 +27,11 @@ GLOTTAL_STOP = "q"
 def main(lexicon: Path, out: Path, overwrite: bool) -> None:
     def action(tmp: Path) -> dict:
         from pipeline.artifacts.lexicon import Lexicon, Pronunciation
+        from pipeline.artifacts.lexicon_formats import read_lexicon
 
         entries: list[Pronunciation] = []
         plain: list[Pronunciation] = []
-        for entry in Lexicon.load(lexicon, probs=False).entries:
+        for entry in read_lexicon(lexicon).entries:
             phones = tuple(phone.lower() for phone in entry.phones)
             plain.append(Pronunciation(entry.word, phones))
             entries.append(plain[-1])
