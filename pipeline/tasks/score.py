@@ -55,6 +55,9 @@ def total_errors(errors: Sequence[Errors]) -> Errors:
     return Errors(*(sum(getattr(e, name) for e in errors) for name in ("words", "ins", "dels", "subs")))
 
 
+DRAWS = 1 << 18  # that are held at once
+
+
 def bootstrap(
     numerator: np.ndarray,
     denominator: np.ndarray,
@@ -79,8 +82,9 @@ def bootstrap(
         num, den = np.bincount(index, num), np.bincount(index, den)
     rng = np.random.default_rng(seed)
     ratios = np.empty(replications)
-    for first in range(0, replications, 500):  # bounds the memory
-        draws = rng.integers(0, len(num), size=(min(500, replications - first), len(num)))
+    at_once = max(1, DRAWS // max(len(num), 1))
+    for first in range(0, replications, at_once):  # bounds the memory; the draws are the same however they are divided
+        draws = rng.integers(0, len(num), size=(min(at_once, replications - first), len(num)))
         ratios[first : first + len(draws)] = num[draws].sum(1) / np.maximum(den[draws].sum(1), 1e-12)
     return ratios
 

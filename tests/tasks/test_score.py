@@ -13,6 +13,7 @@ from pipeline.artifacts.hyp import Hypothesis
 from pipeline.base.errors import MismatchError
 from pipeline.base.files import write_json
 from pipeline.experiments.report import read_rows
+from pipeline.tasks import score as score_module
 from pipeline.tasks.score import (
     bootstrap,
     compare,
@@ -108,3 +109,11 @@ def test_rows_are_accepted_by_the_report(tmp_path: Path) -> None:
     read = read_rows(tmp_path / "results.json", tmp_path)
     assert read[0]["low"] <= read[0]["value"] <= read[0]["high"] and read[0]["counts"]["utterances"] == 60
     assert read[1]["value"] == 0.0 and read[1]["config"] == {"beam": 1}
+
+
+def test_bootstrap_does_not_depend_on_how_its_draws_are_divided(monkeypatch):
+    rng = np.random.default_rng(2)
+    errors, words = rng.integers(0, 9, 301), rng.integers(1, 20, 301)
+    whole = bootstrap(errors, words, replications=700)
+    monkeypatch.setattr(score_module, "DRAWS", 1000)
+    assert (bootstrap(errors, words, replications=700) == whole).all()
