@@ -147,6 +147,23 @@ def store_audio(
     return recording
 
 
+def load_samples(cut: MonoCut) -> npt.NDArray[Any]:
+    """Audio of an utterance, float32 (T,), full scale being 1.
+
+    Raises:
+        DataError: names the utterance and the file that cannot be loaded.
+    """
+    import numpy as np
+
+    try:
+        samples: npt.NDArray[Any] = cut.load_audio()[0].astype(np.float32)
+    except Exception as err:  # lhotse's own, and whatever its backends raise
+        reason = str(err).strip().splitlines()
+        source = cut.recording.sources[0].source
+        raise DataError(f"utterance {cut.id!r}: {source} cannot be loaded ({reason[0] if reason else err!r})") from None
+    return samples
+
+
 def save_data_dir(data_dir: str | Path, cuts: Iterable[MonoCut]) -> int:
     """Write the manifests of a data directory, sorted by utterance id; equal content gives equal bytes.
 
@@ -194,10 +211,13 @@ def checked_cuts(data_dir: str | Path, work_dir: Path, check_audio: bool = False
 
 
 def as_cut(entry: dict[str, Any]) -> MonoCut:
-    """The lhotse cut of a JSON object that ``iter_cuts`` has yielded."""
+    """The lhotse cut of a JSON object that ``iter_cuts`` has yielded; DataError if lhotse does not know what it has."""
     from lhotse.serialization import deserialize_item
 
-    return cast("MonoCut", deserialize_item(entry))
+    try:
+        return cast("MonoCut", deserialize_item(entry))
+    except Exception as err:  # whatever constructors raise for fields that only lhotse knows
+        raise DataError(f"utterance {entry.get('id')!r}: not a cut that lhotse reads ({err!r})") from None
 
 
 def iter_cuts(

@@ -7,13 +7,17 @@ import json
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any
 
 from pipeline.artifacts.audio_header import shortage
+from pipeline.artifacts.characters import problem_of
+from pipeline.artifacts.cut_types import type_problems
 from pipeline.base.errors import DataError
 from pipeline.base.files import read_lines
 
 MAX_LISTED = 20  # problems that an error message spells out
+LOUDEST = 8.0  # above this floating-point samples are no sound that somebody has amplified, but of another scale
+_PLAIN = (".wav", ".flac")  # what lhotse reads by libsndfile as it is
 TOLERANCE = 0.002  # seconds by which rounded times may exceed their container
 
 
@@ -102,21 +106,49 @@ def cut_problems(cut: dict[str, Any]) -> Iterator[str]:
         yield f"utterance id {utt_id!r} is empty or holds blanks"
         return
     name = f"utterance {utt_id!r}"
-    recording, supervisions = cut.get("recording"), cut.get("supervisions")
-    if not isinstance(recording, dict) or not recording.get("sources"):
+    wrong = list(type_problems(cut))
+    if wrong:
+        yield from (f"{name}: {problem}" for problem in wrong)
+        return
+    recording, supervisions = cut.get("recording"), cut.get("supervisions") or []
+    if not recording or not recording.get("sources"):
         yield f"{name} has no recording"
         return
-    missing = [key for key in ("id", "sampling_rate", "num_samples", "duration") if key not in recording]
-    if missing or not _is_time(cut.get("start")) or not _is_time(cut.get("duration")):
+    missing = [key for key in ("id", "sampling_rate", "num_samples", "duration") if recording.get(key) is None]
+    if missing or cut.get("start") is None or cut.get("duration") is None:
         yield f"{name} lacks {', '.join(missing) or 'a start or duration'}"
         return
+    if cut.get("type") is None:
+        yield f"{name} lacks a type, which is MonoCut"
+    yield from (f"{name}: {problem}" for problem in _recording_problems(recording, cut.get("channel")))
     if cut["duration"] <= 0 or cut["start"] < 0 or cut["start"] + cut["duration"] > recording["duration"] + TOLERANCE:
         span = f"[{cut['start']}, {cut['start'] + cut['duration']}]"
         yield f"{name} spans {span} s of a recording with [0, {recording['duration']}] s"
-    if not isinstance(supervisions, list) or len(supervisions) != 1:
-        yield f"{name} has {len(supervisions or [])} supervisions instead of one"
+    if len(supervisions) != 1:
+        yield f"{name} has {len(supervisions)} supervisions instead of one"
         return
     yield from (f"{name}: {problem}" for problem in _supervision_problems(supervisions[0], cut))
+
+
+def _recording_problems(recording: dict[str, Any], channel: Any) -> Iterator[str]:
+    """Audio of other kinds than files would be computed or fetched, by commands among others, when it is loaded."""
+    sources = recording["sources"]
+    if any(source.get(key) is None for source in sources for key in ("type", "channels", "source")):
+        yield "a source of its recording lacks type, channels or source"
+        return
+    kinds = {source["type"] for source in sources} - {"file"}
+    if kinds:
+        yield f"its audio is of type {sorted(kinds)[0]!r}; only files are read (steps/import_data.py makes them)"
+    there = [number for source in sources for number in source["channels"]]
+    if isinstance(channel, list):
+        yield f"takes the channels {channel}, and one has to be chosen"
+    elif channel is None or channel not in there:
+        yield f"takes channel {channel!r} of a recording that has {there}"
+    if (recording.get("channel_ids") or there) != sorted(there):
+        yield f"its recording has the channels {there}, and by its channel_ids {recording['channel_ids']}"
+    seconds = recording["num_samples"] / recording["sampling_rate"]
+    if abs(seconds - recording["duration"]) > TOLERANCE:
+        yield f"its recording has {seconds:.3f} s of samples, and by its duration {recording['duration']} s"
 
 
 def _supervision_problems(supervision: dict[str, Any], cut: dict[str, Any]) -> Iterator[str]:
@@ -127,10 +159,14 @@ def _supervision_problems(supervision: dict[str, Any], cut: dict[str, Any]) -> I
         yield "empty transcript"
     elif " ".join(text.split()) != text:
         yield f"transcript {text!r} has words not separated by single blanks"
+    elif (problem := problem_of(text)) is not None:
+        yield f"transcript {text!r} {problem}; steps/import_data.py mends it"
     if not isinstance(speaker, str) or not speaker or speaker.split() != [speaker]:
         yield f"speaker {speaker!r} is missing or holds blanks"
+    if supervision.get("recording_id") != cut["recording"]["id"]:
+        yield f"its supervision is of recording {supervision.get('recording_id')!r}, not {cut['recording']['id']!r}"
     start, duration = supervision.get("start"), supervision.get("duration")
-    if not _is_time(start) or not _is_time(duration):
+    if start is None or duration is None:
         yield "supervision lacks a start or duration"
         return
     if duration <= 0 or start < -TOLERANCE or start + duration > cut["duration"] + TOLERANCE:
@@ -146,10 +182,6 @@ def _supervision_problems(supervision: dict[str, Any], cut: dict[str, Any]) -> I
                 yield f"{tier} {symbol!r} at {item_start} s has a negative duration, overlaps or leaves the supervision"
                 break
             end = item_start + item_duration
-
-
-def _is_time(value: Any) -> TypeGuard[float]:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and value == value
 
 
 def audio_info(path: Path) -> Any:
@@ -194,13 +226,22 @@ def audio_problems(recording: dict[str, Any], decode: bool, moved: tuple[Path, P
                 continue
             if info.frames != recording["num_samples"]:
                 yield f"{path}: {info.frames} samples, the manifest says {recording['num_samples']}"
+        if info.channels != len(source.get("channels") or []):
+            yield f"{path}: {info.channels} channels, the manifest says {source.get('channels')}"
+            continue
         try:
-            found = _decoded_samples(path, info.frames) if decode else _tail_samples(path, info.frames)
+            found, peak = _decoded(path, info.frames) if decode else (_tail_samples(path, info.frames), None)
         except soundfile.LibsndfileError as err:
             yield f"{path}: truncated or damaged ({err.error_string})"
             continue
         if found < info.frames:
             yield f"{path}: truncated, {found} of {info.frames} samples can be decoded"
+        elif peak == 0:
+            yield f"{path}: all samples are zero"
+        elif peak is not None and not peak <= LOUDEST:
+            yield f"{path}: floating-point samples up to {peak:,.0f}, where 1 is full scale"
+        elif path.suffix.lower() not in _PLAIN:
+            yield from _loading_problems(recording, path)
 
 
 def _tail_samples(path: Path, num_samples: int) -> int:
@@ -211,12 +252,27 @@ def _tail_samples(path: Path, num_samples: int) -> int:
     return start + len(soundfile.read(str(path), start=start, dtype="int16")[0])
 
 
-def _decoded_samples(path: Path, num_samples: int) -> int:
+def _decoded(path: Path, num_samples: int) -> tuple[int, float]:
+    """Number of samples that can be decoded, and the largest absolute value; full scale is 1."""
+    import numpy as np
     import soundfile
 
-    return sum(
-        len(block) for block in soundfile.blocks(str(path), blocksize=1 << 16, frames=num_samples, dtype="int16")
-    )
+    count, peak = 0, 0.0
+    for block in soundfile.blocks(str(path), blocksize=1 << 16, frames=num_samples, dtype="float32"):
+        count += len(block)
+        peak = float(np.maximum(peak, np.abs(block).max(initial=0.0)))  # NaN stays
+    return count, peak
+
+
+def _loading_problems(recording: dict[str, Any], path: Path) -> Iterator[str]:
+    """What speaks against loading a recording as features are made; lhotse calls other programs for some suffixes."""
+    from lhotse import Recording
+
+    try:
+        Recording.from_dict(recording).load_audio(duration=min(0.01, recording["duration"]))
+    except Exception as err:  # lhotse's own, and whatever its backends raise
+        reason = str(err).partition("Details: ")[2].splitlines() or [str(err)]
+        yield f"{path}: cannot be loaded ({reason[0]}); steps/import_data.py converts it"
 
 
 class Beside:

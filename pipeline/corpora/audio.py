@@ -17,13 +17,12 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.artifacts.audio_header import shortage
-from pipeline.artifacts.cut_checks import audio_info
+from pipeline.artifacts.cut_checks import LOUDEST, audio_info
 from pipeline.base.errors import DataError
 from pipeline.corpora import programs
 from pipeline.corpora.resample import resample
 
 FULL_SCALE = 32768
-LOUDEST = 8.0  # above this floating-point samples are no sound that somebody has amplified, but of another scale
 _BLOCK = 1 << 16  # samples
 _IN_PLACE = {"WAV": (".wav",), "WAVEX": (".wav",), "FLAC": (".flac",)}  # as the readers of features know them
 _SUBTYPES = ("PCM_16", "PCM_24", "PCM_32", "PCM_S8", "PCM_U8")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipeline.artifacts.corpus import as_cut, checked_cuts, save_data_dir
+from pipeline.artifacts.corpus import as_cut, checked_cuts, load_samples, save_data_dir
 from pipeline.artifacts.features import FeatureFacts
 from pipeline.artifacts.index import load_index
 from pipeline.base.errors import DataError
@@ -137,7 +137,7 @@ def _extract(cut: MonoCut, extractor: FeatureExtractor, options: FeatureOptions)
     """Features of one utterance, float32 (T, F)."""
     if cut.duration < options.window:
         raise DataError(f"utterance {cut.id!r} lasts {cut.duration} s, shorter than one window of {options.window} s")
-    samples = cut.load_audio()[0].astype(np.float32)  # (num_samples,), -1 .. 1
+    samples = load_samples(cut)
     if options.dither:
         noise = np.random.default_rng(zlib.crc32(cut.id.encode())).standard_normal(len(samples), dtype=np.float32)
         samples = samples + noise * np.float32(options.dither / 32768)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipeline.artifacts.corpus import as_cut, checked_cuts, save_data_dir, store_audio
+from pipeline.artifacts.corpus import as_cut, checked_cuts, load_samples, save_data_dir, store_audio
 from pipeline.artifacts.cut_spool import CutSpool
 from pipeline.feats.options import NoiseOptions
 
@@ -48,12 +48,12 @@ def _copies(cuts: CutSpool, work_dir: Path, out_dir: Path, options: NoiseOptions
 
     for number in range(len(cuts)):
         cut = as_cut(cuts[number])
-        speech = cut.load_audio()[0].astype(np.float64)
+        speech = load_samples(cut).astype(np.float64)
         for copy in range(1, options.copies + 1):
             rng = np.random.default_rng((options.seed, zlib.crc32(cut.id.encode()), copy))
             if options.kind == "babble":
                 chosen = rng.integers(0, len(cuts), options.voices)
-                voices = [as_cut(cuts[int(i)]).load_audio()[0] for i in chosen]
+                voices = [load_samples(as_cut(cuts[int(i)])) for i in chosen]
                 noise = babble(voices, len(speech), rng)
             else:
                 noise = coloured(len(speech), 1.0 if options.kind == "pink" else 0.0, rng)
@@ -63,9 +63,15 @@ def _copies(cuts: CutSpool, work_dir: Path, out_dir: Path, options: NoiseOptions
             path = Path("audio") / f"{name}.flac"
             recording = store_audio(name, samples, cut.sampling_rate, work_dir / path, out_dir / path)
             supervision = fastcopy(
-                cut.supervisions[0], id=name, recording_id=name, speaker=f"{cut.supervisions[0].speaker}_noise{copy}"
+                cut.supervisions[0],
+                id=name,
+                recording_id=name,
+                channel=0,
+                speaker=f"{cut.supervisions[0].speaker}_noise{copy}",
             )
-            yield fastcopy(cut, id=name, start=0.0, recording=recording, features=None, supervisions=[supervision])
+            yield fastcopy(
+                cut, id=name, start=0.0, channel=0, recording=recording, features=None, supervisions=[supervision]
+            )
 
 
 def mix(speech: np.ndarray, noise: np.ndarray, snr: float) -> np.ndarray:

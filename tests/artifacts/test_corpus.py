@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import sys
 from pathlib import Path
 
@@ -11,9 +12,11 @@ import soundfile
 
 from pipeline.artifacts.corpus import (
     Span,
+    as_cut,
     audio_recording,
     iter_cuts,
     load_cuts,
+    load_samples,
     save_data_dir,
     utterance,
     validate_data_dir,
@@ -80,7 +83,10 @@ BROKEN = {
     "blank in id": (lambda c: c.update(id="a b"), "utterance id 'a b' is empty or holds blanks"),
     "no recording": (lambda c: c.pop("recording"), "has no recording"),
     "no duration": (lambda c: c.pop("duration"), "lacks a start or duration"),
-    "nan duration": (lambda c: c.update(duration="x"), "lacks a start or duration"),
+    "text for a number": (lambda c: c.update(duration="x"), 'field duration should be a number, and is "x"'),
+    "nan duration": (lambda c: c.update(duration=[1]), r"field duration should be a number, and is \[1\]"),
+    "other recording": (lambda c: c["supervisions"][0].update(recording_id="z"), "is of recording 'z', not 'spk1-b'"),
+    "other length": (lambda c: c["recording"].update(num_samples=8000), "has 0.500 s of samples, and by its duration"),
     "beyond recording": (lambda c: c.update(duration=2.0), r"spans \[0.0, 2.0\] s of a recording"),
     "no sampling rate": (lambda c: c["recording"].pop("sampling_rate"), "lacks sampling_rate"),
     "two supervisions": (lambda c: c["supervisions"].append(c["supervisions"][0]), "has 2 supervisions"),
@@ -123,7 +129,7 @@ def test_duplicate_id_names_the_first_line(data_dir):
 
 
 def test_other_sampling_rate_in_one_utterance(data_dir):
-    edit(data_dir, lambda c: c["recording"].update(sampling_rate=8000), line=3)
+    edit(data_dir, lambda c: c["recording"].update(sampling_rate=8000, num_samples=8000), line=3)
     with pytest.raises(DataError, match=r":3: utterance 'spk2-a' has 8000 Hz, the others have 16000 Hz"):
         load_cuts(data_dir)
 
@@ -229,3 +235,130 @@ def test_command_ends_with_2_on_broken_data(data_dir, run_script):
     edit(data_dir, lambda c: c["supervisions"][0].update(text=""))
     bad = run_script(sys.executable, ROOT / "utils" / "validate_data.py", data_dir)
     assert bad.returncode == 2 and "cuts.jsonl.gz:1" in bad.stderr and "Traceback" not in bad.stderr
+
+
+def channels(first: int, file_channels: int, cut_channel: object):
+    """Change a cut to take a channel of a recording of some channels."""
+
+    def change(cut: dict) -> None:
+        cut["recording"]["sources"][0]["channels"] = list(range(first, first + file_channels))
+        cut["recording"]["channel_ids"] = list(range(first, first + file_channels))
+        cut["channel"] = cut_channel
+
+    return change
+
+
+AUDIO_KINDS = {
+    "a command": (lambda c: c["recording"]["sources"][0].update(type="command", source="touch x"), "type 'command'"),
+    "an address": (lambda c: c["recording"]["sources"][0].update(type="url", source="http://x/y"), "type 'url'"),
+    "bytes": (lambda c: c["recording"]["sources"][0].update(type="memory", source="x"), "type 'memory'"),
+    "no list": (lambda c: c["recording"].update(sources="x"), "recording.sources should be a list of objects"),
+    "several channels": (channels(0, 2, [0, 1]), r"takes the channels \[0, 1\], and one has to be chosen"),
+    "a channel that is not there": (channels(0, 1, 5), r"takes channel 5 of a recording that has \[0\]"),
+    "no channel": (lambda c: c.pop("channel"), "takes channel None"),
+    "a word for it": (channels(0, 1, "left"), "field channel should be a channel"),
+    "true": (channels(0, 2, True), "field channel should be a channel"),
+}
+
+
+@pytest.mark.parametrize("name", AUDIO_KINDS)
+def test_audio_that_no_step_takes(data_dir, name):
+    """Commands and addresses would be run when audio is loaded; a channel is never chosen silently."""
+    change, message = AUDIO_KINDS[name]
+    edit(data_dir, change, line=2)
+    with pytest.raises(DataError, match=r"cuts\.jsonl\.gz:2: utterance 'spk1-b'.*" + message):
+        list(iter_cuts(data_dir))
+
+
+def test_channels_of_the_file_and_of_the_manifest(data_dir):
+    edit(data_dir, channels(0, 2, 1), line=2)
+    with pytest.raises(DataError, match=r"1 channels, the manifest says \[0, 1\]"):
+        list(iter_cuts(data_dir, check_audio=True))
+
+
+@pytest.mark.parametrize("char", ["\u00a0", "\u3000", "\0", "\u200b", "\u200f", "\u00ad", "\ufeff", "e\u0301"])
+def test_transcripts_with_odd_characters(data_dir, char):
+    edit(data_dir, lambda c: c["supervisions"][0].update(text=f"A{char}B"), line=3)
+    told = "holds U" if len(char) == 1 and not char.isspace() else "not separated by single|holds U|is not in Unicode's"
+    with pytest.raises(DataError, match=rf"cuts\.jsonl\.gz:3: utterance 'spk2-a': transcript .*({told})"):
+        list(iter_cuts(data_dir))
+
+
+DAMAGED = {
+    "zeros": (np.zeros(RATE), "FLOAT", "all samples are zero"),
+    "integers as floats": (np.arange(RATE) % 9000.0, "FLOAT", "floating-point samples up to 8,999"),
+    "no numbers": (np.full(RATE, np.nan), "FLOAT", "floating-point samples up to nan"),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+def test_damaged_audio(tmp_path, name):
+    samples, subtype, message = DAMAGED[name]
+    path = tmp_path / "a.wav"
+    soundfile.write(str(path), samples, RATE, subtype=subtype)
+    save_data_dir(tmp_path / "data", [utterance("a", audio_recording("a", path), "A", "s")])
+    with pytest.raises(DataError, match=message):
+        validate_data_dir(tmp_path / "data", decode=True)
+
+
+def test_header_that_promises_more(tmp_path):
+    path = write_audio(tmp_path / "a.wav")
+    save_data_dir(tmp_path / "data", [utterance("a", audio_recording("a", path), "A", "s")])
+    raw = bytearray(path.read_bytes())
+    place = raw.index(b"data") + 4
+    raw[place : place + 4] = (4 * RATE).to_bytes(4, "little")
+    path.write_bytes(raw)
+    with pytest.raises(DataError, match="cut short: its header promises 64,000 bytes of samples, the file has 32,000"):
+        validate_data_dir(tmp_path / "data")
+
+
+def test_validation_loads_as_training_does(tmp_path, monkeypatch):
+    """lhotse reads files named .sph by another program only."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    path = tmp_path / "a.sph"
+    soundfile.write(str(path), np.ones(RATE) / 2, RATE, format="NIST", subtype="PCM_16")
+    cuts = [utterance("a", audio_recording("a", path), "A", "s")]
+    save_data_dir(tmp_path / "data", cuts)
+    with pytest.raises(DataError, match=r"a\.sph: cannot be loaded .*sph2pipe.*import_data.py converts it"):
+        validate_data_dir(tmp_path / "data")
+    with pytest.raises(DataError, match=r"utterance 'a': .*a\.sph cannot be loaded"):
+        load_samples(cuts[0])
+
+
+VALUES = [None, 7, -1.5, "x", [], [1], {}, {"a": 1}, True, float("nan"), float("inf"), 1e400, [[]], [None]]
+
+
+def fields_of(entry, path=()):
+    """Paths to all fields of a JSON object."""
+    for key, value in entry.items() if isinstance(entry, dict) else enumerate(entry):
+        yield (*path, key)
+        if isinstance(value, (dict, list)):
+            yield from fields_of(value, (*path, key))
+
+
+def test_any_value_in_any_field(data_dir):
+    """Accepted and loaded, or a DataError with file and line: never a traceback."""
+    import json
+
+    manifest = data_dir / "cuts.jsonl.gz"
+    good = list(read_jsonl(manifest))
+    failed, refused, tried = [], 0, 0
+    for path in fields_of(good[1]):
+        for value in VALUES:
+            cut = json.loads(json.dumps(good[1]))
+            inner = cut
+            for key in path[:-1]:
+                inner = inner[key]
+            inner[path[-1]] = value
+            with gzip.open(manifest, "wt") as out:
+                out.writelines(json.dumps(entry) + "\n" for entry in (good[0], cut))
+            tried += 1
+            try:
+                for _, entry in iter_cuts(data_dir, check_audio=True):
+                    load_samples(as_cut(entry))
+            except DataError as err:
+                refused += "cuts.jsonl.gz:2" in str(err) or "spk1-b" in str(err)
+            except Exception as err:
+                failed.append((path, value, repr(err)[:100]))
+    assert not failed, (len(failed), tried, failed[:20])
+    assert refused > 0.5 * tried, (refused, tried)
