@@ -45,14 +45,14 @@ def main(
         from pipeline.artifacts.hyp import load_hypotheses
         from pipeline.artifacts.lang import Lang
         from pipeline.artifacts.model_dir import load_hmm
-        from pipeline.artifacts.occupancies import OccupancySet
+        from pipeline.artifacts.posteriors import PosteriorSet
         from pipeline.base.stamp import artifact_id
         from pipeline.gmm.sat import estimate_fmllr, estimate_fmllr_soft
 
         if config.source == "words":
             texts = {h.cut_id: " ".join(h.hyp) for h in load_hypotheses(hyp)}
             return estimate_fmllr(data, Lang.load(lang), model, texts, config, tmp)
-        found = OccupancySet(hyp)
+        found = PosteriorSet(hyp)
         check_same("tree", found.tree_id, hyp, load_hmm(model).tree.id, model)
         used = "" if transforms is None else artifact_id(transforms)
         check_same("transforms", found.transforms_id, hyp, used, transforms or "no transforms")

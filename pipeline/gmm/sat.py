@@ -15,7 +15,7 @@ from pipeline.artifacts.features import FeatureFacts
 from pipeline.artifacts.index import load_index
 from pipeline.artifacts.lang import Lang
 from pipeline.artifacts.model_dir import load_hmm
-from pipeline.artifacts.occupancies import Occupancies
+from pipeline.artifacts.posteriors import Posteriors
 from pipeline.base.errors import DataError, MismatchError
 from pipeline.feats.dataset import Dataset
 from pipeline.feats.frames import offsets_of
@@ -254,7 +254,7 @@ def estimate_fmllr_soft(
     data_dir: str | Path,
     lang: Lang,
     model_dir: str | Path,
-    found: Mapping[str, Occupancies],
+    found: Mapping[str, Posteriors],
     options: EstimateFmllrOptions,
     tmp_dir: Path,
     transforms: str | Path | None = None,
@@ -307,8 +307,8 @@ def estimate_fmllr_soft(
     }
 
 
-def _soft_labels(data: Dataset, rows: np.ndarray, found: Mapping[str, Occupancies], num_pdfs: int) -> FrameLabels:
-    """Occupancies of some utterances as labels of their frames; DataError where they do not fit the features."""
+def _soft_labels(data: Dataset, rows: np.ndarray, found: Mapping[str, Posteriors], num_pdfs: int) -> FrameLabels:
+    """Posteriors of some utterances as labels of their frames; DataError where they do not fit the features."""
     frames, pdfs, shares = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)], [np.zeros(0, np.float32)]
     for n, begin in zip(rows.tolist(), offsets_of(data.lens[rows]).tolist()):
         cut_id, length = data.id(n), int(data.lens[n])

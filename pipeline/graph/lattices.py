@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from pipeline.artifacts.lattice import Lattice
-from pipeline.artifacts.occupancies import Occupancies
+from pipeline.artifacts.posteriors import Posteriors
 from pipeline.graph.lattice_paths import best_labels
 from pipeline.graph.lattice_sums import posteriors
 
@@ -66,7 +66,7 @@ class Lattices:
                 texts.append(lattice.spell(labels))
         return out
 
-    def occupancies(self, lm_weight: float, word_penalty: float) -> list[Occupancies]:
+    def posteriors(self, lm_weight: float, word_penalty: float) -> list[Posteriors]:
         """Posteriors of the pdfs in each frame of each utterance over all paths of its lattice, cf. Kaldi
         lattice-to-post.
         """
@@ -74,10 +74,10 @@ class Lattices:
         for lattice in self.lattices:
             if not lattice.complete:
                 nothing = np.zeros(0, dtype=np.int64)
-                out.append(Occupancies.summed(nothing, nothing, nothing))
+                out.append(Posteriors.summed(nothing, nothing, nothing))
                 continue
             share, _, _, _ = posteriors(
                 lattice.src, lattice.dst, arc_scores(lattice, lm_weight, word_penalty), NO_ACCURACY
             )
-            out.append(Occupancies.summed(lattice.frame[lattice.src], lattice.pdf.astype(np.int64), share))
+            out.append(Posteriors.summed(lattice.frame[lattice.src], lattice.pdf.astype(np.int64), share))
         return out

@@ -6,7 +6,7 @@ import contextlib
 import logging
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,13 +16,13 @@ from pipeline.artifacts.hyp import NBEST, TRIED, Alternative, Hypothesis, NBest,
 from pipeline.artifacts.lattice import Lattice
 from pipeline.artifacts.lattice_set import LATTICES, LatticeHeader, LatticeSet, LatticeWriter
 from pipeline.artifacts.model_dir import HmmDir
-from pipeline.artifacts.occupancies import OccupancyWriter
+from pipeline.artifacts.posteriors import PosteriorWriter
 from pipeline.base.errors import ConfigError, DataError
 from pipeline.base.files import atomic_write
 from pipeline.base.log import progress_of
 from pipeline.base.spool import JsonSpool
 from pipeline.graph.options import DecodeOptions
-from pipeline.tasks.decoded import Hypotheses, References, Spool, references, write_rows
+from pipeline.tasks.decoded import Decoded, Hypotheses, Spool, references, write_rows
 from pipeline.tasks.lattice_words import Judge, LatticeWords
 from pipeline.tasks.model import Model, OnDemandModel, check_data
 from pipeline.tasks.weights import Weights, choose_and_write, read_weights
@@ -43,30 +43,20 @@ Keep = Callable[[str, Lattice], None]  # takes each utterance's lattice, once
 
 
 @dataclass
-class Decoded:
-    """What a decoding run found.
+class DecodedWords(Decoded[Weights, list[int]]):
+    """Recognised word ids.
 
     Attributes:
-        spool: for each pair of weights the recognised word ids by utterance.
-        refs: utterance -> (speaker, words).
         failed: utterances whose search reached no end even with the widest beam.
         retried: number of searches that were repeated with a wider beam.
         alternatives: utterance -> n-best list, where asked for: [words as ids, acoustic, graph, lm].
-        audio_seconds, seconds: duration of the audio; time that scoring, search and one best path took.
+        seconds: time that scoring, search and one best path took.
     """
 
-    spool: Spool[Weights, list[int]]
-    refs: References
     failed: list[str] = field(default_factory=list)
     retried: int = 0
     alternatives: JsonSpool = field(default_factory=JsonSpool)
-    audio_seconds: float = 0.0
     seconds: float = 0.0
-
-    @property
-    def texts(self) -> dict[Weights, Mapping[str, list[int]]]:
-        """For each pair of weights the recognised word ids by utterance."""
-        return {w: self.spool.of(w) for w in self.spool.weights}
 
     @property
     def real_time_factor(self) -> float:
@@ -98,7 +88,7 @@ def decode(
     weights: Sequence[Weights],
     rescorer: LatticeRescorer | None = None,
     keep: Sequence[Keep] = (),
-) -> Decoded:
+) -> DecodedWords:
     """Recognises a data directory with every pair of weights at once, on one set of lattices.
 
     Args:
@@ -114,7 +104,7 @@ def decode(
     hmm = model.hmm
     scale = model.transition_scale if options.transition_scale is None else options.transition_scale
     searchers: dict[bool, Searcher] = {}
-    out = Decoded(Spool(weights), references(data_dir))
+    out = DecodedWords(Spool(weights), references(data_dir))
     keep = [*keep, _keep_nbest(out.alternatives, options)] if options.nbest else keep
     data = Dataset.open(data_dir, model.feat_options, cache_mib=0)  # utterances are read once
     with progress_of(len(data), f"decode {data_dir}") as done:
@@ -175,7 +165,7 @@ def _recognise(
     options: DecodeOptions,
     rescorer: LatticeRescorer | None,
     keep: Sequence[Keep],
-    out: Decoded,
+    out: DecodedWords,
 ) -> None:
     """Searches a batch, again with wider beams where that failed, and stores the words for all weights."""
     rows = list(range(len(cut_ids)))
@@ -220,18 +210,18 @@ def _keep_nbest(out: JsonSpool, options: DecodeOptions) -> Keep:
     return take
 
 
-def _keep_posteriors(writer: OccupancyWriter, options: DecodeOptions) -> Keep:
+def _keep_posteriors(writer: PosteriorWriter, options: DecodeOptions) -> Keep:
     """Writes posteriors of the pdfs at the scale of the search."""
     from pipeline.graph.lattices import Lattices
 
     def take(cut_id: str, lattice: Lattice) -> None:
-        writer.write(cut_id, Lattices([lattice]).occupancies(1 / options.acoustic_scale, 0.0)[0])
+        writer.write(cut_id, Lattices([lattice]).posteriors(1 / options.acoustic_scale, 0.0)[0])
 
     return take
 
 
 def report(
-    decoded: Decoded,
+    decoded: DecodedWords,
     words: Sequence[str],
     out_dir: str | Path,
     options: DecodeOptions,
@@ -328,8 +318,8 @@ def decode_directory(
         keep: list[Keep] = []
         if options.posteriors:
             adapted = "" if sources.transforms is None else artifact_id(sources.transforms)
-            occupancies = stack.enter_context(OccupancyWriter(out_dir, model.hmm.tree.id, adapted))
-            keep.append(_keep_posteriors(occupancies, options))
+            posteriors = stack.enter_context(PosteriorWriter(out_dir, model.hmm.tree.id, adapted))
+            keep.append(_keep_posteriors(posteriors, options))
         if options.lattices or judged:
             keep.append(stack.enter_context(_lattice_writer(stored, model, graph, options)).write)
         decoded = decode(model, graph, sources.data, options, weights, rescorer, keep)

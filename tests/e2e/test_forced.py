@@ -149,7 +149,7 @@ def test_ctc_with_lexicon_and_lm(tones, tmp_path):
     candidates = [list(c) for n in (1, 2, 3) for c in itertools.product(ids, repeat=n)]
     data = Dataset.open(tones.data, scorer.feat_options)
     for i in (0, 7, 11):
-        sentences = [decoded.texts[1.0, 0.0][data.id(i)], *candidates]
+        sentences = [decoded.found[1.0, 0.0][data.id(i)], *candidates]
         scores, lens = scorer.log_likes((batch := data.batch(np.array([i]))).feats, batch.lens)
         graphs = compile_graphs(lang, hmm.tree, hmm.transitions, sentences).graphs
         n = len(sentences)

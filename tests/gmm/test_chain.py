@@ -133,7 +133,7 @@ def recognised(model: Path, data: Path, transforms: Path | None = None) -> tuple
     options, soft = DecodeOptions(acoustic_scale=1.0, beam=40.0), {}
 
     def keep(cut_id: str, lattice: Lattice) -> None:
-        soft[cut_id] = Lattices([lattice]).occupancies(1.0, 0.0)[0]
+        soft[cut_id] = Lattices([lattice]).posteriors(1.0, 0.0)[0]
 
     decoded = decode(load_scorer(model, transforms), graph, data, options, [(1.0, 0.0)], keep=[keep])
     hyps = decoded.hypotheses((1.0, 0.0), list(graph.words))
@@ -411,5 +411,5 @@ def test_decoding_scores_only_what_the_search_asks_for(chain):
         DecodeOptions(acoustic_scale=1.0, beam=0.2, min_active=0),
     ):
         dense, demand = (decode(m, graph, chain / "data", options, pairs) for m in (Dense(), NoMatrix()))
-        assert dense.texts == demand.texts and dense.retried == demand.retried and dense.failed == demand.failed
+        assert dense.found == demand.found and dense.retried == demand.retried and dense.failed == demand.failed
     assert demand.retried > 0

@@ -11,7 +11,7 @@ import torch
 from pipeline.artifacts.hyp import load_nbest
 from pipeline.artifacts.lattice import Lattice
 from pipeline.artifacts.lattice_set import LatticeSet
-from pipeline.artifacts.occupancies import OccupancySet
+from pipeline.artifacts.posteriors import PosteriorSet
 from pipeline.base.errors import DataError
 from pipeline.graph.decoding import build_decoding_graph
 from pipeline.graph.lm_lattice import LatticeRescorer
@@ -38,7 +38,7 @@ def test_decoding_recognises_the_same(data) -> None:
                 decode.decode(scorer, graph, "data", dataclasses.replace(WIDE, search=s), [(2.0, 0.5)], second)
                 for s in ("ours", "k2")
             )
-            assert ours.texts == theirs.texts and ours.failed == theirs.failed == ["short"]
+            assert ours.found == theirs.found and ours.failed == theirs.failed == ["short"]
 
 
 def test_all_that_decoding_writes_is_the_same(directory) -> None:
@@ -57,7 +57,7 @@ def test_all_that_decoding_writes_is_the_same(directory) -> None:
         for a, b in zip(x.alternatives, y.alternatives):
             assert (a.acoustic, a.graph, a.lm) == pytest.approx((b.acoustic, b.graph, b.lm), abs=5e-3)
     for cut_id in FRAMES:
-        mine, theirs = OccupancySet(one)[cut_id], OccupancySet(other)[cut_id]
+        mine, theirs = PosteriorSet(one)[cut_id], PosteriorSet(other)[cut_id]
         assert mine.frame.tolist() == theirs.frame.tolist() and mine.pdf.tolist() == theirs.pdf.tolist()
         assert mine.share == pytest.approx(theirs.share, abs=1e-3)
         lattices = [LatticeSet(out / "lattices")[cut_id] for out in (one, other)]

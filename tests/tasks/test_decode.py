@@ -13,7 +13,7 @@ from pipeline.artifacts.hyp import TRIED, load_hypotheses, load_nbest, save_trie
 from pipeline.artifacts.lang import Lang
 from pipeline.artifacts.lattice_set import LatticeSet
 from pipeline.artifacts.model_dir import HmmDir
-from pipeline.artifacts.occupancies import OccupancySet
+from pipeline.artifacts.posteriors import PosteriorSet
 from pipeline.base.errors import ConfigError, DataError, MismatchError
 from pipeline.base.files import read_json, write_json
 from pipeline.feats.dataset import Dataset
@@ -92,7 +92,7 @@ def test_every_pair_of_weights_gives_its_own_best_path(data) -> None:
         for lm_weight, penalty in all_weights(WIDE):
             expected = brute_force(lang, grammar, hmm, scores / np.float32(lm_weight), 3, transition_scale=0.7)
             totals = {text: s - penalty * len(text) for text, s in expected.items()}
-            words = tuple(found.texts[lm_weight, penalty][cut_id])
+            words = tuple(found.found[lm_weight, penalty][cut_id])
             if len(words) <= 3:  # brute force goes no further
                 assert max(totals.values()) - totals[words] < 2e-3, (cut_id, lm_weight, penalty)
                 compared, distinct = compared + 1, distinct | {words}
@@ -122,11 +122,11 @@ def test_another_language_model_has_the_last_word(data) -> None:
                 t: s + two.sentence_log_prob(names[t]) - one.sentence_log_prob(names[t]) - penalty * len(t)
                 for t, s in expected.items()
             }
-            words = tuple(found.texts[lm_weight, penalty][cut_id])
+            words = tuple(found.found[lm_weight, penalty][cut_id])
             if len(words) <= 3:
                 assert max(totals.values()) - totals[words] < 2e-3, (cut_id, lm_weight, penalty)
                 compared += 1
-    assert compared >= 6 and found.texts != plain.texts
+    assert compared >= 6 and found.found != plain.found
 
 
 def test_batches_do_not_change_the_result(data) -> None:
@@ -134,8 +134,8 @@ def test_batches_do_not_change_the_result(data) -> None:
     scorer = TableScorer(hmm)
     small = dataclasses.replace(WIDE, batch_frames=1)
     assert (
-        decode.decode(scorer, graph, "data", small, [(1.0, 0.0)]).texts
-        == decode.decode(scorer, graph, "data", WIDE, [(1.0, 0.0)]).texts
+        decode.decode(scorer, graph, "data", small, [(1.0, 0.0)]).found
+        == decode.decode(scorer, graph, "data", WIDE, [(1.0, 0.0)]).found
     )
 
 
@@ -145,8 +145,8 @@ def test_transition_scores_of_each_batch_equal_static_ones(data) -> None:
     dynamic = TableScorer(hmm, torch.from_numpy(hmm.transitions.log_probs()))
     pairs = [(2.0, 0.0), (2.0, 1.0)]  # at LM weight 1 / acoustic scale both count the same
     assert (
-        decode.decode(static, graph, "data", WIDE, pairs).texts
-        == decode.decode(dynamic, graph, "data", WIDE, pairs).texts
+        decode.decode(static, graph, "data", WIDE, pairs).found
+        == decode.decode(dynamic, graph, "data", WIDE, pairs).found
     )
 
 
@@ -156,8 +156,8 @@ def test_narrow_searches_are_repeated_and_hopeless_ones_counted(data) -> None:
     data({**FRAMES, "short": 1})
     narrow = dataclasses.replace(WIDE, beam=0.5, min_active=0, max_active=100, retries=10)
     found = decode.decode(scorer, graph, "data", narrow, [(2.0, 0.0)])
-    assert found.failed == ["short"] and found.retried > 10 and found.texts[2.0, 0.0]["short"] == []
-    assert all(found.texts[2.0, 0.0][c] for c in FRAMES)
+    assert found.failed == ["short"] and found.retried > 10 and found.found[2.0, 0.0]["short"] == []
+    assert all(found.found[2.0, 0.0][c] for c in FRAMES)
 
 
 def test_report_writes_everything_and_fails_above_the_share(data, tmp_path: Path) -> None:
@@ -216,13 +216,13 @@ def test_lattices_are_kept_one_by_one(directory) -> None:
         for hyp in hyps:
             words = Lattices([kept[hyp.cut_id]]).best_words(*pair)[0]
             assert [kept.words.name(w) for w in words] == list(hyp.hyp)
-    occupancies = OccupancySet(out)
-    assert sorted(occupancies) == sorted(kept)
+    posteriors = PosteriorSet(out)
+    assert sorted(posteriors) == sorted(kept)
     for x in load_nbest(out):
         again = nbest(Lattices([kept[x.cut_id]]), 4, 2.0, WIDE.lattice_beam)[0]
         assert [a.words for a in x.alternatives] == [tuple(kept.words.name(w) for w in a.words) for a in again]
-        soft = Lattices([kept[x.cut_id]]).occupancies(2.0, 0.0)[0]
-        assert np.array_equal(occupancies[x.cut_id].share, soft.share)
+        soft = Lattices([kept[x.cut_id]]).posteriors(2.0, 0.0)[0]
+        assert np.array_equal(posteriors[x.cut_id].share, soft.share)
     reference = np.array([kept.words.id("A"), kept.words.id("B")])
     closest = [2]  # of the failed one
     for cut_id in FRAMES:
@@ -297,7 +297,7 @@ def test_pooled_folds_are_one_development_set(data, tmp_path: Path) -> None:
         found = decode.decode(scorer, graph, "data", options, all_weights(options))
         (tmp_path / name).mkdir()
         decode.report(found, list(lang.words), tmp_path / name, options)
-        folds.append({w: list(found.hypotheses(w, list(lang.words))) for w in found.texts})
+        folds.append({w: list(found.hypotheses(w, list(lang.words))) for w in found.found})
     together = weights.pooled([tmp_path / "0", tmp_path / "1"])
     assert together == {w: folds[0][w] + folds[1][w] for w in folds[0]}
     (tmp_path / "all").mkdir()

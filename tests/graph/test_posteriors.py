@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.artifacts.occupancies import POSTERIORS, Occupancies, OccupancySet, OccupancyWriter
+from pipeline.artifacts.posteriors import POSTERIORS, Posteriors, PosteriorSet, PosteriorWriter
 from pipeline.base.errors import DataError
 from pipeline.base.files import write_json
 from pipeline.graph.decoding import DecodingGraph, build_decoding_graph
@@ -66,7 +66,7 @@ def test_posteriors_are_sums_over_all_paths(left: int, right: int) -> None:
         scores, torch.tensor(frames)
     )
     for lm_weight, penalty in ((1 / SCALE, 0.0), (0.8, 0.5)):
-        for found, own, length in zip(lattices.occupancies(lm_weight, penalty), scores.double().numpy(), frames):
+        for found, own, length in zip(lattices.posteriors(lm_weight, penalty), scores.double().numpy(), frames):
             dense = np.zeros((length, scores.shape[2]))
             dense[found.frame, found.pdf] = found.share
             assert np.abs(dense - forward_backward(graph, log_probs, own[:length], lm_weight, penalty)).max() < 2e-3
@@ -79,26 +79,26 @@ def test_searches_without_an_end_have_no_posteriors() -> None:
 
     for frames in ((5, 1), (1,)):
         _, lattices = lattices_of(0, 0, frames, silence_prob=0.0, states=2)
-        assert [len(o.frame) > 0 for o in lattices.occupancies(1.0, 0.0)] == [n > 1 for n in frames]
+        assert [len(o.frame) > 0 for o in lattices.posteriors(1.0, 0.0)] == [n > 1 for n in frames]
 
 
 def test_equal_triples_are_added_and_small_ones_dropped() -> None:
-    found = Occupancies.summed(
+    found = Posteriors.summed(
         np.array([1, 0, 1, 0, 2, 2]), np.array([3, 1, 3, -1, 0, 2]), np.array([0.25, 1.0, 0.5, 0.7, 1e-4, 0.999])
     )
     assert found.frame.tolist() == [0, 1, 2] and found.pdf.tolist() == [1, 3, 2]
     assert found.share.tolist() == pytest.approx([1.0, 0.75, 0.999])
 
 
-def saved(directory, found: dict[str, Occupancies]) -> OccupancySet:
-    with OccupancyWriter(directory, "tree", "transforms") as writer:
+def saved(directory, found: dict[str, Posteriors]) -> PosteriorSet:
+    with PosteriorWriter(directory, "tree", "transforms") as writer:
         for cut_id, own in found.items():
             writer.write(cut_id, own)
-    return OccupancySet(directory)
+    return PosteriorSet(directory)
 
 
 def test_round_trip(tmp_path) -> None:
-    found = {c: Occupancies.summed(np.arange(n), np.arange(n) % 3, np.ones(n)) for c, n in (("b/1", 4), ("a", 0))}
+    found = {c: Posteriors.summed(np.arange(n), np.arange(n) % 3, np.ones(n)) for c, n in (("b/1", 4), ("a", 0))}
     again = saved(tmp_path, found)
     assert (again.tree_id, again.transforms_id) == ("tree", "transforms") and list(again) == ["b/1", "a"]
     assert "a" in again and "c" not in again and again.get("c") is None
@@ -108,17 +108,17 @@ def test_round_trip(tmp_path) -> None:
 
 @pytest.mark.parametrize("frame, pdf, share", [([-1], [0], [1.0]), ([0], [-2], [1.0]), ([0], [0], [np.nan])])
 def test_damaged_posteriors_are_refused(tmp_path, frame: list, pdf: list, share: list) -> None:
-    broken = Occupancies(np.array(frame, np.int32), np.array(pdf, np.int32), np.array(share, np.float32))
+    broken = Posteriors(np.array(frame, np.int32), np.array(pdf, np.int32), np.array(share, np.float32))
     with pytest.raises(DataError, match="damaged posteriors of utterance 'a'"):
         saved(tmp_path, {"a": broken})["a"]
 
 
 def test_other_files_are_refused(tmp_path) -> None:
     with pytest.raises(DataError, match=f"{POSTERIORS}: no such file"):
-        OccupancySet(tmp_path)
+        PosteriorSet(tmp_path)
     write_json(tmp_path / POSTERIORS, {"tree_id": "x"})
     with pytest.raises(DataError, match="not the header of posteriors"):
-        OccupancySet(tmp_path)
-    uneven = Occupancies(np.array([0, 1], np.int32), np.array([0], np.int32), np.array([1.0], np.float32))
+        PosteriorSet(tmp_path)
+    uneven = Posteriors(np.array([0, 1], np.int32), np.array([0], np.int32), np.array([1.0], np.float32))
     with pytest.raises(DataError, match="the lengths do not add up"):
         saved(tmp_path, {"a": uneven})

@@ -20,7 +20,7 @@ LEAST_SHARE = 1e-3  # shares below this cost time and change nothing measurable
 
 
 @dataclass(frozen=True, eq=False)
-class Occupancies:
+class Posteriors:
     """The pdfs that an utterance visits: M triples, ordered by frame.
 
     Attributes:
@@ -33,7 +33,7 @@ class Occupancies:
     share: npt.NDArray[Any]
 
     @classmethod
-    def summed(cls, frame: npt.NDArray[Any], pdf: npt.NDArray[Any], share: npt.NDArray[Any]) -> Occupancies:
+    def summed(cls, frame: npt.NDArray[Any], pdf: npt.NDArray[Any], share: npt.NDArray[Any]) -> Posteriors:
         """Adds up triples with the same frame and pdf; negative pdfs and sums below LEAST_SHARE are left out."""
         emits = pdf >= 0
         width = int(pdf.max(initial=0)) + 1
@@ -47,7 +47,7 @@ class Occupancies:
         )
 
 
-class OccupancyWriter:
+class PosteriorWriter:
     """Writes posteriors.json and its shards; readable once the context has closed without an exception."""
 
     def __init__(self, directory: str | Path, tree_id: str, transforms_id: str = "") -> None:
@@ -59,11 +59,11 @@ class OccupancyWriter:
         self._ids = {"tree_id": tree_id, "transforms_id": transforms_id}
         self._shards = ShardWriter(self.directory, STEM, LAYOUT)
 
-    def write(self, cut_id: str, found: Occupancies) -> None:
+    def write(self, cut_id: str, found: Posteriors) -> None:
         """Takes what was found of an utterance."""
         self._shards.write(cut_id, {"frame": found.frame, "pdf": found.pdf, "share": found.share})
 
-    def __enter__(self) -> OccupancyWriter:
+    def __enter__(self) -> PosteriorWriter:
         return self
 
     def __exit__(self, exc_type: object, *rest: object) -> None:
@@ -71,8 +71,8 @@ class OccupancyWriter:
             write_json(self.directory / POSTERIORS, {**self._ids, "shards": self._shards.close()})
 
 
-class OccupancySet(Mapping[str, Occupancies]):
-    """What an OccupancyWriter wrote, read one utterance at a time.
+class PosteriorSet(Mapping[str, Posteriors]):
+    """What an PosteriorWriter wrote, read one utterance at a time.
 
     Attributes:
         tree_id, transforms_id: see there.
@@ -91,12 +91,12 @@ class OccupancySet(Mapping[str, Occupancies]):
             raise DataError(f"{path}: not the header of posteriors ({e!r})") from None
         self._shards = Shards(shards, LAYOUT)
 
-    def __getitem__(self, cut_id: str) -> Occupancies:
+    def __getitem__(self, cut_id: str) -> Posteriors:
         place = self._shards.find(cut_id)
         if place is None:
             raise KeyError(cut_id)
         record, path = place
-        found = Occupancies(**record)
+        found = Posteriors(**record)
         low = min(found.frame.min(initial=0), found.pdf.min(initial=0))
         if low < 0 or not (np.isfinite(found.share).all() and found.share.min(initial=0.0) >= 0.0):
             raise DataError(f"{path}: damaged posteriors of utterance {cut_id!r}")
