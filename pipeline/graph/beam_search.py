@@ -174,7 +174,7 @@ class BeamSearch:
         """Searches on through a block of frames.
 
         Args:
-            scores: (T, P) unscaled acoustic scores; what is no number below infinity stands for an impossible pdf.
+            scores: (T, P) unscaled acoustic scores; NaN and +inf stand for an impossible pdf.
             transitions: (T, n_tid) natural-log transition scores, for a dynamic graph, where the search stays one frame
                 behind.
         """

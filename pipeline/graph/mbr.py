@@ -139,8 +139,8 @@ def _shares(lattice: Lattice, scores: np.ndarray) -> np.ndarray:
 
 
 @cached_njit(nogil=True)
-def _step(before, word, bins, after, way):
-    """The edit distances behind an arc, for each number of bins, from those before it; `way` says which edit it was:
+def _step(before, word, bins, after, kind):
+    """The edit distances behind an arc, for each number of bins, from those before it; `kind` says which edit it was:
     1 the arc's word against the bin, 2 the word inserted, 3 the bin deleted.
     """
     inserted = 1.0 + EXTRA if word > 0 else 0.0
@@ -150,7 +150,7 @@ def _step(before, word, bins, after, way):
         two = before[q] + inserted
         three = after[q - 1] + (bins[q - 1] > 0)
         after[q] = min(one, two, three)
-        way[q] = 1 if one <= min(two, three) else (2 if two <= three else 3)
+        kind[q] = 1 if one <= min(two, three) else (2 if two <= three else 3)
 
 
 @cached_njit(nogil=True)
@@ -166,29 +166,29 @@ def _align(src, dst, word, share, frame, bins, num_words):
     """
     states, size = len(frame), len(bins) + 1
     edits, mass = np.zeros((states, size)), np.zeros((states, size))
-    after, way, own = np.zeros(size), np.zeros(size, np.int64), np.zeros(size)
+    after, kind, own = np.zeros(size), np.zeros(size, np.int64), np.zeros(size)
     gamma = np.zeros((len(bins), num_words))
     begin, end = np.zeros((len(bins), num_words)), np.zeros((len(bins), num_words))
     for q in range(1, size):
         edits[0, q] = edits[0, q - 1] + (bins[q - 1] > 0)
     for a in range(len(src)):
-        _step(edits[src[a]], word[a], bins, after, way)
+        _step(edits[src[a]], word[a], bins, after, kind)
         for q in range(size):
             edits[dst[a], q] += share[a] * after[q]
     mass[states - 1, size - 1] = 1.0
     for a in range(len(src) - 1, -1, -1):
         s, d = src[a], dst[a]
-        _step(edits[s], word[a], bins, after, way)
+        _step(edits[s], word[a], bins, after, kind)
         own[:] = share[a] * mass[d]
         for q in range(size - 1, 0, -1):
-            if way[q] == 1:
+            if kind[q] == 1:
                 mass[s, q - 1] += own[q]
-            elif way[q] == 2:
+            elif kind[q] == 2:
                 mass[s, q] += own[q]
             else:
                 own[q - 1] += own[q]
-            if way[q] != 2:
-                w = word[a] if way[q] == 1 else 0
+            if kind[q] != 2:
+                w = word[a] if kind[q] == 1 else 0
                 gamma[q - 1, w] += own[q]
                 begin[q - 1, w] += own[q] * frame[s]
                 end[q - 1, w] += own[q] * frame[d]

@@ -69,7 +69,7 @@ class K2Search:
         self, scores: torch.Tensor, lens: torch.Tensor, transitions: torch.Tensor | None, widen: int
     ) -> list[Lattice]:
         """As ``Searcher.search``."""
-        # What is no number below infinity stands for an impossible pdf. The best score of a frame is the same on all
+        # NaN and +inf stand for an impossible pdf. The best score of a frame is the same on all
         # paths; without it float32 keeps its precision on long utterances.
         scores = scores.to(self.options.device)
         scores = torch.where(scores < math.inf, scores, torch.full_like(scores, -math.inf))
