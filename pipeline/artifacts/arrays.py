@@ -48,11 +48,13 @@ class ArrayFile:
         metadata: strings that were stored with it.
     """
 
-    def __init__(self, path: str | Path) -> None:
-        """Raises:
-        DataError: no such file, or one that is not whole.
+    def __init__(self, path: str | Path, keep_open: bool = True) -> None:
+        """Args:
+            keep_open: False opens the file for each part anew: a process may not have thousands of them open.
+        Raises:
+            DataError: no such file, or one that is not whole.
         """
-        self.path = Path(path)
+        self.path, self._keep_open = Path(path), keep_open
         self._lock = threading.Lock()
         self._fd: int | None = None
         try:
@@ -63,6 +65,9 @@ class ArrayFile:
             self._places, self.metadata = self._header()
         except (ValueError, KeyError, TypeError, AttributeError) as err:
             raise DataError(f"{self.path}: damaged ({err or 'no header'})") from None
+        if not keep_open:
+            os.close(self._fd)
+            self._fd = None
 
     def _header(self) -> tuple[dict[str, _Place], dict[str, str]]:
         assert self._fd is not None
@@ -103,11 +108,16 @@ class ArrayFile:
         out = np.empty((end - begin, *place.shape[1:]), dtype=place.dtype)
         row = place.dtype.itemsize * int(np.prod(place.shape[1:], dtype=np.int64))
         left, offset = memoryview(out.reshape(-1).view(np.uint8).data), place.begin + begin * row
-        while len(left):
-            count = os.preadv(self._file(), [left], offset)
-            if count <= 0:
-                raise DataError(f"{self.path}: ends inside of {name!r}; it was changed while it was read")
-            left, offset = left[count:], offset + count
+        fd = self._file() if self._keep_open else os.open(self.path, os.O_RDONLY)
+        try:
+            while len(left):
+                count = os.preadv(fd, [left], offset)
+                if count <= 0:
+                    raise DataError(f"{self.path}: ends inside of {name!r}; it was changed while it was read")
+                left, offset = left[count:], offset + count
+        finally:
+            if not self._keep_open:
+                os.close(fd)
         return out
 
     def _place(self, name: str) -> _Place:
@@ -123,7 +133,8 @@ class ArrayFile:
         return self._fd
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"path": self.path, "_places": self._places, "metadata": self.metadata}
+        names = ("path", "metadata", "_places", "_keep_open")
+        return {name: self.__dict__[name] for name in names}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, _fd=None, _lock=threading.Lock())

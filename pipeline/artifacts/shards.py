@@ -21,7 +21,8 @@ from pipeline.base.files import atomic_write
 Record = dict[str, npt.NDArray[Any]]
 
 MOST_RECORDS = 10_000
-MOST_BYTES = 64 << 20  # of a shard, which waits in memory until it is written
+MOST_BYTES = 32 << 20  # of a shard, which waits in memory until it is written
+MOST_OPEN = 64  # shards that stay open
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ class Shards:
         """Raises:
         DataError: a file that is missing or damaged, or an id that stands twice.
         """
-        self._shards = [_Shard(path, layout) for path in paths]
+        self._shards = [_Shard(path, layout, len(paths) <= MOST_OPEN) for path in paths]
         self._names = NameTable.of([record_id for shard in self._shards for record_id in shard.take_ids()])
         self._first = np.cumsum([0, *(len(shard) for shard in self._shards)])
         twice = self._names.repeated()
@@ -138,8 +139,8 @@ class Shards:
 class _Shard:
     """One file."""
 
-    def __init__(self, path: Path, layout: Layout) -> None:
-        self.path, self._layout, self._file = path, layout, ArrayFile(path)
+    def __init__(self, path: Path, layout: Layout, keep_open: bool) -> None:
+        self.path, self._layout, self._file = path, layout, ArrayFile(path, keep_open)
         try:
             self._ids: list[str] = [str(c) for c in json.loads(self._file.metadata["cut_ids"])]
         except (KeyError, TypeError, ValueError) as e:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 
 import numpy as np
 import pytest
@@ -93,6 +94,17 @@ def test_round_trip(tmp_path, shard_bytes: int, shards: int) -> None:
     with pytest.raises(DataError, match="no lattice of utterance 'd'"):
         found["d"]
     assert len(saved(tmp_path / "none", {})) == 0
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="the system does not tell what is open")
+def test_many_shards_are_not_all_open(tmp_path) -> None:
+    """A process may have 1,024 files open on most systems; what is read is the same."""
+    lattices = {str(i): example(partial=i % 2 > 0) for i in range(70)}
+    before = len(os.listdir("/proc/self/fd"))
+    found = saved(tmp_path, lattices, 1)
+    assert len(list(tmp_path.glob("*.safetensors"))) == 70 and len(os.listdir("/proc/self/fd")) == before
+    assert all(found[c].partial == x.partial and np.array_equal(found[c].lm, x.lm) for c, x in lattices.items())
+    assert len(os.listdir("/proc/self/fd")) == before
 
 
 def test_what_was_interrupted_is_not_there(tmp_path) -> None:

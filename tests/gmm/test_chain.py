@@ -15,6 +15,7 @@ from pipeline.artifacts.ali import AliSet
 from pipeline.artifacts.arpa import train_unigram
 from pipeline.artifacts.lattice import Lattice
 from pipeline.artifacts.model_dir import load_hmm
+from pipeline.artifacts.occupancies import OccupancySet, OccupancyWriter
 from pipeline.artifacts.tree import BOUNDARY, Leaf, questions
 from pipeline.base.errors import DataError, MismatchError
 from pipeline.base.files import read_json
@@ -285,7 +286,12 @@ def test_transforms_from_lattices(sat, tmp_path):
     )
     options = EstimateFmllrOptions(fmllr_min_count=150.0, bias_min_count=50.0)
     first, texts, found = recognised(sat / "tri3", data)
-    facts = estimate_fmllr_soft(data, LANG, sat / "tri3", found, options, tmp_path / "soft")
+    with OccupancyWriter(tmp_path / "decoded", "tree") as writer:
+        for cut_id, own in found.items():
+            writer.write(cut_id, own)
+    stored = OccupancySet(tmp_path / "decoded")
+    facts = estimate_fmllr_soft(data, LANG, sat / "tri3", stored, options, tmp_path / "soft")
+    assert facts["utterances"] == 60
     assert facts["speakers"] == 4 and facts["without_words"] == 0 and facts["gain_per_frame"] > 0
     estimate_fmllr(data, LANG, sat / "tri3", texts, options, tmp_path / "words")
     second, _, again = recognised(sat / "tri3", data, tmp_path / "soft")
