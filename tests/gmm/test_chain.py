@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from pipeline.artifacts.occupancies import OccupancySet, OccupancyWriter
 
 from pipeline.artifacts.ali import AliSet
 from pipeline.artifacts.arpa import train_unigram
 from pipeline.artifacts.lattice import Lattice
 from pipeline.artifacts.model_dir import load_hmm
-from pipeline.artifacts.occupancies import OccupancySet, OccupancyWriter
 from pipeline.artifacts.tree import BOUNDARY, Leaf, questions
 from pipeline.base.errors import DataError, MismatchError
 from pipeline.base.files import read_json
