@@ -24,6 +24,7 @@ from pipeline.corpora.resample import resample
 
 FULL_SCALE = 32768
 _BLOCK = 1 << 16  # samples
+_ROUGHLY = 0.25  # seconds by which the length that ffmpeg tells may be off, by padding among others
 _IN_PLACE = {"WAV": (".wav",), "WAVEX": (".wav",), "FLAC": (".flac",)}  # as the readers of features know them
 _SUBTYPES = ("PCM_16", "PCM_24", "PCM_32", "PCM_S8", "PCM_U8")
 
@@ -43,7 +44,7 @@ class AudioFacts:
     """What shows without decoding.
 
     Attributes:
-        frames: samples of each channel; None: not known yet.
+        frames: samples of each channel; None: not known yet, but about ``seconds`` of them if that is above 0.
         in_place: could stay as it is, were its rate right.
         floating: samples are floating-point numbers.
     """
@@ -53,6 +54,7 @@ class AudioFacts:
     channels: int
     frames: int | None
     by: Literal["sndfile", "ffmpeg"]
+    seconds: float = 0.0
     in_place: bool = False
     floating: bool = False
 
@@ -89,14 +91,14 @@ def look(path: str) -> AudioFacts:
         raise AudioProblem("empty audio file", f"{path}: holds no samples")
     in_place = Path(path).suffix.lower() in _IN_PLACE.get(info.format, ()) and info.subtype in _SUBTYPES
     floating = info.subtype in ("FLOAT", "DOUBLE")
-    return AudioFacts(path, info.samplerate, info.channels, info.frames, "sndfile", in_place, floating)
+    return AudioFacts(path, info.samplerate, info.channels, info.frames, "sndfile", 0.0, in_place, floating)
 
 
 def _look_with_ffmpeg(path: str, reason: str) -> AudioFacts:
     found = programs.probe(path)
     if found is None:
         raise AudioProblem("not readable as audio", f"{reason}{programs.ADVICE if not programs.ffmpeg() else ''}")
-    return AudioFacts(path, found.rate, found.channels, None, "ffmpeg")
+    return AudioFacts(path, found.rate, found.channels, None, "ffmpeg", found.seconds)
 
 
 def choose_channel(facts: AudioFacts, named: int | None, chosen: Channel) -> Channel:
@@ -159,6 +161,9 @@ class Samples:
             raise AudioProblem(
                 "audio cut short", f"{facts.path}: {self.count:,} of {facts.frames:,} samples can be decoded"
             )
+        if self.count < (facts.seconds - _ROUGHLY) * facts.rate:
+            told = f"{self.count / facts.rate:.2f} of {facts.seconds:.2f} s can be decoded"
+            raise AudioProblem("audio cut short", f"{facts.path}: {told}")
         if not self.count:
             raise AudioProblem("empty audio file", f"{facts.path}: holds no samples")
         if self.peak == 0.0:

@@ -21,10 +21,11 @@ _SHELL = set("><&;$`*?()")  # what only a shell understands
 
 
 class Probed(NamedTuple):
-    """Rate in Hz and number of channels of the first audio stream."""
+    """Rate in Hz and number of channels of the first audio stream, and the seconds that the file says it has, or 0."""
 
     rate: int
     channels: int
+    seconds: float
 
 
 def ffmpeg() -> bool:
@@ -36,15 +37,16 @@ def probe(path: str) -> Probed | None:
     """What ffmpeg knows of a file; None if it is not there or knows nothing."""
     if not ffmpeg():
         return None
-    shown = ["-select_streams", "a:0", "-show_entries", "stream=sample_rate,channels", "-of", "json"]
+    shown = ["-select_streams", "a:0", "-show_entries", "stream=sample_rate,channels:format=duration", "-of", "json"]
     command = ["ffprobe", "-v", "error", *shown, f"file:{path}"]
     try:
         done = subprocess.run(command, capture_output=True, stdin=subprocess.DEVNULL, check=True)
-        stream = json.loads(done.stdout)["streams"][0]
-        found = Probed(int(stream["sample_rate"]), int(stream["channels"]))
+        told = json.loads(done.stdout)
+        stream, seconds = told["streams"][0], told.get("format", {}).get("duration", 0)
+        found = Probed(int(stream["sample_rate"]), int(stream["channels"]), float(seconds))
     except (OSError, subprocess.SubprocessError, ValueError, KeyError, IndexError, TypeError):
         return None
-    return found if min(found) > 0 else None
+    return found if found.rate > 0 and found.channels > 0 else None
 
 
 def decoded(path: str, channels: int) -> Iterator[npt.NDArray[Any]]:

@@ -203,7 +203,8 @@ def fake_ffmpeg(tmp_path, monkeypatch):
         "    sys.exit('Invalid data found when processing input')",
         "if 'ffprobe' in sys.argv[0]:",
         "    stream = {'sample_rate': '44100', 'channels': samples.shape[1]}",
-        "    print(json.dumps({'streams': [stream]}))",
+        "    seconds = len(samples) / 44100 + ('long' in name)",
+        "    print(json.dumps({'streams': [stream], 'format': {'duration': str(seconds)}}))",
         "else:",
         "    sys.stdout.buffer.write(samples.astype('<f4').tobytes())",
         "    sys.stdout.flush()",
@@ -234,6 +235,8 @@ def test_what_ffmpeg_reads(tmp_path, fake_ffmpeg):
         stored(npy(tmp_path / "bad.m4a", wave), tmp_path, named=0)
     with pytest.raises(AudioProblem, match="digital silence|all .* zero"):
         stored(npy(tmp_path / "zero.m4a", 0 * wave), tmp_path, named=0)
+    with pytest.raises(AudioProblem, match=r"long.m4a: 3.00 of 4.00 s can be decoded"):
+        stored(npy(tmp_path / "long.m4a", wave), tmp_path, named=0)
     (tmp_path / "text.m4a").write_text("this is a text")
     with pytest.raises(AudioProblem, match="text.m4a: not a readable audio file"):
         look(str(tmp_path / "text.m4a"))
@@ -248,3 +251,9 @@ def test_real_ffmpeg(tmp_path):
     subprocess.run(["ffmpeg", "-v", "error", "-i", str(source), "-c:a", "alac", str(path)], check=True)
     found, samples = stored(path, tmp_path)
     assert (samples == noise("a.wav", 2.0)).all()
+    short = tmp_path / "a.mkv"
+    subprocess.run(["ffmpeg", "-v", "error", "-i", str(source), "-c:a", "flac", str(short)], check=True)
+    raw = short.read_bytes()
+    short.write_bytes(raw[: len(raw) // 2])
+    with pytest.raises(AudioProblem, match="of 2.00 s can be decoded|damaged"):
+        stored(short, tmp_path)
