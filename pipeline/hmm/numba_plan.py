@@ -156,7 +156,7 @@ def band(plan, n, num_frames):
 
 @exact
 def transition_score(scores, tid, neg):
-    """Score of a transition-id, 0 for none; what is no number below infinity becomes NEG."""
+    """Score of a transition-id, 0 for none; NaN and +inf become NEG."""
     if tid < 0:
         return cast(0.0, neg)
     x = scores[tid]

@@ -73,7 +73,7 @@ def is_dense(source: numba.types.Type) -> bool:
 
 @exact
 def gather(row, emissions, pdf, low, high, half, neg):
-    """Emissions of the states low..high; what is no number below infinity becomes NEG."""
+    """Emissions of the states low..high; NaN and +inf become NEG."""
     for s in range(low, min(high, len(pdf))):
         x = value(emissions[pdf[s]], half)
         row[s + PAD] = x if neg < x < -neg else neg

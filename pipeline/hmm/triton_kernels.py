@@ -36,7 +36,7 @@ def jit(function: Callable[..., Any]) -> Any:
 
 @jit
 def proper(x):
-    """x, or NEG for what is no number below infinity."""
+    """x, or NEG for NaN and +inf."""
     return tl.where((x > NEG) & (x < -NEG), x, NEG)
 
 

@@ -117,7 +117,7 @@ def test_done_is_the_share_of_the_training():
 def test_work_of_a_lost_replica_is_done_by_the_others():
     book = ledger(3)
     taken = {replica: book.take(replica) for replica in range(3)}
-    assert book.bury(1) == 3 and book.bury(1) == 0 and book.take(1) is None
+    assert book.give_up(1) == 3 and book.give_up(1) == 0 and book.take(1) is None
     assert book.finish(1, [taken[1]]) == []
     for replica in (0, 2):
         book.finish(replica, [taken[replica]])
@@ -178,7 +178,7 @@ def test_staleness_of_a_script():
 
 def test_lost_replica_changes_nothing_more():
     shard = shard_of_one()
-    shard.bury(1)
+    shard.give_up(1)
     before = shard.pull()[1][0]
     assert shard.push(1, [torch.ones(1)], 0.1, 0) == REFUSED and torch.equal(shard.pull()[1][0], before)
 
@@ -201,12 +201,12 @@ def test_round_goes_on_without_those_who_leave_or_are_lost():
     first = shard.submit(0, [torch.ones(1)], 0.1, 0)
     shard.leave(1)
     assert not first.done()
-    shard.bury(2)
+    shard.give_up(2)
     assert first.done() and shard.version == 1
     late = shard.submit(2, [torch.ones(1)], 0.1, 0)
     assert late.result() == REFUSED
     lost = shard.submit(1, [torch.ones(1)], 0.1, 1)
-    shard.bury(1)
+    shard.give_up(1)
     assert lost.done() and lost.result() == REFUSED
 
 

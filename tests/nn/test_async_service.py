@@ -133,7 +133,7 @@ def test_remote_shard_is_the_shard(serve, tmp_path):
     (tmp_path / "shard0.8.safetensors").write_bytes(b"damaged")
     with pytest.raises(DataError, match="shard0.8.safetensors"):
         shard.load(tmp_path / "shard0.8.safetensors")
-    shard.bury(0)
+    shard.give_up(0)
     assert link.push([gradients(5)], 0.1, [3]) == [REFUSED]
     assert not service.stop.is_set()
     shard.stop()
@@ -194,13 +194,13 @@ def test_round_goes_on_without_a_replica_that_is_given_up(serve):
         thread.start()
     while len(service.shard._round) < 2:
         time.sleep(0.01)
-    service.shard.bury(1)
+    service.shard.give_up(1)
     threads[1].join(20)
     assert ages == {1: [REFUSED]}
     links[2].shut()  # its process is gone, which alone changes nothing: it may be another one's turn to say so
     time.sleep(0.1)
     assert ages == {1: [REFUSED]}
-    service.shard.bury(2)
+    service.shard.give_up(2)
     threads[0].join(20)
     assert ages[0] == [0] and service.shard.version == 1
 
@@ -257,7 +257,7 @@ def test_gradients_of_another_model_are_refused(serve, wrong):
 
 def test_replicas_do_not_manage_shards(serve):
     _, ports = serve(Shard(parameters(), OPTIONS))
-    for name in ("save", "load", "stop", "bury", "facts"):
+    for name in ("save", "load", "stop", "give_up", "facts"):
         with pytest.raises(RemoteError, match="replica1 cannot call"):
             link_to(ports, 1)._tell(ACCESS.connect("replica1", 0, ports[0], 0), name, "shard0.1.safetensors")
     with pytest.raises(RemoteError, match="somebody cannot call 'pull'"):

@@ -37,7 +37,7 @@ class ShardHandle(Protocol):
 
     def pull(self) -> tuple[int, list[torch.Tensor]]: ...
 
-    def bury(self, replica: int) -> None: ...
+    def give_up(self, replica: int) -> None: ...
 
     def leave(self, replica: int) -> None: ...
 
@@ -120,14 +120,14 @@ class Coordinator:
         """A replica has no more work and ends."""
         self._gone.add(replica)
 
-    def bury(self, replica: int, why: str) -> None:
+    def give_up(self, replica: int, why: str) -> None:
         """Gives a replica up; the others take over what it has not finished."""
         with self._lock:
             if replica not in self.ledger.alive or replica in self._gone:
                 return
             for shard in self.shards:
-                shard.bury(replica)
-            count = self.ledger.bury(replica)
+                shard.give_up(replica)
+            count = self.ledger.give_up(replica)
             left = len(self.ledger.alive)
             logger.warning("replica %d is lost (%s): its %d batches go to the %d others", replica, why, count, left)
             if not left and self.ledger.complete < self.options.epochs:
@@ -138,7 +138,7 @@ class Coordinator:
         now = time.monotonic()
         for replica, last in list(self._beats.items()):
             if now - last > self.options.heartbeat_seconds:
-                self.bury(replica, f"no sign of life for {self.options.heartbeat_seconds:g} s")
+                self.give_up(replica, f"no sign of life for {self.options.heartbeat_seconds:g} s")
         if self._failure is not None:
             raise PipelineError(self._failure)
 

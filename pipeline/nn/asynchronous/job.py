@@ -1,4 +1,4 @@
-"""What is trained, as each process builds it for itself: a description that travels, and what it stands for."""
+"""What is trained: a description that is sent to each process, and what each process builds from it."""
 
 from __future__ import annotations
 

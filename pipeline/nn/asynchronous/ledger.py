@@ -127,7 +127,7 @@ class Ledger:
             self.complete += 1
         return list(range(before, self.complete))
 
-    def bury(self, replica: int) -> int:
+    def give_up(self, replica: int) -> int:
         """Takes everything from a replica and deals it to the others; returns the number of batches."""
         if replica not in self.alive:
             return 0

@@ -107,7 +107,7 @@ class Service:
             return {
                 "pull": self._pull,
                 "facts": self._facts,
-                "bury": lambda values, _: (self.shard.bury(int(values)), ()),
+                "give_up": lambda values, _: (self.shard.give_up(int(values)), ()),
                 "leave": lambda values, _: (self.shard.leave(int(values)), ()),
                 "save": lambda values, _: (self.shard.save(self._file(values)), ()),
                 "load": lambda values, _: (self.shard.load(self._file(values)), ()),
@@ -193,8 +193,8 @@ class RemoteShard:
         answer = self._call("pull")
         return answer.values, list(answer.tensors)
 
-    def bury(self, replica: int) -> None:
-        self._call("bury", replica)
+    def give_up(self, replica: int) -> None:
+        self._call("give_up", replica)
 
     def leave(self, replica: int) -> None:
         self._call("leave", replica)

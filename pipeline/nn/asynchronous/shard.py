@@ -51,7 +51,7 @@ class Shard:
         self.optimizer = make_optimizer(self.parameters.values(), options) if self.parameters else None
         self.version = 0
         self.ages: dict[int, int] = {}
-        self.buried: set[int] = set()
+        self.given_up: set[int] = set()
         self._lock = threading.RLock()
 
     def pull(self) -> tuple[int, list[torch.Tensor]]:
@@ -69,14 +69,14 @@ class Shard:
             staleness, or REFUSED.
         """
         with self._lock:
-            if replica in self.buried:
+            if replica in self.given_up:
                 return REFUSED
             return self._apply(gradients, rate, [fetched])[0]
 
-    def bury(self, replica: int) -> None:
+    def give_up(self, replica: int) -> None:
         """From now on nothing is taken from a replica."""
         with self._lock:
-            self.buried.add(replica)
+            self.given_up.add(replica)
 
     def leave(self, replica: int) -> None:
         """A replica has no work for now; nobody waits for it here anyway."""
@@ -154,7 +154,7 @@ class SynchronousShard(Shard):
         """Hands in a gradient; the result is there when the round has been applied."""
         future: Future[int] = Future()
         with self._lock:
-            if replica in self.buried:
+            if replica in self.given_up:
                 future.set_result(REFUSED)
                 return future
             assert replica not in self._round, replica
@@ -169,8 +169,8 @@ class SynchronousShard(Shard):
             self._taking_part.discard(replica)
         self._close()
 
-    def bury(self, replica: int) -> None:
-        super().bury(replica)
+    def give_up(self, replica: int) -> None:
+        super().give_up(replica)
         with self._lock:
             mine = self._round.pop(replica, None)
         if mine is not None:

@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Trained:
-    """What a training has come to.
+    """The result of a training.
 
     Attributes:
         built: its model holds the mean of the best epochs, in evaluation mode.

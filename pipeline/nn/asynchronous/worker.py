@@ -138,7 +138,7 @@ def _lead(
         while not (lead.finished and lead.all_left):
             if pipe.poll(TICK_SECONDS):
                 _, replica, why = pipe.recv()
-                lead.bury(replica, why)
+                lead.give_up(replica, why)
             _check_parent()
             lead.watch()
             for name, value in (lead.evaluate() or {}).items():
