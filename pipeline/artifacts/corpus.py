@@ -9,6 +9,7 @@ start of the cut. Paths of audio files are absolute.
 from __future__ import annotations
 
 import contextlib
+import copy
 import logging
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -211,11 +212,15 @@ def checked_cuts(data_dir: str | Path, work_dir: Path, check_audio: bool = False
 
 
 def as_cut(entry: dict[str, Any]) -> MonoCut:
-    """The lhotse cut of a JSON object that ``iter_cuts`` has yielded; DataError if lhotse does not know what it has."""
+    """The lhotse cut of a JSON object that ``iter_cuts`` has yielded, which stays as it is.
+
+    Raises:
+        DataError: lhotse does not know what is in it.
+    """
     from lhotse.serialization import deserialize_item
 
     try:
-        return cast("MonoCut", deserialize_item(entry))
+        return cast("MonoCut", deserialize_item(copy.deepcopy(entry)))  # lhotse takes the object apart
     except Exception as err:  # whatever constructors raise for fields that only lhotse knows
         raise DataError(f"utterance {entry.get('id')!r}: not a cut that lhotse reads ({err!r})") from None
 

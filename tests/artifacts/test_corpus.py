@@ -325,6 +325,11 @@ def test_validation_loads_as_training_does(tmp_path, monkeypatch):
         load_samples(cuts[0])
 
 
+def test_as_cut_leaves_the_object_as_it_is(data_dir):
+    for (_, entry), (_, again) in zip(iter_cuts(data_dir), iter_cuts(data_dir)):
+        assert as_cut(entry).id == entry["id"] and entry == again
+
+
 VALUES = [None, 7, -1.5, "x", [], [1], {}, {"a": 1}, True, float("nan"), float("inf"), 1e400, [[]], [None]]
 
 

@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from pipeline.artifacts.occupancies import OccupancySet, OccupancyWriter
 
 from pipeline.artifacts.ali import AliSet
 from pipeline.artifacts.arpa import train_unigram
 from pipeline.artifacts.lattice import Lattice
 from pipeline.artifacts.model_dir import load_hmm
+from pipeline.artifacts.posteriors import PosteriorSet, PosteriorWriter
 from pipeline.artifacts.tree import BOUNDARY, Leaf, questions
 from pipeline.base.errors import DataError, MismatchError
 from pipeline.base.files import read_json
@@ -286,10 +286,10 @@ def test_transforms_from_lattices(sat, tmp_path):
     )
     options = EstimateFmllrOptions(fmllr_min_count=150.0, bias_min_count=50.0)
     first, texts, found = recognised(sat / "tri3", data)
-    with OccupancyWriter(tmp_path / "decoded", "tree") as writer:
+    with PosteriorWriter(tmp_path / "decoded", "tree") as writer:
         for cut_id, own in found.items():
             writer.write(cut_id, own)
-    stored = OccupancySet(tmp_path / "decoded")
+    stored = PosteriorSet(tmp_path / "decoded")
     facts = estimate_fmllr_soft(data, LANG, sat / "tri3", stored, options, tmp_path / "soft")
     assert facts["utterances"] == 60
     assert facts["speakers"] == 4 and facts["without_words"] == 0 and facts["gain_per_frame"] > 0
