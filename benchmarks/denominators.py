@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Denominators of sequence training: sums over a decoding graph within a beam, beside sums over k2's lattices.
+"""Denominators of sequence training: sums over a decoding graph within a beam, beside sums over lattices: k2's, or our
+search's where k2 is not installed.
 
 Both get the same scores of a trained network, utterance by utterance in batches as in training, turn by turn in one
 process; times are processor seconds of one thread, the network outside the clock. What is exact is found by a beam so
@@ -9,6 +10,7 @@ limit of active states (2,000 as in training), and by the beam of the lattices.
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import sys
 import time
@@ -142,6 +144,7 @@ def main(
     from pipeline.graph.options import DecodeOptions
 
     torch.set_num_threads(1)
+    search = "k2" if importlib.util.find_spec("k2") else "ours"  # whose lattices
     hmm, arcs = load_hmm(model), DecodingGraph.load(graph)
     log_probs, tid_pdf = hmm.transitions.log_probs(), hmm.transitions.tid_pdf()
     batches, frame_shift = load_batches(model, data, (acoustic_scale, prior_scale), batch_frames, number)
@@ -152,7 +155,7 @@ def main(
             log_probs,
             tid_pdf,
             transition_scale,
-            DecodeOptions(acoustic_scale=1.0, beam=beam, lattice_beam=lattice_beam, max_active=2000, search="k2"),
+            DecodeOptions(acoustic_scale=1.0, beam=beam, lattice_beam=lattice_beam, max_active=2000, search=search),
         )
 
     ways: dict[str, Callable[..., Competitors]] = {
