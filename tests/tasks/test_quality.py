@@ -75,7 +75,7 @@ def test_figures_of_an_utterance():
     class Scorer:
         hmm = dataclasses.make_dataclass("Hmm", ["transitions"])(transitions)
 
-    scores = np.full((20, transitions.num_pdfs if hasattr(transitions, "num_pdfs") else tree.num_pdfs), -10.0)
+    scores = np.full((20, tree.num_pdfs), -10.0)
     pdf = transitions.tid_pdf()[tids]
     scores[np.arange(20), pdf] = 0.0
     told = _Judge(Scorer(), ali).of("u", scores)
