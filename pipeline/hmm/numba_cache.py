@@ -1,11 +1,14 @@
 """Compiled loops and numba's cache of their code: every process runs what is in the cache, and one writes to it.
 
-Two things go wrong with plain ``numba.njit(cache=True)``:
+Three things go wrong with plain ``numba.njit(cache=True)``:
 
 - A process that compiles a loop runs other code than those that load it afterwards. Compiling brings the functions that
   the loop calls into the process as code of their own, which the linker then prefers to the loop's copies of them; the
   two were optimised in different surroundings, and under fastmath they differ in the last bits. Here a forked process
   compiles, so that the first run loads the code as all later ones do.
+- The code of a loop in the cache has copies of the functions that it calls, under their common names, and the linker
+  takes the copy that a process has loaded first. So the last bits of a sum depend on what the process has done before.
+  Here a loop's copies are its own, with names that nobody else sees.
 - numba finds a loop's code by the types of its arguments. Two processes that compile one loop for different types at
   once may give both the same file, so compiling takes a lock. It lies beside the cache, which belongs to one checkout,
   and an empty mark for every version that is there lets other processes load it without waiting for anyone.
@@ -19,14 +22,17 @@ import functools
 import hashlib
 import os
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numba
+from llvmlite.binding import Linkage
+from numba.core.codegen import CPUCodeLibrary
 from numba.core.compiler_lock import global_compiler_lock
 
 LOCK = "compiling.lock"
+PYTHON_FUNCTION = "_ZN"  # how the names of compiled Python functions begin; numba's helpers are the same everywhere
 _compiling = False  # whether this process is between the first look for a version and its end; under numba's lock
 
 
@@ -44,8 +50,9 @@ def cached_njit(**options: Any) -> Callable[[Callable[..., Any]], Any]:
                     return plain(signature)
                 _compiling = True
                 try:
-                    _fill_cache(loop, functools.partial(plain, signature), str(signature))
-                    return plain(signature)
+                    with _own_copies():
+                        _fill_cache(loop, functools.partial(plain, signature), str(signature))
+                        return plain(signature)
                 finally:
                     _compiling = False
 
@@ -53,6 +60,33 @@ def cached_njit(**options: Any) -> Callable[[Callable[..., Any]], Any]:
         return loop
 
     return decorate
+
+
+@contextlib.contextmanager
+def _own_copies() -> Iterator[None]:
+    """While this lasts, what is compiled keeps its copies of other functions to itself. numba has no option for it."""
+    finalize = CPUCodeLibrary._finalize_final_module
+
+    def finalize_with_own_copies(library: Any) -> None:
+        module = library._final_module
+        copies = [f.name for f in module.functions if not f.is_declaration and f.linkage == Linkage.linkonce_odr]
+        if copies and library._shared_module is None:  # compiled here, not loaded
+            # Loops that call this one get its code with common names, so that they have each function once.
+            shared = module.clone()
+            for function in shared.functions:
+                if not function.is_declaration and function.linkage == Linkage.external:
+                    function.linkage = Linkage.linkonce_odr
+            library._shared_module = shared
+            for name in copies:
+                if name.startswith(PYTHON_FUNCTION):
+                    module.get_function(name).linkage = Linkage.internal
+        finalize(library)
+
+    CPUCodeLibrary._finalize_final_module = finalize_with_own_copies
+    try:
+        yield
+    finally:
+        CPUCodeLibrary._finalize_final_module = finalize
 
 
 def _fill_cache(loop: Any, compile_it: Callable[[], Any], signature: str) -> None:
@@ -107,7 +141,7 @@ def drop_stale_code(where: str | Path, stems: Iterable[str], sources: Iterable[s
         stems: names of the modules whose code goes.
         sources: files that it is made of.
     """
-    newest = max(Path(source).stat().st_mtime for source in sources)
+    newest = max(Path(source).stat().st_mtime for source in [*sources, __file__])
     for stem in stems:
         for cached in Path(where).glob(f"{stem}.*.nb?"):
             with contextlib.suppress(OSError):  # another process was quicker

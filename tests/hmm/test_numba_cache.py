@@ -13,8 +13,9 @@ from pipeline.hmm.numba_cache import LOCK, drop_stale_code
 
 ROOT = Path(__file__).parents[2]
 GRADIENTS = """
-import hashlib, numpy as np, torch
+import hashlib, sys, numpy as np, torch
 torch.set_num_threads(1)
+from pipeline.hmm import numba_kernels, numba_occupancy, numba_plan, numba_viterbi
 from pipeline.hmm import full_sum
 from pipeline.hmm.compile import compile_graphs
 from tests.hmm.test_graph_source import MODEL, WORDS
@@ -23,6 +24,11 @@ graphs = compile_graphs(*MODEL, [[WORDS[i][0] for i in rng.randint(0, 6, n)] for
 torch.manual_seed(0)
 scores = (3 * torch.randn(3, 300, MODEL[1].num_pdfs)).log_softmax(-1).requires_grad_()
 moves = torch.randn(MODEL[2].num_tids).sigmoid().log().requires_grad_()
+if "all" in sys.argv:
+    for module in (numba_occupancy, numba_kernels, numba_viterbi, numba_plan):
+        for loop in [value for value in vars(module).values() if hasattr(value, "_cache")]:
+            for version in list(loop._cache._cache_file._load_index()):
+                loop.compile(version[0])
 full_sum(graphs, scores, torch.tensor([100, 200, 300]), moves, backend="numba").sum().backward()
 print(hashlib.sha256(scores.grad.numpy().tobytes() + moves.grad.numpy().tobytes()).hexdigest())
 """
@@ -63,6 +69,12 @@ def run(code: str, cache: Path, *arguments: str, timeout: float | None = None) -
 def test_the_run_that_compiles_has_the_results_of_those_that_load(tmp_path):
     """Its code was another one once: the same gradients but for their last bits, and other models in the end."""
     assert run(GRADIENTS, tmp_path) == run(GRADIENTS, tmp_path)
+
+
+@pytest.mark.slow
+def test_what_a_process_has_loaded_before_changes_no_bit(tmp_path):
+    """Loops share functions, of which each has a copy that was optimised in its surroundings."""
+    assert run(GRADIENTS, tmp_path) == run(GRADIENTS, tmp_path, "all")
 
 
 def test_a_version_is_compiled_once_and_never_by_the_process_that_runs_it(tmp_path):
