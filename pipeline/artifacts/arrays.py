@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.base.errors import DataError
+from pipeline.base.places import read_at
 
 _DTYPES = {
     "U8": "<u1",
@@ -107,14 +108,10 @@ class ArrayFile:
         assert 0 <= begin <= end <= place.shape[0], (name, begin, end, place.shape)
         out = np.empty((end - begin, *place.shape[1:]), dtype=place.dtype)
         row = place.dtype.itemsize * int(np.prod(place.shape[1:], dtype=np.int64))
-        left, offset = memoryview(out.reshape(-1).view(np.uint8).data), place.begin + begin * row
         fd = self._file() if self._keep_open else os.open(self.path, os.O_RDONLY)
         try:
-            while len(left):
-                count = os.preadv(fd, [left], offset)
-                if count <= 0:
-                    raise DataError(f"{self.path}: ends inside of {name!r}; it was changed while it was read")
-                left, offset = left[count:], offset + count
+            if read_at(fd, out.reshape(-1).view(np.uint8).data, place.begin + begin * row) < out.nbytes:
+                raise DataError(f"{self.path}: ends inside of {name!r}; it was changed while it was read")
         finally:
             if not self._keep_open:
                 os.close(fd)

@@ -9,6 +9,8 @@ from array import array
 from collections.abc import Iterator, MutableMapping
 from typing import Any
 
+from pipeline.base.places import write_at
+
 
 class JsonSpool(MutableMapping[str, Any]):
     """Name -> JSON value; memory holds about 150 bytes for each name. Values that are replaced leave their old bytes in
@@ -27,11 +29,8 @@ class JsonSpool(MutableMapping[str, Any]):
             self._places.append(0)
             self._sizes.append(0)
         self._places[row], self._sizes[row] = self._end, len(raw)
-        left, place = memoryview(raw), self._end
-        while len(left):
-            count = os.pwrite(self._file.fileno(), left, place)
-            left, place = left[count:], place + count
-        self._end = place
+        write_at(self._file.fileno(), raw, self._end)
+        self._end += len(raw)
 
     def __getitem__(self, name: str) -> Any:
         row = self._rows[name]

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.base.errors import DataError
+from pipeline.base.places import read_at
 
 DTYPES: dict[str, np.dtype[Any]] = {"float32": np.dtype("<f4"), "float16": np.dtype("<f2")}
 
@@ -32,12 +33,8 @@ class FrameFile:
             if self._fd is None:
                 self._fd = os.open(self.path, os.O_RDONLY)
         raw = out if self.dtype == np.float32 else np.empty(out.shape, dtype=self.dtype)
-        left, place = memoryview(raw.data).cast("B"), first * self.dim * self.dtype.itemsize
-        while len(left):
-            count = os.preadv(self._fd, [left], place)
-            if count <= 0:
-                raise DataError(f"{self.path}: ends before frame {first + len(out)}; compute the features again")
-            left, place = left[count:], place + count
+        if read_at(self._fd, raw.data, first * self.dim * self.dtype.itemsize) < raw.nbytes:
+            raise DataError(f"{self.path}: ends before frame {first + len(out)}; compute the features again")
         if raw is not out:
             out[...] = raw
 

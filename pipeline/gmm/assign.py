@@ -19,7 +19,7 @@ from pipeline.base.errors import DataError
 from pipeline.feats.dataset import Dataset
 from pipeline.feats.frames import offsets_of
 from pipeline.gmm.diag import DiagGmms, Evaluator
-from pipeline.gmm.frame_labels import FrameLabels, LabelFile, Piece
+from pipeline.gmm.frame_labels import FrameLabelFile, FrameLabels, Piece
 from pipeline.gmm.kernel import Mixtures, mixtures_of
 from pipeline.gmm.on_demand import MixtureScores
 from pipeline.gmm.parallel import for_each
@@ -54,7 +54,7 @@ class Assignment:
         retried: utterances that took a wider beam.
     """
 
-    file: LabelFile
+    file: FrameLabelFile
     tid_pdf: np.ndarray
     num_pdfs: int
     tid_counts: np.ndarray
@@ -154,14 +154,14 @@ class Aligner:
         if members:
             yield np.array(members)
 
-    def new_file(self) -> LabelFile:
+    def new_file(self) -> FrameLabelFile:
         """A file for the next alignment."""
         self._files += 1
         name = f"{LABELS}.{self._files}.bin"
         while self.work is not None and (self.work / name).exists():  # of the run that was interrupted
             self._files += 1
             name = f"{LABELS}.{self._files}.bin"
-        return LabelFile(None if self.work is None else self.work / name, self.data.lens)
+        return FrameLabelFile(None if self.work is None else self.work / name, self.data.lens)
 
     def viterbi(self, evaluator: Evaluator, transitions: torch.Tensor, beam: float = math.inf) -> Assignment:
         """Best paths under the mixtures and (n_tid,) transition log-probabilities.
@@ -186,7 +186,7 @@ class Aligner:
         return self._assignment(file, counts, log_like, frames, done, retried)
 
     def _assignment(
-        self, file: LabelFile, counts: np.ndarray, log_like: float, frames: int, done: np.ndarray, retried: int = 0
+        self, file: FrameLabelFile, counts: np.ndarray, log_like: float, frames: int, done: np.ndarray, retried: int = 0
     ) -> Assignment:
         failed = tuple(self.data.id(n) for n in np.flatnonzero(~done))
         counts = counts.astype(np.float64)

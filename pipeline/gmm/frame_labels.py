@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from pipeline.base.places import read_at, write_at
 from pipeline.feats.frames import offsets_of
 
 # Frames of one pdf that are taken at once: bounds memory and keeps float32 sums short, the totals are float64.
@@ -109,7 +110,7 @@ class Piece(NamedTuple):
     speaker: np.ndarray | None = None
 
 
-class LabelFile:
+class FrameLabelFile:
     """Labels of all frames of a data set, in a file: transition-ids, or occupancies of pdfs (soft labels).
 
     Transition-ids are one int32 per frame; soft labels are appended utterance by utterance. Utterances that were never
@@ -128,7 +129,7 @@ class LabelFile:
         self._end = 0
 
     @classmethod
-    def reopen(cls, path: Path, lens: np.ndarray, soft_end: int = 0) -> LabelFile:
+    def reopen(cls, path: Path, lens: np.ndarray, soft_end: int = 0) -> FrameLabelFile:
         """Takes up a file that ``sync`` has put on disk; `soft_end` is what it returned."""
         out = cls.__new__(cls)
         out.path, out.lens, out._offsets, out._soft, out._end = path, lens, offsets_of(lens), None, soft_end
@@ -142,14 +143,13 @@ class LabelFile:
         """Stores the transition-ids of an utterance."""
         assert len(tids) == self.lens[n], (n, len(tids), self.lens[n])
         # 0 means none, so that what was never written reads as -1.
-        os.pwrite(self._file.fileno(), (np.asarray(tids, dtype=np.int32) + 1).tobytes(), 4 * int(self._offsets[n]))
+        write_at(self._file.fileno(), (np.asarray(tids, dtype=np.int32) + 1).data, 4 * int(self._offsets[n]))
 
     def read(self, rows: np.ndarray) -> np.ndarray:
         """(sum T,) int32 transition-ids of utterances that follow each other, -1 without one."""
         begin, end = int(self._offsets[rows[0]]), int(self._offsets[rows[-1] + 1])
         out = np.zeros(end - begin, dtype=np.int32)
-        found = np.frombuffer(os.pread(self._file.fileno(), out.nbytes, 4 * begin), dtype=np.int32)
-        out[: len(found)] = found
+        read_at(self._file.fileno(), out.data, 4 * begin)  # the file ends with the last utterance that was written
         return out - 1
 
     def write_soft(self, n: int, frames: np.ndarray, pdfs: np.ndarray, weights: np.ndarray) -> None:
@@ -158,7 +158,7 @@ class LabelFile:
             self._soft = np.zeros((len(self.lens), 2), dtype=np.int64)
         table = np.empty(len(frames), dtype=_SOFT)
         table["frame"], table["pdf"], table["weight"] = frames, pdfs, weights
-        os.pwrite(self._file.fileno(), table.tobytes(), self._end)
+        write_at(self._file.fileno(), table.tobytes(), self._end)
         self._soft[n] = self._end, len(table)
         self._end += table.nbytes
 
@@ -168,7 +168,9 @@ class LabelFile:
         tables = []
         for n in rows.tolist():
             place, count = (int(x) for x in self._soft[n])
-            table = np.frombuffer(os.pread(self._file.fileno(), count * _SOFT.itemsize, place), dtype=_SOFT).copy()
+            table = np.empty(count, dtype=_SOFT)
+            found = read_at(self._file.fileno(), table.view(np.uint8).data, place)
+            assert found == table.nbytes, (n, found)
             table["frame"] += np.int32(self._offsets[n] - self._offsets[rows[0]])
             tables.append(table)
         whole = np.concatenate(tables)
@@ -182,7 +184,7 @@ class LabelFile:
     def sync(self) -> int:
         """Puts everything on disk; returns what ``reopen`` has to know."""
         if self._soft is not None:
-            os.pwrite(self._file.fileno(), self._soft.tobytes(), self._end)
+            write_at(self._file.fileno(), self._soft.tobytes(), self._end)
         os.fsync(self._file.fileno())
         return self._end
 

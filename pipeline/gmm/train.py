@@ -18,7 +18,7 @@ from pipeline.feats.dataset import Dataset
 from pipeline.gmm.assign import LABELS, Aligner, Assignment, boosted
 from pipeline.gmm.diag import DiagGmms, Evaluator
 from pipeline.gmm.em import grow, update
-from pipeline.gmm.frame_labels import LabelFile
+from pipeline.gmm.frame_labels import FrameLabelFile
 from pipeline.gmm.options import GmmOptions
 from pipeline.gmm.stats import accumulate
 
@@ -204,7 +204,7 @@ def _restore(state: State, aligner: Aligner, adaptation: Adaptation | None) -> N
     state.transitions.forward_prob = tensors["forward_prob"].numpy()
     state.assignment = dataclasses.replace(
         state.assignment,
-        file=LabelFile.reopen(work / facts["labels"], state.data.lens, facts["soft_end"]),
+        file=FrameLabelFile.reopen(work / facts["labels"], state.data.lens, facts["soft_end"]),
         tid_counts=tensors["tid_counts"].numpy(),
         log_like=facts["log_like"],
         frames=facts["frames"],

@@ -5,7 +5,6 @@ a batch asks for them, so that memory holds none.
 from __future__ import annotations
 
 import logging
-import os
 import re
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
@@ -17,6 +16,7 @@ import numpy as np
 from pipeline.artifacts.ali import AliSet
 from pipeline.artifacts.lang import Lang
 from pipeline.base.errors import DataError, MismatchError
+from pipeline.base.places import read_at, write_at
 from pipeline.feats.dataset import Dataset
 
 logger = logging.getLogger(__name__)
@@ -76,21 +76,15 @@ class LabelFile(Sequence[np.ndarray]):
 
     def __setitem__(self, i: int, row: np.ndarray) -> None:
         assert len(row) <= self._room[i], (i, len(row), self._room[i])
-        left, place = np.ascontiguousarray(row, dtype=np.int32).data.cast("B"), int(self._begin[i]) * 4
-        while len(left):
-            count = os.pwrite(self._file.fileno(), left, place)
-            left, place = left[count:], place + count
+        write_at(self._file.fileno(), np.ascontiguousarray(row, dtype=np.int32).data, int(self._begin[i]) * 4)
         self.lens[i] = len(row)
 
     def __getitem__(self, i: int) -> np.ndarray:  # type: ignore[override]  # no slices
         if not 0 <= i < len(self):
             raise IndexError(i)
         out = np.empty(int(self.lens[i]), dtype=np.int32)
-        left, place = out.data.cast("B"), int(self._begin[i]) * 4
-        while len(left):
-            count = os.preadv(self._file.fileno(), [left], place)
-            assert count > 0, (i, place)
-            left, place = left[count:], place + count
+        found = read_at(self._file.fileno(), out.data, int(self._begin[i]) * 4)
+        assert found == out.nbytes, (i, found)
         return out
 
 

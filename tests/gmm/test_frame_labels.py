@@ -8,7 +8,7 @@ import torch
 
 from pipeline.gmm.diag import Evaluator
 from pipeline.gmm.fmllr import fmllr_stats
-from pipeline.gmm.frame_labels import FrameLabels, LabelFile, Piece
+from pipeline.gmm.frame_labels import FrameLabelFile, FrameLabels, Piece
 from pipeline.gmm.stats import _CompiledSums, _DenseSums, accumulate
 from pipeline.gmm.transforms import lda, mllt_stats
 from tests.gmm.test_diag import random_gmms
@@ -17,24 +17,24 @@ LENS = np.array([5, 3, 7])
 
 
 def test_transition_ids_are_read_as_written_and_missing_ones_are_none(tmp_path):
-    file = LabelFile(tmp_path / "labels.bin", LENS)
+    file = FrameLabelFile(tmp_path / "labels.bin", LENS)
     assert file.read(np.array([0, 1, 2])).tolist() == [-1] * 15
     file.write(2, np.arange(7, dtype=np.int32))
     file.write(0, np.array([9, 0, 9, 0, 9], dtype=np.int32))
     expected = [9, 0, 9, 0, 9, -1, -1, -1, *range(7)]
     assert file.read(np.array([0, 1, 2])).tolist() == expected and not file.soft
     assert file.read(np.array([1, 2])).tolist() == expected[5:]
-    again = LabelFile.reopen(tmp_path / "labels.bin", LENS, file.sync())
+    again = FrameLabelFile.reopen(tmp_path / "labels.bin", LENS, file.sync())
     assert again.read(np.array([0, 1, 2])).tolist() == expected
     with pytest.raises(AssertionError):
         file.write(1, np.arange(4, dtype=np.int32))
 
 
 def test_occupancies_are_read_as_written(tmp_path):
-    file = LabelFile(tmp_path / "labels.bin", LENS)
+    file = FrameLabelFile(tmp_path / "labels.bin", LENS)
     file.write_soft(2, np.array([0, 0, 6]), np.array([4, 5, 4]), np.array([0.25, 0.75, 1.0]))
     file.write_soft(0, np.array([3]), np.array([1]), np.array([0.5]))
-    again = LabelFile.reopen(tmp_path / "labels.bin", LENS, file.sync())
+    again = FrameLabelFile.reopen(tmp_path / "labels.bin", LENS, file.sync())
     for found in (file, again):
         frames, pdfs, weights = found.read_soft(np.array([0, 1, 2]))
         assert found.soft and frames.tolist() == [3, 8, 8, 14]

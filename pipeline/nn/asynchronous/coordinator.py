@@ -19,7 +19,7 @@ from pipeline.base.errors import DataError, PipelineError
 from pipeline.base.files import read_json, write_json
 from pipeline.base.log import duration
 from pipeline.nn.asynchronous.job import Built
-from pipeline.nn.asynchronous.ledger import Item, Ledger, Plan, Wait
+from pipeline.nn.asynchronous.ledger import Item, Key, Ledger, Plan, Wait
 from pipeline.nn.asynchronous.options import AsyncTraining
 from pipeline.nn.schedule import learning_rate
 from pipeline.nn.step import DivergenceError, evaluate, per_frame, pick_device
@@ -84,7 +84,7 @@ class Coordinator:
         self._restore()
         self._start = self._saved = time.monotonic()
 
-    def next(self, replica: int, finished: Sequence[tuple[int, int, int]], sums: Sums) -> Item | Wait | None:
+    def next(self, replica: int, finished: Sequence[Key], sums: Sums) -> Item | Wait | None:
         """Notes what a replica has finished and gives it something new; see ``Ledger.take``."""
         with self._lock:
             self._beats[replica] = time.monotonic()

@@ -41,7 +41,9 @@ class Built:
 class Job(Protocol):
     """Describes a training; it is sent to the processes, so it holds names of directories and options, not data."""
 
-    training: AsyncTraining
+    @property
+    def training(self) -> AsyncTraining:
+        """What all processes go by."""
 
     def build(self) -> Built:
         """Loads the data and makes the model; equal in all processes."""

@@ -89,7 +89,7 @@ class Replica:
         """The next item; None when there is none for now, StopIteration when there will be none."""
         finished, sums = self._finished, self._sums
         self._finished, self._sums = [], {}
-        got = self.link.next([tuple(key) for key in finished], sums)
+        got = self.link.next(finished, sums)
         if got is None:
             raise StopIteration
         return None if isinstance(got, Wait) else got

@@ -6,7 +6,7 @@ import re
 import socket
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -80,6 +80,24 @@ def size_of(tensors: Sequence[torch.Tensor]) -> int:
     return sum(t.numel() * t.element_size() for t in tensors)
 
 
+def _told(action: Callable[[Any], None]) -> Method:
+    """A method that answers with nothing but the end of an action."""
+
+    def method(values: Any, _: Tensors) -> tuple[None, Tensors]:
+        action(values)
+        return None, ()
+
+    return method
+
+
+def _all_of(answer: Message) -> list[torch.Tensor]:
+    """The tensors of an answer that leaves none out."""
+    tensors = [tensor for tensor in answer.tensors if tensor is not None]
+    if len(tensors) < len(answer.tensors):
+        raise PipelineError("a server has sent only some of its tensors")
+    return tensors
+
+
 class Service:
     """What a server process offers; the coordinator is in the first one only."""
 
@@ -107,19 +125,19 @@ class Service:
             return {
                 "pull": self._pull,
                 "facts": self._facts,
-                "give_up": lambda values, _: (self.shard.give_up(int(values)), ()),
-                "leave": lambda values, _: (self.shard.leave(int(values)), ()),
-                "save": lambda values, _: (self.shard.save(self._file(values)), ()),
-                "load": lambda values, _: (self.shard.load(self._file(values)), ()),
-                "stop": lambda values, _: (self.stop.set(), ()),
+                "give_up": _told(lambda values: self.shard.give_up(int(values))),
+                "leave": _told(lambda values: self.shard.leave(int(values))),
+                "save": _told(lambda values: self.shard.save(self._file(values))),
+                "load": _told(lambda values: self.shard.load(self._file(values))),
+                "stop": _told(lambda _: self.stop.set()),
             }
         return {
             "pull": self._pull,
             "push": lambda values, tensors: (self._push(number, values, tensors), ()),
             "next": lambda values, _: (self._next(number, values), ()),
-            "beat": lambda values, _: (self._lead().beat(number), ()),
-            "leave": lambda values, _: (self._lead().leave(number), ()),
-            "fail": lambda values, _: (self._lead().fail(str(values)), ()),
+            "beat": _told(lambda _: self._lead().beat(number)),
+            "leave": _told(lambda _: self._lead().leave(number)),
+            "fail": _told(lambda values: self._lead().fail(str(values))),
         }
 
     def _lead(self) -> Coordinator:
@@ -191,7 +209,7 @@ class RemoteShard:
     def pull(self) -> tuple[int, list[torch.Tensor]]:
         """See ``Shard.pull``; likewise the others."""
         answer = self._call("pull")
-        return answer.values, list(answer.tensors)
+        return answer.values, _all_of(answer)
 
     def give_up(self, replica: int) -> None:
         self._call("give_up", replica)
@@ -223,7 +241,7 @@ class Link(Protocol):
     def push(self, gradients: Sequence[Gradients], rate: float, fetched: Sequence[int]) -> list[int]:
         """Sends the gradients of each shard, with the versions they were computed with; returns their staleness."""
 
-    def next(self, finished: Sequence[tuple[int, int, int]], sums: Sums) -> Item | Wait | None:
+    def next(self, finished: Sequence[Key], sums: Sums) -> Item | Wait | None:
         """See ``Coordinator.next``."""
 
 
@@ -256,7 +274,7 @@ class RemoteLink:
     def pull(self) -> list[tuple[int, list[torch.Tensor]]]:
         """See ``Link``; all shards at once."""
         answers = self._call_all("pull", [(None, ()) for _ in self._clients], CALL_SECONDS)
-        return [(answer.values, list(answer.tensors)) for answer in answers]
+        return [(answer.values, _all_of(answer)) for answer in answers]
 
     def push(self, gradients: Sequence[Gradients], rate: float, fetched: Sequence[int]) -> list[int]:
         """See ``Link``; returns when all shards have taken them."""
@@ -264,9 +282,13 @@ class RemoteLink:
         calls = [([rate, version], grads) for grads, version in zip(gradients, fetched)]
         return [answer.values for answer in self._call_all("push", calls, None)]
 
-    def next(self, finished: Sequence[tuple[int, int, int]], sums: Sums) -> Item | Wait | None:
+    def next(self, finished: Sequence[Key], sums: Sums) -> Item | Wait | None:
         """See ``Link``."""
-        return decode_item(self._call_all("next", [([list(finished), list(sums.items())], ())], CALL_SECONDS)[0].values)
+        return decode_item(
+            self._call_all("next", [([[list(key) for key in finished], list(sums.items())], ())], CALL_SECONDS)[
+                0
+            ].values
+        )
 
     def beat(self) -> None:
         """A sign of life; may be called while another thread waits for an answer."""

@@ -104,7 +104,7 @@ class Shard:
     def save(self, path: Path) -> None:
         """Writes tensors, optimizer and counts; replaced as a whole or not at all."""
         with self._lock:
-            tensors = {f"p.{name}": p for name, p in self.parameters.items()}
+            tensors: dict[str, torch.Tensor] = {f"p.{name}": p for name, p in self.parameters.items()}
             if self.optimizer is not None:
                 for index, values in self.optimizer.state_dict()["state"].items():
                     tensors.update({f"o.{index}.{key}": torch.as_tensor(value) for key, value in values.items()})

@@ -64,10 +64,10 @@ def on_the_fly(source: Iterator[tuple[int, int] | None], size: int) -> Iterator[
 
 def _pairs(lens: Sequence[int]) -> np.ndarray:
     """(sum of lens, 2) int64."""
-    lens = np.asarray(lens, dtype=np.int64)
-    starts = np.cumsum(lens) - lens
-    utterance = np.repeat(np.arange(len(lens)), lens)
-    return np.stack([utterance, np.arange(int(lens.sum())) - starts[utterance]], 1)
+    counts = np.asarray(lens, dtype=np.int64)
+    starts = np.cumsum(counts) - counts
+    utterance = np.repeat(np.arange(len(counts)), counts)
+    return np.stack([utterance, np.arange(int(counts.sum())) - starts[utterance]], 1)
 
 
 def _cut(pairs: np.ndarray, size: int) -> Iterator[np.ndarray]:
