@@ -40,7 +40,7 @@ def tokens(tmp_path_factory) -> Path:
 @pytest.mark.parametrize(
     "changes", [{}, dict(model="attention"), dict(model="transducer"), dict(model="transducer", rnnt="pruned")], ids=str
 )
-def test_training_and_search(changes, tones, tokens, tmp_path):  # noqa: F811
+def test_training_and_search(changes, tones, tokens, tmp_path):
     options = SMALL | LOOP | {"model": "ctc"} | changes
     train_end_to_end(tones.data, tokens, tmp_path / "cpu", TrainEndToEndOptions(**options, device="cpu"))
     with pretend_cuda() as gpu:
