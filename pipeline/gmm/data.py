@@ -12,7 +12,7 @@ import torch
 
 from pipeline.artifacts.ali import AliSet
 from pipeline.artifacts.checkpoint import check_same
-from pipeline.artifacts.features import FeatLoadOptions
+from pipeline.artifacts.features import FeatLoadOptions, FeatureFacts
 from pipeline.artifacts.lang import Lang
 from pipeline.artifacts.transitions import TransitionModel
 from pipeline.artifacts.tree import Tree
@@ -117,12 +117,19 @@ def load_aligned(
     """Opens features and an alignment of them.
 
     Raises:
-        MismatchError: it was made with another lang. DataError: it holds no utterance of the data.
+        MismatchError: it was made with another lang or has another frame rate.
+        DataError: it holds no utterance of the data.
     """
     ali = AliSet.load(ali_dir)
     check_same("topo", ali.header.topo_id, ali_dir, lang.topo.id, "the lang directory")
     if ali.transitions.phones != lang.phones:
         raise MismatchError(f"{ali_dir} and the lang directory do not belong together: their phones.txt differ")
+    shift = FeatureFacts.load(Path(data_dir)).frame_shift
+    if abs(shift - ali.header.frame_shift) > 1e-6:
+        raise MismatchError(
+            f"{ali_dir} and {data_dir} do not belong together: an alignment with a frame every "
+            f"{ali.header.frame_shift * 1000:g} ms, features every {shift * 1000:g} ms"
+        )
     data = Dataset.open(data_dir, options, cache_mib=cache_mib)
     done = np.array([data.id(n) in ali for n in range(len(data))])
     if not done.any():

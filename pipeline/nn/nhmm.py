@@ -54,12 +54,13 @@ def train_nhmm(
     lang = Lang.load(lang_dir)
     hmm = hmm_for(lang, lang_dir, tree_dir)
     facts = FeatureFacts.load(data_dir)
+    if dev_dir is not None:
+        facts.kind.check_same(FeatureFacts.load(dev_dir).kind, data_dir, dev_dir)
     data, graphs = _utterances(data_dir, lang, hmm, options)
     silence = silence_pdfs(hmm.transitions, lang)
     model = _first_model(data, graphs, hmm, silence, facts, options)
     dev = None
     if dev_dir is not None:
-        facts.kind.check_same(FeatureFacts.load(dev_dir).kind, data_dir, dev_dir)
         dev_data, dev_graphs = _utterances(dev_dir, lang, hmm, options)
         dev = Task(dev_data, criterion_of(dev_graphs, silence, options, lang.blank, training=False))
     criterion = criterion_of(graphs, silence, options, lang.blank, training=True)
