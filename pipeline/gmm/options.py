@@ -183,3 +183,18 @@ class EstimateFmllrOptions(FmllrOptions):
     max_failed: float = _option(0.1, "Largest share of utterances that may fail to align.", ge=0.0, le=1.0)
     device: str = _option("cpu", "cpu or cuda.", json_schema_extra={"stamp": False})
     cache_mib: int = cache_field()
+
+
+@dataclass(frozen=True, config=_CONFIG, kw_only=True)
+class AdaptOptions:
+    """Adaptation of means to other speakers and recordings, cf. Kaldi train_map.sh."""
+
+    tau: float = _option(
+        20.0, "Frames that the old mean of a Gaussian counts as; more changes the model less.", gt=0.0, le=1e9
+    )
+    passes: int = _option(1, "Alignments of the data, each followed by an estimation of the means.", ge=1, le=100)
+    boost_silence: float = _option(1.0, "Factor on the likelihood of silence when aligning.", gt=0.0)
+    beam: float = _option(200.0, "See steps/align.py.", gt=0.0)
+    max_failed: float = _option(0.1, "Largest share of utterances that may fail to align.", ge=0.0, le=1.0)
+    device: str = _option("cpu", "cpu or cuda.", json_schema_extra={"stamp": False})
+    cache_mib: int = cache_field()

@@ -43,11 +43,8 @@ def align_corpus(
     work = out / "work"
     work.mkdir()
     aligner = Aligner.load(packed, work / "model", options.device)
-    data = source
-    if not is_data_dir(source):
-        data = work / "data"
-        data.mkdir()
-        import_corpus(source, None, data, data, _import_options(rate=aligner.sampling_rate))
+    data = as_data_dir(source, work / "data", aligner.sampling_rate)
+    if (data / LEFT_OUT).is_file() and data != source:
         shutil.copy(data / LEFT_OUT, out / LEFT_OUT)
     given = aligner.options(max_failed=options.max_failed, beam=options.beam)
     ali, report = aligner.align_data(data, work, given, lexicon)
@@ -68,6 +65,15 @@ def align_corpus(
         "frames": report.num_frames,
         "log_like_per_frame": report.total_log_like / max(report.num_frames, 1),
     }
+
+
+def as_data_dir(source: Path, imported: Path, rate: int) -> Path:
+    """A corpus as a data directory: itself if it is one, else `imported`, which is made with audio of a rate in Hz."""
+    if is_data_dir(source):
+        return source
+    imported.mkdir()
+    import_corpus(source, None, imported, imported, _import_options(rate=rate))
+    return imported
 
 
 def is_data_dir(source: Path) -> bool:

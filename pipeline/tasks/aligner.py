@@ -143,15 +143,13 @@ class Aligner:
         logger.info("%d words pronounced from their letters, the first: %s", len(found), shown)
         return found
 
-    def align_data(
-        self, data: Path, work: Path, options: AlignOptions, lexicon: Path | None = None
-    ) -> tuple[AliSet, AlignReport]:
-        """Aligns a data directory; work/ali is the alignment, work/lang its words, work/feats the features.
+    def prepare(self, data: Path, work: Path, lexicon: Path | None = None) -> Lang:
+        """Makes work/feats, features as the model wants them, and work/lang, its lang with the words of the data.
 
         Args:
-            data: manifests and audio of the model's sampling rate.
-            work: existing directory for all that is made.
-            lexicon: pronunciations that come before the model's own, as lines of a word and its phones.
+            data, work, lexicon: see `align_data`.
+        Raises:
+            ConfigError: audio of another rate. DataError: words that cannot be pronounced.
         """
         from pipeline.feats.compute import compute_feats
 
@@ -166,6 +164,19 @@ class Aligner:
         lang = self.lang.with_lexicon(self.pronounce(words, own), lexicon or self.card.name)
         lang.save(work / "lang")
         compute_feats(data, work / "feats", work / "feats", feature_options(self.model.facts))
+        return lang
+
+    def align_data(
+        self, data: Path, work: Path, options: AlignOptions, lexicon: Path | None = None
+    ) -> tuple[AliSet, AlignReport]:
+        """Aligns a data directory; work/ali is the alignment, work/lang its words, work/feats the features.
+
+        Args:
+            data: manifests and audio of the model's sampling rate.
+            work: existing directory for all that is made.
+            lexicon: pronunciations that come before the model's own, as lines of a word and its phones.
+        """
+        lang = self.prepare(data, work, lexicon)
         report = align(self.model, lang, work / "feats", work / "ali", options, producer=self.card.name)
         report.check(work / "ali", options.max_failed)
         ali = AliSet.load(work / "ali")

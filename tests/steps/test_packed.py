@@ -220,3 +220,46 @@ def test_data_of_another_rate_are_refused(recipe, packed, tmp_path):
     save_data_dir(tmp_path / "data", [utterance("a", audio_recording("a", tmp_path / "a.wav"), "ONE", "x")])
     done = align(packed, tmp_path / "data", tmp_path / "out")
     assert done.returncode == 2 and "8000 Hz" in done.stderr and "--rate 16000" in done.stderr
+
+
+def adapt(packed: Path, data: Path, out: Path, *more: str):
+    return run([sys.executable, str(ROOT / "steps/adapt.py"), str(packed), str(data), str(out), *more])
+
+
+def test_a_packed_model_is_adapted_and_aligns(recipe, packed, tmp_path):
+    """The new file aligns the corpus better, keeps words and pronunciation model, and tells what it was made of."""
+    from pipeline.tasks.packed import read_card
+
+    for name in ("one.fsm", "two.fsm"):
+        done = adapt(packed, recipe / "data/local/train", tmp_path / name, "--tau", "5", "--name", "mine")
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert "24 utterances" in done.stderr
+    assert (tmp_path / "one.fsm").read_bytes() == (tmp_path / "two.fsm").read_bytes() != packed.read_bytes()
+    card = read_card(tmp_path / "one.fsm")
+    assert card.name == "mine" and "adapted to" in card.data and "train" in card.data and card.scores == {}
+    likes = []
+    for model in (packed, tmp_path / "one.fsm"):
+        done = align(model, recipe / "data/local/train", tmp_path / f"out_{model.stem}")
+        assert done.returncode == 0, done.stderr[-3000:]
+        likes.append(json.loads((tmp_path / f"out_{model.stem}/stamp.json").read_text())["facts"]["log_like_per_frame"])
+    assert likes[1] > likes[0]
+    with zipfile.ZipFile(packed) as old, zipfile.ZipFile(tmp_path / "one.fsm") as new:
+        assert old.namelist() == new.namelist()
+        changed = {name for name in old.namelist() if old.read(name) != new.read(name)}
+    assert changed == {"card.json", "model/model.json", "model/model.safetensors"}
+
+
+def test_what_cannot_be_adapted(recipe, packed, tmp_path):
+    from pipeline.tasks.packed import make_card, pack
+
+    pack(recipe / "exp/nhmm", recipe / "data/lang", tmp_path / "net.fsm", make_card({"name": "net"}, "card"))
+    for args, message in (
+        ((tmp_path / "net.fsm", recipe / "data/local/train"), "is a network; only Gaussian mixtures"),
+        (("klingon", recipe / "data/local/train"), "neither a file nor the name of a shipped model"),
+        ((packed, recipe / "data/lang"), "lang"),
+    ):
+        done = adapt(*args, tmp_path / "out.fsm")
+        assert done.returncode == 2 and message in done.stderr, done.stderr[-3000:]
+        assert not (tmp_path / "out.fsm").exists() and "Traceback" not in done.stderr
+    done = adapt(packed, recipe / "data/local/train", tmp_path / "out.fsm", "--tau", "0")
+    assert done.returncode == 2 and "tau" in done.stderr
