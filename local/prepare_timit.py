@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import click
 from corpus_root import find_corpus
-from timit_labels import merge_phones, read_dictionary, read_labels
+from timit_labels import merge_phones, read_dictionary
 
 from pipeline.base import cli
 from pipeline.base.errors import DataError
@@ -110,6 +110,7 @@ def read_utterance(path: Path, utt_id: str) -> MonoCut:
     from lhotse.supervision import AlignmentItem
 
     from pipeline.artifacts.corpus import Span, audio_recording, utterance
+    from pipeline.corpora.label_files import read_labels
 
     recording = audio_recording(utt_id, path)
     tiers = {

@@ -27,34 +27,6 @@ SUPPLEMENT = {
 }
 
 
-def read_labels(path: Path, rate: int, duration: float) -> list[tuple[str, float, float]]:
-    """Read a .phn or .wrd file.
-
-    Args:
-        path: lines ``FIRST_SAMPLE END_SAMPLE LABEL``.
-        rate: samples per second.
-        duration: of the audio in seconds; labels are cut to it, and to the end of the label before (a few words
-            overlap).
-    Returns:
-        (label, start, end) in seconds.
-    """
-    labels: list[tuple[str, float, float]] = []
-    for line_no, line in read_lines(path):
-        if not line:
-            continue
-        fields = line.split()
-        if len(fields) != 3 or not fields[0].isdigit() or not fields[1].isdigit():
-            raise DataError(f"{path}:{line_no}: needs 'FIRST_SAMPLE END_SAMPLE LABEL'")
-        start, end = int(fields[0]) / rate, min(int(fields[1]) / rate, duration)
-        start = max(start, labels[-1][2]) if labels else start
-        if end <= start:
-            raise DataError(f"{path}:{line_no}: {fields[2]!r} ends before it starts, or starts after the audio's end")
-        labels.append((fields[2], start, end))
-    if not labels:
-        raise DataError(f"{path}: holds no label")
-    return labels
-
-
 def merge_phones(labels: list[tuple[str, float, float]]) -> list[tuple[str, float, float]]:
     """Map the 61 labels to the phones that alignments are scored with; (label, start, end) triples to the same."""
     phones: list[tuple[str, float, float]] = []

@@ -22,8 +22,15 @@ GROUPS = {
     "Alignments": "align refine_ali import_ali export_ali score_ali score_durations score_quality plot_ali",
     "Decoding": "make_graph decode decode_e2e rescore rescore_lattices export_lattices pool_weights score sum_times",
 }
-# What people align with is a packed model; recipes align a data directory with a model directory.
-RENAMED = {"align_corpus": "align", "align": "align-data", "import_data": "import"}
+# What people align with is a packed model, and what they score is its times; recipes align a data directory with a
+# model directory, and score words.
+RENAMED = {
+    "align_corpus": "align",
+    "align": "align-data",
+    "import_data": "import",
+    "score_ali": "score",
+    "score": "score-words",
+}
 
 
 def shown(name: str) -> str:

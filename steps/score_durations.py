@@ -29,7 +29,6 @@ def main(model: Path, reference: Path, out: Path, row_id: str | None, part: str,
         from pipeline.artifacts.ali import HEADER
         from pipeline.artifacts.model_dir import load_hmm
         from pipeline.base.files import atomic_write, write_json
-        from pipeline.tasks.ali_score import tiers_of
         from pipeline.tasks.durations import (
             compare_durations,
             frame_shift_of,
@@ -38,6 +37,7 @@ def main(model: Path, reference: Path, out: Path, row_id: str | None, part: str,
             measured_seconds,
         )
         from pipeline.tasks.score import result_row
+        from pipeline.tasks.tiers import tiers_of
 
         is_ali = (reference / HEADER).is_file()
         tiers = tiers_of(reference) if is_ali else gold_silences(tiers_of(reference))

@@ -256,6 +256,12 @@ class AliScoreOptions:
         description="Leave phones out: for alignments of tokens, which may be named like phones.",
         json_schema_extra={"stamp": "if_set"},
     )
+    label_rate: int = Field(
+        default=16000,
+        ge=1,
+        description="Samples per second of .phn and .wrd files.",
+        json_schema_extra={"stamp": "if_set"},
+    )
 
 
 @dataclass(frozen=True, config=_STRICT)

@@ -16,7 +16,7 @@ from pipeline.artifacts.lang import Lang
 from pipeline.artifacts.transitions import TransitionModel
 from pipeline.artifacts.tree import monophone_tree
 from pipeline.base.errors import DataError
-from pipeline.tasks.ali_score import GoldTiers, Tiers
+from pipeline.tasks.tiers import GoldTiers, Tiers
 
 
 def import_times(data_dir: str | Path, lang: Lang, out_dir: str | Path, frame_shift: float) -> int:

@@ -13,13 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.artifacts.ali import HEADER, AliSet, Segment
-from pipeline.artifacts.lang import SILENCE, without_position
-from pipeline.base.errors import DataError, MismatchError
+from pipeline.artifacts.ali import Segment
+from pipeline.artifacts.lang import SILENCE
+from pipeline.base.errors import MismatchError
 from pipeline.base.files import atomic_write, write_json
-from pipeline.base.spool import JsonSpool
 from pipeline.graph.options import AliScoreOptions
 from pipeline.tasks.score import bootstrap, interval, result_row
+from pipeline.tasks.tiers import Tiers, tiers_of
 
 GAP = "*"
 SHOWN = {
@@ -34,83 +34,6 @@ SHOWN = {
 REPORTED = SHOWN | {"within_10ms", "within_50ms", "start_within_20ms", "end_within_20ms", "word_within_20ms"}
 
 logger = logging.getLogger("score_ali")
-
-
-@dataclass(frozen=True)
-class Tiers:
-    """Times of one utterance in seconds from its start; silence is left out of the words and may be among the
-    phones.
-    """
-
-    phones: list[Segment]
-    words: list[Segment]
-    duration: float
-    speaker: str = ""
-
-
-class AliTiers(Mapping[str, Tiers]):
-    """Tiers of the cuts of an alignment, made when they are asked for; position markers of phones are taken off."""
-
-    def __init__(self, ali: AliSet) -> None:
-        self._ali = ali
-
-    def __getitem__(self, cut_id: str) -> Tiers:
-        if cut_id not in self._ali:
-            raise KeyError(cut_id)
-        seconds = self._ali.num_frames(cut_id) * self._ali.header.frame_shift
-        return Tiers([_unmarked(p) for p in self._ali.phones(cut_id)], self._ali.words(cut_id), seconds)
-
-    def __contains__(self, cut_id: object) -> bool:
-        return cut_id in self._ali
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._ali)
-
-    def __len__(self) -> int:
-        return len(self._ali)
-
-
-class GoldTiers(Mapping[str, Tiers]):
-    """Gold tiers of a data directory, which wait in a temporary file."""
-
-    def __init__(self, data_dir: str | Path) -> None:
-        """Raises:
-        DataError: no utterance has any.
-        """
-        from pipeline.artifacts.corpus import iter_cuts
-
-        self._cuts = JsonSpool()
-        for _, cut in iter_cuts(data_dir):
-            supervision = cut["supervisions"][0]
-            tiers = supervision.get("alignment") or {}
-            rows = [[item[:3] for item in tiers.get(name, [])] for name in ("phone", "word")]
-            if any(rows):
-                self._cuts[cut["id"]] = [*rows, float(cut["duration"]), str(supervision.get("speaker", ""))]
-        if not self._cuts:
-            raise DataError(f"{data_dir}: no utterance has gold times of phones or words")
-
-    def __getitem__(self, cut_id: str) -> Tiers:
-        phones, words, duration, speaker = self._cuts[cut_id]
-        spoken = [[Segment(str(s), b, d) for s, b, d in rows] for rows in (phones, words)]
-        return Tiers(spoken[0], spoken[1], duration, speaker)
-
-    def __contains__(self, cut_id: object) -> bool:
-        return cut_id in self._cuts
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._cuts)
-
-    def __len__(self) -> int:
-        return len(self._cuts)
-
-
-def tiers_of(directory: str | Path) -> Mapping[str, Tiers]:
-    """Tiers of an alignment or of a data directory with gold times."""
-    return AliTiers(AliSet.load(directory)) if (Path(directory) / HEADER).is_file() else GoldTiers(directory)
-
-
-def _unmarked(phone: Segment) -> Segment:
-    return Segment(without_position(phone.symbol), phone.start, phone.duration, phone.confidence)
 
 
 @dataclass
@@ -187,7 +110,10 @@ def score_alignment(ours: Mapping[str, Tiers], reference: Mapping[str, Tiers], o
     """
     common = [c for c in reference if c in ours]
     if not common:
-        raise MismatchError("the alignment and the reference have no utterance in common")
+        raise MismatchError(
+            f"the alignment and the reference have no utterance in common: the one has {_shown(ours)}, the other "
+            f"{_shown(reference)}"
+        )
     phones, words = Boundaries(options.tolerances), Boundaries(options.tolerances)
     per_phone: dict[str, np.ndarray] = defaultdict(lambda: np.zeros(7))
     tse, tse_groups, groups, skipped = [], [], [], 0
@@ -202,7 +128,7 @@ def score_alignment(ours: Mapping[str, Tiers], reference: Mapping[str, Tiers], o
         for ref, hyp in _collect(phones, mine, gold, lambda r, h: h in options.match.get(r, ())):
             start, end = hyp.start - ref.start, hyp.end - ref.end
             per_phone[ref.symbol] += (1, abs(start), abs(end), start, end, ref.duration, hyp.duration)
-        list(_collect(words, a.words, b.words, lambda r, h: False))
+        list(_collect(words, _folded(a.words), _folded(b.words), lambda r, h: False))
         groups.append(sys.intern(b.speaker or a.speaker))
         if gold:
             stamps = [_stamps(x) for x in (mine, gold)]
@@ -224,6 +150,16 @@ def score_alignment(ours: Mapping[str, Tiers], reference: Mapping[str, Tiers], o
         groups,
         tse_groups,
     )
+
+
+def _shown(tiers: Mapping[str, Tiers]) -> str:
+    names = [repr(name) for name, _ in zip(tiers, range(2))]
+    return ", ".join([*names, "..."] if len(tiers) > len(names) else names) or "none"
+
+
+def _folded(words: Sequence[Segment]) -> list[Segment]:
+    """Words without their case, which programs and labellers keep or drop as they please."""
+    return [Segment(w.symbol.casefold(), w.start, w.duration, w.confidence) for w in words]
 
 
 def _spoken(phones: Sequence[Segment], options: AliScoreOptions) -> list[Segment]:
@@ -315,11 +251,12 @@ def score_directory(
     """Compares an alignment with another one or with gold times and writes score.json, phones.tsv (and results.json).
 
     Args:
+        ali_dir, reference: see ``tiers_of``.
         row_id: id of the rows in results.json; None: none are written. part: part that the rows name.
     Returns:
         the figures, for the stamp.
     """
-    score = score_alignment(AliTiers(AliSet.load(ali_dir)), tiers_of(reference), options)
+    score = score_alignment(tiers_of(ali_dir, options.label_rate), tiers_of(reference, options.label_rate), options)
     metrics = figures(score, options)
     for name in sorted(SHOWN & set(metrics)):
         m = metrics[name]

@@ -11,7 +11,7 @@ import numpy as np
 from pipeline.artifacts.ali import AliSet, Segment
 from pipeline.artifacts.lang import SILENCE
 from pipeline.base.errors import DataError
-from pipeline.tasks.ali_score import AliTiers, GoldTiers, Tiers
+from pipeline.tasks.tiers import AliTiers, GoldTiers, Tiers
 
 WINDOW, SHIFT = 0.025, 0.005  # seconds, of the spectrogram
 FLOOR = 70.0  # dB below the maximum that are shown

@@ -119,7 +119,7 @@ def test_subsampled_labels(tones, tmp_path):
 def test_word_end_labels(tones, tmp_path):
     """The last phone of a word has labels of its own; scoring sees plain phones again."""
     from pipeline.artifacts.lang import make_lang
-    from pipeline.tasks.ali_score import AliTiers
+    from pipeline.tasks.tiers import AliTiers
 
     make_lang(Lang.load(tones.lang).lexicon, position="word_end").save(tmp_path / "lang")
     train_nhmm(tones.data, tmp_path / "lang", tmp_path / "m", NHMM)

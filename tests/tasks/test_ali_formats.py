@@ -23,7 +23,7 @@ from pipeline.tasks.ali_formats import (
     write_supervisions,
     write_textgrids,
 )
-from pipeline.tasks.ali_score import GoldTiers
+from pipeline.tasks.tiers import GoldTiers
 
 CUTS = {"u1": (["SIL", "x", "y_E", "SIL", "z_E", "SIL"], [("AB", 1), ("C", 4)]), "u2": (["x", "y_E"], [("AB", 0)])}
 AUDIO = 0.0137  # seconds of audio behind the last frame

@@ -11,7 +11,8 @@ from pipeline.artifacts.lexicon import Lexicon, Pronunciation
 from pipeline.base.errors import DataError
 from pipeline.graph.options import AliScoreOptions
 from pipeline.tasks.ali_import import import_times
-from pipeline.tasks.ali_score import AliTiers, GoldTiers, score_alignment
+from pipeline.tasks.ali_score import score_alignment
+from pipeline.tasks.tiers import AliTiers, GoldTiers
 
 LANG = make_lang(Lexicon([Pronunciation("AB", ("a", "b")), Pronunciation("BA", ("b", "a"))]))
 PHONES = [("a", 0.103, 0.05), ("b", 0.153, 0.012), ("b", 0.3, 0.1), ("a", 0.4, 0.2)]

@@ -7,7 +7,8 @@ import pytest
 from pipeline.artifacts.ali import Segment
 from pipeline.base.errors import MismatchError
 from pipeline.graph.options import AliScoreOptions
-from pipeline.tasks.ali_score import Tiers, figures, phone_table, score_alignment
+from pipeline.tasks.ali_score import figures, phone_table, score_alignment
+from pipeline.tasks.tiers import Tiers
 
 OPTIONS = AliScoreOptions()
 
