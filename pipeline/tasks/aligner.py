@@ -105,16 +105,25 @@ class Aligner:
         entries: list[Pronunciation] = []
         unknown: dict[str, str] = {}
         for word in sorted(set(words)):
-            for known in (lexicon, self._words):
-                spelling = None if known is None else _spelling_in(known, word)
-                if known is not None and spelling is not None:
-                    entries += [dataclasses.replace(e, word=word) for e in known.by_word[spelling]]
-                    break
-            else:
+            known = self._known(word, lexicon)
+            entries += known
+            if not known:
                 unknown[word] = _plain(word)
         if unknown:
             entries += self._predict(unknown)
         return Lexicon(entries)
+
+    def unknown_words(self, words: Iterable[str], lexicon: Lexicon | None = None) -> set[str]:
+        """The words that neither the lexicon given nor the model's has."""
+        return {word for word in set(words) if not self._known(word, lexicon)}
+
+    def _known(self, word: str, lexicon: Lexicon | None) -> list[Pronunciation]:
+        """Pronunciations of a word in the first lexicon that has it."""
+        for known in (lexicon, self._words):
+            spelling = None if known is None else _spelling_in(known, word)
+            if known is not None and spelling is not None:
+                return [dataclasses.replace(e, word=word) for e in known.by_word[spelling]]
+        return []
 
     def _predict(self, unknown: dict[str, str]) -> list[Pronunciation]:
         shown = ", ".join(list(unknown)[:SHOWN])
@@ -143,6 +152,15 @@ class Aligner:
         logger.info("%d words pronounced from their letters, the first: %s", len(found), shown)
         return found
 
+    def check_rate(self, data: Path) -> None:
+        """ConfigError unless a data directory has audio of the model's sampling rate."""
+        index = load_index(data)
+        if index.sampling_rate != self.sampling_rate:
+            raise ConfigError(
+                f"{data} has audio of {index.sampling_rate} Hz, and {self.card.name} was trained on "
+                f"{self.sampling_rate} Hz; fullsum import --rate {self.sampling_rate} converts it"
+            )
+
     def prepare(self, data: Path, work: Path, lexicon: Path | None = None) -> Lang:
         """Makes work/feats, features as the model wants them, and work/lang, its lang with the words of the data.
 
@@ -153,12 +171,8 @@ class Aligner:
         """
         from pipeline.feats.compute import compute_feats
 
+        self.check_rate(data)
         index = load_index(data)
-        if index.sampling_rate != self.sampling_rate:
-            raise ConfigError(
-                f"{data} has audio of {index.sampling_rate} Hz, and {self.card.name} was trained on "
-                f"{self.sampling_rate} Hz; fullsum import --rate {self.sampling_rate} converts it"
-            )
         own = None if lexicon is None else read_lexicon(lexicon)
         words = {word for i in range(len(index)) for word in index.text(i).split()}
         lang = self.lang.with_lexicon(self.pronounce(words, own), lexicon or self.card.name)
