@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import logging
 import tempfile
-import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +19,7 @@ from pipeline.tasks.align import AlignOptions, AlignReport, align
 from pipeline.tasks.boundaries import BoundaryOptions, Source, refine
 from pipeline.tasks.model import Model, load_model
 from pipeline.tasks.packed import SUFFIX, Card, unpack
+from pipeline.tasks.pronounce import letters, predict, spelling_in
 
 if TYPE_CHECKING:
     import numpy as np
@@ -103,12 +103,12 @@ class Aligner:
             DataError: words that are nowhere, and no model to pronounce them.
         """
         entries: list[Pronunciation] = []
-        unknown: dict[str, str] = {}
+        unknown: list[str] = []
         for word in sorted(set(words)):
             known = self._known(word, lexicon)
             entries += known
             if not known:
-                unknown[word] = _plain(word)
+                unknown.append(word)
         if unknown:
             entries += self._predict(unknown)
         return Lexicon(entries)
@@ -120,18 +120,20 @@ class Aligner:
     def _known(self, word: str, lexicon: Lexicon | None) -> list[Pronunciation]:
         """Pronunciations of a word in the first lexicon that has it."""
         for known in (lexicon, self._words):
-            spelling = None if known is None else _spelling_in(known, word)
+            spelling = None if known is None else spelling_in(known, word)
             if known is not None and spelling is not None:
                 return [dataclasses.replace(e, word=word) for e in known.by_word[spelling]]
         return []
 
-    def _predict(self, unknown: dict[str, str]) -> list[Pronunciation]:
-        shown = ", ".join(list(unknown)[:SHOWN])
+    def _predict(self, unknown: list[str]) -> list[Pronunciation]:
+        shown = ", ".join(unknown[:SHOWN])
         if self.lang.unit == "grapheme":
-            missing = [w for w, plain in unknown.items() if any(c not in self.lang.phones for c in plain.lower())]
+            others = set(self.lang.phones)
+            spelt = [Pronunciation(w, letters(w, others)) for w in unknown]
+            missing = [p.word for p in spelt if not p.phones or any(c not in self.lang.phones for c in p.phones)]
             if missing:
                 raise DataError(f"{self.card.name}: no model of a letter of {len(missing)} words, first {missing[0]!r}")
-            return [Pronunciation(w, tuple(plain.lower())) for w, plain in unknown.items()]
+            return spelt
         if not (self.directory / "g2p").is_dir():
             raise DataError(
                 f"{self.card.name}: {len(unknown)} words are not in its lexicon ({shown}); give their pronunciations "
@@ -139,16 +141,10 @@ class Aligner:
             )
         from pipeline.g2p.joint_units import G2p
 
-        model = G2p.load(self.directory / "g2p")
-        upper = sum(w.isupper() for w in self._words.by_word) * 2 > len(self._words.by_word)
-        found: list[Pronunciation] = []
-        silent: list[Pronunciation] = []
-        for word, plain in unknown.items():
-            phones = model.pronounce(plain.upper() if upper else plain.lower()) if plain else ()
-            (found if phones else silent).append(Pronunciation(word, phones or ("",)))
-        if silent:
-            first = ", ".join(p.word for p in silent[:SHOWN])
-            raise DataError(f"{self.card.name}: {len(silent)} words cannot be pronounced ({first}); give a --lexicon")
+        try:
+            found = predict(G2p.load(self.directory / "g2p"), unknown, self._words)
+        except DataError as err:
+            raise DataError(f"{self.card.name}: {err}") from None
         logger.info("%d words pronounced from their letters, the first: %s", len(found), shown)
         return found
 
@@ -255,22 +251,6 @@ def feature_options(kind: FeatureKind) -> FeatureOptions:
         dither=extractor["dither"],
         **bins,
     )
-
-
-def _plain(word: str) -> str:
-    """A word without what surrounds its letters and digits, in composed form."""
-    composed = unicodedata.normalize("NFC", word).replace("\N{RIGHT SINGLE QUOTATION MARK}", "'")
-    kept = [i for i, c in enumerate(composed) if c.isalnum()]
-    return composed[kept[0] : kept[-1] + 1] if kept else ""
-
-
-def _spelling_in(lexicon: Lexicon, word: str) -> str | None:
-    """How a lexicon writes a word."""
-    plain = _plain(word)
-    for candidate in (word, plain, plain.lower(), plain.upper(), plain.capitalize()):
-        if candidate and candidate in lexicon:
-            return candidate
-    return None
 
 
 def _samples(audio: np.ndarray) -> np.ndarray:

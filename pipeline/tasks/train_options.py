@@ -1,0 +1,36 @@
+"""Options of what makes models of one's own data; imports nothing heavy."""
+
+from __future__ import annotations
+
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
+
+from pipeline.artifacts.lexicon_formats import LexiconOptions
+from pipeline.tasks.corpus_options import Format
+
+_STRICT = ConfigDict(extra="forbid")
+
+
+@dataclass(frozen=True, config=_STRICT)
+class SplitOptions:
+    """Which share of a corpus is held out."""
+
+    dev: float = Field(0.1, gt=0, lt=0.5, description="Share of the speech that is dev.")
+    test: float = Field(0.1, gt=0, lt=0.5, description="Share of the speech that is test.")
+    seed: int = Field(1, ge=0, description="Seed of the choice.")
+
+
+@dataclass(frozen=True, config=_STRICT)
+class TrainAlignerOptions(LexiconOptions):
+    """How an aligner is trained on a corpus, and what is written of it."""
+
+    language: str | None = Field(
+        None,
+        description="Code of the language, such as en or is: numbers in digits are written out, where it is known.",
+    )
+    num_gauss: int | None = Field(
+        None, ge=1, description="Gaussians of each of the two models; none: from the hours of speech."
+    )
+    format: tuple[Format, ...] = Field(("textgrid", "ctm"), description="What is written, see fullsum align.")
+    max_failed: float = Field(0.05, ge=0, le=1, description="Share of utterances that may fail before the step does.")
+    device: str = Field("cpu", description="cpu or cuda.", json_schema_extra={"stamp": False})

@@ -1,0 +1,52 @@
+"""Parts of a corpus that has none."""
+
+from __future__ import annotations
+
+import pytest
+
+from pipeline.tasks.split import split
+from pipeline.tasks.train_options import SplitOptions
+
+OPTIONS = SplitOptions()
+
+
+def corpus(speakers: dict[str, int], seconds: float = 3.0) -> tuple[dict[str, float], dict[str, str]]:
+    """Utterances by speaker -> number."""
+    names = {f"{s}-{i:03d}": s for s, n in speakers.items() for i in range(n)}
+    return dict.fromkeys(names, seconds), names
+
+
+def test_whole_speakers_about_the_shares():
+    seconds, speakers = corpus({f"s{i}": 10 + i % 7 for i in range(60)})
+    parts, by = split(seconds, speakers, OPTIONS)
+    assert by == "speakers" and sorted(u for p in parts.values() for u in p) == sorted(seconds)
+    met = {part: {speakers[u] for u in utts} for part, utts in parts.items()}
+    assert not met["train"] & met["dev"] and not met["train"] & met["test"] and not met["dev"] & met["test"]
+    for part in ("dev", "test"):
+        assert 0.09 < sum(seconds[u] for u in parts[part]) / sum(seconds.values()) < 0.13
+    assert split(seconds, speakers, OPTIONS)[0] == parts
+    assert split(seconds, speakers, SplitOptions(seed=2))[0] != parts
+
+
+@pytest.mark.parametrize("speakers", [{"one": 60}, {"a": 40, "b": 40, "c": 40}, {"a": 300, "b": 5, "c": 4}])
+def test_too_few_speakers(speakers, caplog):
+    seconds, names = corpus(speakers)
+    parts, by = split(seconds, names, OPTIONS)
+    assert by == "utterances" and "speakers cannot be dealt" in caplog.text
+    assert len(parts["dev"]) == len(parts["test"]) == round(len(seconds) / 10)
+    assert sorted(u for p in parts.values() for u in p) == sorted(seconds)
+
+
+def test_a_speaker_that_is_half_of_the_corpus_is_train():
+    seconds, speakers = corpus({"long": 100, **{f"s{i}": 10 for i in range(10)}})
+    parts, by = split(seconds, speakers, OPTIONS)
+    assert by == "speakers" and {speakers[u] for u in parts["train"]} >= {"long"}
+    assert len(parts["dev"]) == len(parts["test"]) == 20
+
+
+def test_a_handful_of_utterances(caplog):
+    seconds, speakers = corpus({"a": 19})
+    assert split(seconds, speakers, OPTIONS) == ({"train": sorted(seconds), "dev": [], "test": []}, "nothing")
+    assert "19 utterances are too few" in caplog.text
+    lengths = {"hour": 3600.0, **{f"u{i}": 1.0 for i in range(25)}}
+    assert split(lengths, dict.fromkeys(lengths, "x"), OPTIONS)[1] == "nothing"
