@@ -292,7 +292,7 @@ def report(
     hyps, best, errors = write_best(found, out_dir, choose_weights, asdict, lambda w: {"weights": asdict(w)})
     if options.nbest:
         save_nbest(out_dir / NBEST, decoded.nbest_lists(best, tokens))
-    warn_at_the_edge((w.lm for w in errors), best.lm, both_ends=False)
+    warn_at_the_edge(((w.lm, e.total) for w, e in errors.items()), best.lm, "LM weight", "--lm-weights", lowest=0.0)
     rtf = decoded.real_time_factor(best)
     logger.info(
         "%s (weights: %s)", errors[best].line(), ", ".join(f"{k} {v:g}" for k, v in asdict(best).items() if v) or "none"

@@ -5,6 +5,7 @@ that err least.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
@@ -184,12 +185,27 @@ def write_rows(
     write_json(out_dir / "results.json", [*rows, *more])
 
 
-def warn_at_the_edge(weights: Iterable[float], best: float, both_ends: bool = True) -> None:
-    """A warning where the best LM weight is the last one tried."""
-    tried = set(weights)
-    edges = (min(tried), max(tried)) if both_ends else (max(tried),)
-    if len(tried) > 2 and best in edges:
-        logger.warning("the best LM weight, %g, is the last one tried; try more (--lm-weights)", best)
+def warn_at_the_edge(
+    tried: Iterable[tuple[float, int]], best: float, what: str, option: str, lowest: float = -math.inf
+) -> None:
+    """A warning where the best value of a weight is the first or last one tried, and better than the next one.
+
+    Args:
+        tried: value and number of errors with it, for all combinations with other weights.
+        best: the value chosen.
+        what, option: name of the weight and the option that gives its values.
+        lowest: value below which there is nothing to try.
+    """
+    fewest: dict[float, int] = {}
+    for value, errors in tried:
+        fewest[value] = min(errors, fewest.get(value, errors))
+    values = sorted(fewest)
+    if len(values) < 3 or best not in (values[0], values[-1]) or best <= lowest:
+        return
+    inner = values[1] if best == values[0] else values[-2]
+    if fewest[best] < fewest[inner]:
+        end = "least" if best == values[0] else "greatest"
+        logger.warning("the best %s, %g, is the %s one tried; try more (%s)", what, best, end, option)
 
 
 class Hypotheses(Iterable[Hypothesis]):

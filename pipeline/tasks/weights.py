@@ -77,6 +77,8 @@ def choose_and_write(
         return {"lm_weight": weights[0], "word_penalty": weights[1]}
 
     hyps, best, errors = write_best(found, out_dir, choose_weights, describe, describe, refine)
-    warn_at_the_edge((w for w, _ in found), best[0])
+    totals = [(w, e.total) for w, e in errors.items()]
+    warn_at_the_edge([(w[0], n) for w, n in totals], best[0], "LM weight", "--lm-weights")
+    warn_at_the_edge([(w[1], n) for w, n in totals], best[1], "word penalty", "--word-penalties")
     logger.info("%s (LM weight %g, word penalty %g)", errors[best].line(), *best)
     return hyps, {"wer": errors[best].wer, **describe(best), "utterances": len(hyps)}

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.artifacts.hyp import TRIED, load_hypotheses, load_nbest, save_tried
+from pipeline.artifacts.hyp import TRIED, Hypothesis, load_hypotheses, load_nbest, save_tried
 from pipeline.artifacts.lang import Lang
 from pipeline.artifacts.lattice_set import LatticeSet
 from pipeline.artifacts.model_dir import HmmDir
@@ -332,3 +332,25 @@ def test_graph_of_another_tree_is_refused() -> None:
     lang, hmm, graph = system()
     with pytest.raises(MismatchError, match="graph_dir and memory"):
         decode.check_graph(graph, "graph_dir", hmm_of(lang, random_tree(lang, 0, 0)))
+
+
+@pytest.mark.parametrize(
+    ("errors", "told"),
+    [
+        ({(5.0, 0.0): 9, (6.0, 0.0): 8, (7.0, 0.0): 7}, ["the best LM weight, 7, is the greatest one tried"]),
+        ({(5.0, 0.0): 7, (6.0, 0.0): 8, (7.0, 0.0): 9}, ["the best LM weight, 5, is the least one tried"]),
+        ({(5.0, 0.0): 8, (6.0, 0.0): 7, (7.0, 0.0): 9}, []),
+        ({(5.0, 0.0): 8, (6.0, 0.0): 7, (7.0, 0.0): 7}, []),  # no better than the next one
+        ({(5.0, 0.0): 8, (7.0, 0.0): 7}, []),  # two values are no range
+        (
+            {(w, p): round(10 + p + abs(w - 6)) for w in (5.0, 6.0, 7.0) for p in (-1.0, 0.0, 1.0)},
+            ["the best word penalty, -1, is the least one tried"],
+        ),
+    ],
+)
+def test_best_weights_at_the_edge_of_the_range(errors, told, tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr("pipeline.tasks.decoded.tally", lambda hyps: Errors(100, int(next(iter(hyps)).hyp[0]), 0, 0))
+    found = {w: [Hypothesis("u", "s", ("A",), (str(n),))] for w, n in errors.items()}
+    weights.choose_and_write(found, tmp_path)
+    warned = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
+    assert len(warned) == len(told) and all(t in w for t, w in zip(told, warned)), warned

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import fields
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +14,7 @@ from pipeline.nn.options import NhmmOptions, ViterbiOptions
 from pipeline.tasks import sizes
 from pipeline.tasks.sizes import aligner_sizes, choose_sizes, interpolated
 
+ROOT = Path(__file__).resolve().parents[2]
 KINDS = {
     "mono": MonoOptions,
     "tri1": DeltasOptions,
@@ -79,3 +81,15 @@ def test_aligners():
         assert first.num_gauss == second.num_gauss == gauss
         changed = {f.name for f in fields(MonoOptions) if getattr(first, f.name) != getattr(second, f.name)}
         assert changed == {"deltas", "num_iters", "grow_iters", "realign_iters"}
+
+
+@pytest.mark.parametrize("hours", [0.1, 0.5, 3, 30])
+def test_the_table_of_the_recipe(hours):
+    """egs/own_data/README.md shows what is chosen."""
+    chosen = choose_sizes(hours, 50, round(hours * 9000))
+    mono, tri1, tri2, net = (chosen.options[name] for name in ("mono", "tri1", "tri2", "viterbi"))
+    row = (
+        f"| {hours:g} | {' '.join(chosen.models)} | {mono['num_gauss']:,}, {tri1['num_gauss']:,}, {tri2['num_gauss']:,} | "
+        f"{tri1['num_leaves']:,}, {tri2['num_leaves']:,} | {net['layers']} x {net['dim']}, {net['epochs']} |"
+    )
+    assert row in (ROOT / "egs/own_data/README.md").read_text()
