@@ -86,7 +86,10 @@ def test_a_model_tells_what_it_can_pronounce(corpus, recipe, tmp_path):
     (corpus / "text").write_text((corpus / "text").read_text().replace("u5 THREE", "u5 XYLOPHONE"))
     done = validate(corpus, model)
     assert done.returncode == 2
-    assert "tiny: 1 of 9 words, 1 of 4 different ones, are not in its lexicon" in done.stderr and "--lexicon" in done.stderr
+    assert (
+        "tiny: 1 of 9 words, 1 of 4 different ones, are not in its lexicon" in done.stderr
+        and "--lexicon" in done.stderr
+    )
     done = validate(recipe / "data/local/test", model)
     assert done.returncode == 0, done.stderr
     assert "a data directory; 4 utterances" in done.stdout
