@@ -24,14 +24,8 @@ GROUPS = {
 }
 # What people align with is a packed model, and what they score is its times; recipes align a data directory with a
 # model directory, and score words.
-RENAMED = {
-    "train_aligner": "train",
-    "align_corpus": "align",
-    "align": "align-data",
-    "import_data": "import",
-    "score_ali": "score",
-    "score": "score-words",
-}
+RENAMED = {"train_aligner": "train", "align_corpus": "align", "align": "align-data", "import_data": "import"}
+RENAMED |= {"score_ali": "score", "score": "score-words"}
 
 
 def shown(name: str) -> str:
