@@ -19,7 +19,8 @@ from pipeline.tasks.align import AlignOptions
 @click.option(
     "--transforms",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="Directory of speaker transforms (fMLLR) for a model trained with them.",
+    help="Directory of speaker transforms (fMLLR) for a model trained with them; without, its speaker-independent "
+    "mixtures align, which know nothing of the speakers.",
 )
 @cli.options(AlignOptions)
 @cli.step_options

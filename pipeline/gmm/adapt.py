@@ -9,10 +9,9 @@ from typing import Any
 
 import torch
 
-from pipeline.artifacts.checkpoint import load_model
 from pipeline.artifacts.lang import Lang
 from pipeline.artifacts.model_dir import load_hmm
-from pipeline.artifacts.model_meta import GmmMeta
+from pipeline.artifacts.model_meta import GmmMeta, load_meta
 from pipeline.base.errors import ConfigError
 from pipeline.feats.dataset import Dataset
 from pipeline.gmm.assign import Aligner, boosted
@@ -88,7 +87,7 @@ def adapt(
     clean_up(out_dir)
     config = {**model.config, "adapted_with": {"tau": options.tau, "passes": options.passes}}
     adapted = dataclasses.replace(model, gmms=gmms.to("cpu"), config=config)
-    lang_id = load_model(model_dir, GmmMeta)[1].lang_id
+    lang_id = load_meta(model_dir, GmmMeta).lang_id
     adapted.save(out_dir, hmm.topo, hmm.tree, hmm.transitions, lang_id)
     logger.info("log-likelihood per frame %.3f, adapted %.3f", found[0], found[-1])
     return {

@@ -51,7 +51,7 @@ def align_corpus(
     write_formats(ali, data, out, options)
     _write_words(Lang.load(work / "lang"), out / "words.txt")
     shutil.copy(work / "ali" / FAILED, out / FAILED)
-    found = measure(aligner.model, AliSet.load(work / "ali"), work / "feats", options.device)
+    found = measure(aligner.model_for(work), AliSet.load(work / "ali"), work / "feats", options.device)
     flagged = write_quality(out / "quality.csv", found)
     if flagged:
         logger.warning("%d of %d utterances are suspicious; quality.csv has them first", flagged, len(found))

@@ -14,6 +14,7 @@ from pipeline.artifacts.index import load_index
 from pipeline.artifacts.lang import Lang
 from pipeline.artifacts.lexicon import Lexicon, Pronunciation
 from pipeline.artifacts.lexicon_formats import read_lexicon
+from pipeline.artifacts.model_meta import GmmMeta, load_meta, model_kind
 from pipeline.base.errors import ConfigError, DataError
 from pipeline.tasks.align import AlignOptions, AlignReport, align
 from pipeline.tasks.boundaries import BoundaryOptions, Source, refine
@@ -176,10 +177,21 @@ class Aligner:
         compute_feats(data, work / "feats", work / "feats", feature_options(self.model.facts))
         return lang
 
+    def model_for(self, work: Path) -> Model:
+        """The model that `align_data` has aligned with there: adapted to the speakers if it was trained that way."""
+        transforms = transforms_of(self.directory / "model", work)
+        if transforms is None:
+            return self.model
+        return load_model(self.directory / "model", transforms=transforms, device=self.device)
+
     def align_data(
         self, data: Path, work: Path, options: AlignOptions, lexicon: Path | None = None
     ) -> tuple[AliSet, AlignReport]:
         """Aligns a data directory; work/ali is the alignment, work/lang its words, work/feats the features.
+
+        A model that was trained with speaker transforms gets those of the data from its transcripts: an alignment by
+        its speaker-independent mixtures, fMLLR from it, an alignment of the adapted features, fMLLR again, and the
+        alignment that counts; cf. Kaldi steps/align_fmllr.sh.
 
         Args:
             data: manifests and audio of the model's sampling rate.
@@ -187,14 +199,17 @@ class Aligner:
             lexicon: pronunciations that come before the model's own, as lines of a word and its phones.
         """
         lang = self.prepare(data, work, lexicon)
-        report = align(self.model, lang, work / "feats", work / "ali", options, producer=self.card.name)
+        models = [self.directory / "model", *sorted(self.directory.glob("refiner*"))]
+        for model in models:
+            estimate_transforms(model, lang, work, options)
+        report = align(self.model_for(work), lang, work / "feats", work / "ali", options, producer=self.card.name)
         report.check(work / "ali", options.max_failed)
         ali = AliSet.load(work / "ali")
         if self.card.refine is None:
             return ali, report
-        models = [self.directory / "model", *sorted(self.directory.glob("refiner*"))]
         how = BoundaryOptions(**{**self.card.refine, "device": self.device})
-        refine(ali, [Source(m, work / "feats") for m in models], work / "refined", how, producer=self.card.name)
+        sources = [Source(model, work / "feats", transforms_of(model, work)) for model in models]
+        refine(ali, sources, work / "refined", how, producer=self.card.name)
         return AliSet.load(work / "refined"), report
 
     def align(self, audio: str | Path | np.ndarray, text: str, rate: int | None = None) -> AlignedSpeech:
@@ -221,6 +236,29 @@ class Aligner:
             per_frame = report.total_log_like / max(report.num_frames, 1)
             phones = [dataclasses.replace(p, symbol=self.lang.base_phone(p.symbol)) for p in ali.phones("utterance")]
             return AlignedSpeech(ali.words("utterance"), phones, per_frame)
+
+
+def transforms_of(model: Path, work: Path) -> Path | None:
+    """Directory with the speaker transforms of a model that `estimate_transforms` has made; None if it made none."""
+    place = work / f"fmllr_{model.name}"
+    return place if place.is_dir() else None
+
+
+def estimate_transforms(model: Path, lang: Lang, work: Path, options: AlignOptions) -> None:
+    """Speaker transforms from the transcripts of work/feats, if a model was trained with such."""
+    if model_kind(model) != "gmm":
+        return
+    from pipeline.gmm.options import EstimateFmllrOptions
+    from pipeline.gmm.sat import estimate_fmllr
+
+    if not load_meta(model, GmmMeta).adapted:
+        return
+    index = load_index(work / "feats")
+    texts = {index.id(i): index.text(i) for i in range(len(index))}
+    out = work / f"fmllr_{model.name}"
+    out.mkdir()
+    how = EstimateFmllrOptions(max_failed=options.max_failed, device=options.device)
+    estimate_fmllr(work / "feats", lang, model, texts, how, out)
 
 
 def find_model(name: str | Path) -> Path:
