@@ -68,8 +68,8 @@ if stage 0 "data: recordings and transcripts"; then
 fi
 
 if stage 1 "lang: phone and grapheme lexicons, unigram of the training transcripts, tokens"; then
-  python "$steps/make_lang.py" data/local/lexicon.txt $lang "${force[@]}"
-  python "$steps/make_lang.py" data/local/lexicon.txt data/lang_grapheme --unit grapheme "${force[@]}"
+  python "$steps/make_lang.py" data/local/lexicon.txt $lang --silence-states 1 "${force[@]}"
+  python "$steps/make_lang.py" data/local/lexicon.txt data/lang_grapheme --unit grapheme --silence-states 1 "${force[@]}"
   python "$steps/make_lang.py" data/local/lexicon.txt $gmm_lang --config conf/lang_gmm.yaml "${force[@]}"
   python "$steps/make_lang.py" data/local/lexicon.txt $chenone_lang --config conf/lang_gmm.yaml --unit grapheme "${force[@]}"
   python "$steps/train_lm.py" data/local/lm_text.txt $lang data/lm_1gram --order 1 "${force[@]}"

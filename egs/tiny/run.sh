@@ -22,8 +22,8 @@ if stage 0 "data: synthesise speech with exact times"; then
 fi
 
 if stage 1 "lang: phone and grapheme lexicons, 2-gram language model, subword tokens"; then
-  python "$steps/make_lang.py" data/local/lexicon.txt data/lang_phone "${force[@]}"
-  python "$steps/make_lang.py" data/local/lexicon.txt data/lang_grapheme --unit grapheme "${force[@]}"
+  python "$steps/make_lang.py" data/local/lexicon.txt data/lang_phone --silence-states 1 "${force[@]}"
+  python "$steps/make_lang.py" data/local/lexicon.txt data/lang_grapheme --unit grapheme --silence-states 1 "${force[@]}"
   python "$steps/train_lm.py" data/local/lm_text.txt data/lang_phone data/lm_2gram --order 2 "${force[@]}"
   python "$steps/train_tokens.py" data/local/train data/tokens --config conf/tokens.yaml "${force[@]}"
   python "$steps/make_lang.py" data/local/lexicon.txt data/lang_tokens --tokens data/tokens "${force[@]}"

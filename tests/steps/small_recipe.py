@@ -44,7 +44,10 @@ STEPS: dict[str, tuple[str, list[str]]] = {
             "50",
         ],
     ),
-    "lang": ("data/lang", ["steps/make_lang.py", "{d}/data/local/lexicon.txt", "{d}/data/lang"]),
+    "lang": (
+        "data/lang",
+        ["steps/make_lang.py", "{d}/data/local/lexicon.txt", "{d}/data/lang", "--silence-states", "1"],
+    ),
     "lm": ("data/lm", ["steps/train_lm.py", "{d}/data/local/lm_text.txt", "{d}/data/lang", "{d}/data/lm"]),
     "feats": ("data/mfcc", ["steps/compute_feats.py", "{d}/data/local/train", "{d}/data/mfcc"]),
     "feats_test": ("data/mfcc_test", ["steps/compute_feats.py", "{d}/data/local/test", "{d}/data/mfcc_test"]),
