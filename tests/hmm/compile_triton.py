@@ -17,7 +17,7 @@ from triton.compiler import ASTSource
 from pipeline.hmm import triton_kernels, triton_viterbi
 
 LONG = "row_at cell_at row_graph states arcs"
-INT = "lengths splits pdf begin degree most other tid arc group_splits group_pdf member_at members back last"
+INT = "lengths splits pdf begin degree most other tid arc group_splits group_pdf member_at members backpointer last"
 WIDE = "cum mid_cum scores log_zs grads log_best"
 REAL = "emissions transitions ends weight ring rows mid out counts d_transitions d_emissions"
 TYPES = {
