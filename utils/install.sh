@@ -101,7 +101,7 @@ elif [[ -z $k2 ]]; then
   fi
 fi
 if [[ $k2 == none ]]; then
-  requirements=("-e" ".[dev]" "torch${torch:+==$torch}")
+  requirements=("-e" ".[dev,triton]" "torch${torch:+==$torch}")
   modules=(torch lhotse kaldialign kaldingram kaldilm numba pydantic pipeline)
   wanted=$new
 else
