@@ -29,6 +29,7 @@ KEYS = {"shape", "backend", "forward_s", "backward_s", "peak_mib", "ratio_to_k2"
         "streaming.py",
         "quality.py",
         "long_recordings.py",
+        "adaptation.py",
     ],
 )
 def test_help_is_quick(run_script, name):
