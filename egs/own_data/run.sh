@@ -42,7 +42,7 @@ if [[ $import_conf == conf/import.yaml ]]; then import_conf=$recipe/$import_conf
 if [[ $sizes != data/sizes ]]; then sizes=$(from_start "$sizes"); fi
 if [[ $work != . ]]; then
   work=$(from_start "$work")
-  $list || mkdir -p "$work"
+  $list || mkdir -p "$work" || exit 2
 fi
 $list || cd "$work"
 lang=data/lang
@@ -106,13 +106,13 @@ if stage 3 "GMM: aligner and TextGrids of all utterances; chain of the recognise
   done
 fi
 
-if stage 5 "neural HMM: full-sum training, TextGrids of all utterances, tied states"; then
+if stage 5 "neural HMM: full-sum training, TextGrids of train, tied states"; then
   if sourced nhmm; then
     python "$steps/train_nhmm.py" data/fbank/train $lang exp/nhmm --config "$sizes/nhmm.yaml" "${force[@]}"
     python "$steps/align.py" data/fbank/train $lang exp/nhmm exp/nhmm_mono_ali "${force[@]}"
     python "$steps/tie_states.py" data/mfcc/train $lang exp/nhmm_mono_ali exp/nhmm_ali --config "$sizes/tie.yaml" "${force[@]}"
     python "$steps/pack.py" exp/nhmm $lang exp/nhmm.fsm
-    python "$steps/align_corpus.py" exp/nhmm.fsm data/all exp/nhmm_aligned "${pronounced[@]}" "${force[@]}"
+    python "$steps/align_corpus.py" exp/nhmm.fsm data/local/train exp/nhmm_aligned "${force[@]}"
   fi
 fi
 
