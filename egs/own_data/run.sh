@@ -35,6 +35,11 @@ overwrite=false
 . ../../utils/parse_options.sh
 . ../../utils/recipe.sh
 
+if [[ ! " ${models:-mono} " =~ ^\ *mono(\ +(tri1|tri2|tri3|hybrid))*\ *$ ]]; then
+  echo "$0: --models is mono and some of tri1, tri2, tri3 and hybrid, not '$models'" >&2
+  exit 2
+fi
+
 from_start() { if [[ -z $1 || $1 == /* ]]; then echo "$1"; else echo "$start/$1"; fi; } # PATH as given where the script was called
 data=$(from_start "$data")
 lexicon=$(from_start "$lexicon")

@@ -86,5 +86,7 @@ def test_again_makes_nothing_and_further_models_are_added(done):
 def test_a_folder_that_is_not_there(place):
     ran = shell("egs/own_data/run.sh --data nowhere --work w", place)
     assert ran.returncode == 2 and "nowhere is not there" in ran.stderr
+    ran = shell("egs/own_data/run.sh --data my_corpus --models 'mono tri4'", place)
+    assert ran.returncode == 2 and "not 'mono tri4'" in ran.stderr
     ran = shell("egs/own_data/run.sh --work w", place)
     assert ran.returncode == 2 and "--data names the recordings" in ran.stderr
