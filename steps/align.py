@@ -8,7 +8,9 @@ from pathlib import Path
 import click
 
 from pipeline.base import cli
+from pipeline.parallel.options import ParallelOptions
 from pipeline.tasks.align import AlignOptions
+from pipeline.tasks.align_parts import AlignSources, align_in_parts
 
 
 @click.command(context_settings={"show_default": True})
@@ -23,9 +25,17 @@ from pipeline.tasks.align import AlignOptions
     "mixtures align, which know nothing of the speakers.",
 )
 @cli.options(AlignOptions)
+@cli.options(ParallelOptions, "parallel")
 @cli.step_options
 def main(
-    data: Path, lang: Path, model: Path, out: Path, transforms: Path | None, config: AlignOptions, overwrite: bool
+    data: Path,
+    lang: Path,
+    model: Path,
+    out: Path,
+    transforms: Path | None,
+    config: AlignOptions,
+    parallel: ParallelOptions,
+    overwrite: bool,
 ) -> None:
     """Aligns DATA with MODEL (a GMM or a network) over the pronunciations of LANG and writes OUT, an alignment set.
 
@@ -34,13 +44,7 @@ def main(
     """
 
     def action(tmp: Path) -> dict:
-        from pipeline.artifacts.lang import Lang
-        from pipeline.tasks.align import align
-        from pipeline.tasks.model import load_model
-
-        lang_dir, loaded = Lang.load(lang), load_model(model, config.prior_scale, transforms, config.device)
-        loaded.hmm.check_lang(lang_dir, lang)
-        report = align(loaded, lang_dir, data, tmp, config, producer=str(model))
+        report = align_in_parts(AlignSources(data, lang, model, transforms, str(model)), tmp, config, parallel)
         report.check(tmp, config.max_failed)
         return {
             "aligned": report.num_aligned,

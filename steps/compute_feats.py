@@ -10,18 +10,20 @@ import click
 from pipeline.artifacts.audio_id import audio_id
 from pipeline.base import cli
 from pipeline.feats.options import FeatureOptions
+from pipeline.parallel.options import ParallelOptions
 
 
 @click.command(help=__doc__)
 @click.argument("data_in", type=click.Path(path_type=Path))
 @click.argument("out", type=click.Path(path_type=Path))
 @cli.options(FeatureOptions)
+@cli.options(ParallelOptions, "parallel")
 @cli.step_options
-def main(data_in: Path, out: Path, config: FeatureOptions, overwrite: bool) -> None:
+def main(data_in: Path, out: Path, config: FeatureOptions, parallel: ParallelOptions, overwrite: bool) -> None:
     def action(tmp: Path) -> dict:
-        from pipeline.feats.compute import compute_feats
+        from pipeline.feats.compute import compute_in_parts
 
-        facts = compute_feats(data_in, tmp, out, config)
+        facts = compute_in_parts(data_in, tmp, out, config, parallel)
         return {"utterances": facts.num_utterances, "frames": facts.num_frames, "dim": facts.dim}
 
     cli.run_step(
@@ -30,7 +32,6 @@ def main(data_in: Path, out: Path, config: FeatureOptions, overwrite: bool) -> N
         config,
         action,
         overwrite=overwrite,
-        resume=False,
         command="compute_feats",
         sources={"audio": lambda digests: audio_id(data_in, digests)},
     )

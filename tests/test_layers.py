@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # A module imports only from its own layer and from those with a smaller number.
 LAYERS = {
     0: "base",
-    1: "artifacts corpora",
+    1: "artifacts corpora parallel",
     2: "hmm graph",
     3: "feats gmm nn e2e g2p synth",
     4: "tasks",

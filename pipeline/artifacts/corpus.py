@@ -165,11 +165,13 @@ def load_samples(cut: MonoCut) -> npt.NDArray[Any]:
     return samples
 
 
-def save_data_dir(data_dir: str | Path, cuts: Iterable[MonoCut]) -> int:
+def save_data_dir(data_dir: str | Path, cuts: Iterable[MonoCut | dict[str, Any]]) -> int:
     """Write the manifests of a data directory, sorted by utterance id; equal content gives equal bytes.
 
     The cuts are taken one by one and wait in a temporary file, so that memory holds only their ids.
 
+    Args:
+        cuts: as lhotse has them, or what ``cut_entry`` makes of them.
     Returns:
         number of utterances.
     """
@@ -177,7 +179,7 @@ def save_data_dir(data_dir: str | Path, cuts: Iterable[MonoCut]) -> int:
     data_dir.mkdir(parents=True, exist_ok=True)
     with CutSpool(data_dir) as spool:
         for cut in cuts:
-            spool.add(_cut_dict(cut))
+            spool.add(cut if isinstance(cut, dict) else cut_entry(cut))
         order = spool.order()
         write_jsonl(data_dir / "recordings.jsonl.gz", spool.recordings())
         write_jsonl(data_dir / "supervisions.jsonl.gz", (s for i in order for s in spool[i]["supervisions"]))
@@ -199,14 +201,17 @@ def load_cuts(data_dir: str | Path, check_audio: bool = False) -> CutSet:
 
 
 @contextlib.contextmanager
-def checked_cuts(data_dir: str | Path, work_dir: Path, check_audio: bool = False) -> Iterator[CutSpool]:
+def checked_cuts(
+    data_dir: str | Path, work_dir: Path, check_audio: bool = False, lines: range | None = None
+) -> Iterator[CutSpool]:
     """The utterances of a data directory once all of them have been checked; they wait in a temporary file.
 
     Args:
-        work_dir: where that file is made. check_audio: see ``iter_cuts``, whose errors come before anything is yielded.
+        work_dir: where that file is made.
+        check_audio, lines: see ``iter_cuts``, whose errors come before anything is yielded.
     """
     with CutSpool(work_dir) as spool:
-        for _, entry in iter_cuts(data_dir, check_audio):
+        for _, entry in iter_cuts(data_dir, check_audio, lines=lines):
             spool.add(entry)
         yield spool
 
@@ -226,7 +231,11 @@ def as_cut(entry: dict[str, Any]) -> MonoCut:
 
 
 def iter_cuts(
-    data_dir: str | Path, check_audio: bool = False, decode: bool = False, final_dir: Path | None = None
+    data_dir: str | Path,
+    check_audio: bool = False,
+    decode: bool = False,
+    final_dir: Path | None = None,
+    lines: range | None = None,
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     """Read cuts.jsonl.gz of a data directory line by line, with checks.
 
@@ -235,6 +244,7 @@ def iter_cuts(
         check_audio: check the audio files as well (exist, header as in the manifest, not cut short).
         decode: decode every audio file to its end; otherwise the header is read and the last samples are fetched.
         final_dir: where the directory will stand; audio that is named below it is looked for below ``data_dir``.
+        lines: the only ones to look at, by default all; of a manifest that has been checked as a whole.
     Yields:
         (line number, cut as JSON object) of the utterances without a problem.
     Raises:
@@ -248,7 +258,7 @@ def iter_cuts(
     seen = Seen()
     rates = Rates()
     count = 0
-    for line_no, entry in json_lines(path):
+    for line_no, entry in json_lines(path, lines):
         where = f"{path}:{line_no}"
         found = list(cut_problems(entry))
         if not found:
@@ -300,7 +310,8 @@ def validate_data_dir(data_dir: str | Path, decode: bool = False, final_dir: Pat
     return DataFacts(num_utterances=count, num_speakers=len(speakers), seconds=seconds, sampling_rate=rate)
 
 
-def _cut_dict(cut: MonoCut) -> dict[str, Any]:
+def cut_entry(cut: MonoCut) -> dict[str, Any]:
+    """The JSON object of a cut, as it stands in cuts.jsonl.gz."""
     entry: dict[str, Any] = cut.to_dict()
     entry["supervisions"] = [supervision.to_dict() for supervision in cut.supervisions]
     return entry

@@ -87,9 +87,15 @@ class Rates:
             problems.count += count - len(self._examples[rate])
 
 
-def json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yields (line number, JSON object) of a JSON-lines file; DataError for a line that holds something else."""
+def json_lines(path: Path, lines: range | None = None) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yields (line number, JSON object) of a JSON-lines file, of some lines only where `lines` says so; DataError for a
+    line that holds something else.
+    """
     for line_no, line in read_lines(path):
+        if lines is not None and line_no not in lines:
+            if line_no >= lines.stop:
+                return
+            continue
         try:
             entry = json.loads(line)
         except json.JSONDecodeError as err:

@@ -78,7 +78,19 @@ _let_mkl_use_avx2()
 os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "8")
 
 
-def options(cls: type) -> Callable[[_Function], _Function]:
+def environment(threads: int, own: bool = True) -> dict[str, str]:
+    """Environment of a fresh interpreter that finds this package and computes with so many threads.
+
+    Args:
+      own: with all variables of this process, for a child; otherwise only what others need beside their own.
+    """
+    number, path = str(threads), os.environ.get("PYTHONPATH")
+    limits = {"OMP_NUM_THREADS": number, "MKL_NUM_THREADS": number, "OPENBLAS_NUM_THREADS": number}
+    found = {**limits, "PYTHONPATH": f"{ROOT}{os.pathsep}{path}" if path else str(ROOT)}
+    return {**os.environ, **found} if own else found
+
+
+def options(cls: type, name: str = "config") -> Callable[[_Function], _Function]:
     """Decorator: one command-line option per field of `cls`, and `--config FILE.yaml` for many at once.
 
     Values come from the defaults of `cls`, then the file, then the command line. The function is called with
@@ -89,21 +101,25 @@ def options(cls: type) -> Callable[[_Function], _Function]:
 
     Args:
       cls: a frozen pydantic dataclass; each field has a description, which becomes the help text.
+      name: under which the function gets it; only "config" has the option `--config`.
     """
     fields = _fields(cls)
 
     def decorate(func: _Function) -> _Function:
         @functools.wraps(func)
-        def wrapper(*args: Any, config_file: Path | None, **kwargs: Any) -> Any:
-            given = {name: kwargs.pop(name) for name in fields}
-            given = {name: None if value is _NONE else value for name, value in given.items() if value is not None}
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            config_file: Path | None = kwargs.pop("config_file") if name == "config" else None
+            given = {field: kwargs.pop(field) for field in fields}
+            given = {field: None if value is _NONE else value for field, value in given.items() if value is not None}
             with main_guard():
                 config = load_options(cls, config_file, given)
-            return func(*args, config=config, **kwargs)
+            return func(*args, **{name: config}, **kwargs)
 
         decorated: _Function = wrapper
-        for name, field in reversed(list(fields.items())):
-            decorated = _option(name, field)(decorated)
+        for field_name, field in reversed(list(fields.items())):
+            decorated = _option(field_name, field)(decorated)
+        if name != "config":
+            return decorated
         add_config = click.option(
             "--config",
             "config_file",

@@ -59,6 +59,19 @@ def setup_default() -> None:
         setup()
 
 
+_listeners: list[Callable[[int, int | None], None]] = []
+
+
+@contextlib.contextmanager
+def listener(hear: Callable[[int, int | None], None]) -> Iterator[None]:
+    """Tells `hear` of all progress for as long as the context lasts: items done, and their number if it is known."""
+    _listeners.append(hear)
+    try:
+        yield
+    finally:
+        _listeners.remove(hear)
+
+
 @contextlib.contextmanager
 def to_file(path: Path) -> Iterator[None]:
     """Appends the log to a file, debug messages and tracebacks included, for as long as the context lasts."""
@@ -105,6 +118,8 @@ def progress(iterable: Iterable[T], total: int | None = None, desc: str = "", ev
     try:
         for done, item in enumerate(iterable, start=1):
             yield item
+            for hear in _listeners:
+                hear(done, total)
             now = time.monotonic()
             if now - last >= wait:
                 last, shown = now, True

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
+import numpy as np
+import numpy.typing as npt
 
 from pipeline.base.errors import DataError
 from pipeline.base.files import read_json, write_json
+
+if TYPE_CHECKING:
+    import torch
 
 CMVN_JSON = "cmvn.json"
 _MIN_VARIANCE = 1e-10
@@ -22,14 +27,15 @@ class CmvnStats:
 
     def __init__(self, dim: int) -> None:
         self._dim = dim
-        self._sums: dict[str, torch.Tensor] = {}
+        self._sums: dict[str, npt.NDArray[np.float64]] = {}  # (3, F)
 
     def add(self, speaker: str, feats: torch.Tensor) -> None:
         """Add the frames (T, F) of a speaker."""
-        assert feats.shape[1] == self._dim, (feats.shape, self._dim)
-        feats = feats.double()
-        count = torch.full((self._dim,), float(len(feats)), dtype=torch.float64)
-        sums = torch.stack([count, feats.sum(0), (feats**2).sum(0)])  # (3, F)
+        self.add_sums(speaker, frame_sums(feats))
+
+    def add_sums(self, speaker: str, sums: npt.NDArray[np.float64]) -> None:
+        """Add the ``frame_sums`` (3, F) of some frames of a speaker; the order of additions decides the last bits."""
+        assert sums.shape == (3, self._dim), (sums.shape, self._dim)
         self._sums[speaker] = self._sums[speaker] + sums if speaker in self._sums else sums
 
     def speakers(self) -> list[str]:
@@ -40,10 +46,12 @@ class CmvnStats:
         """Mean and standard deviation, float32 (F,) each, of a speaker or of all data; DataError for an unknown
         speaker.
         """
+        import torch
+
         if speaker is None:
-            total = torch.stack([self._sums[name] for name in self.speakers()]).sum(0)
+            total = torch.from_numpy(np.stack([self._sums[name] for name in self.speakers()])).sum(0)
         elif speaker in self._sums:
-            total = self._sums[speaker]
+            total = torch.from_numpy(self._sums[speaker])
         else:
             raise DataError(f"no normalisation statistics for speaker {speaker!r}; compute the features again")
         return mean_std(total)
@@ -63,13 +71,22 @@ class CmvnStats:
         entry = read_json(path)
         stats = CmvnStats(int(entry.get("dim", 0)))
         for speaker, rows in entry.get("speakers", {}).items():
-            sums = torch.tensor(rows, dtype=torch.float64)
+            sums = np.array(rows, dtype=np.float64)
             if sums.shape != (3, stats._dim):
-                raise DataError(f"{path}: speaker {speaker!r} has sums of shape {tuple(sums.shape)}")
+                raise DataError(f"{path}: speaker {speaker!r} has sums of shape {sums.shape}")
             stats._sums[speaker] = sums
         if not stats._sums:
             raise DataError(f"{path}: holds no speaker")
         return stats
+
+
+def frame_sums(feats: torch.Tensor) -> npt.NDArray[np.float64]:
+    """Count, sum and sum of squares, float64 (3, F), of frames (T, F)."""
+    import torch
+
+    feats = feats.double()
+    count = torch.full((feats.shape[1],), float(len(feats)), dtype=torch.float64)
+    return torch.stack([count, feats.sum(0), (feats**2).sum(0)]).numpy()
 
 
 def mean_std(sums: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -4,29 +4,40 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import shutil
 import zlib
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
-from pipeline.artifacts.corpus import as_cut, checked_cuts, load_samples, save_data_dir
+from pipeline.artifacts.corpus import as_cut, checked_cuts, cut_entry, load_samples, save_data_dir
+from pipeline.artifacts.cut_spool import CutSpool
 from pipeline.artifacts.features import FeatureFacts
 from pipeline.artifacts.index import load_index
 from pipeline.base.errors import DataError
+from pipeline.base.files import read_jsonl, write_jsonl
 from pipeline.base.log import progress_of
-from pipeline.feats.cmvn import CmvnStats
+from pipeline.feats.cmvn import CmvnStats, frame_sums
 from pipeline.feats.options import FeatureOptions
+from pipeline.parallel.options import ParallelOptions
+from pipeline.parallel.parts import Done, Part, as_json
+from pipeline.parallel.run import done_in_parts
 
 if TYPE_CHECKING:
     from lhotse.cut import MonoCut
     from lhotse.features import FeatureExtractor
 
+    from pipeline.feats.storage import PackedFramesWriter
+
 logger = logging.getLogger(__name__)
 
-_CHUNK = 256  # utterances that wait in memory
+FRAMES = "feats.bin"
+# Of a part: cuts with features whose frames are counted from the part's own, and the sums of each cut's frames.
+_CUTS, _SUMS = "cuts.jsonl", "sums.bin"
+_COPIED = 16 << 20  # bytes at once
 
 
 def make_extractor(options: FeatureOptions, sampling_rate: int) -> FeatureExtractor:
@@ -76,44 +87,134 @@ def compute_feats(data_in: Path, work_dir: Path, final_dir: Path, options: Featu
     Raises:
         DataError: bad data, an utterance shorter than a window, features that are not finite.
     """
-    import torch
-
     from pipeline.feats.storage import PackedFramesWriter
 
     with checked_cuts(data_in, work_dir, check_audio=True) as cuts:
-        sampling_rate = as_cut(cuts[0]).sampling_rate
-        extractor = make_extractor(options, sampling_rate)
-        final_path = str(Path(final_dir).resolve() / "feats.bin")
-        stats, num_frames = CmvnStats(options.feature_dim), 0
-        with (
-            _single_threaded_workers(options.num_jobs) as pool,
-            PackedFramesWriter(work_dir / "feats.bin", options.precision) as writer,
-            progress_of(len(cuts), f"features of {data_in}") as done,
-        ):
+        extractor = make_extractor(options, as_cut(cuts[0]).sampling_rate)
+        with PackedFramesWriter(work_dir / FRAMES, options.precision) as writer:
+            computed = _computed(cuts, extractor, options, writer)
+            return _finish(computed, extractor.config.to_dict(), work_dir, final_dir, options)
 
-            def computed() -> Iterator[MonoCut]:
-                nonlocal num_frames
-                for start in range(0, len(cuts), _CHUNK):
-                    chunk = [as_cut(cuts[i]) for i in range(start, min(start + _CHUNK, len(cuts)))]
-                    for cut, feats in zip(chunk, pool.map(lambda cut: _extract(cut, extractor, options), chunk)):
-                        key = writer.write(cut.id, feats)
-                        stats.add(cut.supervisions[0].speaker, torch.from_numpy(feats))
-                        num_frames += len(feats)
-                        yield _with_features(cut, extractor, feats.shape, final_path, key)
-                    done(len(chunk))
 
-            num_utterances = save_data_dir(work_dir, computed())
+def compute_in_parts(
+    data_in: Path, work_dir: Path, final_dir: Path, options: FeatureOptions, parallel: ParallelOptions
+) -> FeatureFacts:
+    """As ``compute_feats``, with the same bytes, in parts that run side by side."""
+    if parallel.in_process:
+        return compute_feats(data_in, work_dir, final_dir, options)
+    load_index(data_in)  # checks the manifest as a whole, and the parts find it
+    arguments = {"data": str(data_in.resolve()), "options": as_json(options)}
+    with done_in_parts(compute_part, arguments, work_dir, parallel) as parts:
+        return merge_parts(parts, data_in, work_dir, final_dir, options)
+
+
+def compute_part(part: Part, out: Path, arguments: dict[str, Any]) -> dict[str, Any]:
+    """Features of a part of the utterances, see ``pipeline.parallel.parts.Work``.
+
+    Args:
+        arguments: "data" and "options", those of ``compute_feats``.
+    """
+    from pipeline.feats.storage import PackedFramesWriter
+
+    data_in, options = Path(arguments["data"]), FeatureOptions(**arguments["options"])
+    index = load_index(data_in)
+    lines = index.lines[part.of_costs(index.durations)]
+    if not len(lines):
+        return {}
+    with (
+        checked_cuts(data_in, out, check_audio=True, lines=range(int(lines[0]), int(lines[-1]) + 1)) as cuts,
+        PackedFramesWriter(out / FRAMES, options.precision) as writer,
+        open(out / _SUMS, "wb") as sums,
+    ):
+        extractor = make_extractor(options, index.sampling_rate)
+
+        def entries() -> Iterator[dict[str, Any]]:
+            for entry, summed in _computed(cuts, extractor, options, writer):
+                sums.write(summed.tobytes())
+                yield entry
+
+        write_jsonl(out / _CUTS, entries())
+    return {"extractor": extractor.config.to_dict()}
+
+
+def merge_parts(
+    parts: Sequence[Done], data_in: Path, work_dir: Path, final_dir: Path, options: FeatureOptions
+) -> FeatureFacts:
+    """Writes from the parts what ``compute_feats`` would have written, byte by byte."""
+    extractor = next(part.facts["extractor"] for part in parts if part.facts)
+    with open(work_dir / FRAMES, "wb") as frames:
+
+        def entries() -> Iterator[tuple[dict[str, Any], npt.NDArray[np.float64]]]:
+            before = 0
+            for place in (part.directory for part in parts if (part.directory / FRAMES).is_file()):
+                with open(place / FRAMES, "rb") as own:
+                    shutil.copyfileobj(own, frames, _COPIED)
+                for entry, sums in zip(read_jsonl(place / _CUTS), _summed(place / _SUMS, options.feature_dim)):
+                    first, num_frames, *rest = entry["features"]["storage_key"].split(",")
+                    entry["features"]["storage_key"] = ",".join([str(before + int(first)), num_frames, *rest])
+                    yield entry, sums
+                before += int(first) + int(num_frames)
+
+        return _finish(entries(), extractor, work_dir, final_dir, options)
+
+
+def _summed(path: Path, dim: int) -> Iterator[npt.NDArray[np.float64]]:
+    with open(path, "rb") as file:
+        while block := file.read(3 * dim * 8):
+            yield np.frombuffer(block, dtype=np.float64).reshape(3, dim)
+
+
+def _computed(
+    cuts: CutSpool,
+    extractor: FeatureExtractor,
+    options: FeatureOptions,
+    writer: PackedFramesWriter,
+) -> Iterator[tuple[dict[str, Any], npt.NDArray[np.float64]]]:
+    """Writes the features of cuts; yields the cuts with their places and the sums of their frames."""
+    import torch
+
+    with _one_thread(), progress_of(len(cuts), "features") as done:
+        for i in range(len(cuts)):
+            cut = as_cut(cuts[i])
+            feats = _extract(cut, extractor, options)
+            cut = _with_features(cut, extractor, feats.shape, writer.write(cut.id, feats))
+            yield cut_entry(cut), frame_sums(torch.from_numpy(feats))
+            done(1)
+
+
+def _finish(
+    computed: Iterable[tuple[dict[str, Any], npt.NDArray[np.float64]]],
+    extractor: dict[str, Any],
+    work_dir: Path,
+    final_dir: Path,
+    options: FeatureOptions,
+) -> FeatureFacts:
+    """Writes everything of a data directory but the frames; the sums come in the order of the data, whatever made
+    them.
+    """
+    place = str(Path(final_dir).resolve() / FRAMES)
+    stats, num_frames = CmvnStats(options.feature_dim), 0
+
+    def entries() -> Iterator[dict[str, Any]]:
+        nonlocal num_frames
+        for entry, sums in computed:
+            stats.add_sums(entry["supervisions"][0]["speaker"], sums)
+            num_frames += entry["features"]["num_frames"]
+            entry["features"]["storage_path"] = place
+            yield entry
+
+    num_utterances = save_data_dir(work_dir, entries())
     stats.save(work_dir)
     facts = FeatureFacts(
         type=options.type,
         dim=options.feature_dim,
         frame_shift=options.frame_shift,
         window=options.window,
-        frame_offset=frame_offset(options, sampling_rate),
-        sampling_rate=sampling_rate,
+        frame_offset=frame_offset(options, extractor["sampling_rate"]),
+        sampling_rate=extractor["sampling_rate"],
         num_utterances=num_utterances,
         num_frames=num_frames,
-        extractor={**extractor.config.to_dict(), "dither": options.dither, "device": "cpu"},
+        extractor={**extractor, "dither": options.dither, "device": "cpu"},
     )
     facts.save(work_dir)
     load_index(work_dir)  # made here, where there is time, and found by the steps that read the features
@@ -121,16 +222,16 @@ def compute_feats(data_in: Path, work_dir: Path, final_dir: Path, options: Featu
 
 
 @contextlib.contextmanager
-def _single_threaded_workers(number: int) -> Iterator[ThreadPoolExecutor]:
-    """Workers with one torch thread each: the work is spread over utterances, and sums do not depend on the machine."""
+def _one_thread() -> Iterator[None]:
+    """Utterances are too small for torch's threads, and so sums do not depend on the machine."""
     import torch
 
     before = torch.get_num_threads()
+    torch.set_num_threads(1)
     try:
-        with ThreadPoolExecutor(number, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            yield pool
+        yield
     finally:
-        torch.set_num_threads(before)  # part of the setting is shared by all threads
+        torch.set_num_threads(before)
 
 
 def _extract(cut: MonoCut, extractor: FeatureExtractor, options: FeatureOptions) -> np.ndarray:
@@ -149,7 +250,8 @@ def _extract(cut: MonoCut, extractor: FeatureExtractor, options: FeatureOptions)
     return feats
 
 
-def _with_features(cut: MonoCut, extractor: FeatureExtractor, shape: tuple[int, ...], path: str, key: str) -> MonoCut:
+def _with_features(cut: MonoCut, extractor: FeatureExtractor, shape: tuple[int, ...], key: str) -> MonoCut:
+    """The cut with features; where their file will stand is filled in at the end."""
     from lhotse import Features
     from lhotse.utils import fastcopy
 
@@ -162,7 +264,7 @@ def _with_features(cut: MonoCut, extractor: FeatureExtractor, shape: tuple[int, 
         start=cut.start,
         duration=cut.duration,
         storage_type="packed_frames",
-        storage_path=path,
+        storage_path="",
         storage_key=key,
         recording_id=cut.recording.id,
         channels=cut.channel,

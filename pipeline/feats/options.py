@@ -41,7 +41,6 @@ class FeatureOptions:
         1.0, ge=0, description="Noise added to the audio, in steps of 16 bits; the seed is the utterance id."
     )
     precision: Literal["float32", "float16"] = Field("float32", description="Precision of the stored numbers.")
-    num_jobs: int = Field(2, ge=1, description="Threads.", json_schema_extra={"stamp": False})
 
     @model_validator(mode="after")
     def _check(self) -> FeatureOptions:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import math
 from collections.abc import Iterator
@@ -15,12 +16,14 @@ from pydantic.dataclasses import dataclass
 
 from pipeline.artifacts.ali import AliHeader, AliWriter
 from pipeline.artifacts.ali_source import Alignment
+from pipeline.artifacts.index import load_index
 from pipeline.artifacts.lang import Lang
 from pipeline.artifacts.oov import UnknownWords
 from pipeline.artifacts.tokens import BLANK_ID
 from pipeline.base.errors import DataError
 from pipeline.base.files import atomic_write
 from pipeline.base.log import progress_of
+from pipeline.parallel.parts import Part
 from pipeline.tasks.model import EmittingModel, Model, OnDemandModel, check_data
 
 if TYPE_CHECKING:
@@ -93,7 +96,13 @@ class AlignReport:
 
 
 def align(
-    model: Model, lang: Lang, data_dir: str | Path, out_dir: str | Path, options: AlignOptions, producer: str
+    model: Model,
+    lang: Lang,
+    data_dir: str | Path,
+    out_dir: str | Path,
+    options: AlignOptions,
+    producer: str,
+    part: Part = Part(),
 ) -> AlignReport:
     """Viterbi-aligns a data directory and writes an AliSet, in the order of the data.
 
@@ -103,13 +112,14 @@ def align(
         model: its frame shift becomes the alignment's.
         lang: gives the pronunciations; must have the model's phones.
         producer: name of the model directory for the header.
+        part: which of the batches to align; they are the same for any number of parts.
     """
     hmm = model.hmm
     check_data(model, data_dir)
     header = AliHeader(lang.topo.id, hmm.tree.id, lang.id, model.frame_shift, model.frame_offset, producer)
     report = AlignReport(0, 0, 0.0, [])
     with AliWriter(out_dir, header, hmm.tree, hmm.topo, hmm.transitions, lang.words) as writer:
-        for path in _paths(model, lang, data_dir, options, report):
+        for path in _paths(model, lang, data_dir, options, report, part):
             if not np.isfinite(path.score):
                 report.failed.append((path.cut_id, "no path has a finite score"))
                 continue
@@ -117,33 +127,47 @@ def align(
             report.num_aligned += 1
             report.num_frames += len(path.tids)
             report.total_log_like += path.score
-    with atomic_write(Path(out_dir) / FAILED) as f:
-        f.writelines(f"{cut_id}\t{reason}\n" for cut_id, reason in report.failed)
+    write_failed(report, data_dir, out_dir)
     return report
 
 
+def write_failed(report: AlignReport, data_dir: str | Path, out_dir: str | Path) -> None:
+    """Lists the failures in the order of the data."""
+    if report.failed:
+        index = load_index(data_dir)
+        report.failed.sort(key=lambda failure: index.find(failure[0]) or 0)
+    with atomic_write(Path(out_dir) / FAILED) as f:
+        f.writelines(f"{cut_id}\t{reason}\n" for cut_id, reason in report.failed)
+
+
 def _paths(
-    model: Model, lang: Lang, data_dir: str | Path, options: AlignOptions, report: AlignReport
+    model: Model, lang: Lang, data_dir: str | Path, options: AlignOptions, report: AlignReport, part: Part
 ) -> Iterator[_Path]:
-    """Best paths of all utterances that are long enough, in order: some at a time, those of similar length together."""
+    """Best paths of the utterances of a part that are long enough, in order: some at a time, those of similar length
+    together.
+    """
     from pipeline.feats.dataset import Dataset, plan
 
     # Utterances are read once, so nothing is gained by keeping them.
     data = Dataset.open(data_dir, model.feat_options, cache_mib=0)
     texts = _Texts(data, lang)
-    texts.tell_unknown()
+    if part.number == 0:
+        texts.tell_unknown()
     on_demand = _on_demand(model, options)
-    with progress_of(len(data), f"align {data_dir}") as done:
-        size, most = (ON_DEMAND_FRAMES, len(data)) if on_demand else (options.batch_frames, MAX_BATCH)
-        for window in data.pieces(max(WINDOW_FRAMES, size)):
+    size, most = (ON_DEMAND_FRAMES, len(data)) if on_demand else (options.batch_frames, MAX_BATCH)
+    windows = data.pieces(max(WINDOW_FRAMES, size))
+    batches = [(int(w[0]), w[batch]) for w in windows for batch in plan(data.lens[w], size, most)]
+    own = batches[part.of_costs([data.lens[rows].sum() for _, rows in batches])]
+    with progress_of(sum(len(rows) for _, rows in own), f"align {data_dir}") as done:
+        for _, window in itertools.groupby(own, lambda batch: batch[0]):
             found: dict[int, _Path] = {}
-            for rows in (window[batch] for batch in plan(data.lens[window], size, most)):
+            for _, rows in window:
                 if isinstance(model, EmittingModel):
                     found.update(_emitted(model, data, texts, rows, options, report))
                 else:
                     found.update(_searched(model, data, texts, rows, options, report, on_demand))
                 done(len(rows))
-            yield from (path for n in window.tolist() if (path := found.get(n)) is not None)
+            yield from (found[n] for n in sorted(found))
 
 
 class _Texts:

@@ -71,7 +71,7 @@ def tones(tmp_path_factory: pytest.TempPathFactory) -> ToneCorpus:
         cuts.append(utterance(name, audio_recording(name, root / f"{name}.wav"), " ".join(words), f"spk{speaker}"))
     save_data_dir(root / "local", cuts)
     (root / "data").mkdir()
-    compute_feats(root / "local", root / "data", root / "data", FeatureOptions(type="mfcc", num_jobs=1))
+    compute_feats(root / "local", root / "data", root / "data", FeatureOptions(type="mfcc"))
     lexicon = Lexicon([Pronunciation(word, phones) for word, phones in WORDS.items()])
     make_lang(lexicon).save(root / "lang")
     return ToneCorpus(root / "data", root / "lang", times)

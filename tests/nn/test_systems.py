@@ -348,9 +348,7 @@ def test_other_speeds_take_the_stretched_labels(nhmm_ali, tones, tmp_path):
     (tmp_path / "sp").mkdir()
     (tmp_path / "feats").mkdir()
     perturb_speed(tones.data, tmp_path / "sp", (0.9, 1.0, 1.1))
-    compute_feats(
-        tmp_path / "sp", tmp_path / "feats", tmp_path / "feats", FeatureOptions(type="fbank", dim=16, num_jobs=1)
-    )
+    compute_feats(tmp_path / "sp", tmp_path / "feats", tmp_path / "feats", FeatureOptions(type="fbank", dim=16))
     options = dataclasses.replace(VITERBI, epochs=2)
     facts = train_viterbi(
         tmp_path / "feats", tones.lang, nhmm_ali, tmp_path / "m", options, tmp_path / "feats", nhmm_ali

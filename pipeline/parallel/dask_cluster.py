@@ -1,0 +1,110 @@
+"""Workers of dask behind the interface of ``concurrent.futures``: of this machine, of a scheduler that is running, or
+started by dask-jobqueue as jobs of SGE, PBS, LSF or Slurm.
+
+Parts of a worker that is lost go to another one, by dask's own rules.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Callable
+from concurrent.futures import Executor, Future
+from pathlib import Path
+from typing import Any
+
+from pipeline.base import cli
+from pipeline.base.errors import ConfigError
+from pipeline.parallel.options import ClusterOptions
+
+logger = logging.getLogger(__name__)
+
+_QUEUES = {"sge": "SGECluster", "pbs": "PBSCluster", "lsf": "LSFCluster", "slurm": "SLURMCluster"}
+_PROGRAMS = {"sge": "qsub", "pbs": "qsub", "lsf": "bsub", "slurm": "sbatch"}
+
+
+def dask_executor(cluster: ClusterOptions, jobs: int, log_dir: Path) -> Executor:
+    """An executor whose calls are tasks of dask; ConfigError for a missing package, program or scheduler."""
+    try:
+        import dask
+        import distributed
+    except ImportError:
+        raise ConfigError("--backend dask needs the package distributed: pip install 'fullsum[dask]'") from None
+    dask.config.set({"distributed.scheduler.allowed-failures": cluster.retries})
+    own = None
+    if cluster.scheduler is None:
+        own = _local(cluster, jobs) if cluster.queue == "local" else _queued(cluster, jobs, log_dir)
+    try:
+        client = distributed.Client(own or cluster.scheduler, set_as_default=False, timeout=30)
+    except (OSError, ValueError) as err:
+        raise ConfigError(f"no scheduler of dask answers at {cluster.scheduler} ({err})") from None
+    logger.info("dashboard of dask: %s", client.dashboard_link)
+    return _DaskExecutor(client, own)
+
+
+def _local(cluster: ClusterOptions, jobs: int) -> Any:
+    import dask
+    from distributed import LocalCluster
+
+    dask.config.set({"distributed.nanny.pre-spawn-environ": cli.environment(cluster.threads, own=False)})
+    return LocalCluster(
+        n_workers=jobs,
+        threads_per_worker=1,  # of dask: calls at a time
+        memory_limit=0,
+        dashboard_address="127.0.0.1:0",
+        silence_logs=logging.ERROR,
+    )
+
+
+def _queued(cluster: ClusterOptions, jobs: int, log_dir: Path) -> Any:
+    try:
+        import dask_jobqueue
+    except ImportError:
+        raise ConfigError(
+            f"queue {cluster.queue} needs the package dask-jobqueue: pip install 'fullsum[dask]'"
+        ) from None
+    program = _PROGRAMS[cluster.queue]
+    if shutil.which(program) is None:
+        raise ConfigError(f"queue {cluster.queue}: there is no program {program} here")
+    environment = [f"export {k}='{v}'" for k, v in cli.environment(cluster.threads, own=False).items()]
+    hours, minutes = divmod(cluster.minutes, 60)
+    more: dict[str, Any] = {}
+    if cluster.account is not None:
+        more["account" if cluster.queue in ("slurm", "pbs") else "project"] = cluster.account
+    if cluster.partition is not None:
+        more["queue"] = cluster.partition
+    made = getattr(dask_jobqueue, _QUEUES[cluster.queue])(
+        cores=1,
+        job_cpu=cluster.threads,
+        processes=1,
+        memory=f"{cluster.memory_gib}GiB",
+        walltime=f"{hours:02d}:{minutes:02d}" if cluster.queue == "lsf" else f"{hours:02d}:{minutes:02d}:00",
+        job_script_prologue=[*cluster.setup, *environment],
+        log_directory=str(log_dir / "dask"),
+        **more,
+    )
+    made.scale(jobs=jobs)
+    return made
+
+
+class _DaskExecutor(Executor):
+    """The executor of a client, which goes with it."""
+
+    def __init__(self, client: Any, cluster: Any) -> None:
+        """Args:
+        cluster: ends with this object; None: a cluster of others.
+        """
+        self._client, self._cluster = client, cluster
+        self._inner = client.get_executor(pure=False)
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        """A task of dask."""
+        future: Future[Any] = self._inner.submit(fn, *args, **kwargs)
+        return future
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Waits for all tasks, or, with `cancel_futures`, ends the workers with what they are doing."""
+        self._inner.shutdown(wait=wait and not cancel_futures)
+        self._client.close()
+        if self._cluster is not None:
+            self._cluster.close()

@@ -1,0 +1,116 @@
+"""What a step writes does not depend on the number of parts: not a byte."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pipeline.base.errors import DataError
+from pipeline.feats.compute import compute_in_parts
+from pipeline.feats.options import FeatureOptions
+from pipeline.gmm.mono import train_mono
+from pipeline.gmm.options import MonoOptions
+from pipeline.parallel.options import ParallelOptions
+from pipeline.tasks import align as align_module
+from pipeline.tasks.align import AlignOptions
+from pipeline.tasks.align_parts import AlignSources, align_in_parts
+from tests.feats.test_feats import make_data
+from tests.gmm.world import World, draw, make_world_lang, write_corpus
+from tests.parallel.inline import content, install
+
+JOBS = (1, 2, 3, 7, 50)
+RESCALED = 1 + 2**-40  # as good as 1, but all scores are computed, a batch at a time
+
+
+@pytest.fixture(autouse=True)
+def _inline(monkeypatch):
+    install(monkeypatch)
+
+
+@pytest.mark.parametrize("precision", ["float32", "float16"])
+def test_features(tmp_path, precision):
+    """Speakers' utterances stand in several parts; one part has none."""
+    data = make_data(tmp_path)
+    found = {}
+    for jobs in JOBS:
+        out = tmp_path / "feats.tmp"
+        out.mkdir()
+        facts = compute_in_parts(
+            data, out, tmp_path / "feats", FeatureOptions(precision=precision), ParallelOptions(jobs=jobs)
+        )
+        assert facts.num_utterances == 4 and facts.num_frames == 261
+        found[jobs] = content(out)
+        out.rename(tmp_path / f"feats{jobs}")
+    assert set(found[1]) >= {"feats.bin", "cuts.jsonl.gz", "cmvn.json", "features.json", "recordings.jsonl.gz"}
+    assert all(found[jobs] == found[1] for jobs in JOBS)
+
+
+def test_features_by_real_processes(tmp_path, monkeypatch):
+    monkeypatch.undo()
+    data, found = make_data(tmp_path), {}
+    for jobs in (1, 2):
+        out = tmp_path / "feats.tmp"
+        out.mkdir()
+        compute_in_parts(data, out, tmp_path / "feats", FeatureOptions(), ParallelOptions(jobs=jobs))
+        found[jobs] = content(out)
+        out.rename(tmp_path / f"feats{jobs}")
+    assert found[1] == found[2]
+
+
+def test_features_of_broken_audio_name_it(tmp_path):
+    data = make_data(tmp_path)
+    (tmp_path / "audio" / "b-1.flac").write_bytes(b"fLaC")
+    (tmp_path / "out").mkdir()
+    with pytest.raises(DataError, match=r"(?s)b-1\.flac.*1 of 3 parts failed") as err:
+        compute_in_parts(data, tmp_path / "out", tmp_path / "out", FeatureOptions(), ParallelOptions(jobs=3))
+    assert "compute_part." in str(err.value)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Path:
+    """data, lang and mono of 30 utterances; the text of one is too long for it."""
+    d = tmp_path_factory.mktemp("align")
+    lang = make_world_lang()
+    lang.save(d / "lang")
+    write_corpus(d / "data", draw(World.make(1), 30, seed=2))
+    options = MonoOptions(num_gauss=9, num_iters=6, grow_iters=4, realign_iters=(1, 2, 3, 4, 5), cmvn="none", deltas=0)
+    train_mono(d / "data", lang, options, d / "mono")
+    return d
+
+
+@pytest.mark.parametrize("scale", [None, RESCALED])
+def test_alignments(trained, tmp_path, monkeypatch, scale):
+    """Several windows, several batches in each; both ways to score."""
+    monkeypatch.setattr(align_module, "WINDOW_FRAMES", 250)
+    monkeypatch.setattr(align_module, "ON_DEMAND_FRAMES", 60)
+    options = AlignOptions(acoustic_scale=scale, batch_frames=60, confidence=True, beam=30.0)
+    sources = AlignSources(trained / "data", trained / "lang", trained / "mono", producer="mono")
+    found, reports = {}, {}
+    for jobs in JOBS:
+        reports[jobs] = align_in_parts(sources, tmp_path / str(jobs), options, ParallelOptions(jobs=jobs))
+        found[jobs] = content(tmp_path / str(jobs))
+    assert reports[1].num_aligned == 30 and "ali.0.safetensors" in found[1]
+    assert all(reports[jobs] == reports[1] and found[jobs] == found[1] for jobs in JOBS)
+
+
+def test_failures_are_listed_in_the_order_of_the_data(trained, tmp_path, monkeypatch):
+    import gzip
+    import json
+    import shutil
+
+    monkeypatch.setattr(align_module, "ON_DEMAND_FRAMES", 60)
+    shutil.copytree(trained / "data", tmp_path / "data")
+    path = tmp_path / "data" / "cuts.jsonl.gz"
+    cuts = [json.loads(line) for line in gzip.open(path, "rt")]
+    for n in (3, 20, 11):
+        cuts[n]["supervisions"][0]["text"] = " ".join([cuts[n]["supervisions"][0]["text"]] * 60)
+    with gzip.open(path, "wt") as f:
+        f.writelines(json.dumps(cut) + "\n" for cut in cuts)
+    sources = AlignSources(tmp_path / "data", trained / "lang", trained / "mono")
+    found = []
+    for jobs in (1, 3):
+        report = align_in_parts(sources, tmp_path / str(jobs), AlignOptions(), ParallelOptions(jobs=jobs))
+        assert [cut_id for cut_id, _ in report.failed] == [cuts[n]["id"] for n in (3, 11, 20)]
+        found.append(content(tmp_path / str(jobs)))
+    assert found[0] == found[1] and found[0]["failed.txt"].count(b"\n") == 3

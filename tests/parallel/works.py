@@ -1,0 +1,33 @@
+"""Work on parts for tests; a process that runs it finds it under a name of the package."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+from pipeline.base.errors import DataError
+from pipeline.parallel.parts import Part
+
+
+def squares(part: Part, out: Path, arguments: dict[str, Any]) -> dict[str, Any]:
+    """Writes the squares of the part's numbers; some parts may go wrong until a file is there."""
+    mended = Path(arguments.get("mended", "/")).exists()
+    wrong = {} if mended else arguments.get("wrong", {})
+    how = wrong.get(str(part.number))
+    if how == "data":
+        raise DataError(f"line {part.number}: broken")
+    if how == "bug":
+        raise ZeroDivisionError("bug")
+    if how == "killed":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if how == "slow":
+        (out.parent.parent / f"pid{part.number}").write_text(str(os.getpid()))
+        time.sleep(600)
+    numbers = list(range(arguments["count"]))[part.of_costs([1] * arguments["count"])]
+    (out / "numbers.txt").write_text("".join(f"{n * n}\n" for n in numbers))
+    with open(Path(arguments["ran"]), "a") as f:
+        f.write(f"{part.name}\n")
+    return {"sum": sum(n * n for n in numbers), "threads": os.environ.get("OMP_NUM_THREADS")}
