@@ -9,6 +9,7 @@ import click
 
 from pipeline.base import cli
 from pipeline.graph.options import DecodeOptions
+from pipeline.parallel.options import ParallelOptions
 
 
 @click.command()
@@ -36,6 +37,7 @@ from pipeline.graph.options import DecodeOptions
 @click.option("--id", "row_id", help="Id of the row for the tables of results; without it no row is written.")
 @click.option("--part", default="test", show_default=True, help="Part that the row names.")
 @cli.options(DecodeOptions)
+@cli.options(ParallelOptions, "parallel")
 @cli.step_options
 def main(
     model: Path,
@@ -48,6 +50,7 @@ def main(
     row_id: str | None,
     part: str,
     config: DecodeOptions,
+    parallel: ParallelOptions,
     overwrite: bool,
 ) -> None:
     """Recognises DATA with MODEL and GRAPH and writes OUT: recogs.jsonl.gz, errs.txt, wer.txt, best.json, and more.
@@ -58,15 +61,12 @@ def main(
     """
 
     def action(tmp: Path) -> dict:
-        from pipeline.tasks.decode import Sources, decode_directory
+        from pipeline.tasks.decode_parts import Sources, decode_directory
 
         sources = Sources(model, graph, data, weights_from, transforms, rescore_lm)
-        return decode_directory(sources, tmp, config, row_id, part)
+        return decode_directory(sources, tmp, config, row_id, part, parallel)
 
-    inputs = {
-        "model": model,
-        "graph": graph,
-        "data": data,
+    inputs = {"model": model, "graph": graph, "data": data} | {
         "transforms": transforms,
         "rescore_lm": rescore_lm,
         "weights": None if weights_from is None else weights_from / "best.json",

@@ -14,7 +14,7 @@ from pipeline.artifacts.symbols import SymbolTable
 from pipeline.base.errors import DataError
 from pipeline.base.files import read_json, write_json
 
-HEADER = "lattices.json"
+HEADER, STEM = "lattices.json", "lattices"
 LATTICES = "lattices"  # their directory within a decoding directory
 LAYOUT = Layout("lattice", {"num_states": ("frame",), "num_arcs": ARCS}, values=("partial",))
 
@@ -94,7 +94,7 @@ class LatticeWriter:
         self.directory, self._header, self._words = Path(directory), header, words
         self.directory.mkdir(parents=True, exist_ok=True)
         words.save(self.directory / "words.txt")
-        self._shards = ShardWriter(self.directory, "lattices", LAYOUT, most_bytes=shard_bytes)
+        self._shards = ShardWriter(self.directory, STEM, LAYOUT, most_bytes=shard_bytes)
 
     def write(self, cut_id: str, lattice: Lattice) -> None:
         """Takes the lattice of an utterance, with the labels of the header."""

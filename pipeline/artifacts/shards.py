@@ -93,6 +93,18 @@ class ShardWriter:
         self._ids, self._pending, self._bytes = [], [], 0
 
 
+def rewrite(paths: Sequence[Path], directory: Path, stem: str, layout: Layout) -> list[str]:
+    """Writes the records of several shards, in their order, into new ones as a ``ShardWriter`` that had got them all;
+    the names of the new ones.
+    """
+    writer = ShardWriter(directory, stem, layout)
+    for path in paths:
+        shard = _Shard(path, layout, keep_open=False)
+        for i, record_id in enumerate(shard.take_ids()):
+            writer.write(record_id, shard.read(i))
+    return writer.close()
+
+
 class Shards:
     """Records of shard files; memory holds some 60 bytes for each and its id."""
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -14,18 +12,17 @@ from typing import TYPE_CHECKING, Any
 from pipeline.artifacts.checkpoint import check_same
 from pipeline.artifacts.hyp import NBEST, TRIED, Alternative, Hypothesis, NBest, save_nbest, save_tried
 from pipeline.artifacts.lattice import Lattice
-from pipeline.artifacts.lattice_set import LATTICES, LatticeHeader, LatticeSet, LatticeWriter
 from pipeline.artifacts.model_dir import HmmDir
-from pipeline.artifacts.posteriors import PosteriorWriter
-from pipeline.base.errors import ConfigError, DataError
+from pipeline.base.errors import DataError
 from pipeline.base.files import atomic_write
 from pipeline.base.log import progress_of
 from pipeline.base.spool import JsonSpool
 from pipeline.graph.options import DecodeOptions
-from pipeline.tasks.decoded import Decoded, Hypotheses, Spool, references, write_rows
-from pipeline.tasks.lattice_words import Judge, LatticeWords
+from pipeline.parallel.parts import Part
+from pipeline.tasks.decoded import Decoded, Hypotheses, Spool, references
+from pipeline.tasks.lattice_words import LatticeWords
 from pipeline.tasks.model import Model, OnDemandModel, check_data
-from pipeline.tasks.weights import Weights, choose_and_write, read_weights
+from pipeline.tasks.weights import Weights, choose_and_write
 
 if TYPE_CHECKING:
     import numpy as np
@@ -88,6 +85,7 @@ def decode(
     weights: Sequence[Weights],
     rescorer: LatticeRescorer | None = None,
     keep: Sequence[Keep] = (),
+    part: Part = Part(),
 ) -> DecodedWords:
     """Recognises a data directory with every pair of weights at once, on one set of lattices.
 
@@ -96,6 +94,7 @@ def decode(
         weights: pairs of LM weight and word penalty.
         rescorer: another language model, which replaces that of the graph in the lattices.
         keep: what else happens to the lattices.
+        part: which of the batches; they are the same for any number of parts.
     """
     from pipeline.feats.dataset import Dataset
     from pipeline.graph.search import Searcher
@@ -107,8 +106,10 @@ def decode(
     out = DecodedWords(Spool(weights), references(data_dir))
     keep = [*keep, _keep_nbest(out.alternatives, options)] if options.nbest else keep
     data = Dataset.open(data_dir, model.feat_options, cache_mib=0)  # utterances are read once
-    with progress_of(len(data), f"decode {data_dir}") as done:
-        for rows in longest_first(data.lens, options.batch_frames):
+    batches = list(longest_first(data.lens, options.batch_frames))
+    batches = batches[part.of_costs([data.lens[rows].sum() for rows in batches])]
+    with progress_of(sum(map(len, batches)), f"decode {data_dir}") as done:
+        for rows in batches:
             start = time.monotonic()
             scores, lens, dynamic = _scores(model, data, rows, options)
             out.seconds += time.monotonic() - start
@@ -210,16 +211,6 @@ def _keep_nbest(out: JsonSpool, options: DecodeOptions) -> Keep:
     return take
 
 
-def _keep_posteriors(writer: PosteriorWriter, options: DecodeOptions) -> Keep:
-    """Writes posteriors of the pdfs at the scale of the search."""
-    from pipeline.graph.lattices import Lattices
-
-    def take(cut_id: str, lattice: Lattice) -> None:
-        writer.write(cut_id, Lattices([lattice]).posteriors(1 / options.acoustic_scale, 0.0)[0])
-
-    return take
-
-
 def report(
     decoded: DecodedWords,
     words: Sequence[str],
@@ -266,98 +257,3 @@ def report(
         "real_time_factor": decoded.real_time_factor,
         **({} if lattice_words is None else {"oracle_wer": lattice_words.oracle_wer}),
     }
-
-
-@dataclass(frozen=True)
-class Sources:
-    """What a decoding reads.
-
-    Attributes:
-        model, graph, data: directories.
-        weights_from: decoding directory whose weights are used; None: all are tried.
-        transforms: speaker transforms.
-        rescore_lm: language model that replaces the graph's in the lattices.
-    """
-
-    model: Path
-    graph: Path
-    data: Path
-    weights_from: Path | None = None
-    transforms: Path | None = None
-    rescore_lm: Path | None = None
-
-
-def decode_directory(
-    sources: Sources, out_dir: Path, options: DecodeOptions, row_id: str | None, part: str
-) -> dict[str, Any]:
-    """Recognises, chooses weights and writes a decoding directory.
-
-    Args:
-        row_id: id of the row in results.json; None: none is written. part: part that the row names.
-    Returns:
-        facts for the stamp.
-    """
-    from pipeline.artifacts.arpa import Arpa
-    from pipeline.base.stamp import artifact_id
-    from pipeline.graph.decoding import DecodingGraph
-    from pipeline.graph.lm_lattice import LatticeRescorer
-    from pipeline.tasks.model import load_model
-
-    check_options(sources, options)
-    model = load_model(sources.model, options.prior_scale, sources.transforms, options.device, options.blank_penalty)
-    graph = DecodingGraph.load(sources.graph)
-    check_graph(graph, sources.graph, model.hmm)
-    weights = [(w, p) for w in options.lm_weights for p in options.word_penalties]
-    if sources.weights_from is not None:
-        weights = [read_weights(sources.weights_from)]
-    rescorer, lm = None, sources.rescore_lm
-    if lm is not None:
-        rescorer = LatticeRescorer(Arpa.load(lm / "lm.arpa" if lm.is_dir() else lm), graph.words)
-    judged, stored = options.confidences or options.mbr, out_dir / LATTICES
-    with contextlib.ExitStack() as stack:
-        keep: list[Keep] = []
-        if options.posteriors:
-            adapted = "" if sources.transforms is None else artifact_id(sources.transforms)
-            posteriors = stack.enter_context(PosteriorWriter(out_dir, model.hmm.tree.id, adapted))
-            keep.append(_keep_posteriors(posteriors, options))
-        if options.lattices or judged:
-            keep.append(stack.enter_context(_lattice_writer(stored, model, graph, options)).write)
-        decoded = decode(model, graph, sources.data, options, weights, rescorer, keep)
-    words = None
-    if options.lattices or judged:
-        lattices = LatticeSet(stored)
-        judge: Judge = "mbr" if options.mbr else "best" if judged else "none"
-        words = LatticeWords(lattices.__getitem__, lattices.header, lattices.words, judge)
-    hyps, facts = report(decoded, list(graph.words), out_dir, options, words)
-    if words is not None and judged:
-        words.write_ctm(out_dir)
-    if judged and not options.lattices:
-        shutil.rmtree(stored)
-    if row_id is not None:
-        more = [] if words is None else [words.oracle_row(row_id, part)]
-        write_rows(out_dir, row_id, part, hyps, options, facts, more)
-    return facts
-
-
-def check_options(sources: Sources, options: DecodeOptions) -> None:
-    """ConfigError, which names both, for options that do not go together."""
-    if sources.rescore_lm is not None:
-        for name in ("mbr", "confidences"):
-            if getattr(options, name):
-                raise ConfigError(
-                    f"--{name} and --rescore-lm do not go together: the lattices keep the graph's language model; "
-                    "write them (--lattices) and use steps/rescore_lattices.py"
-                )
-
-
-def _lattice_writer(directory: Path, model: Model, graph: DecodingGraph, options: DecodeOptions) -> LatticeWriter:
-    header = LatticeHeader(
-        graph.lang_id,
-        graph.tree_id,
-        model.frame_shift,
-        model.frame_offset,
-        options.acoustic_scale,
-        options.lattice_beam,
-        graph.word_sequences,
-    )
-    return LatticeWriter(directory, header, graph.words)

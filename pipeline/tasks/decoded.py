@@ -72,6 +72,11 @@ class Spool(Generic[W, R]):
         """What was stored for the weights of a number."""
         return self._decode(self._results[cut_id][number])
 
+    def all_of(self, cut_id: str) -> list[Any]:
+        """The results of an utterance for all weights, as JSON values."""
+        found: list[Any] = self._results[cut_id]
+        return found
+
     def ids(self) -> Collection[str]:
         """Utterances that have results."""
         return self._results.keys()

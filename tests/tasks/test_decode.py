@@ -23,11 +23,14 @@ from pipeline.graph.grammar import grammar_from_arpa
 from pipeline.graph.lattice_sums import oracle_errors
 from pipeline.graph.mbr import least_risk
 from pipeline.graph.options import DecodeOptions, ExportLatticesOptions
-from pipeline.tasks import decode, weights
+from pipeline.parallel.options import ParallelOptions
+from pipeline.tasks import decode, decode_parts, weights
 from pipeline.tasks.ali_formats import read_ctm
+from pipeline.tasks.decode_parts import Sources, decode_directory
 from pipeline.tasks.lattice_export import export_lattices
 from pipeline.tasks.score import Errors
 from tests.graph.cases import brute_force, hmm_of, language_model, random_tree, small_lang
+from tests.parallel.inline import content, install
 
 WIDE = DecodeOptions(
     acoustic_scale=0.5,
@@ -65,7 +68,8 @@ def data(monkeypatch: pytest.MonkeyPatch):
     def install(frames: dict[str, int] = FRAMES) -> None:
         feats = [10.0 * i + torch.arange(n).float()[:, None] for i, n in enumerate(frames.values())]
         monkeypatch.setattr(Dataset, "open", lambda *args, **kwargs: Dataset.of(feats, list(frames)))
-        monkeypatch.setattr(decode, "references", lambda data_dir: dict.fromkeys(frames, ("s", ("A", "B"))))
+        for module in (decode, decode_parts):
+            monkeypatch.setattr(module, "references", lambda data_dir: dict.fromkeys(frames, ("s", ("A", "B"))))
         monkeypatch.setattr(decode, "check_data", lambda model, data_dir: None)
 
     install()
@@ -181,18 +185,34 @@ def directory(data, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     """Runs the whole step on the table's model, with a graph on disk; results by the name of the directory."""
     _, hmm, graph = system(silence_prob=0.0)
     graph.save(tmp_path / "graph")
-    monkeypatch.setattr("pipeline.tasks.model.load_model", lambda *args: TableScorer(hmm))
+    monkeypatch.setattr(decode_parts, "load_model", lambda *args: TableScorer(hmm))
     data({**FRAMES, "short": 1})
 
-    def run(name: str, rescore_lm: Path | None = None, weights_from: Path | None = None, **options) -> Path:
+    def run(
+        name: str, rescore_lm: Path | None = None, weights_from: Path | None = None, jobs: int = 1, **options
+    ) -> Path:
         out = tmp_path / name
         out.mkdir()
-        sources = decode.Sources(tmp_path, tmp_path / "graph", tmp_path, weights_from, None, rescore_lm)
+        sources = Sources(tmp_path, tmp_path / "graph", tmp_path, weights_from, None, rescore_lm)
         config = dataclasses.replace(WIDE, **{"lm_weights": (0.5, 2.0), "max_failed": 0.2, **options})
-        decode.decode_directory(sources, out, config, "row", "dev")
+        decode_directory(sources, out, config, "row", "dev", ParallelOptions(jobs=jobs))
         return out
 
     return run
+
+
+def test_parts_write_the_same_bytes(directory, monkeypatch):
+    """A search that fails and is repeated, all that can be written, and more parts than utterances."""
+    install(monkeypatch)
+    found = {}
+    for jobs in (1, 2, 3, 7):
+        options = {"lattices": True, "posteriors": True, "confidences": True, "nbest": 3, "tried": True}
+        out = directory(str(jobs), jobs=jobs, batch_frames=13, **options)
+        found[jobs] = {name: text for name, text in content(out).items() if name != "results.json"}  # has times
+        assert [row["value"] for row in read_json(out / "results.json") if row["metric"] != "rtf"]
+    assert {"lattices/lattices.0.safetensors", "posteriors.json", "nbest.jsonl.gz", "failed.txt"} <= set(found[1])
+    assert found[1]["failed.txt"].startswith(b"short\t")
+    assert all(found[jobs] == found[1] for jobs in found)
 
 
 def rows_of(out: Path) -> dict[str, dict]:
