@@ -31,6 +31,7 @@ def dask_executor(cluster: ClusterOptions, jobs: int, log_dir: Path) -> Executor
     except ImportError:
         raise ConfigError("--backend dask needs the package distributed: pip install 'fullsum[dask]'") from None
     dask.config.set({"distributed.scheduler.allowed-failures": cluster.retries})
+    logging.getLogger("distributed").setLevel(logging.ERROR)  # it tells of every worker that comes and goes
     own = None
     if cluster.scheduler is None:
         own = _local(cluster, jobs) if cluster.queue == "local" else _queued(cluster, jobs, log_dir)

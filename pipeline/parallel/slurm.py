@@ -129,8 +129,9 @@ class _SlurmExecutor(Executor):
                 jobs = [self._inner.submit(call.function, *call.arguments) for call in calls]
         except Exception as err:  # submitit raises what sbatch says in classes of its own
             reason = str(err).strip().splitlines()
+            said = reason[-1].strip("'\" ").removeprefix("sbatch: error: ") if reason else repr(err)
             for call in calls:
-                call.future.set_exception(ConfigError(f"sbatch refuses: {reason[-1] if reason else err!r}"))
+                call.future.set_exception(ConfigError(f"sbatch refuses: {said}"))
             return
         for call, job in zip(calls, jobs):
             call.job, call.gone = job, None

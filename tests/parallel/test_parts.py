@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -39,9 +40,9 @@ def test_parts_are_balanced_within_one_unit(costs, of):
     assert all(abs(s - sum(costs) / of) <= max(costs) + 1e-6 for s in sums)
 
 
-def run(out: Path, jobs: int, wrong: dict | None = None, count: int = 10):
-    arguments = {"count": count, "ran": str(out / "ran"), "wrong": wrong or {}, "mended": str(out / "mended")}
-    with done_in_parts(squares, arguments, out, ParallelOptions(jobs=jobs)) as done:
+def run(out: Path, jobs: int, wrong: dict | None = None, **parallel: Any):
+    arguments = {"count": 10, "ran": str(out / "ran"), "wrong": wrong or {}, "mended": str(out / "mended")}
+    with done_in_parts(squares, arguments, out, ParallelOptions(jobs=jobs, **parallel)) as done:
         numbers = "".join((d.directory / "numbers.txt").read_text() for d in done)
         return [int(n) for n in numbers.split()], done
 

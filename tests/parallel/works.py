@@ -23,6 +23,11 @@ def squares(part: Part, out: Path, arguments: dict[str, Any]) -> dict[str, Any]:
         raise ZeroDivisionError("bug")
     if how == "killed":
         os.kill(os.getpid(), signal.SIGKILL)
+    if how == "killed once":
+        first = out.parent.parent / f"killed{part.number}"
+        if not first.exists():
+            first.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
     if how == "slow":
         (out.parent.parent / f"pid{part.number}").write_text(str(os.getpid()))
         time.sleep(600)
