@@ -3,6 +3,8 @@
 #   steps, utils, local   directories of the programs
 #   force                 array: --overwrite where the recipe's variable `overwrite` is true
 #   sources               from `ali` (gmm|nhmm|both|none): alignments that networks are trained on, "gmm nhmm", one or none
+#   jobs, backend         where steps that divide into parts run them, and conf/cluster.yaml about the cluster if it is there:
+#                         FULLSUM_JOBS, FULLSUM_BACKEND and FULLSUM_CLUSTER, which those steps read
 #   e2e                   checked: a list of end-to-end models, ctc, attention or transducer; empty for none
 
 . "${BASH_SOURCE[0]%/*}/path.sh"
@@ -11,6 +13,14 @@ utils=$FULLSUM_ROOT/utils
 local=$FULLSUM_ROOT/local
 force=()
 if ${overwrite:-false}; then force=(--overwrite); fi
+
+[[ ${jobs=1} =~ ^[1-9][0-9]*$ ]] || { echo "$0: --jobs is a number from 1 on, not '$jobs'" >&2; exit 2; }
+case ${backend=local} in
+  local | slurm | dask) ;;
+  *) echo "$0: --backend is local, slurm or dask, not '$backend'" >&2; exit 2 ;;
+esac
+export FULLSUM_JOBS=$jobs FULLSUM_BACKEND=$backend
+if [[ -f conf/cluster.yaml ]]; then export FULLSUM_CLUSTER=conf/cluster.yaml; fi
 
 case ${ali=none} in
   both) sources="gmm nhmm" ;;

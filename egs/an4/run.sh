@@ -3,12 +3,15 @@
 #
 # Usage: ./run.sh [--stage N] [--stop-stage N] [--list] [--corpus-root DIR] [--ali gmm|nhmm|both|none]
 #                 [--e2e LIST] [--overwrite]
+#                 [--jobs N] [--backend B]
 #   --corpus-root DIR     folder with etc/ and wav/ (SPHERE, raw, WAV or FLAC); else ../shared/corpora/an4 beside the
 #                         checkout, else a download
 #   --ali gmm|nhmm|both   alignments that the networks of stages 6 and 7 are trained on, and by which the end-to-end models of
 #                         stage 8 are supervised; none: no such networks, and end-to-end models without supervision
 #   --e2e LIST            end-to-end models of stage 8 among "ctc attention transducer", or none; by default ctc
 #   --overwrite           remake outputs whose options or inputs have changed
+#   --jobs N              parts into which features, alignments and decodings are divided; the results are the same
+#   --backend B           what runs the parts: local, slurm or dask; conf/cluster.yaml describes the cluster
 #
 # AN4 has no development part. GMMs are tuned by cross-validation: the training speakers are dealt into four folds, models
 # trained without a fold (exp/fold0..3) recognise it, and the weights of language model and words are those with the
@@ -20,6 +23,8 @@ corpus_root=
 ali=both
 e2e=ctc
 overwrite=false
+jobs=1
+backend=local
 . ../../utils/stage.sh
 . ../../utils/parse_options.sh
 . ../../utils/recipe.sh

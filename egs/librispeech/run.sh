@@ -3,6 +3,7 @@
 #
 # Usage: ./run.sh [--stage N] [--stop-stage N] [--list] [--corpus-root DIR] [--units phone|grapheme|both]
 #                 [--models LIST] [--parts LIST] [--ali gmm|nhmm|both|none] [--e2e LIST] [--overwrite]
+#                 [--jobs N] [--backend B]
 #   --corpus-root DIR     folder with the lists and part folders of the subset; else ../shared/corpora/librispeech_subset beside
 #                         the checkout. For the full corpus set the parts in conf/parts.yaml
 #   --units UNITS         chains that are trained: of phones (senones), of graphemes (chenones), or both
@@ -12,6 +13,8 @@
 #                         stage 8 are supervised; none: no such networks, and end-to-end models without supervision
 #   --e2e LIST            end-to-end models of stage 8 among "ctc attention transducer", or none; by default ctc
 #   --overwrite           remake outputs whose options or inputs have changed
+#   --jobs N              parts into which features, alignments and decodings are divided; the results are the same
+#   --backend B           what runs the parts: local, slurm or dask; conf/cluster.yaml describes the cluster
 #
 # The weights of language model and word penalty are tuned on dev and used on test, which is decoded once.
 set -euo pipefail
@@ -23,6 +26,8 @@ parts="dev test"
 ali=both
 e2e=ctc
 overwrite=false
+jobs=1
+backend=local
 . ../../utils/stage.sh
 . ../../utils/parse_options.sh
 . ../../utils/recipe.sh

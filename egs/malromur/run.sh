@@ -3,11 +3,14 @@
 #
 # Usage: ./run.sh [--stage N] [--stop-stage N] [--list] [--corpus-root DIR] [--ali gmm|nhmm|both|none]
 #                 [--e2e LIST] [--overwrite]
+#                 [--jobs N] [--backend B]
 #   --corpus-root DIR     folder with info.txt and correct/; else ../shared/corpora/malromur beside the checkout
 #   --ali gmm|nhmm|both   alignments that the networks of stages 6 and 7 start from, and by which the end-to-end models of stage 8
 #                         are supervised; default gmm; none: no such networks, and end-to-end models without supervision
 #   --e2e LIST            end-to-end models of stage 8 among "ctc attention transducer", or none; by default ctc
 #   --overwrite           remake outputs whose options or inputs have changed
+#   --jobs N              parts into which features, alignments and decodings are divided; the results are the same
+#   --backend B           what runs the parts: local, slurm or dask; conf/cluster.yaml describes the cluster
 #
 # From the lang on, the stages are those of ../samromur/run.sh with the sizes in conf/ here.
 set -euo pipefail
@@ -16,6 +19,8 @@ corpus_root=
 ali=gmm
 e2e=ctc
 overwrite=false
+jobs=1
+backend=local
 . ../../utils/stage.sh
 . ../../utils/parse_options.sh
 . ../../utils/recipe.sh

@@ -3,12 +3,15 @@
 #
 # Usage: ./run.sh [--stage N] [--stop-stage N] [--list] [--corpus-root DIR] [--ali gmm|nhmm|both|none]
 #                 [--e2e LIST] [--work DIR] [--overwrite]
+#                 [--jobs N] [--backend B]
 #   --corpus-root DIR     folder with metadata.tsv and audio/; else ../shared/corpora/samromur_demo beside the checkout
 #   --ali gmm|nhmm|both   alignments that the networks of stages 6 and 7 start from, and by which the end-to-end models of stage 8
 #                         are supervised; default gmm; none: no such networks, and end-to-end models without supervision
 #   --e2e LIST            end-to-end models of stage 8 among "ctc attention transducer", or none; by default ctc
 #   --work DIR            recipe with conf/ of its own, whose data/ and exp/ are used (../malromur)
 #   --overwrite           remake outputs whose options or inputs have changed
+#   --jobs N              parts into which features, alignments and decodings are divided; the results are the same
+#   --backend B           what runs the parts: local, slurm or dask; conf/cluster.yaml describes the cluster
 #
 # There is no pronouncing dictionary: the units are letters. The language model's text is the corpus's own without the sentences
 # of dev and test, so every sixth word of test is unknown to it. All weights are tuned on dev; test is decoded once.
@@ -19,6 +22,8 @@ ali=gmm
 e2e=ctc
 work=.
 overwrite=false
+jobs=1
+backend=local
 . ../../utils/stage.sh
 . ../../utils/parse_options.sh
 . ../../utils/recipe.sh

@@ -2,10 +2,13 @@
 # timit: alignments measured against hand-made phone times, on the sample or the full corpus.
 #
 # Usage: ./run.sh [--stage N] [--stop-stage N] [--list] [--corpus-root DIR] [--librispeech-root DIR] [--part NAME] [--overwrite]
+#                 [--jobs N] [--backend B]
 #   --corpus-root DIR       folder with TRAIN/ and TEST/, or with the sample; else ../shared/corpora/timit_sample beside the checkout
 #   --librispeech-root DIR  folder of the LibriSpeech subset; else ../shared/corpora/librispeech_subset beside the checkout
 #   --part NAME             part that is aligned and scored: sample (default), or train, dev, test of the full corpus
 #   --overwrite             remake outputs whose options or inputs have changed
+#   --jobs N                parts into which features, alignments and decodings are divided; the results are the same
+#   --backend B             what runs the parts: local, slurm or dask; conf/cluster.yaml describes the cluster
 #
 # Two systems align the part: "own", trained on its audio and words (never on its times), with TIMIT's dictionary; and
 # "librispeech", trained without any TIMIT speaker, with the CMU dictionary. Each has monophones with and without deltas; the
@@ -18,6 +21,8 @@ corpus_root=
 librispeech_root=
 part=sample
 overwrite=false
+jobs=1
+backend=local
 . ../../utils/stage.sh
 . ../../utils/parse_options.sh
 . ../../utils/recipe.sh

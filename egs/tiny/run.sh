@@ -2,14 +2,19 @@
 # tiny: synthetic speech with exact phone and word times; from nothing to alignments and word error rates in minutes.
 #
 # Usage: ./run.sh [--stage N] [--stop-stage N] [--list] [--ali gmm|nhmm|both|none] [--overwrite]
+#                 [--jobs N] [--backend B]
 #   --ali ALI     alignments that the networks of stage 6 are trained on, and by which the end-to-end model of stage 8 is supervised
 #                 (both: there by the GMM's; none: no networks of stage 6, and an end-to-end model without supervision)
 #   --overwrite   remake outputs whose options or inputs have changed
+#   --jobs N      parts into which features, alignments and decodings are divided; the results are the same
+#   --backend B   what runs the parts: local, slurm or dask; conf/cluster.yaml describes the cluster
 # Every step is skipped when its output is up to date.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 ali=both
 overwrite=false
+jobs=1
+backend=local
 . ../../utils/stage.sh
 . ../../utils/parse_options.sh
 . ../../utils/recipe.sh

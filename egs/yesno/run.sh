@@ -2,13 +2,18 @@
 # yesno: 60 recordings of one speaker saying yes and no in Hebrew; a smoke test on real speech (Kaldi egs/yesno).
 #
 # Usage: ./run.sh [--stage N] [--stop-stage N] [--list] [--corpus-root DIR] [--overwrite]
+#                 [--jobs N] [--backend B]
 #   --corpus-root DIR   folder with the .wav files; else ../shared/corpora/yesno beside the checkout, else a download
 #   --overwrite         remake outputs whose options or inputs have changed
+#   --jobs N            parts into which features, alignments and decodings are divided; the results are the same
+#   --backend B         what runs the parts: local, slurm or dask; conf/cluster.yaml describes the cluster
 # There is no development part: decoding uses the fixed weights of conf/decode_*.yaml.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 corpus_root=
 overwrite=false
+jobs=1
+backend=local
 . ../../utils/stage.sh
 . ../../utils/parse_options.sh
 . ../../utils/recipe.sh

@@ -85,7 +85,7 @@ def environment(threads: int, own: bool = True) -> dict[str, str]:
       own: with all variables of this process, for a child; otherwise only what others need beside their own.
     """
     number, path = str(threads), os.environ.get("PYTHONPATH")
-    limits = {"OMP_NUM_THREADS": number, "MKL_NUM_THREADS": number, "OPENBLAS_NUM_THREADS": number}
+    limits = {f"{of}_NUM_THREADS": number for of in ("OMP", "MKL", "OPENBLAS", "NUMBA")}
     found = {**limits, "PYTHONPATH": f"{ROOT}{os.pathsep}{path}" if path else str(ROOT)}
     return {**os.environ, **found} if own else found
 
@@ -97,7 +97,8 @@ def options(cls: type, name: str = "config") -> Callable[[_Function], _Function]
     `config=cls(...)`. Tuples are written with commas (`--dims 40,80`), None as `none`, a boolean as
     `--name / --no-name`. A field with `Field(json_schema_extra={"stamp": False})` (device, number of jobs) does
     not count when stamps are compared; one with `{"stamp": "if_set"}` counts only when it differs from its default,
-    so that an option that is added later leaves existing outputs up to date.
+    so that an option that is added later leaves existing outputs up to date. A field with `{"env": NAME}` may also be
+    given as an environment variable, for what a whole recipe has in common.
 
     Args:
       cls: a frozen pydantic dataclass; each field has a description, which becomes the help text.
@@ -335,7 +336,10 @@ def _option(name: str, field: FieldInfo) -> Callable[[_Function], _Function]:
     if field.annotation is bool:
         return click.option(f"{flag}/--no-{flag[2:]}", name, default=None, help=text)
     value = _Value(field.annotation)
-    return click.option(flag, name, type=value, default=None, metavar=value.name, help=text)
+    variable = _extra(field).get("env")
+    if variable:
+        text += f"  [variable: {variable}]"
+    return click.option(flag, name, type=value, default=None, metavar=value.name, help=text, envvar=variable)
 
 
 def _fail(message: str, code: int) -> typing.NoReturn:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from pydantic import ConfigDict, Field
+from pydantic.config import JsonDict
 from pydantic.dataclasses import dataclass
 
 from pipeline.base import cli
@@ -13,17 +14,30 @@ from pipeline.base import cli
 _STRICT = ConfigDict(extra="forbid")
 
 
+def _env(name: str) -> JsonDict:
+    """Set by utils/recipe.sh for all steps of a recipe."""
+    return {"env": f"FULLSUM_{name}", "stamp": False}
+
+
 @dataclass(frozen=True, config=_STRICT)
 class ParallelOptions:
     """Into how many parts a step divides its utterances, and what runs them; neither changes the result."""
 
-    jobs: int = Field(default=1, ge=1, description="Parts, which run at the same time; 1: in this process.")
+    jobs: int = Field(
+        default=1,
+        ge=1,
+        description="Parts, which run side by side; 1: in this process.",
+        json_schema_extra=_env("JOBS"),
+    )
     backend: Literal["local", "slurm", "dask"] = Field(
         default="local",
         description="What runs the parts: processes of this machine; jobs of Slurm (needs submitit); workers of dask "
         "(needs distributed, and dask-jobqueue for SGE, PBS, LSF or Slurm).",
+        json_schema_extra=_env("BACKEND"),
     )
-    cluster: Path | None = Field(default=None, description="YAML file about the cluster, see CONTRIBUTING.md.")
+    cluster: Path | None = Field(
+        default=None, description="YAML file about the cluster, see CONTRIBUTING.md.", json_schema_extra=_env("CLUSTER")
+    )
 
     @property
     def in_process(self) -> bool:

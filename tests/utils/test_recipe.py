@@ -9,8 +9,10 @@ import pytest
 UTILS = Path(__file__).resolve().parents[2] / "utils"
 
 SCRIPT = f"""#!/usr/bin/env bash
-# Usage: ./script [--ali ALI] [--e2e LIST] [--overwrite]
+# Usage: ./script [--ali ALI] [--e2e LIST] [--overwrite] [--jobs N] [--backend B]
 set -euo pipefail
+jobs=1
+backend=local
 ali=both
 e2e=attention
 overwrite=false
@@ -42,9 +44,34 @@ def test_values(script, args, printed):
 
 
 @pytest.mark.parametrize(
-    "args", [["--ali", "hmm"], ["--ali", ""], ["--e2e", ""], ["--e2e", "ctc rnnt"], ["--e2e", "ctc none"]]
+    "args",
+    [
+        ["--ali", "hmm"],
+        ["--ali", ""],
+        ["--e2e", ""],
+        ["--e2e", "ctc rnnt"],
+        ["--e2e", "ctc none"],
+        ["--jobs", "0"],
+        ["--jobs", "two"],
+        ["--backend", "pbs"],
+    ],
 )
 def test_wrong_values(script, args):
     result = script(*args)
     assert (result.returncode, result.stdout) == (2, "")
     assert f"{args[0]} is" in result.stderr and f"'{args[1]}'" in result.stderr
+
+
+@pytest.mark.parametrize("file", [False, True])
+def test_steps_read_where_parts_run(write_script, tmp_path, file):
+    """The command line of a step wins over what the recipe says."""
+    step = UTILS.parent / "steps" / "compute_feats.py"
+    script = SCRIPT.replace(
+        "printf", f"env | grep ^FULLSUM_[JBC] | sort; python {step} --help | grep FULLSUM_JOBS; printf"
+    )
+    if file:
+        (tmp_path / "conf").mkdir()
+        (tmp_path / "conf" / "cluster.yaml").write_text("minutes: 10\n")
+    result = write_script(script)("--jobs", "3", "--backend", "dask")
+    shown = ["FULLSUM_BACKEND=dask", *(["FULLSUM_CLUSTER=conf/cluster.yaml"] if file else []), "FULLSUM_JOBS=3"]
+    assert result.stdout.splitlines()[: len(shown)] == shown, result.stderr
