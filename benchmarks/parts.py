@@ -1,16 +1,18 @@
 #!/usr/bin/env python3
 """How much faster steps are in parts, and what a part costs.
 
-The data of a recipe (features data/mfcc or --feats, a lang, a model with its graph) are repeated under new ids. Each step
-runs with every number of parts in turn, several times over; the fastest run of each counts, since others use the machine.
-Every part has one thread. Outputs are compared byte by byte. The cost of a part is the processor time that a run in N
-parts takes beyond one process, by part.
+The data of a recipe (data/local, data/mfcc, a lang, a model with its graph) are repeated under new ids. Each step runs
+with every number of parts in turn, several times over; the fastest run of each counts. Every part has one thread.
+Outputs are compared byte by byte. Others may use the machine, so beside wall-clock seconds stand those that processors
+were busy along the longest way: what the step itself took, and the part that took most. The cost of a part is the
+processor time that a run in N parts takes beyond one process, by part.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import resource
 import shutil
 import subprocess
@@ -33,7 +35,7 @@ STEPS = {
     "alignment": "steps/align.py {d}/mfcc {lang} {model} {x}/ali",
     "decoding": "steps/decode.py {model} {graph} {d}/test {x}/decode --id x",
 }
-VOLATILE = ("stamp.json", "results.json", "index.safetensors")
+VOLATILE = ("stamp.json", "results.json", "index.safetensors", "digests.tsv.gz")
 
 
 @click.command(help=__doc__)
@@ -67,32 +69,41 @@ def main(
             if as_json:
                 click.echo(json.dumps(row))
             else:
-                shown = ", ".join(f"{n}: {row['seconds'][n]:.1f} s ({row['busy'][n]:.1f} busy)" for n in numbers)
-                gain = row["seconds"][numbers[0]] / row["seconds"][numbers[-1]]
-                click.echo(f"{name}: {shown}; {gain:.2f} times; a part costs {row['cost']:.2f} s; load {row['load']}")
+                shown = ", ".join(
+                    f"{n}: {row['seconds'][n]:.1f} s (busy {row['busy'][n]:.1f}, longest way {row['way'][n]:.1f})"
+                    for n in numbers
+                )
+                first, last = numbers[0], numbers[-1]
+                gain, ideal = (row[key][first] / row[key][last] for key in ("seconds", "way"))
+                click.echo(
+                    f"{name}: {shown}; {gain:.2f} times as fast, by processor time {ideal:.2f}; a part costs "
+                    f"{row['cost']:.2f} s; load {row['load']}"
+                )
 
 
 def compare(name: str, command: list[str], top: Path, numbers: list[int], rounds: int) -> dict[str, Any]:
     """Wall-clock and processor seconds of a step by number of parts; a difference in the output is an error."""
-    seconds, busy = {n: float("inf") for n in numbers}, {n: float("inf") for n in numbers}
+    seconds, busy, way = ({n: float("inf") for n in numbers} for _ in range(3))
     outputs: dict[str, bytes] = {}
     out = next(Path(part) for part in command if part.startswith(str(top)) and not Path(part).exists())
     for _ in range(rounds):
         for number in numbers:
             wall, used = timed([*command, "--jobs", str(number)])
+            logs = "\n".join(path.read_text() for path in (out / "log").glob("*.*-of-*.log"))
+            parts = [float(found) for found in re.findall(r"the process has used ([0-9.]+) s", logs)]
+            longest = used - sum(parts) + max(parts, default=0.0)
             seconds[number], busy[number] = min(seconds[number], wall), min(busy[number], used)
-            found = {
-                p.relative_to(out).as_posix(): p.read_bytes()
-                for p in out.rglob("*")
-                if p.is_file() and "log" not in p.relative_to(out).parts and p.name not in VOLATILE
-            }
-            assert not outputs or found == outputs, f"{name}: {number} parts write other bytes"
+            way[number] = min(way[number], longest)
+            files = (p for p in out.rglob("*") if p.is_file() and "log" not in p.relative_to(out).parts)
+            found = {p.relative_to(out).as_posix(): p.read_bytes() for p in files if p.name not in VOLATILE}
+            other = [file for file in found if outputs and found[file] != outputs.get(file)]
+            assert not other, f"{name}: {number} parts write other bytes into {other}"
             outputs = found
             shutil.rmtree(out)
     last = numbers[-1]
     cost = (busy[last] - busy[numbers[0]]) / last
     load = round(os.getloadavg()[0], 1)
-    return {"step": name, "seconds": seconds, "busy": busy, "cost": cost, "load": load}
+    return {"step": name, "seconds": seconds, "busy": busy, "way": way, "cost": cost, "load": load}
 
 
 def timed(command: list[str]) -> tuple[float, float]:

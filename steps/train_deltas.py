@@ -35,8 +35,10 @@ def main(
     def action(tmp: Path) -> dict:
         from pipeline.artifacts.lang import Lang
         from pipeline.gmm.triphone import train_deltas
+        from pipeline.hmm.threads import sharing
 
-        return train_deltas(data, Lang.load(lang), ali, config, tmp, questions)
+        with sharing(config.jobs):
+            return train_deltas(data, Lang.load(lang), ali, config, tmp, questions)
 
     cli.run_step(
         out,

@@ -27,8 +27,10 @@ def main(data: Path, lang: Path, out: Path, config: MonoOptions, overwrite: bool
     def action(tmp: Path) -> dict:
         from pipeline.artifacts.lang import Lang
         from pipeline.gmm.mono import train_mono
+        from pipeline.hmm.threads import sharing
 
-        return train_mono(data, Lang.load(lang), config, tmp)
+        with sharing(config.jobs):
+            return train_mono(data, Lang.load(lang), config, tmp)
 
     cli.run_step(out, {"data": data, "lang": lang}, config, action, overwrite, command="train_mono")
 

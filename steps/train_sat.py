@@ -49,8 +49,10 @@ def main(
     def action(tmp: Path) -> dict:
         from pipeline.artifacts.lang import Lang
         from pipeline.gmm.sat import train_sat
+        from pipeline.hmm.threads import sharing
 
-        return train_sat(data, Lang.load(lang), ali, start, config, tmp, questions)
+        with sharing(config.jobs):
+            return train_sat(data, Lang.load(lang), ali, start, config, tmp, questions)
 
     inputs = {"data": data, "lang": lang, "ali": ali, "model": start, "questions": questions}
     cli.run_step(out, inputs, config, action, overwrite, command="train_sat")

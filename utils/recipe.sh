@@ -40,3 +40,20 @@ else
   done
   unset _model
 fi
+
+# python: as ever, but one process for all (utils/current.py) tells of the steps that are up to date, in a tenth of the time
+# that it takes to start another one.
+python() {
+  local answer=
+  if [[ ${1-} == "$steps"/*.py && $BASH_SUBSHELL == 0 ]]; then
+    if [[ -z ${_ask-} ]]; then
+      coproc _current { exec python "$utils/current.py"; }
+      exec {_ask}>&"${_current[1]}" {_hear}<&"${_current[0]}"
+    fi
+    trap '' PIPE # a process that is gone answers nothing, and the step runs
+    printf '%s\0' $(($# + 1)) "$PWD" "$@" >&$_ask 2>/dev/null || :
+    trap - PIPE
+    read -r answer <&$_hear || :
+  fi
+  [[ $answer == current ]] || command python "$@"
+}

@@ -151,6 +151,28 @@ def step_options(func: _Function) -> _Function:
     )
 
 
+class NotCurrentError(BaseException):
+    """Within ``checking``: a step has work to do. No Exception, so that nobody takes it for an error."""
+
+
+@contextlib.contextmanager
+def checking() -> Iterator[list[Path]]:
+    """Within the context ``run_step`` does nothing but look: it raises NotCurrentError for what has to be made.
+
+    Returns:
+      a context manager that yields a list, to which the outputs that are up to date are added.
+    """
+    global _current
+    _current = []
+    try:
+        yield _current
+    finally:
+        _current = None
+
+
+_current: list[Path] | None = None
+
+
 def run_step(
     out_dir: str | os.PathLike[str],
     inputs: Mapping[str, str | os.PathLike[str] | None],
@@ -179,11 +201,18 @@ def run_step(
     assert command, "run_step needs the name of the step"
     out = Path(out_dir)
     with main_guard(out):
+        if _current is not None and not (out / stamp.STAMP).is_file():
+            raise NotCurrentError  # before inputs are read, which the step itself would do again
         paths = {name: Path(path) for name, path in inputs.items() if path is not None}
         digests = stamp.digests_of(out)
         ids = {name: stamp.artifact_id(path, digests) for name, path in paths.items()}
         referred = {name: identify(digests) for name, identify in (sources or {}).items()}
         work = stamp.Work(command, options_json(options), ids, referred)
+        if _current is not None:
+            if stamp.read_stamp(out)["identity"] != work.identity or (digests.num_read and digests.worth_keeping):
+                raise NotCurrentError
+            _current.append(out)
+            return False
         record = {"command_line": command_line(sys.argv, Path.cwd())}
         return stamp.run(out, work, action, paths, overwrite, resume, record, digests)
 

@@ -214,7 +214,7 @@ def run_table(
         for command in cell_commands(table, cell, seed, directory):
             lines.append(_locate(command, recipe) + (" --overwrite" if overwrite else ""))
         jobs.append(Job(directory.name, "\n".join(lines)))
-    outcomes = run_jobs(jobs, recipe / "exp" / "tables" / name / "log", parallel, threads, recipe, remember=False)
+    outcomes = run_jobs(jobs, recipe / "exp" / "tables" / name / "log", parallel, threads, recipe)
     return [outcome.job.name for outcome in outcomes if outcome.code]
 
 

@@ -44,6 +44,12 @@ class GmmOptions:
     seed: int = _option(1, "Seed of all random numbers.")
     device: str = _option("cpu", "cpu or cuda.", json_schema_extra={"stamp": False})
     cache_mib: int = cache_field()
+    jobs: int = _option(
+        1,
+        "Threads that share alignments and statistics, at most one per core; they change nothing. 1: as many as torch.",
+        ge=1,
+        json_schema_extra={"stamp": False, "env": "FULLSUM_JOBS"},
+    )
 
 
 @dataclass(frozen=True, config=_CONFIG, kw_only=True)

@@ -13,6 +13,8 @@ from typing import TypeVar
 import numpy as np
 import torch
 
+from pipeline.hmm.threads import thread_count
+
 T = TypeVar("T")
 
 
@@ -23,7 +25,7 @@ def for_each(work: Callable[[T], None], items: Sequence[T], device: torch.device
         items: the costly ones first, so that all threads end together.
         device: on CUDA the calls follow each other, since the device itself is parallel.
     """
-    threads = torch.get_num_threads()
+    threads, before = thread_count(), torch.get_num_threads()
     if device.type != "cpu" or threads < 2 or len(items) < 2:
         for item in items:
             work(item)
@@ -34,7 +36,7 @@ def for_each(work: Callable[[T], None], items: Sequence[T], device: torch.device
             for _ in pool.map(work, items):
                 pass
     finally:
-        torch.set_num_threads(threads)
+        torch.set_num_threads(before)
 
 
 def share_out(work: Callable[[np.ndarray], None], tasks: np.ndarray, costs: np.ndarray) -> None:
@@ -44,7 +46,7 @@ def share_out(work: Callable[[np.ndarray], None], tasks: np.ndarray, costs: np.n
     Args:
         tasks, costs: (n,) each.
     """
-    threads = min(torch.get_num_threads(), len(tasks))
+    threads = min(thread_count(), len(tasks))
     order = tasks[np.argsort(-costs, kind="stable")]
     if threads < 2:
         work(order)

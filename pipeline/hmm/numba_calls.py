@@ -22,6 +22,7 @@ from pipeline.hmm import numba_kernels as kernels
 from pipeline.hmm import numba_occupancy as occupancy
 from pipeline.hmm.graphs import Graphs
 from pipeline.hmm.on_demand import OnDemand
+from pipeline.hmm.threads import thread_count
 
 SERIAL_CELLS = 10_000  # below this many states x frames a second thread costs more than it saves
 MAX_CELLS = 64 << 20  # states x frames of an utterance of which all is kept; and of the utterances searched at once
@@ -133,7 +134,7 @@ class _Threads:
 
     def run(self, action: Callable[[NDArray[Any]], None], tasks: NDArray[Any], costs: NDArray[Any]) -> None:
         """Call action(some of the tasks) until every task has run; they are dealt out by cost."""
-        count = min(torch.get_num_threads(), len(tasks))
+        count = min(thread_count(), len(tasks))
         order = tasks[np.argsort(-costs, kind="stable")]
         if self.pool is None:
             self.pool = ThreadPoolExecutor(max_workers=os.cpu_count() or 1, thread_name_prefix="hmm")
@@ -151,7 +152,7 @@ def run_halves(
 ) -> None:
     """Run kernel(tasks, plan, call, *rest), task 2 n + direction being a half of utterance n."""
     costs = np.diff(plan.splits).astype(np.int64) * call.lengths
-    if costs.sum() < SERIAL_CELLS or torch.get_num_threads() == 1:
+    if costs.sum() < SERIAL_CELLS or thread_count() == 1:
         kernel(tasks, plan, call, *rest)
     else:
         _threads.run(lambda some: kernel(some, plan, call, *rest), tasks, costs[tasks // 2])

@@ -159,7 +159,9 @@ def _make(part: Part, directory: Path, work: Work, arguments: Any) -> None:
             raise
         shutil.rmtree(tmp, ignore_errors=True)  # the other one was faster; what it wrote is the same
     sync_dir(directory)
-    logger.info("part %s: done in %s", part.name, log.duration(seconds))
+    logger.info(
+        "part %s: done in %s; the process has used %.2f s", part.name, log.duration(seconds), time.process_time()
+    )
 
 
 def _sync(path: Path) -> None:
