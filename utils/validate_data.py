@@ -19,13 +19,14 @@ def main(data_dirs: tuple[Path, ...], decode: bool) -> None:
     with cli.main_guard():
         from pipeline.artifacts.corpus import validate_data_dir
         from pipeline.artifacts.features import FEATURES_JSON
-        from pipeline.feats.dataset import validate_feats
 
         for data_dir in data_dirs:
             facts = validate_data_dir(data_dir, decode=decode)
             told = f"{facts.num_utterances} utterances, {facts.num_speakers} speakers, {facts.seconds / 60:.1f} min"
             told += f", {facts.sampling_rate} Hz"
             if (data_dir / FEATURES_JSON).is_file():
+                from pipeline.feats.dataset import validate_feats  # brings in torch
+
                 feats = validate_feats(data_dir)
                 told += f", {feats.num_frames} frames of {feats.dim} {feats.type}"
             click.echo(f"{data_dir}: {told}")

@@ -23,7 +23,7 @@ parts="train dev test"
 
 if stage 0 "data: synthesise speech with exact times"; then
   python local/prepare.py data/local "${force[@]}"
-  for part in $parts; do python "$utils/validate_data.py" data/local/$part; done
+  python "$utils/validate_data.py" $(printf 'data/local/%s ' $parts)
 fi
 
 if stage 1 "lang: phone and grapheme lexicons, 2-gram language model, subword tokens"; then
