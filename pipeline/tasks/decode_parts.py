@@ -62,7 +62,12 @@ class Sources:
 
 
 def decode_directory(
-    sources: Sources, out_dir: Path, options: DecodeOptions, row_id: str | None, part: str, parallel: ParallelOptions
+    sources: Sources,
+    out_dir: Path,
+    options: DecodeOptions,
+    row_id: str | None,
+    part: str,
+    parallel: ParallelOptions = ParallelOptions(),
 ) -> dict[str, Any]:
     """Recognises, chooses weights and writes a decoding directory.
 

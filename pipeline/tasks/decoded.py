@@ -7,22 +7,21 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from itertools import islice
+from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
+
+import numpy as np
 
 from pipeline.artifacts.hyp import RECOGS, Hypothesis, save_hypotheses
 from pipeline.artifacts.index import UtteranceIndex, load_index
 from pipeline.base.files import atomic_write, write_json
 from pipeline.base.spool import JsonSpool
-from pipeline.tasks.score import Errors, count_errors, error_report, result_row, total_errors, wer_row
+from pipeline.tasks.score import Errors, count_errors, error_report, result_row, wer_row
 
 logger = logging.getLogger(__name__)
 
 BEST = "best.json"
-SCORED_AT_ONCE = 1000  # utterances
-
 W = TypeVar("W")  # a set of weights
 R = TypeVar("R")  # result of a search
 
@@ -62,20 +61,23 @@ class Spool(Generic[W, R]):
         """
         self.weights, self._encode, self._decode = list(weights), encode, decode
         self._results = JsonSpool()
+        self._last: tuple[str, list[Any]] = ("", [])  # several questions about one utterance follow each other
 
     def put(self, cut_id: str, results: Sequence[R]) -> None:
         """Stores the results of an utterance, one for each set of weights, in place of what it had."""
         assert len(results) == len(self.weights), (len(results), len(self.weights))
         self._results[cut_id] = [self._encode(r) for r in results]
+        self._last = ("", [])
 
     def get(self, cut_id: str, number: int) -> R:
         """What was stored for the weights of a number."""
-        return self._decode(self._results[cut_id][number])
+        return self._decode(self.all_of(cut_id)[number])
 
     def all_of(self, cut_id: str) -> list[Any]:
         """The results of an utterance for all weights, as JSON values."""
-        found: list[Any] = self._results[cut_id]
-        return found
+        if self._last[0] != cut_id:
+            self._last = (cut_id, self._results[cut_id])
+        return self._last[1]
 
     def ids(self) -> Collection[str]:
         """Utterances that have results."""
@@ -122,13 +124,21 @@ class Decoded(Generic[W, R]):
         return {w: self.spool.of(w) for w in self.spool.weights}
 
 
-def tally(hypotheses: Iterable[Hypothesis]) -> Errors:
-    """Errors of all utterances, counted some at a time."""
-    counts = Errors(0, 0, 0, 0)
-    source = iter(hypotheses)
-    while some := list(islice(source, SCORED_AT_ONCE)):
-        counts = total_errors([counts, *count_errors(some)])
-    return counts
+def tally(found: Mapping[W, Iterable[Hypothesis]]) -> dict[W, Errors]:
+    """Errors with each set of weights. Most of them give an utterance the same few texts, which are compared once.
+
+    Args:
+        found: for all weights the same utterances in the same order.
+    """
+    counts = {w: np.zeros(4, dtype=np.int64) for w in found}
+    for same in zip(*found.values()):
+        known: dict[tuple[str, ...], tuple[int, ...]] = {}
+        for hyp, total in zip(same, counts.values()):
+            assert hyp.cut_id == same[0].cut_id, (hyp.cut_id, same[0].cut_id)
+            if hyp.hyp not in known:
+                known[hyp.hyp] = astuple(count_errors([hyp])[0])
+            total += known[hyp.hyp]
+    return {w: Errors(*total.tolist()) for w, total in counts.items()}
 
 
 def write_best(
@@ -151,13 +161,13 @@ def write_best(
         written.
     """
     d = Path(out_dir)
-    errors = {w: tally(hyps) for w, hyps in found.items()}
+    errors = tally(found)
     best = choose(errors)
     hyps = list(found[best])
     tried = [{**describe(w), "wer": round(e.wer, 4), "errors": e.total} for w, e in errors.items()]
     if refine is not None:
         hyps = refine(best, hyps)
-        errors[best] = tally(hyps)
+        errors |= tally({best: hyps})
     save_hypotheses(d / RECOGS, hyps)
     with atomic_write(d / "errs.txt") as f:
         f.writelines(line + "\n" for line in error_report(hyps))

@@ -23,7 +23,7 @@ from pipeline.nn.sequence_options import SequenceOptions
 from pipeline.nn.sequence_training import Sources as SequenceSources
 from pipeline.nn.sequence_training import train_sequence
 from pipeline.tasks.align import AlignOptions, align
-from pipeline.tasks.decode import Sources, decode_directory
+from pipeline.tasks.decode_parts import Sources, decode_directory
 from tests.nn.conftest import WORDS
 from tests.pretend_cuda import WrongPlaceError, pretend_cuda
 

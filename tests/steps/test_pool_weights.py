@@ -7,7 +7,7 @@ import sys
 from pipeline.artifacts.hyp import TRIED, Hypothesis, load_hypotheses, save_tried
 from pipeline.base.files import read_json
 from pipeline.experiments.report import check_row
-from pipeline.tasks.decode import read_weights
+from pipeline.tasks.weights import read_weights
 from tests.conftest import ROOT
 
 COMMAND = (sys.executable, ROOT / "steps" / "pool_weights.py", "all")

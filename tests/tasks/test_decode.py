@@ -24,11 +24,11 @@ from pipeline.graph.lattice_sums import oracle_errors
 from pipeline.graph.mbr import least_risk
 from pipeline.graph.options import DecodeOptions, ExportLatticesOptions
 from pipeline.parallel.options import ParallelOptions
-from pipeline.tasks import decode, decode_parts, weights
+from pipeline.tasks import decode, decode_parts, decoded, weights
 from pipeline.tasks.ali_formats import read_ctm
 from pipeline.tasks.decode_parts import Sources, decode_directory
 from pipeline.tasks.lattice_export import export_lattices
-from pipeline.tasks.score import Errors
+from pipeline.tasks.score import Errors, count_errors, total_errors
 from tests.graph.cases import brute_force, hmm_of, language_model, random_tree, small_lang
 from tests.parallel.inline import content, install
 
@@ -369,8 +369,18 @@ def test_graph_of_another_tree_is_refused() -> None:
     ],
 )
 def test_best_weights_at_the_edge_of_the_range(errors, told, tmp_path, caplog, monkeypatch):
-    monkeypatch.setattr("pipeline.tasks.decoded.tally", lambda hyps: Errors(100, int(next(iter(hyps)).hyp[0]), 0, 0))
+    monkeypatch.setattr(
+        "pipeline.tasks.decoded.tally", lambda found: {w: Errors(100, int(h[0].hyp[0]), 0, 0) for w, h in found.items()}
+    )
     found = {w: [Hypothesis("u", "s", ("A",), (str(n),))] for w, n in errors.items()}
     weights.choose_and_write(found, tmp_path)
     warned = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
     assert len(warned) == len(told) and all(t in w for t, w in zip(told, warned)), warned
+
+
+def test_errors_of_all_weights_are_those_of_each_alone():
+    texts = [("A", "B"), ("B",), (), ("A", "B", "C")]
+    found = {
+        (float(w), 0.0): [Hypothesis(f"u{i}", "s", ("A", "B"), texts[(i * w) % 4]) for i in range(7)] for w in range(5)
+    }
+    assert decoded.tally(found) == {w: total_errors(count_errors(hyps)) for w, hyps in found.items()}
