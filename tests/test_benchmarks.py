@@ -25,6 +25,7 @@ KEYS = {"shape", "backend", "forward_s", "backward_s", "peak_mib", "ratio_to_k2"
         "rnnt_loss.py",
         "auxiliary_heads.py",
         "denominators.py",
+        "parts.py",
         "scaling.py",
         "streaming.py",
         "quality.py",

@@ -51,6 +51,8 @@ def share_out(work: Callable[[np.ndarray], None], tasks: np.ndarray, costs: np.n
     if threads < 2:
         work(order)
         return
-    with ThreadPoolExecutor(threads) as pool:
-        for _ in pool.map(work, [order[i::threads] for i in range(threads)]):
-            pass
+    with ThreadPoolExecutor(threads - 1) as pool:
+        others = [pool.submit(work, order[i::threads]) for i in range(1, threads)]
+        work(order[::threads])
+        for other in others:
+            other.result()

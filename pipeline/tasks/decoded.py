@@ -31,12 +31,15 @@ class References(Mapping[str, tuple[str, tuple[str, ...]]]):
 
     def __init__(self, index: UtteranceIndex) -> None:
         self._index = index
+        self._last: tuple[str, tuple[str, tuple[str, ...]]] | None = None  # all weights ask for it, one after the other
 
     def __getitem__(self, cut_id: str) -> tuple[str, tuple[str, ...]]:
-        i = self._index.find(cut_id)
-        if i is None:
-            raise KeyError(cut_id)
-        return self._index.speaker_of(i), tuple(self._index.text(i).split())
+        if self._last is None or self._last[0] != cut_id:
+            i = self._index.find(cut_id)
+            if i is None:
+                raise KeyError(cut_id)
+            self._last = cut_id, (self._index.speaker_of(i), tuple(self._index.text(i).split()))
+        return self._last[1]
 
     def __iter__(self) -> Iterator[str]:
         return (self._index.id(i) for i in range(len(self._index)))
