@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from steps.__main__ import RENAMED
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -68,10 +70,8 @@ def test_help_lists_every_step_and_is_quick(installed, tmp_path):
             break
     assert best < 1.0, f"{best:.2f} s"
     listed = re.findall(r"^  ([a-z][a-z0-9-]+)  +\S", done.stdout.split("Options:")[1], re.M)
-    renamed = {"align-corpus": "align", "align": "align-data", "import-data": "import"}
-    steps = [path.stem.replace("_", "-") for path in (ROOT / "steps").glob("[!_]*.py")]
-    steps = [renamed.get(name, name) for name in steps]
-    assert sorted(listed) == sorted(steps)
+    steps = [path.stem for path in (ROOT / "steps").glob("[!_]*.py")]
+    assert sorted(listed) == sorted(RENAMED.get(name, name.replace("_", "-")) for name in steps)
     assert "Forced alignment of a data directory" in done.stdout
 
 

@@ -17,11 +17,14 @@ from pathlib import Path
 from types import ModuleType
 from typing import IO
 
+import click
+
 from pipeline.base import cli, log
 
 logger = logging.getLogger("pipeline")
 
 
+@click.command(help=__doc__)
 def main() -> None:
     """Serves until the end of stdin."""
     log.setup()
