@@ -3,9 +3,9 @@
 
 The training part of a small recipe is repeated under new ids and new speakers' names as rare as LibriSpeech's; each
 step runs on 1, 10 and 50 times the data as a command of its own, with few iterations, since memory does not depend on
-their number. Reported are processor seconds and the high-water mark of resident memory, the growth from the second
-size to the last with the index's 250 bytes an utterance left out, and what both ends extrapolate to at 960 hours. The
-cache for features is small here (--cache-mib), since what it holds grows up to its limit by design.
+their number. Reported are processor seconds and the high-water mark of resident memory, the growth between the
+last two sizes with the index's 250 bytes an utterance left out, and what these extrapolate to at 960 hours. The cache
+for features is small here (--cache-mib), since what it holds grows up to its limit by design.
 """
 
 from __future__ import annotations
@@ -84,6 +84,7 @@ STEPS = (
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True)
 @click.option("--cache-mib", type=click.IntRange(0), default=64, show_default=True, help="Passed on to the steps.")
 @click.option("--work", type=click.Path(path_type=Path), help="Where outputs stay, for a run to go on from.")
+@click.option("--measured", is_flag=True, help="Run nothing: report what --work holds already, whatever is missing.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per line: step, size, seconds, peak_mib.")
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Markdown file to write.")
 def main(
@@ -93,6 +94,7 @@ def main(
     threads: int,
     cache_mib: int,
     work: Path | None,
+    measured: bool,
     as_json: bool,
     out: Path | None,
 ) -> None:
@@ -102,7 +104,7 @@ def main(
     with tempfile.TemporaryDirectory() as scratch:
         top = Path(scratch) if work is None else work.resolve()
         for size in wanted:
-            for row in run(recipe, top / f"{size}x", size, chosen, threads, cache_mib):
+            for row in run(recipe, top / f"{size}x", size, chosen, threads, cache_mib, measured):
                 rows.append(row)
                 if as_json:
                     click.echo(json.dumps(row))
@@ -113,7 +115,7 @@ def main(
 
 
 def run(
-    recipe: Path, top: Path, size: int, chosen: tuple[str, ...], threads: int, cache_mib: int
+    recipe: Path, top: Path, size: int, chosen: tuple[str, ...], threads: int, cache_mib: int, measured: bool
 ) -> Iterator[dict[str, Any]]:
     """Runs the steps on data of one size."""
     parts = {key: top / key for key in "ldf"}
@@ -133,6 +135,8 @@ def run(
         known = top / "cost" / f"{step.name.replace(' ', '_')}.json"
         if known.is_file():
             cost = Cost(*json.loads(known.read_text()))
+        elif measured:
+            continue
         else:
             cost = measure(ROOT / step.script, arguments, threads)
             known.parent.mkdir(parents=True, exist_ok=True)
@@ -198,10 +202,11 @@ def report(rows: list[dict[str, Any]], sizes: list[int], recipe: Path, threads: 
     for name in names:
         cells = [name]
         for size in sizes:
-            row = found[name, size]
-            cells.append(f"{row['seconds']:.1f} / {row['peak_mib']:,.0f}")
-        if len(sizes) > 1:
-            cells += [f"{value:.2f}" if i else f"{value:+.1%}" for i, value in enumerate(growth(found, name, sizes))]
+            row = found.get((name, size))
+            cells.append("" if row is None else f"{row['seconds']:.1f} / {row['peak_mib']:,.0f}")
+        at_hand = [size for size in (sizes[1:] if len(sizes) > 2 else sizes) if (name, size) in found]
+        if len(at_hand) > 1:
+            cells += [f"{value:.2f}" if i else f"{value:+.1%}" for i, value in enumerate(growth(found, name, at_hand))]
         lines.append(cells)
     hours = {row["size"]: row["hours"] for row in rows}
     head = ["step", *(f"{size}x, {hours[size]:.2f} h" for size in sizes)]
@@ -210,8 +215,9 @@ def report(rows: list[dict[str, Any]], sizes: list[int], recipe: Path, threads: 
         f"# How cost grows with the corpus\n\nWritten by `benchmarks/scaling.py {os.path.relpath(recipe, ROOT)} "
         f"--sizes {','.join(map(str, sizes))} --threads {threads} --cache-mib {cache_mib}`; {cpu_name()}.\n\nProcessor "
         f"seconds / peak memory in MiB of each step on the training part of the recipe, repeated under new ids "
-        f"({rows[0]['utterances']:,} utterances at {sizes[0]}x). Growth: of the peak from {sizes[-2:][0]}x to "
-        f"{sizes[-1]}x, the index's {INDEX_BYTES} bytes an utterance aside. The last column goes on linearly from "
+        f"({rows[0]['utterances']:,} utterances at {sizes[0]}x). Growth: of the peak from the last size but one to the "
+        f"last that a step has been run at, the index's {INDEX_BYTES} bytes an utterance aside. The last column goes "
+        f"on linearly from "
         f"these two, with the index and with 2,048 MiB of cache, as by default.\n\n"
         f"{markdown_table(head, lines)}"
     )
