@@ -207,6 +207,8 @@ def report(rows: list[dict[str, Any]], sizes: list[int], recipe: Path, threads: 
         at_hand = [size for size in (sizes[1:] if len(sizes) > 2 else sizes) if (name, size) in found]
         if len(at_hand) > 1:
             cells += [f"{value:.2f}" if i else f"{value:+.1%}" for i, value in enumerate(growth(found, name, at_hand))]
+        elif len(sizes) > 1:
+            cells += ["", ""]
         lines.append(cells)
     hours = {row["size"]: row["hours"] for row in rows}
     head = ["step", *(f"{size}x, {hours[size]:.2f} h" for size in sizes)]
