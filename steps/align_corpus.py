@@ -46,7 +46,7 @@ def main(
     def action(tmp: Path) -> dict:
         from pipeline.tasks.align_corpus import align_corpus
 
-        return align_corpus(path, corpus, tmp, config, lexicon)
+        return align_corpus(path, corpus, tmp, config, lexicon, out)
 
     def audio(digests: Digests) -> str:
         from pipeline.tasks.align_corpus import audio_of

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import json
 import logging
 import shutil
 from collections.abc import Iterator
@@ -11,6 +13,7 @@ from typing import Any
 from pipeline.artifacts.ali import AliSet, Segment
 from pipeline.artifacts.audio_id import audio_id
 from pipeline.artifacts.corpus import CUTS, iter_cuts
+from pipeline.artifacts.index import INDEX
 from pipeline.artifacts.lang import Lang
 from pipeline.base.digests import Digests
 from pipeline.base.errors import DataError
@@ -27,7 +30,12 @@ logger = logging.getLogger(__name__)
 
 
 def align_corpus(
-    packed: Path, source: Path, out: Path, options: AlignCorpusOptions, lexicon: Path | None = None
+    packed: Path,
+    source: Path,
+    out: Path,
+    options: AlignCorpusOptions,
+    lexicon: Path | None = None,
+    final: Path | None = None,
 ) -> dict[str, Any]:
     """Aligns a corpus and writes a directory.
 
@@ -37,6 +45,7 @@ def align_corpus(
             converted to it.
         out: existing directory.
         lexicon: see ``Aligner.align_data``.
+        final: where `out` will stand; by default where it is.
     Returns:
         facts for the stamp.
     """
@@ -57,6 +66,8 @@ def align_corpus(
         logger.warning("%d of %d utterances are suspicious; quality.csv has them first", flagged, len(found))
     if not options.keep:
         shutil.rmtree(work)
+    elif final is not None:
+        _name_place(work, out, final)
     return {
         "model": aligner.card.name,
         "aligned": report.num_aligned,
@@ -65,6 +76,16 @@ def align_corpus(
         "frames": report.num_frames,
         "log_like_per_frame": report.total_log_like / max(report.num_frames, 1),
     }
+
+
+def _name_place(work: Path, here: Path, there: Path) -> None:
+    """Has the manifests below a directory name files of `here` as they will be called `there`."""
+    old, new = (f'"{json.dumps(str(path.resolve()))[1:-1]}/' for path in (here, there))
+    for path in sorted(work.rglob("*.jsonl.gz")):
+        with gzip.open(path, "rt", encoding="utf-8") as lines, atomic_write(path) as file:
+            file.writelines(line.replace(old, new) for line in lines)
+    for index in work.rglob(INDEX):
+        index.unlink()
 
 
 def as_data_dir(source: Path, imported: Path, rate: int) -> Path:

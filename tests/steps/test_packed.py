@@ -9,9 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from pipeline.artifacts.ali import AliSet
+from pipeline.artifacts.features import FeatLoadOptions
 from pipeline.base.errors import ConfigError, DataError
+from pipeline.feats.dataset import Dataset
 from tests.steps.small_recipe import ROOT, run
 
 
@@ -39,6 +42,8 @@ def test_a_packed_model_aligns_as_the_one_it_was_made_of(recipe, packed, tmp_pat
     assert set(ours) == set(theirs)
     for cut_id in theirs:
         assert ours[cut_id].transition_ids.tolist() == theirs[cut_id].transition_ids.tolist()
+    kept = Dataset.open(tmp_path / "out/work/feats", FeatLoadOptions())
+    assert len(kept) == len(ours) and torch.isfinite(kept.flat(np.arange(2))).all()
     judged = (tmp_path / "out/quality.csv").read_text().splitlines()
     assert judged[0].startswith("utterance,flagged,suspicion,gop") and len(judged) == len(ours) + 1
     told = [json.loads(line) for line in (tmp_path / "out/alignment.jsonl").read_text().splitlines()]
