@@ -32,7 +32,8 @@ def main(
     """Aligns CORPUS with MODEL, a packed model or the name of a shipped one, and writes OUT.
 
     CORPUS is a folder of audio and text, a Kaldi or lhotse directory, a table, long recordings with TextGrids, or
-    whatever else steps/import_data.py reads with its defaults; with options of its own, import it first.
+    whatever else steps/import_data.py reads. Punctuation is left out, and digits are written out if the language
+    is known; to have it otherwise, import it first with options of its own.
 
     Words are looked up in the lexicon, whatever their case, and others are pronounced from their letters where the
     model can. OUT/failed.txt lists utterances without alignment, OUT/quality.csv figures of all others, the

@@ -30,7 +30,8 @@ def main(corpus: Path, out: Path, lexicon: Path | None, config: TrainAlignerOpti
     """Trains an aligner on CORPUS alone and writes OUT.
 
     CORPUS is a folder of audio and text, a Kaldi or lhotse directory, a table, long recordings with TextGrids, or
-    whatever else steps/import_data.py reads with its defaults; with options of its own, import it first.
+    whatever else steps/import_data.py reads. Punctuation is left out, and digits are written out if the language
+    is known; to have it otherwise, import it first with options of its own.
 
     OUT/aligner.fsm aligns other recordings: `fullsum align OUT/aligner.fsm ..`. OUT/textgrids and the other files are
     those that it writes for CORPUS: OUT/quality.csv has the most suspicious utterances first, OUT/words.txt the

@@ -40,7 +40,7 @@ def adapt_packed(
         for model in models:
             if model_kind(model) != "gmm":
                 raise ConfigError(f"{packed}: {model.name} is a network; only Gaussian mixtures can be adapted")
-        data = as_data_dir(source, work / "data", aligner.sampling_rate)
+        data = as_data_dir(source, work / "data", aligner.sampling_rate, aligner.card.language or None)
         lang = aligner.prepare(data, work, lexicon)
         facts, adapted = [], []
         for model in models:

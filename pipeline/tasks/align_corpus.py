@@ -15,8 +15,9 @@ from pipeline.artifacts.audio_id import audio_id
 from pipeline.artifacts.corpus import CUTS, iter_cuts
 from pipeline.artifacts.index import INDEX
 from pipeline.artifacts.lang import Lang
+from pipeline.artifacts.text_norm import spell_numbers
 from pipeline.base.digests import Digests
-from pipeline.base.errors import DataError
+from pipeline.base.errors import ConfigError, DataError
 from pipeline.base.files import atomic_write, write_jsonl
 from pipeline.corpora.importer import LEFT_OUT, audio_identity, import_corpus
 from pipeline.corpora.options import ImportOptions
@@ -52,7 +53,7 @@ def align_corpus(
     work = out / "work"
     work.mkdir()
     aligner = Aligner.load(packed, work / "model", options.device)
-    data = as_data_dir(source, work / "data", aligner.sampling_rate)
+    data = as_data_dir(source, work / "data", aligner.sampling_rate, aligner.card.language or None)
     if (data / LEFT_OUT).is_file() and data != source:
         shutil.copy(data / LEFT_OUT, out / LEFT_OUT)
     given = aligner.options(max_failed=options.max_failed, beam=options.beam)
@@ -88,12 +89,14 @@ def _name_place(work: Path, here: Path, there: Path) -> None:
         index.unlink()
 
 
-def as_data_dir(source: Path, imported: Path, rate: int) -> Path:
-    """A corpus as a data directory: itself if it is one, else `imported`, which is made with audio of a rate in Hz."""
+def as_data_dir(source: Path, imported: Path, rate: int, language: str | None) -> Path:
+    """A corpus as a data directory: itself if it is one, else `imported`, which is made with audio of a rate in Hz and
+    text as ``import_options`` has it.
+    """
     if is_data_dir(source):
         return source
     imported.mkdir()
-    import_corpus(source, None, imported, imported, _import_options(rate=rate))
+    import_corpus(source, None, imported, imported, import_options(language, rate=rate))
     return imported
 
 
@@ -111,11 +114,18 @@ def audio_of(source: Path, digests: Digests) -> str:
     """Identity of the audio that a corpus names."""
     if is_data_dir(source):
         return audio_id(source, digests)
-    return audio_identity(source, None, _import_options(), digests)
+    return audio_identity(source, None, import_options(None), digests)
 
 
-def _import_options(**given: Any) -> ImportOptions:
-    """The defaults of steps/import_data.py but for what is given."""
+def import_options(language: str | None, **more: Any) -> ImportOptions:
+    """How a corpus is read whose owner says no more than its language: words without punctuation, in their own case."""
+    given: dict[str, Any] = {"punctuation": "strip", "language": language, "digits": language, **more}
+    if language is not None:
+        try:
+            spell_numbers("1", language)
+        except ConfigError:
+            logger.info("numbers in digits are left as they are: num2words does not know the language %r", language)
+            given["digits"] = None
     return ImportOptions(**given)
 
 

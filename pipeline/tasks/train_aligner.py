@@ -12,14 +12,13 @@ from typing import Any
 
 from pipeline.artifacts.index import UtteranceIndex, load_index
 from pipeline.artifacts.lang import Lang, make_lang
-from pipeline.artifacts.text_norm import spell_numbers
 from pipeline.base import stamp
-from pipeline.base.errors import ConfigError, DataError
+from pipeline.base.errors import DataError
 from pipeline.corpora.importer import LEFT_OUT, import_corpus
 from pipeline.corpora.options import ImportOptions
 from pipeline.feats.options import FeatureOptions
 from pipeline.gmm.options import MonoOptions
-from pipeline.tasks.align_corpus import align_corpus, is_data_dir
+from pipeline.tasks.align_corpus import align_corpus, import_options, is_data_dir
 from pipeline.tasks.corpus_options import AlignCorpusOptions
 from pipeline.tasks.packed import SUFFIX, Card, pack
 from pipeline.tasks.pronounce import Pronounced, pronounce_words, words_of
@@ -33,18 +32,6 @@ LEAST_SECONDS = 30.0  # of audio, below which nothing can be learned
 SILENCE_STATES = 3  # phone starts of the TIMIT sample: 16.5 ms off with three, 17.9 with one
 WINDOW = 0.015  # seconds; smears a boundary less than the usual 25 ms (egs/timit)
 REFINE = {"acoustic_scale": 0.1}  # egs/timit, chosen on half of its speakers
-
-
-def import_options(language: str | None) -> ImportOptions:
-    """How a corpus is read whose owner says no more than its language: words without punctuation, in their own case."""
-    given: dict[str, Any] = {"punctuation": "strip", "language": language, "digits": language}
-    if language is not None:
-        try:
-            spell_numbers("1", language)
-        except ConfigError:
-            logger.info("numbers in digits are left as they are: num2words does not know the language %r", language)
-            given["digits"] = None
-    return ImportOptions(**given)
 
 
 def train_aligner(
