@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Pronounces all words of a data directory: by a lexicon and what can be learned from it, or by letters."""
+"""Pronounces all words of a data directory: by a lexicon and what it teaches, by espeak-ng, or by letters."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from pathlib import Path
 
 import click
 
-from pipeline.artifacts.lexicon_formats import LexiconOptions
 from pipeline.base import cli
+from pipeline.tasks.train_options import PronounceOptions
 
 
 @click.command()
@@ -19,9 +19,9 @@ from pipeline.base import cli
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="Pronunciations in any known format; without it words are spelt with their letters.",
 )
-@cli.options(LexiconOptions)
+@cli.options(PronounceOptions)
 @cli.step_options
-def main(data: Path, out: Path, lexicon: Path | None, config: LexiconOptions, overwrite: bool) -> None:
+def main(data: Path, out: Path, lexicon: Path | None, config: PronounceOptions, overwrite: bool) -> None:
     """Pronounces the words of DATA and writes OUT/lexicon.txt, and OUT/lang.yaml for steps/make_lang.py.
 
     Words are found in the lexicon whatever their case; those that it lacks are counted in the log, listed in

@@ -2,11 +2,12 @@
 # own_data: any corpus of recordings and text: alignments of all of it, a packed aligner, and a recogniser with error rates.
 #
 # Usage: ./run.sh --data DIR [--lexicon FILE] [--language CODE] [--ali gmm|nhmm|both] [--models LIST] [--import-conf FILE]
-#                 [--sizes DIR] [--work DIR] [--stage N] [--stop-stage N] [--list] [--overwrite]
+#                 [--espeak CODE] [--sizes DIR] [--work DIR] [--stage N] [--stop-stage N] [--list] [--overwrite]
 #   --data DIR            corpus in any format that steps/import_data.py reads: folders of audio and .txt, Kaldi, lhotse, tables,
 #                         TextGrids and more
 #   --lexicon FILE        pronunciations in any known format; words that it lacks are pronounced from their letters. Without it the
 #                         units are letters
+#   --espeak CODE         in place of a lexicon: espeak-ng pronounces all words by the rules of this language, such as de, fr or sw
 #   --language CODE       such as en or de: numbers in digits are written out
 #   --ali gmm|nhmm|both   alignments that networks are trained on: gmm (default), or a neural HMM's, which takes most of the time
 #   --models LIST         what is trained for recognition among "mono tri1 tri2 tri3 hybrid"; by default what the amount of speech
@@ -24,6 +25,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
 recipe=$PWD
 data=
 lexicon=
+espeak=
 language=
 ali=gmm
 models=
@@ -57,6 +59,8 @@ sourced() { [[ " $sources " == *" $1 "* ]]; }                             # SOUR
 held_out() { [[ -d data/local/dev ]]; }
 pronounced=() spoken=()
 if [[ -n $lexicon ]]; then pronounced=(--lexicon "$lexicon"); fi
+trained=("${pronounced[@]}")
+if [[ -n $espeak ]]; then trained+=(--espeak "$espeak"); fi
 if [[ -n $language ]]; then spoken=(--language "$language" --digits "$language"); fi
 
 use() { # MODEL: options with the speaker transforms of its training
@@ -81,7 +85,7 @@ if stage 0 "data: import, parts by speakers, sizes by the amount of speech"; the
 fi
 
 if stage 1 "lang: pronunciations of the words of train, n-gram of its transcripts"; then
-  python "$steps/pronounce_words.py" data/local/train data/lexicon "${pronounced[@]}" "${force[@]}"
+  python "$steps/pronounce_words.py" data/local/train data/lexicon "${trained[@]}" "${force[@]}"
   python "$steps/make_lang.py" data/lexicon/lexicon.txt $lang --config data/lexicon/lang.yaml "${force[@]}"
   python "$steps/train_lm.py" data/local/train $lang data/lm --config "$sizes/lm.yaml" "${force[@]}"
 fi
@@ -96,7 +100,7 @@ if stage 2 "features: MFCC for the GMM, log-mel for the networks"; then
 fi
 
 if stage 3 "GMM: aligner and TextGrids of all utterances; chain of the recogniser"; then
-  python "$steps/train_aligner.py" data/all exp/aligner "${pronounced[@]}" "${force[@]}"
+  python "$steps/train_aligner.py" data/all exp/aligner "${trained[@]}" "${force[@]}"
   before=
   for model in mono tri1 tri2 tri3; do
     wanted $model || continue

@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.artifacts.index import load_index
 from pipeline.artifacts.lexicon import Lexicon, Pronunciation
-from pipeline.artifacts.lexicon_formats import LexiconOptions, read_lexicon
+from pipeline.artifacts.lexicon_formats import read_lexicon
 from pipeline.artifacts.text_norm import set_case
-from pipeline.base.errors import DataError
+from pipeline.base.errors import ConfigError, DataError
 from pipeline.base.files import atomic_write
+from pipeline.g2p import espeak
+from pipeline.tasks.train_options import PronounceOptions
 
 if TYPE_CHECKING:
     from pipeline.g2p.joint_units import G2p
@@ -54,16 +56,21 @@ class Pronounced:
         return Lexicon([*self.lexicon.entries, *more])
 
 
-def pronounce_words(words: Mapping[str, int], path: Path | None, options: LexiconOptions) -> Pronounced:
+def pronounce_words(words: Mapping[str, int], path: Path | None, options: PronounceOptions) -> Pronounced:
     """Pronounces the words of a corpus.
 
     Args:
         words: word -> how often it stands in the corpus.
-        path: lexicon in any known format; None: words are spelt with their letters.
-        options: how the lexicon is read.
+        path: lexicon in any known format; None: words are said by espeak, or spelt with their letters.
+        options: how the lexicon is read, and espeak's language.
     Raises:
         DataError: words that cannot be pronounced, or a lexicon that has hardly any of them.
+        ConfigError: a lexicon and espeak, or a language that espeak does not know.
     """
+    if options.espeak is not None:
+        if path is not None:
+            raise ConfigError("--lexicon and --espeak both say how words are pronounced; give one of them")
+        return _said_by_espeak(words, options.espeak)
     if path is None:
         return Pronounced("grapheme", _spelt(words))
     given = read_lexicon(path, options.lexicon_format, options.stress)
@@ -79,7 +86,21 @@ def pronounce_words(words: Mapping[str, int], path: Path | None, options: Lexico
     return Pronounced("phone", Lexicon(entries), further, tuple(unknown), g2p)
 
 
-def write_pronounced(data: Path, out: Path, path: Path | None, options: LexiconOptions) -> dict[str, Any]:
+def _said_by_espeak(words: Iterable[str], language: str) -> Pronounced:
+    said = espeak.pronounce(sorted(words), language)
+    silent = [word for word, phones in said.items() if not phones]
+    if silent:
+        raise DataError(
+            f"espeak-ng does not say {len(silent)} words ({', '.join(silent[:SHOWN])}); take them out of the text"
+        )
+    lexicon = Lexicon(Pronunciation(word, phones) for word, phones in said.items())
+    logger.info(
+        "espeak-ng pronounces %s words with %d phones", f"{len(said):,}", len({p for s in said.values() for p in s})
+    )
+    return Pronounced("phone", lexicon, g2p=_learn(lexicon, [], Path(f"espeak-{language}")))
+
+
+def write_pronounced(data: Path, out: Path, path: Path | None, options: PronounceOptions) -> dict[str, Any]:
     """Writes lexicon.txt, predicted.txt and lang.yaml for the words of a data directory; returns facts."""
     words = words_of(data)
     said = pronounce_words(words, path, options)

@@ -21,7 +21,18 @@ class SplitOptions:
 
 
 @dataclass(frozen=True, config=_STRICT)
-class TrainAlignerOptions(LexiconOptions):
+class PronounceOptions(LexiconOptions):
+    """Where pronunciations come from."""
+
+    espeak: str | None = Field(
+        None,
+        description="Language by whose rules espeak-ng pronounces all words, such as de, fr or sw, in symbols of the "
+        "International Phonetic Alphabet; in place of a lexicon.",
+    )
+
+
+@dataclass(frozen=True, config=_STRICT)
+class TrainAlignerOptions(PronounceOptions):
     """How an aligner is trained on a corpus, and what is written of it."""
 
     language: str | None = Field(

@@ -6,11 +6,11 @@ from collections import Counter
 
 import pytest
 
-from pipeline.artifacts.lexicon_formats import LexiconOptions
-from pipeline.base.errors import DataError
+from pipeline.base.errors import ConfigError, DataError
 from pipeline.tasks.pronounce import letters, pronounce_words
+from pipeline.tasks.train_options import PronounceOptions
 
-OPTIONS = LexiconOptions()
+OPTIONS = PronounceOptions()
 
 
 def lexicon(path, words):
@@ -52,3 +52,24 @@ def test_lexicons_that_are_of_no_use(tmp_path):
     with pytest.raises(DataError, match="lacks kot, and its 1 entries over the same phones are too few"):
         pronounce_words(Counter({"bal": 3, "kot": 1}), path, OPTIONS)
     assert pronounce_words(Counter({"bal": 3}), path, OPTIONS).g2p is None
+
+
+def test_espeak_in_place_of_a_lexicon(tmp_path):
+    made = pronounce_words(Counter(["Straße", "über", "Computer"]), None, PronounceOptions(espeak="de"))
+    said = {e.word: e.phones for e in made.lexicon.entries}
+    assert said["Straße"] == ("ʃ", "t", "ɾ", "ɑː", "s", "ə") and said["über"] == ("yː", "b", "ɜ")
+    assert made.unit == "phone" and not any(c in "ˈˌ()_" for phones in said.values() for p in phones for c in p)
+    (other,) = pronounce_words(Counter(["über"]), None, PronounceOptions(espeak="sv")).lexicon.entries
+    assert other.phones != said["über"]
+
+
+def test_espeak_says_what_it_cannot():
+    with pytest.raises(ConfigError, match="'xx'.*, de, .*, sw,"):
+        pronounce_words(Counter(["a"]), None, PronounceOptions(espeak="xx"))
+    with pytest.raises(DataError, match=r"1 words \(-\)"):
+        pronounce_words(Counter(["a", "-"]), None, PronounceOptions(espeak="de"))
+
+
+def test_espeak_and_a_lexicon_are_refused(tmp_path):
+    with pytest.raises(ConfigError, match="--lexicon and --espeak"):
+        pronounce_words(Counter(["BAL"]), lexicon(tmp_path / "l.txt", ["BAL"]), PronounceOptions(espeak="de"))
