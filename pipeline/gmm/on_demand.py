@@ -44,6 +44,12 @@ class MixtureScores(OnDemand):
         """Scores of some of the utterances."""
         return dataclasses.replace(self, begin=self.begin[chosen], lengths=self.lengths[chosen])
 
+    def stretches(self, rows: Sequence[int], begins: Sequence[int], ends: Sequence[int]) -> MixtureScores:
+        """Scores of frames begins[i]:ends[i] of utterance rows[i], each as an utterance."""
+        first = np.asarray(begins, dtype=np.int64)
+        lengths = np.asarray(ends, dtype=np.int64) - first
+        return dataclasses.replace(self, begin=self.begin[list(rows)] + first, lengths=lengths)
+
     @property
     def shape(self) -> tuple[int, int, int]:
         """(N, T, P)."""

@@ -31,6 +31,10 @@ class OnDemand(abc.ABC):
         """Scores of some of the utterances."""
 
     @abc.abstractmethod
+    def stretches(self, rows: Sequence[int], begins: Sequence[int], ends: Sequence[int]) -> OnDemand:
+        """Scores of frames begins[i]:ends[i] of utterance rows[i], each as an utterance."""
+
+    @abc.abstractmethod
     def dense(self) -> torch.Tensor:
         """(N, T, P) float32, all scores; anything behind an utterance's end."""
 

@@ -7,6 +7,7 @@ import logging
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass as plain_dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -211,6 +212,7 @@ def _searched(
 
     from pipeline.hmm import viterbi, widening
     from pipeline.hmm.compile import compile_graphs
+    from pipeline.hmm.windows import too_long, window_posteriors
 
     scale = model.acoustic_scale if options.acoustic_scale is None else options.acoustic_scale
     trans_scale = model.transition_scale if options.transition_scale is None else options.transition_scale
@@ -234,14 +236,13 @@ def _searched(
     if len(keep) < len(rows):  # copies of what may be gigabytes are worth avoiding
         scores, lens, graphs = scores[keep], lens[keep], graphs.select(keep)
         transitions = transitions[keep] if transitions.ndim > 1 else transitions
-    best = viterbi(
-        graphs.graphs,
-        scores if scale == 1 else scores * scale,
-        lens,
-        transitions * trans_scale,
-        confidence=options.confidence,
-        beams=widening(options.beam if on_demand else math.inf),
-    )
+    scores = scores if scale == 1 else scores * scale
+    inputs = (graphs.graphs, scores, lens, transitions * trans_scale)
+    in_windows = options.confidence and too_long(graphs.graphs, lens)
+    beams = widening(options.beam if on_demand else math.inf)
+    best = viterbi(*inputs, confidence=options.confidence and not in_windows, beams=beams)
+    if in_windows:
+        best = replace(best, confidence=window_posteriors(*inputs, best))
     report.num_retried += int(((best.tries > 1) & best.scores.isfinite()).sum())
     splits = graphs.graphs.state_splits.tolist()
     states, tids = best.states.cpu().numpy(), best.tids.cpu().numpy().astype(np.int32)

@@ -58,6 +58,13 @@ class Table(OnDemand):
     def __getitem__(self, chosen: list[int]) -> Table:
         return Table(self.scores[chosen])
 
+    def stretches(self, rows: list[int], begins: list[int], ends: list[int]) -> Table:
+        longest = max(end - begin for begin, end in zip(begins, ends))
+        scores = self.scores.new_zeros(len(rows), longest, self.shape[2])
+        for i, (row, begin, end) in enumerate(zip(rows, begins, ends)):
+            scores[i, : end - begin] = self.scores[row, begin:end]
+        return Table(scores)
+
     def dense(self) -> torch.Tensor:
         return self.scores
 
