@@ -9,6 +9,9 @@ HMM-states under scaled scores, the boundary before phone k lies before frame t 
     F_k(t) = sum over states s of phones k, k + 1, ... of gamma_t(s)
 
 which grows with t. Its median is the time with the smallest expected absolute error. Several models are averaged in F.
+
+Long recordings are taken in stretches of phones, each with further phones on either side, whose outer ends stay where
+the alignment has them.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass as plain_dataclass
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from pydantic import ConfigDict, Field
@@ -30,9 +34,17 @@ from pipeline.artifacts.tree import BOUNDARY
 from pipeline.base.errors import DataError, MismatchError
 from pipeline.base.log import progress
 
+if TYPE_CHECKING:
+    import torch
+
+    from pipeline.hmm import Occupancies
+
 logger = logging.getLogger(__name__)
 
 AT_ONCE = 500  # utterances whose distributions are held in memory
+WHOLE_SECONDS = 120.0  # recordings up to this are no long ones
+STRETCH_SECONDS, CONTEXT_SECONDS = 60.0, 5.0
+STRETCHES_AT_ONCE = 8
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -84,6 +96,48 @@ def chain_of(hmm: HmmDir, phones: Sequence[int]) -> Chain:
     return Chain(pdf, hmm.transitions.transition_states(np.array(phones)[position], state, pdf), position)
 
 
+class Stretch(NamedTuple):
+    """Phones first..last of a sequence, whose boundaries are asked for, among low..high, which are summed over."""
+
+    first: int
+    last: int
+    low: int
+    high: int
+
+
+class Distribution(NamedTuple):
+    """When the phones first..last of a sequence begin.
+
+    Attributes:
+        times: (T,) centres of the model's frames in seconds.
+        after: (T, last - first) F_k.
+    """
+
+    first: int
+    last: int
+    times: np.ndarray
+    after: np.ndarray
+
+
+def stretches(starts: np.ndarray, end: float) -> list[Stretch]:
+    """How a phone sequence is divided: not at all, or every STRETCH_SECONDS where it is long.
+
+    Args:
+        starts: (K,) seconds. end: of the last phone.
+    """
+    if end <= WHOLE_SECONDS:
+        return [Stretch(0, len(starts), 0, len(starts))]
+    out = []
+    for time in np.arange(0.0, end, STRETCH_SECONDS):
+        first = np.searchsorted(starts, time) if time else 0  # the first phone may begin at any time
+        last = np.searchsorted(starts, time + STRETCH_SECONDS)
+        if first < last:
+            low = np.searchsorted(starts, time - CONTEXT_SECONDS) - 1
+            high = np.searchsorted(starts, time + STRETCH_SECONDS + CONTEXT_SECONDS) + 1
+            out.append(Stretch(int(first), int(last), max(int(low), 0), min(int(high), len(starts))))
+    return out
+
+
 class Posteriors:
     """Distributions of phone boundaries under one model."""
 
@@ -103,26 +157,94 @@ class Posteriors:
         self.index = load_index(source.data)
         self.data = Dataset.open(source.data, self.model.feat_options, cache_mib=0)
 
-    def of(self, cut_ids: Sequence[str]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        """Cut id -> (T,) centres of the model's frames in seconds and (T, K) F_k; cuts without a path are left out."""
+    def of(self, cut_ids: Sequence[str]) -> dict[str, list[Distribution]]:
+        """Cut id -> distributions of all phones, stretch by stretch; cuts without a path are left out."""
         from pipeline.feats.frames import pieces
 
-        out: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+        out: dict[str, list[Distribution]] = {}
         rows = self.index.positions(cut_ids)
         for some in pieces(self.data.lens[rows], self.options.batch_frames):
             out.update(self._batch(rows[some]))
         return out
 
-    def _batch(self, rows: np.ndarray) -> Iterator[tuple[str, tuple[np.ndarray, np.ndarray]]]:
+    def _batch(self, rows: np.ndarray) -> Iterator[tuple[str, list[Distribution]]]:
+        import torch
+
+        model, ali = self.model, self.ali
+        batch = self.data.batch(rows, self.options.device)
+        with torch.no_grad():
+            speakers = [self.data.speaker(n) for n in rows.tolist()]
+            scores, lens = model.log_likes(batch.feats, batch.lens, speakers)
+            dynamic = model.transition_scores(batch.feats, batch.lens)
+        whole: list[tuple[str, Chain, Stretch]] = []
+        places: list[int] = []
+        for place, n in enumerate(rows.tolist()):
+            cut_id = self.data.id(n)
+            segments = ali.phone_segments(cut_id)
+            chain = chain_of(model.hmm, [p for p, _, _ in segments])
+            begins = np.array([b for _, b, _ in segments]) * ali.header.frame_shift + ali.header.frame_offset
+            found = stretches(begins, begins[-1] + segments[-1][2] * ali.header.frame_shift)
+            if len(found) == 1:
+                whole.append((cut_id, chain, found[0]))
+                places.append(place)
+                continue
+            own = scores[place, : int(lens[place])], None if dynamic is None else dynamic[place]
+            distributions = self._long(chain, found, begins, *own)
+            if distributions:
+                yield cut_id, distributions
+        if not whole:
+            return
+        chosen = slice(None) if len(places) == len(rows) else places
+        occupancies = self._occupancies([chain for _, chain, _ in whole], scores[chosen], lens[chosen], dynamic, chosen)
+        for n, (cut_id, chain, stretch) in enumerate(whole):
+            if np.isfinite(float(occupancies.scores[n])):
+                yield cut_id, [self._distribution(occupancies, n, chain.position, stretch, 0)]
+
+    def _long(
+        self,
+        chain: Chain,
+        found: Sequence[Stretch],
+        begins: np.ndarray,
+        scores: torch.Tensor,
+        dynamic: torch.Tensor | None,
+    ) -> list[Distribution]:
+        """Distributions of a long recording from its (T, P) scores, none if a stretch has no path."""
+        import torch
+
+        model, out = self.model, []
+        edges = np.round((begins - model.frame_offset) / model.frame_shift).astype(np.int64).clip(0, len(scores))
+        edges = np.append(edges, len(scores))
+        edges[0] = 0
+        for at in range(0, len(found), STRETCHES_AT_ONCE):
+            some = found[at : at + STRETCHES_AT_ONCE]
+            inside = [(chain.position >= s.low) & (chain.position < s.high) for s in some]
+            chains = [Chain(chain.pdf[i], chain.transition_state[i], chain.position[i]) for i in inside]
+            spans = [(int(edges[s.low]), int(edges[s.high])) for s in some]
+            pad = torch.nn.utils.rnn.pad_sequence
+            moves = None if dynamic is None else pad([dynamic[b:e] for b, e in spans], batch_first=True)
+            lens = torch.tensor([e - b for b, e in spans])
+            parts = pad([scores[b:e] for b, e in spans], batch_first=True)
+            occupancies = self._occupancies(chains, parts, lens, moves, slice(None))
+            for n, (own, stretch, (begin, _)) in enumerate(zip(chains, some, spans)):
+                if not np.isfinite(float(occupancies.scores[n])):
+                    return []
+                out.append(self._distribution(occupancies, n, own.position - stretch.low, stretch, begin))
+        return out
+
+    def _occupancies(
+        self,
+        chains: Sequence[Chain],
+        scores: torch.Tensor,
+        lens: torch.Tensor,
+        dynamic: torch.Tensor | None,
+        chosen: slice | list[int],
+    ) -> Occupancies:
         import torch
 
         from pipeline.hmm.convert import linear
         from pipeline.hmm.full_sum import occupancies
 
-        model, hmm = self.model, self.model.hmm
-        transitions = hmm.transitions
-        cut_ids = [self.data.id(n) for n in rows.tolist()]
-        chains = [chain_of(hmm, [p for p, _, _ in self.ali.phone_segments(c)]) for c in cut_ids]
+        transitions = self.model.hmm.transitions
         graphs = linear(
             [c.pdf for c in chains],
             [2 * c.transition_state for c in chains],
@@ -130,26 +252,37 @@ class Posteriors:
             transitions.num_pdfs,
             transitions.num_tids,
         )
-        batch = self.data.batch(rows, self.options.device)
-        with torch.no_grad():
-            speakers = [self.data.speaker(n) for n in rows.tolist()]
-            scores, lens_out = model.log_likes(batch.feats, batch.lens, speakers)
-            dynamic = model.transition_scores(batch.feats, batch.lens)
-        static = torch.from_numpy(transitions.log_probs()).to(scores.device)
-        occ = occupancies(
-            graphs,
-            scores * self.options.acoustic_scale,
-            lens_out,
-            (static if dynamic is None else dynamic) * self.options.transition_scale,
-        )
-        for n, (cut_id, chain) in enumerate(zip(cut_ids, chains)):
-            if not np.isfinite(float(occ.scores[n])):
-                continue
-            gamma = occ.of(n).cpu().numpy()  # (T, S)
-            first = np.searchsorted(chain.position, np.arange(chain.position[-1] + 1))
-            after = np.cumsum(gamma[:, ::-1], axis=1)[:, ::-1][:, first]  # (T, K)
-            centres = (np.arange(len(gamma)) + 0.5) * model.frame_shift + model.frame_offset
-            yield cut_id, (centres, after)
+        moves = torch.from_numpy(transitions.log_probs()).to(scores.device) if dynamic is None else dynamic[chosen]
+        return occupancies(graphs, scores * self.options.acoustic_scale, lens, moves * self.options.transition_scale)
+
+    def _distribution(
+        self, occupancies: Occupancies, n: int, position: np.ndarray, stretch: Stretch, begin: int
+    ) -> Distribution:
+        """Args:
+        position: (S,) phone of each state, from 0. begin: frame in which they begin.
+        """
+        gamma = occupancies.of(n).cpu().numpy()  # (T, S)
+        first = np.searchsorted(position, np.arange(position[-1] + 1))
+        after = np.cumsum(gamma[:, ::-1], axis=1)[:, ::-1][:, first]  # (T, K)
+        centres = (begin + np.arange(len(gamma)) + 0.5) * self.model.frame_shift + self.model.frame_offset
+        asked = slice(stretch.first - stretch.low, stretch.last - stretch.low)
+        return Distribution(stretch.first, stretch.last, centres, after[:, asked])
+
+
+def begins_of(found: Sequence[Sequence[Distribution]], grid: np.ndarray) -> np.ndarray:
+    """(K,) int64 points of a grid at which the phones of a sequence begin, by the distributions of each model."""
+    if len(found[0]) == 1:
+        return medians([(d.times, d.after) for (d,) in found], grid)
+    out = np.zeros(found[0][-1].last, dtype=np.int64)
+    for parts in zip(*found):
+        near = (min(d.times[0] for d in parts), max(d.times[-1] for d in parts))
+        low, high = np.searchsorted(grid, near) + (-2, 2)
+        low = max(int(low), 0)
+        # A column of ones in front stands for what comes before the first phone that is asked for.
+        columns = [(d.times, np.concatenate([np.ones((len(d.times), 1)), d.after], 1)) for d in parts]
+        out[parts[0].first : parts[0].last] = low + medians(columns, grid[low : int(high)])[1:]
+    out[0] = 0
+    return out
 
 
 def medians(distributions: Sequence[tuple[np.ndarray, np.ndarray]], grid: np.ndarray) -> np.ndarray:
@@ -215,14 +348,14 @@ def _refined(
     ali: AliSet,
     hmm: HmmDir,
     cut_id: str,
-    distributions: Sequence[tuple[np.ndarray, np.ndarray]],
+    distributions: Sequence[Sequence[Distribution]],
     options: BoundaryOptions,
 ) -> Alignment:
     segments, old = ali.phone_segments(cut_id), ali[cut_id]
     shift, offset = ali.header.frame_shift, ali.header.frame_offset
     length = round((len(old.transition_ids) * shift + offset) / options.frame_shift)
     if distributions:
-        starts = medians(distributions, np.arange(length + 1) * options.frame_shift)
+        starts = begins_of(distributions, np.arange(length + 1) * options.frame_shift)
     else:
         starts = np.round(
             np.array([b * shift + offset for _, b, _ in segments]).clip(min=0) / options.frame_shift

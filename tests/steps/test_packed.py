@@ -268,3 +268,28 @@ def test_what_cannot_be_adapted(recipe, packed, tmp_path):
         assert not (tmp_path / "out.fsm").exists() and "Traceback" not in done.stderr
     done = adapt(packed, recipe / "data/local/train", tmp_path / "out.fsm", "--tau", "0")
     assert done.returncode == 2 and "tau" in done.stderr
+
+
+def test_long_recordings_are_refined_in_stretches(recipe, tmp_path, monkeypatch):
+    """With enough context nearly every boundary lies where it would in one piece."""
+    from pipeline.tasks import boundaries
+
+    ali, source = AliSet.load(recipe / "exp/mono_ali"), boundaries.Source(recipe / "exp/mono", recipe / "data/mfcc")
+
+    def refined(name: str) -> AliSet:
+        (tmp_path / name).mkdir()
+        boundaries.refine(ali, [source], tmp_path / name, boundaries.BoundaryOptions(), "test")
+        return AliSet.load(tmp_path / name)
+
+    whole = refined("whole")
+    monkeypatch.setattr(boundaries, "WHOLE_SECONDS", 0.5)
+    monkeypatch.setattr(boundaries, "STRETCH_SECONDS", 0.7)
+    monkeypatch.setattr(boundaries, "CONTEXT_SECONDS", 0.5)
+    pieces = refined("pieces")
+    off = []
+    for cut_id in whole:
+        ours, theirs = pieces.phones(cut_id), whole.phones(cut_id)
+        assert [p.symbol for p in ours] == [p.symbol for p in theirs]
+        off += [abs(a.start - b.start) for a, b in zip(ours, theirs)]
+    assert len(boundaries.stretches(np.arange(0, 3, 0.1), 3.0)) == 5
+    assert np.mean(np.array(off) <= 0.0025) > 0.95 and max(off) < 0.1
