@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import shutil
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -37,6 +38,8 @@ logger = logging.getLogger(__name__)
 FRAMES = "feats.bin"
 # Of a part: cuts with features whose frames are counted from the part's own, and the sums of each cut's frames.
 _CUTS, _SUMS = "cuts.jsonl", "sums.bin"
+LONG_SECONDS = 600.0  # of audio whose features are computed at once
+CHUNK_FRAMES = 12_000  # of longer audio
 _COPIED = 16 << 20  # bytes at once
 
 
@@ -242,12 +245,35 @@ def _extract(cut: MonoCut, extractor: FeatureExtractor, options: FeatureOptions)
     if options.dither:
         noise = np.random.default_rng(zlib.crc32(cut.id.encode())).standard_normal(len(samples), dtype=np.float32)
         samples = samples + noise * np.float32(options.dither / 32768)
-    feats = np.asarray(extractor.extract(samples, cut.sampling_rate), dtype=np.float32)
+    feats = _in_chunks(samples, cut.sampling_rate, extractor, options)
     if not np.isfinite(feats).all():
         raise DataError(
             f"features of utterance {cut.id!r} are not finite; is its audio {cut.recording.sources[0].source} damaged?"
         )
     return feats
+
+
+def _in_chunks(
+    samples: npt.NDArray[np.float32], rate: int, extractor: FeatureExtractor, options: FeatureOptions
+) -> npt.NDArray[np.float32]:
+    """Features of (T,) samples; of long recordings some frames at a time, as the spectra of an hour take gigabytes.
+
+    A chunk has further frames on either side, which are left out, so that each frame sees the samples that it would see
+    in the whole.
+    """
+    hop = options.frame_shift * rate
+    if len(samples) <= LONG_SECONDS * rate or options.type == "gammatone" or not hop.is_integer():
+        return np.asarray(extractor.extract(samples, rate), dtype=np.float32)
+    size, beside = int(hop), math.ceil(options.window / options.frame_shift) + 1
+    out, frame, end = [], 0, 0
+    while end < len(samples):
+        first = max(0, frame - beside)
+        end = min(len(samples), (frame + CHUNK_FRAMES + beside) * size)
+        part = np.asarray(extractor.extract(samples[first * size : end], rate), dtype=np.float32)
+        last = len(part) if end == len(samples) else frame - first + CHUNK_FRAMES
+        out.append(part[frame - first : last])
+        frame += CHUNK_FRAMES
+    return np.concatenate(out)
 
 
 def _with_features(cut: MonoCut, extractor: FeatureExtractor, shape: tuple[int, ...], key: str) -> MonoCut:

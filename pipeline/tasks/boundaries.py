@@ -43,7 +43,7 @@ logger = logging.getLogger(__name__)
 
 AT_ONCE = 500  # utterances whose distributions are held in memory
 WHOLE_SECONDS = 120.0  # recordings up to this are no long ones
-STRETCH_SECONDS, CONTEXT_SECONDS = 60.0, 5.0
+STRETCH_SECONDS, CONTEXT_SECONDS = 20.0, 5.0  # distributions are kept until a recording is done, so stretches are short
 STRETCHES_AT_ONCE = 8
 
 

@@ -377,3 +377,21 @@ def test_step_runs_once_and_validates(data_dir, tmp_path, run_script):
     assert checked.returncode == 0 and "261 frames of 40 fbank" in checked.stdout
     (tmp_path / "out" / "feats.bin").write_bytes(b"")
     assert run_script(sys.executable, ROOT / "utils" / "validate_data.py", tmp_path / "out").returncode == 2
+
+
+@pytest.mark.parametrize("kind", ["mfcc", "fbank"])
+@pytest.mark.parametrize("rate, window, shift", [(16000, 0.025, 0.01), (8000, 0.015, 0.01), (16000, 0.032, 0.0125)])
+def test_chunks_of_long_audio_do_not_show(kind, rate, window, shift, monkeypatch):
+    from pipeline.feats import compute
+
+    options = FeatureOptions(type=kind, window=window, frame_shift=shift, dither=0.0)
+    extractor = compute.make_extractor(options, rate)
+    for length in (rate * 3, rate * 3 + 1, rate * 3 + 77, rate * 3 + 159):
+        samples = np.random.default_rng(length).standard_normal(length).astype(np.float32)
+        whole = compute._in_chunks(samples, rate, extractor, options)
+        monkeypatch.setattr(compute, "LONG_SECONDS", 1.0)
+        for frames in (1, 7, 100, 239, 240):
+            monkeypatch.setattr(compute, "CHUNK_FRAMES", frames)
+            chunks = compute._in_chunks(samples, rate, extractor, options)
+            assert chunks.shape == whole.shape and np.abs(chunks - whole).max() < 1e-4, (length, frames)
+        monkeypatch.setattr(compute, "LONG_SECONDS", 600.0)
