@@ -266,7 +266,7 @@ class Posteriors:
         after = np.cumsum(gamma[:, ::-1], axis=1)[:, ::-1][:, first]  # (T, K)
         centres = (begin + np.arange(len(gamma)) + 0.5) * self.model.frame_shift + self.model.frame_offset
         asked = slice(stretch.first - stretch.low, stretch.last - stretch.low)
-        return Distribution(stretch.first, stretch.last, centres, after[:, asked])
+        return Distribution(stretch.first, stretch.last, centres, np.ascontiguousarray(after[:, asked]))
 
 
 def begins_of(found: Sequence[Sequence[Distribution]], grid: np.ndarray) -> np.ndarray:
