@@ -19,6 +19,8 @@ from unittest import mock
 import torch
 from torch.overrides import TorchFunctionMode
 
+from pipeline.hmm import backends
+
 HOST, GPU = "cpu", "cuda"
 MOVES = {"to", "cuda", "cpu"}
 # Take lengths or batch sizes on the CPU beside data on the GPU, or copy from one to the other.
@@ -128,7 +130,12 @@ class PretendCuda(TorchFunctionMode):
 
 @contextlib.contextmanager
 def pretend_cuda() -> Iterator[PretendCuda]:
-    """While this lasts there seems to be one GPU."""
+    """While this lasts there seems to be one GPU, on which the engine runs in plain torch: Triton would want a real one."""
+    choose = backends._module
+
+    def without_triton(backend: str, device: str) -> backends.Engine:
+        return choose("torch" if (backend, device) == ("auto", "cuda") else backend, device)
+
     state = torch.zeros(0, dtype=torch.uint8)
     patches = {
         "is_available": lambda: True,
@@ -144,4 +151,5 @@ def pretend_cuda() -> Iterator[PretendCuda]:
     with contextlib.ExitStack() as stack:
         for name, stand_in in patches.items():
             stack.enter_context(mock.patch.object(torch.cuda, name, stand_in))
+        stack.enter_context(mock.patch.object(backends, "_module", without_triton))
         yield stack.enter_context(PretendCuda())
