@@ -8,6 +8,7 @@ files.
 
 from __future__ import annotations
 
+import atexit
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,5 +76,12 @@ def _join(device: str) -> None:
     """
     gpus = 0 if device == "cpu" else torch.cuda.device_count()
     distributed.init_process_group("nccl" if gpus else "gloo")
+    atexit.register(_leave)
     if gpus:
         torch.cuda.set_device(distributed.get_rank() % gpus)
+
+
+def _leave() -> None:
+    """Ends the group's threads while Python still runs; where that is left to the end of the process, some abort it."""
+    if distributed.is_initialized():
+        distributed.destroy_process_group()

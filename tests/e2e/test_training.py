@@ -240,7 +240,7 @@ def test_processes_do_what_one_does_with_accumulation(tones, tokens, tmp_path, r
     for name, tensor in models[0].items():
         assert torch.allclose(tensor, models[1][name], atol=1e-4), name
     again = run_script(*torchrun, *step, tmp_path / "two", *shape, OMP_NUM_THREADS="1")
-    assert again.returncode == 0 and "up to date" in again.stderr
+    assert again.returncode == 0 and "up to date" in again.stderr, again.stderr
 
 
 def test_bad_input_ends_the_step_with_2(tones, tokens, ali, tmp_path, run_script):
