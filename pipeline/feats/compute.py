@@ -8,6 +8,7 @@ import math
 import shutil
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +40,7 @@ FRAMES = "feats.bin"
 # Of a part: cuts with features whose frames are counted from the part's own, and the sums of each cut's frames.
 _CUTS, _SUMS = "cuts.jsonl", "sums.bin"
 LONG_SECONDS = 600.0  # of audio whose features are computed at once
+AT_ONCE = 16  # utterances that the threads share
 CHUNK_FRAMES = 12_000  # of longer audio
 _COPIED = 16 << 20  # bytes at once
 
@@ -176,13 +178,13 @@ def _computed(
     """Writes the features of cuts; yields the cuts with their places and the sums of their frames."""
     import torch
 
-    with _one_thread(), progress_of(len(cuts), "features") as done:
-        for i in range(len(cuts)):
-            cut = as_cut(cuts[i])
-            feats = _extract(cut, extractor, options)
-            cut = _with_features(cut, extractor, feats.shape, writer.write(cut.id, feats))
-            yield cut_entry(cut), frame_sums(torch.from_numpy(feats))
-            done(1)
+    with _workers() as pool, progress_of(len(cuts), "features") as done:
+        for start in range(0, len(cuts), AT_ONCE):
+            some = [as_cut(cuts[i]) for i in range(start, min(start + AT_ONCE, len(cuts)))]
+            for cut, feats in zip(some, pool.map(lambda cut: _extract(cut, extractor, options), some)):
+                cut = _with_features(cut, extractor, feats.shape, writer.write(cut.id, feats))
+                yield cut_entry(cut), frame_sums(torch.from_numpy(feats))
+                done(1)
 
 
 def _finish(
@@ -225,16 +227,19 @@ def _finish(
 
 
 @contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
-    """Utterances are too small for torch's threads, and so sums do not depend on the machine."""
+def _workers() -> Iterator[ThreadPoolExecutor]:
+    """As many threads as torch has here, each with an utterance of its own, which is too small for more; so sums do not
+    depend on the machine.
+    """
     import torch
 
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        yield
+        with ThreadPoolExecutor(before, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            yield pool
     finally:
-        torch.set_num_threads(before)
+        torch.set_num_threads(before)  # part of the setting is shared by all threads
 
 
 def _extract(cut: MonoCut, extractor: FeatureExtractor, options: FeatureOptions) -> np.ndarray:
