@@ -8,7 +8,6 @@ from pathlib import Path
 import click
 
 from pipeline.base import cli
-from pipeline.graph.options import ScoreOptions
 
 
 @click.command()
@@ -22,11 +21,8 @@ from pipeline.graph.options import ScoreOptions
 )
 @click.option("--id", "row_id", help="Id of the row for the tables of results; without it no row is written.")
 @click.option("--part", default="test", show_default=True, help="Part that the row names.")
-@cli.options(ScoreOptions)
 @cli.step_options
-def main(
-    decoded: Path, out: Path, against: Path | None, row_id: str | None, part: str, config: ScoreOptions, overwrite: bool
-) -> None:
+def main(decoded: Path, out: Path, against: Path | None, row_id: str | None, part: str, overwrite: bool) -> None:
     """Scores DECODED, a decoding directory or a recogs.jsonl.gz, and writes OUT: wer.txt, errs.txt, score.json."""
 
     def action(tmp: Path) -> dict:
@@ -39,13 +35,13 @@ def main(
             f.writelines(line + "\n" for line in error_report(hyps))
         with atomic_write(tmp / "wer.txt") as f:
             f.write(next(iter(error_report(hyps))) + "\n")
-        row = wer_row(row_id or decoded.name, part, hyps, config.by_speaker)
+        row = wer_row(row_id or decoded.name, part, hyps)
         write_json(tmp / "score.json", {k: row[k] for k in ("value", "low", "high", "counts")})
         if row_id is not None:
             write_json(tmp / "results.json", [row])
         facts = {"wer": row["value"], "low": row["low"], "high": row["high"]}
         if against is not None:
-            facts["compare"] = compare(load_hypotheses(against), hyps, config.by_speaker)
+            facts["compare"] = compare(load_hypotheses(against), hyps)
             write_json(tmp / "compare.json", facts["compare"])
         click.echo(
             (tmp / "wer.txt").read_text(encoding="utf-8").strip()
@@ -54,9 +50,7 @@ def main(
         return facts
 
     inputs = {"decoded": _file(decoded), "against": _file(against)}
-    cli.run_step(
-        out, inputs, {**cli.options_json(config), "id": row_id, "part": part}, action, overwrite, command="score"
-    )
+    cli.run_step(out, inputs, {"id": row_id, "part": part}, action, overwrite, command="score")
 
 
 def _file(path: Path | None) -> Path | None:

@@ -10,21 +10,22 @@ import click
 
 from pipeline.base import cli
 from pipeline.experiments.report import write_report
-from pipeline.experiments.tables import sections, shown
+from pipeline.experiments.table_report import sections, shown
 
 
 @click.command()
 @click.argument("recipe", type=click.Path(path_type=Path))
 @click.option("--title", default=None, help="Heading of RESULTS.md; the name of the directory when not given.")
+@click.option("--edited", is_flag=True, help="Take rows too that were made by code with uncommitted changes.")
 @cli.verbose_option
-def main(recipe: Path, title: str | None) -> None:
+def main(recipe: Path, title: str | None, edited: bool) -> None:
     """Writes RESULTS.md and results.json in the directory RECIPE, such as egs/an4.
 
     The rows come from the results.json that the scoring steps leave in RECIPE/exp, the times from
     RECIPE/exp/stage_times.jsonl, figures of others from RECIPE/conf/references.yaml.
     """
     with cli.main_guard():
-        rows = write_report(recipe, title, sections, shown(recipe))
+        rows = write_report(recipe, title, sections, shown(recipe), edited)
         logging.getLogger("pipeline").info("%s: %d rows", recipe / "RESULTS.md", len(rows))
 
 

@@ -320,16 +320,26 @@ def _peak_rss_mib() -> int:
     return round(peak / (1 << 20 if platform.system() == "Darwin" else 1 << 10))
 
 
+# Where code lives. What else is edited in a checkout stands in stamps (options, commands) or is what recipes write.
+CODE = ("pipeline", "steps", "utils", "local", ":(glob)egs/*/local/**")
+
+
 @functools.cache
 def code_version() -> dict[str, str | None]:
-    """Returns the version of this package and, in a git checkout, the revision ("+" at its end: edited since)."""
+    """Returns the version of this package and, in a git checkout, the revision ("+" at its end: code was edited
+    since; configurations and results of recipes may be).
+    """
     root = Path(pipeline.__file__).resolve().parent.parent
     revision = None
     if (root / ".git").exists():
-        command = ["git", "-C", str(root), "describe", "--always", "--abbrev=12", "--exclude=*", "--dirty=+"]
+        git = ["git", "-C", str(root)]
+        edited = [*git, "status", "--porcelain", "--untracked-files=no", "--", *CODE]
         with contextlib.suppress(OSError, subprocess.SubprocessError):
-            out = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
-            revision = out.stdout.strip() or None
+            head, changes = (
+                subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout.strip()
+                for command in ([*git, "rev-parse", "--short=12", "HEAD"], edited)
+            )
+            revision = head + "+" * bool(changes)
     return {"version": pipeline.__version__, "revision": revision}
 
 

@@ -29,7 +29,23 @@ ROWS = "results.json"
 CELL = "cell.json"
 
 NEEDED = ("id", "part", "metric", "value")
-ROW_KEYS = (*NEEDED, "low", "high", "counts", "seeds", "config", "command", "commit", "device", "table", "cell", "dir")
+# Sums by speaker, speaker -> [numerator, denominator], whose ratio is the value; the recipe's results.json lacks them.
+GROUPS = "groups"
+ROW_KEYS = (
+    *NEEDED,
+    GROUPS,
+    "low",
+    "high",
+    "counts",
+    "seeds",
+    "config",
+    "command",
+    "commit",
+    "device",
+    "table",
+    "cell",
+    "dir",
+)
 
 # Title and metrics of each table of RESULTS.md: metric -> (column, decimals). What is not listed comes last.
 FAMILIES: dict[str, dict[str, tuple[str, int]]] = {
@@ -73,16 +89,19 @@ SYSTEMS = ("mono", "tri1", "tri2", "tri3", "nhmm", "hybrid", "mmi", "e2e")
 PARTS = ("train", "dev", "test")
 
 
-def collect(recipe: Path) -> list[Row]:
+def collect(recipe: Path, edited: bool = False) -> list[Row]:
     """Returns the rows of all results.json below RECIPE/exp, in a fixed order, with what the stamps add.
 
     Rows of a directory whose inputs have been remade since are left out with a warning: they describe what is no
-    longer there.
+    longer there. So are rows that were made by edited code, which no commit holds and nobody can repeat.
 
+    Args:
+      edited: take the rows of edited code too; RESULTS.md marks their commits.
     Raises:
       DataError: a broken row, or no results at all.
     """
     rows: list[Row] = []
+    refused = 0
     for path in sorted((recipe / "exp").rglob(ROWS)):
         if any(part.endswith((".tmp", ".old")) for part in path.relative_to(recipe).parts):
             continue
@@ -92,9 +111,18 @@ def collect(recipe: Path) -> list[Row]:
             continue
         cell = cell_of(path.parent, recipe)
         for row in read_rows(path, recipe):
+            if not edited and str(row.get("commit", "")).endswith("+"):
+                refused += 1
+                continue
             if cell:
                 row.pop("config", None)  # its table and command say the same, and there are many of them
             rows.append({**row, **cell})
+    if refused:
+        way = "commit the changes and make them again, or look at them with utils/results.py --edited"
+        said = f"{recipe}: {refused} rows were made by code with uncommitted changes and are left out; {way}"
+        if not rows:
+            raise DataError(said)
+        logger.warning(said)
     if not rows:
         raise DataError(f"{recipe}: no {ROWS} below {recipe / 'exp'}; run the stages that score first")
     return sorted(rows, key=_order)
@@ -210,16 +238,18 @@ def write_report(
     title: str | None = None,
     extra: Callable[[Path, list[Row]], Sequence[str]] | None = None,
     keep: Callable[[Row], bool] | None = None,
+    edited: bool = False,
 ) -> list[Row]:
     """Writes RECIPE/results.json and RECIPE/RESULTS.md and returns the rows.
 
     Args:
       recipe: directory of the recipe, with exp/ and, optionally, conf/references.yaml.
       title: heading; the name of the directory when not given.
-      extra: makes further sections (Markdown) of the recipe and its rows, such as pipeline.experiments.tables.sections.
-      keep: which rows are of interest, such as pipeline.experiments.tables.shown; all when not given.
+      extra: makes further sections (Markdown) of the recipe and its rows, such as table_report.sections.
+      keep: which rows are of interest, such as table_report.shown; all when not given.
+      edited: take rows of edited code too, see collect.
     """
-    rows = [row for row in collect(recipe) if keep is None or keep(row)]
+    rows = [row for row in collect(recipe, edited) if keep is None or keep(row)]
     references = read_references(recipe / "conf" / "references.yaml")
     times = stage_times(recipe / "exp" / "stage_times.jsonl")
     device = next((row["device"] for row in rows if row.get("device")), stamp.cpu_name())
@@ -227,7 +257,8 @@ def write_report(
         {"id": f"stage_{t['stage']}", "part": "all", "metric": "seconds", "value": t["seconds"], "device": device}
         for t in times
     ]
-    write_json(recipe / "results.json", rows + measured)
+    kept = [{key: value for key, value in row.items() if key != GROUPS} for row in rows]
+    write_json(recipe / "results.json", kept + measured)
     single = [row for row in rows if "table" not in row]
     name = title or recipe.resolve().name
     sections = [_head(name, rows), *result_tables(single, references)]
@@ -334,10 +365,11 @@ def _head(name: str, rows: Sequence[Row]) -> str:
     if devices:
         text += f"\nMachine: {'; '.join(devices)}.\n"
     if len(commits) > MANY_COMMITS:
-        changed = sum(commit.endswith("+") for commit in commits)
-        text += f"Made at {len(commits)} commits, {changed} of them from dirty working trees; see results.json.\n"
+        text += f"Made at {len(commits)} commits; see results.json.\n"
     elif commits:
-        text += f"Commit: {', '.join(commits)} (+: with changes).\n"
+        text += f"Commit: {', '.join(commits)}.\n"
+    if any(commit.endswith("+") for commit in commits):
+        text += "A commit with + had uncommitted changes, so its rows cannot be repeated.\n"
     return text
 
 

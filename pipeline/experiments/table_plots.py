@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pipeline.experiments.tables import Cell, Measured, Plot
+    from pipeline.experiments.table_report import Measured
+    from pipeline.experiments.tables import Cell, Plot
 
 
 def draw(path: Path, plot: Plot, label: str, cells: Sequence[Cell], measured: Sequence[Measured]) -> bool:

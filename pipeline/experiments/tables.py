@@ -6,13 +6,11 @@ axes, is run with each seed in RECIPE/exp/tables/NAME/<cell>_seed<N>, which stan
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import logging
-import math
 import re
 import shlex
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +19,14 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 import pipeline
-from pipeline.base import stamp
 from pipeline.base.errors import DataError
 from pipeline.base.files import read_yaml, write_json
+from pipeline.experiments.claims import Claim
 from pipeline.experiments.jobs import Job, run_jobs
-from pipeline.experiments.report import CELL, FAMILIES, Row, markdown_table
+from pipeline.experiments.report import CELL
 
 logger = logging.getLogger(__name__)
 
-NOT_MEASURED = "not measured"
 ROOT = Path(pipeline.__file__).resolve().parent.parent
 Scalar = bool | int | float | str | None
 Cell = dict[str, Scalar]
@@ -60,17 +57,6 @@ class Known:
     cell: dict[str, Scalar] = Field(description="Axis -> value; axes that are not given match any value.")
     column: str = Field(description="Key of the column.")
     value: float = Field(description="The figure.")
-
-
-@dataclass(frozen=True, config=STRICT)
-class Claim:
-    """A direction to be tested: the column is better in one set of cells than in another."""
-
-    text: str = Field(description="The claim in words.")
-    column: str = Field(description="Key of the column.")
-    better: dict[str, Scalar] = Field(description="Axis -> value of the cells that should be better.")
-    than: dict[str, Scalar] = Field(description="Axis -> value of the cells to compare with.")
-    lower: bool = Field(default=True, description="Whether lower is better.")
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -105,7 +91,10 @@ class Table:
     )
     columns: tuple[Column, ...] = Field(min_length=1, description="What is shown.")
     about: str = Field(default="", description="Text below the heading: source, setting.")
-    seeds: tuple[int, ...] = Field(default=(1, 2, 3), min_length=1, description="Seeds of each cell.")
+    seeds: tuple[int, ...] = Field(default=(1, 2, 3), min_length=1, description="Planned seeds of each cell.")
+    added_seeds: tuple[int, ...] = Field(
+        default=(), description="Further seeds that were decided on after figures had been seen; results say so."
+    )
     exclude: tuple[dict[str, Scalar], ...] = Field(
         default=(), description="Cells to leave out, by some of their values."
     )
@@ -113,7 +102,14 @@ class Table:
     claims: tuple[Claim, ...] = Field(default=(), description="Directions to test.")
     plots: tuple[Plot, ...] = Field(default=(), description="Pictures.")
 
+    @property
+    def all_seeds(self) -> tuple[int, ...]:
+        """Planned and added."""
+        return self.seeds + self.added_seeds
+
     def __post_init__(self) -> None:
+        if len(set(self.all_seeds)) < len(self.all_seeds):
+            raise ValueError("a seed stands twice among seeds and added_seeds")
         keys = [column.key for column in self.columns]
         shown = [item.column for items in (self.known, self.claims, self.plots) for item in items]
         for name in shown:
@@ -207,7 +203,7 @@ def run_table(
       names of the cells that failed; their logs are RECIPE/exp/tables/NAME/log/CELL.log.
     """
     jobs = []
-    for cell, seed in itertools.product(table.cells(), table.seeds):
+    for cell, seed in itertools.product(table.cells(), table.all_seeds):
         directory = cell_dir(name, cell, seed)
         write_json(recipe / directory / CELL, {"table": name, "cell": cell, "seeds": [seed]})
         lines = ["set -euo pipefail"]
@@ -224,166 +220,3 @@ def _locate(command: str, recipe: Path) -> str:
     if not (recipe / script).exists() and (ROOT / script).exists():
         script = shlex.quote(str(ROOT / script))
     return f"{script} {rest}"
-
-
-@dataclasses.dataclass
-class Measured:
-    """Values of one column in one cell: seed -> value."""
-
-    values: dict[int, float]
-
-    @property
-    def mean(self) -> float:
-        """Mean over the seeds."""
-        return sum(self.values.values()) / len(self.values)
-
-    @property
-    def spread(self) -> float | None:
-        """Standard deviation between the seeds; None for a single one."""
-        if len(self.values) < 2:
-            return None
-        return math.sqrt(sum((v - self.mean) ** 2 for v in self.values.values()) / (len(self.values) - 1))
-
-
-def measure(recipe: Path, name: str, table: Table, rows: Sequence[Row], cell: Cell, column: Column) -> Measured:
-    """Returns what was measured for a column in a cell, seeds that are missing left out."""
-    values: dict[int, float] = {}
-    wanted = re.sub(r"\{(\w+)\}", lambda m: str(table.variables(cell).get(m[1], m[0])), column.id or "")
-    for seed in table.seeds:
-        directory = recipe / cell_dir(name, cell, seed)
-        if column.fact is not None:
-            below, _, fact = column.fact.partition(":")
-            if (directory / below / stamp.STAMP).is_file():
-                value = stamp.read_stamp(directory / below).get("facts", {}).get(fact)
-                if isinstance(value, (int, float)) and math.isfinite(value):
-                    values[seed] = float(value)
-            continue
-        found = [
-            row["value"]
-            for row in rows
-            if row.get("table") == name and row.get("cell") == cell and row.get("seeds") == [seed]
-            if row["metric"] == column.metric and column.part in (None, row["part"]) and wanted in ("", row["id"])
-        ]
-        if len(found) > 1:
-            raise DataError(f"{directory}: {len(found)} rows for column {column.key}; give its part or id")
-        if found:
-            values[seed] = found[0]
-    return Measured(values)
-
-
-def shown(recipe: Path) -> Callable[[Row], bool]:
-    """Returns a test for rows: true for those outside of sweeps and for those that a column of their table shows."""
-    columns = {(name, c.metric, c.part) for name, table in load_tables(recipe).items() for c in table.columns}
-
-    def test(row: Row) -> bool:
-        table = row.get("table")
-        return table is None or any((table, row["metric"], part) in columns for part in (row["part"], None))
-
-    return test
-
-
-def sections(recipe: Path, rows: Sequence[Row]) -> list[str]:
-    """Returns one Markdown section per table of the recipe that has been measured, and draws its pictures."""
-    made = []
-    for name, table in load_tables(recipe).items():
-        if any(row.get("table") == name for row in rows) or (recipe / "exp" / "tables" / name).is_dir():
-            made.append(table_section(recipe, name, table, rows))
-    return made
-
-
-def table_section(recipe: Path, name: str, table: Table, rows: Sequence[Row]) -> str:
-    """Returns the Markdown of one table: cells, what of the claims holds, pictures."""
-    cells = list(table.cells())
-    grid = {c.key: [measure(recipe, name, table, rows, cell, c) for cell in cells] for c in table.columns}
-    head = list(table.axes)
-    for column in table.columns:
-        head.append(heading(column))
-        if any(k.column == column.key for k in table.known):
-            head.append("known")
-    lines = []
-    for i, cell in enumerate(cells):
-        if not any(column[i].values for column in grid.values()):
-            continue
-        line = [str(value) for value in cell.values()]
-        for column in table.columns:
-            line.append(_text(grid[column.key][i], _decimals(column), len(table.seeds)))
-            figures = [k for k in table.known if k.column == column.key]
-            if figures:
-                line.append(", ".join(f"{k.value:g}" for k in figures if matches(cell, k.cell)))
-        lines.append(line)
-    text = f"## {table.title}\n\n" + (f"{table.about.strip()}\n\n" if table.about else "")
-    text += markdown_table(head, lines)
-    counts = [len(m.values) for column in grid.values() for m in column]
-    missing = len(cells) - len(lines)
-    seeds = ", ".join(map(str, table.seeds))
-    text += f"\nMean ± standard deviation over seeds {seeds}" if len(table.seeds) > 1 else f"\nSeed {seeds} only"
-    text += "." if min(counts) == len(table.seeds) else "; (n): only n of them measured, –: none."
-    text += f" {missing} of {len(cells)} cells are not measured yet." if missing else ""
-    text += f" Described by `conf/tables/{name}.yaml`.\n"
-    verdicts = [(claim.text, verdict(claim, cells, grid[claim.column])) for claim in table.claims]
-    text += "".join(f"\n- {claim}: {said}" for claim, said in verdicts if said != NOT_MEASURED)
-    text += "\n" if verdicts else ""
-    if table.plots and any(counts):
-        from pipeline.experiments.table_plots import draw
-
-        for number, plot in enumerate(table.plots, start=1):
-            column = next(c for c in table.columns if c.key == plot.column)
-            path = Path("plots") / f"{name}{number if len(table.plots) > 1 else ''}.svg"
-            if draw(recipe / path, plot, heading(column), cells, grid[plot.column]):
-                text += f"\n![{table.title}: {heading(column)}]({path.as_posix()})\n"
-    return text
-
-
-def verdict(claim: Claim, cells: Sequence[Cell], measured: Sequence[Measured]) -> str:
-    """Says whether a claim holds, by the mean of paired differences and its 95 % t-interval over the seeds.
-
-    Pairs are cells that differ only in the axes of the claim; for each seed their differences are averaged.
-    """
-    from scipy.stats import t
-
-    axes = {*claim.better, *claim.than}
-    by_seed: dict[int, list[float]] = {}
-    for cell, values in zip(cells, measured):
-        if not matches(cell, claim.better):
-            continue
-        for other, reference in zip(cells, measured):
-            rest = {axis: value for axis, value in cell.items() if axis not in axes}
-            if matches(other, claim.than) and matches(other, rest):
-                for seed in sorted(values.values.keys() & reference.values.keys()):
-                    by_seed.setdefault(seed, []).append(values.values[seed] - reference.values[seed])
-    differences = [sum(d) / len(d) for _, d in sorted(by_seed.items())]
-    if not differences:
-        return NOT_MEASURED
-    number = len(differences)
-    mean = sum(differences) / number
-    if number < 3:
-        return f"difference {mean:+.2f} over {number} seed{'s' * (number > 1)}, too few to say"
-    spread = math.sqrt(sum((d - mean) ** 2 for d in differences) / (number - 1))
-    half = float(t.ppf(0.975, number - 1)) * spread / math.sqrt(number)
-    text = f"difference {mean:+.2f} [{mean - half:+.2f}, {mean + half:+.2f}] over {number} seeds"
-    if mean - half <= 0 <= mean + half:
-        return f"**not significant**; {text}"
-    return f"**{'reproduced' if (mean < 0) == claim.lower else 'the opposite'}**; {text}"
-
-
-def heading(column: Column) -> str:
-    """Heading of a column: its label, or metric and part."""
-    if column.label:
-        return column.label
-    names = {metric: name for family in FAMILIES.values() for metric, (name, _) in family.items()}
-    return " ".join(filter(None, (names.get(column.metric, column.metric.replace("_", " ")), column.part)))
-
-
-def _decimals(column: Column) -> int:
-    if column.decimals is not None:
-        return column.decimals
-    return next((family[column.metric][1] for family in FAMILIES.values() if column.metric in family), 3)
-
-
-def _text(measured: Measured, decimals: int, seeds: int) -> str:
-    if not measured.values:
-        return "–"
-    text = f"{measured.mean:.{decimals}f}"
-    if measured.spread is not None:
-        text += f" ± {measured.spread:.{decimals}f}"
-    return text if len(measured.values) == seeds else f"{text} ({len(measured.values)})"

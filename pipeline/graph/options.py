@@ -238,20 +238,9 @@ class ExportLatticesOptions:
 
 
 @dataclass(frozen=True, config=_STRICT)
-class ScoreOptions:
-    """How recognised texts are scored."""
-
-    by_speaker: bool = Field(default=False, description="Bootstrap over speakers instead of utterances.")
-
-
-@dataclass(frozen=True, config=_STRICT)
 class AliScoreOptions:
     """How alignments are compared with gold times or with each other."""
 
-    by_speaker: bool = Field(
-        default=False,
-        description="Bootstrap over speakers instead of utterances (needs gold times in a data directory).",
-    )
     same: dict[str, str] = Field(
         default_factory=dict, description="Phone -> phone that it counts as, on both sides; in a --config file."
     )

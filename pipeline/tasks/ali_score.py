@@ -18,7 +18,7 @@ from pipeline.artifacts.lang import SILENCE
 from pipeline.base.errors import MismatchError
 from pipeline.base.files import atomic_write, write_json
 from pipeline.graph.options import AliScoreOptions
-from pipeline.tasks.score import bootstrap, interval, result_row
+from pipeline.tasks.score import bootstrap, by_speaker, interval, result_row, sums_by_speaker
 from pipeline.tasks.tiers import Tiers, tiers_of
 
 GAP = "*"
@@ -203,12 +203,14 @@ def _collect(
 
 
 def figures(score: AliScore, options: AliScoreOptions) -> dict[str, dict[str, Any]]:
-    """Metric -> {"value", "low", "high", "counts"}; times in milliseconds, shares in percent; empty tiers give none."""
-    groups = score.groups if options.by_speaker else None
+    """Metric -> {"value", "low", "high", "counts", "groups"}; times in milliseconds, shares in percent; none of empty
+    tiers.
+    """
+    groups = score.groups
     out: dict[str, dict[str, Any]] = {}
     if len(score.tse):
         out["tse_ms"] = {
-            **_ratio(score.tse[:, 0], score.tse[:, 1], 1000.0, score.tse_groups if options.by_speaker else None),
+            **_ratio(score.tse[:, 0], score.tse[:, 1], 1000.0, score.tse_groups),
             "counts": {"scored": len(score.tse), "skipped": score.tse_skipped, "missing": score.missing},
         }
     for prefix, b in (("", score.phones), ("word_", score.words)):
@@ -233,9 +235,11 @@ def figures(score: AliScore, options: AliScoreOptions) -> dict[str, dict[str, An
     return out
 
 
-def _ratio(num: np.ndarray, den: np.ndarray, scale: float, groups: Sequence[str] | None) -> dict[str, float]:
-    low, high = interval(bootstrap(num, den, groups, replications=2000))
-    return {"value": scale * float(num.sum() / den.sum()), "low": scale * low, "high": scale * high}
+def _ratio(num: np.ndarray, den: np.ndarray, scale: float, speakers: Sequence[str]) -> dict[str, Any]:
+    low, high = interval(bootstrap(num, den, by_speaker(speakers), replications=2000))
+    value = scale * float(num.sum() / den.sum())
+    groups = sums_by_speaker(num, den, speakers, scale)
+    return {"value": value, "low": scale * low, "high": scale * high, "groups": groups}
 
 
 def phone_table(score: AliScore) -> Iterator[str]:
@@ -263,12 +267,13 @@ def score_directory(
         spread = "" if m["low"] is None else f" [{m['low']:.2f}, {m['high']:.2f}]"
         counts = ", ".join(f"{k} {v:.6g}" for k, v in m["counts"].items())
         logger.info("%s %.2f%s  %s", name, m["value"], spread, counts)
-    write_json(out_dir / "score.json", metrics)
+    plain = {name: {key: v for key, v in m.items() if key != "groups"} for name, m in metrics.items()}
+    write_json(out_dir / "score.json", plain)
     with atomic_write(out_dir / "phones.tsv") as f:
         f.writelines(line + "\n" for line in phone_table(score))
     if row_id is not None:
         rows = [
-            result_row(row_id, part, name, m["value"], m["low"], m["high"], m["counts"])
+            result_row(row_id, part, name, m["value"], m["low"], m["high"], m["counts"], groups=m.get("groups"))
             for name, m in metrics.items()
             if name in REPORTED
         ]

@@ -17,7 +17,7 @@ from pipeline.artifacts.symbols import SymbolTable
 from pipeline.base.log import progress_of
 from pipeline.base.spool import JsonSpool
 from pipeline.tasks.ali_formats import TimedCut, write_ctm
-from pipeline.tasks.score import bootstrap, interval, result_row
+from pipeline.tasks.score import bootstrap, by_speaker, interval, result_row
 
 CTM = "words.ctm"
 NOT_A_WORD = -1  # stands for words of references that the lang lacks
@@ -41,6 +41,7 @@ class LatticeWords:
         self._heard = JsonSpool()  # utterance -> [[word, begin, end, confidence], ..]
         self._errors: list[int] = []
         self._lengths: list[int] = []
+        self._speakers: list[str] = []
 
     def __call__(self, weights: tuple[float, float], hyps: Sequence[Hypothesis]) -> list[Hypothesis]:
         """The hypotheses with the words and confidences of the lattices.
@@ -62,6 +63,7 @@ class LatticeWords:
                     errors = int(oracle_errors(plain.src, plain.dst, plain.label, reference))
                 self._errors.append(errors)
                 self._lengths.append(len(reference))
+                self._speakers.append(hyp.speaker)
                 out.append(hyp if self._judge == "none" else self._judged(hyp, lattice, weights))
                 done(1)
         return out
@@ -98,6 +100,7 @@ class LatticeWords:
 
     def oracle_row(self, row_id: str, part: str, config: dict[str, Any] | None = None) -> dict[str, Any]:
         """The row for results.json."""
-        low, high = interval(100 * bootstrap(np.array(self._errors), np.array(self._lengths)))
+        errors, words = np.array(self._errors), np.array(self._lengths)
+        low, high = interval(100 * bootstrap(errors, words, by_speaker(self._speakers)))
         counts = {"errors": sum(self._errors), "words": sum(self._lengths), "utterances": len(self._errors)}
         return result_row(row_id, part, "oracle_wer", self.oracle_wer, low, high, counts, config)

@@ -14,6 +14,9 @@ from pipeline.base.errors import MismatchError
 
 GAP = "*"  # stands for no word in alignments
 REPLICATIONS = 10_000
+# Utterances of one speaker are no independent samples, so speakers are drawn where there are as many as this, else
+# utterances: two or three speakers say nothing of how far a figure would change with others.
+LEAST_SPEAKERS = 5
 
 
 @dataclass(frozen=True)
@@ -95,15 +98,34 @@ def interval(ratios: np.ndarray) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def wer_interval(hyps: Sequence[Hypothesis], errors: Sequence[Errors], by_speaker: bool = False) -> tuple[float, float]:
-    """95 % interval of the word error rate in percent, over utterances or over speakers."""
-    groups = [h.speaker for h in hyps] if by_speaker else None
+def by_speaker(names: Sequence[str]) -> Sequence[str] | None:
+    """The speakers' names as groups for the bootstrap and for sums; None where there are less than LEAST_SPEAKERS."""
+    return names if len(set(names)) >= LEAST_SPEAKERS else None
+
+
+def sums_by_speaker(
+    numerator: np.ndarray, denominator: np.ndarray, names: Sequence[str], scale: float
+) -> dict[str, list[float]] | None:
+    """Speaker -> [scale * sum of numerators, sum of denominators], for tests that take speakers as random; None where
+    there are less than LEAST_SPEAKERS.
+    """
+    groups = by_speaker(names)
+    if groups is None:
+        return None
+    unique, index = np.unique(np.asarray(groups), return_inverse=True)
+    num, den = np.bincount(index, scale * np.asarray(numerator)), np.bincount(index, np.asarray(denominator))
+    return {str(k): [round(float(n), 6), round(float(d), 6)] for k, n, d in zip(unique, num, den)}
+
+
+def wer_interval(hyps: Sequence[Hypothesis], errors: Sequence[Errors]) -> tuple[float, float]:
+    """95 % interval of the word error rate in percent, over speakers where there are enough, else over utterances."""
+    groups = by_speaker([h.speaker for h in hyps])
     low, high = interval(bootstrap(np.array([e.total for e in errors]), np.array([e.words for e in errors]), groups))
     return 100 * low, 100 * high
 
 
-def compare(first: Sequence[Hypothesis], second: Sequence[Hypothesis], by_speaker: bool = False) -> dict[str, float]:
-    """Paired comparison of two systems on the same utterances.
+def compare(first: Sequence[Hypothesis], second: Sequence[Hypothesis]) -> dict[str, float]:
+    """Paired comparison of two systems on the same utterances, over speakers where there are enough.
 
     Returns:
         wer_first, wer_second, difference (second minus first, percent absolute) with low and high, and p_better, the
@@ -115,7 +137,7 @@ def compare(first: Sequence[Hypothesis], second: Sequence[Hypothesis], by_speake
     paired = [other[h.cut_id] for h in first]
     a, b = count_errors(first), count_errors(paired)
     delta = np.array([y.total - x.total for x, y in zip(a, b)])
-    groups = [h.speaker for h in first] if by_speaker else None
+    groups = by_speaker([h.speaker for h in first])
     ratios = 100 * bootstrap(delta, np.array([e.words for e in a]), groups)
     low, high = interval(ratios)
     wer_first, wer_second = total_errors(a).wer, total_errors(b).wer
@@ -191,6 +213,7 @@ def result_row(
     high: float | None = None,
     counts: Mapping[str, Any] | None = None,
     config: Mapping[str, Any] | None = None,
+    groups: Mapping[str, Sequence[float]] | None = None,
 ) -> dict[str, Any]:
     """One row of results.json, which utils/results.py collects; it takes command, commit and device from the stamp.
 
@@ -198,6 +221,7 @@ def result_row(
         row_id: name of the system, such as mono or hybrid_gmm.
         value, low, high: figure and 95 % interval.
         config: settings that made the figure; none: the options in the stamp.
+        groups: what sums_by_speaker gives; the value is the ratio of their sums.
     """
     row = {
         "id": row_id,
@@ -208,20 +232,20 @@ def result_row(
         "high": high,
         "counts": dict(counts or {}),
         "config": dict(config or {}),
+        "groups": dict(groups or {}),
     }
     return {k: v for k, v in row.items() if v not in (None, {})}
 
 
 def wer_row(
-    row_id: str,
-    part: str,
-    hyps: Sequence[Hypothesis],
-    by_speaker: bool = False,
-    config: Mapping[str, Any] | None = None,
+    row_id: str, part: str, hyps: Sequence[Hypothesis], config: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
-    """The row of a word error rate with its counts and interval."""
+    """The row of a word error rate with its counts, its interval and its sums by speaker."""
     errors = count_errors(hyps)
     total = total_errors(errors)
-    low, high = wer_interval(hyps, errors, by_speaker)
-    counts = {"errors": total.total, "utterances": len(hyps), **asdict(total)}
-    return result_row(row_id, part, "wer", total.wer, low, high, counts, config)
+    low, high = wer_interval(hyps, errors)
+    speakers = [h.speaker for h in hyps]
+    counts = {"errors": total.total, "utterances": len(hyps), "speakers": len(set(speakers)), **asdict(total)}
+    wrong, words = np.array([e.total for e in errors]), np.array([e.words for e in errors])
+    groups = sums_by_speaker(wrong, words, speakers, 100.0)
+    return result_row(row_id, part, "wer", total.wer, low, high, counts, config, groups)

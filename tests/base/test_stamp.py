@@ -457,3 +457,45 @@ def test_stamp_is_json_without_absolute_paths(tmp_path, data):
     text = (out / "stamp.json").read_text()
     assert json.loads(text)["inputs"]["data"]["path"] == "../data"
     assert str(tmp_path) not in text
+
+
+@pytest.fixture
+def checkout(tmp_path, monkeypatch):
+    """A checkout of its own whose package is the one that code_version asks about."""
+    for name in ("pipeline/a.py", "steps/b.py", "utils/c.sh", "local/d.py", "egs/x/local/e/f.py", "egs/x/conf/g.yaml"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("1")
+    (tmp_path / "egs/x/RESULTS.md").write_text("1")
+
+    def git(*arguments):
+        who = ["-c", "user.name=a", "-c", "user.email=a@b.c"]
+        return subprocess.run(
+            ["git", "-C", str(tmp_path), *who, *arguments], check=True, capture_output=True, text=True
+        )
+
+    git("init", "-q")
+    git("add", ".")
+    git("commit", "-q", "-m", "first")
+    monkeypatch.setattr(stamp.pipeline, "__file__", str(tmp_path / "pipeline" / "__init__.py"))
+    return tmp_path, git("rev-parse", "--short=12", "HEAD").stdout.strip()
+
+
+@pytest.mark.parametrize(
+    "name, edited",
+    [
+        (None, False),
+        ("pipeline/a.py", True),
+        ("steps/b.py", True),
+        ("utils/c.sh", True),
+        ("local/d.py", True),
+        ("egs/x/local/e/f.py", True),
+        ("egs/x/conf/g.yaml", False),
+        ("egs/x/RESULTS.md", False),
+        ("pipeline/new.py", False),
+    ],
+)
+def test_revision_says_whether_code_was_edited(checkout, name, edited):
+    root, head = checkout
+    if name is not None:
+        (root / name).write_text("22")
+    assert stamp.code_version.__wrapped__()["revision"] == head + "+" * edited

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -19,8 +20,8 @@ WER["counts"] = {"errors": 94, "words": 773, "ins": 12, "dels": 20, "subs": 62}
 TSE = {"id": "nhmm_fixed", "part": "dev", "metric": "tse_ms", "value": 31.25, "counts": {"skipped": 2}}
 
 
-def add(recipe: Path, name: str, rows: list, model: str = "model") -> Path:
-    """A scoring step's output directory RECIPE/exp/NAME."""
+def add(recipe: Path, name: str, rows: list, model: str = "model", commit: str = "abc") -> Path:
+    """A scoring step's output directory RECIPE/exp/NAME, made at a commit whatever this checkout is at."""
     source = recipe / "exp" / model
     if not source.exists():
         source.mkdir(parents=True)
@@ -29,6 +30,8 @@ def add(recipe: Path, name: str, rows: list, model: str = "model") -> Path:
     work = stamp.Work("score", {"weight": 10}, {"model": stamp.artifact_id(source)})
     record = {"command_line": f"steps/score.py exp/{model} exp/{name}"}
     stamp.run(out, work, lambda tmp: write_json(tmp / "results.json", rows), {"model": source}, record=record)
+    made = read_json(out / "stamp.json")
+    write_json(out / "stamp.json", {**made, "code": {**made["code"], "revision": commit}})
     return out
 
 
@@ -104,6 +107,22 @@ def test_rows_of_a_remade_model_are_left_out(recipe, caplog):
     (recipe / "exp" / "other" / "weights").write_text("3")
     assert "tri1" not in {row["id"] for row in report.collect(recipe)}
     assert "tri1/decode_test: left out" in caplog.text
+
+
+def test_rows_of_edited_code_are_refused(recipe, caplog, run_script):
+    add(recipe, "tri1/decode_test", [{**WER, "id": "tri1"}])
+    add(recipe, "tri2/decode_test", [{**WER, "id": "tri2"}], commit="abc+")
+    rows = report.write_report(recipe)
+    assert "tri1" in {row["id"] for row in rows} and "tri2" not in {row["id"] for row in rows}
+    assert "1 rows were made by code with uncommitted changes and are left out" in caplog.text
+    assert "tri2" in {row["id"] for row in report.write_report(recipe, edited=True)}
+    assert "A commit with + had uncommitted changes" in (recipe / "RESULTS.md").read_text()
+    for directory in (recipe / "exp").iterdir():
+        if directory.name != "tri2" and directory.is_dir():
+            shutil.rmtree(directory)
+    result = run_script(ROOT / "utils" / "results.py", str(recipe))
+    assert result.returncode == 2 and "utils/results.py --edited" in result.stderr
+    assert run_script(ROOT / "utils" / "results.py", str(recipe), "--edited").returncode == 0
 
 
 def test_unfinished_directories_do_not_count(recipe):

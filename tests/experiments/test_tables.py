@@ -11,8 +11,9 @@ import pytest
 
 from pipeline.base.errors import DataError
 from pipeline.base.files import read_json, write_json
-from pipeline.experiments import report, tables
-from pipeline.experiments.tables import Claim, Measured
+from pipeline.experiments import report, table_report, tables
+from pipeline.experiments.claims import Claim
+from pipeline.experiments.table_report import Measured
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -109,21 +110,21 @@ def test_run_and_report(recipe):
     (recipe / "fail").write_text("3")
     failed = tables.run_table(recipe, "transitions", table, parallel=2)
     assert failed == ["transition=learned_ali=gmm_seed3", "transition=learned_ali=nhmm_seed3"]
-    rows = report.write_report(recipe, extra=tables.sections)
+    rows = report.write_report(recipe, extra=table_report.sections)
     text = " ".join((recipe / "RESULTS.md").read_text().split())
     assert "| fixed | gmm | 10.00 ± 0.00 | 12.5 | 30.2 ± 0.1 |" in text
     assert "| learned | nhmm | 15.00 ± 0.00 (2) | | 20.1 ± 0.1 (2) |" in text
-    assert "too few to say" in text
+    assert "**too few seeds**; difference -10.0 [-10.0, -10.0] over 2 seeds" in text
     assert {row["table"] for row in rows} == {"transitions"}
 
     (recipe / "fail").unlink()
     assert tables.run_table(recipe, "transitions", table, parallel=2) == []
-    rows = report.write_report(recipe, extra=tables.sections)
+    rows = report.write_report(recipe, extra=table_report.sections)
     text = " ".join((recipe / "RESULTS.md").read_text().split())
     assert "| learned | nhmm | 15.00 ± 0.00 | | 20.2 ± 0.1 |" in text
-    assert "lower the time error: **reproduced**; difference -10.00 [-10.00, -10.00] over 3 seeds" in text
-    assert "GMM alignments are better: **reproduced**; difference -5.00" in text
-    assert "raise the word error: **not significant**; difference +0.00" in text
+    assert "lower the time error: **supported**; difference -10.0 [-10.0, -10.0] over 3 seeds, p < 0.001" in text
+    assert "GMM alignments are better: **supported**; difference -5.00" in text
+    assert "raise the word error: **undecided**; difference +0.00" in text
     row = next(r for r in rows if r["seeds"] == [2] and r["cell"] == {"transition": "learned", "ali": "nhmm"})
     assert row["table"] == "transitions" and row["dir"].endswith("seed2/score")
     assert "## Error rates" not in text  # rows of a sweep stand in its table only
@@ -133,7 +134,7 @@ def test_run_and_report(recipe):
 
 
 def test_rows_of_a_sweep_that_no_column_shows_are_left_out(recipe):
-    keep = tables.shown(recipe)
+    keep = table_report.shown(recipe)
     cell = {"table": "transitions", "cell": {"transition": "fixed", "ali": "gmm"}, "seeds": [1]}
     row = {"id": "x", "part": "test", "metric": "wer", "value": 1.0}
     assert keep({**row, **cell}) and keep(row) and keep({**row, "metric": "rtf"})
@@ -146,7 +147,7 @@ def test_pictures_are_equal_for_equal_data(recipe):
     tables.run_table(recipe, "transitions", table, parallel=2)
     drawn = []
     for _ in range(2):
-        report.write_report(recipe, extra=tables.sections)
+        report.write_report(recipe, extra=table_report.sections)
         drawn.append([path.read_bytes() for path in sorted((recipe / "plots").iterdir())])
     assert drawn[0] == drawn[1]
 
@@ -162,7 +163,7 @@ def test_facts_of_a_stamp(recipe):
     for seed, value in ((1, 0.5), (2, 0.7), (3, None)):
         directory = recipe / tables.cell_dir("transitions", cell, seed) / "m"
         write_json(directory / "stamp.json", {"identity": "x", "id": "y", "facts": {"p": value}})
-    measured = tables.measure(recipe, "transitions", table, [], cell, table.columns[1])
+    measured = table_report.measure(recipe, "transitions", table, [], cell, table.columns[1])
     assert measured.values == {1: 0.5, 2: 0.7}
     assert measured.mean == pytest.approx(0.6) and measured.spread == pytest.approx(0.02**0.5)
 
@@ -173,48 +174,56 @@ def test_ambiguous_column(recipe):
     table = tables.load_table(path)
     tables.run_table(recipe, "transitions", table)
     with pytest.raises(DataError, match="2 rows for column tse_ms/test; give its part or id"):
-        report.write_report(recipe, extra=tables.sections)
+        report.write_report(recipe, extra=table_report.sections)
 
 
 def test_unmeasured_table_is_not_shown(recipe):
     write_json(recipe / "exp" / "a" / "results.json", [{"id": "a", "part": "test", "metric": "wer", "value": 1.0}])
-    report.write_report(recipe, extra=tables.sections)
+    report.write_report(recipe, extra=table_report.sections)
     assert "Transition models" not in (recipe / "RESULTS.md").read_text()
 
 
 CELLS = [{"a": a, "b": b} for a in ("x", "y") for b in (1, 2)]
 
 
-@pytest.mark.parametrize(
-    "x, y, lower, outcome",
-    [
-        ([1.0, 2.0, 3.0], [2.0, 3.1, 3.9], True, "reproduced"),
-        ([1.0, 2.0, 3.0], [2.0, 3.1, 3.9], False, "the opposite"),
-        ([1.0, 2.0, 3.0], [2.0, 1.0, 3.5], True, "not significant"),
-        ([1.0, 2.0], [2.0, 3.0], True, "too few to say"),
-        ([], [2.0, 3.0], True, "not measured"),
-    ],
-)
-def test_verdict(x, y, lower, outcome):
-    claim = Claim("x is better", "wer", {"a": "x"}, {"a": "y"}, lower)
-    measured = [Measured(dict(enumerate(values))) for values in (x, x, y, y)]
-    assert outcome in tables.verdict(claim, CELLS, measured)
+CLAIM = Claim("x is better", "wer", {"a": "x"}, {"a": "y"})
 
 
-def test_verdict_interval():
+def test_comparison_interval():
     """Differences -1, -1.1, -0.9 by hand: mean -1, standard error 0.1 / sqrt(3), t(2; 0.975) = 4.303."""
     measured = [Measured(dict(enumerate(v))) for v in ([1, 2, 3], [2, 3.1, 3.9])]
-    claim = Claim("x is better", "wer", {"a": "x"}, {"a": "y"})
-    text = tables.verdict(claim, [{"a": "x"}, {"a": "y"}], measured)
-    assert "-1.00 [-1.25, -0.75]" in text
+    effect = table_report.compare(CLAIM, [{"a": "x"}, {"a": "y"}], measured)
+    assert effect.mean == pytest.approx(-1.0) and effect.interval == pytest.approx((-1.2484, -0.7516), abs=1e-4)
 
 
 def test_pairs_differ_in_the_claimed_axis_only():
     """Cells (x,1)-(y,1) and (x,2)-(y,2) are compared, and not (x,1)-(y,2), which would hide the effect."""
     measured = [Measured(dict.fromkeys(range(3), v)) for v in (1.0, 101.0, 2.0, 102.0)]
-    claim = Claim("x is better", "wer", {"a": "x"}, {"a": "y"})
-    assert "reproduced" in tables.verdict(claim, CELLS, measured)
-    assert "-1.00 [-1.00, -1.00]" in tables.verdict(claim, CELLS, measured)
+    assert table_report.compare(CLAIM, CELLS, measured).interval == pytest.approx((-1.0, -1.0))
+    assert table_report.compare(CLAIM, CELLS, [Measured({}), *measured[1:]]).interval == pytest.approx((-1.0, -1.0))
+    assert table_report.compare(CLAIM, CELLS, [Measured({})] * 4) is None
+
+
+def test_speakers_count_where_rows_have_them():
+    sums = {s: {f"k{k}": [10.0 * k, 10.0] for k in range(6)} for s in range(3)}
+    more = {s: {f"k{k}": [10.0 * k + 5 + k, 10.0] for k in range(6)} for s in range(3)}
+    first, second = Measured(dict.fromkeys(range(3), 2.5), sums), Measured(dict.fromkeys(range(3), 3.25), more)
+    effect = table_report.compare(CLAIM, [{"a": "x"}, {"a": "y"}], [first, second])
+    assert effect.mean == pytest.approx(-0.75) and effect.speakers == 6 and effect.error > 0
+    without = table_report.compare(CLAIM, [{"a": "x"}, {"a": "y"}], [first, Measured(second.values)])
+    assert without.speakers == 0 and without.error == 0.0
+
+
+def test_seeds_that_were_added_later_are_marked(recipe):
+    path = recipe / "conf" / "tables" / "transitions.yaml"
+    path.write_text(TABLE.replace("seeds: [1, 2, 3]", "seeds: [1, 2, 3]\nadded_seeds: [4]"))
+    table = tables.load_table(path)
+    assert tables.run_table(recipe, "transitions", table, parallel=2) == []
+    report.write_report(recipe, extra=table_report.sections)
+    text = (recipe / "RESULTS.md").read_text()
+    assert "seeds 1, 2, 3 and 4, which were added after the first figures," in text
+    assert "over 4 seeds, 1 of them added after the first figures" in text
+    assert len(read_json(recipe / "claims.json")) == 3 and "groups" not in read_json(recipe / "results.json")[0]
 
 
 @pytest.mark.parametrize(
@@ -228,6 +237,8 @@ def test_pairs_differ_in_the_claimed_axis_only():
         (("better: {ali: gmm}", "better: {ali: gmn}"), r"\{ali: gmn\} is no value"),
         (("seeds: [1, 2, 3]", "seeds: []"), "seeds"),
         (("seeds: [1, 2, 3]", "seeds: one"), "seeds"),
+        (("seeds: [1, 2, 3]", "seeds: [1, 2]\nadded_seeds: [2]"), "a seed stands twice"),
+        (("better: {ali: gmm}", "equal: true, better: {ali: gmm}"), "a claim of equality needs a margin"),
     ],
 )
 def test_broken_table(recipe, change, message):

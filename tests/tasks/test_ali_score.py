@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from pipeline.artifacts.ali import Segment
@@ -86,16 +87,19 @@ def test_nothing_in_common_is_refused() -> None:
         score_alignment({"u": GOLD}, {"v": GOLD}, OPTIONS)
 
 
-def test_interval_over_speakers_is_wider() -> None:
+def test_intervals_and_sums_are_of_speakers_where_there_are_enough() -> None:
     def off(by: float, speaker: str) -> Tiers:
         return tiers(tier(("a", 0.2 + by, 0.4 + by)), speaker=speaker)
 
-    ours = {f"u{i}": off(0.05 * (i % 2), "") for i in range(40)}
-    gold = {f"u{i}": off(0.0, f"s{i % 2}") for i in range(40)}
-    wide = figures(score_alignment(ours, gold, OPTIONS), AliScoreOptions(by_speaker=True))["boundary_mae_ms"]
-    narrow = figures(score_alignment(ours, gold, OPTIONS), OPTIONS)["boundary_mae_ms"]
+    ours = {f"u{i}": off(0.01 * (i % 6), "") for i in range(60)}
+    many = figures(score_alignment(ours, {f"u{i}": off(0.0, f"s{i % 6}") for i in range(60)}, OPTIONS), OPTIONS)
+    few = figures(score_alignment(ours, {f"u{i}": off(0.0, f"s{i % 3}") for i in range(60)}, OPTIONS), OPTIONS)
+    wide, narrow = many["boundary_mae_ms"], few["boundary_mae_ms"]
     assert wide["high"] - wide["low"] > 2 * (narrow["high"] - narrow["low"]) > 0
     assert wide["value"] == narrow["value"] == pytest.approx(25.0)
+    assert narrow["groups"] is None and wide["groups"]["s2"] == [pytest.approx(400.0), 20.0]  # ms, boundaries
+    num, den = np.array(list(wide["groups"].values())).T
+    assert num.sum() / den.sum() == pytest.approx(wide["value"])
 
 
 def test_tokens_named_like_phones_are_left_out() -> None:

@@ -15,6 +15,7 @@ from pipeline.base.files import write_json
 from pipeline.experiments.report import read_rows
 from pipeline.tasks import score as score_module
 from pipeline.tasks.score import (
+    LEAST_SPEAKERS,
     bootstrap,
     compare,
     count_errors,
@@ -38,13 +39,13 @@ def distance(ref: list[str], hyp: list[str]) -> int:
     return row[-1]
 
 
-def random_hyps(seed: int, count: int = 60, wrong: float = 0.2) -> list[Hypothesis]:
+def random_hyps(seed: int, count: int = 60, wrong: float = 0.2, speakers: int = 7) -> list[Hypothesis]:
     rng = np.random.default_rng(seed)
     out = []
     for i in range(count):
         ref = rng.choice(list("ABCDE"), rng.integers(1, 9))
         noise = rng.random(len(ref)) < wrong
-        out.append(Hypothesis(f"u{i}", f"s{i % 7}", tuple(ref), tuple(np.where(noise, "Q", ref))))
+        out.append(Hypothesis(f"u{i}", f"s{i % speakers}", tuple(ref), tuple(np.where(noise, "Q", ref))))
     return out
 
 
@@ -71,7 +72,7 @@ def test_report_shows_alignments_and_ranks_errors() -> None:
 def test_interval_agrees_with_kaldialign() -> None:
     from kaldialign import bootstrap_wer_ci
 
-    hyps = random_hyps(1)
+    hyps = random_hyps(1, speakers=1)  # over utterances
     theirs = bootstrap_wer_ci([h.ref for h in hyps], [h.hyp for h in hyps])
     low, high = wer_interval(hyps, count_errors(hyps))
     assert low == pytest.approx(100 * theirs["ci95min"], abs=0.4) and high == pytest.approx(
@@ -79,11 +80,38 @@ def test_interval_agrees_with_kaldialign() -> None:
     )
 
 
-def test_speakers_that_differ_widen_the_interval() -> None:
-    hyps = [Hypothesis(f"u{i}", f"s{i % 4}", ("A", "B"), ("A", "B") if i % 4 else ("X", "Y")) for i in range(80)]
-    errors = count_errors(hyps)
-    by_utterance, by_speaker = wer_interval(hyps, errors), wer_interval(hyps, errors, by_speaker=True)
-    assert by_speaker[1] - by_speaker[0] > 2 * (by_utterance[1] - by_utterance[0])
+def _with_speakers(number: int) -> list[Hypothesis]:
+    return [
+        Hypothesis(f"u{i}", f"s{i % number}", ("A", "B"), ("A", "B") if i % number else ("X", "Y")) for i in range(120)
+    ]
+
+
+def test_intervals_are_of_speakers_where_there_are_enough() -> None:
+    for number, widens in ((6, True), (LEAST_SPEAKERS, True), (LEAST_SPEAKERS - 1, False)):
+        hyps = _with_speakers(number)
+        wrong, words = np.array([2 * (i % number == 0) for i in range(120)]), np.full(120, 2)
+        low, high = interval(100 * bootstrap(wrong, words))  # utterances
+        found = wer_interval(hyps, count_errors(hyps))
+        if widens:
+            assert found[1] - found[0] > 2 * (high - low)
+        else:
+            assert found == pytest.approx((low, high))
+
+
+def test_sums_by_speaker_make_the_word_error_rate() -> None:
+    row = wer_row("a", "test", _with_speakers(6))
+    assert row["groups"]["s0"] == [100.0 * 40, 40.0] and row["groups"]["s5"] == [0.0, 40.0]
+    num, den = np.array(list(row["groups"].values())).T
+    assert num.sum() / den.sum() == pytest.approx(row["value"]) and row["counts"]["speakers"] == 6
+    assert "groups" not in wer_row("a", "test", _with_speakers(2))
+
+
+def test_comparison_is_of_speakers_where_there_are_enough() -> None:
+    hyps = _with_speakers(6)
+    right = [Hypothesis(h.cut_id, h.speaker, h.ref, h.ref) for h in hyps]
+    found = compare(hyps, right)
+    assert found["difference"] == pytest.approx(-100 / 6)
+    assert found["low"] < -45 and found["high"] == 0.0  # one speaker of six; over utterances [-24, -11]
 
 
 def test_bootstrap_repeats_and_centres() -> None:

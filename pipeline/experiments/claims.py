@@ -1,0 +1,180 @@
+"""Claims about the cells of a sweep: what is claimed, and what the measurements say of it.
+
+Of one recipe all claims are judged together: p values are adjusted for their number (Benjamini and Hochberg 1995), so
+that of those that are called supported one in twenty may be wrong. Nothing is called equal without a margin that stands
+in the table's file, and nothing is supported by less than three seeds.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
+
+from pipeline.base.errors import DataError
+from pipeline.base.files import read_json, write_json
+from pipeline.experiments.statistics import LEVEL, Effect, adjusted
+
+CLAIMS = "claims.json"  # of a recipe, beside its results.json
+LEAST_SEEDS = 3
+NOT_MEASURED, TOO_FEW, UNDECIDED = "not measured", "too few seeds", "undecided"
+SUPPORTED, CONTRADICTED, EQUIVALENT = "supported", "contradicted", "equivalent"
+OUTCOMES = (SUPPORTED, CONTRADICTED, EQUIVALENT, UNDECIDED, TOO_FEW, NOT_MEASURED)
+
+Scalar = bool | int | float | str | None
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class Claim:
+    """That a column is better in one set of cells than in another, or that it is equal in both."""
+
+    text: str = Field(description="The claim in words.")
+    column: str = Field(description="Key of the column.")
+    better: dict[str, Scalar] = Field(description="Axis -> value of the cells that should be better (or equal).")
+    than: dict[str, Scalar] = Field(description="Axis -> value of the cells to compare with.")
+    lower: bool = Field(default=True, description="Whether lower is better.")
+    equal: bool = Field(default=False, description="Whether the two are claimed to be equal within the margin.")
+    margin: float | None = Field(
+        default=None, gt=0, description="Difference up to which two values count as equal, in the unit of the column."
+    )
+    relative_margin: float | None = Field(
+        default=None, gt=0, lt=1, description="The same as a share of the second value, such as 0.03."
+    )
+
+    def __post_init__(self) -> None:
+        if self.margin is not None and self.relative_margin is not None:
+            raise ValueError("margin or relative_margin, not both")
+        if self.equal and self.margin is None and self.relative_margin is None:
+            raise ValueError("a claim of equality needs a margin")
+
+    def width(self, reference: float) -> float | None:
+        """The margin in the unit of the column; None: there is none."""
+        return self.margin if self.relative_margin is None else self.relative_margin * abs(reference)
+
+
+@dataclasses.dataclass(frozen=True)
+class Verdict:
+    """What the measurements say of a claim.
+
+    Attributes:
+        table, claim: where it stands and what it says.
+        outcome: one of OUTCOMES.
+        effect: the difference, better minus than; None: nothing could be compared.
+        p: adjusted for the number of claims of the recipe.
+        added: seeds that were added after the first figures had been seen.
+    """
+
+    table: str
+    claim: Claim
+    outcome: str
+    effect: Effect | None = None
+    p: float | None = None
+    added: int = 0
+
+    def text(self, decimals: int = 2) -> str:
+        """In words, for RESULTS.md."""
+        effect = self.effect
+        if effect is None:
+            return self.outcome if self.outcome == NOT_MEASURED else f"**{self.outcome}**"
+        low, high = effect.interval
+        margin = self.claim.width(effect.reference)
+        name = f"equivalent within {margin:.{decimals}f}" if self.outcome == EQUIVALENT else self.outcome
+        said = f"**{name}**; difference {effect.mean:+.{decimals}f} [{low:+.{decimals}f}, {high:+.{decimals}f}]"
+        said += f" over {effect.seeds} seed{'s' * (effect.seeds > 1)}"
+        said += f", {self.added} of them added after the first figures" if self.added else ""
+        said += f" and {effect.speakers} speakers" if effect.speakers else ""
+        said += f", p {_probability(self.p)}" if self.p is not None else ""
+        if self.outcome == UNDECIDED:
+            said += f"; a difference of {effect.detectable:.{decimals}f} would have been noticed"
+            if effect.reference:
+                said += f" ({100 * effect.detectable / abs(effect.reference):.1f} % relative)"
+            said += _needed(effect, margin, decimals)
+        return said
+
+    def row(self) -> dict[str, Any]:
+        """For claims.json."""
+        found: dict[str, Any] = {"table": self.table, **dataclasses.asdict(self.claim), "outcome": self.outcome}
+        if self.effect is not None:
+            low, high = self.effect.interval
+            found |= {"difference": self.effect.mean, "low": low, "high": high, "reference": self.effect.reference}
+            found |= {"seeds": self.effect.seeds, "added_seeds": self.added, "speakers": self.effect.speakers}
+            found |= {"detectable": self.effect.detectable, "p": self.p}
+        return {key: value for key, value in found.items() if value is not None}
+
+
+def _probability(p: float | None) -> str:
+    return "< 0.001" if p is not None and p < 0.001 else f"= {p:.3f}"
+
+
+def _needed(effect: Effect, margin: float | None, decimals: int) -> str:
+    """How many seeds would decide."""
+    size = margin if margin is not None else abs(effect.mean)
+    if not size:
+        return ""
+    needed = effect.seeds_needed(size)
+    of = f"{size:.{decimals}f}"
+    if needed is None:
+        return f"; one of {of} needs " + ("a test set of more speakers" if effect.speakers else "over 100 seeds")
+    return f"; one of {of} needs {needed} seeds" if needed > effect.seeds else ""
+
+
+def judge(claims: Sequence[tuple[str, Claim, Effect | None]], added: Mapping[str, int] | None = None) -> list[Verdict]:
+    """Returns a verdict on each of (table, claim, effect), with p values adjusted for their number.
+
+    Args:
+        added: table -> number of seeds that were added later.
+    """
+    tested = [i for i, (_, _, effect) in enumerate(claims) if effect is not None and effect.seeds >= LEAST_SEEDS]
+    differs = dict(zip(tested, adjusted([claims[i][2].p for i in tested])))  # type: ignore[union-attr]
+    asked = dict(zip(tested, adjusted([_asked(*claims[i][1:]) for i in tested])))
+    verdicts = []
+    for i, (table, claim, effect) in enumerate(claims):
+        later = (added or {}).get(table, 0)
+        if effect is None:
+            verdicts.append(Verdict(table, claim, NOT_MEASURED))
+        elif i not in differs:
+            verdicts.append(Verdict(table, claim, TOO_FEW, effect, added=later))
+        else:
+            outcome = _outcome(claim, effect, differs[i], asked[i])
+            p = asked[i] if claim.equal else differs[i]
+            verdicts.append(Verdict(table, claim, outcome, effect, p, later))
+    return verdicts
+
+
+def _asked(claim: Claim, effect: Effect | None) -> float:
+    """Unadjusted p value of what a claim says."""
+    assert effect is not None
+    margin = claim.width(effect.reference)
+    return effect.p_equivalent(margin) if claim.equal and margin is not None else effect.p
+
+
+def _outcome(claim: Claim, effect: Effect, p_differs: float, p_asked: float) -> str:
+    margin = claim.width(effect.reference)
+    if claim.equal:
+        assert margin is not None
+        low, high = effect.interval
+        beyond = low > margin or high < -margin
+        return SUPPORTED if p_asked < LEVEL else CONTRADICTED if beyond else UNDECIDED
+    if p_differs < LEVEL:
+        return SUPPORTED if (effect.mean < 0) == claim.lower else CONTRADICTED
+    return EQUIVALENT if margin is not None and effect.p_equivalent(margin) < LEVEL else UNDECIDED
+
+
+def write_claims(recipe: Path, verdicts: Sequence[Verdict]) -> None:
+    """Writes RECIPE/claims.json: what was measured of the claims, one object each."""
+    write_json(recipe / CLAIMS, [verdict.row() for verdict in verdicts if verdict.outcome != NOT_MEASURED])
+
+
+def read_claims(recipe: Path) -> list[dict[str, Any]]:
+    """Reads what write_claims wrote; an empty list without the file."""
+    path = recipe / CLAIMS
+    if not path.is_file():
+        return []
+    loaded = read_json(path)
+    if not isinstance(loaded, list) or not all(isinstance(row, dict) and "outcome" in row for row in loaded):
+        raise DataError(f"{path}: not a list of claims with their outcomes")
+    return loaded

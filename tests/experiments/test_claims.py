@@ -1,0 +1,90 @@
+"""Verdicts: every outcome from an effect that calls for it, and what stands in claims.json."""
+
+from __future__ import annotations
+
+import pytest
+
+from pipeline.base.errors import DataError
+from pipeline.experiments.claims import Claim, judge, read_claims, write_claims
+from pipeline.experiments.statistics import Effect
+
+CLAIM = Claim("x is better", "wer", {"a": "x"}, {"a": "y"})
+
+
+def effect(mean: float, error: float = 0.1, seeds: int = 5, speakers: int = 20) -> Effect:
+    return Effect(mean, error, seeds - 1.0, seeds, speakers, 20.0, seeds * error**2)
+
+
+def outcome(claim: Claim, found: Effect | None) -> str:
+    return judge([("t", claim, found)])[0].outcome
+
+
+@pytest.mark.parametrize(
+    "more, mean, expected",
+    [
+        ({}, -1.0, "supported"),
+        ({}, 1.0, "contradicted"),
+        ({"lower": False}, 1.0, "supported"),
+        ({"lower": False}, -1.0, "contradicted"),
+        ({}, -0.1, "undecided"),
+        ({"margin": 0.5}, -0.1, "equivalent"),
+        ({"relative_margin": 0.02}, -0.1, "equivalent"),
+        ({"margin": 0.2}, -0.1, "undecided"),
+        ({"margin": 0.5}, -1.0, "supported"),
+        ({"equal": True, "margin": 0.5}, -0.1, "supported"),
+        ({"equal": True, "margin": 0.5}, -0.4, "undecided"),
+        ({"equal": True, "margin": 0.5}, -1.0, "contradicted"),
+        ({"equal": True, "margin": 0.5}, 1.0, "contradicted"),
+    ],
+)
+def test_outcomes(more, mean, expected) -> None:
+    assert outcome(Claim("", "wer", {"a": "x"}, {"a": "y"}, **more), effect(mean)) == expected
+
+
+def test_too_little_to_say() -> None:
+    assert outcome(CLAIM, None) == "not measured"
+    assert outcome(CLAIM, effect(-5.0, seeds=2)) == "too few seeds"
+    assert judge([("t", CLAIM, None)])[0].text() == "not measured"
+
+
+def test_what_is_significant_alone_need_not_be_so_among_many() -> None:
+    alone, others = effect(-0.35), [effect(0.01 * i) for i in range(20)]
+    assert alone.p < 0.05 and outcome(CLAIM, alone) == "supported"
+    verdicts = judge([("t", CLAIM, e) for e in [alone, *others]])
+    assert verdicts[0].outcome == "undecided" and verdicts[0].p > 0.05
+
+
+def test_claims_that_were_not_measured_do_not_count() -> None:
+    verdicts = judge([("t", CLAIM, effect(-0.35)), *([("t", CLAIM, None)] * 20), ("t", CLAIM, effect(-9.0, seeds=1))])
+    assert verdicts[0].outcome == "supported"
+
+
+def test_text() -> None:
+    text = judge([("t", CLAIM, effect(-1.0))], {"t": 2})[0].text()
+    assert text.startswith(
+        "**supported**; difference -1.00 [-1.28, -0.72] over 5 seeds, 2 of them added after the first"
+    )
+    assert text.endswith("and 20 speakers, p < 0.001")
+    text = judge([("t", CLAIM, effect(-0.1))])[0].text(1)
+    assert "a difference of 0.4 would have been noticed (1.9 % relative); one of 0.1 needs" in text
+    few = Effect(-0.1, 0.1, 19.0, 5, 20, 20.0, 0.0)
+    assert "one of 0.10 needs a test set of more speakers" in judge([("t", CLAIM, few)])[0].text()
+    near = Claim("", "wer", {"a": "x"}, {"a": "y"}, relative_margin=0.03)
+    assert judge([("t", near, effect(0.0))])[0].text().startswith("**equivalent within 0.60**")
+
+
+def test_claims_file(tmp_path) -> None:
+    assert read_claims(tmp_path) == []
+    write_claims(tmp_path, judge([("t", CLAIM, effect(-1.0)), ("u", CLAIM, None)]))
+    (row,) = read_claims(tmp_path)
+    assert row["table"] == "t" and row["outcome"] == "supported" and row["difference"] == -1.0
+    assert row["better"] == {"a": "x"} and row["speakers"] == 20 and row["p"] < 0.05
+    (tmp_path / "claims.json").write_text("{}")
+    with pytest.raises(DataError, match="not a list of claims"):
+        read_claims(tmp_path)
+
+
+@pytest.mark.parametrize("more", [{"equal": True}, {"margin": 1.0, "relative_margin": 0.1}, {"margin": 0.0}])
+def test_broken_claims(more) -> None:
+    with pytest.raises(ValueError):
+        Claim("", "wer", {"a": "x"}, {"a": "y"}, **more)
