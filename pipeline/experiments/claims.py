@@ -8,9 +8,9 @@ in the table's file, and nothing is supported by less than three seeds.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
@@ -66,6 +66,7 @@ class Verdict:
         effect: the difference, better minus than; None: nothing could be compared.
         p: adjusted for the number of claims of the recipe.
         added: seeds that were added after the first figures had been seen.
+        edited: rows of the table were made by code with uncommitted changes.
     """
 
     table: str
@@ -74,6 +75,7 @@ class Verdict:
     effect: Effect | None = None
     p: float | None = None
     added: int = 0
+    edited: bool = False
 
     def text(self, decimals: int = 2) -> str:
         """In words, for RESULTS.md."""
@@ -93,17 +95,23 @@ class Verdict:
             if effect.reference:
                 said += f" ({100 * effect.detectable / abs(effect.reference):.1f} % relative)"
             said += _needed(effect, margin, decimals)
-        return said
+        return said + "; made in part by code with uncommitted changes" * self.edited
 
     def row(self) -> dict[str, Any]:
         """For claims.json."""
-        found: dict[str, Any] = {"table": self.table, **dataclasses.asdict(self.claim), "outcome": self.outcome}
-        if self.effect is not None:
-            low, high = self.effect.interval
-            found |= {"difference": self.effect.mean, "low": low, "high": high, "reference": self.effect.reference}
-            found |= {"seeds": self.effect.seeds, "added_seeds": self.added, "speakers": self.effect.speakers}
-            found |= {"detectable": self.effect.detectable, "p": self.p}
-        return {key: value for key, value in found.items() if value is not None}
+        effect = None if self.effect is None else dataclasses.asdict(self.effect)
+        claim = {key: value for key, value in dataclasses.asdict(self.claim).items() if value is not None}
+        row = {"table": self.table, "claim": claim, "outcome": self.outcome, "effect": effect, "p": self.p}
+        return {**row, "added": self.added, "edited": self.edited}
+
+    @classmethod
+    def of_row(cls, row: Any) -> Verdict:
+        """From what ``row`` gives; KeyError, TypeError or ValueError for anything else."""
+        effect = None if row["effect"] is None else Effect(**row["effect"])
+        if row["outcome"] not in OUTCOMES:
+            raise ValueError(f"{row['outcome']!r} is no outcome")
+        claim = Claim(**row["claim"])
+        return cls(str(row["table"]), claim, row["outcome"], effect, row["p"], int(row["added"]), bool(row["edited"]))
 
 
 def _probability(p: float | None) -> str:
@@ -122,32 +130,33 @@ def _needed(effect: Effect, margin: float | None, decimals: int) -> str:
     return f"; one of {of} needs {needed} seeds" if needed > effect.seeds else ""
 
 
-def judge(claims: Sequence[tuple[str, Claim, Effect | None]], added: Mapping[str, int] | None = None) -> list[Verdict]:
-    """Returns a verdict on each of (table, claim, effect), with p values adjusted for their number.
+class Compared(NamedTuple):
+    """A claim with what was measured of it; the fields are those of Verdict."""
 
-    Args:
-        added: table -> number of seeds that were added later.
-    """
-    tested = [i for i, (_, _, effect) in enumerate(claims) if effect is not None and effect.seeds >= LEAST_SEEDS]
-    differs = dict(zip(tested, adjusted([claims[i][2].p for i in tested])))  # type: ignore[union-attr]
-    asked = dict(zip(tested, adjusted([_asked(*claims[i][1:]) for i in tested])))
+    table: str
+    claim: Claim
+    effect: Effect | None
+    added: int = 0
+    edited: bool = False
+
+
+def judge(claims: Sequence[Compared]) -> list[Verdict]:
+    """Returns a verdict on each claim of a recipe, with p values adjusted for their number."""
+    tested = {i: c.effect for i, c in enumerate(claims) if c.effect is not None and c.effect.seeds >= LEAST_SEEDS}
+    differs = dict(zip(tested, adjusted([effect.p for effect in tested.values()])))
+    asked = dict(zip(tested, adjusted([_asked(claims[i].claim, effect) for i, effect in tested.items()])))
     verdicts = []
-    for i, (table, claim, effect) in enumerate(claims):
-        later = (added or {}).get(table, 0)
-        if effect is None:
-            verdicts.append(Verdict(table, claim, NOT_MEASURED))
-        elif i not in differs:
-            verdicts.append(Verdict(table, claim, TOO_FEW, effect, added=later))
-        else:
-            outcome = _outcome(claim, effect, differs[i], asked[i])
+    for i, (table, claim, effect, added, edited) in enumerate(claims):
+        outcome, p = NOT_MEASURED if effect is None else TOO_FEW, None
+        if i in tested:
+            outcome = _outcome(claim, tested[i], differs[i], asked[i])
             p = asked[i] if claim.equal else differs[i]
-            verdicts.append(Verdict(table, claim, outcome, effect, p, later))
+        verdicts.append(Verdict(table, claim, outcome, effect, p, added, edited))
     return verdicts
 
 
-def _asked(claim: Claim, effect: Effect | None) -> float:
+def _asked(claim: Claim, effect: Effect) -> float:
     """Unadjusted p value of what a claim says."""
-    assert effect is not None
     margin = claim.width(effect.reference)
     return effect.p_equivalent(margin) if claim.equal and margin is not None else effect.p
 
@@ -169,12 +178,15 @@ def write_claims(recipe: Path, verdicts: Sequence[Verdict]) -> None:
     write_json(recipe / CLAIMS, [verdict.row() for verdict in verdicts if verdict.outcome != NOT_MEASURED])
 
 
-def read_claims(recipe: Path) -> list[dict[str, Any]]:
+def read_claims(recipe: Path) -> list[Verdict]:
     """Reads what write_claims wrote; an empty list without the file."""
     path = recipe / CLAIMS
     if not path.is_file():
         return []
     loaded = read_json(path)
-    if not isinstance(loaded, list) or not all(isinstance(row, dict) and "outcome" in row for row in loaded):
-        raise DataError(f"{path}: not a list of claims with their outcomes")
-    return loaded
+    try:
+        if not isinstance(loaded, list):
+            raise TypeError("no list")
+        return [Verdict.of_row(row) for row in loaded]
+    except (KeyError, TypeError, ValueError) as err:
+        raise DataError(f"{path}: not a list of verdicts: {err}") from None

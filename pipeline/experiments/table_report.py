@@ -10,9 +10,9 @@ from pathlib import Path
 
 from pipeline.base import stamp
 from pipeline.base.errors import DataError
-from pipeline.experiments.claims import NOT_MEASURED, Claim, Verdict, judge, write_claims
+from pipeline.experiments.claims import NOT_MEASURED, Claim, Compared, Verdict, judge, write_claims
 from pipeline.experiments.report import FAMILIES, GROUPS, Row, markdown_table
-from pipeline.experiments.statistics import Effect, crossed, paired
+from pipeline.experiments.statistics import crossed, paired
 from pipeline.experiments.tables import Cell, Column, Table, cell_dir, load_tables, matches
 
 
@@ -79,27 +79,43 @@ def sections(recipe: Path, rows: Sequence[Row]) -> list[str]:
     """Returns one Markdown section per table of the recipe that has been measured, draws its pictures, and writes
     claims.json.
     """
-    made = {
-        name: table
-        for name, table in load_tables(recipe).items()
-        if any(row.get("table") == name for row in rows) or (recipe / "exp" / "tables" / name).is_dir()
-    }
-    grids = {
-        name: {c.key: [measure(recipe, name, table, rows, cell, c) for cell in table.cells()] for c in table.columns}
-        for name, table in made.items()
-    }
-    claims = [
-        (name, claim, compare(claim, list(table.cells()), grids[name][claim.column]))
-        for name, table in made.items()
-        for claim in table.claims
-    ]
-    verdicts = judge(claims, {name: len(table.added_seeds) for name, table in made.items()})
-    if verdicts:
-        write_claims(recipe, verdicts)
+    grids = measured_tables(recipe, rows)
+    said = verdicts(recipe, rows, grids)
+    if said:
+        write_claims(recipe, said)
     return [
-        table_section(recipe, name, table, grids[name], [v for v in verdicts if v.table == name])
-        for name, table in made.items()
+        table_section(recipe, name, table, grid, [v for v in said if v.table == name])
+        for name, (table, grid) in grids.items()
     ]
+
+
+Grid = Mapping[str, Sequence["Measured"]]  # key of a column -> what was measured in each cell
+
+
+def measured_tables(recipe: Path, rows: Sequence[Row]) -> dict[str, tuple[Table, Grid]]:
+    """Returns the tables of the recipe of which something has been measured, by name."""
+    found: dict[str, tuple[Table, Grid]] = {}
+    for name, table in load_tables(recipe).items():
+        if any(row.get("table") == name for row in rows) or (recipe / "exp" / "tables" / name).is_dir():
+            cells = list(table.cells())
+            found[name] = (
+                table,
+                {c.key: [measure(recipe, name, table, rows, x, c) for x in cells] for c in table.columns},
+            )
+    return found
+
+
+def verdicts(recipe: Path, rows: Sequence[Row], grids: Mapping[str, tuple[Table, Grid]] | None = None) -> list[Verdict]:
+    """Returns a verdict on each claim of the measured tables of a recipe."""
+    grids = measured_tables(recipe, rows) if grids is None else grids
+    edited = {row["table"] for row in rows if row.get("table") and str(row.get("commit", "")).endswith("+")}
+    return judge(
+        [
+            compare(name, table, claim, grid[claim.column], name in edited)
+            for name, (table, grid) in grids.items()
+            for claim in table.claims
+        ]
+    )
 
 
 def table_section(
@@ -118,7 +134,7 @@ def table_section(
             continue
         line = [str(value) for value in cell.values()]
         for column in table.columns:
-            line.append(_text(grid[column.key][i], _decimals(column), len(table.all_seeds)))
+            line.append(_text(grid[column.key][i], decimals_of(column), len(table.all_seeds)))
             figures = [k for k in table.known if k.column == column.key]
             if figures:
                 line.append(", ".join(f"{k.value:g}" for k in figures if matches(cell, k.cell)))
@@ -135,7 +151,7 @@ def table_section(
     text += f" {missing} of {len(cells)} cells are not measured yet." if missing else ""
     text += f" Described by `conf/tables/{name}.yaml`.\n"
     said = [v for v in verdicts if v.outcome != NOT_MEASURED]
-    decimals = {column.key: _decimals(column) for column in table.columns}
+    decimals = {column.key: decimals_of(column) for column in table.columns}
     text += "".join(f"\n- {v.claim.text}: {v.text(decimals[v.claim.column])}" for v in said)
     text += "\n" if said else ""
     if table.plots and any(counts):
@@ -149,13 +165,18 @@ def table_section(
     return text
 
 
-def compare(claim: Claim, cells: Sequence[Cell], measured: Sequence[Measured]) -> Effect | None:
-    """Returns the difference that a claim speaks of, better minus than; None: nothing of it has been measured.
+def compare(name: str, table: Table, claim: Claim, measured: Sequence[Measured], edited: bool = False) -> Compared:
+    """Returns the difference that a claim speaks of, better minus than; no effect where nothing of it was measured.
 
     Pairs are cells that differ only in the axes of the claim. Where rows have sums by speaker, seeds and speakers are
     taken as random, else seeds alone.
+
+    Args:
+        name, table: of the sweep.
+        measured: the claim's column in each cell.
+        edited: whether rows of the table were made by edited code.
     """
-    axes = {*claim.better, *claim.than}
+    axes, cells = {*claim.better, *claim.than}, list(table.cells())
     pairs = []
     for cell, values in zip(cells, measured):
         rest = {axis: value for axis, value in cell.items() if axis not in axes}
@@ -164,13 +185,14 @@ def compare(claim: Claim, cells: Sequence[Cell], measured: Sequence[Measured]) -
                 if values.values.keys() & reference.values.keys():
                     pairs.append((values, reference))
     if not pairs:
-        return None
+        return Compared(name, claim, None)
     seeds = set.intersection(*(set(side.values) for pair in pairs for side in pair))
+    effect = None
     if all(seeds <= side.sums.keys() for pair in pairs for side in pair):
         effect = crossed([(first.sums, second.sums) for first, second in pairs])
-        if effect is not None:
-            return effect
-    return paired([(first.values, second.values) for first, second in pairs])
+    if effect is None:
+        effect = paired([(first.values, second.values) for first, second in pairs])
+    return Compared(name, claim, effect, len(seeds & set(table.added_seeds)), edited)
 
 
 def heading(column: Column) -> str:
@@ -181,7 +203,8 @@ def heading(column: Column) -> str:
     return " ".join(filter(None, (names.get(column.metric, column.metric.replace("_", " ")), column.part)))
 
 
-def _decimals(column: Column) -> int:
+def decimals_of(column: Column) -> int:
+    """Digits after the point that a column is shown with."""
     if column.decimals is not None:
         return column.decimals
     return next((family[column.metric][1] for family in FAMILIES.values() if column.metric in family), 3)

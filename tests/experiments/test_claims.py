@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pipeline.base.errors import DataError
-from pipeline.experiments.claims import Claim, judge, read_claims, write_claims
+from pipeline.experiments.claims import Claim, Compared, judge, read_claims, write_claims
 from pipeline.experiments.statistics import Effect
 
 CLAIM = Claim("x is better", "wer", {"a": "x"}, {"a": "y"})
@@ -16,7 +16,7 @@ def effect(mean: float, error: float = 0.1, seeds: int = 5, speakers: int = 20) 
 
 
 def outcome(claim: Claim, found: Effect | None) -> str:
-    return judge([("t", claim, found)])[0].outcome
+    return judge([Compared("t", claim, found)])[0].outcome
 
 
 @pytest.mark.parametrize(
@@ -44,44 +44,51 @@ def test_outcomes(more, mean, expected) -> None:
 def test_too_little_to_say() -> None:
     assert outcome(CLAIM, None) == "not measured"
     assert outcome(CLAIM, effect(-5.0, seeds=2)) == "too few seeds"
-    assert judge([("t", CLAIM, None)])[0].text() == "not measured"
+    assert judge([Compared("t", CLAIM, None)])[0].text() == "not measured"
 
 
 def test_what_is_significant_alone_need_not_be_so_among_many() -> None:
     alone, others = effect(-0.35), [effect(0.01 * i) for i in range(20)]
     assert alone.p < 0.05 and outcome(CLAIM, alone) == "supported"
-    verdicts = judge([("t", CLAIM, e) for e in [alone, *others]])
+    verdicts = judge([Compared("t", CLAIM, e) for e in [alone, *others]])
     assert verdicts[0].outcome == "undecided" and verdicts[0].p > 0.05
 
 
 def test_claims_that_were_not_measured_do_not_count() -> None:
-    verdicts = judge([("t", CLAIM, effect(-0.35)), *([("t", CLAIM, None)] * 20), ("t", CLAIM, effect(-9.0, seeds=1))])
+    verdicts = judge([Compared("t", CLAIM, e) for e in (effect(-0.35), *[None] * 20, effect(-9.0, seeds=1))])
     assert verdicts[0].outcome == "supported"
 
 
 def test_text() -> None:
-    text = judge([("t", CLAIM, effect(-1.0))], {"t": 2})[0].text()
+    text = judge([Compared("t", CLAIM, effect(-1.0), 2)])[0].text()
     assert text.startswith(
         "**supported**; difference -1.00 [-1.28, -0.72] over 5 seeds, 2 of them added after the first"
     )
     assert text.endswith("and 20 speakers, p < 0.001")
-    text = judge([("t", CLAIM, effect(-0.1))])[0].text(1)
+    text = judge([Compared("t", CLAIM, effect(-0.1))])[0].text(1)
     assert "a difference of 0.4 would have been noticed (1.9 % relative); one of 0.1 needs" in text
     few = Effect(-0.1, 0.1, 19.0, 5, 20, 20.0, 0.0)
-    assert "one of 0.10 needs a test set of more speakers" in judge([("t", CLAIM, few)])[0].text()
+    assert "one of 0.10 needs a test set of more speakers" in judge([Compared("t", CLAIM, few)])[0].text()
     near = Claim("", "wer", {"a": "x"}, {"a": "y"}, relative_margin=0.03)
-    assert judge([("t", near, effect(0.0))])[0].text().startswith("**equivalent within 0.60**")
+    assert judge([Compared("t", near, effect(0.0))])[0].text().startswith("**equivalent within 0.60**")
 
 
 def test_claims_file(tmp_path) -> None:
     assert read_claims(tmp_path) == []
-    write_claims(tmp_path, judge([("t", CLAIM, effect(-1.0)), ("u", CLAIM, None)]))
-    (row,) = read_claims(tmp_path)
-    assert row["table"] == "t" and row["outcome"] == "supported" and row["difference"] == -1.0
-    assert row["better"] == {"a": "x"} and row["speakers"] == 20 and row["p"] < 0.05
-    (tmp_path / "claims.json").write_text("{}")
-    with pytest.raises(DataError, match="not a list of claims"):
-        read_claims(tmp_path)
+    verdicts = judge([Compared("t", CLAIM, effect(-1.0), 1, True), Compared("u", CLAIM, None)])
+    write_claims(tmp_path, verdicts)
+    assert read_claims(tmp_path) == verdicts[:1]
+    assert "made in part by code with uncommitted changes" in verdicts[0].text()
+    for broken in (
+        "{}",
+        "[{}]",
+        '[{"table": 1}]',
+        "[1]",
+        (tmp_path / "claims.json").read_text().replace("supported", "so"),
+    ):
+        (tmp_path / "claims.json").write_text(broken)
+        with pytest.raises(DataError, match="not a list of verdicts"):
+            read_claims(tmp_path)
 
 
 @pytest.mark.parametrize("more", [{"equal": True}, {"margin": 1.0, "relative_margin": 0.1}, {"margin": 0.0}])

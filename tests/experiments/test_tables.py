@@ -183,34 +183,38 @@ def test_unmeasured_table_is_not_shown(recipe):
     assert "Transition models" not in (recipe / "RESULTS.md").read_text()
 
 
-CELLS = [{"a": a, "b": b} for a in ("x", "y") for b in (1, 2)]
-
-
 CLAIM = Claim("x is better", "wer", {"a": "x"}, {"a": "y"})
+
+
+def compared(*columns: dict | Measured):
+    """The claim's effect in a table of one axis, or of two with four columns."""
+    axes = {"a": ["x", "y"], "b": [1, 2]} if len(columns) == 4 else {"a": ["x", "y"]}
+    table = tables.Table(title="", axes=axes, commands=("c",), columns=(tables.Column("wer"),))
+    measured = [column if isinstance(column, Measured) else Measured(column) for column in columns]
+    return table_report.compare("t", table, CLAIM, measured).effect
 
 
 def test_comparison_interval():
     """Differences -1, -1.1, -0.9 by hand: mean -1, standard error 0.1 / sqrt(3), t(2; 0.975) = 4.303."""
-    measured = [Measured(dict(enumerate(v))) for v in ([1, 2, 3], [2, 3.1, 3.9])]
-    effect = table_report.compare(CLAIM, [{"a": "x"}, {"a": "y"}], measured)
+    effect = compared({1: 1, 2: 2, 3: 3}, {1: 2, 2: 3.1, 3: 3.9})
     assert effect.mean == pytest.approx(-1.0) and effect.interval == pytest.approx((-1.2484, -0.7516), abs=1e-4)
 
 
 def test_pairs_differ_in_the_claimed_axis_only():
     """Cells (x,1)-(y,1) and (x,2)-(y,2) are compared, and not (x,1)-(y,2), which would hide the effect."""
-    measured = [Measured(dict.fromkeys(range(3), v)) for v in (1.0, 101.0, 2.0, 102.0)]
-    assert table_report.compare(CLAIM, CELLS, measured).interval == pytest.approx((-1.0, -1.0))
-    assert table_report.compare(CLAIM, CELLS, [Measured({}), *measured[1:]]).interval == pytest.approx((-1.0, -1.0))
-    assert table_report.compare(CLAIM, CELLS, [Measured({})] * 4) is None
+    columns = [dict.fromkeys(range(3), value) for value in (1.0, 101.0, 2.0, 102.0)]
+    assert compared(*columns).interval == pytest.approx((-1.0, -1.0))
+    assert compared({}, *columns[1:]).interval == pytest.approx((-1.0, -1.0))
+    assert compared({}, {}, {}, {}) is None
 
 
 def test_speakers_count_where_rows_have_them():
     sums = {s: {f"k{k}": [10.0 * k, 10.0] for k in range(6)} for s in range(3)}
     more = {s: {f"k{k}": [10.0 * k + 5 + k, 10.0] for k in range(6)} for s in range(3)}
     first, second = Measured(dict.fromkeys(range(3), 2.5), sums), Measured(dict.fromkeys(range(3), 3.25), more)
-    effect = table_report.compare(CLAIM, [{"a": "x"}, {"a": "y"}], [first, second])
+    effect = compared(first, second)
     assert effect.mean == pytest.approx(-0.75) and effect.speakers == 6 and effect.error > 0
-    without = table_report.compare(CLAIM, [{"a": "x"}, {"a": "y"}], [first, Measured(second.values)])
+    without = compared(first, second.values)
     assert without.speakers == 0 and without.error == 0.0
 
 
