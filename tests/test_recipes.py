@@ -25,7 +25,10 @@ COMMANDS = [*STEPS, *(path for path in SCRIPTS if "__main__" in path.read_text(e
 SHELL = sorted([*ROOT.glob("**/run.sh"), *ROOT.glob("utils/*.sh"), *ROOT.glob("egs/*/*.sh"), ROOT / ".ci" / "run"])
 SHELL = [path for path in dict.fromkeys(SHELL) if ".venv" not in str(path)]
 PROSE = [
-    path for path in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("egs/*/README.md")) if path.exists()
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    *sorted(ROOT.glob("docs/*.md")),
+    *sorted(ROOT.glob("egs/*/README.md")),
 ]
 
 SCRIPT = re.compile(r"(?:^|/|\$|\$\{)(?:steps|utils|local|benchmarks)\}?/[\w./-]+\.(?:py|sh)$")
