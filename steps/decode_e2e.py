@@ -9,6 +9,7 @@ import click
 
 from pipeline.base import cli
 from pipeline.e2e.search.options import SearchOptions
+from pipeline.parallel.options import ParallelOptions
 
 
 @click.command()
@@ -31,6 +32,7 @@ from pipeline.e2e.search.options import SearchOptions
 @click.option("--id", "row_id", help="Id of the row for the tables of results; without it no row is written.")
 @click.option("--part", default="test", show_default=True, help="Part that the row names.")
 @cli.options(SearchOptions)
+@cli.options(ParallelOptions, "parallel")
 @cli.step_options
 def main(
     model: Path,
@@ -42,6 +44,7 @@ def main(
     row_id: str | None,
     part: str,
     config: SearchOptions,
+    parallel: ParallelOptions,
     overwrite: bool,
 ) -> None:
     """Recognises DATA with MODEL, which writes TOKENS, and writes OUT: recogs.jsonl.gz, errs.txt, wer.txt, best.json.
@@ -51,9 +54,10 @@ def main(
     """
 
     def action(tmp: Path) -> dict:
-        from pipeline.tasks.decode_e2e import decode_directory
+        from pipeline.tasks.decode_e2e_parts import Sources, decode_directory
 
-        return decode_directory((model, tokens, data), lm, weights_from, tmp, config, row_id, part)
+        sources = Sources(model, tokens, data, lm, weights_from)
+        return decode_directory(sources, tmp, config, row_id, part, parallel)
 
     inputs = {
         "model": model,

@@ -22,16 +22,8 @@ from pipeline.base.files import read_json
 from pipeline.base.log import progress_of
 from pipeline.e2e.search.options import Method, SearchOptions
 from pipeline.e2e.search.results import Found, Weights
-from pipeline.tasks.decoded import (
-    BEST,
-    Decoded,
-    Hypotheses,
-    Spool,
-    references,
-    warn_at_the_edge,
-    write_best,
-    write_rows,
-)
+from pipeline.parallel.parts import Part
+from pipeline.tasks.decoded import BEST, Decoded, Hypotheses, Spool, references, warn_at_the_edge, write_best
 from pipeline.tasks.score import Errors
 
 if TYPE_CHECKING:
@@ -143,23 +135,28 @@ def decode(
     method: Method,
     weights: Sequence[Weights],
     lm: TokenLm | None = None,
+    part: Part = Part(),
 ) -> DecodedTokens:
     """Recognises a data directory with each set of weights.
 
     Args:
         meta: the model's facts (``load_end_to_end``).
         lm: on the device of the search.
+        part: which of the batches; they are the same for any number of parts.
     """
     import torch
 
+    from pipeline.feats.dataset import plan
     from pipeline.nn.step import pick_device
 
     device = pick_device(options.device)
     model = model.to(device)
     data, frame_shift = _load(data_dir, meta)
     out = DecodedTokens(spool_of(weights), references(data_dir), search_seconds=dict.fromkeys(weights, 0.0))
-    with progress_of(len(data), f"decode {data_dir}") as done:
-        for batch in data.batches(options.batch_frames, MAX_BATCH, device):
+    batches = plan(data.lens, options.batch_frames, MAX_BATCH)
+    batches = batches[part.of_costs([data.lens[rows].sum() for rows in batches])]
+    with progress_of(sum(map(len, batches)), f"decode {data_dir}") as done:
+        for batch in (data.batch(rows, device) for rows in batches):
             start = time.monotonic()
             with torch.no_grad():
                 encoded, lens = model.encode(batch.feats, batch.lens)
@@ -310,42 +307,3 @@ def report(
         "real_time_factor": rtf,
         **{f"{k}_weight": v for k, v in asdict(best).items()},
     }
-
-
-def decode_directory(
-    sources: tuple[Path, Path, Path],
-    lm: Path | None,
-    weights_from: Path | None,
-    out_dir: Path,
-    options: SearchOptions,
-    row_id: str | None,
-    part: str,
-) -> dict[str, Any]:
-    """Recognises, chooses weights and writes a decoding directory.
-
-    Args:
-        sources: directories of model, tokens and data.
-        lm: language model for shallow fusion. weights_from: decoding directory whose weights are used.
-        row_id: id of the row in results.json; None: none is written. part: part that the row names.
-    Returns:
-        facts for the stamp.
-    """
-    from pipeline.e2e.model import load_end_to_end
-    from pipeline.nn.step import pick_device
-
-    model_dir, tokens_dir, data = sources
-    network, meta = load_end_to_end(model_dir)
-    table = Tokens.load(tokens_dir)
-    check_inputs(meta, model_dir, table, tokens_dir, data)
-    method = choose_method(network, options)
-    if weights_from is None:
-        weights = grid(method, network, options, lm is not None)
-    else:
-        weights = [read_weights(weights_from, method, lm is not None)]
-    language_model = None if lm is None else load_lm(lm, table, tokens_dir, pick_device(options.device))
-    decoded = decode(network, meta, data, options, method, weights, language_model)
-    hyps, facts = report(decoded, table, out_dir, options)
-    facts.update(method=method, latency_seconds=latency(network, meta.features.frame_shift))
-    if row_id is not None:
-        write_rows(out_dir, row_id, part, hyps, options, facts)
-    return facts

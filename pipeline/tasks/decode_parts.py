@@ -144,7 +144,7 @@ def gather(
     out = DecodedWords(Spool(sources.weights(options)), references(sources.data))
     for part in parts:
         for cut_id, found, alternatives in read_jsonl(part.directory / _FOUND):
-            out.spool.put(cut_id, found)
+            out.spool.put_json(cut_id, found)
             if alternatives is not None:
                 out.alternatives[cut_id] = alternatives
         out.failed += part.facts["failed"]

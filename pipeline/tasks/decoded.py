@@ -68,8 +68,12 @@ class Spool(Generic[W, R]):
 
     def put(self, cut_id: str, results: Sequence[R]) -> None:
         """Stores the results of an utterance, one for each set of weights, in place of what it had."""
+        self.put_json(cut_id, [self._encode(r) for r in results])
+
+    def put_json(self, cut_id: str, results: list[Any]) -> None:
+        """Stores what ``all_of`` of another spool has given."""
         assert len(results) == len(self.weights), (len(results), len(self.weights))
-        self._results[cut_id] = [self._encode(r) for r in results]
+        self._results[cut_id] = results
         self._last = ("", [])
 
     def get(self, cut_id: str, number: int) -> R:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.base.errors import DataError
+from pipeline.e2e.search.options import SearchOptions
 from pipeline.feats.compute import compute_in_parts
 from pipeline.feats.options import FeatureOptions
 from pipeline.gmm.mono import train_mono
@@ -15,8 +16,11 @@ from pipeline.parallel.options import ParallelOptions
 from pipeline.tasks import align as align_module
 from pipeline.tasks.align import AlignOptions
 from pipeline.tasks.align_parts import AlignSources, align_in_parts
+from pipeline.tasks.decode_e2e_parts import Sources, decode_directory
+from tests.e2e.test_decode_e2e import saved
 from tests.feats.test_feats import make_data
 from tests.gmm.world import World, draw, make_world_lang, write_corpus
+from tests.nn.conftest import tones  # noqa: F401
 from tests.parallel.inline import content, install
 
 JOBS = (1, 2, 3, 7, 50)
@@ -114,3 +118,19 @@ def test_failures_are_listed_in_the_order_of_the_data(trained, tmp_path, monkeyp
         assert [cut_id for cut_id, _ in report.failed] == [cuts[n]["id"] for n in (3, 11, 20)]
         found.append(content(tmp_path / str(jobs)))
     assert found[0] == found[1] and found[0]["failed.txt"].count(b"\n") == 3
+
+
+def test_end_to_end_decoding(tones, tmp_path):
+    """Two sets of weights, so that the spools hold lists; best hypotheses, n-best lists and weights are compared."""
+    sources = Sources(saved(tmp_path, tones.data), tmp_path / "tokens", tones.data)
+    options = SearchOptions(beam=2, nbest=2, max_length=0.2, length_bonuses=(0.0, 1.0), batch_frames=400)
+    found = {}
+    for jobs in JOBS:
+        out = tmp_path / str(jobs)
+        out.mkdir()
+        facts = decode_directory(sources, out, options, "x", "dev", ParallelOptions(jobs=jobs))
+        assert facts["utterances"] == 24 and facts["real_time_factor"] > 0
+        found[jobs] = {name: file for name, file in content(out).items() if name != "results.json"}  # has times
+        assert (out / "results.json").is_file()
+    assert {"recogs.jsonl.gz", "nbest.jsonl.gz", "best.json"} <= set(found[1])
+    assert all(found[jobs] == found[1] for jobs in JOBS)
