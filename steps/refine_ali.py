@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from pipeline.base import cli
+from pipeline.parallel.options import ParallelOptions
 from pipeline.tasks.boundaries import BoundaryOptions
 
 DIR = click.Path(exists=True, file_okay=False, path_type=Path)
@@ -34,6 +35,7 @@ DIR = click.Path(exists=True, file_okay=False, path_type=Path)
     help="Speaker transforms of one of the models.",
 )
 @cli.options(BoundaryOptions)
+@cli.options(ParallelOptions, "parallel")
 @cli.step_options
 def main(
     ali: Path,
@@ -41,6 +43,7 @@ def main(
     pairs: tuple[tuple[Path, Path], ...],
     adapted: tuple[tuple[Path, Path], ...],
     config: BoundaryOptions,
+    parallel: ParallelOptions,
     overwrite: bool,
 ) -> None:
     """Keeps words and phones of ALI and writes OUT, an alignment of finer resolution with boundaries at the medians of
@@ -50,10 +53,9 @@ def main(
         sources = _sources(pairs, dict(adapted))
 
     def action(tmp: Path) -> dict:
-        from pipeline.artifacts.ali import AliSet
-        from pipeline.tasks.boundaries import refine
+        from pipeline.tasks.boundaries_parts import refine_in_parts
 
-        return refine(AliSet.load(ali), sources, tmp, config, producer=" ".join(str(s.model) for s in sources))
+        return refine_in_parts(ali, sources, tmp, config, " ".join(str(s.model) for s in sources), parallel)
 
     inputs = {"ali": ali}
     for i, source in enumerate(sources, 1):

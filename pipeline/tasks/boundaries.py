@@ -33,6 +33,7 @@ from pipeline.artifacts.model_dir import HmmDir, load_hmm
 from pipeline.artifacts.tree import BOUNDARY
 from pipeline.base.errors import DataError, MismatchError
 from pipeline.base.log import progress
+from pipeline.parallel.parts import Part
 
 if TYPE_CHECKING:
     import torch
@@ -41,7 +42,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-AT_ONCE = 500  # utterances whose distributions are held in memory
 WHOLE_SECONDS = 120.0  # recordings up to this are no long ones
 STRETCH_SECONDS, CONTEXT_SECONDS = 20.0, 5.0  # distributions are kept until a recording is done, so stretches are short
 STRETCHES_AT_ONCE = 8
@@ -314,7 +314,12 @@ def separate(starts: np.ndarray, shortest: np.ndarray, length: int) -> np.ndarra
 
 
 def refine(
-    ali: AliSet, sources: Sequence[Source], out_dir: str | Path, options: BoundaryOptions, producer: str
+    ali: AliSet,
+    sources: Sequence[Source],
+    out_dir: str | Path,
+    options: BoundaryOptions,
+    producer: str,
+    part: Part = Part(),
 ) -> dict[str, int]:
     """Writes the alignment again with refined boundaries, at the resolution of the options.
 
@@ -325,23 +330,29 @@ def refine(
         ali: gives the phone sequences; its tree becomes that of the result.
         sources: models over the same phones; each may have features of its own.
         producer: for the header.
+        part: which of the batches; they are the same for any number of parts.
     Returns:
         Counts for the stamp.
     """
+    from pipeline.feats.frames import pieces
+
     models = [Posteriors(source, ali, options) for source in sources]
     hmm = load_hmm(ali.directory)
     header = replace(ali.header, frame_shift=options.frame_shift, frame_offset=0.0, producer=producer)
-    cut_ids, kept = list(ali), 0
+    cut_ids, kept, count = list(ali), 0, 0
+    lens = models[0].data.lens[models[0].index.positions(cut_ids)]
+    batches = list(pieces(lens, options.batch_frames))
+    batches = batches[part.of_costs([lens[rows].sum() for rows in batches])]
     with AliWriter(out_dir, header, hmm.tree, hmm.topo, hmm.transitions, ali.word_symbols) as writer:
-        for begin in progress(range(0, len(cut_ids), AT_ONCE), desc="boundaries"):
-            some = cut_ids[begin : begin + AT_ONCE]
+        for rows in progress(batches, desc="boundaries"):
+            some = [cut_ids[n] for n in rows.tolist()]
+            count += len(some)
             found = [model.of(some) for model in models]
             for cut_id in some:
                 complete = all(cut_id in d for d in found)
                 kept += not complete
                 writer.write(_refined(ali, hmm, cut_id, [d[cut_id] for d in found] if complete else [], options))
-    logger.info("%d utterances refined, %d kept as they were", len(ali) - kept, kept)
-    return {"utterances": len(ali), "kept": kept}
+    return {"utterances": count, "kept": kept}
 
 
 def _refined(

@@ -16,6 +16,8 @@ from pipeline.parallel.options import ParallelOptions
 from pipeline.tasks import align as align_module
 from pipeline.tasks.align import AlignOptions
 from pipeline.tasks.align_parts import AlignSources, align_in_parts
+from pipeline.tasks.boundaries import BoundaryOptions, Source
+from pipeline.tasks.boundaries_parts import refine_in_parts
 from pipeline.tasks.decode_e2e_parts import Sources, decode_directory
 from tests.e2e.test_decode_e2e import saved
 from tests.feats.test_feats import make_data
@@ -96,6 +98,25 @@ def test_alignments(trained, tmp_path, monkeypatch, scale):
         found[jobs] = content(tmp_path / str(jobs))
     assert reports[1].num_aligned == 30 and "ali.0.safetensors" in found[1]
     assert all(reports[jobs] == reports[1] and found[jobs] == found[1] for jobs in JOBS)
+
+
+def test_refined_boundaries(trained, tmp_path):
+    """Two models, whose batches are those of the first one's frames."""
+    align_in_parts(
+        AlignSources(trained / "data", trained / "lang", trained / "mono"),
+        tmp_path / "ali",
+        AlignOptions(confidence=True),
+        ParallelOptions(),
+    )
+    sources = [Source(trained / "mono", trained / "data")] * 2
+    found, options = {}, BoundaryOptions(batch_frames=200)
+    for jobs in JOBS:
+        facts = refine_in_parts(
+            tmp_path / "ali", sources, tmp_path / str(jobs), options, "m", ParallelOptions(jobs=jobs)
+        )
+        assert facts == {"utterances": 30, "kept": 0}
+        found[jobs] = content(tmp_path / str(jobs))
+    assert "ali.0.safetensors" in found[1] and all(found[jobs] == found[1] for jobs in JOBS)
 
 
 def test_failures_are_listed_in_the_order_of_the_data(trained, tmp_path, monkeypatch):
