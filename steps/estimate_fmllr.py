@@ -9,6 +9,7 @@ import click
 
 from pipeline.base import cli
 from pipeline.gmm.options import EstimateFmllrOptions
+from pipeline.parallel.options import ParallelOptions
 
 
 @click.command()
@@ -23,6 +24,7 @@ from pipeline.gmm.options import EstimateFmllrOptions
     help="With --source lattices: the transforms that HYP was decoded with, if any.",
 )
 @cli.options(EstimateFmllrOptions)
+@cli.options(ParallelOptions, "parallel")
 @cli.step_options
 def main(
     data: Path,
@@ -32,6 +34,7 @@ def main(
     out: Path,
     transforms: Path | None,
     config: EstimateFmllrOptions,
+    parallel: ParallelOptions,
     overwrite: bool,
 ) -> None:
     """Estimates a transform for each speaker of DATA from HYP, a first-pass decoding directory, and writes OUT.
@@ -41,22 +44,9 @@ def main(
     """
 
     def action(tmp: Path) -> dict:
-        from pipeline.artifacts.checkpoint import check_same
-        from pipeline.artifacts.hyp import load_hypotheses
-        from pipeline.artifacts.lang import Lang
-        from pipeline.artifacts.model_dir import load_hmm
-        from pipeline.artifacts.posteriors import PosteriorSet
-        from pipeline.base.stamp import artifact_id
-        from pipeline.gmm.sat import estimate_fmllr, estimate_fmllr_soft
+        from pipeline.gmm.new_speakers import Sources, estimate_in_parts
 
-        if config.source == "words":
-            texts = {h.cut_id: " ".join(h.hyp) for h in load_hypotheses(hyp)}
-            return estimate_fmllr(data, Lang.load(lang), model, texts, config, tmp)
-        found = PosteriorSet(hyp)
-        check_same("tree", found.tree_id, hyp, load_hmm(model).tree.id, model)
-        used = "" if transforms is None else artifact_id(transforms)
-        check_same("transforms", found.transforms_id, hyp, used, transforms or "no transforms")
-        return estimate_fmllr_soft(data, Lang.load(lang), model, found, config, tmp, transforms)
+        return estimate_in_parts(Sources(data, lang, model, hyp, transforms), config, tmp, parallel)
 
     inputs = {"data": data, "lang": lang, "model": model, "hyp": hyp}
     if transforms is not None:

@@ -100,14 +100,19 @@ class Assignment:
 
     def check(self, num_utterances: int, max_failed: float, where: str) -> None:
         """Warns about failed utterances; DataError when they are more than the share `max_failed`."""
-        if not self.failed:
-            return
-        listed = ", ".join(self.failed[:5]) + (", ..." if len(self.failed) > 5 else "")
-        done = num_utterances - len(self.failed)
-        text = f"{where}: aligned {done:,} of {num_utterances:,}; {len(self.failed)} failed: {listed}"
-        if len(self.failed) > max_failed * num_utterances:
-            raise DataError(f"{text} (more than the {100 * max_failed:.0f} % that --max-failed allows)")
-        logger.warning("%s", text)
+        check_failed(self.failed, num_utterances, max_failed, where)
+
+
+def check_failed(failed: Sequence[str], num_utterances: int, max_failed: float, where: str) -> None:
+    """See ``Assignment.check``."""
+    if not failed:
+        return
+    listed = ", ".join(failed[:5]) + (", ..." if len(failed) > 5 else "")
+    done = num_utterances - len(failed)
+    text = f"{where}: aligned {done:,} of {num_utterances:,}; {len(failed)} failed: {listed}"
+    if len(failed) > max_failed * num_utterances:
+        raise DataError(f"{text} (more than the {100 * max_failed:.0f} % that --max-failed allows)")
+    logger.warning("%s", text)
 
 
 class Aligner:

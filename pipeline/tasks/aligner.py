@@ -248,8 +248,8 @@ def estimate_transforms(model: Path, lang: Lang, work: Path, options: AlignOptio
     """Speaker transforms from the transcripts of work/feats, if a model was trained with such."""
     if model_kind(model) != "gmm":
         return
+    from pipeline.gmm.new_speakers import estimate_fmllr
     from pipeline.gmm.options import EstimateFmllrOptions
-    from pipeline.gmm.sat import estimate_fmllr
 
     if not load_meta(model, GmmMeta).adapted:
         return

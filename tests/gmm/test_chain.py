@@ -22,6 +22,7 @@ from pipeline.base.files import read_json
 from pipeline.gmm import fmllr
 from pipeline.gmm.model import GmmModel, load_scorer, load_transforms
 from pipeline.gmm.mono import train_mono
+from pipeline.gmm.new_speakers import estimate_fmllr, estimate_fmllr_soft
 from pipeline.gmm.options import (
     DeltasOptions,
     EstimateFmllrOptions,
@@ -30,7 +31,7 @@ from pipeline.gmm.options import (
     SatOptions,
     TieOptions,
 )
-from pipeline.gmm.sat import estimate_fmllr, estimate_fmllr_soft, train_sat
+from pipeline.gmm.sat import train_sat
 from pipeline.gmm.tie import tie_states
 from pipeline.gmm.triphone import train_deltas, train_lda_mllt
 from pipeline.tasks.align import AlignOptions, align

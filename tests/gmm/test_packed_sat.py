@@ -12,8 +12,9 @@ from pipeline.artifacts.index import load_index
 from pipeline.artifacts.lang import Lang
 from pipeline.gmm.model import load_scorer, load_transforms
 from pipeline.gmm.mono import train_mono
+from pipeline.gmm.new_speakers import estimate_fmllr
 from pipeline.gmm.options import EstimateFmllrOptions, MonoOptions, SatOptions
-from pipeline.gmm.sat import estimate_fmllr, train_sat
+from pipeline.gmm.sat import train_sat
 from pipeline.tasks.align import AlignOptions, align
 from pipeline.tasks.align_corpus import align_corpus
 from pipeline.tasks.aligner import Aligner

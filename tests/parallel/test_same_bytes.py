@@ -6,12 +6,15 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.artifacts.hyp import RECOGS, Hypothesis, save_hypotheses
 from pipeline.base.errors import DataError
 from pipeline.e2e.search.options import SearchOptions
 from pipeline.feats.compute import compute_in_parts
 from pipeline.feats.options import FeatureOptions
+from pipeline.gmm import new_speakers
+from pipeline.gmm.model import load_transforms
 from pipeline.gmm.mono import train_mono
-from pipeline.gmm.options import MonoOptions
+from pipeline.gmm.options import EstimateFmllrOptions, MonoOptions
 from pipeline.parallel.options import ParallelOptions
 from pipeline.tasks import align as align_module
 from pipeline.tasks.align import AlignOptions
@@ -21,7 +24,7 @@ from pipeline.tasks.boundaries_parts import refine_in_parts
 from pipeline.tasks.decode_e2e_parts import Sources, decode_directory
 from tests.e2e.test_decode_e2e import saved
 from tests.feats.test_feats import make_data
-from tests.gmm.world import World, draw, make_world_lang, write_corpus
+from tests.gmm.world import World, draw, make_world_lang, random_speakers, write_corpus
 from tests.nn.conftest import tones  # noqa: F401
 from tests.parallel.inline import content, install
 
@@ -117,6 +120,27 @@ def test_refined_boundaries(trained, tmp_path):
         assert facts == {"utterances": 30, "kept": 0}
         found[jobs] = content(tmp_path / str(jobs))
     assert "ali.0.safetensors" in found[1] and all(found[jobs] == found[1] for jobs in JOBS)
+
+
+def test_speaker_transforms(trained, tmp_path, monkeypatch):
+    """Speakers' utterances are scattered over the data; one speaker says nothing."""
+    monkeypatch.setattr(new_speakers, "TOGETHER_FRAMES", 150)
+    utterances = draw(World.make(1), 40, 9, random_speakers(6, seed=8, strength=0.25, prefix="t"))
+    write_corpus(tmp_path / "data", utterances)
+    said = [Hypothesis(u.name, u.speaker, u.words, u.words if u.speaker != "t3" else ()) for u in utterances]
+    (tmp_path / "hyp").mkdir()
+    save_hypotheses(tmp_path / "hyp" / RECOGS, said)
+    sources = new_speakers.Sources(tmp_path / "data", trained / "lang", trained / "mono", tmp_path / "hyp")
+    options, found = EstimateFmllrOptions(fmllr_min_count=60.0, bias_min_count=20.0), {}
+    for jobs in JOBS:
+        out = tmp_path / str(jobs)
+        out.mkdir()
+        facts = new_speakers.estimate_in_parts(sources, options, out, ParallelOptions(jobs=jobs))
+        assert facts["speakers"] == 6 and facts["without_words"] == 1 and facts["gain_per_frame"] > 0
+        found[jobs] = facts, content(out)
+    assert list(found[1][1]) == ["fmllr.safetensors"] and all(found[jobs] == found[1] for jobs in JOBS)
+    known = load_transforms(tmp_path / "1", 4)
+    assert len({matrix.numpy().tobytes() for matrix in known.values()}) == 6
 
 
 def test_failures_are_listed_in_the_order_of_the_data(trained, tmp_path, monkeypatch):
