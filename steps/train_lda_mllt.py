@@ -9,6 +9,7 @@ import click
 
 from pipeline.base import cli
 from pipeline.gmm.options import LdaMlltOptions
+from pipeline.nn.together import run_step
 
 
 @click.command()
@@ -22,9 +23,17 @@ from pipeline.gmm.options import LdaMlltOptions
     help="File of questions for the tree, a set of phones per line; without it they come from clustering.",
 )
 @cli.options(LdaMlltOptions)
+@cli.torchrun_options
 @cli.step_options
 def main(
-    data: Path, lang: Path, ali: Path, out: Path, questions: Path | None, config: LdaMlltOptions, overwrite: bool
+    data: Path,
+    lang: Path,
+    ali: Path,
+    out: Path,
+    questions: Path | None,
+    config: LdaMlltOptions,
+    processes: cli.Processes,
+    overwrite: bool,
 ) -> None:
     """Trains tied triphones on spliced features of DATA, reduced by LDA and turned by MLLT, and writes OUT.
 
@@ -39,7 +48,9 @@ def main(
         with sharing(config.jobs):
             return train_lda_mllt(data, Lang.load(lang), ali, config, tmp, questions)
 
-    cli.run_step(
+    run_step(
+        processes,
+        "cpu",
         out,
         {"data": data, "lang": lang, "ali": ali, "questions": questions},
         config,

@@ -9,6 +9,7 @@ import click
 
 from pipeline.base import cli
 from pipeline.gmm.options import MonoOptions
+from pipeline.nn.together import run_step
 
 
 @click.command()
@@ -16,8 +17,9 @@ from pipeline.gmm.options import MonoOptions
 @click.argument("lang", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.argument("out", type=click.Path(path_type=Path))
 @cli.options(MonoOptions)
+@cli.torchrun_options
 @cli.step_options
-def main(data: Path, lang: Path, out: Path, config: MonoOptions, overwrite: bool) -> None:
+def main(data: Path, lang: Path, out: Path, config: MonoOptions, processes: cli.Processes, overwrite: bool) -> None:
     """Trains monophone mixtures on the features and transcripts of DATA with the pronunciations of LANG and writes OUT.
 
     Starts from equal alignments, then alternates Viterbi alignment (or full sums, --full-sum) with maximum-likelihood
@@ -32,7 +34,7 @@ def main(data: Path, lang: Path, out: Path, config: MonoOptions, overwrite: bool
         with sharing(config.jobs):
             return train_mono(data, Lang.load(lang), config, tmp)
 
-    cli.run_step(out, {"data": data, "lang": lang}, config, action, overwrite, command="train_mono")
+    run_step(processes, "cpu", out, {"data": data, "lang": lang}, config, action, overwrite, command="train_mono")
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import click
 
 from pipeline.base import cli
 from pipeline.nn.options import NhmmOptions
+from pipeline.nn.together import run_step
 
 
 @click.command()
@@ -22,9 +23,17 @@ from pipeline.nn.options import NhmmOptions
     help="Model or tree directory whose tied states are the labels; by default one label per phone state.",
 )
 @cli.options(NhmmOptions)
+@cli.torchrun_options
 @cli.step_options
 def main(
-    data: Path, lang: Path, out: Path, dev: Path | None, tree: Path | None, config: NhmmOptions, overwrite: bool
+    data: Path,
+    lang: Path,
+    out: Path,
+    dev: Path | None,
+    tree: Path | None,
+    config: NhmmOptions,
+    processes: cli.Processes,
+    overwrite: bool,
 ) -> None:
     """Trains a network and transition probabilities on DATA (with features) and LANG, without any alignment, and writes
     OUT.
@@ -37,12 +46,14 @@ def main(
 
         return train_nhmm(data, lang, tmp, config, dev, tree)
 
-    cli.run_step(
+    run_step(
+        processes,
+        config.device,
         out,
-        inputs={"data": data, "lang": lang, "dev": dev, "tree": tree},
-        options=config,
-        action=action,
-        overwrite=overwrite,
+        {"data": data, "lang": lang, "dev": dev, "tree": tree},
+        config,
+        action,
+        overwrite,
         command="train_nhmm",
     )
 

@@ -9,6 +9,7 @@ import click
 
 from pipeline.base import cli
 from pipeline.gmm.options import SatOptions
+from pipeline.nn.together import run_step
 
 
 @click.command()
@@ -27,6 +28,7 @@ from pipeline.gmm.options import SatOptions
     help="File of questions for the tree, a set of phones per line; without it they come from clustering.",
 )
 @cli.options(SatOptions)
+@cli.torchrun_options
 @cli.step_options
 def main(
     data: Path,
@@ -36,6 +38,7 @@ def main(
     model: Path | None,
     questions: Path | None,
     config: SatOptions,
+    processes: cli.Processes,
     overwrite: bool,
 ) -> None:
     """Trains tied triphones on DATA with one fMLLR transform per speaker, starting from ALI, and writes OUT.
@@ -55,7 +58,7 @@ def main(
             return train_sat(data, Lang.load(lang), ali, start, config, tmp, questions)
 
     inputs = {"data": data, "lang": lang, "ali": ali, "model": start, "questions": questions}
-    cli.run_step(out, inputs, config, action, overwrite, command="train_sat")
+    run_step(processes, "cpu", out, inputs, config, action, overwrite, command="train_sat")
 
 
 def _producer(ali: Path) -> Path:

@@ -9,6 +9,7 @@ import click
 
 from pipeline.base import cli
 from pipeline.nn.sequence_options import SequenceOptions
+from pipeline.nn.together import run_step
 
 
 @click.command()
@@ -33,6 +34,7 @@ from pipeline.nn.sequence_options import SequenceOptions
 )
 @click.option("--dev", type=click.Path(path_type=Path), help="Data directory on which the criterion is followed.")
 @cli.options(SequenceOptions)
+@cli.torchrun_options
 @cli.step_options
 def main(
     data: Path,
@@ -44,6 +46,7 @@ def main(
     ali: Path | None,
     dev: Path | None,
     config: SequenceOptions,
+    processes: cli.Processes,
     overwrite: bool,
 ) -> None:
     """Trains MODEL, a hybrid network or a neural HMM, on DATA and its transcripts by a sequence criterion and writes
@@ -58,12 +61,14 @@ def main(
 
         return train_sequence(data, Sources(lang, model, graph, lm), tmp, config, ali, dev)
 
-    cli.run_step(
+    run_step(
+        processes,
+        config.device,
         out,
-        inputs={"data": data, "lang": lang, "model": model, "graph": graph, "lm": lm, "ali": ali, "dev": dev},
-        options=config,
-        action=action,
-        overwrite=overwrite,
+        {"data": data, "lang": lang, "model": model, "graph": graph, "lm": lm, "ali": ali, "dev": dev},
+        config,
+        action,
+        overwrite,
         command="train_sequence",
     )
 

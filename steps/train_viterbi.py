@@ -9,6 +9,7 @@ import click
 
 from pipeline.base import cli
 from pipeline.nn.options import ViterbiOptions
+from pipeline.nn.together import run_step
 
 
 @click.command()
@@ -19,6 +20,7 @@ from pipeline.nn.options import ViterbiOptions
 @click.option("--dev", type=click.Path(path_type=Path), help="Data directory by whose loss the best epochs are chosen.")
 @click.option("--dev-ali", type=click.Path(path_type=Path), help="Alignment of the dev data, with the same tree.")
 @cli.options(ViterbiOptions)
+@cli.torchrun_options
 @cli.step_options
 def main(
     data: Path,
@@ -28,6 +30,7 @@ def main(
     dev: Path | None,
     dev_ali: Path | None,
     config: ViterbiOptions,
+    processes: cli.Processes,
     overwrite: bool,
 ) -> None:
     """Trains a network on DATA (with features) to predict the labels of ALI, an alignment by any model, and writes OUT.
@@ -40,12 +43,14 @@ def main(
 
         return train_viterbi(data, lang, ali, tmp, config, dev, dev_ali)
 
-    cli.run_step(
+    run_step(
+        processes,
+        config.device,
         out,
-        inputs={"data": data, "lang": lang, "ali": ali, "dev": dev, "dev_ali": dev_ali},
-        options=config,
-        action=action,
-        overwrite=overwrite,
+        {"data": data, "lang": lang, "ali": ali, "dev": dev, "dev_ali": dev_ali},
+        config,
+        action,
+        overwrite,
         command="train_viterbi",
     )
 

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import collections.abc
 import contextlib
+import dataclasses
 import enum
 import errno
 import functools
@@ -149,6 +150,28 @@ def step_options(func: _Function) -> _Function:
     return click.option("--overwrite", is_flag=True, help="Remake an output whose options or inputs differ.")(
         verbose_option(func)
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class Processes:
+    """Which of the processes that torchrun has started this one is; by default the only one."""
+
+    rank: int = 0
+    size: int = 1
+
+
+def torchrun_options(func: _Function) -> _Function:
+    """Decorator: what torchrun says in the environment, as the argument `processes`."""
+
+    @functools.wraps(func)
+    def wrapper(*args: Any, rank: int, world_size: int, **kwargs: Any) -> Any:
+        return func(*args, processes=Processes(rank, world_size), **kwargs)
+
+    decorated: _Function = wrapper
+    for name, default, what in (("rank", 0, "number of this process"), ("world-size", 1, "number of processes")):
+        variable, text = name.upper().replace("-", "_"), f"torchrun: {what}."
+        decorated = click.option(f"--{name}", envvar=variable, default=default, hidden=True, help=text)(decorated)
+    return decorated
 
 
 class NotCurrentError(BaseException):

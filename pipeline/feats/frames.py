@@ -357,6 +357,9 @@ class MappedFrames(_Read):
 
     def flat(self, rows: np.ndarray) -> torch.Tensor:
         """See ``Frames``."""
-        out = self.function(self.source.flat(rows), rows)
-        assert out.shape == (int(self.lens[rows].sum()), self.dim), (out.shape, self.dim)
+        feats, offsets = self.source.flat(rows), offsets_of(self.lens[rows])
+        out = feats.new_empty((len(feats), self.dim))
+        # One by one: the last bits of a matrix product depend on the number of its rows.
+        for i, (begin, end) in enumerate(zip(offsets[:-1].tolist(), offsets[1:].tolist())):
+            out[begin:end] = self.function(feats[begin:end].clone(), rows[i : i + 1])
         return out

@@ -6,6 +6,7 @@ An utterance visits a small part of all pdfs, so each is scored only with the Ga
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
 import math
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,7 +18,8 @@ import torch
 from pipeline.artifacts.transitions import TransitionModel
 from pipeline.base.errors import DataError
 from pipeline.feats.dataset import Dataset
-from pipeline.feats.frames import offsets_of
+from pipeline.feats.frames import PIECE_FRAMES, offsets_of, pieces
+from pipeline.gmm.blocks import Arrays, Blocks
 from pipeline.gmm.diag import DiagGmms, Evaluator
 from pipeline.gmm.frame_labels import FrameLabelFile, FrameLabels, Piece
 from pipeline.gmm.kernel import Mixtures, mixtures_of
@@ -78,20 +80,24 @@ class Assignment:
         weights: tuple[Sequence[int], float] = ((), 1.0),
         target: Dataset | None = None,
         speaker: np.ndarray | None = None,
+        rows: np.ndarray | None = None,
     ) -> Iterator[Piece]:
         """The data with these labels, piece by piece.
 
         Args:
+            rows: utterances that follow each other; by default all.
             weights: pdfs whose frames count so much.
             target: the same utterances with features to take sums of, when these differ.
             speaker: (N,) speaker of each utterance, for statistics by speaker.
         """
-        for rows in data.pieces():
+        chosen = np.arange(len(data)) if rows is None else rows
+        for own in pieces(data.lens[chosen], PIECE_FRAMES):
+            some = chosen[own]
             yield Piece(
-                data.flat(rows).to(device),
-                self.labels(rows).weighted(*weights),
-                None if target is None else target.flat(rows).to(device),
-                None if speaker is None else np.repeat(speaker[rows], data.lens[rows]),
+                data.flat(some).to(device),
+                self.labels(some).weighted(*weights),
+                None if target is None else target.flat(some).to(device),
+                None if speaker is None else np.repeat(speaker[some], data.lens[some]),
             )
 
     def occupancies(self) -> np.ndarray:
@@ -125,27 +131,36 @@ class Aligner:
         transitions: TransitionModel,
         device: str = "cpu",
         work: Path | None = None,
+        blocks: Blocks | None = None,
     ) -> None:
         """Args:
         data: features that the mixtures score; may be replaced by others of the same frames.
         graphs: of the same utterances.
         transitions: model of the tree that the graphs were compiled with.
         work: directory for the alignments; None: temporary files.
+        blocks: of the utterances, which may be some of those that several processes have; None: there are no others.
         """
         assert len(data) == len(graphs), (len(data), len(graphs))
         self.data, self.graphs, self.device, self.work = data, graphs, device, work
         self.num_pdfs, self.tid_pdf = transitions.num_pdfs, transitions.tid_pdf()
-        self._batches = list(self._make_batches())
+        self.blocks = Blocks.of(data.lens) if blocks is None else blocks
+        self._batches = list(self._make_batches(np.arange(len(data))))
         self._files = 0
         if work is not None:
             work.mkdir(parents=True, exist_ok=True)
 
-    def _make_batches(self) -> Iterator[np.ndarray]:
-        """Utterances of each batch, as many as their scores for the pdfs that each of them has allow."""
-        lengths, widths = self.data.lens, np.zeros(len(self.data), dtype=np.int32)
+    @functools.cached_property
+    def _widths(self) -> np.ndarray:
+        """(N,) pdfs that each utterance has."""
+        widths = np.zeros(len(self.data), dtype=np.int32)
         for rows, graphs in self.graphs.blocks():
             widths[rows] = [len(pdfs) for pdfs in local_pdfs(graphs.graphs)[0]]
-        usable = np.flatnonzero((lengths > 0) & (lengths >= self.graphs.min_frames))
+        return widths
+
+    def _make_batches(self, rows: np.ndarray) -> Iterator[np.ndarray]:
+        """Some utterances in batches, as many in each as their scores for the pdfs that each of them has allow."""
+        lengths, widths = self.data.lens, self._widths
+        usable = rows[(lengths[rows] > 0) & (lengths[rows] >= self.graphs.min_frames[rows])]
         order = usable[np.argsort(lengths[usable], kind="stable")]
         members: list[int] = []
         width = 0
@@ -176,7 +191,7 @@ class Aligner:
                 are searched again with four times the beam and then without. On CUDA the search is always exact.
         """
         file, counts = self.new_file(), np.zeros(len(self.tid_pdf), dtype=np.int64)
-        log_like, frames, retried, done = 0.0, 0, 0, np.zeros(len(self.data), dtype=bool)
+        log_likes, retried = np.full(len(self.data), -np.inf), 0
         mixtures = mixtures_of(evaluator) if self.device == "cpu" else None
         for members in self._batches:
             best = self._best_paths(members, evaluator, mixtures, transitions, beam)
@@ -186,16 +201,33 @@ class Aligner:
                     own = found[row, : self.data.lens[n]]
                     file.write(n, own)
                     counts += np.bincount(own, minlength=len(counts))
-                    log_like, frames, done[n] = log_like + float(scores[row]), frames + len(own), True
-                    retried += tries[row] > 1
-        return self._assignment(file, counts, log_like, frames, done, retried)
+                    log_likes[n] = float(scores[row])
+                    retried += int(tries[row] > 1)
+        return self._assignment(file, self.blocks.summed(counts), log_likes, retried)
 
     def _assignment(
-        self, file: FrameLabelFile, counts: np.ndarray, log_like: float, frames: int, done: np.ndarray, retried: int = 0
+        self, file: FrameLabelFile, counts: np.ndarray, log_likes: np.ndarray, retried: int = 0
     ) -> Assignment:
-        failed = tuple(self.data.id(n) for n in np.flatnonzero(~done))
-        counts = counts.astype(np.float64)
-        return Assignment(file, self.tid_pdf, self.num_pdfs, counts, log_like, frames, failed, retried)
+        """What all processes have found together; the labels are those of this one.
+
+        Args:
+            counts: (n_tid,) of all processes. log_likes: (N,) of this one, -inf of utterances without labels. retried:
+                utterances of this one.
+        """
+        done, blocks = np.isfinite(log_likes), self.blocks
+        failed = [self.data.id(n) for n in np.flatnonzero(~done)]
+        both = blocks.of_all((failed, int(self.data.lens[done].sum()), retried))
+        (log_like,) = blocks.total(lambda rows: (log_likes[rows][done[rows]].sum(keepdims=True),))
+        return Assignment(
+            file,
+            self.tid_pdf,
+            self.num_pdfs,
+            counts.astype(np.float64),
+            float(log_like[0]),
+            sum(frames for _, frames, _ in both),
+            tuple(name for names, _, _ in both for name in names),
+            sum(number for _, _, number in both),
+        )
 
     def _best_paths(
         self,
@@ -232,57 +264,71 @@ class Aligner:
         Args:
             tids: utterances that follow each other and (sum of T,) the ids of their frames, -1 in those without any.
         """
-        file, counts, done = (
-            self.new_file(),
-            np.zeros(len(self.tid_pdf), dtype=np.int64),
-            np.zeros(len(self.data), bool),
-        )
+        file, counts = self.new_file(), np.zeros(len(self.tid_pdf), dtype=np.int64)
+        log_likes = np.full(len(self.data), -np.inf)
         for rows, ids in tids:
             for n, begin in zip(rows.tolist(), offsets_of(self.data.lens[rows]).tolist()):
                 own = ids[begin : begin + self.data.lens[n]]
                 if len(own) and own[0] >= 0:
                     file.write(n, own)
                     counts += np.bincount(own, minlength=len(counts))
-                    done[n] = True
-        return self._assignment(file, counts, 0.0, int(self.data.lens[done].sum()), done)
+                    log_likes[n] = 0.0
+        return self._assignment(file, self.blocks.summed(counts), log_likes)
 
     def full_sum(self, evaluator: Evaluator, transitions: torch.Tensor) -> Assignment:
         """Occupancies over all paths (Baum-Welch)."""
-        file, counts = self.new_file(), np.zeros(len(self.tid_pdf))
-        log_like, frames, done = 0.0, 0, np.zeros(len(self.data), dtype=bool)
-        for members in self._batches:
-            pdfs, local = local_pdfs(self.graphs.of(members).graphs)
-            lens = torch.from_numpy(self.data.lens[members])
-            occ = occupancies(local, self._emissions(members, pdfs, evaluator), lens, transitions)
-            tid_counts = occ.tid_counts(include_final=True).cpu().numpy()
-            counts[: len(tid_counts)] += tid_counts
-            scores, splits = occ.scores.double().cpu().numpy(), local.state_splits.numpy()
-            for row, n in enumerate(members.tolist()):
-                if not np.isfinite(scores[row]):
-                    continue
-                gamma = occ.of(row).cpu().numpy()
-                own = local.state_pdf[splits[row] : splits[row + 1]].numpy()
-                merged = np.zeros((len(gamma), len(pdfs[row])), dtype=gamma.dtype)
-                np.add.at(merged.T, own, gamma.T)
-                t, p = np.nonzero(merged >= MIN_OCCUPANCY)
-                file.write_soft(n, t, pdfs[row][p], merged[t, p])
-                log_like, frames, done[n] = log_like + float(scores[row]), frames + len(gamma), True
-        return self._assignment(file, counts, log_like, frames, done)
+        file, log_likes = self.new_file(), np.full(len(self.data), -np.inf)
+
+        def sums(rows: np.ndarray) -> Arrays:
+            counts = np.zeros(len(self.tid_pdf))
+            for members in self._make_batches(rows):
+                own = self._occupancies(members, evaluator, transitions, file, log_likes)
+                counts[: len(own)] += own
+            return (counts,)
+
+        return self._assignment(file, self.blocks.total(sums)[0], log_likes)
+
+    def _occupancies(
+        self,
+        members: np.ndarray,
+        evaluator: Evaluator,
+        transitions: torch.Tensor,
+        file: FrameLabelFile,
+        log_likes: np.ndarray,
+    ) -> np.ndarray:
+        """Writes the occupancies of a batch and sets its log-likelihoods; returns those of the transition-ids."""
+        pdfs, local = local_pdfs(self.graphs.of(members).graphs)
+        lens = torch.from_numpy(self.data.lens[members])
+        occ = occupancies(local, self._emissions(members, pdfs, evaluator), lens, transitions)
+        scores, splits = occ.scores.double().cpu().numpy(), local.state_splits.numpy()
+        for row, n in enumerate(members.tolist()):
+            if not np.isfinite(scores[row]):
+                continue
+            gamma = occ.of(row).cpu().numpy()
+            own = local.state_pdf[splits[row] : splits[row + 1]].numpy()
+            merged = np.zeros((len(gamma), len(pdfs[row])), dtype=gamma.dtype)
+            np.add.at(merged.T, own, gamma.T)
+            t, p = np.nonzero(merged >= MIN_OCCUPANCY)
+            file.write_soft(n, t, pdfs[row][p], merged[t, p])
+            log_likes[n] = float(scores[row])
+        found: np.ndarray = occ.tid_counts(include_final=True).cpu().numpy()
+        return found
 
     def equal(self, seed: int) -> Assignment:
         """The flat start: a random path through each graph with equally long states, cf. Kaldi align-equal-compiled."""
         rng = np.random.default_rng(seed)
 
         def paths() -> Iterator[tuple[np.ndarray, np.ndarray]]:
-            for rows, graphs in self.graphs.blocks():
-                walker = _Walker(graphs)
-                for i, n in enumerate(rows.tolist()):
-                    length = int(self.data.lens[n])
-                    path = walker.path(i, rng, spoken_only=False)
-                    if len(path) > length:
-                        path = walker.path(i, rng, spoken_only=True)
-                    if length and len(path) <= length:
-                        yield rows[i : i + 1], walker.stretch(path, length)
+            with self.blocks.in_turn(rng):
+                for rows, graphs in self.graphs.blocks():
+                    walker = _Walker(graphs)
+                    for i, n in enumerate(rows.tolist()):
+                        length = int(self.data.lens[n])
+                        path = walker.path(i, rng, spoken_only=False)
+                        if len(path) > length:
+                            path = walker.path(i, rng, spoken_only=True)
+                        if length and len(path) <= length:
+                            yield rows[i : i + 1], walker.stretch(path, length)
 
         return self.given(paths())
 

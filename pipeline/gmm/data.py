@@ -13,13 +13,17 @@ import torch
 from pipeline.artifacts.ali import AliSet
 from pipeline.artifacts.checkpoint import check_same
 from pipeline.artifacts.features import FeatLoadOptions, FeatureFacts
+from pipeline.artifacts.index import load_index
 from pipeline.artifacts.lang import Lang
 from pipeline.artifacts.transitions import TransitionModel
 from pipeline.artifacts.tree import Tree
 from pipeline.base.errors import DataError, MismatchError
 from pipeline.feats.dataset import Dataset
+from pipeline.feats.frames import PIECE_FRAMES, pieces
+from pipeline.gmm.blocks import Blocks, open_shared
 from pipeline.gmm.frame_labels import FrameLabels, Piece
 from pipeline.hmm.graph_source import GraphSource
+from pipeline.nn.distributed import World
 
 logger = logging.getLogger(__name__)
 
@@ -50,11 +54,13 @@ class Aligned:
 
     Args:
         done: (N,) bool, which utterances have one.
+        blocks: of the utterances, which may be some of those that several processes have.
     """
 
     data: Dataset
     ali: AliSet
     done: np.ndarray
+    blocks: Blocks
 
     @property
     def transitions(self) -> TransitionModel:
@@ -87,6 +93,7 @@ class Aligned:
         device: str = "cpu",
         weights: tuple[Sequence[int], float] = ((), 1.0),
         speaker: np.ndarray | None = None,
+        rows: np.ndarray | None = None,
     ) -> Iterator[Piece]:
         """The data with labels by the alignment's own tree; arguments as for ``Assignment.pieces``.
 
@@ -95,16 +102,20 @@ class Aligned:
         """
         data = self.data if data is None else data
         pdf = self.transitions.tid_pdf()
-        for rows in data.pieces():
-            tids = self.tids(rows)
+        for some in self._pieces(rows):
+            tids = self.tids(some)
             labels = FrameLabels.from_pdfs(np.where(tids >= 0, pdf[np.maximum(tids, 0)], -1), self.transitions.num_pdfs)
-            whose = None if speaker is None else np.repeat(speaker[rows], data.lens[rows])
-            yield Piece(data.flat(rows).to(device), labels.weighted(*weights), None, whose)
+            whose = None if speaker is None else np.repeat(speaker[some], data.lens[some])
+            yield Piece(data.flat(some).to(device), labels.weighted(*weights), None, whose)
 
-    def tid_pieces(self, data: Dataset) -> Iterator[tuple[torch.Tensor, np.ndarray, np.ndarray]]:
-        """Features (sum of T, F), transition-ids (sum of T,) and lengths (M,) of utterances, piece by piece."""
-        for rows in data.pieces():
-            yield data.flat(rows), self.tids(rows), data.lens[rows]
+    def tid_pieces(self, data: Dataset, rows: np.ndarray) -> Iterator[tuple[torch.Tensor, np.ndarray, np.ndarray]]:
+        """Features (sum of T, F), transition-ids (sum of T,) and lengths (M,) of some utterances, piece by piece."""
+        for some in self._pieces(rows):
+            yield data.flat(some), self.tids(some), data.lens[some]
+
+    def _pieces(self, rows: np.ndarray | None) -> Iterator[np.ndarray]:
+        chosen = np.arange(len(self.data)) if rows is None else rows
+        return (chosen[own] for own in pieces(self.data.lens[chosen], PIECE_FRAMES))
 
     def silence_pdfs(self, lang: Lang) -> list[int]:
         """pdf-ids of silence in the alignment's own tree."""
@@ -112,10 +123,17 @@ class Aligned:
 
 
 def load_aligned(
-    data_dir: str | Path, lang: Lang, ali_dir: str | Path, options: FeatLoadOptions, cache_mib: int
+    data_dir: str | Path,
+    lang: Lang,
+    ali_dir: str | Path,
+    options: FeatLoadOptions,
+    cache_mib: int,
+    world: World | None = None,
 ) -> Aligned:
     """Opens features and an alignment of them.
 
+    Args:
+        world: the processes that share them; by default those of torchrun, if it has started any.
     Raises:
         MismatchError: it was made with another lang or has another frame rate.
         DataError: it holds no utterance of the data.
@@ -130,15 +148,17 @@ def load_aligned(
             f"{ali_dir} and {data_dir} do not belong together: an alignment with a frame every "
             f"{ali.header.frame_shift * 1000:g} ms, features every {shift * 1000:g} ms"
         )
-    data = Dataset.open(data_dir, options, cache_mib=cache_mib)
-    done = np.array([data.id(n) in ali for n in range(len(data))])
-    if not done.any():
+    data, blocks = open_shared(data_dir, options, cache_mib, World.current() if world is None else world)
+    done = np.array([data.id(n) in ali for n in range(len(data))], dtype=bool)
+    index = load_index(data_dir)
+    missing = sum(index.id(n) not in ali for n in range(len(index)))
+    if missing == len(index):
         raise DataError(f"{ali.directory}: holds no alignment of any utterance of the data")
-    if not done.all():
+    if missing and not blocks.world.rank:
         logger.warning(
             "%s: %d of %d utterances have no alignment; they join at the first realignment",
             ali_dir,
-            int((~done).sum()),
-            len(done),
+            missing,
+            len(index),
         )
-    return Aligned(data, ali, done)
+    return Aligned(data, ali, done, blocks)

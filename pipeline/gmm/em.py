@@ -5,14 +5,12 @@ from __future__ import annotations
 import dataclasses
 import heapq
 import logging
-from collections.abc import Iterable
 
 import numpy as np
 import torch
 
-from pipeline.gmm.diag import DiagGmms, Evaluator
-from pipeline.gmm.frame_labels import Piece
-from pipeline.gmm.stats import GmmStats, accumulate
+from pipeline.gmm.diag import DiagGmms
+from pipeline.gmm.stats import GmmStats
 
 logger = logging.getLogger(__name__)
 
@@ -183,13 +181,13 @@ def global_gaussian(moments: tuple[torch.Tensor, torch.Tensor], num_pdfs: int, m
     )
 
 
-def single_gaussians(start: DiagGmms, pieces: Iterable[Piece], min_var: float) -> DiagGmms:
+def single_gaussians(start: DiagGmms, stats: GmmStats, min_var: float) -> DiagGmms:
     """One Gaussian per pdf from labelled frames, cf. Kaldi gmm-init-model.
 
     Args:
         start: P single Gaussians, which stay for pdfs without a frame.
+        stats: of these.
     """
-    stats = accumulate(Evaluator(start), pieces)
     gmms, report = update(start, stats, min_count=2.0, min_weight=0.0, min_var=min_var)
     if report.kept:
         logger.info(

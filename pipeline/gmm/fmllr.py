@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
 
 from pipeline.feats.dataset import Dataset
+from pipeline.gmm.blocks import Arrays, Blocks, added_by_key
 from pipeline.gmm.diag import DiagGmms, Evaluator
 from pipeline.gmm.frame_labels import Piece
 from pipeline.gmm.parallel import for_each, share_out
@@ -38,6 +39,17 @@ class FmllrStats:
     k: np.ndarray
     g: np.ndarray
 
+    @classmethod
+    def of(cls, beta: np.ndarray, k: np.ndarray, packed: np.ndarray) -> FmllrStats:
+        """Args:
+        packed: (S, D, (D + 1) (D + 2) / 2) the upper triangles of g.
+        """
+        speakers, dim = k.shape[:2]
+        g = np.zeros((speakers, dim, dim + 1, dim + 1))
+        rows, columns = np.triu_indices(dim + 1)
+        g[:, :, rows, columns] = g[:, :, columns, rows] = packed
+        return cls(beta, k, g)
+
     def objective(self, transforms: np.ndarray) -> np.ndarray:
         """(S,) value of the auxiliary function for (S, D, D + 1) transforms."""
         log_det = np.linalg.slogdet(transforms[:, :, :-1])[1]
@@ -57,6 +69,44 @@ def fmllr_stats(
         mixtures: what the transformed features should fit, Gaussian by Gaussian those of the evaluator, when they
             differ.
     """
+    return FmllrStats.of(*speaker_sums(evaluator, pieces, num_speakers, mixtures))
+
+
+def fmllr_stats_blocks(
+    evaluator: Evaluator,
+    blocks: Blocks,
+    pieces: Callable[[np.ndarray], Iterable[Piece]],
+    speaker: np.ndarray,
+    num_speakers: int,
+) -> FmllrStats:
+    """Statistics of all speakers over the data of all processes, block by block.
+
+    Args:
+        pieces: positions of the utterances of a block -> its frames; see ``fmllr_stats``.
+        speaker: (N,) speakers of the utterances of this process.
+    """
+
+    def sums(rows: np.ndarray) -> Arrays:
+        there = np.unique(speaker[rows]).astype(np.int64)
+
+        def renumbered() -> Iterator[Piece]:
+            for piece in pieces(rows):
+                assert piece.speaker is not None
+                yield piece._replace(speaker=np.searchsorted(there, piece.speaker))
+
+        return (there, *speaker_sums(evaluator, renumbered(), len(there)))
+
+    there, *found = blocks.total(sums, added_by_key)
+    complete = [np.zeros((num_speakers, *x.shape[1:])) for x in found]
+    for array, own in zip(complete, found):
+        array[there] = own
+    return FmllrStats.of(*complete)
+
+
+def speaker_sums(
+    evaluator: Evaluator, pieces: Iterable[Piece], num_speakers: int, mixtures: DiagGmms | None = None
+) -> Arrays:
+    """The statistics as ``FmllrStats.of`` takes them; see ``fmllr_stats``."""
     gmms = evaluator.gmms if mixtures is None else mixtures
     assert (gmms.offsets == evaluator.gmms.offsets).all(), "two sets of mixtures that do not correspond"
     inverse = 1.0 / gmms.vars
@@ -66,7 +116,7 @@ def fmllr_stats(
         assert piece.speaker is not None
         y = piece.feats if piece.target is None else piece.target
         sums.add(_pulls(evaluator, table, piece), y, piece.speaker)
-    return sums.stats()
+    return sums.beta, sums.k, sums.packed.numpy()
 
 
 def _pulls(evaluator: Evaluator, table: torch.Tensor, piece: Piece) -> torch.Tensor:
@@ -124,14 +174,6 @@ class _SpeakerSums:
                 self.packed[s] += (outer @ pull[:, :dim]).t().double().cpu()
 
         for_each(add, range(len(present)), y.device)
-
-    def stats(self) -> FmllrStats:
-        """All so far."""
-        dim = self.dim
-        g = np.zeros((len(self.beta), dim, dim + 1, dim + 1))
-        rows, columns = self.upper.numpy()
-        g[:, :, rows, columns] = g[:, :, columns, rows] = self.packed.numpy()
-        return FmllrStats(self.beta, self.k, g)
 
 
 def identity(num_speakers: int, dim: int) -> np.ndarray:
@@ -252,9 +294,13 @@ def compose(after: np.ndarray, before: np.ndarray) -> np.ndarray:
     return np.concatenate([linear, bias], axis=2)
 
 
-def speaker_index(data: Dataset) -> tuple[list[str], np.ndarray]:
-    """Sorted names of the speakers of a data set, and (N,) the index of each utterance's."""
+def speaker_index(data: Dataset, everyone: Sequence[str] | None = None) -> tuple[list[str], np.ndarray]:
+    """Sorted names of the speakers of a data set, and (N,) the index of each utterance's.
+
+    Args:
+        everyone: names in place of those of the data's own speakers.
+    """
     own = [data.speaker(n) for n in range(len(data))]
-    names = sorted(set(own))
+    names = sorted(set(own)) if everyone is None else list(everyone)
     number = {name: i for i, name in enumerate(names)}
     return names, np.array([number[s] for s in own], dtype=np.int32)

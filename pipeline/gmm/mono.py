@@ -12,15 +12,16 @@ from pipeline.artifacts.lang import Lang
 from pipeline.artifacts.transitions import TransitionModel
 from pipeline.artifacts.tree import Tree, monophone_tree
 from pipeline.base.errors import DataError
-from pipeline.feats.dataset import Dataset
 from pipeline.gmm.assign import Aligner
+from pipeline.gmm.blocks import moments, open_shared
 from pipeline.gmm.data import graphs_of
 from pipeline.gmm.diag import Evaluator
 from pipeline.gmm.em import global_gaussian, update
 from pipeline.gmm.model import GmmModel
 from pipeline.gmm.options import GmmOptions, MonoOptions
-from pipeline.gmm.stats import accumulate
+from pipeline.gmm.stats import accumulate_blocks
 from pipeline.gmm.train import State, clean_up, train
+from pipeline.nn.distributed import World
 
 logger = logging.getLogger(__name__)
 
@@ -39,20 +40,21 @@ def train_mono(data_dir: str | Path, lang: Lang, options: MonoOptions, tmp_dir: 
     """
     feat_options = FeatLoadOptions(cmvn=options.cmvn, deltas=options.deltas)
     facts = FeatureFacts.load(Path(data_dir))
-    data = Dataset.open(data_dir, feat_options, cache_mib=options.cache_mib)
+    data, blocks = open_shared(data_dir, feat_options, options.cache_mib, World.current())
     tree = monophone_tree(lang.phones, lang.topo, lang.base_phones())
     transitions = TransitionModel(tree, lang.topo)
-    aligner = Aligner(
-        data, graphs_of(data, lang, tree, transitions, options.cache_mib), transitions, options.device, tmp_dir
-    )
+    graphs = graphs_of(data, lang, tree, transitions, options.cache_mib)
+    aligner = Aligner(data, graphs, transitions, options.device, blocks.directory(tmp_dir), blocks)
     first = aligner.equal(options.seed)
-    first.check(len(data), options.max_failed, "flat start")
+    first.check(blocks.count, options.max_failed, "flat start")
     if not first.frames:
         raise DataError(f"{data_dir}: every utterance is shorter than its HMM")
-    start = global_gaussian(data.moments(), tree.num_pdfs, options.min_var).to(options.device)
-    stats = accumulate(Evaluator(start), first.pieces(data, options.device))
+    start = global_gaussian(moments(data, blocks), tree.num_pdfs, options.min_var).to(options.device)
+    stats = accumulate_blocks(Evaluator(start), blocks, lambda rows: first.pieces(data, options.device, rows=rows))
     gmms, _ = update(start, stats, options.flat_min_count, options.min_weight, options.min_var)
     state = train(aligner, gmms, transitions, first, options, silence_pdfs(tree, lang))
+    if blocks.others():
+        return {}
     model = GmmModel(state.gmms, feat_options, facts, config=kept(options), history=state.history)
     model.save(tmp_dir, lang.topo, tree, transitions, lang.id)
     clean_up(tmp_dir)

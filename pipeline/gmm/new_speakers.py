@@ -258,7 +258,8 @@ class _FromWords(_Task):
             found = aligner.viterbi(boosted(mixtures, self.weights[0], options.boost_silence), log_probs)
             failed.append(found.failed)
             pieces = found.pieces(aligner.data, options.device, self.weights, own, speakers.index)
-            gain = speakers.estimate(Evaluator(mixtures), pieces, options, model.gmms.to(options.device))
+            count, fits = len(speakers.names), model.gmms.to(options.device)
+            gain = speakers.estimate(fmllr.fmllr_stats(Evaluator(mixtures), pieces, count, fits), options)
             found.file.remove()
         clean_up(work)
         return Estimated.of(speakers, gain, failed)
@@ -310,7 +311,8 @@ class _FromPosteriors(_Task):
             for some in scored.pieces()
         )
         evaluator = Evaluator(mixtures.to(options.device))
-        return Estimated.of(speakers, speakers.estimate(evaluator, pieces, options, model.gmms.to(options.device)))
+        stats = fmllr.fmllr_stats(evaluator, pieces, len(speakers.names), model.gmms.to(options.device))
+        return Estimated.of(speakers, speakers.estimate(stats, options))
 
     def finish(self, found: Sequence[Estimated], out_dir: Path) -> dict[str, Any]:
         """See ``_Task``."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,13 @@ import numpy as np
 import torch
 
 from pipeline.artifacts.features import FeatureFacts
+from pipeline.artifacts.index import load_index
 from pipeline.artifacts.lang import Lang
 from pipeline.artifacts.model_dir import load_hmm
 from pipeline.feats.dataset import Dataset
 from pipeline.gmm import fmllr
 from pipeline.gmm.assign import Assignment
+from pipeline.gmm.blocks import Blocks
 from pipeline.gmm.data import Aligned, load_aligned
 from pipeline.gmm.diag import DiagGmms, Evaluator
 from pipeline.gmm.em import update
@@ -24,7 +26,7 @@ from pipeline.gmm.frame_labels import Piece
 from pipeline.gmm.model import FMLLR, GmmModel, check_features, load_transforms, save_transforms
 from pipeline.gmm.mono import kept, silence_pdfs, summary
 from pipeline.gmm.options import FmllrOptions, SatOptions
-from pipeline.gmm.stats import accumulate
+from pipeline.gmm.stats import accumulate_blocks
 from pipeline.gmm.train import clean_up
 from pipeline.gmm.triphone import make_tree, train_on_tree
 
@@ -48,9 +50,13 @@ class Speakers:
     transforms: np.ndarray
 
     @classmethod
-    def of(cls, data: Dataset) -> Speakers:
-        """All transforms are the identity."""
-        names, index = fmllr.speaker_index(data)
+    def of(cls, data: Dataset, everyone: Sequence[str] | None = None) -> Speakers:
+        """All transforms are the identity.
+
+        Args:
+            everyone: names, ascending; by default the speakers of the data.
+        """
+        names, index = fmllr.speaker_index(data, everyone)
         return cls(names, index, data, fmllr.identity(len(names), data.dim))
 
     def adapted(self, cache_mib: int) -> Dataset:
@@ -62,18 +68,12 @@ class Speakers:
 
         return data.mapped(adapt, data.dim, cache_mib)
 
-    def estimate(
-        self, evaluator: Evaluator, pieces: Iterable[Piece], options: FmllrOptions, mixtures: DiagGmms | None = None
-    ) -> tuple[float, float]:
+    def estimate(self, stats: fmllr.FmllrStats, options: FmllrOptions) -> tuple[float, float]:
         """Replaces the transforms; returns the gain in objective over no transforms, and the frames.
 
         Args:
-            evaluator: gives the posteriors.
-            pieces: features that it scores with labels (silence weighted as wanted) and speakers; the target are
-                features without transforms.
-            mixtures: what the adapted features should fit, when these are not the evaluator's own.
+            stats: whose target are features without transforms.
         """
-        stats = fmllr.fmllr_stats(evaluator, pieces, len(self.names), mixtures)
         self.transforms, gain = fmllr.estimate(stats, options.fmllr_min_count, options.bias_min_count)
         total, frames = float((gain * stats.beta).sum()), float(stats.beta.sum())
         logger.info("fMLLR: %d speakers, objective gains %.4f per frame", len(self.names), total / max(frames, 1.0))
@@ -83,15 +83,20 @@ class Speakers:
 class FmllrAdaptation:
     """Estimates all speaker transforms again in some iterations of training."""
 
-    def __init__(self, speakers: Speakers, silence: list[int], options: SatOptions) -> None:
-        self.iters, self._speakers, self._silence, self._options = options.fmllr_iters, speakers, silence, options
+    def __init__(self, speakers: Speakers, blocks: Blocks, silence: list[int], options: SatOptions) -> None:
+        self.iters, self._speakers, self._blocks = options.fmllr_iters, speakers, blocks
+        self._silence, self._options = silence, options
 
     def apply(self, gmms: DiagGmms, data: Dataset, assignment: Assignment) -> tuple[DiagGmms, Dataset]:
         """See ``pipeline.gmm.train.Adaptation``."""
         options, speakers = self._options, self._speakers
         weights = (self._silence, options.silence_weight)
-        pieces = assignment.pieces(data, options.device, weights, speakers.data, speakers.index)
-        speakers.estimate(Evaluator(gmms), pieces, options.fmllr)
+
+        def pieces(rows: np.ndarray) -> Iterator[Piece]:
+            return assignment.pieces(data, options.device, weights, speakers.data, speakers.index, rows)
+
+        everyone = speakers.index, len(speakers.names)
+        speakers.estimate(fmllr.fmllr_stats_blocks(Evaluator(gmms), self._blocks, pieces, *everyone), options.fmllr)
         return gmms, speakers.adapted(options.cache_mib)
 
     def tensors(self) -> dict[str, torch.Tensor]:
@@ -135,17 +140,24 @@ def train_sat(
     base, facts = GmmModel.load(model_dir), FeatureFacts.load(Path(data_dir))
     check_features(base, model_dir, data_dir)
     aligned = load_aligned(data_dir, lang, ali_dir, base.feat_options, options.cache_mib)
-    speakers = Speakers.of(base_features(base, aligned.data, options.cache_mib))
+    blocks, everyone = aligned.blocks, load_index(data_dir).speaker_names
+    speakers = Speakers.of(base_features(base, aligned.data, options.cache_mib), everyone)
     _first_transforms(speakers, base, aligned, model_dir, lang, options)
     data = speakers.adapted(options.cache_mib)
     tree = make_tree(aligned, data, lang, options.tree, tmp_dir, questions_file)
     silence = silence_pdfs(tree, lang)
-    adaptation = FmllrAdaptation(speakers, silence, options)
+    adaptation = FmllrAdaptation(speakers, blocks, silence, options)
     state = train_on_tree(aligned, data, lang, tree, options, tmp_dir, adaptation)
-    pieces = state.assignment.pieces(state.data, options.device, target=speakers.data)
+    stats = accumulate_blocks(
+        Evaluator(state.gmms),
+        blocks,
+        lambda rows: state.assignment.pieces(state.data, options.device, target=speakers.data, rows=rows),
+    )
+    if blocks.others():
+        return {}
     independent, _ = update(
         state.gmms,
-        accumulate(Evaluator(state.gmms), pieces),
+        stats,
         min_count=0.0,
         min_weight=0.0,
         min_var=options.min_var,
@@ -177,5 +189,9 @@ def _first_transforms(
     mixtures = base.independent if base.adapted else base.gmms
     assert mixtures is not None
     weights = (aligned.silence_pdfs(lang), options.silence_weight)
-    pieces = aligned.pieces(speakers.data, options.device, weights, speakers.index)
-    speakers.estimate(Evaluator(mixtures.to(options.device)), pieces, options.fmllr)
+
+    def pieces(rows: np.ndarray) -> Iterator[Piece]:
+        return aligned.pieces(speakers.data, options.device, weights, speakers.index, rows)
+
+    evaluator, everyone = Evaluator(mixtures.to(options.device)), (speakers.index, len(speakers.names))
+    speakers.estimate(fmllr.fmllr_stats_blocks(evaluator, aligned.blocks, pieces, *everyone), options.fmllr)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import torch
 
+from pipeline.gmm.blocks import Arrays, Blocks
 from pipeline.gmm.diag import Evaluator
 from pipeline.gmm.frame_labels import Piece
 from pipeline.gmm.parallel import share_out
@@ -57,6 +58,23 @@ def accumulate(evaluator: Evaluator, pieces: Iterable[Piece]) -> GmmStats:
     if sums is None:
         sums = _DenseSums(evaluator, gmms.dim, torch.device("cpu"))
     return sums.stats()
+
+
+def accumulate_blocks(
+    evaluator: Evaluator, blocks: Blocks, pieces: Callable[[np.ndarray], Iterable[Piece]]
+) -> GmmStats:
+    """Statistics over the data of all processes, block by block.
+
+    Args:
+        pieces: positions of the utterances of a block -> its frames; see ``accumulate``.
+    """
+
+    def sums(rows: np.ndarray) -> Arrays:
+        own = accumulate(evaluator, pieces(rows))
+        return own.occ.numpy(), own.first.numpy(), own.second.numpy(), np.array([own.log_like])
+
+    occ, first, second, log_like = blocks.total(sums)
+    return GmmStats(torch.from_numpy(occ), torch.from_numpy(first), torch.from_numpy(second), float(log_like[0]))
 
 
 class _Sums:

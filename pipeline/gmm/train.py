@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
+import shutil
 import time
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,11 +18,12 @@ from pipeline.base.files import read_json, write_json
 from pipeline.base.log import progress
 from pipeline.feats.dataset import Dataset
 from pipeline.gmm.assign import LABELS, Aligner, Assignment, boosted
+from pipeline.gmm.blocks import PROCESS
 from pipeline.gmm.diag import DiagGmms, Evaluator
 from pipeline.gmm.em import grow, update
 from pipeline.gmm.frame_labels import FrameLabelFile
 from pipeline.gmm.options import GmmOptions
-from pipeline.gmm.stats import accumulate
+from pipeline.gmm.stats import accumulate_blocks
 
 logger = logging.getLogger(__name__)
 
@@ -92,7 +95,7 @@ def train(
     Returns:
         The final state.
     """
-    state = State(gmms, transitions, first, aligner.data, 0, [])
+    state, blocks = State(gmms, transitions, first, aligner.data, 0, []), aligner.blocks
     if aligner.work is not None:
         _restore(state, aligner, adaptation)
     start_gauss = gmms.num_pdfs
@@ -103,14 +106,22 @@ def train(
         _iterate(state, aligner, options, silence_pdfs, adaptation, iteration, start_gauss)
         state.history[-1]["seconds"] = round(time.monotonic() - began, 3)
         logger.debug("%s", state.history[-1])
-        if aligner.work is not None and time.monotonic() - saved > CHECKPOINT_EVERY and iteration < options.num_iters:
+        late = blocks.from_rank(0, functools.partial(_is_late, saved))
+        if aligner.work is not None and late and iteration < options.num_iters:
             _save(state, aligner.work, adaptation)
             saved = time.monotonic()
     return state
 
 
+def _is_late(saved: float) -> bool:
+    """Whether it is time for a checkpoint."""
+    return time.monotonic() - saved > CHECKPOINT_EVERY
+
+
 def clean_up(work: Path) -> None:
-    """Removes checkpoints and alignments of a complete training."""
+    """Removes checkpoints and alignments of a complete training, which no process uses any more."""
+    for path in work.glob(f"{PROCESS}.*"):
+        shutil.rmtree(path)
     for path in (work / CHECKPOINT, work / f"{CHECKPOINT}.json", *work.glob(f"{LABELS}.*.bin")):
         path.unlink(missing_ok=True)
 
@@ -137,9 +148,13 @@ def _iterate(
         else:
             state.assignment = aligner.viterbi(evaluator, log_probs, options.beam)
             record |= {"retried": state.assignment.retried} if state.assignment.retried else {}
-        state.assignment.check(len(state.data), options.max_failed, f"iteration {iteration}")
+        state.assignment.check(aligner.blocks.count, options.max_failed, f"iteration {iteration}")
         record["aligned_log_like"] = state.assignment.log_like / max(state.assignment.frames, 1)
-    stats = accumulate(Evaluator(state.gmms), state.assignment.pieces(state.data, aligner.device))
+    stats = accumulate_blocks(
+        Evaluator(state.gmms),
+        aligner.blocks,
+        lambda rows: state.assignment.pieces(state.data, aligner.device, rows=rows),
+    )
     state.gmms, report = update(state.gmms, stats, options.min_count, options.min_weight, options.min_var)
     state.transitions.update(state.assignment.tid_counts)
     if iteration <= options.grow_iters:
@@ -153,6 +168,7 @@ def _iterate(
             options.perturb,
             seed=options.seed * 100_003 + iteration,
         )
+    state.gmms = aligner.blocks.same(state.gmms)
     record |= {
         "log_like": stats.log_like / max(stats.total(), 1.0),
         "num_gauss": state.gmms.num_gauss,
@@ -194,11 +210,10 @@ def _restore(state: State, aligner: Aligner, adaptation: Adaptation | None) -> N
     """Resumes from a checkpoint in the work directory if there is one."""
     assert aligner.work is not None
     checkpoint, work = aligner.work / CHECKPOINT, aligner.work
-    if not (checkpoint.is_file() and (work / f"{CHECKPOINT}.json").is_file()):
-        return
+    found = aligner.blocks.of_all(_saved_iteration(work))
+    if not all(iteration == found[0] for iteration in found) or not found[0]:
+        return  # nothing there, or killed when some processes had written their files and some had not
     tensors, facts = load_tensors(checkpoint), read_json(work / f"{CHECKPOINT}.json")
-    if int(_metadata(checkpoint)["iteration"]) != facts["iteration"]:
-        return  # killed between the two files: the older tensors do not belong to the newer facts
     gmm = {k[4:]: v for k, v in tensors.items() if k.startswith("gmm.")}
     state.gmms = DiagGmms.from_tensors(gmm, str(checkpoint)).to(aligner.device)
     state.transitions.forward_prob = tensors["forward_prob"].numpy()
@@ -215,6 +230,16 @@ def _restore(state: State, aligner: Aligner, adaptation: Adaptation | None) -> N
         aligner.data = state.data
     state.iteration, state.history = facts["iteration"], facts["history"]
     logger.info("resuming after iteration %d", state.iteration)
+
+
+def _saved_iteration(work: Path) -> int:
+    """Iteration of the checkpoint of a process, 0 without one."""
+    checkpoint = work / CHECKPOINT
+    if not (checkpoint.is_file() and (work / f"{CHECKPOINT}.json").is_file()):
+        return 0
+    iteration = int(_metadata(checkpoint)["iteration"])
+    # Killed between the two files: the older tensors do not belong to the newer facts.
+    return iteration if iteration == read_json(work / f"{CHECKPOINT}.json")["iteration"] else 0
 
 
 def _metadata(path: Path) -> dict[str, str]:

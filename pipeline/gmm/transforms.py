@@ -8,6 +8,7 @@ from collections.abc import Iterable
 import numpy as np
 import torch
 
+from pipeline.gmm.blocks import Arrays
 from pipeline.gmm.diag import DiagGmms, Evaluator
 from pipeline.gmm.frame_labels import FrameLabels, Piece
 from pipeline.gmm.parallel import for_each
@@ -15,22 +16,17 @@ from pipeline.gmm.parallel import for_each
 logger = logging.getLogger(__name__)
 
 
-def lda(pieces: Iterable[Piece], centre: torch.Tensor, dim: int) -> torch.Tensor:
-    """Rows that separate the pdfs best: the within-class covariance becomes the identity, the between-class one
-    diagonal.
-
-    cf. Kaldi acc-lda, est-lda. Directions without any within-class variance (constant features) are left out of the
-    inverse, so a singular covariance costs those directions and nothing else.
+def lda_sums(pieces: Iterable[Piece], centre: torch.Tensor) -> Arrays:
+    """Statistics for ``lda``, cf. Kaldi acc-lda.
 
     Args:
         pieces: spliced features and the class of each frame; frames without a label do not count.
         centre: (F,) float32 a point near their mean, which keeps float32 products exact.
-        dim: wanted output dimension, at most F.
     Returns:
-        (dim, F) float32.
+        float64: (P,) frames of each class, and (P, F) sums of them and (F, F) sums of all their products, after the
+        centre has been subtracted.
     """
     size = len(centre)
-    assert 1 <= dim <= size, (dim, size)
     second = torch.zeros((size, size), dtype=torch.float64)
     first, occ = torch.zeros((0, size), dtype=torch.float64), torch.zeros(0, dtype=torch.float64)
     for feats, labels, *_ in pieces:
@@ -43,6 +39,25 @@ def lda(pieces: Iterable[Piece], centre: torch.Tensor, dim: int) -> torch.Tensor
                 weighted = x if weights is None else x * weights[:, None]
                 second += (weighted.t() @ x).double().cpu()
                 first[pdf] += weighted.double().sum(0).cpu()
+    return occ.numpy(), first.numpy(), second.numpy()
+
+
+def lda(sums: Arrays, dim: int) -> torch.Tensor:
+    """Rows that separate the pdfs best: the within-class covariance becomes the identity, the between-class one
+    diagonal.
+
+    cf. Kaldi est-lda. Directions without any within-class variance (constant features) are left out of the inverse, so
+    a singular covariance costs those directions and nothing else.
+
+    Args:
+        sums: from ``lda_sums``.
+        dim: wanted output dimension, at most F.
+    Returns:
+        (dim, F) float32.
+    """
+    occ, first, second = (torch.from_numpy(x) for x in sums)
+    size = len(second)
+    assert 1 <= dim <= size, (dim, size)
     total = occ.sum()
     mean = first.sum(0) / total
     total_cov = second / total - torch.outer(mean, mean)

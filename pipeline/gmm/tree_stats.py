@@ -13,6 +13,7 @@ from pipeline.artifacts.topo import Topo
 from pipeline.artifacts.transitions import TransitionModel
 from pipeline.artifacts.tree import BOUNDARY
 from pipeline.feats.frames import offsets_of
+from pipeline.gmm.blocks import Arrays
 
 # Floor for variances in the likelihood of a cluster; keeps clusters of few or equal frames from looking perfect.
 VAR_FLOOR = 0.01
@@ -37,6 +38,16 @@ class TreeStats:
     @property
     def right(self) -> int:
         return self.windows.shape[1] - 1 - self.left
+
+    def arrays(self) -> Arrays:
+        """Keys (window and pdf-class), ascending, and their sums, for ``added_by_key``."""
+        return np.concatenate([self.windows, self.pdf_classes[:, None]], axis=1), self.sums
+
+    @classmethod
+    def of(cls, arrays: Arrays, left: int) -> TreeStats:
+        """The same from arrays."""
+        keys, sums = arrays
+        return cls(keys[:, :-1], keys[:, -1], sums, left)
 
 
 def objective(sums: np.ndarray) -> np.ndarray:
@@ -137,7 +148,7 @@ def accumulate_tree(
             span = slice(begin, begin + 100_000)
             x = feats[torch.from_numpy(used[span])].double().cpu()
             sums.index_add_(0, index[span], torch.cat([torch.ones(len(x), 1, dtype=torch.float64), x, x * x], dim=1))
-    table = np.stack(keys)
+    table = np.stack(keys) if keys else np.zeros((0, left + right + 2), dtype=np.int64)
     order = np.lexsort(table.T[::-1])
     return TreeStats(table[order, :-1], table[order, -1], sums.numpy()[order], left)
 

@@ -6,6 +6,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from pipeline.artifacts.features import FeatLoadOptions, FeatureFacts
@@ -16,17 +17,19 @@ from pipeline.base.files import write_json
 from pipeline.feats.dataset import Dataset
 from pipeline.feats.frames import offsets_of
 from pipeline.gmm.assign import Aligner, Assignment
+from pipeline.gmm.blocks import Arrays, added_by_key, moments
 from pipeline.gmm.cluster import build_tree
 from pipeline.gmm.data import Aligned, graphs_of, load_aligned
 from pipeline.gmm.diag import DiagGmms, Evaluator
 from pipeline.gmm.em import global_gaussian, single_gaussians
 from pipeline.gmm.model import GmmModel
 from pipeline.gmm.mono import kept, silence_pdfs, summary
-from pipeline.gmm.options import DeltasOptions, GmmOptions, LdaMlltOptions, TreeOptions, TriphoneOptions
+from pipeline.gmm.options import DeltasOptions, LdaMlltOptions, TreeOptions, TriphoneOptions
 from pipeline.gmm.questions import cluster_phones, load_questions, save_questions
+from pipeline.gmm.stats import accumulate_blocks
 from pipeline.gmm.train import Adaptation, State, clean_up, train
-from pipeline.gmm.transforms import lda, mllt, mllt_stats, transform_means
-from pipeline.gmm.tree_stats import accumulate_tree, convert_tids
+from pipeline.gmm.transforms import lda, lda_sums, mllt, mllt_stats, transform_means
+from pipeline.gmm.tree_stats import TreeStats, accumulate_tree, convert_tids
 
 logger = logging.getLogger(__name__)
 
@@ -47,13 +50,23 @@ def make_tree(
         data: the aligned utterances with the features to cluster by.
         questions_file: questions to ask; None: clusters of phones.
     """
-    pieces = aligned.tid_pieces(data)
-    stats = accumulate_tree(pieces, aligned.transitions, lang.topo, options.left, options.right)
+    stats = tree_stats(aligned, data, lang, options)
     questions = load_questions(questions_file, lang.phones) if questions_file else cluster_phones(stats, lang)
     tree, facts = build_tree(stats, questions, lang, options)
-    save_questions(out_dir / QUESTIONS, questions, lang.phones)
-    write_json(out_dir / TREE_STATS, facts)
+    if not aligned.blocks.world.rank:
+        save_questions(out_dir / QUESTIONS, questions, lang.phones)
+        write_json(out_dir / TREE_STATS, facts)
     return tree
+
+
+def tree_stats(aligned: Aligned, data: Dataset, lang: Lang, options: TreeOptions) -> TreeStats:
+    """Statistics for a tree over the data of all processes; arguments as for ``make_tree``."""
+
+    def sums(rows: np.ndarray) -> Arrays:
+        pieces = aligned.tid_pieces(data, rows)
+        return accumulate_tree(pieces, aligned.transitions, lang.topo, options.left, options.right).arrays()
+
+    return TreeStats.of(aligned.blocks.total(sums, added_by_key), options.left)
 
 
 def train_on_tree(
@@ -72,9 +85,8 @@ def train_on_tree(
         adaptation: a transform that is estimated along the way.
     """
     transitions = TransitionModel(tree, lang.topo)
-    aligner = Aligner(
-        data, graphs_of(data, lang, tree, transitions, options.cache_mib), transitions, options.device, tmp_dir
-    )
+    blocks, graphs = aligned.blocks, graphs_of(data, lang, tree, transitions, options.cache_mib)
+    aligner = Aligner(data, graphs, transitions, options.device, blocks.directory(tmp_dir), blocks)
     first = aligner.given(
         (
             rows,
@@ -84,9 +96,10 @@ def train_on_tree(
         )
         for rows in data.pieces()
     )
-    first.check(len(data), options.max_failed, "initial alignment")
-    start = global_gaussian(data.moments(), tree.num_pdfs, options.min_var).to(options.device)
-    gmms = single_gaussians(start, first.pieces(data, options.device), options.min_var)
+    first.check(blocks.count, options.max_failed, "initial alignment")
+    start = global_gaussian(moments(data, blocks), tree.num_pdfs, options.min_var).to(options.device)
+    stats = accumulate_blocks(Evaluator(start), blocks, lambda rows: first.pieces(data, options.device, rows=rows))
+    gmms = single_gaussians(start, stats, options.min_var)
     return train(aligner, gmms, transitions, first, options, silence_pdfs(tree, lang), adaptation)
 
 
@@ -112,6 +125,8 @@ def train_deltas(
     aligned = load_aligned(data_dir, lang, ali_dir, feat_options, options.cache_mib)
     tree = make_tree(aligned, aligned.data, lang, options.tree, tmp_dir, questions_file)
     state = train_on_tree(aligned, aligned.data, lang, tree, options, tmp_dir)
+    if aligned.blocks.others():
+        return {}
     model = GmmModel(state.gmms, feat_options, facts, config=kept(options), history=state.history)
     model.save(tmp_dir, lang.topo, tree, state.transitions, lang.id)
     clean_up(tmp_dir)
@@ -121,25 +136,30 @@ def train_deltas(
 class MlltAdaptation:
     """Estimates MLLT again in some iterations and keeps the product with LDA."""
 
-    def __init__(
-        self, iters: tuple[int, ...], loaded: Dataset, matrix: torch.Tensor, silence: list[int], options: GmmOptions
-    ) -> None:
+    def __init__(self, aligned: Aligned, matrix: torch.Tensor, silence: list[int], options: LdaMlltOptions) -> None:
         """Args:
-        loaded: spliced features, F per frame.
+        aligned: with spliced features, F per frame.
         matrix: (D, F) LDA.
         silence: pdfs whose frames do not count.
         """
-        self.iters, self._loaded, self.matrix, self._silence, self._options = iters, loaded, matrix, silence, options
+        self.iters, self._aligned, self.matrix = options.mllt_iters, aligned, matrix
+        self._silence, self._options = silence, options
 
     def data(self) -> Dataset:
         """Features under the present transform."""
         matrix = self.matrix.t()
-        return self._loaded.mapped(lambda feats, rows: feats @ matrix, len(self.matrix), self._options.cache_mib)
+        return self._aligned.data.mapped(lambda feats, rows: feats @ matrix, len(self.matrix), self._options.cache_mib)
 
     def apply(self, gmms: DiagGmms, data: Dataset, assignment: Assignment) -> tuple[DiagGmms, Dataset]:
         """See ``Adaptation``."""
-        pieces = assignment.pieces(data, self._options.device, (self._silence, 0.0))
-        square, gain = mllt(*mllt_stats(Evaluator(gmms), pieces))
+
+        def sums(rows: np.ndarray) -> Arrays:
+            pieces = assignment.pieces(data, self._options.device, (self._silence, 0.0), rows=rows)
+            stats, count = mllt_stats(Evaluator(gmms), pieces)
+            return stats, np.array([count])
+
+        stats, count = self._aligned.blocks.total(sums)
+        square, gain = mllt(stats, float(count[0]))
         logger.info("MLLT: objective gains %.4f per frame", gain)
         turn = torch.from_numpy(square)
         self.matrix = (turn @ self.matrix.double()).float()
@@ -171,14 +191,16 @@ def train_lda_mllt(
     )
     facts = FeatureFacts.load(Path(data_dir))
     aligned = load_aligned(data_dir, lang, ali_dir, feat_options, options.cache_mib)
-    loaded = aligned.data
-    pieces = aligned.pieces(weights=(aligned.silence_pdfs(lang), 0.0))
-    matrix = lda(pieces, loaded.moments()[0].float(), min(options.dim, loaded.dim))
-    adaptation = MlltAdaptation(options.mllt_iters, loaded, matrix, [], options)
-    data = adaptation.data()
+    loaded, blocks = aligned.data, aligned.blocks
+    centre, weights = moments(loaded, blocks)[0].float(), (aligned.silence_pdfs(lang), 0.0)
+    sums = blocks.total(lambda rows: lda_sums(aligned.pieces(weights=weights, rows=rows), centre))
+    matrix = lda(sums, min(options.dim, loaded.dim))
+    data = MlltAdaptation(aligned, matrix, [], options).data()
     tree = make_tree(aligned, data, lang, options.tree, tmp_dir, questions_file)
-    adaptation = MlltAdaptation(options.mllt_iters, loaded, matrix, silence_pdfs(tree, lang), options)
+    adaptation = MlltAdaptation(aligned, matrix, silence_pdfs(tree, lang), options)
     state = train_on_tree(aligned, data, lang, tree, options, tmp_dir, adaptation)
+    if blocks.others():
+        return {}
     model = GmmModel(state.gmms, feat_options, facts, adaptation.matrix, config=kept(options), history=state.history)
     model.save(tmp_dir, lang.topo, tree, state.transitions, lang.id)
     clean_up(tmp_dir)

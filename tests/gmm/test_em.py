@@ -139,7 +139,7 @@ def test_single_gaussians_fall_back_where_there_is_no_frame():
     feats, pdfs, _, _ = labelled(3, 90, 2)
     labels = FrameLabels.from_pdfs(np.where(pdfs == 1, 0, pdfs), 3)
     start = global_gaussian(Dataset.of([feats]).moments(), 3, 1e-3)
-    gmms = single_gaussians(start, [Piece(feats, labels)], 1e-3)
+    gmms = single_gaussians(start, accumulate(Evaluator(start), [Piece(feats, labels)]), 1e-3)
     assert torch.allclose(gmms.means[1], feats.mean(0), atol=1e-5)
     assert torch.allclose(gmms.means[2], feats[pdfs == 2].mean(0), atol=1e-5)
 

@@ -10,7 +10,7 @@ from pipeline.gmm.diag import Evaluator
 from pipeline.gmm.fmllr import fmllr_stats
 from pipeline.gmm.frame_labels import FrameLabelFile, FrameLabels, Piece
 from pipeline.gmm.stats import _CompiledSums, _DenseSums, accumulate
-from pipeline.gmm.transforms import lda, mllt_stats
+from pipeline.gmm.transforms import lda, lda_sums, mllt_stats
 from tests.gmm.test_diag import random_gmms
 
 LENS = np.array([5, 3, 7])
@@ -68,7 +68,7 @@ def test_pieces_change_no_bit_of_the_statistics(weighted):
     assert torch.equal(one.occ, two.occ) and torch.equal(one.first, two.first) and torch.equal(one.second, two.second)
     assert one.log_like == two.log_like
     # These sum products of blocks of frames, so pieces change the rounding.
-    a, b = (lda(x, feats.mean(0), 3) for x in (whole, parts))
+    a, b = (lda(lda_sums(x, feats.mean(0)), 3) for x in (whole, parts))
     assert torch.allclose(a, b, atol=1e-4)
     (stats, count), (again, count_again) = (mllt_stats(Evaluator(gmms), x) for x in (whole, parts))
     assert np.allclose(stats, again, rtol=1e-4, atol=1e-3) and count == pytest.approx(count_again)
@@ -84,10 +84,10 @@ def test_frames_that_count_twice_are_two_frames():
     feats = torch.from_numpy((rng.standard_normal((600, 5)) + 2 * rng.standard_normal((3, 5))[pdfs]).astype(np.float32))
     weights = rng.integers(1, 3, 600)
     centre = feats.mean(0)
-    once = lda([Piece(feats, FrameLabels.from_pdfs(pdfs, 3, weights=weights.astype(np.float32)))], centre, 2)
+    once = lda(lda_sums([Piece(feats, FrameLabels.from_pdfs(pdfs, 3, weights=weights.astype(np.float32)))], centre), 2)
     rows = np.repeat(np.arange(600), weights)
-    twice = lda([Piece(feats[rows], FrameLabels.from_pdfs(pdfs[rows], 3))], centre, 2)
-    plain = lda([Piece(feats, FrameLabels.from_pdfs(pdfs, 3))], centre, 2)
+    twice = lda(lda_sums([Piece(feats[rows], FrameLabels.from_pdfs(pdfs[rows], 3))], centre), 2)
+    plain = lda(lda_sums([Piece(feats, FrameLabels.from_pdfs(pdfs, 3))], centre), 2)
     assert torch.allclose(once, twice, atol=1e-4) and not torch.allclose(once, plain, atol=1e-3)
 
 

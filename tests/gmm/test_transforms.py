@@ -13,7 +13,7 @@ from pipeline.gmm import fmllr
 from pipeline.gmm.diag import DiagGmms, Evaluator
 from pipeline.gmm.frame_labels import FrameLabels, Piece
 from pipeline.gmm.stats import accumulate
-from pipeline.gmm.transforms import lda, mllt, mllt_objective, mllt_stats, transform_means
+from pipeline.gmm.transforms import lda, lda_sums, mllt, mllt_objective, mllt_stats, transform_means
 from tests.gmm.test_diag import random_gmms
 
 
@@ -36,7 +36,7 @@ def scatter(feats: torch.Tensor, pdfs: np.ndarray) -> tuple[np.ndarray, np.ndarr
 
 def test_lda_whitens_the_classes_and_sorts_by_separation():
     feats, pdfs = classes(5, 4000, 6)
-    out = feats @ lda([Piece(feats, FrameLabels.from_pdfs(pdfs, 5))], feats.mean(0), 6).t()
+    out = feats @ lda(lda_sums([Piece(feats, FrameLabels.from_pdfs(pdfs, 5))], feats.mean(0)), 6).t()
     within, total = scatter(out, pdfs)
     assert np.allclose(within, np.eye(6), atol=1e-3)
     between = np.diag(total) - 1
@@ -47,7 +47,7 @@ def test_lda_whitens_the_classes_and_sorts_by_separation():
 def test_lda_of_constant_features_has_finite_rows():
     feats, pdfs = classes(3, 500, 4)
     feats = torch.cat([feats, torch.full((500, 2), 7.0)], dim=1)
-    matrix = lda([Piece(feats, FrameLabels.from_pdfs(pdfs, 3))], feats.mean(0), 5)
+    matrix = lda(lda_sums([Piece(feats, FrameLabels.from_pdfs(pdfs, 3))], feats.mean(0)), 5)
     assert torch.isfinite(matrix).all()
     assert (matrix[4] == 0).all() and (matrix[:4].abs().sum(1) > 0).all()
     assert torch.allclose((feats @ matrix.t()).std(0)[:4] >= 0.9, torch.tensor(True))
@@ -229,7 +229,9 @@ def test_no_projection_separates_better_than_lda(seed, dim):
     def separation(rows: np.ndarray) -> float:
         return float(np.linalg.slogdet(rows @ total @ rows.T)[1] - np.linalg.slogdet(rows @ within @ rows.T)[1])
 
-    best = separation(lda([Piece(feats, FrameLabels.from_pdfs(pdfs, 4))], feats.mean(0), dim).double().numpy())
+    best = separation(
+        lda(lda_sums([Piece(feats, FrameLabels.from_pdfs(pdfs, 4))], feats.mean(0)), dim).double().numpy()
+    )
     rng = np.random.default_rng(seed)
     assert all(separation(rng.standard_normal((dim, 5))) <= best + 1e-3 for _ in range(20))
     assert separation(np.eye(5)[:dim]) <= best + 1e-3
