@@ -1,4 +1,4 @@
-"""Shared set-up of the tests: hypothesis without a clock, CUDA tests skipped without a device."""
+"""Shared set-up of the tests: hypothesis without a clock, what is skipped where."""
 
 from __future__ import annotations
 
@@ -21,8 +21,17 @@ hypothesis.settings.register_profile("pipeline", deadline=None, print_blob=True)
 hypothesis.settings.load_profile("pipeline")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skips what is marked `cuda` where there is no CUDA device."""
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """--slow, which utils/test.sh hands on."""
+    parser.addoption("--slow", action="store_true", help="also run recipes on miniature clones of their corpora")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Skips what is marked `clone` without --slow, and what is marked `cuda` where there is no CUDA device."""
+    if not config.getoption("--slow"):
+        for item in items:
+            if item.get_closest_marker("clone"):
+                item.add_marker(pytest.mark.skip(reason="takes minutes; utils/test.sh --slow runs it"))
     marked = [item for item in items if item.get_closest_marker("cuda")]
     if not marked:
         return

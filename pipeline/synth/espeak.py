@@ -186,6 +186,17 @@ def _phone_spans(samples: np.ndarray, events: list[tuple[int, int, int, str]]) -
     ]
 
 
+def say(text: str, voice: Voice) -> tuple[np.ndarray, int]:
+    """Speak any text, where times of words are not needed.
+
+    Returns:
+        int16 samples (T,) and their rate in Hz (22,050); the same in every call.
+    """
+    with _LOCK:
+        samples, rate, _ = _run(text, voice)
+    return samples, rate
+
+
 def synthesize(words: list[str], voice: Voice) -> RawSpeech:
     """Speak one phrase and return its audio with the exact times of its words and phones.
 
