@@ -20,7 +20,8 @@ GROUPS = {
     "Networks": "train_nhmm estimate_transitions train_viterbi train_async make_den_graph train_sequence "
     "train_sequence_async train_e2e export_e2e plot_training",
     "Alignments": "align refine_ali import_ali export_ali score_ali score_durations score_quality plot_ali",
-    "Decoding": "make_graph decode decode_e2e rescore rescore_lattices export_lattices pool_weights score sum_times",
+    "Decoding": "make_graph decode decode_e2e rescore rescore_lattices export_lattices pool_weights score score_stm "
+    "sum_times",
 }
 # What people align with is a packed model, and what they score is its times; recipes align a data directory with a
 # model directory, and score words.

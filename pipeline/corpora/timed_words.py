@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from pipeline.artifacts import stm
 from pipeline.artifacts.characters import split_fields
 from pipeline.base.errors import DataError
 from pipeline.corpora.annotated import annotation_files
@@ -76,24 +77,17 @@ class _Timed:
 
 
 class _Stm(_Timed):
-    needs = "'recording channel speaker start end [<labels>] words'"
+    needs = stm.NEEDS
 
     def utterances(self) -> Iterator[SourceUtterance]:
-        for where, fields in self.rows(5):
-            recording, channel, speaker = fields[:3]
-            words = fields[6:] if len(fields) > 5 and fields[5].startswith("<") and "," in fields[5] else fields[5:]
-            name = f"{recording}-{channel}" if channel not in ("1", "A") else recording
-            utt_id = f"{speaker}-{name}-{'-'.join(fields[3:5])}"
-            if [word.lower() for word in words] == ["ignore_time_segment_in_scoring"]:
-                self.out.add(utt_id, "marked as not to be scored", f"{where}: {' '.join(words)}")
-                continue
-            with self.out.refusing(utt_id, "line that cannot be read"):
-                start, end = self.times(fields[3], fields[4], where)
-                utt_id = f"{speaker}-{name}-{round(start * 1000):08d}-{round(end * 1000):08d}"
-                if start >= end:
-                    raise DataError(f"{where}: {' '.join(words)!r} spans [{start}, {end}] s")
-                audio = self.audio(recording, channel, where)
-                yield SourceUtterance(utt_id, audio, " ".join(words), where, speaker, start, end)
+        for where, fields in self.rows(stm.FEWEST):
+            with self.out.refusing("-".join(fields[:5]), "line that cannot be read"):
+                line = stm.stm_line(fields, where)
+                if line.ignored:
+                    self.out.add(line.utt_id, "marked as not to be scored", f"{where}: {line.text}")
+                    continue
+                audio = self.audio(line.recording, line.channel, where)
+                yield SourceUtterance(line.utt_id, audio, line.text, where, line.speaker, line.start, line.end)
 
 
 class _Ctm(_Timed):

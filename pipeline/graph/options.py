@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 from pydantic.config import JsonDict
 from pydantic.dataclasses import dataclass
 
@@ -235,6 +235,27 @@ class ExportLatticesOptions:
     max_states: int | None = Field(
         default=None, ge=1, description="htk: states of a word lattice at most; none: 10,000 and one for each frame."
     )
+
+
+@dataclass(frozen=True, config=_STRICT)
+class ScoreStmOptions:
+    """How recognised texts are scored against an .stm."""
+
+    dropped: tuple[str, ...] = Field(
+        default=("<unk>",), description="Words that count as nothing where they are recognised."
+    )
+    subsets: tuple[str, ...] = Field(
+        default=(),
+        description="NAME=PREFIX each: recordings whose names begin with PREFIX also have a row of their own.",
+    )
+
+    @field_validator("subsets")
+    @classmethod
+    def _named(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for entry in value:
+            if not all(entry.partition("=")[::2]) or entry.count("=") > 1:
+                raise ValueError(f"{entry!r} is not NAME=PREFIX")
+        return value
 
 
 @dataclass(frozen=True, config=_STRICT)
