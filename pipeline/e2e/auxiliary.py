@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -17,13 +19,14 @@ from pipeline.nn.normalised import Network
 
 
 class Head(nn.Sequential):
-    """A norm (layers of residual networks hand out sums of any size), a hidden layer if it has a width, and a linear
-    one.
+    """A norm if wanted (layers of residual networks hand out sums of any size), a hidden layer if it has a width, and a
+    linear one.
     """
 
-    def __init__(self, in_dim: int, hidden: int, out_dim: int) -> None:
+    def __init__(self, in_dim: int, hidden: int, out_dim: int, norm: bool) -> None:
+        first = [nn.LayerNorm(in_dim)] if norm else []
         middle = [nn.Linear(in_dim, hidden), nn.ReLU()] if hidden else []
-        super().__init__(nn.LayerNorm(in_dim), *middle, nn.Linear(hidden or in_dim, out_dim))
+        super().__init__(*first, *middle, nn.Linear(hidden or in_dim, out_dim))
 
 
 class Auxiliary(nn.Module):
@@ -41,15 +44,19 @@ class Auxiliary(nn.Module):
         """
         super().__init__()
         check_layers(options)
-        dim, hidden = model.encoder.out_dim, options.aux_hidden
+        dim, top = model.encoder.out_dim, options.layers
 
-        def heads(layers: tuple[int, ...], hidden: int, size: int) -> nn.ModuleDict:
-            return nn.ModuleDict({str(number): Head(dim, hidden, size) for number in layers})
+        def head(number: int, size: int, least: int = 0) -> Head:
+            hidden = options.aux_hidden if number < top else options.aux_top_hidden
+            return Head(dim, hidden or least, size, options.aux_norm)
 
-        self.frame = heads(options.aux_layers, hidden, num_labels)
-        self.ctc = heads(options.aux_ctc_layers, hidden, num_states + 1)
-        self.token = Head(dim, hidden, model.vocab_size) if options.aux_token_weight else None
-        self.branches = heads(options.aux_transducer_layers, hidden or dim, dim)
+        def heads(layers: tuple[int, ...], size: int, least: int = 0) -> nn.ModuleDict:
+            return nn.ModuleDict({str(number): head(number, size, least) for number in layers})
+
+        self.frame = heads(options.aux_layers, num_labels)
+        self.ctc = heads(options.aux_ctc_layers, num_states + 1)
+        self.token = head(top, model.vocab_size) if options.aux_token_weight else None
+        self.branches = heads(options.aux_transducer_layers, dim, least=dim)
         factors = layer_factors(options)
         self.joins = nn.ModuleDict(
             {
@@ -100,23 +107,32 @@ def check_layers(options: TrainEndToEndOptions) -> None:
 
 
 def smoothed_cross_entropy(logits: torch.Tensor, targets: torch.Tensor, smoothing: float) -> torch.Tensor:
-    """(1 - m) CE(label) + m CE(uniform), summed (Jiang et al. 2023), where CE(uniform) = - mean over classes of log p.
+    """(1 - m) CE(label) + m CE(uniform) (Jiang et al. 2023), where CE(uniform) = - mean over classes of log p.
 
     Args:
         logits: (M, C), normalised or not. targets: (M,) int64.
         smoothing: m.
+    Returns:
+        (M,).
     """
-    return F.cross_entropy(logits.float(), targets, reduction="sum", label_smoothing=smoothing)
+    return F.cross_entropy(logits.float(), targets, reduction="none", label_smoothing=smoothing)
 
 
 def symmetric_kl(logits: torch.Tensor, other: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """KL(P || Q) + KL(Q || P) = sum_v (p - q) (log p - log q), mean over the real cells (Liu et al. 2020).
+    """KL(P || Q) + KL(Q || P) = sum_v (p - q) (log p - log q), summed over the real cells (Liu et al. 2020).
 
     Args:
         logits, other: (N, T, U, V) of P and Q. mask: (N, T, U) bool.
+    Returns:
+        (N,).
     """
     p, q = logits[mask].log_softmax(-1), other[mask].log_softmax(-1)
-    return ((p.exp() - q.exp()) * (p - q)).sum(-1).mean()
+    return sums_of(((p.exp() - q.exp()) * (p - q)).sum(-1), mask.sum((1, 2)).tolist())
+
+
+def sums_of(values: torch.Tensor, sizes: Sequence[int]) -> torch.Tensor:
+    """(M,) values of utterances side by side, so many each -> (N,) their sums, always in the same order."""
+    return torch.stack([x.sum() for x in values.split(list(sizes))])
 
 
 def branch_losses(
@@ -138,17 +154,17 @@ def branch_losses(
     Args:
         logits: (N, T', U + 1, V) of the decoder. predicted: (N, U + 1, Dp).
     Returns:
-        sum over utterances and branches of the losses, and sum over branches of the mean divergence (0 unless with_kl).
+        (N,) losses and (N,) divergences summed over cells (0 unless with_kl), both summed over branches.
     """
     transducer = with_heads.model.transducer
     assert transducer is not None
     cells = mask_of(lens, logits.shape[1])[:, :, None] & mask_of(token_lens + 1, logits.shape[2])[:, None, :]
-    total, divergence = logits.new_zeros(()), logits.new_zeros(())
+    total, divergence = logits.new_zeros(len(lens)), logits.new_zeros(len(lens))
     for number, branch in with_heads.auxiliary.branches.items():
         hidden = layers[int(number)]
         x, _ = with_heads.auxiliary.joins[number](hidden.x, hidden.lens)
         own = transducer.logits(branch(x), predicted.detach(), frozen=True)
-        total = total + rnnt_loss(own, lens, tokens, token_lens).sum()
+        total = total + rnnt_loss(own, lens, tokens, token_lens)
         if with_kl:
             divergence = divergence + symmetric_kl(logits, own, cells)
     return total, divergence

@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from pipeline.artifacts.tokens import BLANK_ID, EOS_ID
-from pipeline.e2e.auxiliary import ModelWithAuxHeads, branch_losses, smoothed_cross_entropy
+from pipeline.e2e.auxiliary import ModelWithAuxHeads, branch_losses, smoothed_cross_entropy, sums_of
 from pipeline.e2e.labels import AuxTargets
 from pipeline.e2e.options import TrainEndToEndOptions
 from pipeline.e2e.rnnt import rnnt_loss
@@ -22,12 +22,13 @@ from pipeline.nn.losses import padded
 from pipeline.nn.masks import mask_of
 from pipeline.nn.train import Loss
 
-Terms = dict[str, tuple[float, torch.Tensor]]  # weight and value of each part of the objective, per token or frame
+Terms = dict[str, tuple[float, torch.Tensor]]  # weight and value of each part of the objective
 
 
 class EndToEndLoss:
-    """L = L_decoder + w L_CTC + sum of w L_aux; sequence losses per token, frame losses per frame (Jiang et al. 2023,
-    Liu et al. 2020). In evaluation mode there are no auxiliary losses, and the loss may be the share of wrong tokens.
+    """L = L_decoder + w L_CTC + sum of w L_aux. Sequence losses are per token; losses of frames are per frame (as in
+    Jiang et al. 2023), or weigh as much as they do beside sums over an utterance (``aux_per``; Liu et al. 2020). In
+    evaluation mode there are no auxiliary losses, and the loss may be the share of wrong tokens.
     """
 
     def __init__(
@@ -61,9 +62,10 @@ class EndToEndLoss:
             errors["attention"] = _next_token_errors(log_probs.detach(), tokens, token_lens)
         if model.transducer is not None:
             terms.update(self._transducer(with_heads, layers, encoded, lens, tokens, token_lens))
+        count = int(token_lens.sum()) + len(rows)
         if model.training:
-            terms.update(self._supervision(with_heads, layers, encoded, lens, batch.indices))
-        return self._sum(terms, errors, int(token_lens.sum()) + len(rows), model.training)
+            terms.update(self._supervision(with_heads, layers, encoded, lens, batch.indices, count))
+        return self._sum(terms, errors, count, model.training)
 
     def _sum(self, terms: Terms, errors: dict[str, int], count: int, training: bool) -> Loss:
         total = functools.reduce(operator.add, (weight * value for weight, value in terms.values())) * count
@@ -78,7 +80,7 @@ class EndToEndLoss:
         """Mean cross-entropy per token and end; smoothed in training."""
         target, mask = _with_end(tokens, token_lens), mask_of(token_lens + 1, log_probs.shape[1])
         smoothing = self.options.label_smoothing if log_probs.requires_grad else 0.0
-        return smoothed_cross_entropy(log_probs[mask], target[mask], smoothing) / mask.sum()
+        return smoothed_cross_entropy(log_probs[mask], target[mask], smoothing).mean()
 
     def _transducer(
         self,
@@ -115,9 +117,9 @@ class EndToEndLoss:
             loss, divergence = branch_losses(
                 with_heads, layers, logits, predicted, lens, tokens, token_lens, o.aux_kl_weight > 0
             )
-            terms["aux_transducer"] = o.aux_transducer_weight, loss / count
+            terms["aux_transducer"] = o.aux_transducer_weight, loss.sum() / count
             if o.aux_kl_weight:
-                terms["aux_kl"] = o.aux_kl_weight, divergence
+                terms["aux_kl"] = o.aux_kl_weight, self._mean(divergence, lens * (token_lens + 1), int(count))
         return terms
 
     def _supervision(
@@ -127,8 +129,9 @@ class EndToEndLoss:
         encoded: torch.Tensor,
         lens: torch.Tensor,
         indices: np.ndarray,
+        count: int,
     ) -> Terms:
-        """Losses of what reads the alignment."""
+        """Losses of what reads the alignment; count: tokens and ends of the batch."""
         o, heads, targets = self.options, with_heads.auxiliary, self.aux
         if targets is None:
             return {}
@@ -137,22 +140,28 @@ class EndToEndLoss:
         terms: Terms = {}
         for number, head in heads.frame.items():
             if labels:
-                hidden = layers[int(number)]
-                terms[f"frame_{number}"] = (
-                    o.aux_weight,
-                    frame_loss(head, hidden.x, targets.frame[int(number)], indices, o.aux_smoothing),
-                )
+                found = frame_losses(head, layers[int(number)].x, targets.frame[int(number)], indices, o.aux_smoothing)
+                terms[f"frame_{number}"] = o.aux_weight, self._mean(*found, count)
         for number, head in heads.ctc.items():
             terms[f"states_{number}"] = (
                 o.aux_ctc_weight,
                 states_loss(head, layers[int(number)], targets.states, indices),
             )
         if heads.token is not None and tokens:
-            terms["tokens"] = (
-                o.aux_token_weight,
-                frame_loss(heads.token, encoded, targets.token, indices, o.aux_smoothing),
-            )
+            found = frame_losses(heads.token, encoded, targets.token, indices, o.aux_smoothing)
+            terms["tokens"] = o.aux_token_weight, self._mean(*found, count)
         return terms
+
+    def _mean(self, sums: torch.Tensor, sizes: torch.Tensor, count: int) -> torch.Tensor:
+        """A loss of frames as a part of the objective: their mean, or the sum over utterances of the mean of each, per
+        token as sequence losses are.
+
+        Args:
+            sums: (N,) over the frames of an utterance. sizes: (N,) frames. count: tokens and ends of the batch.
+        """
+        if self.options.aux_per == "frame":
+            return sums.sum() / sizes.sum().clamp(min=1)
+        return (sums / sizes.clamp(min=1)).sum() / count
 
     def end_epoch(self, model: ModelWithAuxHeads, data: Dataset, done: float) -> None:
         """Nothing to refresh."""
@@ -162,20 +171,23 @@ class EndToEndLoss:
         return None
 
 
-def frame_loss(
+def frame_losses(
     head: nn.Module, x: torch.Tensor, labels: Sequence[np.ndarray], indices: np.ndarray, smoothing: float
-) -> torch.Tensor:
-    """Mean smoothed cross-entropy per labelled frame; 0 without any.
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Smoothed cross-entropy of labelled frames.
 
     Args:
         head: from (M, D) to (M, C). It sees the labelled frames only, which costs less than masking its output.
         x: (N, T, D). labels: by utterance, (T_n,), or empty ones. indices: (N,) utterances.
+    Returns:
+        (N,) sums over the labelled frames of each utterance, and (N,) how many these are.
     """
     rows = [labels[i] for i in indices]
     place = np.concatenate([n * x.shape[1] + np.arange(len(row)) for n, row in enumerate(rows)])
     targets = torch.from_numpy(np.concatenate(rows).astype(np.int64)).to(x.device)
     frames = x.flatten(0, 1).index_select(0, torch.from_numpy(place.astype(np.int64)).to(x.device))
-    return smoothed_cross_entropy(head(frames), targets, smoothing) / max(len(targets), 1)
+    sizes = [len(row) for row in rows]
+    return sums_of(smoothed_cross_entropy(head(frames), targets, smoothing), sizes), torch.tensor(sizes).to(x.device)
 
 
 def states_loss(head: nn.Module, hidden: Hidden, states: Sequence[np.ndarray], indices: np.ndarray) -> torch.Tensor:

@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from pipeline.nn.options import STRICT, EncoderOptions, TrainOptions
+from pipeline.nn.options import IF_SET, STRICT, EncoderOptions, TrainOptions
 
 ModelKind = Literal["ctc", "attention", "transducer"]
 
@@ -83,8 +83,15 @@ class TrainEndToEndOptions(TrainOptions, EndToEndOptions):
     aux_weight: float = Field(
         default=1.0,
         ge=0,
-        description="Weight of this frame cross-entropy, a mean per frame, beside sequence losses "
-        "per token: where losses are sums over an utterance, the same weight counts frames / tokens as much.",
+        description="Weight of this frame cross-entropy.",
+    )
+    aux_per: Literal["frame", "utterance"] = Field(
+        default="frame",
+        description="What losses of frames (--aux-weight, --aux-token-weight, --aux-kl-weight) are beside those of "
+        "sequences. frame: a mean over frames (of the divergence: frames and tokens) beside means per token; "
+        "utterance: each utterance has the sum of its sequence loss and the mean of its frame losses (Liu et al. "
+        "2020), so that frames weigh less by the number of tokens of an utterance.",
+        json_schema_extra=IF_SET,
     )
     aux_smoothing: float = Field(
         default=0.5,
@@ -96,7 +103,23 @@ class TrainEndToEndOptions(TrainOptions, EndToEndOptions):
     aux_labels: Literal["pdf", "phone"] = Field(
         default="pdf", description="What the frames learn: tied states, or phones."
     )
-    aux_hidden: int = Field(default=0, ge=0, description="Width of a hidden layer in each auxiliary output; 0: linear.")
+    aux_hidden: int = Field(
+        default=0,
+        ge=0,
+        description="Width of a hidden layer in each auxiliary output below the top layer; 0: linear (branches of "
+        "--aux-transducer-layers: as wide as the encoder).",
+    )
+    aux_top_hidden: int = Field(
+        default=0,
+        ge=0,
+        description="The same for outputs at the top layer.",
+        json_schema_extra=IF_SET,
+    )
+    aux_norm: bool = Field(
+        default=True,
+        description="Layer normalisation in front of each auxiliary output.",
+        json_schema_extra=IF_SET,
+    )
     aux_majority: bool = Field(
         default=False, description="Labels at a lower frame rate: the most frequent instead of the first."
     )

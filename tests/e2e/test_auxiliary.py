@@ -17,7 +17,7 @@ from pipeline.e2e.auxiliary import (
     smoothed_cross_entropy,
     symmetric_kl,
 )
-from pipeline.e2e.criterion import EndToEndLoss, frame_loss, greedy_errors, states_loss
+from pipeline.e2e.criterion import EndToEndLoss, frame_losses, greedy_errors, states_loss
 from pipeline.e2e.labels import AuxTargets, jitter
 from pipeline.e2e.model import EndToEnd
 from pipeline.e2e.options import TrainEndToEndOptions
@@ -42,7 +42,11 @@ TARGETS = [np.array([3, 4, 3]), np.array([5, 5])]
 AUX_TARGETS = AuxTargets(
     5,
     4,
-    {1: [np.arange(13) % 5, np.arange(7) % 5], 3: [np.arange(7) % 5, np.arange(4) % 5]},
+    {
+        1: [np.arange(13) % 5, np.arange(7) % 5],
+        2: [np.arange(7) % 5, np.arange(4) % 5],
+        3: [np.arange(7) % 5, np.arange(4) % 5],
+    },
     [np.array([1, 2]), np.array([4])],
     [np.array([0, 3, 3, 4, 4, 3, 0]), np.array([0, 5, 5, 0])],
 )
@@ -71,20 +75,23 @@ def test_smoothing_is_its_formula(m):
     expected = sum(
         -(1 - m) * math.log(row[k]) - m * sum(math.log(x) / 3 for x in row) for row, k in zip(p.tolist(), (1, 0))
     )
-    assert float(smoothed_cross_entropy(logits, torch.tensor([1, 0]), m)) == pytest.approx(expected, abs=1e-5)
+    assert float(smoothed_cross_entropy(logits, torch.tensor([1, 0]), m).sum()) == pytest.approx(expected, abs=1e-5)
 
 
 def test_frames_without_a_label_get_no_gradient():
     """Those behind an end, and all of an utterance without an alignment."""
     x, head = torch.randn(3, 4, 5, requires_grad=True), torch.nn.Linear(5, 3)
     labels = [np.array([], dtype=np.int64), np.array([0, 2]), np.array([1, 1, 0, 2]), np.array([2])]
-    loss = frame_loss(head, x, labels, np.array([1, 2, 0]), 0.3)
-    loss.backward()
+    sums, sizes = frame_losses(head, x, labels, np.array([1, 2, 0]), 0.3)
+    sums.sum().backward()
     reached = x.grad.abs().sum(-1) > 0
     assert reached.tolist() == [[True, True, False, False], [True] * 4, [False] * 4]
-    rows = torch.cat([head(x[0, :2]), head(x[1])])
-    assert torch.allclose(loss, smoothed_cross_entropy(rows, torch.tensor([0, 2, 1, 1, 0, 2]), 0.3) / 6)
-    assert float(frame_loss(head, x, labels, np.array([0, 0, 0]), 0.3)) == 0.0
+    assert sizes.tolist() == [2, 4, 0]
+    for n, row in enumerate(([0, 2], [1, 1, 0, 2], [])):
+        alone = smoothed_cross_entropy(head(x[n, : len(row)]), torch.tensor(row, dtype=torch.int64), 0.3)
+        assert torch.allclose(sums[n], alone.sum())
+    none = frame_losses(head, x, labels, np.array([0, 0, 0]), 0.3)
+    assert float(none[0].sum()) == 0.0 and int(none[1].sum()) == 0
 
 
 def test_utterances_without_states_get_no_gradient():
@@ -106,12 +113,12 @@ def test_divergence_is_symmetric_and_zero_for_equal_branches():
     mask[1, 2] = False
     a, b = p.log_softmax(-1), q.log_softmax(-1)
     kl = [
-        torch.nn.functional.kl_div(y, x, log_target=True, reduction="none").sum(-1)[mask].mean()
+        (torch.nn.functional.kl_div(y, x, log_target=True, reduction="none").sum(-1) * mask).sum((1, 2))
         for x, y in ((a, b), (b, a))
     ]
     assert torch.allclose(symmetric_kl(p, q, mask), sum(kl), atol=1e-5)
     assert torch.allclose(symmetric_kl(p, q, mask), symmetric_kl(q, p, mask), atol=1e-6)
-    assert float(symmetric_kl(p, p + 3.0, mask)) == pytest.approx(0.0, abs=1e-5)
+    assert float(symmetric_kl(p, p + 3.0, mask).sum()) == pytest.approx(0.0, abs=1e-5)
     changed = q.clone()
     changed[1, 2] += torch.randn(2, 5)
     assert torch.equal(symmetric_kl(p, q, mask), symmetric_kl(p, changed, mask))
@@ -135,29 +142,79 @@ def test_divergence_counts_the_cells_behind_the_last_token():
     predicted = net.predict(torch.tensor([[3, 4, 3], [5, 5, 0]]))
     x, _ = with_heads.auxiliary.joins["2"](layers[2].x, layers[2].lens)
     own, other = net.logits(encoded, predicted), net.logits(with_heads.auxiliary.branches["2"](x), predicted)
-    cells = [
-        (own[n, :t, :u].flatten(0, 1), other[n, :t, :u].flatten(0, 1)) for n, t, u in ((0, lens[0], 4), (1, lens[1], 3))
-    ]
-    p, q = (torch.cat(rows).log_softmax(-1) for rows in zip(*cells))
-    assert float(divergence) == pytest.approx(float(((p.exp() - q.exp()) * (p - q)).sum(-1).mean()), rel=1e-4)
+    for n, t, u in ((0, lens[0], 4), (1, lens[1], 3)):
+        p, q = (z[n, :t, :u].flatten(0, 1).log_softmax(-1) for z in (own, other))
+        assert float(divergence[n]) == pytest.approx(float(((p.exp() - q.exp()) * (p - q)).sum()), rel=1e-4)
 
 
-def test_branches_count_per_token_and_have_weights_of_their_own():
+@pytest.mark.parametrize("per", ["frame", "utterance"])
+def test_branches_count_per_token_and_have_weights_of_their_own(per):
     """The sums of both terms, from branch_losses, and their share in the objective."""
     with_heads, loss, divergence = branch_terms(True)
+    cells = torch.tensor([7 * 4, 4 * 3])
+    expected = divergence.sum() / cells.sum() * 7 if per == "frame" else (divergence / cells).sum()
     options = dict(model="transducer", aux_transducer_layers=(2,), aux_transducer_weight=0.7, aux_kl_weight=0.2)
-    _, criterion, batch = make(**options)
+    _, criterion, batch = make(**options, aux_per=per)
     found = criterion(with_heads, batch, 0.0)
     assert found.frames == 7  # tokens and ends
-    assert found.sums["aux_transducer"] == pytest.approx(float(loss), rel=1e-4)
-    assert found.sums["aux_kl"] == pytest.approx(7 * float(divergence), rel=1e-4)
+    assert found.sums["aux_transducer"] == pytest.approx(float(loss.sum()), rel=1e-4)
+    assert found.sums["aux_kl"] == pytest.approx(float(expected), rel=1e-4)
     rest = found.sums["transducer"] + found.sums["ctc"]
-    assert float(found.total) == pytest.approx(rest + 0.7 * float(loss) + 0.2 * 7 * float(divergence), rel=1e-4)
+    assert float(found.total) == pytest.approx(rest + 0.7 * float(loss.sum()) + 0.2 * float(expected), rel=1e-4)
+
+
+def test_weights_of_liu_et_al():
+    """L = L_rnnt + 0.3 (L_rnnt,aux + L_KL) + 0.6 sum of (1 / T) sum_t CE, by hand for each utterance alone, added over
+    utterances: what is trained is this sum, divided by a constant of the batch.
+    """
+    from pipeline.e2e.rnnt import rnnt_loss
+
+    with_heads, criterion, batch = make(
+        model="transducer",
+        ctc=False,
+        aux_per="utterance",
+        aux_norm=False,
+        aux_hidden=5,
+        aux_smoothing=0.0,
+        aux_transducer_layers=(2,),
+        aux_transducer_weight=0.3,
+        aux_kl_weight=0.3,
+        aux_layers=(1, 3),
+        aux_weight=0.6,
+    )
+    net, heads, total = with_heads.model.transducer, with_heads.auxiliary, 0.0
+    for n, frames in ((0, 13), (1, 7)):
+        feats, frames = batch.feats[n : n + 1, :frames], torch.tensor([frames])
+        encoded, lens, layers = with_heads.model.encode_layers(feats, frames, {1, 2, 3})
+        tokens = torch.from_numpy(TARGETS[n])[None]
+        count, predicted = torch.tensor([tokens.shape[1]]), net.predict(tokens)
+        logits = net.logits(encoded, predicted)
+        other = net.logits(heads.branches["2"](heads.joins["2"](layers[2].x, layers[2].lens)[0]), predicted)
+        p, q = logits.log_softmax(-1), other.log_softmax(-1)
+        kl = ((p.exp() - q.exp()) * (p - q)).sum(-1).mean()
+        total += rnnt_loss(logits, lens, tokens, count).sum()
+        total += 0.3 * (rnnt_loss(other, lens, tokens, count).sum() + kl)
+        for number in (1, 3):
+            rows = heads.frame[str(number)](layers[number].x[0]).log_softmax(-1)
+            labels = torch.from_numpy(AUX_TARGETS.frame[number][n])
+            total += 0.6 * -rows[torch.arange(len(labels)), labels].mean()
+    assert float(criterion(with_heads, batch, 0.0).total) == pytest.approx(float(total), rel=1e-4)
+
+
+def test_hidden_layers_and_norms_stand_where_the_options_say():
+    """Liu et al. 2020: a hidden layer in the middle, a plain linear one at the top."""
+
+    def kinds(**options) -> list[list[str]]:
+        heads = make(model="ctc", aux_layers=(1, 3), **options)[0].auxiliary.frame
+        return [[type(part).__name__ for part in heads[number]] for number in ("1", "3")]
+
+    assert kinds(aux_hidden=5, aux_norm=False) == [["Linear", "ReLU", "Linear"], ["Linear"]]
+    assert kinds(aux_top_hidden=5) == [["LayerNorm", "Linear"], ["LayerNorm", "Linear", "ReLU", "Linear"]]
 
 
 def test_auxiliary_transducer_gives_nothing_to_predictor_and_joint():
     with_heads, loss, _ = branch_terms(False)
-    got = gradients(with_heads, loss)
+    got = gradients(with_heads, loss.sum())
     assert all(got[name] == 0 for name in got if name.startswith("model.transducer."))
     for part in ("auxiliary.branches.2.", "model.encoder.network.convs.0.", "model.encoder.network.convs.1."):
         assert all(got[name] > 0 for name in got if name.startswith(part)), part
@@ -166,7 +223,7 @@ def test_auxiliary_transducer_gives_nothing_to_predictor_and_joint():
 
 def test_divergence_moves_both_sides():
     with_heads, _, divergence = branch_terms(True)
-    got = gradients(with_heads, divergence)
+    got = gradients(with_heads, divergence.sum())
     for part in ("auxiliary.branches.2.", "model.encoder.network.convs.2.", "model.transducer.output."):
         assert all(got[name] > 0 for name in got if name.startswith(part)), part
 
@@ -182,15 +239,16 @@ def test_equal_branch_has_the_loss_of_the_decoder():
     predicted = with_heads.model.transducer.predict(tokens)
     logits = with_heads.model.transducer.logits(encoded, predicted)
     loss, divergence = branch_losses(with_heads, layers, logits, predicted, lens, tokens, token_lens, True)
-    assert torch.allclose(loss, rnnt_loss(logits, lens, tokens, token_lens).sum(), atol=1e-5)
-    assert float(divergence) == pytest.approx(0.0, abs=1e-6)
+    assert torch.allclose(loss, rnnt_loss(logits, lens, tokens, token_lens), atol=1e-5)
+    assert float(divergence.sum()) == pytest.approx(0.0, abs=1e-5)
 
 
 @pytest.mark.parametrize(
     "options, part, layer",
     [
         (dict(aux_layers=(1,)), "frame.1", 1),
-        (dict(aux_layers=(3,), aux_hidden=4), "frame.3", 3),
+        (dict(aux_layers=(2,), aux_hidden=4), "frame.2", 2),
+        (dict(aux_layers=(3,), aux_top_hidden=4), "frame.3", 3),
         (dict(aux_ctc_layers=(2,)), "ctc.2", 2),
         (dict(aux_token_weight=1.0), "token", 3),
     ],
@@ -199,7 +257,7 @@ def test_equal_branch_has_the_loss_of_the_decoder():
 def test_supervision_reaches_its_layer_and_those_below(options, part, layer):
     with_heads, criterion, batch = make(model="ctc", **options)
     encoded, lens, layers = with_heads.model.encode_layers(batch.feats, batch.lens, with_heads.auxiliary.layers)
-    terms = criterion._supervision(with_heads, layers, encoded, lens, batch.indices)
+    terms = criterion._supervision(with_heads, layers, encoded, lens, batch.indices, 7)
     got = gradients(with_heads, sum(value for _, value in terms.values()))
     assert all(got[name] > 0 for name in got if name.startswith(f"auxiliary.{part}."))
     for number in (1, 2, 3):
