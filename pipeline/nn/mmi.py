@@ -55,6 +55,8 @@ class MmiOptions:
         cross_entropy: weight of the frame cross-entropy with the numerator's states that is added per frame.
         reject_below: frames are left out where the reference state's denominator occupancy is below this.
         cancel_below: frames are left out where no label's occupancies differ by this much.
+        add_lost: references that are not among the denominator's paths are added to them, so that their frames are
+            not rejected.
     """
 
     kind: str = "mmi"
@@ -65,12 +67,18 @@ class MmiOptions:
     cross_entropy: float = 0.0
     reject_below: float = 0.001
     cancel_below: float = 0.001
+    add_lost: bool = True
 
 
 @dataclass
 class Failures:
-    """What went wrong, by utterance index; an utterance has the last reason found."""
+    """What went wrong, by utterance index; an utterance has the last reason found.
 
+    Attributes:
+        added: whether references that were lost have joined their denominator.
+    """
+
+    added: bool = True
     zero_numerator: set[int] = field(default_factory=set)
     empty: set[int] = field(default_factory=set)
     missing: set[int] = field(default_factory=set)
@@ -78,9 +86,10 @@ class Failures:
 
     def reasons(self) -> dict[int, str]:
         """Utterance -> reason in words."""
+        fate = "added to the denominator" if self.added else "frames that the denominator does not know are left out"
         texts = {
-            "missing": "the reference is not in the lattice: added to the denominator",
-            "narrow": "the search lost the better scored reference (beam too narrow): added to the denominator",
+            "missing": f"the reference is not in the lattice: {fate}",
+            "narrow": f"the search lost the better scored reference (beam too narrow): {fate}",
             "empty": "empty lattice: left out",
             "zero_numerator": "the reference has no path: left out",
         }
@@ -160,7 +169,7 @@ class SequenceObjective:
         )
         self.same, self.ignore = same, torch.tensor(sorted(ignore), dtype=torch.int64)
         self.max_failed, self.max_missing = max_failed, max_missing
-        self.failures, self._seen = Failures(), np.zeros(len(graphs), dtype=bool)
+        self.failures, self._seen = Failures(criterion.add_lost), np.zeros(len(graphs), dtype=bool)
 
     @torch.no_grad()
     def outer(self, log_posteriors: torch.Tensor, lens: torch.Tensor, indices: np.ndarray) -> Outer:
@@ -273,7 +282,7 @@ class SequenceObjective:
         numerator: torch.Tensor,
         reference: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor, Competitors]:
-        """Gradient (N, T, P), value (N,) and the competitors, among which the reference always is."""
+        """Gradient (N, T, P), value (N,) and the competitors, among which the reference always is with ``add_lost``."""
         c, denominator = self.criterion, self.denominator
         assert denominator is not None
         accuracy = None
@@ -304,8 +313,8 @@ class SequenceObjective:
         numerator: torch.Tensor,
         accuracy: torch.Tensor | None,
     ) -> Competitors:
-        """Adds the numerator to the denominators that lack it; a path more, so log Z, occupancies and accuracies are
-        mixed.
+        """Finds the denominators that lack the numerator, and adds it to them if wanted; a path more, so log Z,
+        occupancies and accuracies are mixed.
         """
         boosted = log_num
         if self.criterion.boost:
@@ -321,7 +330,8 @@ class SequenceObjective:
             if not torch.isfinite(boosted[row]) or empty[row]:
                 continue
             (self.failures.narrow if lost[row] else self.failures.missing).add(int(indices[row]))
-            found.add(row, boosted[row], numerator[row], accuracy)
+            if self.criterion.add_lost:
+                found.add(row, boosted[row], numerator[row], accuracy)
         for index in indices[~np.isin(np.arange(len(indices)), lacking)]:
             self.failures.missing.discard(int(index))
             self.failures.narrow.discard(int(index))

@@ -131,7 +131,9 @@ class TrainOptions:
         description="bfloat16: mixed precision on a GPU, matrix products in 16 bits.",
         json_schema_extra=IF_SET,
     )
-    optimizer: Literal["nadam", "adam", "adamw"] = Field(default="nadam", description="Optimizer.")
+    optimizer: Literal["nadam", "adam", "adamw", "sgd"] = Field(
+        default="nadam", description="Optimizer; sgd: plain, without momentum."
+    )
     learning_rate: float = Field(default=2e-3, gt=0, description="Peak learning rate.")
     schedule: Literal["one_cycle", "plateau", "constant", "tri_stage"] = Field(
         default="one_cycle",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 
 import torch
@@ -17,12 +17,17 @@ def make_optimizer(
     options: TrainOptions,
     factors: Mapping[torch.nn.Parameter, float] = MappingProxyType({}),
 ) -> torch.optim.Optimizer:
-    """Nadam (Dozat 2016), Adam or AdamW with the options' weight decay.
+    """Nadam (Dozat 2016), Adam, AdamW or plain SGD with the options' weight decay.
 
     Args:
         factors: of the learning rates of some parameters, see ``set_rate``.
     """
-    classes = {"nadam": torch.optim.NAdam, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+    classes: dict[str, Callable[..., torch.optim.Optimizer]] = {
+        "nadam": torch.optim.NAdam,
+        "adam": torch.optim.Adam,
+        "adamw": torch.optim.AdamW,
+        "sgd": torch.optim.SGD,
+    }
     groups: dict[float, list[torch.nn.Parameter]] = {}
     for parameter in parameters:
         groups.setdefault(factors.get(parameter, 1.0), []).append(parameter)
@@ -31,6 +36,25 @@ def make_optimizer(
         lr=options.learning_rate,
         weight_decay=options.weight_decay,
     )
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    """What a checkpoint needs: "<number of the parameter>.<name>"; nothing of plain SGD."""
+    return {
+        f"{index}.{name}": torch.as_tensor(value)
+        for index, values in optimizer.state_dict()["state"].items()
+        for name, value in values.items()
+        if value is not None  # SGD's momentum, of which it has none
+    }
+
+
+def load_optimizer_tensors(optimizer: torch.optim.Optimizer, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Restores in place what ``optimizer_tensors`` gave."""
+    values: dict[int, dict[str, torch.Tensor]] = {}
+    for name, tensor in tensors.items():
+        index, key = name.split(".", 1)
+        values.setdefault(int(index), {})[key] = tensor
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": values})
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:

@@ -67,6 +67,12 @@ class SequenceOptions:
         lt=1,
         description="Frames whose reference state has a smaller denominator occupancy are left out.",
     )
+    lost_references: Literal["add", "reject"] = Field(
+        default="add",
+        description="References that their denominator lacks. add: they join it, so that their frames have an "
+        "occupancy there; reject: it stays as it is, and --reject-below leaves their frames out (Heigold et al. 2014).",
+        json_schema_extra={"stamp": "if_set"},
+    )
     cancel_below: float = Field(
         default=0.001, ge=0, lt=1, description="Frames in which no state's occupancies differ by as much are skipped."
     )
@@ -105,7 +111,9 @@ class SequenceOptions:
     epochs: int = Field(default=3, ge=1, description="Passes over the training data.")
     batch_frames: int = Field(default=5000, ge=1, description="Feature frames per batch, padding included.")
     max_batch: int = Field(default=32, ge=1, description="Utterances per batch at most.")
-    optimizer: Literal["nadam", "adam", "adamw"] = Field(default="adam", description="Optimizer.")
+    optimizer: Literal["nadam", "adam", "adamw", "sgd"] = Field(
+        default="adam", description="Optimizer; sgd: plain, without momentum."
+    )
     learning_rate: float = Field(default=1e-4, gt=0, description="Peak learning rate.")
     schedule: Literal["one_cycle", "plateau", "constant"] = Field(
         default="constant", description="Learning rate over time."

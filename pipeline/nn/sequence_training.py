@@ -178,6 +178,7 @@ def sequence_task(
         cross_entropy=options.cross_entropy,
         reject_below=options.reject_below,
         cancel_below=options.cancel_below,
+        add_lost=options.lost_references == "add",
     )
     same = same_phone(hmm) if smoothed and options.accuracy == "phone" else None
     lookup = word_ids(data, lang) if isinstance(denominator, LatticeSum) and sources.lm is not None else None
@@ -334,8 +335,8 @@ def write_failures(out: Path, task: SequenceTask) -> dict[str, int]:
         f.writelines(f"{task.data.id(index)}\t{reason}\n" for index, reason in sorted(failures.reasons().items()))
     counts = {name: len(getattr(failures, name)) for name in ("zero_numerator", "empty", "missing", "narrow")}
     logger.info(
-        "left out: %d references without a path, %d empty lattices; added to the denominator: %d references that their "
-        "lattice lacks, %d that the search lost; listed in %s",
+        "left out: %d references without a path, %d empty lattices; %d references that their lattice lacks, %d that "
+        "the search lost; listed in %s",
         *counts.values(),
         FAILED,
     )

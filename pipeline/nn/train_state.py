@@ -8,13 +8,13 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 
 from pipeline.artifacts.checkpoint import load_tensors, save_tensors
 from pipeline.base.errors import DataError
+from pipeline.nn.schedule import load_optimizer_tensors, optimizer_tensors
 
 CHECKPOINT = "train.ckpt.safetensors"
 _MODEL, _OPTIMIZER = "model.", "optimizer."
@@ -44,8 +44,7 @@ class TrainState:
 def save_state(directory: Path, state: TrainState, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
     """Writes the checkpoint, replacing the former one."""
     tensors = {f"{_MODEL}{k}": v for k, v in model.state_dict().items()}
-    for index, values in optimizer.state_dict()["state"].items():
-        tensors.update({f"{_OPTIMIZER}{index}.{k}": torch.as_tensor(v) for k, v in values.items()})
+    tensors.update({f"{_OPTIMIZER}{name}": tensor for name, tensor in optimizer_tensors(optimizer).items()})
     save_tensors(directory / CHECKPOINT, tensors, {"state": json.dumps(asdict(state))})
 
 
@@ -63,16 +62,8 @@ def load_state(directory: Path, model: nn.Module, optimizer: torch.optim.Optimiz
         model.load_state_dict({k[len(_MODEL) :]: v for k, v in tensors.items() if k.startswith(_MODEL)})
     except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as e:
         raise DataError(f"{path}: not a checkpoint of this training ({e}); remove {directory} to start anew") from None
-    _load_optimizer(optimizer, {k[len(_OPTIMIZER) :]: v for k, v in tensors.items() if k.startswith(_OPTIMIZER)})
+    load_optimizer_tensors(optimizer, {k[len(_OPTIMIZER) :]: v for k, v in tensors.items() if k.startswith(_OPTIMIZER)})
     return state
-
-
-def _load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]) -> None:
-    values: dict[int, dict[str, Any]] = {}
-    for name, tensor in tensors.items():
-        index, key = name.split(".", 1)
-        values.setdefault(int(index), {})[key] = tensor
-    optimizer.load_state_dict({**optimizer.state_dict(), "state": values})
 
 
 def epoch_file(directory: Path, epoch: int) -> Path:

@@ -19,11 +19,11 @@ from pipeline.nn.asynchronous.coordinator import STATE, Coordinator
 from pipeline.nn.asynchronous.frames import FrameBatches
 from pipeline.nn.asynchronous.job import trained_parameters
 from pipeline.nn.asynchronous.launch import Node
-from pipeline.nn.asynchronous.ledger import Ledger, Wait, partition
+from pipeline.nn.asynchronous.ledger import Interval, Ledger, Wait, partition
 from pipeline.nn.asynchronous.nodes import place_of
 from pipeline.nn.asynchronous.replica import Replica, make_plan
 from pipeline.nn.asynchronous.shard import REFUSED, Shard, SynchronousShard, partition_tensors
-from pipeline.nn.asynchronous.shuffle import consecutive, on_the_fly, shuffled
+from pipeline.nn.asynchronous.shuffle import consecutive, in_order, on_the_fly, shuffled
 from pipeline.nn.asynchronous.train import seconds_to
 
 
@@ -52,6 +52,27 @@ def test_slots_walk_their_utterances():
         ([[7, 0], [8, 0]], [8]),
         ([[7, 1], [9, 0]], []),
         ([[7, 2], [9, 1]], [7, 9]),
+    ]
+
+
+@pytest.mark.parametrize("size", [1, 3, 4, 50])
+def test_batches_in_order_are_full(size):
+    """The batches of a plain list of all frames, and each utterance ends with the batch of its last frame."""
+    lens = np.random.default_rng(2).integers(1, 30, 40)
+    found = list(in_order(iter(enumerate(lens.tolist())), size))
+    plain = list(consecutive(lens, size))
+    assert [b.tolist() for b, _ in found] == [b.tolist() for b in plain]
+    last = np.cumsum(lens) - 1
+    assert [ended for _, ended in found] == [np.flatnonzero(last // size == i).tolist() for i in range(len(plain))]
+
+
+def test_a_batch_goes_as_it_is_when_nothing_comes():
+    batches = list(in_order(iter([(1, 3), None, None, (2, 1), (3, 2)]), 2))
+    assert [(b.tolist(), ended) for b, ended in batches] == [
+        ([[1, 0], [1, 1]], []),
+        ([[1, 2]], [1]),
+        ([[2, 0], [3, 0]], [2]),
+        ([[3, 1]], [3]),
     ]
 
 
@@ -165,6 +186,22 @@ def shard_of_one(kind=Shard, *args):
     return kind({"w": torch.nn.Parameter(torch.zeros(1))}, dataclasses.replace(TRAINING, weight_decay=0.0), *args)
 
 
+def test_plain_sgd_is_its_formula(tmp_path):
+    """w - rate * gradient, also from a checkpoint, in which SGD has nothing."""
+    shard = Shard(
+        {"w": torch.nn.Parameter(torch.ones(2))}, dataclasses.replace(TRAINING, optimizer="sgd", weight_decay=0)
+    )
+    shard.push(0, [torch.tensor([1.0, -2.0])], 0.1, 0)
+    shard.save(tmp_path / "s.safetensors")
+    again = Shard(
+        {"w": torch.nn.Parameter(torch.zeros(2))}, dataclasses.replace(TRAINING, optimizer="sgd", weight_decay=0)
+    )
+    again.load(tmp_path / "s.safetensors")
+    again.push(0, [torch.tensor([1.0, 1.0])], 0.5, 1)
+    assert shard.pull()[1][0].tolist() == pytest.approx([0.9, 1.2])
+    assert again.pull()[1][0].tolist() == pytest.approx([0.4, 0.7])
+
+
 def test_staleness_of_a_script():
     """Two replicas fetch version 0; what the second one sends after the first is one update old, and so on."""
     shard = shard_of_one()
@@ -269,6 +306,39 @@ def test_fetch_interval_in_utterances(tmp_path):
     assert link.pulls == 4 and link.ages == list(range(per_epoch)) * 4
 
 
+def test_interval_of_utterances_and_seconds(monkeypatch):
+    """Both have to pass; the first time comes at once."""
+    now = [0.0]
+    monkeypatch.setattr("pipeline.nn.asynchronous.ledger.time.monotonic", lambda: now[0])
+    interval = Interval(4, 10.0)
+    found = []
+    for seconds in (0.0, 1.0, 2.0, 9.9, 10.0, 10.5, 20.1):
+        now[0] = seconds
+        found.append(interval.passes(2))
+    assert found == [True, False, False, False, True, False, True] and interval.number == 3
+
+
+def test_fetch_interval_over_all_replicas(tmp_path):
+    """Two replicas in turn, one utterance at a time: both fetch when all have begun six, and so each after three of its
+    own."""
+    options = dict(fetch_utterances=6.0, fetch_by="all", replicas=2, batch_frames=1, epochs=1)
+    replica, link = local(tmp_path, **options)
+    items = [link.coordinator.next(number % 2, [], {}) for number in range(12)]
+    assert [item.fetch for item in items] == [1] * 6 + [2] * 6
+    fetched = []
+    for item in items[::2]:
+        replica._whole(item)
+        fetched.append(link.pulls)
+    assert fetched == [1, 1, 1, 2, 2, 2] and link.ages == [0, 1, 2, 0, 1, 2]
+
+
+def test_outer_gradients_know_the_interval_over_all(tmp_path):
+    """Of one replica with batches of frames: parameters are fetched when an utterance is begun, not for each batch."""
+    replica, link = local(tmp_path, fetch_by="all", shuffle="none", frame_batch=3, epochs=1)
+    replica.run()
+    assert link.pulls == 12 < len(link.ages)
+
+
 def test_fetch_interval_in_seconds(tmp_path):
     replica, link = local(tmp_path, fetch_seconds=1000.0)
     replica.run()
@@ -334,7 +404,7 @@ def test_frames_need_a_network_with_a_window(tmp_path):
         replica.run()
 
 
-@pytest.mark.parametrize("shuffle", ["on_the_fly", "full"])
+@pytest.mark.parametrize("shuffle", ["none", "on_the_fly", "full"])
 def test_memory_for_held_gradients_is_bounded(shuffle, tmp_path, monkeypatch):
     """With next to no memory allowed utterances are held one by one, and all are seen."""
     replica, link = local(tmp_path, shuffle=shuffle, frame_batch=7, epochs=1)

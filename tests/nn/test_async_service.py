@@ -205,7 +205,7 @@ def test_round_goes_on_without_a_replica_that_is_given_up(serve):
     assert ages[0] == [0] and service.shard.version == 1
 
 
-@pytest.mark.parametrize("got", [None, Wait(), Item(Key(3, 1, 4), [1, 5, 9], 0.1 + 0.2, 1e-3 / 3, 7)])
+@pytest.mark.parametrize("got", [None, Wait(), Item(Key(3, 1, 4), [1, 5, 9], 0.1 + 0.2, 1e-3 / 3, 7, 5)])
 def test_work_travels(serve, got):
     lead = Lead(got)
     _, ports = serve(Shard(parameters(), OPTIONS), lead=lead)

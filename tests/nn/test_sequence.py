@@ -221,6 +221,27 @@ def test_a_reference_outside_of_its_lattice_joins_the_denominator() -> None:
     )
 
 
+def test_frames_of_a_lost_reference_are_rejected_if_it_does_not_join() -> None:
+    """What the denominator lacks has no occupancy there; where it knows the state, the frame stays."""
+    world = World()
+    objective = world.objective(add_lost=False, cancel_below=0.0)
+    scores = 0.6 * (world.log_post - 0.4 * world.log_prior)
+    log_num, numerator = objective._numerator(scores, world.lens, world.indices)
+    reference = numerator.argmax(2)
+    occupancy = torch.zeros_like(numerator)
+    wrong = (reference + 1) % world.num_pdfs
+    wrong[0, 2] = reference[0, 2]
+    occupancy.scatter_(2, wrong[:, :, None], (torch.arange(6) < world.lens[:, None]).float()[:, :, None])
+    objective.denominator = Known(Competitors(log_num - 1.0, occupancy, [0]))
+    found = world.outer(objective)
+    assert found.gradient.any(2).nonzero().tolist() == [[0, 2]] and found.rejected_frames == 9
+    torch.testing.assert_close(found.gradient[0, 2], 0.6 * (numerator[0, 2] - occupancy[0, 2]))
+    assert objective.failures.narrow == {0, 1} and "left out" in objective.failures.reasons()[0]
+    joining = world.objective(cancel_below=0.0)
+    joining.denominator = objective.denominator
+    assert world.outer(joining).rejected_frames < 9
+
+
 def test_failed_utterances_are_left_out_and_counted() -> None:
     world = World(("A B", "C C C C C", "C"), (6, 4, 4))  # five words need five frames
     objective = world.objective(**NONE)

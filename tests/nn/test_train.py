@@ -68,7 +68,7 @@ def test_it_learns(tmp_path):
     assert list((tmp_path / "log" / "tensorboard").glob("events*"))
 
 
-@pytest.mark.parametrize("optimizer", ["nadam", "adam", "adamw"])
+@pytest.mark.parametrize("optimizer", ["nadam", "adam", "adamw", "sgd"])
 @pytest.mark.parametrize("stop_at", [0, 5, 11])
 def test_resumed_is_bit_equal(tmp_path, monkeypatch, optimizer, stop_at):
     """Interrupted at once, inside an epoch (checkpoint after every batch) and in a later epoch."""

@@ -9,6 +9,7 @@ import logging
 import threading
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,7 +20,7 @@ from pipeline.base.errors import DataError, PipelineError
 from pipeline.base.files import read_json, write_json
 from pipeline.base.log import duration
 from pipeline.nn.asynchronous.job import Built
-from pipeline.nn.asynchronous.ledger import Item, Key, Ledger, Plan, Wait
+from pipeline.nn.asynchronous.ledger import Interval, Item, Key, Ledger, Plan, Wait
 from pipeline.nn.asynchronous.options import AsyncTraining
 from pipeline.nn.schedule import learning_rate
 from pipeline.nn.step import DivergenceError, evaluate, per_frame, pick_device
@@ -81,6 +82,7 @@ class Coordinator:
         self._gone: set[int] = set()
         self._failure: str | None = None
         self._lock = threading.RLock()
+        self._interval = Interval(options.fetch_utterances, options.fetch_seconds)
         self._restore()
         self._start = self._saved = time.monotonic()
 
@@ -106,7 +108,9 @@ class Coordinator:
                     shard.leave(replica)
             if got is None or isinstance(got, Wait):
                 return got
-            return self.ledger.item(got, lambda done: learning_rate(min(done, 1.0), self.options))
+            item = self.ledger.item(got, lambda done: learning_rate(min(done, 1.0), self.options))
+            self._interval.passes(len(item.indices))
+            return replace(item, fetch=self._interval.number)
 
     def beat(self, replica: int) -> None:
         """A sign of life."""

@@ -19,7 +19,7 @@ from pipeline.base.errors import ConfigError
 from pipeline.nn.asynchronous.job import Built
 from pipeline.nn.asynchronous.ledger import Item, Key
 from pipeline.nn.asynchronous.options import AsyncTraining
-from pipeline.nn.asynchronous.shuffle import consecutive, on_the_fly, shuffled
+from pipeline.nn.asynchronous.shuffle import consecutive, in_order, on_the_fly, shuffled
 from pipeline.nn.sequence import FrameCrossEntropy, Outer
 from pipeline.nn.step import Loss
 
@@ -60,12 +60,14 @@ class Work:
     Attributes:
         frames: (B, 2) int64, number of a held utterance and place among its frames with a gradient.
         share: utterances that so many frames make up on average.
+        fetch: number of the parameters that it is to be computed with, see ``Item``.
         rate: learning rate.
         where: place in the training, for messages.
     """
 
     frames: np.ndarray
     share: float
+    fetch: int
     rate: float
     where: str
 
@@ -125,8 +127,9 @@ class FrameBatches:
 
     def batches(self, ask: Ask) -> Iterator[Work]:
         """Yields work until `ask` raises StopIteration and all has been walked through."""
-        if self.options.shuffle == "on_the_fly":
-            for frames, ended in on_the_fly(self._source(ask), self.options.frame_batch):
+        walks = {"none": in_order, "on_the_fly": on_the_fly}
+        if self.options.shuffle in walks:
+            for frames, ended in walks[self.options.shuffle](self._source(ask), self.options.frame_batch):
                 yield self._work(frames)
                 self._end(ended)
             return
@@ -158,14 +161,15 @@ class FrameBatches:
         return Loss(total, self.options.frame_batch)
 
     def _order(self, lens: Sequence[int]) -> Iterator[np.ndarray]:
-        if self.options.shuffle == "none" or self._last is None:
+        if self._last is None:
             return consecutive(lens, self.options.frame_batch)
         return shuffled(lens, self.options.frame_batch, np.random.default_rng((self.options.seed, *self._last.key, 1)))
 
     def _work(self, frames: np.ndarray) -> Work:
         item = self._last
         assert item is not None
-        return Work(frames, len(frames) / self.mean_frames, item.rate, f"epoch {item.key.epoch + 1}")
+        share = len(frames) / self.mean_frames
+        return Work(frames, share, item.fetch, item.rate, f"epoch {item.key.epoch + 1}")
 
     def _end(self, numbers: Iterable[int]) -> None:
         for number in numbers:
@@ -179,7 +183,7 @@ class FrameBatches:
         return bool(self.held) and self._bytes > self.options.held_megabytes << 20
 
     def _source(self, ask: Ask) -> Iterator[tuple[int, int] | None]:
-        """Utterances for slots, decoded in groups of `refresh`."""
+        """Utterances to be walked through, decoded in groups of `refresh`."""
         over = False
         while not over:
             if self._full:
@@ -195,9 +199,9 @@ class FrameBatches:
                     yield number, len(self.held[number].frames)
 
     def _pool(self, ask: Ask) -> tuple[list[int], bool]:
-        """Utterances whose frames are used up together, and whether there will be no more: those of an epoch for full
-        shuffling (or of `refresh`, or what fits), one by one without shuffling."""
-        wanted = self.options.refresh or (1 if self.options.shuffle == "none" else 0)
+        """Utterances whose frames are shuffled together, and whether there will be no more: those of an epoch, or of
+        `refresh`, or what fits."""
+        wanted = self.options.refresh
         pool: list[int] = []
         begun, over = 0, False
         while not over and (not wanted or begun < wanted):

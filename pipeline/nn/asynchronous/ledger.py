@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ class Item:
         done: share of the training that is done, as its own share counts it.
         rate: learning rate.
         of: number of batches of its share in an epoch.
+        fetch: where intervals between fetches are counted over all replicas: how many have passed.
     """
 
     key: Key
@@ -37,6 +39,30 @@ class Item:
     done: float
     rate: float
     of: int
+    fetch: int = 0
+
+
+class Interval:
+    """When parameters are fetched: when so many utterances and so many seconds have both passed since the last time.
+
+    Attributes:
+        number: fetches so far.
+    """
+
+    def __init__(self, utterances: float, seconds: float) -> None:
+        self.utterances, self.seconds = utterances, seconds
+        self.number = 0
+        self._since, self._last = 0.0, 0.0
+
+    def passes(self, utterances: float) -> bool:
+        """Whether to fetch before so many utterances that are about to be worked on; always the first time."""
+        now = time.monotonic()
+        due = not self.number or (self._since >= self.utterances and now - self._last >= self.seconds)
+        if due:
+            self.number += 1
+            self._since, self._last = 0.0, now
+        self._since += utterances
+        return due
 
 
 class Wait:

@@ -30,10 +30,18 @@ class AsyncOptions:
         0.0, ge=0, description="A replica fetches parameters after so many utterances; 0: before each batch."
     )
     fetch_seconds: float = Field(0.0, ge=0, description="A replica fetches parameters at most once in so many seconds.")
+    fetch_by: Literal["replica", "all"] = Field(
+        "replica",
+        description="Whose utterances and seconds these are. replica: of each replica by itself; all: of all together, "
+        "counted by the server when it gives out work, so that all fetch at the same times (before the batch that they "
+        "begin next).",
+        json_schema_extra=IF_SET,
+    )
     shuffle: Literal["utterances", "none", "on_the_fly", "full"] = Field(
         "utterances",
         description="utterances: batches of whole utterances. Else batches of frames, for networks that see a "
-        "window (encoder dnn): none: one utterance after the other; on_the_fly: each place of the batch walks "
+        "window (encoder dnn): none: one utterance after the other, in batches that the next one fills up; "
+        "on_the_fly: each place of the batch walks "
         "through an "
         "utterance of its own; full: frames of all utterances of a replica, shuffled.",
     )

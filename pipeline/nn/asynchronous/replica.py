@@ -14,7 +14,7 @@ from pipeline.feats.dataset import plan
 from pipeline.nn.asynchronous.coordinator import Sums
 from pipeline.nn.asynchronous.frames import FrameBatches
 from pipeline.nn.asynchronous.job import Built
-from pipeline.nn.asynchronous.ledger import Item, Key, Plan, Wait
+from pipeline.nn.asynchronous.ledger import Interval, Item, Key, Plan, Wait
 from pipeline.nn.asynchronous.options import AsyncTraining
 from pipeline.nn.asynchronous.service import Link
 from pipeline.nn.asynchronous.shard import REFUSED
@@ -64,7 +64,7 @@ class Replica:
         self.shards = [[parameters[name] for name in shard] for shard in names]
         self.fetched: list[int] | None = None
         self.bad_steps = 0
-        self._last_fetch, self._since_fetch = 0.0, 0.0
+        self._interval, self._fetch_number = Interval(options.fetch_utterances, options.fetch_seconds), 0
         self._finished: list[Key] = []
         self._sums: Sums = {}
 
@@ -78,7 +78,7 @@ class Replica:
             return
         frames = FrameBatches(self.built, self.options, self._prepare_frames, self._finished_now)
         for work in frames.batches(self._ask):
-            self._fetch(work.share)
+            self._fetch(work.share, work.fetch)
             self.model.zero_grad(set_to_none=True)
             self._update(frames.loss(work), work.rate, work.where)
 
@@ -108,7 +108,7 @@ class Replica:
     def _whole(self, item: Item) -> None:
         """A batch of whole utterances; with one replica, each step is that of ``pipeline.nn.train``."""
         options, key = self.options, item.key
-        self._fetch(len(item.indices))
+        self._fetch(len(item.indices), item.fetch)
         self._seed(key)
         indices = np.asarray(item.indices, dtype=np.int64)
         batch = prepare(self.model, self.built.data, indices, options, item.done, self.built.frame_shift, self.device)
@@ -125,8 +125,8 @@ class Replica:
         Returns:
             (N, T, F) normalised, (N,), (N, T, P).
         """
-        if self.fetched is None:
-            self._fetch(0.0)
+        if self.fetched is None or self.options.fetch_by == "all":
+            self._fetch(0.0, items[-1].fetch)  # of an interval over all the outer gradients know, too
         self._seed(items[0].key)
         indices = np.concatenate([np.asarray(item.indices, dtype=np.int64) for item in items])
         batch = prepare(
@@ -155,11 +155,17 @@ class Replica:
         if self.options.simulate_decode_rtf:
             time.sleep(self.options.simulate_decode_rtf * frames * self.built.frame_shift)
 
-    def _fetch(self, utterances: float) -> None:
-        """Takes the servers' parameters if the interval has passed; `utterances` are about to be worked on."""
-        options, now = self.options, time.monotonic()
-        due = self._since_fetch >= options.fetch_utterances and now - self._last_fetch >= options.fetch_seconds
-        self._since_fetch += utterances
+    def _fetch(self, utterances: float, number: int) -> None:
+        """Takes the servers' parameters if the interval has passed.
+
+        Args:
+            utterances: about to be worked on.
+            number: of the parameters wanted, as all replicas together count.
+        """
+        if self.options.fetch_by == "all":
+            due, self._fetch_number = number != self._fetch_number, number
+        else:
+            due = self._interval.passes(utterances)
         if self.fetched is not None and not due:
             return
         self.fetched = []
@@ -168,7 +174,6 @@ class Replica:
                 self.fetched.append(version)
                 for parameter, tensor in zip(parameters, tensors):
                     parameter.copy_(tensor)
-        self._last_fetch, self._since_fetch = now, utterances
 
     def _update(self, loss: Loss, rate: float, where: str) -> None:
         """Sends the gradient of a loss, unless it is not finite."""

@@ -180,7 +180,7 @@ class Service:
 def encode_item(got: Item | Wait | None) -> Any:
     """Work, as JSON holds it."""
     if isinstance(got, Item):
-        return {"key": list(got.key), "indices": got.indices, "done": got.done, "rate": got.rate, "of": got.of}
+        return {**vars(got), "key": list(got.key)}
     return "none" if got is None else "wait"
 
 

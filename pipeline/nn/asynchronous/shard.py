@@ -7,7 +7,6 @@ import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -15,7 +14,7 @@ from torch import nn
 from pipeline.artifacts.checkpoint import load_tensors, save_tensors
 from pipeline.base.errors import DataError
 from pipeline.nn.options import TrainOptions
-from pipeline.nn.schedule import make_optimizer, set_rate
+from pipeline.nn.schedule import load_optimizer_tensors, make_optimizer, optimizer_tensors, set_rate
 
 Gradients = Sequence[torch.Tensor | None]
 REFUSED = -1  # the staleness of a gradient that was not taken, since its sender had been given up
@@ -106,8 +105,7 @@ class Shard:
         with self._lock:
             tensors: dict[str, torch.Tensor] = {f"p.{name}": p for name, p in self.parameters.items()}
             if self.optimizer is not None:
-                for index, values in self.optimizer.state_dict()["state"].items():
-                    tensors.update({f"o.{index}.{key}": torch.as_tensor(value) for key, value in values.items()})
+                tensors.update({f"o.{name}": t for name, t in optimizer_tensors(self.optimizer).items()})
             # clone: of what the lock protects, only a copy may be written after it
             tensors = {name: t.detach().clone() for name, t in tensors.items()}
             facts = {"version": self.version, "ages": sorted(self.ages.items())}
@@ -128,13 +126,8 @@ class Shard:
             raise DataError(
                 f"{path}: not a checkpoint of this training ({e!r}); remove its directory to start anew"
             ) from None
-        values: dict[int, dict[str, Any]] = {}
-        for name, tensor in tensors.items():
-            if name.startswith("o."):
-                _, index, key = name.split(".", 2)
-                values.setdefault(int(index), {})[key] = tensor
         if self.optimizer is not None:
-            self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": values})
+            load_optimizer_tensors(self.optimizer, {n[2:]: t for n, t in tensors.items() if n.startswith("o.")})
         self.version = int(facts["version"])
         self.ages = {int(age): int(count) for age, count in facts["ages"]}
 

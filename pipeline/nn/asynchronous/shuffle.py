@@ -23,6 +23,37 @@ def consecutive(lens: Sequence[int], size: int) -> Iterator[np.ndarray]:
     yield from _cut(_pairs(lens), size)
 
 
+def in_order(source: Iterator[tuple[int, int] | None], size: int) -> Iterator[tuple[np.ndarray, list[int]]]:
+    """One utterance after the other; a batch that an utterance does not fill goes on with the next one.
+
+    Args:
+        source: names and lengths of utterances; None when there is none for now, so that the batch goes as it is.
+            It is asked only when a batch is not full.
+        size: frames per batch.
+    Returns:
+        (B, 2) int64 batches of (name, frame), B = size but for the last one and those that went as they were, and the
+        names of the utterances that end with the batch.
+    """
+    frames: list[tuple[int, int]] = []
+    ended: list[int] = []
+    for new in source:
+        if new is None:
+            if frames:
+                yield np.array(frames, dtype=np.int64), ended
+                frames, ended = [], []
+            continue
+        name, length = new
+        for frame in range(length):
+            frames.append((name, frame))
+            if frame == length - 1:
+                ended.append(name)
+            if len(frames) == size:
+                yield np.array(frames, dtype=np.int64), ended
+                frames, ended = [], []
+    if frames:
+        yield np.array(frames, dtype=np.int64), ended
+
+
 def shuffled(lens: Sequence[int], size: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
     """Frames of all utterances in random order; else as ``consecutive``."""
     yield from _cut(rng.permutation(_pairs(lens)), size)
