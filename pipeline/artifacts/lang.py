@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from pipeline.artifacts.lexicon import Lexicon, Pronunciation
+from pipeline.artifacts.lexicon import Lexicon, LexiconFile, Pronunciation
 from pipeline.artifacts.oov import NearWords
 from pipeline.artifacts.symbols import SymbolTable
 from pipeline.artifacts.topo import Topo, make_topo
@@ -159,12 +159,34 @@ class Lang:
         """Reads and validates a lang directory; DataError names the file (and line) that is wrong."""
         d = Path(directory)
         facts = read_json(d / "lang.json")
+        lang = cls._read(d, facts, SymbolTable.load(d / "words.txt"), Lexicon.load(d / "lexiconp.txt"))
+        if facts.get("id") != lang.id:
+            raise DataError(
+                f"{d}: files were changed after the lang was made (lang.json says id {facts.get('id')}, "
+                f"the files give {lang.id}); make it anew with steps/make_lang.py"
+            )
+        return lang
+
+    @classmethod
+    def load_without_words(cls, directory: str | Path) -> tuple[Lang, LexiconFile]:
+        """A lang that has no word yet but the out-of-vocabulary word, for `with_lexicon`, and its pronunciations, which
+        are read and checked when they are asked for (with position markers); much faster than `load`, which checks
+        the whole lexicon.
+        """
+        d = Path(directory)
+        facts, lexicon = read_json(d / "lang.json"), LexiconFile(d / "lexiconp.txt")
+        entries = lexicon.get(facts.get("oov_word"), [])
+        return cls._read(d, facts, SymbolTable({e.word for e in entries}), Lexicon(entries)), lexicon
+
+    @classmethod
+    def _read(cls, d: Path, facts: Any, words: SymbolTable, lexicon: Lexicon) -> Lang:
+        """The rest of a lang directory, validated."""
         try:
             lang = cls(
                 unit=str(facts["unit"]),
                 phones=SymbolTable.load(d / "phones.txt"),
-                words=SymbolTable.load(d / "words.txt"),
-                lexicon=Lexicon.load(d / "lexiconp.txt"),
+                words=words,
+                lexicon=lexicon,
                 topo=Topo.load(d / "topo.json"),
                 position=facts["position"],
                 silence_prob=float(facts["silence_prob"]),
@@ -174,11 +196,6 @@ class Lang:
         except (KeyError, TypeError, ValueError) as e:
             raise DataError(f"{d / 'lang.json'}: not a lang ({e!r})") from None
         lang.validate(d)
-        if facts.get("id") != lang.id:
-            raise DataError(
-                f"{d}: files were changed after the lang was made (lang.json says id {facts.get('id')}, "
-                f"the files give {lang.id}); make it anew with steps/make_lang.py"
-            )
         return lang
 
     def validate(self, where: str | Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,23 +60,70 @@ class Lexicon:
         entries: list[Pronunciation] = []
         seen: dict[tuple[str, tuple[str, ...]], int] = {}
         for line_no, line in read_lines(path):
-            fields = split_fields(line, f"{path}:{line_no}")
-            if not fields:
-                raise DataError(f"{path}:{line_no}: empty line")
-            word, rest = fields[0], fields[1:]
-            if not rest:
-                raise DataError(f"{path}:{line_no}: word {word!r} has no probability and no phones")
-            prob = _parse_prob(rest[0], f"{path}:{line_no}")
-            if not rest[1:]:
-                raise DataError(f"{path}:{line_no}: word {word!r} has no phones")
-            key = (word, tuple(rest[1:]))
+            entry = _parse_entry(line, f"{path}:{line_no}")
+            key = (entry.word, entry.phones)
             if key in seen:
                 raise DataError(f"{path}:{line_no}: same word and phones as line {seen[key]}")
             seen[key] = line_no
-            entries.append(Pronunciation(word, key[1], prob))
+            entries.append(entry)
         if not entries:
             raise DataError(f"{path}: the lexicon is empty")
         return cls(entries)
+
+
+class LexiconFile(Mapping[str, list[Pronunciation]]):
+    """The lines of a lexiconp.txt by word, parsed and checked when a word is asked for: an alignment needs some hundred
+    of the 100,000 words of a dictionary, and parsing them all takes seconds.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        """Raises:
+        DataError: cannot be read as text, or has no line.
+        """
+        self.path = Path(path)
+        self._lines: list[str] = []
+        self._first: dict[str, int] = {}  # word -> place of its first line
+        self._more: dict[str, list[int]] = {}
+        for place, (_, line) in enumerate(read_lines(path)):
+            word = line.split(maxsplit=1)[0] if line.strip() else ""
+            if self._first.setdefault(word, place) != place:
+                self._more.setdefault(word, []).append(place)
+            self._lines.append(line)
+        if not self._lines:
+            raise DataError(f"{path}: the lexicon is empty")
+
+    def __getitem__(self, word: str) -> list[Pronunciation]:
+        """Raises:
+        DataError: with file and line, as ``Lexicon.load``.
+        """
+        places = [self._first[word], *self._more.get(word, ())]
+        entries = [_parse_entry(self._lines[place], f"{self.path}:{place + 1}") for place in places]
+        if len({e.phones for e in entries}) < len(entries):
+            raise DataError(f"{self.path}:{places[0] + 1}: word {word!r} has a pronunciation twice")
+        return entries
+
+    def __contains__(self, word: object) -> bool:
+        return word in self._first
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._first)
+
+    def __len__(self) -> int:
+        return len(self._first)
+
+
+def _parse_entry(line: str, where: str) -> Pronunciation:
+    """A line of lexiconp.txt; DataError names the place."""
+    fields = split_fields(line, where)
+    if not fields:
+        raise DataError(f"{where}: empty line")
+    word, rest = fields[0], fields[1:]
+    if not rest:
+        raise DataError(f"{where}: word {word!r} has no probability and no phones")
+    prob = _parse_prob(rest[0], where)
+    if not rest[1:]:
+        raise DataError(f"{where}: word {word!r} has no phones")
+    return Pronunciation(word, tuple(rest[1:]), prob)
 
 
 def _parse_prob(text: str, where: str) -> float:

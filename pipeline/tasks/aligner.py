@@ -55,7 +55,8 @@ class Aligner:
     Attributes:
         card: what it is.
         model: scores frames.
-        lang: its phones and words.
+        lang: its phones; it has no words.
+        words: word -> its pronunciations, with the lang's position markers.
     """
 
     def __init__(self, card: Card, directory: Path, device: str = "cpu") -> None:
@@ -64,10 +65,9 @@ class Aligner:
         device: "cpu" or "cuda".
         """
         self.card, self.directory, self.device = card, directory, device
-        self.lang = Lang.load(directory / "lang")
+        self.lang, self.words = Lang.load_without_words(directory / "lang")
         self.model: Model = load_model(directory / "model", device=device)
         self.model.hmm.check_lang(self.lang, directory / "lang")
-        self._words = self.lang.base_lexicon()
 
     @classmethod
     def load(cls, name: str | Path, directory: Path | None = None, device: str = "cpu") -> Aligner:
@@ -120,11 +120,14 @@ class Aligner:
 
     def _known(self, word: str, lexicon: Lexicon | None) -> list[Pronunciation]:
         """Pronunciations of a word in the first lexicon that has it."""
-        for known in (lexicon, self._words):
-            spelling = None if known is None else spelling_in(known, word)
-            if known is not None and spelling is not None:
-                return [dataclasses.replace(e, word=word) for e in known.by_word[spelling]]
-        return []
+        own = None if lexicon is None else spelling_in(lexicon.by_word, word)
+        if lexicon is not None and own is not None:
+            return [dataclasses.replace(e, word=word) for e in lexicon.by_word[own]]
+        spelling = spelling_in(self.words, word)
+        if spelling is None or spelling == self.lang.oov_word:
+            return []
+        bare = self.lang.base_phone
+        return [Pronunciation(word, tuple(map(bare, e.phones)), e.prob) for e in self.words[spelling]]
 
     def _predict(self, unknown: list[str]) -> list[Pronunciation]:
         shown = ", ".join(unknown[:SHOWN])
@@ -143,7 +146,7 @@ class Aligner:
         from pipeline.g2p.joint_units import G2p
 
         try:
-            found = predict(G2p.load(self.directory / "g2p"), unknown, self._words)
+            found = predict(G2p.load(self.directory / "g2p"), unknown, self.words)
         except DataError as err:
             raise DataError(f"{self.card.name}: {err}") from None
         logger.info("%d words pronounced from their letters, the first: %s", len(found), shown)

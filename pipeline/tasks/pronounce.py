@@ -74,14 +74,14 @@ def pronounce_words(words: Mapping[str, int], path: Path | None, options: Pronou
     if path is None:
         return Pronounced("grapheme", _spelt(words))
     given = read_lexicon(path, options.lexicon_format, options.stress)
-    spellings = {word: spelling_in(given, word) for word in sorted(words)}
+    spellings = {word: spelling_in(given.by_word, word) for word in sorted(words)}
     found = [replace(e, word=w) for w, s in spellings.items() if s is not None for e in given.by_word[s]]
     unknown = [word for word, spelling in spellings.items() if spelling is None]
     _report(words, unknown, path)
     phones = {p for e in found for p in e.phones}
     further = Lexicon(e for e in given.entries if phones.issuperset(e.phones))
     g2p = _learn(further, unknown, path)
-    predicted = [] if g2p is None else predict(g2p, unknown, further)
+    predicted = [] if g2p is None else predict(g2p, unknown, further.by_word)
     entries = sorted([*found, *predicted], key=lambda e: e.word)
     return Pronounced("phone", Lexicon(entries), further, tuple(unknown), g2p)
 
@@ -164,15 +164,15 @@ def _learn(lexicon: Lexicon, unknown: Collection[str], path: Path) -> G2p | None
         return None
 
 
-def predict(model: G2p, words: Iterable[str], known: Lexicon) -> list[Pronunciation]:
+def predict(model: G2p, words: Iterable[str], known: Collection[str]) -> list[Pronunciation]:
     """Pronounces words from their letters.
 
     Args:
-        known: what the model was learned from, or like it: its words are mostly in capitals or mostly not.
+        known: words that the model was learned from, or like them: mostly in capitals or mostly not.
     Raises:
         DataError: names words that cannot be pronounced.
     """
-    upper = sum(w.isupper() for w in known.by_word) * 2 > len(known.by_word)
+    upper = sum(w.isupper() for w in known) * 2 > len(known)
     found = []
     for word in words:
         letters = plain(word)
@@ -209,7 +209,7 @@ def plain(word: str) -> str:
     return composed[kept[0] : kept[-1] + 1] if kept else ""
 
 
-def spelling_in(lexicon: Lexicon, word: str) -> str | None:
+def spelling_in(lexicon: Container[str], word: str) -> str | None:
     """How a lexicon writes a word, None if it lacks it: case and surrounding punctuation do not matter."""
     bare = plain(word)
     for candidate in (word, bare, bare.lower(), bare.upper(), bare.capitalize()):

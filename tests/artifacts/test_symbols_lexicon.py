@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.artifacts.lexicon import Lexicon, Pronunciation, grapheme_lexicon
+from pipeline.artifacts.lexicon import Lexicon, LexiconFile, Pronunciation, grapheme_lexicon
 from pipeline.artifacts.symbols import SymbolTable
 from pipeline.base.errors import DataError
 
@@ -94,6 +94,21 @@ def test_no_artifact_takes_an_exotic_blank_for_one(tmp_path, char):
         SymbolTable([f"A{char}B"])
     with pytest.raises(DataError, match="which is no grapheme"):
         grapheme_lexicon([f"a{char}b"])
+
+
+def test_a_lexicon_read_word_by_word_is_the_whole_one(tmp_path):
+    lines = "A 1.0 a\nB 0.5 b\nA 0.25 e\nB 1.0 b e\nC 1.0 c\n"
+    (tmp_path / "lexiconp.txt").write_text(lines)
+    whole, file = Lexicon.load(tmp_path / "lexiconp.txt"), LexiconFile(tmp_path / "lexiconp.txt")
+    assert dict(file) == whole.by_word and list(file) == whole.words() and len(file) == 3
+    assert "A" in file and "a" not in file
+    (tmp_path / "lexiconp.txt").write_text(lines + "A 1.0 a\nD 1.0\n")
+    broken = LexiconFile(tmp_path / "lexiconp.txt")
+    assert broken["B"] == whole.by_word["B"]
+    with pytest.raises(DataError, match="lexiconp.txt:1: word 'A' has a pronunciation twice"):
+        broken["A"]
+    with pytest.raises(DataError, match="lexiconp.txt:7: word 'D' has no phones"):
+        broken["D"]
 
 
 def test_graphemes_are_composed():

@@ -13,6 +13,7 @@ import torch
 
 from pipeline.artifacts.ali import AliSet
 from pipeline.artifacts.features import FeatLoadOptions
+from pipeline.artifacts.lang import Lang
 from pipeline.base.errors import ConfigError, DataError
 from pipeline.feats.dataset import Dataset
 from tests.steps.small_recipe import ROOT, run
@@ -78,14 +79,13 @@ def test_words_that_are_new_are_pronounced_and_case_does_not_matter(recipe, pack
     from pipeline.tasks.aligner import Aligner
 
     aligner = Aligner.load(packed)
-    known = next(w for w in aligner.lang.base_lexicon().words() if w.isalpha())
+    lexicon = Lang.load(recipe / "data/lang").base_lexicon()
+    known = next(w for w in lexicon.words() if w.isalpha())
     new = known + known
-    assert new not in aligner.lang.lexicon
+    assert new not in aligner.words and set(aligner.words) == set(lexicon.words())
     made = aligner.pronounce([known.lower() + ",", new])
-    assert {e.phones for e in made.by_word[known.lower() + ","]} == {
-        e.phones for e in aligner.lang.base_lexicon().by_word[known]
-    }
-    assert len(made.by_word[new]) == 1 and set(made.by_word[new][0].phones) <= set(aligner.lang.base_phones())
+    assert {e.phones for e in made.by_word[known.lower() + ","]} == {e.phones for e in lexicon.by_word[known]}
+    assert len(made.by_word[new]) == 1 and set(made.by_word[new][0].phones) <= set(lexicon.phones())
     with pytest.raises(DataError, match="cannot be pronounced"):
         aligner.pronounce(["日本"])
 
@@ -155,7 +155,7 @@ def rewritten(packed: Path, target: Path, change: dict[str, bytes | None], extra
         ({}, {"/etc/passwd": b"x"}, "does not belong"),
         ({}, {"model/run.py/x": b"x"}, "does not belong"),
         ({"model/model.safetensors": b"\x00" * 100}, {}, "model.safetensors"),
-        ({"lang/words.txt": b"<eps> 0\n"}, {}, "words"),
+        ({"lang/lexiconp.txt": b""}, {}, "empty"),
     ],
 )
 def test_tampered_files_are_refused(packed, tmp_path, change, extra, message):
@@ -165,6 +165,23 @@ def test_tampered_files_are_refused(packed, tmp_path, change, extra, message):
     with pytest.raises(DataError, match=message):
         Aligner.load(broken, tmp_path / "unpacked")
     assert not (tmp_path / "outside.txt").exists()
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        (b"OTHER 1.0 x\nWORD 1.0 nophone\n", "'nophone' of word 'word' is none of the model's"),
+        (b"OTHER 1.0 x\nWORD 1.5 a\n", r"lexiconp.txt:2: probability 1.5 is outside \(0, 1\]"),
+        (b"OTHER 1.0 x\n\nWORD 1.0\n", "lexiconp.txt:3: word 'WORD' has no phones"),
+        (b"WORD 1.0 SIL\n", "phone 'SIL' of word 'word' is none of the model's"),
+    ],
+)
+def test_a_broken_entry_is_refused_when_its_word_is_asked_for(packed, tmp_path, lines, message):
+    from pipeline.tasks.aligner import Aligner
+
+    aligner = Aligner.load(rewritten(packed, tmp_path / "broken.fsm", {"lang/lexiconp.txt": lines}, {}))
+    with pytest.raises(DataError, match=message):
+        aligner.lang.with_lexicon(aligner.pronounce(["word"]), "the text")
 
 
 def test_a_file_that_is_none_and_a_name_that_is_none(tmp_path):
