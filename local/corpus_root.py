@@ -31,6 +31,7 @@ def find_corpus(
     url: str | None = None,
     shared: Path = REPOSITORY.parent / "shared" / "corpora",
     download_dir: Path = DOWNLOAD_DIR,
+    layout: str = "",
 ) -> Path:
     """Find the folder of a corpus, downloading it as the last resort.
 
@@ -41,6 +42,7 @@ def find_corpus(
             level.
         url: address of a .tar.gz archive; None if the corpus has no public one.
         shared, download_dir: the places of points 2 and 3.
+        layout: what the folder holds, for the error.
     Raises:
         DataError: names the places tried and how to give another one.
     """
@@ -52,7 +54,8 @@ def find_corpus(
             return found
     tried = ", ".join(str(place) for place in places)
     if given is not None or url is None:
-        source = "" if url is None else f"; its public address is {url}"
+        source = f", which holds {layout}" if layout else ""
+        source += "" if url is None else f"; its public address is {url}"
         raise DataError(f"corpus {name} not found in {tried}: name its folder with --corpus-root{source}")
     _download(name, url, download_dir / name)
     found = _look(download_dir / name, is_corpus)

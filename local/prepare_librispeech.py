@@ -4,12 +4,15 @@
 A part is put together from folders of the corpus (train-clean-100, dev-other ...) or from lists of utterance ids in the
 corpus folder (train.list ...). lm_text.txt is lm_text.txt.gz of the corpus folder or, without one, the transcripts of
 the first part. FLAC files stay where they are, Ogg/Opus files are decoded into OUT/audio.
+
+A folder has to be complete: each transcript has its audio and each audio file its transcript, and every speaker that
+SPEAKERS.TXT of the corpus folder has in that part has a folder. Lists may name what they like.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,6 +32,17 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 SUFFIXES = (".flac", ".opus")
+AT_ONCE = 1000  # utterances whose audio files are looked at before they are written
+# Utterances of each part as published (OpenSLR 12).
+PUBLISHED = {
+    "train-clean-100": 28539,
+    "train-clean-360": 104014,
+    "train-other-500": 148688,
+    "dev-clean": 2703,
+    "dev-other": 2864,
+    "test-clean": 2620,
+    "test-other": 2939,
+}
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -52,16 +66,23 @@ class LibriSpeechOptions:
 @cli.step_options
 def main(out: Path, corpus_root: Path | None, config: LibriSpeechOptions, overwrite: bool) -> None:
     with cli.main_guard():
-        root = find_corpus("librispeech_subset", corpus_root, is_corpus)
+        sources = {source for part in config.parts for source in split_part(part)[1]}
+        lists = any(source.endswith(".list") for source in sources)
+        root = find_corpus("librispeech_subset" if lists else "librispeech", corpus_root, is_corpus, layout=LAYOUT)
+        # Without lists nothing but the folders named is read, which may be a fraction of the corpus.
+        inputs = {"corpus": root} if lists else {source: part_folder(root, source) for source in sorted(sources)}
     cli.run_step(
         out,
-        inputs={"corpus": root},
+        inputs=inputs,
         options=config,
         action=lambda tmp: prepare(root, tmp, out, config),
         overwrite=overwrite,
         resume=False,
         command="prepare_librispeech",
     )
+
+
+LAYOUT = "PART/SPEAKER/CHAPTER/*.trans.txt, as train-clean-100/103/1240/103-1240.trans.txt"
 
 
 def is_corpus(path: Path) -> bool:
@@ -79,18 +100,24 @@ def prepare(root: Path, work_dir: Path, final_dir: Path, options: LibriSpeechOpt
         folders |= {path.name for path in root.iterdir() if path.is_dir()}
     index = {}
     for folder in sorted(folders):
-        if not (root / folder).is_dir():
-            raise DataError(f"{root}: has no part {folder!r}")
-        index.update({utt_id: (text, audio, folder) for utt_id, text, audio in read_folder(root / folder)})
-    facts, first_texts = {}, []
+        whole = any(folder in sources for sources in parts.values())
+        entries = read_folder(part_folder(root, folder), whole)
+        if whole:
+            check_speakers(root, folder)
+        before = len(index)
+        index.update({utt_id: (text, audio, folder) for utt_id, text, audio in entries})
+        if whole and len(index) - before < PUBLISHED.get(folder, 0):
+            logger.warning("%s: %d utterances of %d as published", folder, len(index) - before, PUBLISHED[folder])
+    facts: dict[str, int] = {}
+    first_texts: list[str] = []
     for part, sources in parts.items():
         ids = list(dict.fromkeys(utt_id for source in sources for utt_id in source_ids(root, source, index)))
         with ThreadPoolExecutor(options.num_jobs) as pool:
-            cuts = list(pool.map(lambda utt_id: make_cut(utt_id, *index[utt_id][:2], work_dir, final_dir), ids))
-        save_data_dir(work_dir / part, cuts)
-        logger.info("%s: %d utterances", part, len(cuts))
-        facts[part] = len(cuts)
-        first_texts = first_texts or sorted(cut.supervisions[0].text for cut in cuts)
+            made = in_turn(pool, lambda utt_id: make_cut(utt_id, *index[utt_id][:2], work_dir, final_dir), ids)
+            save_data_dir(work_dir / part, made)
+        logger.info("%s: %d utterances", part, len(ids))
+        facts[part] = len(ids)
+        first_texts = first_texts or sorted(" ".join(index[utt_id][0].split()) for utt_id in ids)
     given = root / "lm_text.txt.gz"
     with atomic_write(work_dir / "lm_text.txt") as out:
         out.writelines(
@@ -107,20 +134,73 @@ def split_part(part: str) -> tuple[str, list[str]]:
     return name, sources.split("+")
 
 
-def read_folder(folder: Path) -> Iterator[tuple[str, str, Path]]:
-    """Yield (utterance id, text, audio path without suffix) of a part folder."""
+def in_turn(pool: ThreadPoolExecutor, make: Callable[[str], MonoCut], ids: list[str]) -> Iterator[MonoCut]:
+    """Yield the cuts of utterances in their order, made by threads some way ahead."""
+    for first in range(0, len(ids), AT_ONCE):
+        yield from pool.map(make, ids[first : first + AT_ONCE])
+
+
+def part_folder(root: Path, folder: str) -> Path:
+    """The folder of a part; an archive in its place is named."""
+    if (root / folder).is_dir():
+        return root / folder
+    archives = [path for path in (root, root.parent) if (path / f"{folder}.tar.gz").is_file()]
+    hint = f"; unpack {archives[0] / folder}.tar.gz" if archives else ""
+    raise DataError(f"{root}: has no part {folder!r}{hint}")
+
+
+def check_speakers(root: Path, folder: str) -> None:
+    """DataError if SPEAKERS.TXT, where it is there, has a speaker in this part who has no folder."""
+    table = root / "SPEAKERS.TXT"
+    if not table.is_file():
+        return
+    missing = []
+    for line_no, line in read_lines(table):
+        fields = [field.strip() for field in line.split("|", 4)]
+        if not line or line.startswith(";"):
+            continue
+        if len(fields) != 5:
+            raise DataError(f"{table}:{line_no}: needs 'ID | SEX | PART | MINUTES | NAME'")
+        if fields[2] == folder and not (root / folder / fields[0]).is_dir():
+            missing.append(f"{fields[0]} (line {line_no})")
+    if missing:
+        raise DataError(
+            f"{root / folder}: {len(missing)} speakers of {table.name} have no folder, the first is {missing[0]}; "
+            "the part is not unpacked as a whole"
+        )
+
+
+def read_folder(folder: Path, whole: bool) -> Iterator[tuple[str, str, Path]]:
+    """Yield (utterance id, text, audio path without suffix) of a part folder; of a whole one each audio file has to
+    have a transcript.
+    """
     found = False
     for path in sorted(folder.glob("*/*/*.trans.txt")):
         found = True
+        ids = set()
         for line_no, line in read_lines(path):
             if not line:
                 continue
             utt_id, _, text = line.partition(" ")
             if not text.strip() or utt_id.count("-") != 2:
                 raise DataError(f"{path}:{line_no}: needs 'SPEAKER-CHAPTER-NUMBER WORDS'")
+            ids.add(utt_id)
             yield utt_id, text, path.with_name(utt_id)
+        if whole:
+            untold(path.parent, ids)
     if not found:
         raise DataError(f"{folder}: no SPEAKER/CHAPTER/*.trans.txt below it")
+    if whole:
+        for chapter in sorted(folder.glob("*/*/")):
+            if next(chapter.glob("*.trans.txt"), None) is None:
+                raise DataError(f"{chapter}: no transcripts, {chapter.parent.name}-{chapter.name}.trans.txt is missing")
+
+
+def untold(chapter: Path, ids: set[str]) -> None:
+    """DataError for an audio file of a chapter that is none of the utterances with a transcript."""
+    for path in sorted(chapter.iterdir()):
+        if path.suffix in SUFFIXES and path.stem not in ids:
+            raise DataError(f"{path}: has no transcript in {chapter.parent.name}-{chapter.name}.trans.txt")
 
 
 def source_ids(root: Path, source: str, index: dict) -> Iterator[str]:

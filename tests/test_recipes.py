@@ -17,7 +17,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 RECIPES = sorted(ROOT.glob("egs/*/run.sh"))
-TABLES = sorted(ROOT.glob("egs/*/conf/tables/*.yaml"))
+# A recipe of several sizes has conf/ in folders of their own as well, and runs in these.
+TABLES = sorted([*ROOT.glob("egs/*/conf/tables/*.yaml"), *ROOT.glob("egs/*/*/conf/tables/*.yaml")])
 STEPS = sorted(ROOT.glob("steps/*.py"))
 SCRIPTS = sorted([*ROOT.glob("utils/*.py"), *ROOT.glob("local/*.py"), *ROOT.glob("egs/*/local/*.py")])
 # Beside commands, local/ may hold modules that several of them import; those have no __main__.
@@ -32,6 +33,11 @@ PROSE = [
 ]
 
 SCRIPT = re.compile(r"(?:^|/|\$|\$\{)(?:steps|utils|local|benchmarks)\}?/[\w./-]+\.(?:py|sh)$")
+
+
+def folders(recipe: Path) -> list[Path]:
+    """Where a recipe may run: its folder, and those below that have conf/ of their own."""
+    return [recipe.parent, *sorted(path.parent for path in recipe.parent.glob("*/conf") if path.is_dir())]
 
 
 def ids(paths: list[Path]) -> list[str]:
@@ -150,7 +156,8 @@ def test_recipe_calls(path):
         if script.suffix == ".py":
             check_call(script, arguments, str(path.relative_to(ROOT)))
     for conf in re.findall(r"\bconf/[\w./-]+\.(?:yaml|conf|txt)", re.sub(r"#.*", "", text)):
-        assert (path.parent / conf).is_file(), f"{path}: no {conf}"
+        for folder in folders(path):
+            assert (folder / conf).is_file(), f"{folder}: no {conf}"
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=ids(RECIPES))
@@ -190,11 +197,10 @@ def test_recipe_configs(path):
         if script is None or script.suffix != ".py" or "--config" not in arguments[:-1]:
             continue
         conf = arguments[arguments.index("--config") + 1]
-        if not (path.parent / conf).is_file():
-            continue
         known = {param.name for param in command_of(script).params}
-        unknown = {str(key).replace("-", "_") for key in read_yaml(path.parent / conf) or {}} - known
-        assert not unknown, f"{conf}: {script.name} has no option {sorted(unknown)}"
+        for file in (folder / conf for folder in folders(path) if (folder / conf).is_file()):
+            unknown = {str(key).replace("-", "_") for key in read_yaml(file) or {}} - known
+            assert not unknown, f"{file}: {script.name} has no option {sorted(unknown)}"
 
 
 @pytest.mark.parametrize("path", TABLES, ids=ids(TABLES))

@@ -5,6 +5,7 @@
 #   sources               from `ali` (gmm|nhmm|both|none): alignments that networks are trained on, "gmm nhmm", one or none
 #   jobs, backend         where steps that divide into parts run them, and conf/cluster.yaml about the cluster if it is there:
 #                         FULLSUM_JOBS, FULLSUM_BACKEND and FULLSUM_CLUSTER, which those steps read
+#   absolute PATH         PATH, which was given relative to the recipe, for a recipe that goes elsewhere; nothing of nothing
 #   e2e                   checked: a list of end-to-end models, ctc, attention or transducer; empty for none
 
 . "${BASH_SOURCE[0]%/*}/path.sh"
@@ -20,7 +21,7 @@ case ${backend=local} in
   *) echo "$0: --backend is local, slurm or dask, not '$backend'" >&2; exit 2 ;;
 esac
 export FULLSUM_JOBS=$jobs FULLSUM_BACKEND=$backend
-if [[ -f conf/cluster.yaml ]]; then export FULLSUM_CLUSTER=conf/cluster.yaml; fi
+if [[ -f conf/cluster.yaml ]]; then export FULLSUM_CLUSTER=$PWD/conf/cluster.yaml; fi
 
 case ${ali=none} in
   both) sources="gmm nhmm" ;;
@@ -40,6 +41,8 @@ else
   done
   unset _model
 fi
+
+absolute() { if [[ -z $1 || $1 == /* ]]; then echo "$1"; else echo "$PWD/$1"; fi; }
 
 # python: as ever, but one process for all (utils/current.py) tells of the steps that are up to date, in a tenth of the time
 # that it takes to start another one.

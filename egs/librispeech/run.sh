@@ -1,14 +1,18 @@
 #!/usr/bin/env bash
-# librispeech: read English, mini configuration: 3.55 h of training speech, 44 dev and 100 test utterances.
+# librispeech: read English: a mini configuration (3.55 h of training speech, 44 dev and 100 test utterances), 100 or 960 hours.
 #
-# Usage: ./run.sh [--stage N] [--stop-stage N] [--list] [--corpus-root DIR] [--units phone|grapheme|both]
-#                 [--models LIST] [--parts LIST] [--ali gmm|nhmm|both|none] [--e2e LIST] [--overwrite]
-#                 [--jobs N] [--backend B]
-#   --corpus-root DIR     folder with the lists and part folders of the subset; else ../shared/corpora/librispeech_subset beside
-#                         the checkout. For the full corpus set the parts in conf/parts.yaml
+# Usage: ./run.sh [--size mini|100|960] [--stage N] [--stop-stage N] [--list] [--corpus-root DIR] [--lm-root DIR]
+#                 [--units phone|grapheme|both] [--models LIST] [--parts LIST] [--ali gmm|nhmm|both|none] [--e2e LIST]
+#                 [--overwrite] [--jobs N] [--backend B]
+#   --size SIZE           mini (default); 100: train-clean-100; 960: all three training parts. The two larger ones have conf/, data/,
+#                         exp/ and RESULTS.md in folders of their own, 100h and 960h, and the official dev and test parts
+#   --corpus-root DIR     mini: folder with the lists and part folders of the subset; else ../shared/corpora/librispeech_subset
+#                         beside the checkout. Else: folder with train-clean-100 ...; else ../shared/corpora/librispeech
+#   --lm-root DIR         folder with librispeech-lexicon.txt and 3-gram.pruned.3e-7.arpa.gz (OpenSLR 11), which are used;
+#                         by default the CMU dictionary, and a 3-gram of lm_text.txt.gz or else of the training transcripts
 #   --units UNITS         chains that are trained: of phones (senones), of graphemes (chenones), or both
 #   --models LIST         GMMs that are decoded, by default "mono tri1 tri2 tri3"
-#   --parts LIST          parts that are decoded, by default "dev test"; test needs dev's weights
+#   --parts LIST          parts that are decoded, by default all of dev and test; test needs dev's weights, test_clean dev_clean's
 #   --ali gmm|nhmm|both   alignments that the networks of stages 6 and 7 are trained on, and by which the end-to-end models of
 #                         stage 8 are supervised; none: no such networks, and end-to-end models without supervision
 #   --e2e LIST            end-to-end models of stage 8 among "ctc attention transducer", or none; by default ctc
@@ -19,10 +23,12 @@
 # The weights of language model and word penalty are tuned on dev and used on test, which is decoded once.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
+size=mini
 corpus_root=
+lm_root=
 units=both
 models="mono tri1 tri2 tri3"
-parts="dev test"
+parts=
 ali=both
 e2e=ctc
 overwrite=false
@@ -31,11 +37,16 @@ backend=local
 . ../../utils/stage.sh
 . ../../utils/parse_options.sh
 . ../../utils/recipe.sh
-case $units in
-  both) units="phone grapheme" ;;
-  phone | grapheme) ;;
-  *) echo "$0: --units is phone, grapheme or both, not '$units'" >&2; exit 2 ;;
+case $size in
+  mini) evaluated="dev test" ;;
+  100 | 960)
+    evaluated="dev_clean dev_other test_clean test_other"
+    corpus_root=$(absolute "$corpus_root") lm_root=$(absolute "$lm_root") && cd ${size}h ;;
+  *) echo "$0: --size is mini, 100 or 960, not '$size'" >&2; exit 2 ;;
 esac
+parts=${parts:-$evaluated} first_dev=${evaluated%% *}
+[[ $units =~ ^(phone|grapheme|both)$ ]] || { echo "$0: --units is phone, grapheme or both, not '$units'" >&2; exit 2; }
+units=${units/both/phone grapheme}
 lm=data/lm_3gram
 
 exp_of() { if [[ $1 == phone ]]; then echo exp; else echo exp/$1; fi; }                # UNIT: where its models stand
@@ -50,32 +61,28 @@ align() { # UNIT MODEL [OPTION..]
   python "$steps/align.py" data/mfcc/train data/lang_$1 $exp/$2 $exp/${2}_ali "${@:3}" "${force[@]}"
 }
 
+tuned() { if [[ $2 == test* ]]; then echo --weights-from $1_${2/#test/dev}; fi; } # DIR PART: options with weights chosen on dev
+
 decode() { # UNIT MODEL PART: tunes the weights on dev, uses them on test; tri3 adapts to the words of a first pass
-  local exp id graph out transforms=() weights
+  local exp id graph out transforms=()
   exp=$(exp_of $1) id=$(id_of $1 $2)
   graph=$exp/$2/graph_3gram out=$exp/$2/decode_3gram_$3
   python "$steps/make_graph.py" data/lang_$1 $lm $exp/$2 $graph "${force[@]}"
   if [[ $2 == tri3 ]]; then # the words of the first pass are only adapted to, so the weights of tri1 serve it
     python "$steps/decode.py" $exp/$2 $graph data/mfcc/$3 ${out}_si --id "${id}_si" --part $3 --config conf/decode.yaml \
-      --weights-from $exp/tri1/decode_3gram_dev "${force[@]}"
+      --weights-from $exp/tri1/decode_3gram_${3/#test/dev} "${force[@]}"
     python "$steps/estimate_fmllr.py" data/mfcc/$3 data/lang_$1 $exp/$2 ${out}_si $exp/$2/fmllr_$3 "${force[@]}"
     transforms=(--transforms $exp/$2/fmllr_$3)
   fi
-  weights=()
-  if [[ $3 == test ]]; then weights=(--weights-from $exp/$2/decode_3gram_dev); fi
   python "$steps/decode.py" $exp/$2 $graph data/mfcc/$3 $out --id "$id" --part $3 --config conf/decode.yaml \
-    "${transforms[@]}" "${weights[@]}" "${force[@]}"
+    "${transforms[@]}" $(tuned $exp/$2/decode_3gram $3) "${force[@]}"
 }
 
 decode_network() { # MODEL PART
-  local weights=()
-  if [[ $2 == test ]]; then weights=(--weights-from exp/$1/decode_3gram_dev); fi
   python "$steps/make_graph.py" data/lang_phone $lm exp/$1 exp/$1/graph_3gram "${force[@]}"
   python "$steps/decode.py" exp/$1 exp/$1/graph_3gram data/fbank/$2 exp/$1/decode_3gram_$2 --id $1 --part $2 \
-    --config conf/decode_fbank.yaml "${weights[@]}" "${force[@]}"
+    --config conf/decode_fbank.yaml $(tuned exp/$1/decode_3gram $2) "${force[@]}"
 }
-
-tuned() { if [[ $2 == test ]]; then echo --weights-from $1_dev; fi; } # DIR PART: options with weights chosen on dev
 
 decode_e2e() { # MODEL SOURCE PART: its own search without and with the 3-gram, and its CTC output with the lexicon and the 3-gram
   local exp=exp/e2e_$1_$2
@@ -90,22 +97,29 @@ decode_e2e() { # MODEL SOURCE PART: its own search without and with the 3-gram, 
 
 if stage 0 "data: recordings, transcripts, pronouncing dictionary"; then
   python "$local/prepare_librispeech.py" data/local ${corpus_root:+--corpus-root "$corpus_root"} --config conf/parts.yaml "${force[@]}"
-  python "$local/prepare_cmudict.py" data/cmudict "${force[@]}"
-  for part in train dev test; do python "$utils/validate_data.py" data/local/$part; done
+  [[ -n $lm_root ]] || python "$local/prepare_cmudict.py" data/cmudict "${force[@]}"
+  for part in train $evaluated; do python "$utils/validate_data.py" data/local/$part; done
 fi
 
 if stage 1 "lang: lexicon with grapheme-to-phoneme conversion, phone and grapheme langs, 3-gram, tokens"; then
-  python "$steps/train_g2p.py" data/cmudict/lexicon.txt data/g2p --config conf/g2p.yaml "${force[@]}"
-  python "$steps/make_lexicon.py" data/cmudict/lexicon.txt data/g2p data/local/lm_text.txt data/local/train data/lexicon "${force[@]}"
-  python "$steps/make_lang.py" data/lexicon/lexicon.txt data/lang_phone --config conf/lang_phone.yaml "${force[@]}"
-  python "$steps/make_lang.py" data/lexicon/lexicon.txt data/lang_grapheme --config conf/lang_grapheme.yaml "${force[@]}"
-  python "$steps/train_lm.py" data/local/lm_text.txt data/lang_phone $lm --dev data/local/dev --config conf/lm.yaml "${force[@]}"
+  if [[ -n $lm_root ]]; then
+    python "$local/prepare_librispeech_lm.py" lexicon data/lexicon --lm-root "$lm_root" "${force[@]}"
+    python "$local/prepare_librispeech_lm.py" lm $lm --lm-root "$lm_root" "${force[@]}"
+  else
+    python "$steps/train_g2p.py" data/cmudict/lexicon.txt data/g2p --config conf/g2p.yaml "${force[@]}"
+    python "$steps/make_lexicon.py" data/cmudict/lexicon.txt data/g2p data/local/lm_text.txt data/local/train data/lexicon "${force[@]}"
+  fi
+  for unit in phone grapheme; do
+    python "$steps/make_lang.py" data/lexicon/lexicon.txt data/lang_$unit --config conf/lang_$unit.yaml "${force[@]}"
+  done
+  [[ -n $lm_root ]] || python "$steps/train_lm.py" data/local/lm_text.txt data/lang_phone $lm \
+    --dev data/local/$first_dev --config conf/lm.yaml "${force[@]}"
   python "$steps/train_tokens.py" data/local/train data/tokens --config conf/tokens.yaml "${force[@]}"
   python "$steps/make_lang.py" data/lexicon/lexicon.txt data/lang_tokens --tokens data/tokens "${force[@]}"
 fi
 
 if stage 2 "features: MFCC for the GMM, log-mel for the networks"; then
-  for part in train dev test; do
+  for part in train $evaluated; do
     for feats in mfcc fbank; do
       python "$steps/compute_feats.py" data/local/$part data/$feats/$part --config conf/$feats.yaml "${force[@]}"
     done
@@ -154,7 +168,7 @@ if stage 8 "end to end ($e2e) over subword tokens, supervised by alignments (${s
     for source in ${sources:-none}; do
       exp=exp/e2e_${model}_$source supervision=()
       if [[ $source != none ]]; then supervision=(--ali exp/"$(labels_of $source)" --aux-layers 3); fi
-      python "$steps/train_e2e.py" data/fbank/train data/tokens $exp --dev data/fbank/dev --config conf/e2e_$model.yaml \
+      python "$steps/train_e2e.py" data/fbank/train data/tokens $exp --dev data/fbank/$first_dev --config conf/e2e_$model.yaml \
         "${supervision[@]}" "${force[@]}"
       python "$steps/export_e2e.py" $exp data/tokens data/lang_tokens $exp/hmm "${force[@]}"
     done

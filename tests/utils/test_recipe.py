@@ -73,5 +73,9 @@ def test_steps_read_where_parts_run(write_script, tmp_path, file):
         (tmp_path / "conf").mkdir()
         (tmp_path / "conf" / "cluster.yaml").write_text("minutes: 10\n")
     result = write_script(script)("--jobs", "3", "--backend", "dask")
-    shown = ["FULLSUM_BACKEND=dask", *(["FULLSUM_CLUSTER=conf/cluster.yaml"] if file else []), "FULLSUM_JOBS=3"]
+    shown = [
+        "FULLSUM_BACKEND=dask",
+        *([f"FULLSUM_CLUSTER={tmp_path.resolve()}/conf/cluster.yaml"] if file else []),
+        "FULLSUM_JOBS=3",
+    ]
     assert result.stdout.splitlines()[: len(shown)] == shown, result.stderr
