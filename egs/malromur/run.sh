@@ -12,7 +12,8 @@
 #   --jobs N              parts into which features, alignments and decodings are divided; the results are the same
 #   --backend B           what runs the parts: local, slurm or dask; conf/cluster.yaml describes the cluster
 #
-# From the lang on, the stages are those of ../samromur/run.sh with the sizes in conf/ here.
+# From the lang on, the stages are those of ../samromur/run.sh with the sizes in conf/ here. conf/tables has the experiments of
+# Heigold et al.: ../../utils/tables.py . NAME once stages 0 to 3 and 9 are done.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 corpus_root=
@@ -26,7 +27,8 @@ backend=local
 . ../../utils/recipe.sh
 
 samromur() { # STAGE
-  ../samromur/run.sh --work "$PWD" --stage $1 --stop-stage $1 --ali "$ali" --e2e "${e2e:-none}" "${force[@]}"
+  ../samromur/run.sh --work "$PWD" --stage $1 --stop-stage $1 --ali "$ali" --e2e "${e2e:-none}" \
+    --jobs $jobs --backend $backend "${force[@]}"
 }
 
 if stage 0 "data: recordings and transcripts, speakers dealt out to training, dev and test"; then

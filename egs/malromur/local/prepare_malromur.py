@@ -2,12 +2,11 @@
 """Prepares Malromur (Icelandic, 152 h): OUT/{train,dev,test}, OUT/lm_text.txt, OUT/lexicon.txt.
 
 The corpus folder holds info.txt, a line per recording: name, two fields about the recording, gender, age, prompt,
-length and class, separated by commas; and the audio as CLASS/NAME.wav or .flac. Only the class "correct" is used. The
-corpus names no
-parts: speakers are dealt out by a hash of their names, a twentieth each to dev and test. The language model's text is
-    that
-of the training speakers without the sentences of dev and test (every speaker reads of the same pool); lexicon.txt
-spells its words.
+length and class, separated by commas; and the audio as CLASS/NAME.wav or .flac. Only the class "correct" is used, whose
+folder has to be complete: no recording without a line, no line without a recording. The corpus names no parts: speakers
+are dealt out by a hash of their names, a twentieth each to dev and test. The language model's text is that of the
+training speakers without the sentences of dev and test (every speaker reads of the same pool); lexicon.txt spells its
+words.
 """
 
 from __future__ import annotations
@@ -30,6 +29,8 @@ from pipeline.base.files import atomic_write, read_lines
 SHARES = {"dev": 0.05, "test": 0.05}  # of the speakers
 FIELDS = 8
 GOOD = "correct"
+SUFFIXES = (".wav", ".flac")
+LAYOUT = "info.txt and correct/*.wav"
 
 
 @click.command(help=__doc__)
@@ -38,7 +39,7 @@ GOOD = "correct"
 @cli.step_options
 def main(out: Path, corpus_root: Path | None, overwrite: bool) -> None:
     with cli.main_guard():
-        root = find_corpus("malromur", corpus_root, lambda path: (path / "info.txt").is_file())
+        root = find_corpus("malromur", corpus_root, lambda path: (path / "info.txt").is_file(), layout=LAYOUT)
     cli.run_step(
         out,
         inputs={"corpus": root / "info.txt"},
@@ -78,12 +79,20 @@ def prepare(root: Path, work_dir: Path) -> dict:
     """Write the parts and the text; returns facts for the stamp."""
     from pipeline.artifacts.corpus import audio_recording, save_data_dir, utterance
 
+    if not (root / GOOD).is_dir():
+        raise DataError(f"{root}: has info.txt, but no folder {GOOD}/ with the recordings")
     parts: dict[str, list] = {part: [] for part in ("train", *SHARES)}
+    seen: dict[str, str] = {}
     for where, name, prompt, kind in read_info(root / "info.txt"):
-        text = normalised(prompt)
-        if kind != GOOD or not text:
+        if kind != GOOD:
             continue
-        path = next((p for p in (root / GOOD / f"{name}{suffix}" for suffix in (".wav", ".flac")) if p.is_file()), None)
+        if name in seen:
+            raise DataError(f"{where}: recording {name!r} stands in {seen[name]} already")
+        seen[name] = where
+        text = normalised(prompt)
+        if not text:
+            continue
+        path = next((p for p in (root / GOOD / f"{name}{suffix}" for suffix in SUFFIXES) if p.is_file()), None)
         if path is None:
             raise DataError(f"{where}: no audio file {root / GOOD / name}.wav or .flac")
         speaker = "-".join(name.split("-")[:2])
@@ -93,6 +102,10 @@ def prepare(root: Path, work_dir: Path) -> dict:
     for part, cuts in parts.items():
         if not cuts:
             raise DataError(f"{root / 'info.txt'}: no recording of class {GOOD!r} falls to {part}")
+    for path in sorted((root / GOOD).iterdir()):
+        if path.suffix in SUFFIXES and path.stem not in seen:
+            raise DataError(f"{path}: has no line of class {GOOD!r} in info.txt")
+    for part, cuts in parts.items():
         save_data_dir(work_dir / part, cuts)
     held_out = {cut.supervisions[0].text for part in SHARES for cut in parts[part]}
     trained = [cut.supervisions[0].text for cut in parts["train"]]
