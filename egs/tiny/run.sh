@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
 # tiny: synthetic speech with exact phone and word times; from nothing to alignments and word error rates in minutes.
 #
-# Usage: ./run.sh [--stage N] [--stop-stage N] [--list] [--ali gmm|nhmm|both|none] [--overwrite]
+# Usage: ./run.sh [--stage N] [--stop-stage N] [--list] [--ali gmm|nhmm|both|none] [--large-test] [--overwrite]
 #                 [--jobs N] [--backend B]
 #   --ali ALI     alignments that the networks of stage 6 are trained on, and by which the end-to-end model of stage 8 is supervised
 #                 (both: there by the GMM's; none: no networks of stage 6, and an end-to-end model without supervision)
+#   --large-test  in stages 0 and 2 also a test part of 3,000 utterances by 24 further voices (test_large), for tables
 #   --overwrite   remake outputs whose options or inputs have changed
 #   --jobs N      parts into which features, alignments and decodings are divided; the results are the same
 #   --backend B   what runs the parts: local, slurm or dask; conf/cluster.yaml describes the cluster
@@ -12,6 +13,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 ali=both
+large_test=false
 overwrite=false
 jobs=1
 backend=local
@@ -24,6 +26,7 @@ parts="train dev test"
 if stage 0 "data: synthesise speech with exact times"; then
   python local/prepare.py data/local "${force[@]}"
   python "$utils/validate_data.py" $(printf 'data/local/%s ' $parts)
+  if $large_test; then python local/prepare_large_test.py data/local data/local_large "${force[@]}"; fi
 fi
 
 if stage 1 "lang: phone and grapheme lexicons, 2-gram language model, subword tokens"; then
@@ -39,6 +42,10 @@ if stage 2 "features: MFCC for the GMM, log-mel for the networks"; then
     python "$steps/compute_feats.py" data/local/$part data/mfcc/$part --config conf/mfcc.yaml "${force[@]}"
     python "$steps/compute_feats.py" data/local/$part data/fbank/$part --config conf/fbank.yaml "${force[@]}"
   done
+  if $large_test; then
+    python "$steps/compute_feats.py" data/local_large data/mfcc/test_large --config conf/mfcc.yaml "${force[@]}"
+    python "$steps/compute_feats.py" data/local_large data/fbank/test_large --config conf/fbank.yaml "${force[@]}"
+  fi
 fi
 
 if stage 3 "GMM: monophones from a flat start, alignments"; then

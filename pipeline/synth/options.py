@@ -26,3 +26,10 @@ class TinyOptions:
         default=(25.0, 40.0), description="Lowest and highest ratio of speech to noise in dB."
     )
     seed: int = Field(default=1, description="Seed of sentences, voices, pauses and noise.")
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class LargeTestOptions(TinyOptions):
+    """The larger test part of the same corpus; the other options have to be those that the corpus was made with."""
+
+    num_utterances: int = Field(default=3000, ge=1, description="Utterances of the larger test part, by 24 voices.")

@@ -13,15 +13,17 @@ import numpy as np
 from pipeline.artifacts.corpus import save_data_dir, store_audio, utterance
 from pipeline.base.errors import DataError
 from pipeline.base.files import atomic_write
+from pipeline.base.log import progress_of
 from pipeline.synth.espeak import Voice, synthesize
-from pipeline.synth.options import TinyOptions
+from pipeline.synth.options import LargeTestOptions, TinyOptions
 from pipeline.synth.sentences import SentenceGenerator
 from pipeline.synth.utterance import Room, Utterance, assemble
-from pipeline.synth.voices import DEV_VARIANTS, TEST_VARIANTS, TRAIN_VARIANTS, make_voices
+from pipeline.synth.voices import DEV_VARIANTS, LARGE_TEST_VARIANTS, TEST_VARIANTS, TRAIN_VARIANTS, make_voices
 
 logger = logging.getLogger(__name__)
 
 _PARTS = {"train": (TRAIN_VARIANTS, 0), "dev": (DEV_VARIANTS, 1), "test": (TEST_VARIANTS, 2)}
+LARGE_TEST = 4  # number of the part that _PARTS and the text of the language model leave free
 _MAX_LEVEL = 0.12  # root mean square; speech peaks stay below full scale
 
 
@@ -60,6 +62,45 @@ def make_tiny_corpus(work_dir: Path, final_dir: Path, options: TinyOptions) -> d
             out.write(" ".join(words).upper() + "\n")
     distinct = {phone for variants in pronunciations.values() for variant in variants for phone in variant.split()}
     return {"utterances": sizes, "seconds": seconds, "words": len(pronunciations), "phones": len(distinct)}
+
+
+def make_large_test(corpus: Path, work_dir: Path, final_dir: Path, options: LargeTestOptions) -> dict[str, Any]:
+    """Writes a test part that is large enough to tell systems apart: audio/ and the manifests of the part itself.
+
+    Its voices are those of no other part; its sentences are of the corpus's words and in none of its other parts.
+
+    Args:
+        corpus: where make_tiny_corpus has written with the same options.
+        work_dir, final_dir: as there.
+    Returns:
+        facts for the stamp: utterances, seconds, words, speakers.
+    Raises:
+        DataError: words that the corpus does not have.
+    """
+    sizes = {"train": options.num_train, "dev": options.num_dev, "test": options.num_test}
+    known = {line.split()[0] for line in (corpus / "lexicon.txt").read_text(encoding="utf-8").splitlines()}
+    drawn = _draw_sentences(sizes, options)
+    taken = {tuple(words) for part in sizes for words in drawn[part]}
+    if not {word.upper() for words in taken for word in words} <= known:
+        raise DataError(f"{corpus / 'lexicon.txt'}: not of the corpus with these options")
+    generate = SentenceGenerator(options.seed * 10 + LARGE_TEST)
+    voices = make_voices(LARGE_TEST_VARIANTS, "large", options.seed)
+    cuts: list[Any] = []
+    words = 0
+    with progress_of(options.num_utterances, "utterances") as done:
+        while len(cuts) < options.num_utterances:
+            sentence = generate()
+            if tuple(sentence) in taken or not {word.upper() for word in sentence} <= known:
+                continue
+            voice, number = voices[len(cuts) % len(voices)], len(cuts)
+            rng = np.random.default_rng([options.seed, LARGE_TEST, number])
+            spoken = _speak(sentence, voice, options, rng)
+            cuts.append(_write_utterance(f"{voice.name}-{number:04d}", voice.name, spoken, work_dir, final_dir))
+            words += len(sentence)
+            done(1)
+    save_data_dir(work_dir, cuts)
+    seconds = round(sum(cut.duration for cut in cuts), 1)
+    return {"utterances": len(cuts), "seconds": seconds, "words": words, "speakers": len(voices)}
 
 
 def _draw_sentences(sizes: dict[str, int], options: TinyOptions) -> dict[str, list[list[str]]]:

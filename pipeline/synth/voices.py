@@ -1,9 +1,7 @@
-"""The synthetic speakers: variants of espeak's voice with pitch and speed of their own; dev and test voices are held
-out.
+"""The synthetic speakers: variants of espeak's voice with pitch and speed of their own; no two parts share one.
 
 Only variants without echo are used, since an echo fills the silence by which the closure of a plosive is found, and
-only those
-that sound the same in every process: the file of ``victor`` leaves values unset that the library then reads.
+only those that sound the same in every process: the files of ``victor`` and ``sandro`` leave values unset that the library then reads.
 """
 
 from __future__ import annotations
@@ -18,6 +16,10 @@ TRAIN_VARIANTS = (
 ).split()
 DEV_VARIANTS = "m3 Andy grandma paul klatt2 john".split()
 TEST_VARIANTS = "m7 Mario shelby quincy Michael klatt6".split()
+LARGE_TEST_VARIANTS = (
+    "AnxiousAndy Gene Jacky Nguyen Reed adam anika antonio benjamin caleb david edward gustave ian iven kaukovalta "
+    "klatt5 marcelo pedro steph2 travis zac iven3 edward2"
+).split()
 
 
 def make_voices(variants: list[str], prefix: str, seed: int) -> list[Voice]:

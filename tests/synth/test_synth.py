@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import subprocess
 import sys
@@ -14,12 +15,12 @@ from pipeline.artifacts.corpus import load_cuts, validate_data_dir
 from pipeline.base.errors import DataError
 from pipeline.base.files import read_lines
 from pipeline.synth.espeak import Voice, synthesize
-from pipeline.synth.options import TinyOptions
+from pipeline.synth.options import LargeTestOptions, TinyOptions
 from pipeline.synth.phones import PHONE_OF, phone_symbol
 from pipeline.synth.sentences import MAX_WORDS, MIN_WORDS, SentenceGenerator, vocabulary
-from pipeline.synth.tiny import make_tiny_corpus
+from pipeline.synth.tiny import make_large_test, make_tiny_corpus
 from pipeline.synth.utterance import Room, assemble
-from pipeline.synth.voices import DEV_VARIANTS, TEST_VARIANTS, TRAIN_VARIANTS, make_voices
+from pipeline.synth.voices import DEV_VARIANTS, LARGE_TEST_VARIANTS, TEST_VARIANTS, TRAIN_VARIANTS, make_voices
 
 PHRASE = "the cat can see seven happy apples on a chair".split()
 VOWELS = {"AA", "AE", "AH", "AX", "AO", "AY", "EH", "EY", "IH", "IY", "OW", "OY", "UH", "UW", "EHR"}
@@ -27,7 +28,8 @@ VOICELESS_STOPS = {"P", "T", "K"}
 
 
 def all_voices() -> list[Voice]:
-    return [v for variants in (TRAIN_VARIANTS, DEV_VARIANTS, TEST_VARIANTS) for v in make_voices(variants, "v", 1)]
+    parts = (TRAIN_VARIANTS, DEV_VARIANTS, TEST_VARIANTS, LARGE_TEST_VARIANTS)
+    return [voice for variants in parts for voice in make_voices(variants, "v", 1)]
 
 
 def digest(voice: Voice) -> str:
@@ -35,8 +37,8 @@ def digest(voice: Voice) -> str:
 
 
 def test_voices_are_many_and_held_out():
-    parts = [set(TRAIN_VARIANTS), set(DEV_VARIANTS), set(TEST_VARIANTS)]
-    assert len(parts[0]) >= 24 and sum(map(len, parts)) == len(set().union(*parts))
+    parts = [set(TRAIN_VARIANTS), set(DEV_VARIANTS), set(TEST_VARIANTS), set(LARGE_TEST_VARIANTS)]
+    assert min(len(parts[0]), len(parts[3])) >= 24 and sum(map(len, parts)) == len(set().union(*parts))
 
 
 def test_audio_depends_on_text_and_voice_alone():
@@ -184,6 +186,28 @@ def test_tiny_corpus_is_deterministic(tiny, tmp_path):
     assert len(made) > 46
     for path in made:
         assert (tmp_path / path).read_bytes() == (out / path).read_bytes(), path
+
+
+def test_large_test_part(tiny, tmp_path):
+    out, options, _ = tiny
+    more = LargeTestOptions(**{**dataclasses.asdict(options), "num_utterances": 30})
+    facts = make_large_test(out, tmp_path / "a", tmp_path / "a", more)
+    assert facts["utterances"] == validate_data_dir(tmp_path / "a", decode=True).num_utterances == 30
+    cuts = {part: load_cuts(out / part) for part in ("train", "dev", "test")}
+    known = {line.split()[0] for _, line in read_lines(out / "lexicon.txt")}
+    speakers = set()
+    for cut in load_cuts(tmp_path / "a"):
+        (supervision,) = cut.supervisions
+        speakers.add(supervision.speaker)
+        assert set(supervision.text.split()) <= known
+        for part in cuts.values():
+            assert all(supervision.text != other.supervisions[0].text for other in part)
+    assert len(speakers) == 24 and not speakers & {c.supervisions[0].speaker for part in cuts.values() for c in part}
+    make_large_test(out, tmp_path / "b", tmp_path / "a", more)
+    assert (tmp_path / "b/cuts.jsonl.gz").read_bytes() == (tmp_path / "a/cuts.jsonl.gz").read_bytes()
+    other = LargeTestOptions(**{**dataclasses.asdict(more), "seed": 77, "num_train": 200})
+    with pytest.raises(DataError, match="not of the corpus with these options"):
+        make_large_test(out, tmp_path / "c", tmp_path / "c", other)
 
 
 def test_test_sentences_do_not_occur_in_training(tiny):
