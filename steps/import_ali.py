@@ -15,7 +15,7 @@ from pipeline.base import cli
 @click.argument("lang", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option(
-    "--frame-shift", type=click.FloatRange(0.001, 0.1), default=0.01, show_default=True, help="Seconds between frames."
+    "--frame-shift", type=cli.Number(0.001, 0.1), default=0.01, show_default=True, help="Seconds between frames."
 )
 @cli.step_options
 def main(data: Path, lang: Path, out: Path, frame_shift: float, overwrite: bool) -> None:

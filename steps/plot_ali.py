@@ -19,8 +19,10 @@ DIRECTORY = click.Path(exists=True, file_okay=False, path_type=Path)
 @click.argument("alis", nargs=-1, required=True, type=DIRECTORY, metavar="ALI...")
 @click.option("--utt", multiple=True, help="Utterance to draw; may be repeated.  [default: the first --count of DATA]")
 @click.option("--count", default=3, show_default=True, help="How many utterances to draw.")
-@click.option("--start", default=0.0, show_default=True, help="Seconds from the start of the utterance.")
-@click.option("--end", type=float, help="Seconds; by default the end of the utterance.")
+@click.option(
+    "--start", type=cli.Number(0), default=0.0, show_default=True, help="Seconds from the start of the utterance."
+)
+@click.option("--end", type=cli.Number(0), help="Seconds; by default the end of the utterance.")
 @cli.step_options
 def main(
     data: Path,

@@ -25,6 +25,7 @@ import enum
 import errno
 import functools
 import logging
+import math
 import os
 import re
 import shlex
@@ -36,14 +37,14 @@ from pathlib import Path
 from typing import Any
 
 import click
-import pydantic
-import pydantic_core
 from pydantic.fields import FieldInfo
 
 from pipeline.base import log, stamp
 from pipeline.base.digests import Digests
-from pipeline.base.errors import ConfigError, PipelineError
-from pipeline.base.files import read_yaml
+from pipeline.base.errors import PipelineError
+from pipeline.base.option_values import extra_of, fields_of
+from pipeline.base.option_values import load_options as load_options
+from pipeline.base.option_values import options_json as options_json
 
 logger = logging.getLogger(__name__)
 
@@ -105,7 +106,7 @@ def options(cls: type, name: str = "config") -> Callable[[_Function], _Function]
       cls: a frozen pydantic dataclass; each field has a description, which becomes the help text.
       name: under which the function gets it; only "config" has the option `--config`.
     """
-    fields = _fields(cls)
+    fields = fields_of(cls)
 
     def decorate(func: _Function) -> _Function:
         @functools.wraps(func)
@@ -283,63 +284,6 @@ def main_guard(out: Path | None = None) -> Iterator[None]:
         sys.exit(1)
 
 
-def load_options(cls: type, config_file: Path | None, given: Mapping[str, Any]) -> Any:
-    """Returns `cls` with values from its defaults, then a YAML file, then `given`.
-
-    Raises:
-      ConfigError: an unknown option, a missing one, or a value that the type of the field refuses.
-    """
-    fields = _fields(cls)
-    values: dict[str, Any] = {}
-    if config_file is not None:
-        loaded = read_yaml(config_file)
-        if not isinstance(loaded, dict) and loaded is not None:
-            raise ConfigError(f"{config_file}: needs lines like 'name: value'")
-        for key, value in (loaded or {}).items():
-            name = str(key).replace("-", "_")
-            if name not in fields:
-                raise ConfigError(f"{config_file}: unknown option {key!r}; known: {', '.join(fields)}")
-            values[name] = value
-    values.update(given)
-    try:
-        return cls(**values)
-    except pydantic.ValidationError as err:
-        first = err.errors(include_url=False)[0]
-        name = str(first["loc"][0]) if first["loc"] else ""
-        flag = f"--{name.replace('_', '-')}" if name else "options"
-        where = f"{config_file}: " if config_file is not None and name in values and name not in given else ""
-        got = f" (got {values[name]!r})" if name in values else ""
-        if first["type"] == "missing":
-            raise ConfigError(f"{flag} is required, on the command line or in the file of --config") from None
-        raise ConfigError(f"{where}{flag}: {first['msg'].removeprefix('Value error, ')}{got}") from None
-
-
-def options_json(options: Any) -> dict[str, Any]:
-    """Returns the options that count for the stamp as JSON values."""
-    if isinstance(options, Mapping):
-        return dict(pydantic_core.to_jsonable_python(dict(options)))
-    values = pydantic.TypeAdapter(type(options)).dump_python(options, mode="json")
-
-    def counts(name: str, field: FieldInfo) -> bool:
-        rule = _extra(field).get("stamp", True)
-        assert rule in (True, False, "if_set"), (name, rule)
-        return bool(rule) and (
-            rule != "if_set" or getattr(options, name) != field.get_default(call_default_factory=True)
-        )
-
-    return {name: values[name] for name, field in _fields(type(options)).items() if counts(name, field)}
-
-
-def _fields(cls: type) -> dict[str, FieldInfo]:
-    fields: dict[str, FieldInfo] | None = getattr(cls, "__pydantic_fields__", None)
-    assert fields is not None, f"{cls.__name__} is not a pydantic dataclass"
-    return fields
-
-
-def _extra(field: FieldInfo) -> Mapping[str, Any]:
-    return field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
-
-
 # What _Value makes of "none": click itself uses None for an option that is not given.
 _NONE = object()
 
@@ -375,6 +319,14 @@ class _Value(click.ParamType):  # type: ignore[type-arg]  # generic only from cl
         return value
 
 
+class Number(click.FloatRange):
+    """A number within bounds, which click alone lets NaN pass."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        number = super().convert(value, param, ctx)
+        return number if math.isfinite(number) else self.fail(f"{value} is not a finite number.", param, ctx)
+
+
 def _option(name: str, field: FieldInfo) -> Callable[[_Function], _Function]:
     flag = f"--{name.replace('_', '-')}"
     text = field.description or ""
@@ -388,7 +340,7 @@ def _option(name: str, field: FieldInfo) -> Callable[[_Function], _Function]:
     if field.annotation is bool:
         return click.option(f"{flag}/--no-{flag[2:]}", name, default=None, help=text)
     value = _Value(field.annotation)
-    variable = _extra(field).get("env")
+    variable = extra_of(field).get("env")
     if variable:
         text += f"  [variable: {variable}]"
     return click.option(flag, name, type=value, default=None, metavar=value.name, help=text, envvar=variable)

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.artifacts.corpus import as_cut, checked_cuts, cut_entry, load_samples, save_data_dir
+from pipeline.artifacts.cut_checks import LOUDEST
 from pipeline.artifacts.cut_spool import CutSpool
 from pipeline.artifacts.features import FeatureFacts
 from pipeline.artifacts.index import load_index
@@ -247,6 +248,7 @@ def _extract(cut: MonoCut, extractor: FeatureExtractor, options: FeatureOptions)
     if cut.duration < options.window:
         raise DataError(f"utterance {cut.id!r} lasts {cut.duration} s, shorter than one window of {options.window} s")
     samples = load_samples(cut)
+    _check_level(cut, samples)
     if options.dither:
         noise = np.random.default_rng(zlib.crc32(cut.id.encode())).standard_normal(len(samples), dtype=np.float32)
         samples = samples + noise * np.float32(options.dither / 32768)
@@ -256,6 +258,19 @@ def _extract(cut: MonoCut, extractor: FeatureExtractor, options: FeatureOptions)
             f"features of utterance {cut.id!r} are not finite; is its audio {cut.recording.sources[0].source} damaged?"
         )
     return feats
+
+
+def _check_level(cut: MonoCut, samples: npt.NDArray[np.float32]) -> None:
+    """Refuses integers that were stored as floating-point samples, and warns of utterances without any sound."""
+    loudest = float(np.abs(samples).max(initial=0.0))
+    source = cut.recording.sources[0].source
+    if loudest > LOUDEST:
+        raise DataError(
+            f"utterance {cut.id!r}: samples up to {loudest:,.0f} in {source}, where 1 is full scale; "
+            "steps/import_data.py converts audio"
+        )
+    if not loudest:
+        logger.warning("utterance %r is digital silence: %s has no sound there", cut.id, source)
 
 
 def _in_chunks(

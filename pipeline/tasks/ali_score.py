@@ -21,7 +21,7 @@ from pipeline.graph.options import AliScoreOptions
 from pipeline.tasks.score import bootstrap, by_speaker, interval, result_row, sums_by_speaker
 from pipeline.tasks.tiers import Tiers, tiers_of
 
-GAP = "*"
+GAP = "\t"  # stands for no symbol: what no symbol can be
 SHOWN = {
     "tse_ms",
     "boundary_mae_ms",

@@ -125,14 +125,18 @@ def plot_utterances(
     for ali in alis:
         tiers[ali.name if distinct else str(ali)] = AliTiers(AliSet.load(ali))
     drawn: set[str] = set()
+    files: set[str] = set()
     for _, entry in iter_cuts(data):
         name = entry["id"]
         wanted = name in utts if utts else len(drawn) < count
         if not wanted or not all(name in t for t in tiers.values()):
             continue
-        cut = as_cut(entry)
+        cut, file = as_cut(entry), f"{name.replace('/', '_')}.png"
+        if file in files:
+            raise DataError(f"two utterances would be written to {file}")
+        files.add(file)
         plot_alignments(
-            out_dir / f"{name.replace('/', '_')}.png",
+            out_dir / file,
             cut.load_audio()[0],
             cut.sampling_rate,
             {label: t[name] for label, t in tiers.items()},

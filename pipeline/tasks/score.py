@@ -12,7 +12,8 @@ import numpy as np
 from pipeline.artifacts.hyp import Hypothesis
 from pipeline.base.errors import MismatchError
 
-GAP = "*"  # stands for no word in alignments
+GAP = "\t"  # stands for no word in alignments: what no word can be
+SHOWN_GAP = "*"
 REPLICATIONS = 10_000
 # Utterances of one speaker are no independent samples, so speakers are drawn where there are as many as this, else
 # utterances: two or three speakers say nothing of how far a figure would change with others.
@@ -171,7 +172,7 @@ def error_report(hyps: Sequence[Hypothesis]) -> Iterator[str]:
                 dels[ref] += 1
             else:
                 subs[ref, hyp] += 1
-        details.append(f"{h.cut_id}:\t" + " ".join(r if r == p else f"({r}->{p})" for r, p in pairs))
+        details.append(f"{h.cut_id}:\t" + " ".join(r if r == p else f"({_shown(r)}->{_shown(p)})" for r, p in pairs))
     errors = Errors(sum(len(h.ref) for h in hyps), sum(ins.values()), sum(dels.values()), sum(subs.values()))
     yield errors.line()
     sections = "PER-UTT DETAILS, SUBSTITUTIONS, DELETIONS, INSERTIONS, PER-WORD STATS"
@@ -186,6 +187,10 @@ def error_report(hyps: Sequence[Hypothesis]) -> Iterator[str]:
     yield from (f"{n}\t{word}" for word, n in _ranked(ins))
     yield "\nPER-WORD STATS: word, errors, correct, in references, in recognised"
     yield from _word_stats(correct, subs, ins, dels)
+
+
+def _shown(word: str) -> str:
+    return SHOWN_GAP if word == GAP else word
 
 
 def _ranked(counts: Counter) -> list[tuple[Any, int]]:

@@ -24,7 +24,7 @@ from pipeline.base.errors import MismatchError
 from pipeline.tasks.score import Errors, bootstrap, interval, result_row, total_errors
 
 SUBSTITUTION, INSERTION, DELETION, OPTIONAL = 4, 3, 3, 2  # costs; the last of a word that may be missing, and is
-GAP = "*"
+GAP = "\t"  # stands for no symbol: what no symbol can be
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from pydantic.dataclasses import dataclass
 
 from pipeline.base import cli, stamp
 from pipeline.base.errors import ConfigError, DataError
+from pipeline.base.option_values import fields_of
 
 
 class Kind(enum.Enum):
@@ -85,7 +86,7 @@ def test_values(args, field, value):
     options, result = parse("--required", "x", *args)
     assert result.exit_code == 0, result.output
     assert getattr(options, field) == value and type(getattr(options, field)) is type(value)
-    others = {name: getattr(options, name) for name in vars(Options("x")) if name in cli._fields(Options)}
+    others = {name: getattr(options, name) for name in vars(Options("x")) if name in fields_of(Options)}
     assert {**others, field: None} == {**{n: getattr(Options("x"), n) for n in others}, field: None}
 
 
@@ -102,6 +103,11 @@ def test_values(args, field, value):
         (["--required", "x", "--dims", "1,b"], ["--dims", "integer"]),
         (["--required", "x", "--window", "1"], ["--window"]),
         (["--required", "x", "--unknown", "1"], ["No such option"]),
+        *(
+            (["--required", "x", flag, value], [flag, "finite"])
+            for flag, values in (("--scale", "{}"), ("--window", "1,{}"))
+            for value in map(values.format, ("nan", "inf", "-inf", "1e400"))
+        ),
     ],
 )
 def test_bad_values(args, words, caplog):
@@ -132,6 +138,8 @@ def test_none_on_the_command_line_beats_the_file(tmp_path):
         ("required: x\ncuont: 7\n", r"a\.yaml: unknown option 'cuont'; known: required, count"),
         ("required: x\ncount: many\n", r"a\.yaml: --count: .*integer.*\(got 'many'\)"),
         ("- 1\n", r"a\.yaml: needs lines like 'name: value'"),
+        ("required: x\nscale: .inf\n", r"a\.yaml: --scale: needs a finite number \(got inf\)"),
+        ("required: x\ncount: none\n", r"a\.yaml: --count: .*integer.*\(got 'none'\)"),
     ],
 )
 def test_bad_file(tmp_path, text, message):
@@ -139,6 +147,13 @@ def test_bad_file(tmp_path, text, message):
     config.write_text(text)
     with pytest.raises(ConfigError, match=message):
         cli.load_options(Options, config, {})
+
+
+def test_none_in_a_file_is_what_help_calls_none(tmp_path):
+    config = tmp_path / "a.yaml"
+    config.write_text("required: y\nscale: none\nwindow: None\n")
+    options = cli.load_options(Options, config, {})
+    assert options.scale is None and options.window is None
 
 
 def test_empty_file_and_dashes_in_names(tmp_path):

@@ -262,6 +262,23 @@ def test_features_that_are_not_finite_are_refused(tmp_path):
         compute_feats(tmp_path / "data", tmp_path, tmp_path, FeatureOptions())
 
 
+@pytest.mark.parametrize("scale, outcome", [(0.0, "is digital silence"), (32768.0, "where 1 is full scale"), (1.0, "")])
+def test_levels_that_no_recording_has(scale, outcome, tmp_path, caplog):
+    data = make_data(tmp_path)
+    (recording, *_) = load_cuts(data)
+    path = Path(recording.recording.sources[0].source)
+    samples, rate = soundfile.read(path, dtype="float32")
+    soundfile.write(path, samples * scale, rate, format="WAV", subtype="FLOAT")
+    out = tmp_path / "out"
+    out.mkdir()
+    if scale > 1:
+        with pytest.raises(DataError, match=rf"utterance '{recording.id}': samples up to .*{outcome}"):
+            compute_feats(data, out, out, FeatureOptions())
+    else:
+        compute_feats(data, out, out, FeatureOptions())
+        assert (outcome in caplog.text) if outcome else "silence" not in caplog.text
+
+
 def test_utterance_shorter_than_a_window(tmp_path):
     data = make_data(tmp_path, seconds=(0.5, 0.02, 0.5, 0.5))
     with pytest.raises(DataError, match="'a-2' lasts 0.02 s, shorter than one window"):

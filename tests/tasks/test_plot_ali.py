@@ -5,10 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from pipeline.artifacts.ali import Segment
+from pipeline.artifacts.corpus import load_cuts, save_data_dir
+from pipeline.base.errors import DataError
+from pipeline.tasks import plot_ali
 from pipeline.tasks.ali_score import Tiers
-from pipeline.tasks.plot_ali import SHIFT, plot_alignments, spectrogram
+from pipeline.tasks.plot_ali import SHIFT, plot_alignments, plot_utterances, spectrogram
+from tests.feats.test_feats import make_data
 
 RATE = 8000
 
@@ -34,3 +39,15 @@ def test_picture_is_written(tmp_path: Path) -> None:
     }
     plot_alignments(tmp_path / "a.png", tone(), RATE, rows, "utterance", 0.2)
     assert (tmp_path / "a.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+
+
+def test_ids_that_would_share_a_file_are_refused(tmp_path: Path, monkeypatch) -> None:
+    data = make_data(tmp_path, seconds=(0.5, 0.5))
+    cuts = load_cuts(data)
+    for cut, name in zip(cuts, ("a/b", "a_b")):
+        cut.id = cut.supervisions[0].id = name
+    save_data_dir(tmp_path / "same", cuts)
+    row = Tiers([Segment("a", 0.0, 0.5)], [Segment("A", 0.0, 0.5)], 0.5)
+    monkeypatch.setattr(plot_ali, "GoldTiers", lambda _: {"a/b": row, "a_b": row})
+    with pytest.raises(DataError, match=r"two utterances would be written to a_b\.png"):
+        plot_utterances(tmp_path / "same", [], tmp_path, [], 2, 0.0, None)

@@ -114,6 +114,14 @@ def test_comparison_is_of_speakers_where_there_are_enough() -> None:
     assert found["low"] < -45 and found["high"] == 0.0  # one speaker of six; over utterances [-24, -11]
 
 
+def test_a_word_that_looks_like_a_gap_counts_as_a_word() -> None:
+    texts = (("A B", "A *"), ("* B", "B"), ("A", "* A"), ("*", "*"))
+    hyps = [Hypothesis(str(i), "s", tuple(r.split()), tuple(h.split())) for i, (r, h) in enumerate(texts)]
+    counted = total_errors(count_errors(hyps))
+    assert (counted.subs, counted.dels, counted.ins, counted.words) == (1, 1, 1, 6)
+    assert next(iter(error_report(hyps))) == counted.line()
+
+
 def test_bootstrap_repeats_and_centres() -> None:
     num, den = np.arange(30) % 3, np.full(30, 4)
     assert np.array_equal(bootstrap(num, den, seed=3), bootstrap(num, den, seed=3))

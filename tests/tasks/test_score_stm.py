@@ -17,6 +17,7 @@ from pipeline.base.errors import DataError, MismatchError
 from pipeline.tasks.score import Errors
 from pipeline.tasks.score_stm import (
     DELETION,
+    GAP,
     INSERTION,
     OPTIONAL,
     SUBSTITUTION,
@@ -116,9 +117,9 @@ def test_alignment_is_the_cheapest_of_all_readings(seed):
     errors, steps = align(Network.of(text), Network.of(list(hyp)))
     expected = all_cheapest(text, hyp)
     assert counts_of(errors) in expected and errors.total == min(sum(counts[1:]) for counts in expected)
-    assert [h for _, h in steps if h != "*"] == hyp
-    assert [r for r, _ in steps if r != "*"] in [[word for word, _ in ref] for ref in readings(text)]
-    assert errors.words == sum(r != "*" for r, _ in steps)
+    assert [h for _, h in steps if h != GAP] == hyp
+    assert [r for r, _ in steps if r != GAP] in [[word for word, _ in ref] for ref in readings(text)]
+    assert errors.words == sum(r != GAP for r, _ in steps)
 
 
 def test_global_map(glm):
