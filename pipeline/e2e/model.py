@@ -66,7 +66,7 @@ class EndToEnd(Normalised):
         """(N, T', D) -> (N, T', V) natural-log probabilities; id 0 is the blank."""
         if self.ctc is None:
             raise ConfigError("this model has no CTC output (it was trained with --no-ctc)")
-        return torch.log_softmax(self.ctc(encoded), -1)
+        return torch.log_softmax(self.ctc(encoded).float(), -1)
 
 
 def save_end_to_end(

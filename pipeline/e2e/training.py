@@ -78,7 +78,7 @@ def train_end_to_end(
     torch.manual_seed(options.seed)
     shape = EndToEndOptions(**{name: getattr(options, name) for name in asdict(EndToEndOptions())})
     model = EndToEnd(data.dim, len(tokens), shape)
-    model.set_normalisation(*data.moments())
+    model.set_normalisation(*World.current().of_first(data.moments))
     with_heads = ModelWithAuxHeads(
         model, Auxiliary(model, aux.num_labels if aux else 0, aux.num_states if aux else 0, options)
     )

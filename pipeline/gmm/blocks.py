@@ -180,10 +180,7 @@ class Blocks:
 
     def of_all(self, value: T) -> list[T]:
         """The values of all processes."""
-        out: list[Any] = [value] * self.world.size
-        if self.world.size > 1:
-            distributed.all_gather_object(out, value)
-        return out
+        return self.world.of_all(value)
 
     @contextlib.contextmanager
     def in_turn(self, rng: np.random.Generator) -> Iterator[None]:

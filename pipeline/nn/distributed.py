@@ -12,9 +12,12 @@ import atexit
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 from torch import distributed, nn
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,40 @@ class World:
                 out[name] = out.get(name, 0.0) + value
         return out
 
+    def sum_tensor(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The sum of the tensors of all processes."""
+        if self.size == 1:
+            return tensor
+        total = tensor.to(_meeting_device())
+        total = total.clone() if total is tensor else total
+        distributed.all_reduce(total)
+        return total.to(tensor.device)
+
+    def of_all(self, value: T) -> list[T]:
+        """The values of all processes."""
+        out: list[Any] = [value] * self.size
+        if self.size > 1:
+            distributed.all_gather_object(out, value)
+        return out
+
+    def of_first(self, value: Callable[[], T]) -> T:
+        """What `value` returns in the first process, in all of them."""
+        if self.size == 1:
+            return value()
+        found: list[Any] = [None if self.rank else value()]
+        distributed.broadcast_object_list(found, src=0)
+        result: T = found[0]
+        return result
+
+    def copy_first(self, model: nn.Module) -> None:
+        """Gives all processes the parameters and buffers of the first one's model."""
+        if self.size == 1:
+            return
+        for tensor in model.state_dict().values():
+            there = tensor.to(_meeting_device())
+            distributed.broadcast(there, src=0)
+            tensor.copy_(there)
+
     def join_gradients(self, model: nn.Module, factor: float) -> None:
         """Multiplies this process's gradients by a factor and adds up those of all processes."""
         for parameter in model.parameters():
@@ -53,6 +90,11 @@ class World:
             parameter.grad.mul_(factor)
             if self.size > 1:
                 distributed.all_reduce(parameter.grad)
+
+
+def _meeting_device() -> str:
+    """Where tensors have to be for messages between the processes."""
+    return "cuda" if distributed.get_backend() == "nccl" else "cpu"
 
 
 def lead(directory: Path | None, device: str) -> None:

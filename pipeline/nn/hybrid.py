@@ -22,6 +22,7 @@ from pipeline.feats.dataset import Dataset
 from pipeline.feats.frames import ChunkFrames
 from pipeline.hmm import viterbi
 from pipeline.hmm.graph_source import GraphSource
+from pipeline.nn.distributed import World
 from pipeline.nn.labels import (
     AlignedCuts,
     LabelFile,
@@ -66,6 +67,8 @@ def train_viterbi(
     data = sets[0].data
     model = first_model(data, hmm, options)
     history, changed = _train_rounds(model, sets, lang, hmm, options, out, facts.frame_shift)
+    if World.current().rank:
+        return {}
     save_acoustic_model(
         out,
         model.cpu(),
@@ -128,7 +131,7 @@ def first_model(data: Dataset, hmm: HmmDir, options: ViterbiOptions) -> Acoustic
     """A model with random parameters and the normalisation of the data; equal seeds give equal models."""
     torch.manual_seed(options.seed)
     model = AcousticModel(data.dim, hmm.tree.num_pdfs, encoder_options(options))
-    model.set_normalisation(*data.moments())
+    model.set_normalisation(*World.current().of_first(data.moments))
     return model
 
 
@@ -168,7 +171,8 @@ def _train_rounds(
         criterion = CrossEntropy(labels, options.label_smoothing, options.focal)
         history += train(model, Task(data, criterion), dev, round_options, work, frame_shift)
     for number in range(1, options.realign_rounds + 1):
-        shutil.rmtree(out / f"round{number}")
+        if not World.current().rank:
+            shutil.rmtree(out / f"round{number}")
     return history, changed
 
 

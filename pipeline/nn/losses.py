@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from pipeline.feats.dataset import Batch, Dataset
+from pipeline.feats.dataset import Batch, Dataset, plan
 from pipeline.hmm import Graphs, feasible, full_sum, occupancies
 from pipeline.hmm.graph_source import GraphSource
+from pipeline.nn.distributed import World
 from pipeline.nn.linear import linear_labels
 from pipeline.nn.masks import mask_of
 from pipeline.nn.model import AcousticModel
@@ -117,18 +118,25 @@ class FullSum:
         training = model.training
         model.eval()
         counts = np.zeros(self.graphs.num_tids)
-        for batch in data.batches(20_000, 64, str(model.mean.device)):
+        world = World.current()
+        for batch in _shared(data, world, str(model.mean.device)):
             encoded, lens = model.encode(batch.feats, batch.lens)
             scaled = self._scaled(model, batch.indices, encoded, model.log_posteriors(encoded), lens, 1.0)
             counts += occupancies(scaled[0], scaled[1], lens, scaled[2]).tid_counts().cpu().numpy()
         model.train(training)
-        return counts
+        return world.sum_tensor(torch.from_numpy(counts)).numpy()
+
+    def join(self, model: AcousticModel, world: World) -> None:
+        """See ``KeepsStatistics``: the mean of the priors that the processes have estimated on the fly."""
+        if self.prior == "on_the_fly":
+            model.log_prior.copy_((world.sum_tensor(model.log_prior.exp()) / world.size).log())
 
     def end_epoch(self, model: AcousticModel, data: Dataset, done: float) -> None:
         """Refreshes the prior of the softmax kind and the transitions, where they are estimated in closed form."""
         if self.prior == "softmax":
-            device = str(model.mean.device)
-            model.log_prior.copy_(softmax_prior(model, data.batches(20_000, 64, device)))
+            world = World.current()
+            batches = _shared(data, world, str(model.mean.device))
+            model.log_prior.copy_(softmax_prior(model, batches, world))
         if self.em and done >= self.linear_until:
             assert model.transitions is not None
             model.transitions.maximise(self.transition_counts(model, data))
@@ -204,3 +212,9 @@ def padded(rows: Sequence[np.ndarray], width: int) -> torch.Tensor:
     for i, row in enumerate(rows):
         out[i, : len(row)] = torch.from_numpy(np.asarray(row, dtype=np.int64))
     return out
+
+
+def _shared(data: Dataset, world: World, device: str) -> Iterator[Batch]:
+    """The batches of this process, of all utterances."""
+    for rows in plan(data.lens, 20_000, 64)[world.rank :: world.size]:
+        yield data.batch(rows, device)

@@ -24,6 +24,7 @@ from pipeline.base.errors import DataError
 from pipeline.graph.denominator import Competitors, References
 from pipeline.hmm import full_sum
 from pipeline.hmm.graph_source import GraphSource
+from pipeline.nn.distributed import World
 from pipeline.nn.masks import mask_of
 from pipeline.nn.sequence import Outer
 
@@ -94,6 +95,11 @@ class Failures:
             "zero_numerator": "the reference has no path: left out",
         }
         return {index: text for name, text in texts.items() for index in getattr(self, name)}
+
+    def join(self, world: World) -> None:
+        """Takes over what has gone wrong in other processes."""
+        for found in vars(self).values():
+            found.update(*world.of_all(found))
 
     def check(self, seen: int, max_failed: float, max_missing: float) -> None:
         """DataError with advice when too many of the utterances seen have failed."""

@@ -65,7 +65,7 @@ class AcousticModel(Normalised):
 
     def log_posteriors(self, encoded: torch.Tensor) -> torch.Tensor:
         """(N, T', D) -> (N, T', P) natural-log label posteriors."""
-        return torch.log_softmax(self.output(encoded), -1)
+        return torch.log_softmax(self.output(encoded).float(), -1)
 
     def forward(
         self, feats: torch.Tensor, lens: torch.Tensor, normalised: bool = False

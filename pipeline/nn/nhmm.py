@@ -21,6 +21,7 @@ from pipeline.artifacts.tree import monophone_tree
 from pipeline.base.errors import DataError
 from pipeline.feats.dataset import Dataset
 from pipeline.hmm.graph_source import GraphSource
+from pipeline.nn.distributed import World
 from pipeline.nn.labels import word_ids
 from pipeline.nn.losses import FullSum, Ramp
 from pipeline.nn.model import AcousticModel, save_acoustic_model
@@ -65,6 +66,8 @@ def train_nhmm(
         dev = Task(dev_data, criterion_of(dev_graphs, silence, options, lang.blank, training=False))
     criterion = criterion_of(graphs, silence, options, lang.blank, training=True)
     history = train(model, Task(data, criterion), dev, options, out, facts.frame_shift)
+    if World.current().rank:
+        return {}
     model.cpu()
     finish_transitions(model, hmm.transitions, data)
     if options.prior == "none":
@@ -94,7 +97,7 @@ def _first_model(
     """
     torch.manual_seed(options.seed)
     model = AcousticModel(data.dim, hmm.tree.num_pdfs, encoder_options(options))
-    model.set_normalisation(*data.moments())
+    model.set_normalisation(*World.current().of_first(data.moments))
     model.transitions = TransitionNet(
         options.transitions,
         hmm.transitions,

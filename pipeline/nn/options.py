@@ -126,9 +126,10 @@ class TrainOptions:
         description="Batches per update (of each process, with torchrun): a large batch in little memory.",
         json_schema_extra=IF_SET,
     )
-    precision: Literal["float32", "bfloat16"] = Field(
+    precision: Literal["float32", "bfloat16", "float16"] = Field(
         default="float32",
-        description="bfloat16: mixed precision on a GPU, matrix products in 16 bits.",
+        description="bfloat16, float16: mixed precision on a GPU, matrix products in 16 bits, sums over paths in 32. "
+        "float16 scales the loss and is for GPUs without bfloat16.",
         json_schema_extra=IF_SET,
     )
     optimizer: Literal["nadam", "adam", "adamw", "sgd"] = Field(

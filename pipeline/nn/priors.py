@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from pipeline.nn.distributed import World
+
 if TYPE_CHECKING:
     from pipeline.feats.dataset import Batch
     from pipeline.hmm import Graphs
@@ -60,8 +62,8 @@ def transcript_prior(
     return log_prior(counts)
 
 
-def softmax_prior(model: AcousticModel, batches: Iterable[Batch]) -> torch.Tensor:
-    """(P,) log of the mean label posterior over all frames of the batches."""
+def softmax_prior(model: AcousticModel, batches: Iterable[Batch], world: World = World()) -> torch.Tensor:
+    """(P,) log of the mean label posterior over all frames of the batches, of those of all processes together."""
     total = torch.zeros(model.num_pdfs, dtype=torch.float64)
     training = model.training
     model.eval()
@@ -71,7 +73,7 @@ def softmax_prior(model: AcousticModel, batches: Iterable[Batch]) -> torch.Tenso
             frames = torch.arange(log_post.shape[1], device=lens.device)[None, :] < lens[:, None]
             total += log_post.exp()[frames].double().sum(0).cpu()
     model.train(training)
-    return log_prior(total.numpy())
+    return log_prior(world.sum_tensor(total).numpy())
 
 
 def label_prior(labels: Iterable[np.ndarray], num_pdfs: int) -> torch.Tensor:

@@ -10,7 +10,7 @@ from pydantic.dataclasses import dataclass
 from pipeline.artifacts.features import FeatLoadOptions
 from pipeline.feats.options import cache_field
 from pipeline.graph.options import DecodeOptions
-from pipeline.nn.options import NOT_IN_STAMP, STRICT, TrainOptions
+from pipeline.nn.options import IF_SET, NOT_IN_STAMP, STRICT, TrainOptions
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -111,6 +111,12 @@ class SequenceOptions:
     epochs: int = Field(default=3, ge=1, description="Passes over the training data.")
     batch_frames: int = Field(default=5000, ge=1, description="Feature frames per batch, padding included.")
     max_batch: int = Field(default=32, ge=1, description="Utterances per batch at most.")
+    accumulate: int = Field(
+        default=1,
+        ge=1,
+        description="Batches per update (of each process, with torchrun).",
+        json_schema_extra=IF_SET,
+    )
     optimizer: Literal["nadam", "adam", "adamw", "sgd"] = Field(
         default="adam", description="Optimizer; sgd: plain, without momentum."
     )
@@ -146,6 +152,7 @@ class SequenceOptions:
             "epochs",
             "batch_frames",
             "max_batch",
+            "accumulate",
             "optimizer",
             "learning_rate",
             "schedule",

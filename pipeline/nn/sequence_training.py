@@ -27,6 +27,7 @@ from pipeline.feats.dataset import Dataset, plan
 from pipeline.graph.decoding import DecodingGraph
 from pipeline.graph.denominator import GraphSum, LatticeSum
 from pipeline.hmm.graph_source import GraphSource
+from pipeline.nn.distributed import World
 from pipeline.nn.labels import LabelFile, Lazy, word_ids
 from pipeline.nn.mmi import Denominator, MmiOptions, SequenceObjective
 from pipeline.nn.model import AcousticModel, load_acoustic_model, save_acoustic_model
@@ -88,6 +89,9 @@ def train_sequence(
     cost = step_cost(model.to(device), task, options, device)
     logger.info("a step of %s takes %.2f times the CPU time of a cross-entropy step", options.criterion, cost)
     history = train(model, task, dev, options.training(meta.feat_options), out, meta.features.frame_shift)
+    task.criterion.objective.failures.join(World.current())
+    if World.current().rank:
+        return {}
     model.requires_grad_(True)
     save_acoustic_model(
         out,

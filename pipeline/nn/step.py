@@ -4,7 +4,7 @@ for the training loop in one process (``pipeline.nn.train``) and for replicas of
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
@@ -59,6 +59,14 @@ class Criterion(Protocol[Trained]):
 
     def diagnose(self, model: Trained, figures: dict[str, float], done: float) -> str | None:
         """Names the trouble that an epoch's figures show, with the usual cures; None when all is well."""
+
+
+@runtime_checkable
+class KeepsStatistics(Protocol[Trained]):
+    """A criterion that estimates something from the batches that it sees, and leaves it in the model."""
+
+    def join(self, model: Trained, world: World) -> None:
+        """Brings together what the processes have estimated; called after each update where there are several."""
 
 
 Its = TypeVar("Its", bound=Criterion[Any], covariant=True)
@@ -132,7 +140,10 @@ def backward(model: nn.Module, loss: Loss, clip: float, where: str) -> bool:
 
 
 def add_gradient(loss: Loss, scale: float, where: str) -> None:
-    """Adds the gradient of the loss's sum, divided by `scale`; a loss that is not finite is a DivergenceError."""
+    """Adds the gradient of the loss's sum, divided by `scale`; a loss that is not finite is a DivergenceError.
+
+    In float16 small gradients would vanish, so the caller divides by less and multiplies the sum of all later.
+    """
     if not bool(torch.isfinite(loss.total)):
         raise DivergenceError(
             f"{where}: the loss is {float(loss.total)} (NaN or infinity). Usual cures: "

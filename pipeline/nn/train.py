@@ -27,6 +27,7 @@ from pipeline.nn.schedule import learning_rate, make_optimizer, set_rate
 from pipeline.nn.step import (
     Criterion,
     DivergenceError,
+    KeepsStatistics,
     Loss,
     Net,
     Task,
@@ -39,7 +40,16 @@ from pipeline.nn.step import (
     prepare,
     seed_step,
 )
-from pipeline.nn.train_state import CHECKPOINT, TrainState, average, best_epochs, epoch_file, load_state, save_state
+from pipeline.nn.train_state import (
+    CHECKPOINT,
+    FIRST_SCALE,
+    TrainState,
+    average,
+    best_epochs,
+    epoch_file,
+    load_state,
+    save_state,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -102,7 +112,8 @@ class _Run(Generic[Net]):
         self.model, self.task, self.dev, self.options, self.out = model, task, dev, options, out
         self.device, self.frame_shift, self.world = device, frame_shift, World.current()
         self.optimizer = make_optimizer(model.parameters(), options, model.rate_factors())
-        self.state = load_state(out, model, self.optimizer) or TrainState()
+        first = TrainState(loss_scale=FIRST_SCALE if options.precision == "float16" else 1.0)
+        self.state = load_state(out, model, self.optimizer) or first
         self.start, self.start_share = time.monotonic(), self.state.epoch / options.epochs
         self.last_save = self.start
 
@@ -111,7 +122,8 @@ class _Run(Generic[Net]):
 
         (self.out / EPOCHS).mkdir(parents=True, exist_ok=True)
         if self.world.rank:
-            return self._follow()
+            self._follow()
+            return self.world.copy_first(self.model)
         if self.state.epoch or self.state.step:
             logger.info("resuming after epoch %d, batch %d", self.state.epoch, self.state.step)
         with SummaryWriter(str(self.out / "log" / "tensorboard"), purge_step=self.state.epoch + 1) as board:
@@ -120,6 +132,7 @@ class _Run(Generic[Net]):
                 for name, value in figures.items():
                     board.add_scalar(name, value, self.state.epoch)
         self._finish()
+        self.world.copy_first(self.model)
 
     def _follow(self) -> None:
         """The part of a process that has no files to write."""
@@ -167,22 +180,28 @@ class _Run(Generic[Net]):
         set_rate(self.optimizer, self._rate(done))
         self.optimizer.zero_grad(set_to_none=True)
         sums: dict[str, float] = {"frames": 0}
-        scale = 0  # what the gradients of this process's sums have been divided by
+        scale = 0.0  # what the gradients of this process's sums have been divided by
         for step, indices in group[self.world.rank :: self.world.size]:
             loss = self._loss(step, indices, done)
             add_sums(sums, loss)
             if loss.frames:
-                scale = scale or loss.frames
+                scale = scale or loss.frames / state.loss_scale
                 add_gradient(loss, scale, f"epoch {state.epoch + 1}, batch {step + 1}")
         sums = self.world.sum_of(sums)
         for name, value in sums.items():
             state.sums[name] = state.sums.get(name, 0.0) + value
         if not sums["frames"]:
             return
-        if len(group) > 1 or self.world.size > 1:
+        if len(group) > 1 or self.world.size > 1 or state.loss_scale != 1:
             self.world.join_gradients(self.model, scale / sums["frames"])
-        if clip_gradient(self.model, self.options.clip):
+        if self.world.size > 1 and isinstance(self.task.criterion, KeepsStatistics):
+            self.task.criterion.join(self.model, self.world)
+        finite = clip_gradient(self.model, self.options.clip)
+        if finite:
             self.optimizer.step()
+        if self.options.precision == "float16" and state.adapt_scale(finite):
+            return
+        if finite:
             return
         state.skipped_steps += 1
         if state.skipped_steps > MAX_BAD_STEPS:
@@ -196,7 +215,8 @@ class _Run(Generic[Net]):
         options = self.options
         seed_step(options.seed, self.state.epoch, step)
         batch = prepare(self.model, self.task.data, indices, options, done, self.frame_shift, self.device)
-        with torch.autocast(self.device.split(":")[0], torch.bfloat16, enabled=options.precision == "bfloat16"):
+        kind = torch.float16 if options.precision == "float16" else torch.bfloat16
+        with torch.autocast(self.device.split(":")[0], kind, enabled=options.precision != "float32"):
             return self.task.criterion(self.model, batch, done)
 
     def _rate(self, done: float) -> float:

@@ -17,6 +17,8 @@ from pipeline.base.errors import DataError
 from pipeline.nn.schedule import load_optimizer_tensors, optimizer_tensors
 
 CHECKPOINT = "train.ckpt.safetensors"
+FIRST_SCALE = 65536.0  # of losses in float16
+GROW_STEPS = 2000
 _MODEL, _OPTIMIZER = "model.", "optimizer."
 
 
@@ -29,6 +31,8 @@ class TrainState:
         step: batches of the current epoch completed.
         decays: see ``learning_rate``.
         skipped_steps: batches whose gradient was not finite.
+        loss_scale: losses are multiplied by it where gradients are in float16, whose range is small.
+        good_steps: updates since it has changed.
         sums: running sums of the current epoch.
         history: one dict of figures per completed epoch.
     """
@@ -37,8 +41,24 @@ class TrainState:
     step: int = 0
     decays: int = 0
     skipped_steps: int = 0
+    loss_scale: float = 1.0
+    good_steps: int = 0
     sums: dict[str, float] = field(default_factory=dict)
     history: list[dict[str, float]] = field(default_factory=list)
+
+    def adapt_scale(self, finite: bool) -> bool:
+        """Halves the scale after a gradient that was not finite, and doubles it after GROW_STEPS that were; False when
+        it cannot become smaller, so that the trouble has another cause. cf. torch.cuda.amp.GradScaler.
+        """
+        self.good_steps = self.good_steps + 1 if finite else 0
+        if finite:
+            if self.good_steps == GROW_STEPS:
+                self.loss_scale, self.good_steps = self.loss_scale * 2, 0
+            return True
+        if self.loss_scale <= 1.0:
+            return False
+        self.loss_scale /= 2
+        return True
 
 
 def save_state(directory: Path, state: TrainState, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:

@@ -15,7 +15,7 @@ from pipeline.nn.model import AcousticModel
 from pipeline.nn.options import EncoderOptions, TrainOptions
 from pipeline.nn.schedule import learning_rate, make_optimizer, set_rate
 from pipeline.nn.train import CHECKPOINT, DivergenceError, Loss, Task, clean_up, pick_device, train
-from pipeline.nn.train_state import average, best_epochs, load_state
+from pipeline.nn.train_state import GROW_STEPS, TrainState, average, best_epochs, load_state
 
 SMALL = EncoderOptions(encoder="blstm", layers=1, dim=6, dropout=0.2)
 OPTIONS = TrainOptions(epochs=4, batch_frames=60, average=2, device="cpu")
@@ -105,17 +105,41 @@ def test_accumulated_batches_are_one_large_batch(tmp_path):
 
 
 @pytest.mark.cuda
-def test_mixed_precision_learns_and_keeps_parameters_exact(tmp_path):
-    options = dataclasses.replace(
-        OPTIONS, epochs=30, learning_rate=0.02, time_masks=0, feature_masks=0, precision="bfloat16", device="cuda"
-    )
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_mixed_precision_learns_and_keeps_parameters_exact(tmp_path, precision):
+    plain = dict(epochs=30, learning_rate=0.02, time_masks=0, feature_masks=0)
+    options = dataclasses.replace(OPTIONS, **plain, precision=precision, device="cuda")
     model, history = run(tmp_path, options)
     assert history[-1]["dev_accuracy"] > 0.95 and all(p.dtype == torch.float32 for p in model.parameters())
 
 
-def test_mixed_precision_needs_a_gpu(tmp_path):
-    with pytest.raises(ConfigError, match="--precision bfloat16 is for GPUs"):
-        run(tmp_path, dataclasses.replace(OPTIONS, precision="bfloat16"))
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_mixed_precision_needs_a_gpu(tmp_path, precision):
+    with pytest.raises(ConfigError, match=f"--precision {precision} is for GPUs"):
+        run(tmp_path, dataclasses.replace(OPTIONS, precision=precision))
+
+
+def test_posteriors_stay_in_32_bits():
+    model = fresh_model()
+    with torch.autocast("cpu", torch.bfloat16):
+        encoded = torch.randn(1, 3, model.encoder.out_dim)
+        assert model.output(encoded).dtype == torch.bfloat16 and model.log_posteriors(encoded).dtype == torch.float32
+
+
+def test_scaled_losses_give_the_same_gradients(tmp_path, monkeypatch):
+    """As in float16, whose scale is a power of two: the same bits, unless a gradient overflows."""
+    options = dataclasses.replace(OPTIONS, time_masks=0, feature_masks=0)
+    plain = run(tmp_path / "plain", options)[0].state_dict()
+    monkeypatch.setattr("pipeline.nn.train.TrainState", lambda loss_scale: TrainState(loss_scale=1024.0))
+    scaled = run(tmp_path / "scaled", options)[0].state_dict()
+    assert all(torch.equal(plain[name], scaled[name]) for name in plain)
+
+
+def test_the_scale_of_losses_follows_their_gradients():
+    state = TrainState(loss_scale=4.0)
+    assert state.adapt_scale(False) and state.adapt_scale(False) and state.loss_scale == 1.0
+    assert not state.adapt_scale(False) and state.loss_scale == 1.0
+    assert all(state.adapt_scale(True) for _ in range(GROW_STEPS)) and state.loss_scale == 2.0 and state.good_steps == 0
 
 
 def test_tri_stage():
