@@ -9,6 +9,7 @@ import click
 
 from pipeline.base import cli
 from pipeline.gmm.options import TieOptions
+from pipeline.parallel.options import ParallelOptions
 
 
 @click.command()
@@ -22,9 +23,17 @@ from pipeline.gmm.options import TieOptions
     help="File of questions for the tree, a set of phones per line; without it they come from clustering.",
 )
 @cli.options(TieOptions)
+@cli.options(ParallelOptions, "parallel")
 @cli.step_options
 def main(
-    data: Path, lang: Path, ali: Path, out: Path, questions: Path | None, config: TieOptions, overwrite: bool
+    data: Path,
+    lang: Path,
+    ali: Path,
+    out: Path,
+    questions: Path | None,
+    config: TieOptions,
+    parallel: ParallelOptions,
+    overwrite: bool,
 ) -> None:
     """Builds a decision tree from the alignment ALI of DATA and writes OUT, the same alignment with its leaves as
     labels.
@@ -34,10 +43,9 @@ def main(
     """
 
     def action(tmp: Path) -> dict:
-        from pipeline.artifacts.lang import Lang
         from pipeline.gmm.tie import tie_states
 
-        return tie_states(data, Lang.load(lang), ali, config, tmp, questions)
+        return tie_states(data, lang, ali, config, tmp, questions, parallel)
 
     cli.run_step(
         out,

@@ -121,6 +121,14 @@ class Blocks:
             any(x.start == x.stop for x in shares),
         )
 
+    def check(self, data_dir: str | Path) -> None:
+        """ConfigError in all processes when one of them has no block."""
+        if self.idle and self.world.size > 1:
+            raise ConfigError(
+                f"{data_dir}: its frames are too few to be shared by {self.world.size} processes, which take "
+                f"{BLOCK_FRAMES:,} each"
+            )
+
     def total(self, sums: Callable[[np.ndarray], Arrays], merge: Merge = added) -> Arrays:
         """Sums over the utterances of all processes; the same in each process.
 
@@ -209,18 +217,9 @@ def _described(pairs: Pairs) -> list[tuple[int, int, list[tuple[tuple[int, ...],
 
 
 def open_shared(data_dir: str | Path, options: FeatLoadOptions, cache_mib: int, world: World) -> tuple[Dataset, Blocks]:
-    """The utterances of a data directory that this process has; see ``Dataset.open``.
-
-    Raises:
-        ConfigError: there are more processes than blocks.
-    """
+    """The utterances of a data directory that this process has; see ``Dataset.open``."""
     data = Dataset.open(data_dir, options, cache_mib=cache_mib)
     blocks = Blocks.of(data.lens, world)
-    if blocks.idle and world.size > 1:
-        raise ConfigError(
-            f"{data_dir}: {data.num_frames:,} frames are too few to be shared by {world.size} processes, which take "
-            f"{BLOCK_FRAMES:,} each"
-        )
     if world.size > 1:
         own = [data.id(n) for n in range(blocks.rows.start, blocks.rows.stop)]
         data = Dataset.open(data_dir, options, own, cache_mib=cache_mib)

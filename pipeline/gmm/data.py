@@ -149,6 +149,8 @@ def load_aligned(
             f"{ali.header.frame_shift * 1000:g} ms, features every {shift * 1000:g} ms"
         )
     data, blocks = open_shared(data_dir, options, cache_mib, World.current() if world is None else world)
+    if world is None:
+        blocks.check(data_dir)
     done = np.array([data.id(n) in ali for n in range(len(data))], dtype=bool)
     index = load_index(data_dir)
     missing = sum(index.id(n) not in ali for n in range(len(index)))

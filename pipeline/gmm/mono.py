@@ -41,6 +41,7 @@ def train_mono(data_dir: str | Path, lang: Lang, options: MonoOptions, tmp_dir: 
     feat_options = FeatLoadOptions(cmvn=options.cmvn, deltas=options.deltas)
     facts = FeatureFacts.load(Path(data_dir))
     data, blocks = open_shared(data_dir, feat_options, options.cache_mib, World.current())
+    blocks.check(data_dir)
     tree = monophone_tree(lang.phones, lang.topo, lang.base_phones())
     transitions = TransitionModel(tree, lang.topo)
     graphs = graphs_of(data, lang, tree, transitions, options.cache_mib)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -50,23 +51,30 @@ def make_tree(
         data: the aligned utterances with the features to cluster by.
         questions_file: questions to ask; None: clusters of phones.
     """
-    stats = tree_stats(aligned, data, lang, options)
+    stats = TreeStats.of(aligned.blocks.total(tree_sums(aligned, data, lang, options), added_by_key), options.left)
+    return tree_from(stats, lang, options, None if aligned.blocks.world.rank else out_dir, questions_file)
+
+
+def tree_from(
+    stats: TreeStats, lang: Lang, options: TreeOptions, out_dir: Path | None, questions_file: Path | None
+) -> Tree:
+    """Builds a tree from statistics; arguments as for ``make_tree``, without files if there is no `out_dir`."""
     questions = load_questions(questions_file, lang.phones) if questions_file else cluster_phones(stats, lang)
     tree, facts = build_tree(stats, questions, lang, options)
-    if not aligned.blocks.world.rank:
+    if out_dir is not None:
         save_questions(out_dir / QUESTIONS, questions, lang.phones)
         write_json(out_dir / TREE_STATS, facts)
     return tree
 
 
-def tree_stats(aligned: Aligned, data: Dataset, lang: Lang, options: TreeOptions) -> TreeStats:
-    """Statistics for a tree over the data of all processes; arguments as for ``make_tree``."""
+def tree_sums(aligned: Aligned, data: Dataset, lang: Lang, options: TreeOptions) -> Callable[[np.ndarray], Arrays]:
+    """What takes the statistics for a tree of some utterances; arguments as for ``make_tree``."""
 
     def sums(rows: np.ndarray) -> Arrays:
         pieces = aligned.tid_pieces(data, rows)
         return accumulate_tree(pieces, aligned.transitions, lang.topo, options.left, options.right).arrays()
 
-    return TreeStats.of(aligned.blocks.total(sums, added_by_key), options.left)
+    return sums
 
 
 def train_on_tree(

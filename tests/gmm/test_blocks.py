@@ -73,7 +73,7 @@ def test_too_many_processes_are_refused(tones):
 
     for rank in range(2):
         with pytest.raises(ConfigError, match="too few to be shared by 2 processes, which take 30,000"):
-            open_shared(tones.data, FeatLoadOptions(), 0, World(rank, 2))
+            open_shared(tones.data, FeatLoadOptions(), 0, World(rank, 2))[1].check(tones.data)
 
 
 def models(out: Path) -> dict[str, bytes]:

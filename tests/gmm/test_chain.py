@@ -374,7 +374,8 @@ def test_data_shorter_than_its_words_is_refused(tmp_path):
 
 def test_tied_states_are_those_of_the_triphone_tree_and_keep_all_times(chain):
     options = TieOptions(num_leaves=11, min_count=20.0, **RAW)
-    facts = tie_states(chain / "data", LANG, chain / "mono_ali", options, _new(chain / "tied"))
+    LANG.save(chain / "lang")
+    facts = tie_states(chain / "data", chain / "lang", chain / "mono_ali", options, _new(chain / "tied"))
     plain, tied = AliSet.load(chain / "mono_ali"), AliSet.load(chain / "tied")
     assert tied.header.tree_id == load_hmm(chain / "tri1").tree.id != plain.header.tree_id
     assert facts["pdfs"] == tied.transitions.num_pdfs > plain.transitions.num_pdfs

@@ -11,10 +11,11 @@ from pipeline.base.errors import DataError
 from pipeline.e2e.search.options import SearchOptions
 from pipeline.feats.compute import compute_in_parts
 from pipeline.feats.options import FeatureOptions
-from pipeline.gmm import new_speakers
+from pipeline.gmm import blocks, new_speakers
 from pipeline.gmm.model import load_transforms
 from pipeline.gmm.mono import train_mono
-from pipeline.gmm.options import EstimateFmllrOptions, MonoOptions
+from pipeline.gmm.options import EstimateFmllrOptions, MonoOptions, TieOptions
+from pipeline.gmm.tie import tie_states
 from pipeline.parallel.options import ParallelOptions
 from pipeline.tasks import align as align_module
 from pipeline.tasks.align import AlignOptions
@@ -141,6 +142,25 @@ def test_speaker_transforms(trained, tmp_path, monkeypatch):
     assert list(found[1][1]) == ["fmllr.safetensors"] and all(found[jobs] == found[1] for jobs in JOBS)
     known = load_transforms(tmp_path / "1", 4)
     assert len({matrix.numpy().tobytes() for matrix in known.values()}) == 6
+
+
+def test_tied_states(trained, tmp_path, monkeypatch):
+    """Ten blocks or so, with the phones of any context in several of them."""
+    monkeypatch.setattr(blocks, "BLOCK_FRAMES", 100)
+    align_in_parts(
+        AlignSources(trained / "data", trained / "lang", trained / "mono"),
+        tmp_path / "ali",
+        AlignOptions(),
+        ParallelOptions(),
+    )
+    options, found = TieOptions(num_leaves=20, min_gain=0.0, cmvn="none", deltas=0), {}
+    for jobs in JOBS:
+        out = tmp_path / str(jobs)
+        out.mkdir()
+        places = trained / "data", trained / "lang", tmp_path / "ali"
+        assert tie_states(*places, options, out, None, ParallelOptions(jobs=jobs))["utterances"] == 30
+        found[jobs] = content(out)
+    assert "tree.json" in found[1] and all(found[jobs] == found[1] for jobs in JOBS)
 
 
 def test_failures_are_listed_in_the_order_of_the_data(trained, tmp_path, monkeypatch):
