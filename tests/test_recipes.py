@@ -285,3 +285,50 @@ def test_lint_sees_mistakes(tmp_path):
     assert resolve("$root/utils/stage.sh", tmp_path) == ROOT / "utils" / "stage.sh"
     assert resolve("${utils}/stage.sh", tmp_path) == ROOT / "utils" / "stage.sh"
     assert resolve("steps/no_such_step.py", tmp_path) is None
+
+
+CLUSTERS = ROOT / "docs" / "clusters.md"
+
+
+def test_files_about_clusters_are_ones(tmp_path):
+    """The examples of conf/cluster.yaml have known keys and good values."""
+    from pipeline.parallel.options import ClusterOptions, ParallelOptions
+
+    blocks = re.findall(r"```yaml\n(.*?)```", CLUSTERS.read_text(encoding="utf-8"), re.S)
+    assert len(blocks) == 2
+    for block in blocks:
+        (tmp_path / "cluster.yaml").write_text(block)
+        options = ParallelOptions(cluster=tmp_path / "cluster.yaml").cluster_options()
+        assert options != ClusterOptions()
+
+
+def test_scripts_for_clusters_are_bash():
+    """Those with #! parse, and all steps that are said to take parts or processes do."""
+    text = CLUSTERS.read_text(encoding="utf-8")
+    scripts = re.findall(r"```bash\n(#!.*?)```", text, re.S)
+    assert len(scripts) == 4
+    for script in scripts:
+        result = subprocess.run(["bash", "-n"], input=script, capture_output=True, text=True)
+        assert result.returncode == 0, result.stderr
+    parts, processes = re.search(r"\n(`compute_feats`.*?) take parts; (.*?) take `torchrun`", text, re.S).groups()
+    for names, option in ((parts, "--jobs"), (processes, "--rank")):
+        found = re.findall(r"`(\w+)`", names)
+        assert len(found) >= 7
+        for name in found:
+            known = {option for param in command_of(ROOT / "steps" / f"{name}.py").params for option in param.opts}
+            assert option in known and (option == "--rank" or "--backend" in known), name
+    takers = {path.stem for path in STEPS if "torchrun_options" in path.read_text(encoding="utf-8")}
+    assert takers == set(re.findall(r"`(\w+)`", processes))
+
+
+def test_messages_about_clusters_are_ours():
+    """What the table of failures quotes stands in the sources."""
+    source = "".join(path.read_text(encoding="utf-8") for path in ROOT.glob("pipeline/**/*.py"))
+    rows = re.findall(r"^\| (`.*?) \| ", CLUSTERS.read_text(encoding="utf-8").partition("## What goes wrong")[2], re.M)
+    quoted = [words for row in rows for words in re.findall(r"`(.+?)`", row)]
+    assert len(quoted) >= 12
+    for words in quoted:
+        for piece in re.split(
+            r"\.\.\.|sbatch here|qsub here|submitit|distributed|dask-jobqueue|\(number 3, 7\)", words
+        ):
+            assert piece.strip() in source, words

@@ -36,7 +36,9 @@ class ParallelOptions:
         json_schema_extra=_env("BACKEND"),
     )
     cluster: Path | None = Field(
-        default=None, description="YAML file about the cluster, see CONTRIBUTING.md.", json_schema_extra=_env("CLUSTER")
+        default=None,
+        description="YAML file about the cluster, see docs/clusters.md.",
+        json_schema_extra=_env("CLUSTER"),
     )
 
     @property
