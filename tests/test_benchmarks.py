@@ -26,6 +26,7 @@ KEYS = {"shape", "backend", "forward_s", "backward_s", "peak_mib", "ratio_to_k2"
         "auxiliary_heads.py",
         "denominators.py",
         "parts.py",
+        "cluster.py",
         "scaling.py",
         "streaming.py",
         "quality.py",
@@ -143,3 +144,28 @@ def test_scaling(run_script, tmp_path):
     table = (tmp_path / "table.md").read_text()
     assert "| validate_data | " in table and "| compute_feats | " in table
     assert run_script(*command, "--json").stdout == done.stdout
+
+
+def test_simulated_clusters():
+    """Times by hand; the measured ones come back; scaling.md holds what the program prints."""
+    from click.testing import CliRunner
+
+    spec = importlib.util.spec_from_file_location("cluster", ROOT / "benchmarks" / "cluster.py")
+    cluster = sys.modules["cluster"] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(cluster)
+    row = {"name": "x", "hours": 2.0, "one": 21.0, "two": 14.0, "part": 1.5}
+    stage = cluster.Stage.of(row, 1.0)  # 20 s are divided, 14 - 1 - 1.5 - 10 = 1.5 s are the step's alone
+    assert (stage.work, stage.alone) == (10.0, 0.75)
+    assert stage.seconds(2.0, 1) == 21.0 and stage.seconds(2.0, 2) == 14.0
+    assert stage.seconds(200.0, 50) == pytest.approx(1.0 + 1.5 + 200 * (10 / 50 + 0.75))
+    assert stage.saturates == pytest.approx(10 / 0.75)
+    assert stage.seconds(stage.hours_in(1000.0, 8), 8) == pytest.approx(1000.0)
+    assert cluster.Stage.of({**row, "most": 4}, 1.0).seconds(2.0, 8) == pytest.approx(2.5 + 20 / 4 + 1.5)
+    cost = cluster.gpu(1e6, 1.0, 1.0, 2)
+    assert cost["compute"] == pytest.approx(6e6 * 90_000 / 1e12 / 2) and cost["read"] == pytest.approx(0.1152)
+    for found, given in zip(cluster.stages(), json.loads(cluster.MEASURED.read_text())["stages"]):
+        assert found.seconds(given["hours"], 1) == pytest.approx(given["one"])
+        assert found.seconds(given["hours"], 2) == pytest.approx(given["two"], abs=0.5)
+    text = (ROOT / "benchmarks" / "scaling.md").read_text(encoding="utf-8")
+    printed = CliRunner().invoke(cluster.main, []).output
+    assert printed.strip() in text
