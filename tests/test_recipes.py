@@ -40,6 +40,12 @@ def folders(recipe: Path) -> list[Path]:
     return [recipe.parent, *sorted(path.parent for path in recipe.parent.glob("*/conf") if path.is_dir())]
 
 
+def recipe_text(path: Path) -> str:
+    """The text of a recipe, with the stages that it has from utils/asr.sh."""
+    text = path.read_text(encoding="utf-8")
+    return text + (ROOT / "utils" / "asr.sh").read_text(encoding="utf-8") if "utils/asr.sh" in text else text
+
+
 def ids(paths: list[Path]) -> list[str]:
     return [path.relative_to(ROOT).as_posix() for path in paths]
 
@@ -147,7 +153,7 @@ def test_recipe(path):
 @pytest.mark.parametrize("path", RECIPES, ids=ids(RECIPES))
 def test_recipe_calls(path):
     """Every script that is called exists, and knows its options; files of conf/ that are named exist."""
-    text = path.read_text(encoding="utf-8")
+    text = recipe_text(path)
     found = calls(text)
     assert found, "calls no step"
     for word, arguments in found:
@@ -192,7 +198,7 @@ def test_recipe_configs(path):
     """A YAML file that a step gets by --config holds only options that the step has."""
     from pipeline.base.files import read_yaml
 
-    for word, arguments in calls(path.read_text(encoding="utf-8")):
+    for word, arguments in calls(recipe_text(path)):
         script = resolve(word, path.parent)
         if script is None or script.suffix != ".py" or "--config" not in arguments[:-1]:
             continue

@@ -189,7 +189,7 @@ def score_stm(
         hyp = found.pop(line.utt_id, None)
         if hyp is None:
             raise MismatchError(f"{line.where}: utterance {line.utt_id!r} is not in {source}, or stands twice")
-        ref = Network.of(parse_text(glm(line.text.replace("((", "(").replace("))", ")")), line.where))
+        ref = Network.of(parse_text(glm(line.text), line.where))
         # The map goes over words that were recognised one by one, as csrfilt.sh does with .ctm.
         words = " ".join(glm(word) for word in hyp.hyp if word.lower() not in dropped)
         errors, steps = align(ref, Network.of(parse_text(words, line.utt_id)))
