@@ -105,10 +105,12 @@ class Tokens:
         return processor
 
     def encode_word(self, word: str) -> list[int]:
-        """Ids of one word; what no piece covers is the unknown token."""
+        """Ids of one word; what no piece covers is the unknown token, and so is the word <unk> of transcripts."""
         found = self._cache.get(word)
         if found is None:
-            if self._processor is None:
+            if word == UNK:
+                found = [UNK_ID]
+            elif self._processor is None:
                 found = [self._ids.get(c, UNK_ID) for c in (WORD_START, *word)]
             else:
                 found = [i + UNK_ID for i in self._processor.EncodeAsIds(word)]
@@ -186,13 +188,14 @@ def train_tokens(sentences: Iterable[Sequence[str]], options: TokenOptions) -> T
     """Makes tokens of a text.
 
     Args:
-        sentences: their words, as ``pipeline.artifacts.arpa.read_sentences`` gives them.
+        sentences: their words, as ``pipeline.artifacts.arpa.read_sentences`` gives them; <unk> among them is left out.
     Raises:
         DataError: a word holds sentencepiece's mark. ConfigError: the text has too few or too many different pieces.
     """
     lines = []
     characters: Counter[str] = Counter()
-    for words in sentences:
+    for sentence in sentences:
+        words = [word for word in sentence if word != UNK]
         if any(WORD_START in word for word in words):
             raise DataError(f"the text holds {WORD_START!r}, which marks where words begin: {' '.join(words)!r}")
         lines.append(" ".join(words))

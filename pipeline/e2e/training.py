@@ -14,7 +14,7 @@ import torch
 from pipeline.artifacts.checkpoint import load_model
 from pipeline.artifacts.features import FeatureFacts, FeatureKind
 from pipeline.artifacts.model_meta import META, EndToEndMeta, NetworkMeta, model_kind
-from pipeline.artifacts.tokens import UNK_ID, Tokens
+from pipeline.artifacts.tokens import UNK, UNK_ID, Tokens
 from pipeline.base.errors import DataError, MismatchError
 from pipeline.base.records import from_json
 from pipeline.e2e.auxiliary import Auxiliary, ModelWithAuxHeads, check_layers
@@ -188,7 +188,8 @@ def _utterances(
     rows = _encoded(data, tokens)
     sizes, repeats, unknown = (np.zeros(len(data), dtype=np.int32) for _ in range(3))
     for i, row in enumerate(rows):
-        sizes[i], repeats[i], unknown[i] = len(row), (row[1:] == row[:-1]).sum(), UNK_ID in row
+        sizes[i], repeats[i] = len(row), (row[1:] == row[:-1]).sum()
+        unknown[i] = (row == UNK_ID).sum() > data.text(i).split().count(UNK)  # that word is meant
     frames = -(-data.lens // options.label_factor)
     limit = int(options.max_seconds / facts.frame_shift)
     keep = np.ones(len(data), dtype=bool)

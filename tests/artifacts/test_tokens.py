@@ -53,6 +53,13 @@ def test_unknown_characters(tokens):
     assert tokens.encode("") == [] and tokens.decode([]) == ""
 
 
+def test_the_word_for_what_nobody_understood(tokens):
+    """<unk> in transcripts is the unknown token, and no piece is made for it."""
+    options = TokenOptions(unit=tokens.unit, vocab_size=SIZES[tokens.unit])
+    assert train_tokens([["<unk>", *words] for words in SENTENCES] + [["<unk>"]], options).id == tokens.id
+    assert tokens.encode("ONE <unk> ONE") == [*tokens.encode("ONE"), UNK_ID, *tokens.encode("ONE")]
+
+
 def test_training_is_reproducible():
     for unit, size in SIZES.items():
         options = TokenOptions(unit=unit, vocab_size=size)

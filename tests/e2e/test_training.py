@@ -17,14 +17,14 @@ from pipeline.artifacts.ali import AliSet
 from pipeline.artifacts.features import FeatureFacts
 from pipeline.artifacts.lang import Lang
 from pipeline.artifacts.model_dir import load_hmm, save_hmm
-from pipeline.artifacts.tokens import Tokens
+from pipeline.artifacts.tokens import UNK_ID, Tokens
 from pipeline.artifacts.transitions import TransitionModel
 from pipeline.artifacts.tree import monophone_tree
 from pipeline.base.errors import ConfigError, DataError, MismatchError
 from pipeline.e2e.labels import make_aux_targets, state_sequence, tokens_in_time
 from pipeline.e2e.model import load_end_to_end
 from pipeline.e2e.options import TrainEndToEndOptions
-from pipeline.e2e.training import train_end_to_end
+from pipeline.e2e.training import _utterances, train_end_to_end
 from pipeline.feats.dataset import Dataset
 from pipeline.nn.hybrid import train_viterbi
 from pipeline.nn.options import ViterbiOptions
@@ -307,6 +307,20 @@ def test_the_state_of_a_phone_is_its_middle_one(ali):
         assert state_sequence(labels, cut_id).tolist() == thirds
         firsts = [pdfs[first] + 1 for _, first, _ in labels.phone_segments(cut_id)]
         assert thirds != firsts
+
+
+@pytest.mark.parametrize("word", ["<unk>", "<other>"])
+def test_the_word_for_what_nobody_understood_is_a_token(word, tones, tokens, monkeypatch):
+    """Transcripts with <unk> are trained on; other characters without a token are refused as ever."""
+    text = Dataset.text
+    monkeypatch.setattr(Dataset, "text", lambda self, i: f"{text(self, i)} {word}")
+    arguments = tones.data, Tokens.load(tokens), tokens, FeatureFacts.load(tones.data), OPTIONS
+    if word == "<unk>":
+        data, rows = _utterances(*arguments)
+        assert len(data) == 24 and all(row[-1] == UNK_ID for row in rows)
+    else:
+        with pytest.raises(DataError, match="24 of 24 utterances have characters without a token"):
+            _utterances(*arguments)
 
 
 def test_input_that_does_not_fit_is_named_before_training(tones, tokens, ali, tmp_path):
