@@ -13,6 +13,7 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pipeline.artifacts.stm import spread
 from pipeline.base.errors import DataError
 from pipeline.base.files import read_lines
 
@@ -20,6 +21,7 @@ _RULE = re.compile(
     r"(?P<pattern>.+?)\s*=>\s*(?P<replacement>.*?)\s*(?:/\s*\[(?P<left>[^\]]*)\]\s*__\s*\[(?P<right>[^\]]*)\]\s*)?"
 )
 _KEY = 2  # characters of a pattern that rules are looked up by
+_PARENTHESIS = re.compile(r"([()])")
 _HYPHEN = re.compile(r"(?<=[^( ])-(?=[^) ])")
 
 
@@ -61,8 +63,11 @@ class Glm:
         rules.sort(key=lambda r: -len(r.pattern))
 
     def __call__(self, text: str) -> str:
-        """A text in lower case with the rules applied and words with hyphens inside divided, fragments kept."""
-        text = f" {' '.join(text.lower().split())} "
+        """A text in lower case with the rules applied and words with hyphens inside divided; parentheses hold one word
+        each.
+        """
+        spaced = _PARENTHESIS.sub(r" \1 ", text.lower()).split()
+        text = f" {' '.join(spaced)} "
         out, i = [], 0
         while i < len(text):
             rule = next((r for r in self._at(text, i)), None)
@@ -72,7 +77,7 @@ class Glm:
             else:
                 out.append(rule.replacement)
                 i += len(rule.pattern)
-        return " ".join(_HYPHEN.sub(" ", "".join(out)).split())
+        return spread(_HYPHEN.sub(" ", "".join(out)))
 
     def _at(self, text: str, i: int) -> list[Rule]:
         """Rules that fit at a place."""

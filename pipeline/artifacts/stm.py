@@ -20,6 +20,7 @@ from pipeline.base.files import read_lines
 
 NEEDS = "'recording channel speaker start end [<labels>] words'"
 FEWEST = 5  # fields
+_OPTIONAL = re.compile(r"\([^()]+\)")
 IGNORED = "ignore_time_segment_in_scoring"
 
 
@@ -93,6 +94,17 @@ Item = str | list["Text"]  # a word, or alternatives
 Text = list[Item]
 
 
+def spread(text: str) -> str:
+    """A text whose parentheses hold one word each: ( i mean ) becomes (i) (mean)."""
+    out, inside = [], False
+    for token in re.sub(r"([()])", r" \1 ", text).split():
+        if token == ("(" if not inside else ")"):
+            inside = not inside
+        else:
+            out.append(f"({token})" if inside and token not in "{}/@" else token)
+    return " ".join(out if not inside else [*out, "("])
+
+
 def parse_text(text: str, where: str) -> Text:
     """Words and alternatives of a text; the latter may hold others.
 
@@ -101,9 +113,11 @@ def parse_text(text: str, where: str) -> Text:
         items, [] for no word.
 
     Raises:
-        DataError: braces that do not match.
+        DataError: braces or parentheses that do not match.
     """
-    spaced = re.sub(r"([{}])", r" \1 ", text).split()
+    spaced = spread(re.sub(r"([{}])", r" \1 ", text)).split()
+    if any(set("()") & set(token) and _OPTIONAL.fullmatch(token) is None for token in spaced):
+        raise DataError(f"{where}: parentheses that do not match in {text!r}")
     stack: list[list[Text]] = [[[]]]  # of open alternations; the outermost has one alternative
     for token in spaced:
         if token == "{":

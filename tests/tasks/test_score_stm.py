@@ -122,19 +122,26 @@ def test_alignment_is_the_cheapest_of_all_readings(seed):
     assert errors.words == sum(r != GAP for r, _ in steps)
 
 
-def test_global_map(glm):
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("uh i'll say  Uh uh", "%hesitation { i'll / i will } say %hesitation %hesitation"),
+        ("well-known th- -ing all right", "well known th- -ing alright"),
+        ("mr jones mr smith", "mr jones mister smith"),
+        ("( i mean ) (well-known uh) (th-)", "(i) (mean) (well) (known) (%hesitation) (th-)"),
+    ],
+)
+def test_global_map(glm, text, expected):
     """As csrfilt.sh -dh of SCTK 2.4.10 writes it."""
-    text = "uh i'll say  Uh uh well-known th- all right (uh) mr jones mr smith"
-    expected = (
-        "%hesitation { i'll / i will } say %hesitation %hesitation well known th- alright (uh) mr jones mister smith"
-    )
     assert glm(text) == expected
 
 
 def test_parse():
     assert parse_text("a { b c / @ / { d / e } f } (g-)", "x") == ["a", [["b", "c"], [], [[["d"], ["e"]], "f"]], "(g-)"]
     assert plain_words(parse_text("{ WE'RE / WE ARE } (%HESITATION) (TH-) { @ / X }", "x")) == ["we're", "th-"]
-    for text, message in (("a } b", "} without {"), ("{ a / b", "{ without }")):
+    assert parse_text("( i mean ) so", "x") == ["(i)", "(mean)", "so"]
+    wrong = (("a } b", "} without {"), ("{ a / b", "{ without }"), ("( a", "parentheses that do not match"))
+    for text, message in (*wrong, ("(( a ))", "parentheses that"), ("a ) b", "parentheses that do not match")):
         with pytest.raises(DataError, match=f"ref.stm:3: {re.escape(message)}"):
             parse_text(text, "ref.stm:3")
 
