@@ -9,6 +9,7 @@ and 24 (core) speakers.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 AUDIO_SUFFIXES = {".flac", ".wav", ".sph"}
+LAYOUT = "TRAIN/DR1/SPEAKER/*.WAV with .PHN and .WRD beside them, and TEST/ likewise"
+PUBLISHED = {"train": 3696, "dev": 400, "test": 192}  # utterances without SA sentences
 
 
 @click.command(help=__doc__)
@@ -37,7 +40,7 @@ AUDIO_SUFFIXES = {".flac", ".wav", ".sph"}
 @cli.step_options
 def main(out: Path, corpus_root: Path | None, overwrite: bool) -> None:
     with cli.main_guard():
-        root = find_corpus("timit_sample", corpus_root, is_corpus)
+        root = find_timit(corpus_root)
     cli.run_step(
         out,
         inputs={"corpus": root},
@@ -47,6 +50,14 @@ def main(out: Path, corpus_root: Path | None, overwrite: bool) -> None:
         resume=False,
         command="prepare_timit",
     )
+
+
+def find_timit(given: Path | None) -> Path:
+    """The folder of the corpus, or of the sample where nothing is given and there is no full corpus."""
+    if given is None:
+        with contextlib.suppress(DataError):
+            return find_corpus("timit", None, is_corpus)
+    return find_corpus("timit_sample" if given is None else "timit", given, is_corpus, layout=LAYOUT)
 
 
 def is_corpus(path: Path) -> bool:
@@ -60,17 +71,29 @@ def prepare(root: Path, work_dir: Path) -> dict:
     from pipeline.artifacts.corpus import save_data_dir
 
     parts: dict[str, list] = {}
-    seen = set()
+    seen, recorded, labelled = set(), set(), {}
     for path in sorted(root.rglob("*")):
+        if path.suffix.lower() == ".phn" and not path.name.startswith("."):
+            labelled[f"{speaker_of(path)}-{path.stem.lower()}"] = path
         if path.suffix.lower() not in AUDIO_SUFFIXES or path.name.startswith("."):
             continue
         part = part_of(path.relative_to(root))
         utt_id = f"{speaker_of(path)}-{path.name.split('.')[0].lower()}"
+        recorded.add(utt_id)
         if part is not None and utt_id not in seen:  # some copies hold each recording twice, SA1.WAV and SA1.WAV.wav
             seen.add(utt_id)
             parts.setdefault(part, []).append(read_utterance(path, utt_id))
+    silent = sorted(labelled[utt_id] for utt_id in labelled.keys() - recorded)
+    if silent:
+        raise DataError(f"{silent[0]}: no recording beside it ({len(silent)} such files)")
     if not parts:
         raise DataError(f"{root}: no utterances with .phn and .wrd files found")
+    if "sample" not in parts:
+        for part, expected in PUBLISHED.items():
+            if part not in parts:
+                raise DataError(f"{root}: no utterance of {part}, whose speakers are fixed; the corpus is not complete")
+            if len(parts[part]) != expected:
+                logger.warning("%s: %d utterances of %d as published", part, len(parts[part]), expected)
     dictionary = read_dictionary(find_dictionary(root))
     for part, cuts in parts.items():
         save_data_dir(work_dir / part, cuts)

@@ -27,6 +27,32 @@ SUPPLEMENT = {
 }
 
 
+SILENCE = "h#"
+# Labels -> the 48 phones that are learnt; q is left out, all others stay as they are.
+LEARNT = {**SAME, "em": "m", "pau": SILENCE}
+LEARNT |= dict.fromkeys(("bcl", "dcl", "gcl"), "vcl") | dict.fromkeys(("pcl", "tcl", "kcl"), "cl")
+# The 48 phones -> the 39 that are scored; the others stay as they are.
+SCORED = {"ao": "aa", "ax": "ah", "ix": "ih", "el": "l", "en": "n", "zh": "sh", "cl": SILENCE, "vcl": SILENCE}
+SCORED["epi"] = SILENCE
+# Those that stand for themselves in alignments; h# is among them, q is not.
+_PLAIN = "aa ae ah ao aw ax ay b ch d dh dx eh el en epi er ey f g h# hh ih ix iy jh k l m n ng ow oy p r s sh t th"
+ALL_LABELS = frozenset(["q", *LEARNT, *f"{_PLAIN} uh uw v w y z zh".split()])
+
+
+def recognised_phones(labels: list[str], where: str) -> list[str]:
+    """The 48 phones of TIMIT's labels.
+
+    Args:
+        where: utterance, for the message.
+    Raises:
+        DataError: names a label that TIMIT does not have.
+    """
+    odd = next((label for label in labels if label not in ALL_LABELS), None)
+    if odd is not None:
+        raise DataError(f"{where}: {odd!r} is none of TIMIT's 61 labels")
+    return [LEARNT.get(label, label) for label in labels if label != "q"]
+
+
 def merge_phones(labels: list[tuple[str, float, float]]) -> list[tuple[str, float, float]]:
     """Map the 61 labels to the phones that alignments are scored with; (label, start, end) triples to the same."""
     phones: list[tuple[str, float, float]] = []

@@ -1,25 +1,29 @@
 #!/usr/bin/env bash
-# timit: alignments measured against hand-made phone times, on the sample or the full corpus.
+# timit: alignments measured against hand-made phone times, on the sample or the full corpus; of that also phone recognition.
 #
-# Usage: ./run.sh [--stage N] [--stop-stage N] [--list] [--corpus-root DIR] [--librispeech-root DIR] [--part NAME] [--overwrite]
-#                 [--jobs N] [--backend B]
-#   --corpus-root DIR       folder with TRAIN/ and TEST/, or with the sample; else ../shared/corpora/timit_sample beside the checkout
+# Usage: ./run.sh [--stage N] [--stop-stage N] [--list] [--corpus-root DIR] [--librispeech-root DIR] [--systems LIST]
+#                 [--part NAME] [--overwrite] [--jobs N] [--backend B]
+#   --corpus-root DIR       folder with TRAIN/ and TEST/, or with the sample; else ../shared/corpora/timit beside the checkout, and
+#                           where that is not there ../shared/corpora/timit_sample
 #   --librispeech-root DIR  folder of the LibriSpeech subset; else ../shared/corpora/librispeech_subset beside the checkout
-#   --part NAME             part that is aligned and scored: sample (default), or train, dev, test of the full corpus
+#   --systems LIST          systems that align, by default "own librispeech"; own alone needs no LibriSpeech
+#   --part NAME             part that is aligned and scored: of the full corpus train, dev or test (default), of the sample sample
 #   --overwrite             remake outputs whose options or inputs have changed
 #   --jobs N                parts into which features, alignments and decodings are divided; the results are the same
 #   --backend B             what runs the parts: local, slurm or dask; conf/cluster.yaml describes the cluster
 #
-# Two systems align the part: "own", trained on its audio and words (never on its times), with TIMIT's dictionary; and
-# "librispeech", trained without any TIMIT speaker, with the CMU dictionary. Each has monophones with and without deltas; the
+# Two systems align the part: "own", trained on the audio and words (never on the times) of train, of the sample itself, with TIMIT's
+# dictionary; and "librispeech", trained without any TIMIT speaker, with the CMU dictionary. Each has monophones with and without deltas; the
 # boundaries of the Viterbi alignment ("mono_...") are then refined by the posteriors of both ("refined_..."). The settings were
 # chosen on the speakers of part "tuned"; "unseen" has the others. Stage 5 does the same with neural HMMs instead of GMMs ("nhmm_...",
-# "nhmm_refined_...").
+# "nhmm_refined_..."). Phone recognition ("phones_...") learns 48 phones of the 3,696 utterances of train and is scored over 39 on the
+# 192 utterances of the core test set, with a bigram of phones, as Kaldi's recipe does it.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 corpus_root=
 librispeech_root=
-part=sample
+systems="own librispeech"
+part=
 overwrite=false
 jobs=1
 backend=local
@@ -27,36 +31,83 @@ backend=local
 . ../../utils/parse_options.sh
 . ../../utils/recipe.sh
 
-train_on() { # SYSTEM: data that its models are trained on
-  if [[ $1 == own ]]; then echo data/mfcc/$part; else echo data/mfcc/librispeech; fi
+[[ $systems =~ ^(own|librispeech|own librispeech)$ ]] || { echo "$0: --systems is a list of own and librispeech, not '$systems'" >&2; exit 2; }
+
+whole() { [[ -d data/local/train ]]; } # is it the full corpus
+scope() { # sets part, and the part that own learns from
+  if whole; then part=${part:-test} learnt=train; else part=${part:-sample} learnt=${part:-sample}; fi
+}
+scope
+train_on() { if [[ $1 == own ]]; then echo data/mfcc/$learnt; else echo data/mfcc/librispeech; fi; } # SYSTEM: its training data
+uses() { [[ " $systems " == *" $1 "* ]]; }                                                          # SYSTEM
+
+phones() { # PART [mfcc|fbank]: data of phone recognition
+  echo data/phones_${2:-mfcc}/$1
+}
+
+recognise() { # MODEL mfcc|fbank: phones of dev and test; weights chosen on dev; tri3 adapts to the phones of a first pass
+  local exp=exp/phones/$1 data part pass weights
+  python "$steps/make_graph.py" data/lang_phones data/lm_phones $exp $exp/graph "${force[@]}"
+  for part in dev test; do
+    data=$(phones $part $2) weights=() pass=()
+    if [[ $1 == tri3 ]]; then
+      python "$steps/decode.py" $exp $exp/graph $data $exp/first_$part --part $part --config conf/phones_decode_mfcc.yaml \
+        --weights-from exp/phones/tri2/decode_dev "${force[@]}"
+      python "$steps/estimate_fmllr.py" $data data/lang_phones $exp $exp/first_$part $exp/fmllr_$part "${force[@]}"
+      pass=(--transforms $exp/fmllr_$part)
+    fi
+    if [[ $part == test ]]; then weights=(--weights-from $exp/decode_dev); fi
+    python "$steps/decode.py" $exp $exp/graph $data $exp/decode_$part --part $part --config conf/phones_decode_$2.yaml "${pass[@]}" \
+      "${weights[@]}" "${force[@]}"
+    python local/score_phones.py $exp/decode_$part $exp/per_$part --id phones_$1 --part $part "${force[@]}"
+  done
 }
 
 if stage 0 "data: TIMIT with its times, LibriSpeech, dictionaries"; then
   python "$local/prepare_timit.py" data/local ${corpus_root:+--corpus-root "$corpus_root"} "${force[@]}"
-  python "$local/prepare_librispeech.py" data/librispeech --parts train=train.list \
-    ${librispeech_root:+--corpus-root "$librispeech_root"} "${force[@]}"
-  python "$local/prepare_cmudict.py" data/cmudict "${force[@]}"
-  python "$utils/validate_data.py" data/local/$part
+  scope
+  if uses librispeech; then
+    python "$local/prepare_librispeech.py" data/librispeech --parts train=train.list \
+      ${librispeech_root:+--corpus-root "$librispeech_root"} "${force[@]}"
+    python "$local/prepare_cmudict.py" data/cmudict "${force[@]}"
+  fi
+  for each in $part $learnt; do python "$utils/validate_data.py" data/local/$each; done
   python local/split_speakers.py data/local/$part data/halves "${force[@]}"
+  if whole; then python local/make_phone_data.py data/local data/phones "${force[@]}"; fi
 fi
 
-if stage 1 "lang: TIMIT's dictionary; the CMU dictionary with grapheme-to-phoneme conversion; glottal stops in both"; then
-  python local/add_glottal_stops.py data/local/lexicon.txt data/lexicon_own "${force[@]}"
-  python "$steps/train_g2p.py" data/cmudict/lexicon.txt data/g2p "${force[@]}"
-  python "$steps/make_lexicon.py" data/cmudict/lexicon.txt data/g2p data/librispeech/train data/local/$part data/lexicon_cmu "${force[@]}"
-  python local/add_glottal_stops.py data/lexicon_cmu/lexicon.txt data/lexicon_librispeech "${force[@]}"
-  for system in own librispeech; do
+if stage 1 "lang: TIMIT's dictionary; the CMU dictionary with grapheme-to-phoneme conversion; glottal stops in both; phones"; then
+  if uses own; then python local/add_glottal_stops.py data/local/lexicon.txt data/lexicon_own "${force[@]}"; fi
+  if uses librispeech; then
+    python "$steps/train_g2p.py" data/cmudict/lexicon.txt data/g2p "${force[@]}"
+    python "$steps/make_lexicon.py" data/cmudict/lexicon.txt data/g2p data/librispeech/train data/local/$part data/lexicon_cmu "${force[@]}"
+    python local/add_glottal_stops.py data/lexicon_cmu/lexicon.txt data/lexicon_librispeech "${force[@]}"
+  fi
+  for system in $systems; do
     python "$steps/make_lang.py" data/lexicon_$system/lexicon.txt data/lang_$system --config conf/lang.yaml "${force[@]}"
+  done
+  if whole; then
+    python "$steps/make_lang.py" data/phones/lexicon.txt data/lang_phones --config conf/phones_lang.yaml "${force[@]}"
+    python "$steps/train_lm.py" data/phones/lm_text.txt data/lang_phones data/lm_phones --order 2 "${force[@]}"
+  fi
+fi
+
+if stage 2 "features: MFCC with a short window; for recognition MFCC and log-mel with the usual one"; then
+  for each in $part $learnt; do
+    python "$steps/compute_feats.py" data/local/$each data/mfcc/$each --config conf/mfcc.yaml "${force[@]}"
+  done
+  if uses librispeech; then
+    python "$steps/compute_feats.py" data/librispeech/train data/mfcc/librispeech --config conf/mfcc.yaml "${force[@]}"
+  fi
+  for each in $(if whole; then echo train dev test; fi); do
+    for feats in mfcc fbank; do
+      python "$steps/compute_feats.py" data/phones/$each "$(phones $each $feats)" --config conf/phones_$feats.yaml "${force[@]}"
+    done
   done
 fi
 
-if stage 2 "features: MFCC with a short window"; then
-  python "$steps/compute_feats.py" data/local/$part data/mfcc/$part --config conf/mfcc.yaml "${force[@]}"
-  python "$steps/compute_feats.py" data/librispeech/train data/mfcc/librispeech --config conf/mfcc.yaml "${force[@]}"
-fi
-
-if stage 3 "GMM: monophones with deltas and without, alignments, refined boundaries"; then
-  for system in own librispeech; do
+if stage 3 "GMM: monophones with deltas and without, alignments, refined boundaries; triphones of recognition"; then
+  for system in $systems; do
     exp=exp/$system train=$(train_on $system) lang=data/lang_$system
     for model in mono static; do
       python "$steps/train_mono.py" $train $lang $exp/$model --config conf/${model}_$system.yaml "${force[@]}"
@@ -65,10 +116,21 @@ if stage 3 "GMM: monophones with deltas and without, alignments, refined boundar
     python "$steps/refine_ali.py" $exp/mono_ali $exp/refined_ali --by $exp/mono data/mfcc/$part --by $exp/static data/mfcc/$part \
       --config conf/refine.yaml "${force[@]}"
   done
+  if whole; then
+    data=$(phones train) lang=data/lang_phones exp=exp/phones
+    python "$steps/train_mono.py" $data $lang $exp/mono --config conf/phones_mono.yaml "${force[@]}"
+    python "$steps/align.py" $data $lang $exp/mono $exp/mono_ali "${force[@]}"
+    python "$steps/train_deltas.py" $data $lang $exp/mono_ali $exp/tri1 --config conf/phones_tri.yaml "${force[@]}"
+    python "$steps/align.py" $data $lang $exp/tri1 $exp/tri1_ali "${force[@]}"
+    python "$steps/train_lda_mllt.py" $data $lang $exp/tri1_ali $exp/tri2 --config conf/phones_tri.yaml "${force[@]}"
+    python "$steps/align.py" $data $lang $exp/tri2 $exp/tri2_ali "${force[@]}"
+    python "$steps/train_sat.py" $data $lang $exp/tri2_ali $exp/tri3 --config conf/phones_tri.yaml "${force[@]}"
+    python "$steps/align.py" $data $lang $exp/tri3 $exp/tri3_ali --transforms $exp/tri3 "${force[@]}"
+  fi
 fi
 
 if stage 5 "neural HMM, without the GMM: networks of deltas and without, alignments, refined boundaries"; then
-  for system in own librispeech; do
+  for system in $systems; do
     exp=exp/$system train=$(train_on $system) lang=data/lang_$system
     for deltas in 1 0; do
       python "$steps/train_nhmm.py" $train $lang $exp/nhmm_deltas$deltas --config conf/nhmm_$system.yaml --deltas $deltas "${force[@]}"
@@ -79,8 +141,15 @@ if stage 5 "neural HMM, without the GMM: networks of deltas and without, alignme
   done
 fi
 
-if stage 9 "score: boundaries against the hand-made times"; then
-  for system in own librispeech; do
+if stage 6 "Viterbi training of a network for phone recognition"; then
+  if whole; then
+    python "$steps/train_viterbi.py" "$(phones train fbank)" data/lang_phones exp/phones/tri3_ali exp/phones/hybrid \
+      --config conf/phones_viterbi.yaml "${force[@]}"
+  fi
+fi
+
+if stage 9 "score: boundaries against the hand-made times; phone error rates"; then
+  for system in $systems; do
     for ali in mono refined nhmm nhmm_refined; do
       for data in local/$part halves/tuned halves/unseen; do
         python "$steps/score_ali.py" exp/$system/${ali}_ali data/$data exp/$system/${ali}_ali/score_${data#*/} \
@@ -88,14 +157,20 @@ if stage 9 "score: boundaries against the hand-made times"; then
       done
     done
   done
+  if whole; then
+    for model in mono tri1 tri2 tri3; do recognise $model mfcc; done
+    recognise hybrid fbank
+  fi
 fi
 
 if stage 10 "report: RESULTS.md and results.json; an English model in one file"; then
-  # All of the CMU dictionary, where the models were trained with the words of their texts only.
-  python local/add_glottal_stops.py data/cmudict/lexicon.txt data/lexicon_english "${force[@]}"
-  python "$steps/make_lang.py" data/lexicon_english/lexicon.txt data/lang_english --config conf/lang.yaml "${force[@]}"
-  python "$steps/train_g2p.py" data/lexicon_english/plain.txt data/g2p_english "${force[@]}"
-  python "$steps/pack.py" exp/librispeech/mono data/lang_english exp/english.fsm --g2p data/g2p_english \
-    --refiner exp/librispeech/static --card conf/english_gmm.yaml
+  if uses librispeech; then
+    # All of the CMU dictionary, where the models were trained with the words of their texts only.
+    python local/add_glottal_stops.py data/cmudict/lexicon.txt data/lexicon_english "${force[@]}"
+    python "$steps/make_lang.py" data/lexicon_english/lexicon.txt data/lang_english --config conf/lang.yaml "${force[@]}"
+    python "$steps/train_g2p.py" data/lexicon_english/plain.txt data/g2p_english "${force[@]}"
+    python "$steps/pack.py" exp/librispeech/mono data/lang_english exp/english.fsm --g2p data/g2p_english \
+      --refiner exp/librispeech/static --card conf/english_gmm.yaml
+  fi
   python "$utils/results.py" .
 fi
