@@ -34,8 +34,9 @@ backend=local
 [[ $systems =~ ^(own|librispeech|own librispeech)$ ]] || { echo "$0: --systems is a list of own and librispeech, not '$systems'" >&2; exit 2; }
 
 whole() { [[ -d data/local/train ]]; } # is it the full corpus
-scope() { # sets part, and the part that own learns from
-  if whole; then part=${part:-test} learnt=train; else part=${part:-sample} learnt=${part:-sample}; fi
+given=$part
+scope() { # sets the part that is aligned, and the one that own learns from; known once there is data
+  if whole; then part=${given:-test} learnt=train; else part=${given:-sample} learnt=${given:-sample}; fi
 }
 scope
 train_on() { if [[ $1 == own ]]; then echo data/mfcc/$learnt; else echo data/mfcc/librispeech; fi; } # SYSTEM: its training data

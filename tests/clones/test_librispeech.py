@@ -17,8 +17,19 @@ from tests.clones.speech import ROOT, recipe_copy, run, run_cell
 
 FEW = dict.fromkeys(SIZES, (2, 1, 2))
 PARTS = "dev_clean dev_other test_clean test_other".split()
+NARROW = {"beam": 8, "lattice_beam": 4, "max_active": 500}
 SMALL = {
-    "decode": {"lm_weights": [8, 12], "word_penalties": [0.0]},
+    "decode": {**NARROW, "lm_weights": [8, 12], "word_penalties": [0.0]},
+    "decode_fbank": {**NARROW, "lm_weights": [4, 8], "word_penalties": [0.0]},
+    "mmi": {"graph_beam": 6.0},
+    "e2e_transducer": {
+        "encoder": "transformer",
+        "dim": 32,
+        "heads": 4,
+        "vgg": [2, 2, 1],
+        "vgg_channels": 4,
+        "subsampling": None,
+    },
     "decode_rnnt": {"beam": 3},
     "fbank": {"dim": 40},
 }
@@ -158,9 +169,9 @@ def test_recipe(tmp_path):
     """960: all stages with the published lexicon and 3-gram, then a cell of each table; parts are tuned one by one."""
     corpus, resources = make_librispeech(tmp_path / "corpus"), make_resources(tmp_path / "lm")
     folder = size_copy(tmp_path / "work", "960h")
-    run(folder.parent, "./run.sh", "--size", "960", "--corpus-root", corpus, "--lm-root", resources, "--models", "tri1 tri3", "--e2e", "ctc transducer")  # fmt: skip
+    run(folder.parent, "./run.sh", "--size", "960", "--corpus-root", corpus, "--lm-root", resources, "--models", "tri1 tri3", "--ali", "gmm", "--e2e", "ctc transducer")  # fmt: skip
     results = (folder / "RESULTS.md").read_text()
-    for name in ("tri3", "tri3_chenone", "hybrid_nhmm", "mmi_gmm", "e2e_ctc_gmm", "e2e_transducer_nhmm"):
+    for name in ("tri3", "tri3_chenone", "hybrid_gmm", "mmi_gmm", "e2e_ctc_gmm", "e2e_transducer_gmm"):
         assert f"| {name} " in results, name
     run_cell(folder, "transitions", transitions="linear")
     run_cell(folder, "scales")
