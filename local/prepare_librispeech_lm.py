@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Takes over the lexicon or the small 3-gram that LibriSpeech is published with (OpenSLR 11).
+"""Takes over the lexicon or a 3-gram that LibriSpeech is published with (OpenSLR 11).
 
-WHAT is lexicon: OUT/lexicon.txt is librispeech-lexicon.txt of --lm-root; or lm: OUT/lm.arpa is
-3-gram.pruned.3e-7.arpa.gz, unpacked, or 3-gram.pruned.3e-7.arpa. Both are read to their end and checked.
+WHAT is lexicon: OUT/lexicon.txt is librispeech-lexicon.txt of --lm-root; small or medium: OUT/lm.arpa is
+3-gram.pruned.3e-7.arpa or 3-gram.pruned.1e-7.arpa, which may be packed (.gz). They are read to their end and checked.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from pipeline.base.files import atomic_write, read_lines
 
 FILES = {
     "lexicon": ("lexicon.txt", ("librispeech-lexicon.txt",)),
-    "lm": ("lm.arpa", ("3-gram.pruned.3e-7.arpa.gz", "3-gram.pruned.3e-7.arpa")),
+    "small": ("lm.arpa", ("3-gram.pruned.3e-7.arpa.gz", "3-gram.pruned.3e-7.arpa")),
+    "medium": ("lm.arpa", ("3-gram.pruned.1e-7.arpa.gz", "3-gram.pruned.1e-7.arpa")),
 }
 
 
@@ -58,7 +59,7 @@ def prepare(what: str, source: Path, work_dir: Path) -> dict:
                 raise DataError(f"{source}:{lines}: needs 'WORD PHONE ..'")
             out.write(f"{line}\n")
             last = line.strip() or last
-    if what == "lm" and last != "\\end\\":
+    if what != "lexicon" and last != "\\end\\":
         raise DataError(f"{source}: ends at line {lines} without \\end\\, so it is not complete")
     return {"lines": lines}
 

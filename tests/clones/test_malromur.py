@@ -10,6 +10,7 @@ import pytest
 
 from pipeline.artifacts.corpus import load_cuts, validate_data_dir
 from pipeline.base.errors import DataError
+from tests.clones.figures import figures
 from tests.clones.malromur import SIZES, make_malromur
 from tests.clones.speech import ROOT, recipe_copy, run, run_cell
 
@@ -79,8 +80,9 @@ def test_recipe(tmp_path, module):
     results = (recipe / "RESULTS.md").read_text()
     for name in ("tri2", "hybrid_gmm", "mmi_gmm", "e2e_ctc_gmm"):
         assert f"| {name} " in results, name
+    assert figures(recipe)["tri1", "dev", "wer"] < 60
     assert "not found in" in run(recipe, "./run.sh", "--corpus-root", tmp_path / "work", "--overwrite", expect=2)
     run_cell(recipe, "shuffling", shuffle="on_the_fly")
     run_cell(recipe, "replicas", replicas="1")
-    run_cell(recipe, "fetch_interval", interval=100, trained="last")
+    run_cell(recipe, "fetch_interval", interval=450, trained="last")
     run_cell(recipe, "sequence_training", criterion="realign")

@@ -11,6 +11,7 @@ import pytest
 
 from pipeline.artifacts.corpus import load_cuts, validate_data_dir
 from pipeline.base.errors import DataError
+from tests.clones.figures import figures
 from tests.clones.speech import ROOT, recipe_copy, run
 from tests.clones.timit import FEW, make_timit
 
@@ -169,3 +170,5 @@ def test_recipe(tmp_path):
     for name in ("mono_own", "refined_own", "nhmm_refined_own", "phones_mono", "phones_tri3", "phones_hybrid"):
         assert f"| {name} " in results, name
     assert "PER %" in results and "32.7" in results
+    rows = figures(recipe)
+    assert rows["phones_mono", "dev", "per"] < 60 and rows["mono_own", "test", "start_mae_ms"] < 120
