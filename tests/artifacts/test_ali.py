@@ -95,6 +95,11 @@ def test_at_speed_keeps_phones_and_words(factor):
     cut_id = f"u_sp{factor}"
     assert [p for p, _, _ in fast.phone_segments(cut_id)] == [p for p, _, _ in slow.phone_segments("u")]
     assert [w.symbol for w in fast.words(cut_id)] == [w.symbol for w in slow.words("u")]
+    ends = [
+        ali[name].transition_ids[[first + count - 1 for _, first, count in ali.phone_segments(name)]].tolist()
+        for ali, name in ((slow, "u"), (fast, cut_id))
+    ]
+    assert ends[0] == ends[1]  # phones are left where they were: by the forward transition of their last state
 
 
 @pytest.mark.parametrize(

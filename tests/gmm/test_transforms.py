@@ -44,6 +44,14 @@ def test_lda_whitens_the_classes_and_sorts_by_separation():
     assert (np.diff(between) <= 1e-3).all() and between[4] == pytest.approx(0, abs=1e-2)  # 5 classes span 4 directions
 
 
+def test_lda_does_not_depend_on_its_centre():
+    """Which is there for the sake of float32 only: the scatters are about the mean."""
+    feats, pdfs = classes(3, 2000, 4)
+    labels = FrameLabels.from_pdfs(np.where(np.arange(2000) % 3, pdfs, -1), 3)  # without a label frames do not count
+    one, other = (lda([Piece(feats, labels)], feats.mean(0) + shift, 2) for shift in (0.0, 1.5))
+    assert torch.allclose(one, other, atol=1e-4)
+
+
 def test_lda_of_constant_features_has_finite_rows():
     feats, pdfs = classes(3, 500, 4)
     feats = torch.cat([feats, torch.full((500, 2), 7.0)], dim=1)

@@ -12,6 +12,7 @@ import torch
 
 from pipeline.graph.decoding import DecodingGraph, build_decoding_graph
 from pipeline.graph.denominator import Competitors, GraphSum, LatticeSum
+from pipeline.graph.graph_sums import arrange, graph_sums
 from pipeline.graph.lattice_sums import contains, posteriors
 from pipeline.graph.options import DecodeOptions
 from pipeline.hmm import full_sum
@@ -136,6 +137,41 @@ def test_a_search_that_loses_all_paths_is_repeated() -> None:
     once, again = (GraphSum(graph, log_probs, SCALE, 1.0, retries=n)(scores, lens).log_z for n in (0, 6))
     assert bool(torch.isfinite(exact).all()) and bool(torch.isinf(once).any()) and bool(torch.isfinite(again).all())
     assert bool((again <= exact + 1e-6).all())
+
+
+def test_a_repeated_search_keeps_more_states_too(monkeypatch) -> None:
+    """What the search is asked for when it never finds a path."""
+    asked = []
+
+    def nothing(*arguments) -> tuple[float, float]:
+        asked.append(arguments[-4:-2])
+        return -np.inf, 0.0
+
+    monkeypatch.setattr("pipeline.graph.graph_sums.graph_sums", nothing)
+    case = Case(frames=(4,))
+    assert case.graph_sum(3.0, max_active=5, retries=2)(case.scores, case.lens).log_z.tolist() == [-np.inf]
+    assert asked == [(pytest.approx(np.exp(-3.0 * k)), 5 * k) for k in (1, 2, 4)]
+
+
+@pytest.mark.parametrize("behind, found", [(0.5, True), (1.5, True), (2.5, False)])
+def test_few_states_are_kept_down_to_the_square_of_the_floor(behind: float, found: bool) -> None:
+    """Two ways that never meet, of which only the worse one comes to the end."""
+    floor = 1e-3
+    start, end = np.array([0, 0, 1, 2]), np.array([1, 2, 1, 2])
+    pdf, weight = np.array([0, 1, 0, 1]), np.array([1.0, floor**behind, 1.0, 1.0])
+    none = np.zeros((0, 0))
+    log_z, _ = graph_sums(
+        *arrange(start, end, pdf, weight, 3),
+        *arrange(end, start, pdf, weight, 3),
+        np.array([0.0, 0.0, 1.0]),
+        np.ones((4, 2)),
+        none,
+        floor,
+        1 << 30,
+        np.zeros((4, 2)),
+        none,
+    )
+    assert log_z == (pytest.approx(behind * np.log(floor)) if found else -np.inf)
 
 
 def test_threads_change_nothing() -> None:

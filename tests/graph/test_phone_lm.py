@@ -72,6 +72,9 @@ def test_rare_histories_are_shortened() -> None:
     assert log_prob(full, [x, x, y, z]) == -math.inf  # x x is seen, x x y is not
     assert log_prob(merged, [x, y, z]) > -math.inf and log_prob(merged, [x] * 9) > -math.inf
     assert phone_ngram(lang, texts, 3, min_count=100.0).num_states == 1 + 3 + 1  # a bigram
+    # The beginning with x is seen four times, which is often enough for a minimum of four: y follows x only there.
+    enough, rare = (log_prob(phone_ngram(lang, texts, 3, min_count=m), [x, x, y, z]) for m in (4.0, 4.5))
+    assert enough == -math.inf < rare
 
 
 def test_sum_over_the_graph_is_that_over_its_sequences() -> None:

@@ -132,6 +132,37 @@ def test_infeasible_has_no_gradient_whatever_arrives(backend):
     assert not feasible(none).any()
 
 
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("backend", EXACT)
+def test_what_is_no_score_is_impossible(backend, kind, bad):
+    """NaN and infinity, in some emissions or transitions: the same as minus infinity there."""
+    for seed in range(4):
+        graphs, emissions, lengths = make_batch(seed, num=3, frames=8, low=5)
+        broken = [emissions, make_transitions(kind, 3, 8)]
+        clean = [None if x is None else x.clone() for x in broken]
+        which = 0 if kind == "none" else 1
+        places = torch.rand(broken[which].shape) < 0.1
+        broken[which][places], clean[which][places] = bad, float("-inf")
+        found, expected = (full_sum(graphs, x[0], lengths, x[1], backend=backend) for x in (broken, clean))
+        torch.testing.assert_close(found, expected)
+        found, expected = (viterbi(graphs, x[0], lengths, x[1], backend=backend) for x in (broken, clean))
+        torch.testing.assert_close(found.scores, expected.scores)
+        assert found.states.equal(expected.states)
+
+
+@pytest.mark.parametrize("backend", EXACT)
+def test_ties_go_to_the_first_state(backend):
+    """Three states side by side, each a path of its own, the first two equally good and the last one worse."""
+    side = [0, 1, 2]
+    graphs = convert.from_arcs(
+        side, side, side, [-1] * 3, [0.0] * 3, [(s, 0.0) for s in side], [(s, 0.0, 0) for s in side], 3, 1
+    )
+    emissions = torch.tensor([0.0, 0.0, -0.5]).expand(1, 9, 3).contiguous()
+    best = viterbi(graphs, emissions, torch.tensor([9]), backend=backend)
+    assert best.states.tolist() == [[0] * 9] and best.scores.tolist() == [0.0]
+
+
 @pytest.mark.parametrize("backend", ALL)
 def test_equals_torch_ctc(backend):
     torch.manual_seed(1)

@@ -233,6 +233,14 @@ def test_round_is_the_mean_and_waits_for_all():
     assert torch.equal(plain.pull()[1][0], shard.pull()[1][0])
 
 
+def test_who_sends_nothing_counts_in_the_mean_of_a_round():
+    """Two replicas, of which one has no gradient for a tensor: half of the other's, by plain SGD; none at all: no step."""
+    zeros = {name: torch.nn.Parameter(torch.zeros(1)) for name in "vw"}
+    shard = SynchronousShard(zeros, dataclasses.replace(TRAINING, optimizer="sgd", weight_decay=0.0), 2)
+    futures = [shard.submit(0, [None, torch.tensor([3.0])], 1.0, 0), shard.submit(1, [None, None], 1.0, 0)]
+    assert [f.result() for f in futures] == [0, 0] and [t.tolist() for t in shard.pull()[1]] == [[0.0], [-1.5]]
+
+
 def test_round_goes_on_without_those_who_leave_or_are_lost():
     shard = shard_of_one(SynchronousShard, 3)
     first = shard.submit(0, [torch.ones(1)], 0.1, 0)
@@ -383,7 +391,7 @@ def test_frozen_targets_stay_exact(shuffle, tmp_path):
         )
         mine = loss(batches, work)
         weight = replica.model.output.weight
-        assert torch.allclose(mine.total, exact)
+        assert torch.allclose(mine.total, exact) and mine.frames == 7  # also of a batch that is not full
         assert torch.allclose(
             *(torch.autograd.grad(x, weight, retain_graph=True)[0] for x in (mine.total, exact)), atol=1e-5
         )

@@ -60,6 +60,13 @@ def test_tse_merges_equal_neighbours_and_skips_other_counts() -> None:
     assert figures(score, OPTIONS)["tse_ms"]["value"] == 0.0
 
 
+def test_tse_keeps_equal_phones_apart_that_do_not_touch() -> None:
+    """A silence between them is a change of label."""
+    parted = tiers(tier(("a", 0.2, 0.28), ("SIL", 0.28, 0.32), ("a", 0.32, 0.4), ("b", 0.4, 0.5), ("c", 0.6, 1.0)))
+    score = score_alignment({"u": parted, "v": GOLD}, {"u": GOLD, "v": GOLD}, OPTIONS)
+    assert figures(score, OPTIONS)["tse_ms"]["counts"] == {"scored": 1, "skipped": 1, "missing": 0}
+
+
 def test_matching_by_edit_distance_scores_equal_symbols_only() -> None:
     ours = tiers(tier(("a", 0.2, 0.4), ("x", 0.4, 0.45), ("y", 0.45, 0.5), ("c", 0.61, 1.0)))
     score = score_alignment({"u": ours}, {"u": GOLD}, OPTIONS)
