@@ -53,6 +53,11 @@ class AcousticModel(Normalised):
         """See ``Network``."""
         return {} if self.transitions is None else dict.fromkeys(self.transitions.parameters(), self.transition_rate)
 
+    def without_decay(self) -> set[nn.Parameter]:
+        """See ``Network``: logits of transitions, which decay would pull to a probability of 0.5."""
+        logits = None if self.transitions is None else self.transitions.bias
+        return {logits} if isinstance(logits, nn.Parameter) else set()
+
     @property
     def num_pdfs(self) -> int:
         return self.output.out_features

@@ -19,6 +19,10 @@ class Network(nn.Module):
         """Parameters that learn faster or slower than the others, and by which factor."""
         return {}
 
+    def without_decay(self) -> set[nn.Parameter]:
+        """Parameters that weight decay leaves alone, since 0 means nothing special for them."""
+        return set()
+
 
 class Normalised(Network):
     """A network that normalises its features itself, so that a model directory needs no statistics beside it."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Set
 from types import MappingProxyType
 
 import torch
@@ -16,11 +16,13 @@ def make_optimizer(
     parameters: Iterable[torch.nn.Parameter],
     options: TrainOptions,
     factors: Mapping[torch.nn.Parameter, float] = MappingProxyType({}),
+    without_decay: Set[torch.nn.Parameter] = frozenset(),
 ) -> torch.optim.Optimizer:
     """Nadam (Dozat 2016), Adam, AdamW or plain SGD with the options' weight decay.
 
     Args:
         factors: of the learning rates of some parameters, see ``set_rate``.
+        without_decay: parameters that weight decay leaves alone.
     """
     classes: dict[str, Callable[..., torch.optim.Optimizer]] = {
         "nadam": torch.optim.NAdam,
@@ -28,13 +30,16 @@ def make_optimizer(
         "adamw": torch.optim.AdamW,
         "sgd": torch.optim.SGD,
     }
-    groups: dict[float, list[torch.nn.Parameter]] = {}
+    groups: dict[tuple[float, float], list[torch.nn.Parameter]] = {}
     for parameter in parameters:
-        groups.setdefault(factors.get(parameter, 1.0), []).append(parameter)
+        decay = 0.0 if parameter in without_decay else options.weight_decay
+        groups.setdefault((factors.get(parameter, 1.0), decay), []).append(parameter)
     return classes[options.optimizer](
-        [{"params": members, "rate_factor": factor} for factor, members in groups.items()],
+        [
+            {"params": members, "rate_factor": factor, "weight_decay": decay}
+            for (factor, decay), members in groups.items()
+        ],
         lr=options.learning_rate,
-        weight_decay=options.weight_decay,
     )
 
 

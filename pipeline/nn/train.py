@@ -111,7 +111,7 @@ class _Run(Generic[Net]):
     ) -> None:
         self.model, self.task, self.dev, self.options, self.out = model, task, dev, options, out
         self.device, self.frame_shift, self.world = device, frame_shift, World.current()
-        self.optimizer = make_optimizer(model.parameters(), options, model.rate_factors())
+        self.optimizer = make_optimizer(model.parameters(), options, model.rate_factors(), model.without_decay())
         first = TrainState(loss_scale=FIRST_SCALE if options.precision == "float16" else 1.0)
         self.state = load_state(out, model, self.optimizer) or first
         self.start, self.start_share = time.monotonic(), self.state.epoch / options.epochs

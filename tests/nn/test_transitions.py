@@ -11,6 +11,9 @@ from pipeline.artifacts.lexicon import Lexicon, Pronunciation
 from pipeline.artifacts.transitions import TransitionModel
 from pipeline.artifacts.tree import monophone_tree
 from pipeline.base.errors import ConfigError
+from pipeline.nn.model import AcousticModel
+from pipeline.nn.options import EncoderOptions, TrainOptions
+from pipeline.nn.schedule import make_optimizer, set_rate
 from pipeline.nn.transitions import DYNAMIC, STATIC, TransitionNet, at_frame_rate, classes_of
 
 
@@ -126,3 +129,19 @@ def test_closed_form_update_is_the_share_of_forward(hmm):
 def test_no_closed_form(hmm, kind):
     with pytest.raises(ConfigError, match=f"--transitions {kind} has no closed-form update"):
         TransitionNet(kind, hmm, 6).maximise(np.ones(hmm.num_tids))
+
+
+@pytest.mark.parametrize("kind", ["fixed", "speech_silence", "linear"])
+def test_weight_decay_leaves_logits_alone(hmm, kind):
+    """Without any gradient all other parameters shrink."""
+    model = AcousticModel(3, 8, EncoderOptions(encoder="tdnn", layers=1, dim=4))
+    model.transitions = TransitionNet(kind, hmm, 4)
+    options = TrainOptions(optimizer="sgd", learning_rate=0.1, weight_decay=0.5)
+    optimizer = make_optimizer(model.parameters(), options, model.rate_factors(), model.without_decay())
+    set_rate(optimizer, 0.1)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    for p in model.parameters():
+        p.grad = torch.zeros_like(p)
+    optimizer.step()
+    for name, p in model.named_parameters():
+        assert torch.allclose(p, before[name] * (1.0 if name == "transitions.bias" else 0.95)), name
