@@ -175,7 +175,7 @@ class GmmScorer:
         device: str = "cpu",
         where: str = "<memory>",
     ) -> None:
-        self.model, self.hmm, self.where = model, hmm, where
+        self.model, self.hmm, self.transforms, self.where = model, hmm, transforms, where
         self._adapted = AdaptedFeatures(model, transforms, where)
         gmms = model.gmms if transforms is not None or model.independent is None else model.independent
         self.evaluator = Evaluator(gmms.to(device))

@@ -22,6 +22,9 @@ from pipeline.base.errors import DataError
 from pipeline.hmm.convert import build
 from pipeline.hmm.graphs import NEG_INF, Graphs
 
+SILENT, FOUND = -1, -2  # words of states: silence, and speech that the transcript lacks
+FOUND_PROB = 1e-6  # of such speech at a word boundary
+
 
 @dataclass(frozen=True)
 class TrainingGraphs:
@@ -29,7 +32,7 @@ class TrainingGraphs:
 
     Attributes:
         graphs: the HMM graphs; arcs carry the transition-id of the state they leave.
-        state_word: (S,) int32, position of the state's word in its transcript, -1 for silence.
+        state_word: (S,) int32, position of the state's word in its transcript, SILENT or FOUND.
         min_frames: (N,) int32, frames that the shortest path of each graph needs.
     """
 
@@ -68,7 +71,11 @@ class _PhoneGraphs:
 
 
 def compile_graphs(
-    lang: Lang, tree: Tree, transitions: TransitionModel, transcripts: Sequence[Sequence[int]]
+    lang: Lang,
+    tree: Tree,
+    transitions: TransitionModel,
+    transcripts: Sequence[Sequence[int]],
+    skip_speech: bool = False,
 ) -> TrainingGraphs:
     """Builds the training graphs of a list of transcripts.
 
@@ -77,13 +84,16 @@ def compile_graphs(
         tree: of the same phones; its left and right widths decide the context expansion.
         transitions: of the same tree and topology.
         transcripts: word ids of each utterance (``Lang.word_ids``).
+        skip_speech: the lang's out-of-vocabulary word may stand at every word boundary, for speech that a transcript
+            lacks.
     Raises:
         DataError: an empty transcript.
     """
+    assert not skip_speech or lang.oov_word is not None, "nothing stands for speech that a transcript lacks"
     assert transitions.tree_id == tree.id and transitions.topo_id == lang.topo.id, (
         "tree, topology and transitions differ"
     )
-    nodes = _phone_graphs(lang, transcripts)
+    nodes = _phone_graphs(lang, transcripts, skip_speech)
     for _ in range(tree.left):
         nodes = _split_by_neighbour(nodes, len(lang.phones))
     for _ in range(tree.right):
@@ -137,8 +147,24 @@ class _PhoneGraphBuilder:
         """Optional silence, cf. Kaldi make_lexicon_fst.py --sil-prob; the open ends behind it."""
         if self._log_sil is None:
             return open_ends
-        node = self._node(self._silence, -1, open_ends, self._log_sil)
+        node = self._node(self._silence, SILENT, open_ends, self._log_sil)
         return [(source, w + self._log_no_sil) for source, w in open_ends] + [(node, 0.0)]
+
+    def found(
+        self, variants: list[tuple[list[int], float]], open_ends: list[tuple[int, float]]
+    ) -> list[tuple[int, float]]:
+        """Optional speech that the transcript lacks, perhaps with silences in it and behind it; the ends behind."""
+        ends, first = [], []
+        for phones, log_prob in variants:
+            tail = self.one_phone(phones[0], FOUND, open_ends, log_prob + math.log(FOUND_PROB))
+            first.append((tail[0][0], log_prob + math.log(FOUND_PROB)))
+            for p in phones[1:]:
+                tail = self.one_phone(p, FOUND, tail, 0.0)
+            ends += tail
+        behind = self.silence(ends)
+        if behind is not ends:  # speech goes on behind a silence
+            self._edges += [(behind[-1][0], node, weight) for node, weight in first]
+        return [(source, w + math.log1p(-FOUND_PROB)) for source, w in open_ends] + behind
 
     def one_phone(
         self, phone: int, word: int, open_ends: list[tuple[int, float]], weight: float
@@ -170,13 +196,15 @@ class _PhoneGraphBuilder:
         )
 
 
-def _phone_graphs(lang: Lang, transcripts: Sequence[Sequence[int]]) -> _PhoneGraphs:
+def _phone_graphs(lang: Lang, transcripts: Sequence[Sequence[int]], skip_speech: bool) -> _PhoneGraphs:
     """All pronunciations of the words with optional silence around them; with lang.blank also inside words."""
     variants, build = _Pronunciations(lang), _PhoneGraphBuilder(lang)
+    unknown = variants[lang.words.id(lang.oov_word)] if skip_speech and lang.oov_word is not None else []
     for n, words in enumerate(transcripts):
         if not len(words):
             raise DataError(f"transcript {n} of the batch is empty")
         open_ends = build.silence([(-1, 0.0)])
+        open_ends = build.found(unknown, open_ends) if unknown else open_ends
         for position, word in enumerate(words):
             ends = []
             for phones, log_prob in variants[int(word)]:
@@ -185,6 +213,7 @@ def _phone_graphs(lang: Lang, transcripts: Sequence[Sequence[int]]) -> _PhoneGra
                     tail = build.one_phone(p, position, build.silence(tail) if lang.blank else tail, 0.0)
                 ends += tail
             open_ends = build.silence(ends)
+            open_ends = build.found(unknown, open_ends) if unknown else open_ends
         build.end(open_ends)
     return build.graphs()
 

@@ -21,11 +21,12 @@ from pipeline.artifacts.index import load_index
 from pipeline.artifacts.lang import Lang
 from pipeline.artifacts.oov import UnknownWords
 from pipeline.artifacts.tokens import BLANK_ID
-from pipeline.base.errors import DataError
+from pipeline.base.errors import ConfigError, DataError
 from pipeline.base.files import atomic_write
 from pipeline.base.log import progress_of
 from pipeline.parallel.parts import Part
 from pipeline.tasks.model import EmittingModel, Model, OnDemandModel, check_data
+from pipeline.tasks.unknown_speech import with_found
 
 if TYPE_CHECKING:
     from pipeline.feats.dataset import Dataset
@@ -52,6 +53,11 @@ class AlignOptions:
         gt=0,
         description="GMMs on the CPU: natural logs by which a path may fall behind; utterances that "
         "find none are tried again with 4 times the beam, then without one. Other searches are exact.",
+    )
+    skip_speech: bool = Field(
+        False,
+        description="Speech that a text lacks may lie between its words, as the lang's out-of-vocabulary word.",
+        json_schema_extra={"stamp": "if_set"},
     )
     batch_frames: int = Field(
         20_000, gt=0, description="Feature frames per batch; bounds the memory.", json_schema_extra={"stamp": False}
@@ -117,6 +123,11 @@ def align(
     """
     hmm = model.hmm
     check_data(model, data_dir)
+    if options.skip_speech and (lang.oov_word is None or lang.blank or isinstance(model, EmittingModel)):
+        raise ConfigError(
+            f"{hmm.directory}: nothing stands for speech that the text lacks; --skip-speech needs a lang with an "
+            "out-of-vocabulary word and a model that scores frames"
+        )
     header = AliHeader(lang.topo.id, hmm.tree.id, lang.id, model.frame_shift, model.frame_offset, producer)
     report = AlignReport(0, 0, 0.0, [])
     with AliWriter(out_dir, header, hmm.tree, hmm.topo, hmm.transitions, lang.words) as writer:
@@ -187,6 +198,12 @@ class _Texts:
         if unknown.counts:
             unknown.log()
 
+    @property
+    def unknown(self) -> int:
+        """Id of the word for unknown speech."""
+        assert self.lang.oov_word is not None
+        return self.lang.words.id(self.lang.oov_word)
+
     def words(self, n: int) -> list[int]:
         """Of an utterance; DataError names the line of a word outside the lexicon."""
         return self.lang.word_ids(self.data.text(n), self.data.where(n))
@@ -229,7 +246,7 @@ def _searched(
             dynamic = model.transition_scores(batch.feats, batch.lens)
         transitions = transitions.to(scores.device) if dynamic is None else dynamic
     words = [texts.words(n) for n in rows.tolist()]
-    graphs = compile_graphs(texts.lang, model.hmm.tree, model.hmm.transitions, words)
+    graphs = compile_graphs(texts.lang, model.hmm.tree, model.hmm.transitions, words, options.skip_speech)
     keep = _long_enough(data, rows, lens.tolist(), graphs.min_frames, report)
     if not keep:
         return
@@ -248,9 +265,11 @@ def _searched(
     states, tids = best.states.cpu().numpy(), best.tids.cpu().numpy().astype(np.int32)
     for i, place in enumerate(keep):
         length, n = int(lens[i]), int(rows[place])
-        positions = graphs.state_word[splits[i] : splits[i + 1]][states[i, :length]]
+        positions, said = graphs.state_word[splits[i] : splits[i + 1]][states[i, :length]], words[place]
+        if options.skip_speech:
+            said, positions = with_found(said, positions, texts.unknown)
         confidence = None if best.confidence is None else best.confidence[i, :length].cpu().numpy().astype(np.float16)
-        yield n, _Path(data.id(n), words[place], float(best.scores[i]), tids[i, :length], positions, confidence)
+        yield n, _Path(data.id(n), said, float(best.scores[i]), tids[i, :length], positions, confidence)
 
 
 def _long_enough(

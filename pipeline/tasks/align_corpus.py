@@ -26,6 +26,7 @@ from pipeline.tasks.align import FAILED
 from pipeline.tasks.aligner import Aligner
 from pipeline.tasks.corpus_options import AlignCorpusOptions
 from pipeline.tasks.quality import measure, write_quality
+from pipeline.tasks.unknown_speech import UNKNOWN
 
 logger = logging.getLogger(__name__)
 
@@ -52,13 +53,16 @@ def align_corpus(
     """
     work = out / "work"
     work.mkdir()
-    aligner = Aligner.load(packed, work / "model", options.device)
+    unknown_speech = options.skip_speech or options.unknown_words == "skip"
+    aligner = Aligner.load(packed, work / "model", options.device, unknown_speech)
     data = as_data_dir(source, work / "data", aligner.sampling_rate, aligner.card.language or None)
     if (data / LEFT_OUT).is_file() and data != source:
         shutil.copy(data / LEFT_OUT, out / LEFT_OUT)
-    given = aligner.options(max_failed=options.max_failed, beam=options.beam)
+    given = aligner.options(max_failed=options.max_failed, beam=options.beam, skip_speech=options.skip_speech)
     ali, report = aligner.align_data(data, work, given, lexicon)
     write_formats(ali, data, out, options)
+    if options.skip_speech:
+        _tell_unknown(ali)
     _write_words(Lang.load(work / "lang"), out / "words.txt")
     shutil.copy(work / "ali" / FAILED, out / FAILED)
     found = measure(aligner.model_for(work), AliSet.load(work / "ali"), work / "feats", options.device)
@@ -145,6 +149,15 @@ def write_formats(ali: AliSet, data: Path, out: Path, options: AlignCorpusOption
             write_jsonl(out / "alignment.jsonl", map(_json, cuts()))
         else:
             ali_formats.write_supervisions(out / "supervisions.jsonl.gz", cuts())
+
+
+def _tell_unknown(ali: AliSet) -> None:
+    """How much speech the text lacks."""
+    found = [s.duration for cut_id in ali for s in ali.words(cut_id) if s.symbol == UNKNOWN]
+    if found:
+        logger.warning(
+            "%d stretches of speech, %.1f s, are not in the text; %s marks them", len(found), sum(found), UNKNOWN
+        )
 
 
 def _json(cut: ali_formats.TimedCut) -> dict[str, Any]:

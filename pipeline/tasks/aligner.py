@@ -21,6 +21,7 @@ from pipeline.tasks.boundaries import BoundaryOptions, Source, refine
 from pipeline.tasks.model import Model, load_model
 from pipeline.tasks.packed import SUFFIX, Card, unpack
 from pipeline.tasks.pronounce import letters, predict, spelling_in
+from pipeline.tasks.unknown_speech import with_unknown_speech, with_unknown_word
 
 if TYPE_CHECKING:
     import numpy as np
@@ -57,33 +58,49 @@ class Aligner:
         model: scores frames.
         lang: its phones; it has no words.
         words: word -> its pronunciations, with the lang's position markers.
+        unknown_speech: lang and model have the word <unk> for it.
     """
 
-    def __init__(self, card: Card, directory: Path, device: str = "cpu") -> None:
+    def __init__(self, card: Card, directory: Path, device: str = "cpu", unknown_speech: bool = False) -> None:
         """Args:
         directory: where `unpack` has written to.
         device: "cpu" or "cuda".
+        unknown_speech: see ``load``.
         """
-        self.card, self.directory, self.device = card, directory, device
+        self.card, self.directory, self.device, self.unknown_speech = card, directory, device, unknown_speech
         self.lang, self.words = Lang.load_without_words(directory / "lang")
-        self.model: Model = load_model(directory / "model", device=device)
+        if unknown_speech:
+            if model_kind(directory / "model") == "gmm" and load_meta(directory / "model", GmmMeta).adapted:
+                raise ConfigError(f"{card.name}: unknown speech is for models without speaker transforms only")
+            self.lang = with_unknown_word(self.lang)
+        self.model: Model = self._loaded()
         self.model.hmm.check_lang(self.lang, directory / "lang")
 
     @classmethod
-    def load(cls, name: str | Path, directory: Path | None = None, device: str = "cpu") -> Aligner:
+    def load(
+        cls, name: str | Path, directory: Path | None = None, device: str = "cpu", unknown_speech: bool = False
+    ) -> Aligner:
         """Loads a packed model.
 
         Args:
             name: of a shipped model, or a file.
             directory: where to unpack it; by default a temporary one that goes with the object.
+            unknown_speech: words that cannot be pronounced, and with ``options(skip_speech=True)`` speech that the text
+                lacks, are aligned as the word <unk> (`tasks.unknown_speech`).
         """
         path = find_model(name)
         if directory is not None:
-            return cls(unpack(path, directory), directory, device)
+            return cls(unpack(path, directory), directory, device, unknown_speech)
         scratch = tempfile.TemporaryDirectory(prefix="fullsum-")
-        loaded = cls(unpack(path, Path(scratch.name)), Path(scratch.name), device)
+        loaded = cls(unpack(path, Path(scratch.name)), Path(scratch.name), device, unknown_speech)
         loaded._scratch = scratch  # type: ignore[attr-defined]  # kept as long as the object
         return loaded
+
+    def _loaded(self, transforms: Path | None = None) -> Model:
+        """The model with the prior that its card asks for."""
+        prior_scale = self.card.align.get("prior_scale")
+        model = load_model(self.directory / "model", prior_scale, transforms, self.device)
+        return with_unknown_speech(model) if self.unknown_speech else model
 
     @property
     def sampling_rate(self) -> int:
@@ -101,11 +118,11 @@ class Aligner:
         encoded.
 
         Raises:
-            DataError: words that are nowhere, and no model to pronounce them.
+            DataError: words that are nowhere, and no model to pronounce them; with unknown_speech they are left out.
         """
         entries: list[Pronunciation] = []
         unknown: list[str] = []
-        for word in sorted(set(words)):
+        for word in sorted(set(words) - {self.lang.oov_word}):
             known = self._known(word, lexicon)
             entries += known
             if not known:
@@ -130,26 +147,28 @@ class Aligner:
         return [Pronunciation(word, tuple(map(bare, e.phones)), e.prob) for e in self.words[spelling]]
 
     def _predict(self, unknown: list[str]) -> list[Pronunciation]:
+        """Pronunciations from the letters of words; those without any are an error, or left out as unknown speech."""
         shown = ", ".join(unknown[:SHOWN])
         if self.lang.unit == "grapheme":
             others = set(self.lang.phones)
             spelt = [Pronunciation(w, letters(w, others)) for w in unknown]
-            missing = [p.word for p in spelt if not p.phones or any(c not in self.lang.phones for c in p.phones)]
-            if missing:
-                raise DataError(f"{self.card.name}: no model of a letter of {len(missing)} words, first {missing[0]!r}")
-            return spelt
-        if not (self.directory / "g2p").is_dir():
-            raise DataError(
-                f"{self.card.name}: {len(unknown)} words are not in its lexicon ({shown}); give their pronunciations "
-                f"with --lexicon, or pack it with a grapheme-to-phoneme model (fullsum pack --g2p)"
-            )
-        from pipeline.g2p.joint_units import G2p
+            found = [p for p in spelt if p.phones and all(c in self.lang.phones for c in p.phones)]
+            why = f"no model of a letter of {len(unknown) - len(found)} words"
+        elif not (self.directory / "g2p").is_dir():
+            found, why = [], f"{len(unknown)} words are not in its lexicon; give their pronunciations with --lexicon, "
+            why += "or pack it with a grapheme-to-phoneme model (fullsum pack --g2p)"
+        else:
+            from pipeline.g2p.joint_units import G2p
 
-        try:
-            found = predict(G2p.load(self.directory / "g2p"), unknown, self.words)
-        except DataError as err:
-            raise DataError(f"{self.card.name}: {err}") from None
-        logger.info("%d words pronounced from their letters, the first: %s", len(found), shown)
+            try:
+                found = predict(G2p.load(self.directory / "g2p"), unknown, self.words, not self.unknown_speech)
+            except DataError as err:
+                raise DataError(f"{self.card.name}: {err}") from None
+            why = f"{len(unknown) - len(found)} words cannot be pronounced from their letters"
+            logger.info("%d words pronounced from their letters, the first: %s", len(found), shown)
+        missing = sorted(set(unknown) - {p.word for p in found})
+        if missing and not self.unknown_speech:
+            raise DataError(f"{self.card.name}: {why} ({', '.join(missing[:SHOWN])})")
         return found
 
     def check_rate(self, data: Path) -> None:
@@ -183,9 +202,7 @@ class Aligner:
     def model_for(self, work: Path) -> Model:
         """The model that `align_data` has aligned with there: adapted to the speakers if it was trained that way."""
         transforms = transforms_of(self.directory / "model", work)
-        if transforms is None:
-            return self.model
-        return load_model(self.directory / "model", transforms=transforms, device=self.device)
+        return self.model if transforms is None else self._loaded(transforms)
 
     def align_data(
         self, data: Path, work: Path, options: AlignOptions, lexicon: Path | None = None
@@ -211,7 +228,7 @@ class Aligner:
         if self.card.refine is None:
             return ali, report
         how = BoundaryOptions(**{**self.card.refine, "device": self.device})
-        sources = [Source(model, work / "feats", transforms_of(model, work)) for model in models]
+        sources = [Source(m, work / "feats", transforms_of(m, work), self.unknown_speech) for m in models]
         refine(ali, sources, work / "refined", how, producer=self.card.name)
         return AliSet.load(work / "refined"), report
 

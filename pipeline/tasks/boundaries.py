@@ -63,11 +63,14 @@ class BoundaryOptions:
 
 @plain_dataclass(frozen=True)
 class Source:
-    """A model, the data directory with its features, and speaker transforms where it needs them."""
+    """A model, the data directory with its features, speaker transforms where it needs them, and whether it gets a
+    phone for unknown speech (`tasks.unknown_speech`).
+    """
 
     model: Path
     data: Path
     transforms: Path | None = None
+    unknown_speech: bool = False
 
 
 @plain_dataclass(frozen=True)
@@ -148,9 +151,12 @@ class Posteriors:
         from pipeline.artifacts.index import load_index
         from pipeline.feats.dataset import Dataset
         from pipeline.tasks.model import check_data, load_model
+        from pipeline.tasks.unknown_speech import with_unknown_speech
 
         self.source, self.ali, self.options = source, ali, options
         self.model = load_model(source.model, options.prior_scale, source.transforms, options.device)
+        if source.unknown_speech:
+            self.model = with_unknown_speech(self.model)
         if list(self.model.hmm.phones) != list(ali.transitions.phones):
             raise MismatchError(f"{source.model} has other phones than the alignment {ali.directory}")
         check_data(self.model, source.data)

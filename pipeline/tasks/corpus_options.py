@@ -21,5 +21,16 @@ class AlignCorpusOptions:
     )
     max_failed: float = Field(0.05, ge=0, le=1, description="Share of utterances that may fail before the step does.")
     beam: float = Field(200.0, gt=0, description="See steps/align.py.")
+    skip_speech: bool = Field(
+        False,
+        description="Speech that the text lacks may lie between its words; it is marked <unk>.",
+        json_schema_extra={"stamp": "if_set"},
+    )
+    unknown_words: Literal["error", "skip"] = Field(
+        "error",
+        description="Words without a pronunciation, such as those of another script; skip: <unk>, any speech, stands "
+        "for them.",
+        json_schema_extra={"stamp": "if_set"},
+    )
     keep: bool = Field(False, description="Keep features, lang and the alignment set beside the files asked for.")
     device: str = Field("cpu", description="cpu or cuda.", json_schema_extra={"stamp": False})

@@ -164,11 +164,12 @@ def _learn(lexicon: Lexicon, unknown: Collection[str], path: Path) -> G2p | None
         return None
 
 
-def predict(model: G2p, words: Iterable[str], known: Collection[str]) -> list[Pronunciation]:
+def predict(model: G2p, words: Iterable[str], known: Collection[str], all_words: bool = True) -> list[Pronunciation]:
     """Pronounces words from their letters.
 
     Args:
         known: words that the model was learned from, or like them: mostly in capitals or mostly not.
+        all_words: a word that cannot be pronounced is an error; else it is left out.
     Raises:
         DataError: names words that cannot be pronounced.
     """
@@ -179,12 +180,12 @@ def predict(model: G2p, words: Iterable[str], known: Collection[str]) -> list[Pr
         phones = model.pronounce(letters.upper() if upper else letters.lower()) if letters else ()
         found.append(Pronunciation(word, phones))
     silent = [p.word for p in found if not p.phones]
-    if silent:
+    if silent and all_words:
         raise DataError(
             f"{len(silent)} words cannot be pronounced from their letters ({', '.join(silent[:SHOWN])}); give their "
             "pronunciations in a lexicon"
         )
-    return found
+    return [p for p in found if p.phones]
 
 
 def _spelt(words: Iterable[str]) -> Lexicon:

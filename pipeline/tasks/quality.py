@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipeline.artifacts.ali import AliSet
+from pipeline.artifacts.lang import SILENCE, SPOKEN_NOISE
 from pipeline.base.files import atomic_write
 from pipeline.tasks.durations import implied_seconds
 from pipeline.tasks.model import Model, check_data
@@ -91,7 +92,9 @@ class _Judge:
     def __init__(self, model: Model, ali: AliSet) -> None:
         transitions = model.hmm.transitions
         self.ali = ali
-        self.silence = transitions.phones.id("SIL")
+        names = transitions.phones
+        self.silence = names.id(SILENCE)
+        self.unspoken = {self.silence, *([names.id(SPOKEN_NOISE)] if SPOKEN_NOISE in names else [])}
         self.pdfs = {int(p): np.unique(transitions.pdf[transitions.phone == p]) for p in np.unique(transitions.phone)}
         seconds = implied_seconds(model.hmm, ali.header.frame_shift)
         from pipeline.artifacts.lang import without_position
@@ -104,7 +107,7 @@ class _Judge:
         """
         alignment, shift = self.ali[cut_id], self.ali.header.frame_shift
         segments = [s for s in self.ali.phone_segments(cut_id) if s[1] < len(scores)]
-        spoken = [s for s in segments if s[0] != self.silence]
+        spoken = [s for s in segments if s[0] not in self.unspoken]
         best = scores.max(1)
         behind = np.zeros(len(scores))
         for phone, begin, num in segments:
