@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 def main(
     model: str, corpus: Path, out: Path, lexicon: Path | None, config: AlignCorpusOptions, overwrite: bool
 ) -> None:
-    """Aligns CORPUS with MODEL, a packed model or the name of a shipped one, and writes OUT.
+    """Aligns CORPUS with MODEL, a packed model or the name of a shipped one (english, english_nhmm), and writes OUT.
 
     CORPUS is a folder of audio and text, a Kaldi or lhotse directory, a table, long recordings with TextGrids, or
     whatever else steps/import_data.py reads. Punctuation is left out, and digits are written out if the language

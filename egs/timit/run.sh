@@ -164,7 +164,7 @@ if stage 9 "score: boundaries against the hand-made times; phone error rates"; t
   fi
 fi
 
-if stage 10 "report: RESULTS.md and results.json; an English model in one file"; then
+if stage 10 "report: RESULTS.md and results.json; English models in one file each"; then
   if uses librispeech; then
     # All of the CMU dictionary, where the models were trained with the words of their texts only.
     python local/add_glottal_stops.py data/cmudict/lexicon.txt data/lexicon_english "${force[@]}"
@@ -172,6 +172,8 @@ if stage 10 "report: RESULTS.md and results.json; an English model in one file";
     python "$steps/train_g2p.py" data/lexicon_english/plain.txt data/g2p_english "${force[@]}"
     python "$steps/pack.py" exp/librispeech/mono data/lang_english exp/english.fsm --g2p data/g2p_english \
       --refiner exp/librispeech/static --card conf/english_gmm.yaml
+    python "$steps/pack.py" exp/librispeech/nhmm_deltas1 data/lang_english exp/english_nhmm.fsm --g2p data/g2p_english \
+      --refiner exp/librispeech/nhmm_deltas0 --card conf/english_nhmm.yaml
   fi
   python "$utils/results.py" .
 fi

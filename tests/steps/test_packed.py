@@ -114,22 +114,43 @@ def test_aligner_in_python(recipe, packed):
         aligner.align(np.full(16000, 7.0), text)
 
 
-def test_the_shipped_english_model(recipe):
-    """It names its sources, and finds words of synthetic speech that it has never heard within 60 ms on the median."""
+@pytest.mark.parametrize("name", ["english", "english_nhmm"])
+def test_the_shipped_english_models(recipe, name):
+    """They name their sources, and find words of synthetic speech that they have never heard within 60 ms on the median."""
     from pipeline.artifacts.corpus import iter_cuts
     from pipeline.tasks.aligner import SHIPPED, Aligner
     from pipeline.tasks.packed import read_card
 
-    path = SHIPPED / "english.fsm"
+    path = SHIPPED / f"{name}.fsm"
     card = read_card(path)
-    assert "CC BY 4.0" in card.licence and "LibriSpeech" in card.data and path.stat().st_size < 5 << 20
-    aligner, errors = Aligner.load("english"), []
+    assert card.name == name and "CC BY 4.0" in card.licence and "LibriSpeech" in card.data and card.scores
+    assert path.stat().st_size < 5 << 20
+    aligner, errors = Aligner.load(name), []
     for _, cut in list(iter_cuts(recipe / "data/local/train"))[:4]:
         said = cut["supervisions"][0]
         spoken = aligner.align(cut["recording"]["sources"][0]["source"], said["text"].lower() + " xylophonically")
         assert [w.symbol for w in spoken.words][:-1] == said["text"].lower().split()
+        assert all(0 < w.confidence <= 1.001 for w in spoken.words[:-1])
         errors += [abs(w.start - gold[1]) for w, gold in zip(spoken.words, said["alignment"]["word"])]
     assert float(np.median(errors)) < 0.06
+
+
+def test_help_names_the_shipped_models():
+    from pipeline.tasks.aligner import SHIPPED
+
+    shown = run([sys.executable, str(ROOT / "steps/align_corpus.py"), "--help"]).stdout
+    names = sorted(path.stem for path in SHIPPED.glob("*.fsm"))
+    assert f"({', '.join(names)})" in " ".join(shown.split())
+
+
+def test_the_card_says_which_prior_a_network_aligns_with(recipe, tmp_path):
+    from pipeline.tasks.aligner import Aligner
+    from pipeline.tasks.packed import make_card, pack
+
+    for scale in (0.0, 0.7):
+        card = make_card({"name": "net", "align": {"prior_scale": scale}}, "card")
+        pack(recipe / "exp/nhmm", recipe / "data/lang", tmp_path / "net.fsm", card)
+        assert Aligner.load(tmp_path / "net.fsm").model.prior_scale == scale
 
 
 def rewritten(packed: Path, target: Path, change: dict[str, bytes | None], extra: dict[str, bytes]) -> Path:
