@@ -22,6 +22,7 @@ GROUPS = {
     "Alignments": "align refine_ali import_ali export_ali score_ali score_durations score_quality plot_ali",
     "Decoding": "make_graph decode decode_e2e rescore rescore_lattices export_lattices pool_weights score score_stm "
     "sum_times",
+    "Reports": "report",
 }
 # What people align with is a packed model, and what they score is its times; recipes align a data directory with a
 # model directory, and score words.

@@ -56,6 +56,8 @@ def test_wheel_holds_the_packages_and_nothing_else(installed):
     expected = {p.relative_to(ROOT).as_posix() for p in (ROOT / "pipeline").rglob("*.py")} | {"pipeline/py.typed"}
     expected |= {f"fullsum_steps/{p.name}" for p in (ROOT / "steps").glob("*.py")}
     expected |= {f"pipeline/models/{p.name}" for p in (ROOT / "pipeline/models").iterdir()}
+    assets = "pipeline/experiments/html/assets"
+    expected |= {f"{assets}/{p.name}" for p in (ROOT / assets).iterdir()}
     assert {name for name in names if ".dist-info/" not in name} == expected
 
 

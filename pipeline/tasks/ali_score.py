@@ -188,18 +188,30 @@ def _collect(
     into: Boundaries, ours: Sequence[Segment], ref: Sequence[Segment], also: Callable[[str, str], bool]
 ) -> Iterator[tuple[Segment, Segment]]:
     """Adds an utterance's matched boundaries to `into` and yields the pairs (reference, ours)."""
-    from kaldialign import align
-
     into.num_ref += len(ref)
     into.num_ours += len(ours)
-    pairs = []
-    i = j = 0
-    for r, h in align([s.symbol for s in ref], [s.symbol for s in ours], GAP) if ref and ours else ():
-        if r == h or (r != GAP and h != GAP and also(r, h)):
-            pairs.append((ref[i], ours[j]))
-        i, j = i + (r != GAP), j + (h != GAP)
+    pairs = [(ref[i], ours[j]) for i, j in matched([s.symbol for s in ref], [s.symbol for s in ours], also)]
     into.add(np.array([h.start - r.start for r, h in pairs]), np.array([h.end - r.end for r, h in pairs]))
     yield from pairs
+
+
+def matched(
+    ref: Sequence[str], ours: Sequence[str], also: Callable[[str, str], bool] = lambda r, h: False
+) -> list[tuple[int, int]]:
+    """Positions (in ref, in ours) of symbols that edit distance puts beside each other and that are equal.
+
+    Args:
+        also: whether two symbols that differ count as equal.
+    """
+    from kaldialign import align
+
+    pairs = []
+    i = j = 0
+    for r, h in align(list(ref), list(ours), GAP) if ref and ours else ():
+        if r == h or (r != GAP and h != GAP and also(r, h)):
+            pairs.append((i, j))
+        i, j = i + (r != GAP), j + (h != GAP)
+    return pairs
 
 
 def figures(score: AliScore, options: AliScoreOptions) -> dict[str, dict[str, Any]]:
