@@ -78,6 +78,10 @@ class Lang:
         """The phone without its position marker."""
         return phone[:-2] if phone[-2:] in _markers(self.position) else phone
 
+    def marked(self, phones: Sequence[str]) -> tuple[str, ...]:
+        """The phones of a word, given without position markers, with them."""
+        return _mark(phones, self.position)
+
     def base_phones(self) -> dict[str, str]:
         """Phone -> phone without position marker, for all phones with a topology."""
         return {p: self.base_phone(p) for p in self.phones if p in self.topo.phones}
@@ -98,7 +102,7 @@ class Lang:
         """
         entries = []
         for e in lexicon.entries:
-            marked = replace(e, phones=_mark(e.phones, self.position))
+            marked = replace(e, phones=self.marked(e.phones))
             for plain, phone in zip(e.phones, marked.phones):
                 if phone not in self.phones or plain == SILENCE:
                     raise DataError(f"{where}: phone {plain!r} of word {e.word!r} is none of the model's")

@@ -4,39 +4,54 @@ model.
 
 from __future__ import annotations
 
+import bisect
+import itertools
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from pipeline.artifacts.ali import AliHeader, AliWriter, Segment
 from pipeline.artifacts.ali_source import Alignment
+from pipeline.artifacts.corpus import iter_cuts
 from pipeline.artifacts.index import load_index
-from pipeline.artifacts.lang import Lang
+from pipeline.artifacts.lang import SILENCE, SPOKEN_NOISE, Lang
 from pipeline.artifacts.transitions import TransitionModel
 from pipeline.artifacts.tree import monophone_tree
-from pipeline.base.errors import DataError
-from pipeline.tasks.tiers import GoldTiers, Tiers
+from pipeline.base.errors import DataError, MismatchError
+from pipeline.tasks.tiers import GoldTiers, Tiers, tiers_of
+
+LONGER = 0.05  # seconds that labels may last longer than the audio, from rounding and windows at the end
 
 
-def import_times(data_dir: str | Path, lang: Lang, out_dir: str | Path, frame_shift: float) -> int:
-    """Writes the gold phone times of a data directory as an AliSet over one pdf per phone state.
+def import_times(
+    data_dir: str | Path, lang: Lang, out_dir: str | Path, frame_shift: float, labels: str | Path | None = None
+) -> int:
+    """Writes known phone times of the utterances of a data directory as an AliSet over one pdf per phone state.
 
-    The states of a phone share its frames evenly; what no phone covers is silence.
+    The states of a phone share its frames evenly; what no phone covers is silence. Phones are named without the
+    position markers of the lang, which follow from the times of the words.
 
+    Args:
+        labels: label files or an alignment with the times, see ``tiers_of``; only its utterances are written. None:
+            the gold times of the data directory.
     Returns:
         number of utterances.
     Raises:
-        DataError: no gold times, or a phone that the lang lacks.
+        DataError: no times, an utterance that the data lack, a phone that the lang lacks, or one outside all words
+            where its place in a word counts.
+        MismatchError: times beyond the end of an utterance.
     """
     tree = monophone_tree(lang.phones, lang.topo)
     transitions = TransitionModel(tree, lang.topo)
     first_state = {int(phone): i for i, phone in enumerate(transitions.phone) if transitions.state[i] == 0}
     header = AliHeader(lang.topo.id, tree.id, lang.id, frame_shift, 0.0, str(data_dir))
-    index, tiers = load_index(data_dir), GoldTiers(data_dir)
+    index, tiers = load_index(data_dir), GoldTiers(data_dir) if labels is None else _labelled(data_dir, labels)
     with AliWriter(out_dir, header, tree, lang.topo, transitions, lang.words) as writer:
         for cut_id, tier in tiers.items():
-            where = f"{data_dir}: {cut_id}"
+            where = f"{data_dir if labels is None else labels}: {cut_id}"
+            tier = _marked(tier, lang, where)
             missing = [p.symbol for p in tier.phones if p.symbol not in lang.phones]
             if missing or not tier.phones:
                 raise DataError(
@@ -57,6 +72,49 @@ def import_times(data_dir: str | Path, lang: Lang, out_dir: str | Path, frame_sh
                 )
             )
     return len(tiers)
+
+
+def _labelled(data_dir: str | Path, labels: str | Path) -> dict[str, Tiers]:
+    """The tiers of label files, each as long as its utterance."""
+    cuts = {
+        cut["id"]: (float(cut["duration"]), int(cut["recording"]["sampling_rate"])) for _, cut in iter_cuts(data_dir)
+    }
+    out = {}
+    for cut_id, tier in tiers_of(labels, next(rate for _, rate in cuts.values())).items():
+        if cut_id not in cuts:
+            raise DataError(f"{labels}: {cut_id}: no such utterance in {data_dir}")
+        seconds = cuts[cut_id][0]
+        last = max((s.end for s in (*tier.phones, *tier.words)), default=0.0)
+        if last > seconds + LONGER:
+            raise MismatchError(
+                f"{labels}: {cut_id}: the labels end at {last:.2f} s, and the utterance of {data_dir} at "
+                f"{seconds:.2f} s; they are of other audio"
+            )
+        out[cut_id] = replace(tier, duration=seconds)
+    return out
+
+
+def _marked(tier: Tiers, lang: Lang, where: str) -> Tiers:
+    """The same with the position markers of the lang on the phones."""
+    if lang.position == "none":
+        return tier
+    phones = [replace(p, symbol=lang.base_phone(p.symbol)) for p in tier.phones]
+    spoken = [i for i, p in enumerate(phones) if p.symbol not in (SILENCE, SPOKEN_NOISE)]
+    starts = [w.start for w in tier.words]
+    owner = [_word_at(tier.words, starts, phones[i].start + phones[i].duration / 2) for i in spoken]
+    if None in owner:
+        p = phones[spoken[owner.index(None)]]
+        raise DataError(f"{where}: phone {p.symbol!r} at {p.start:.2f} s is in no word, which the lang's phones need")
+    for _, group in itertools.groupby(zip(owner, spoken), key=lambda pair: pair[0]):
+        mine = [i for _, i in group]
+        for i, symbol in zip(mine, lang.marked([phones[i].symbol for i in mine])):
+            phones[i] = replace(phones[i], symbol=symbol)
+    return replace(tier, phones=phones)
+
+
+def _word_at(words: Sequence[Segment], starts: Sequence[float], time: float) -> int | None:
+    number = bisect.bisect_right(starts, time) - 1
+    return number if number >= 0 and time < words[number].end else None
 
 
 def _transition_ids(

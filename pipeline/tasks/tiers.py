@@ -25,6 +25,9 @@ LABELS = {".textgrid": "TextGrid", ".ctm": "CTM", ".phn": "labels in samples", "
 _PHONES = re.compile(r"(^|.*[\W_])(phones?|phonemes?|phon|phn|segments?|mau)", re.IGNORECASE)
 _WORDS = re.compile(r"(^|.*[\W_])(words?|wrd|ort(hography)?)", re.IGNORECASE)
 _SILENT = {"", "sil", "sp", "<sil>", "<eps>", "<p:>", "h#", "#h", "pau", "epi", "_"}
+ID_TIER = (
+    "utterance-id"  # whose text is the id, where the file's name is not; what pages of steps/report.py save has it
+)
 OVERLAP = 0.001  # seconds that symbols of a tier may overlap by, from rounding
 
 
@@ -101,7 +104,8 @@ class LabelTiers(Mapping[str, Tiers]):
 
     Praat's TextGrids have tiers whose names end in words and phones (as ``ann - words``, those of several speakers
     together); of .ctm files those named like phones hold phones, others words; .phn and .wrd are TIMIT's. A file stands
-    for an utterance that is named by its path below the folder, as in imported corpora; .ctm files name theirs.
+    for an utterance that is named by its path below the folder, as in imported corpora; .ctm files name theirs, and
+    TextGrids may, in a tier called utterance-id.
     """
 
     def __init__(self, source: str | Path, rate: int) -> None:
@@ -133,6 +137,10 @@ class LabelTiers(Mapping[str, Tiers]):
 
     def _textgrid(self, path: Path, name: str, speaker: str) -> None:
         tiers, found = interval_tiers(whole_text(path), path), False
+        names = [text for tier, rows in tiers if tier == ID_TIER for _, _, text, _ in rows if text]
+        if len(names) > 1:
+            raise DataError(f"{path}: the tier {ID_TIER} has {len(names)} names")
+        name = names[0] if names else name
         for pattern in (_PHONES, _WORDS):
             chosen = [rows for tier, rows in tiers if pattern.fullmatch(tier.strip())]
             found = found or bool(chosen)

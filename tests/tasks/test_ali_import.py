@@ -8,7 +8,7 @@ from pipeline.artifacts.ali import AliSet
 from pipeline.artifacts.corpus import Span, save_data_dir, utterance
 from pipeline.artifacts.lang import make_lang
 from pipeline.artifacts.lexicon import Lexicon, Pronunciation
-from pipeline.base.errors import DataError
+from pipeline.base.errors import DataError, MismatchError
 from pipeline.graph.options import AliScoreOptions
 from pipeline.tasks.ali_import import import_times
 from pipeline.tasks.ali_score import score_alignment
@@ -67,3 +67,111 @@ def test_what_is_missing(tmp_path):
     data = save(tmp_path / "e", phones=[])
     with pytest.raises(DataError, match="no phone has a time"):
         import_times(data, LANG, tmp_path / "ali", 0.01)
+
+
+# What the page of an utterance saves, tests/experiments/test_html_browser.py.
+SAVED = """File type = "ooTextFile"
+Object class = "TextGrid"
+
+xmin = 0
+xmax = 0.7
+tiers? <exists>
+size = 3
+item []:
+    item [1]:
+        class = "IntervalTier"
+        name = "utterance-id"
+        xmin = 0
+        xmax = 0.7
+        intervals: size = 1
+        intervals [1]:
+            xmin = 0
+            xmax = 0.7
+            text = "NAME"
+    item [2]:
+        class = "IntervalTier"
+        name = "words"
+        xmin = 0
+        xmax = 0.7
+        intervals: size = 3
+        intervals [1]:
+            xmin = 0
+            xmax = 0.1
+            text = ""
+        intervals [2]:
+            xmin = 0.1
+            xmax = 0.3
+            text = "AB"
+        intervals [3]:
+            xmin = 0.3
+            xmax = 0.7
+            text = "BA"
+    item [3]:
+        class = "IntervalTier"
+        name = "phones"
+        xmin = 0
+        xmax = 0.7
+        intervals: size = 6
+        intervals [1]:
+            xmin = 0
+            xmax = 0.1
+            text = "SIL"
+        intervals [2]:
+            xmin = 0.1
+            xmax = 0.2
+            text = "a"
+        intervals [3]:
+            xmin = 0.2
+            xmax = 0.3
+            text = "b"
+        intervals [4]:
+            xmin = 0.3
+            xmax = 0.5
+            text = "b"
+        intervals [5]:
+            xmin = 0.5
+            xmax = END
+            text = "a"
+        intervals [6]:
+            xmin = END
+            xmax = 0.7
+            text = "SIL"
+"""
+
+
+def saved(place, name="u", end="0.6", all="0.7"):
+    place.mkdir()
+    (place / "some.TextGrid").write_text(SAVED.replace("NAME", name).replace("END", end).replace("0.7", all))
+    return place
+
+
+@pytest.mark.parametrize(
+    "position, names", [("none", "a b b a"), ("word_end", "a b_E b a_E"), ("full", "a_B b_E b_B a_E")]
+)
+def test_labels_stand_in_for_gold_times(tmp_path, position, names):
+    """A TextGrid with the id in a tier of its own, and phones without the markers of the lang."""
+    entries = [Pronunciation("AB", ("a", "b")), Pronunciation("BA", ("b", "a"))]
+    lang = make_lang(Lexicon(entries), position=position)
+    data = save(tmp_path / "d", phones=[])
+    assert import_times(data, lang, tmp_path / "ali", 0.01, saved(tmp_path / "labels")) == 1
+    ali = AliSet.load(tmp_path / "ali")
+    spoken = [s for s in ali.phones("u") if s.symbol != "SIL"]
+    assert " ".join(s.symbol for s in spoken) == names
+    assert [s.start for s in spoken] == pytest.approx([0.1, 0.2, 0.3, 0.5]) and spoken[-1].end == pytest.approx(0.6)
+    assert [w.start for w in ali.words("u")] == pytest.approx([0.1, 0.3])
+
+
+def test_labels_of_something_else(tmp_path):
+    data = save(tmp_path / "d")
+    with pytest.raises(DataError, match="stranger: no such utterance in"):
+        import_times(data, LANG, tmp_path / "ali", 0.01, saved(tmp_path / "a", name="stranger"))
+    longer = saved(tmp_path / "b", end="0.8", all="0.9")
+    with pytest.raises(MismatchError, match="labels end at 0.90 s, .* at 0.70 s; they are of other audio"):
+        import_times(data, LANG, tmp_path / "ali", 0.01, longer.joinpath("some.TextGrid"))
+
+
+def test_a_phone_outside_all_words_has_no_place_in_one(tmp_path):
+    lang = make_lang(Lexicon([Pronunciation("AB", ("a", "b")), Pronunciation("BA", ("b", "a"))]), position="word_end")
+    data = save(tmp_path / "d", words=[("AB", 0.103, 0.062), ("BA", 0.45, 0.1)])
+    with pytest.raises(DataError, match="u: phone 'b' at 0.30 s is in no word"):
+        import_times(data, lang, tmp_path / "ali", 0.01)

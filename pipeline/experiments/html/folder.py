@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.base.errors import DataError
-from pipeline.base.files import atomic_write
 from pipeline.base.log import progress
 from pipeline.experiments.html.listing import Found, chosen, entries, list_data
-from pipeline.experiments.html.markup import asset, file_name, filled, inline_json, text
+from pipeline.experiments.html.markup import asset, file_name, filled, inline_json, text, write_text
 from pipeline.experiments.html.options import ReportOptions
 from pipeline.experiments.html.overview import Overview, sections
 from pipeline.experiments.html.page import SCRIPTS, STYLE, Neighbours, write_page, write_single
@@ -40,7 +39,7 @@ def write_report(sources: Sources, out_dir: Path, options: ReportOptions) -> dic
     for name in ("assets", "data", "media", "utterances"):
         (out_dir / name).mkdir(exist_ok=True)
     for name in {*SCRIPTS, STYLE, "list.js"}:
-        _write(out_dir / "assets" / name, asset(name))
+        write_text(out_dir / "assets" / name, asset(name))
     found = Found()
     rows = list(progress(entries(utterances, found), len(utterances.ids), "comparing utterances"))
     with_page = [e.name for e in chosen(rows, options.pages)]
@@ -50,7 +49,7 @@ def write_report(sources: Sources, out_dir: Path, options: ReportOptions) -> dic
     pages = {name: file_name(name) for name in with_page}
     listed = inline_json(list_data(rows, pages, utterances))
     # JSON in a string is parsed faster than the same as JavaScript.
-    _write(out_dir / "data" / "list.js", f"window.FULLSUM_LIST = JSON.parse({inline_json(listed)});\n")
+    write_text(out_dir / "data" / "list.js", f"window.FULLSUM_LIST = JSON.parse({inline_json(listed)});\n")
     made = sections(Overview(sources, utterances, rows, found, pages))
     links = [f'<a href="#{s.key}">{text(s.title)}</a>' for s in made] + ['<a href="#utterances">Utterances</a>']
     first = utterances.systems[0] if utterances.systems else ""
@@ -61,15 +60,10 @@ def write_report(sources: Sources, out_dir: Path, options: ReportOptions) -> dic
         "sections": "\n".join(s.markup for s in made),
         "first": f" (here: {text(first)})" if first else "",
     }
-    _write(out_dir / "index.html", filled("index.html", slots))
+    write_text(out_dir / "index.html", filled("index.html", slots))
     return {"utterances": len(rows), "pages": len(with_page)}
 
 
 def _recipe_name(exp: Path) -> str:
     place = exp.resolve()
     return place.parent.name if place.name == "exp" else place.name
-
-
-def _write(path: Path, content: str) -> None:
-    with atomic_write(path) as f:
-        f.write(content)

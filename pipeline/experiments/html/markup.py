@@ -8,6 +8,7 @@ import json
 import re
 from collections.abc import Mapping
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
 _SLOT = re.compile(r"\{\{(\w+)\}\}")
@@ -15,7 +16,8 @@ _SLOT = re.compile(r"\{\{(\w+)\}\}")
 
 def text(value: object) -> str:
     """A value as text or attribute of a page."""
-    return html.escape(str(value), quote=True)
+    # Halves of surrogate pairs, which a JSON file may hold, cannot be written as UTF-8.
+    return html.escape(str(value), quote=True).encode("utf-8", "backslashreplace").decode()
 
 
 def inline_json(value: Any) -> str:
@@ -27,7 +29,6 @@ def inline_json(value: Any) -> str:
     raw = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     for character in "<>&\u2028\u2029":
         raw = raw.replace(character, f"\\u{ord(character):04x}")
-    # Halves of surrogate pairs, which a JSON file may hold, cannot be written as UTF-8.
     return raw.encode("utf-8", "backslashreplace").decode()
 
 
@@ -51,3 +52,8 @@ def filled(template: str, slots: Mapping[str, str]) -> str:
     What is filled in is not looked through again, so that text like "{{data}}" stays text.
     """
     return _SLOT.sub(lambda m: slots[m[1]], asset(template))
+
+
+def write_text(path: Path, content: str) -> None:
+    """Writes a file of a report; not one by one onto the disk, for which thousands of them would take minutes."""
+    path.write_text(content, encoding="utf-8", newline="\n")

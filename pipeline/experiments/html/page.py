@@ -10,9 +10,8 @@ from typing import Any, NamedTuple
 from pipeline.artifacts.ali import Segment
 from pipeline.artifacts.corpus import as_cut, load_samples
 from pipeline.base.errors import DataError
-from pipeline.base.files import atomic_write
 from pipeline.experiments.html import sound
-from pipeline.experiments.html.markup import asset, file_name, filled, inline_json, text
+from pipeline.experiments.html.markup import asset, file_name, filled, inline_json, text, write_text
 from pipeline.experiments.html.options import ReportOptions
 from pipeline.experiments.html.utterances import Utterances, compared, differences, word_errors
 
@@ -142,8 +141,7 @@ def write_page(
     """Writes utterances/NAME.html and its media below a report; returns the page."""
     media = media_of(utterances, name, options.audio, embed=False)
     for relative, content in media.files.items():
-        with atomic_write(out_dir / relative, "wb") as f:
-            f.write(content)
+        (out_dir / relative).write_bytes(content)
     links = [
         f'<a id="{key}" rel="{rel}" href="{file_name(other)}.html">{label}</a>' if other is not None else ""
         for key, rel, other, label in (
@@ -171,20 +169,14 @@ def _write(
     path: Path, utterances: Utterances, name: str, options: ReportOptions, media: Media, slots: dict[str, str]
 ) -> None:
     data = {**page_data(utterances, name, options.threshold_ms), **media.data}
-    with atomic_write(path) as f:
-        f.write(
-            filled(
-                "utterance.html",
-                {
-                    **slots,
-                    "title": text(name),
-                    "threshold": f"{options.threshold_ms:g}",
-                    "text": text(data["text"]),
-                    "data": inline_json(data),
-                    "notes": "".join(f"<p>{text(note)}</p>" for note in _notes(utterances, name, data)),
-                },
-            )
-        )
+    more = {
+        "title": text(name),
+        "threshold": f"{options.threshold_ms:g}",
+        "text": text(data["text"]),
+        "data": inline_json(data),
+        "notes": "".join(f"<p>{text(note)}</p>" for note in _notes(utterances, name, data)),
+    }
+    write_text(path, filled("utterance.html", {**slots, **more}))
 
 
 def _notes(utterances: Utterances, name: str, data: dict[str, Any]) -> list[str]:
