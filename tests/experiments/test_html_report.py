@@ -23,7 +23,7 @@ from pipeline.base.errors import DataError
 from pipeline.experiments.html import charts, sound
 from pipeline.experiments.html.folder import write_report
 from pipeline.experiments.html.listing import Entry, chosen, worst_first
-from pipeline.experiments.html.markup import file_name, inline_json
+from pipeline.experiments.html.markup import asset, file_name, inline_json
 from pipeline.experiments.html.options import ReportOptions
 from pipeline.experiments.html.sources import find_sources
 from pipeline.experiments.html.utterances import compared, differences, word_errors
@@ -363,6 +363,27 @@ def test_the_first_page_tells_the_figures(made):
     words = re.sub(r"\s+", " ", Reader(out / "index.html").words)
     assert "33.00 [20.00, 50.00]" in words and "50.00 [" in words  # the row, and what was counted
     assert "Confusions" in words and "MANY" in words
+
+
+def test_colours_have_contrast():
+    """At least 4.5 to 1 for texts and 3 to 1 for lines and marks, in light and dark (WCAG 2.1, 1.4.3 and 1.4.11)."""
+    style = asset("style.css")
+
+    def luminance(colour: str) -> float:
+        parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+        linear = [p / 12.92 if p <= 0.03928 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
+        return float(np.dot(linear, (0.2126, 0.7152, 0.0722)))
+
+    for block in re.findall(r":root[^{]*\{([^}]*)\}", style)[:2]:
+        colour = dict(re.findall(r"--(\w+): (#\w{6});", block))
+        pairs = {(a, "page"): 4.5 for a in ("ink", "soft", "link", "bad")}
+        pairs |= {(a, b): 4.5 for a in ("ink", "bad") for b in ("tier", "fill")}
+        pairs |= {("ink", b): 4.5 for b in ("active", "doubt", "silence")} | {("soft", "silence"): 4.5}
+        pairs |= {(a, "page"): 3.0 for a in ("focus", "wave", "cursor", "one", "two", "three", "four", "five", "six")}
+        pairs |= {("mark", "tier"): 3.0}
+        for (a, b), least in pairs.items():
+            high, low = sorted((luminance(colour[a]), luminance(colour[b])), reverse=True)
+            assert (high + 0.05) / (low + 0.05) >= least, (a, b, colour[a], colour[b])
 
 
 def test_ticks_are_round():

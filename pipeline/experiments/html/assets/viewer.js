@@ -82,10 +82,17 @@
 
   function stop() { audio.pause(); }
 
+  // Stops at the end of what was to be played, wherever the sound has got to by then.
+  function stopInTime() {
+    if (audio.paused || stopAt === null || audio.currentTime < stopAt) return;
+    stop();
+    cursor = audio.currentTime = stopAt;
+  }
+
   function follow() {
     if (audio.paused) return;
-    cursor = Math.min(audio.currentTime, stopAt === null ? Infinity : stopAt);
-    if (stopAt !== null && audio.currentTime >= stopAt) { stop(); audio.currentTime = stopAt; }
+    cursor = audio.currentTime;
+    stopInTime();
     if (cursor < scale.start || cursor > scale.end) { scale.scrollTo(cursor); redraw(); }
     picture.drawMoving(cursor, selection);
     requestAnimationFrame(follow);
@@ -95,7 +102,7 @@
   audio.addEventListener("play", () => { $("play").textContent = "Stop"; requestAnimationFrame(follow); });
   audio.addEventListener("pause", () => { $("play").textContent = "Play"; redraw(); });
   // Drawing rests while the page is hidden; sound has to stop all the same.
-  audio.addEventListener("timeupdate", () => { if (stopAt !== null && audio.currentTime >= stopAt) stop(); });
+  audio.addEventListener("timeupdate", stopInTime);
   audio.addEventListener("error", () => {
     document.querySelector(".notes").append(element("p", { textContent: "The sound beside this page cannot be played." }));
     data.audio = null;
