@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -135,10 +136,11 @@ class AliSet(Mapping[str, Alignment]):
         segments = self.phone_segments(cut_id)
         table = self[cut_id].words
         ends = [*table[1:, 1].tolist(), len(self[cut_id].transition_ids)]
+        begins = [b for _, b, _ in segments]
         out = []
         for (word, first), limit in zip(table.tolist(), ends):
-            spoken = [b + n for p, b, n in segments if first <= b < limit and p != self._silence]
-            end = max(spoken, default=limit)
+            own = segments[bisect.bisect_left(begins, first) : bisect.bisect_left(begins, limit)]
+            end = next((b + n for p, b, n in reversed(own) if p != self._silence), limit)
             out.append(self._segment(cut_id, self.word_symbols.name(word), first, end - first))
         return out
 

@@ -205,6 +205,8 @@ def matched(
     """
     from kaldialign import align
 
+    if list(ref) == list(ours):  # as mostly; edit distance takes memory in the square of the length
+        return [(i, i) for i in range(len(ref))]
     pairs = []
     i = j = 0
     for r, h in align(list(ref), list(ours), GAP) if ref and ours else ():

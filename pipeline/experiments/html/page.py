@@ -70,8 +70,12 @@ def _tier(system: str, kind: str, own: Sequence[Segment], reference: Sequence[Se
         "kind": kind,
         "label": [s.symbol for s in own],
         "start": [_short(s.start) for s in own],
-        "end": [_short(s.end) for s in own],
     }
+    ends = [_short(s.end) for s in own]
+    if ends[:-1] == tier["start"][1:]:
+        tier["last"] = ends[-1]  # the others are the next one's start
+    else:
+        tier["end"] = ends
     if any(s.confidence is not None for s in own):
         tier["confidence"] = [_short(s.confidence) for s in own]
     if reference:

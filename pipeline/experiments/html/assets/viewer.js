@@ -3,6 +3,7 @@
 (() => {
   const $ = (id) => document.getElementById(id);
   const data = JSON.parse($("data").textContent);
+  for (const tier of data.tiers) if (!tier.end) tier.end = [...tier.start.slice(1), tier.last];
   const audio = $("audio"), view = $("view");
   const scale = new Scale(data.duration);
   const picture = new Picture($("picture"), $("moving"), data, scale);
