@@ -32,11 +32,15 @@ def main(exp: Path, out: Path, data: tuple[Path, ...], config: ReportOptions, ov
 
     A page for an utterance plays it below waveform and spectrogram, with words, phones and states of every alignment
     and the recognised words; times can be corrected there and saved as a TextGrid for steps/import_ali.py.
+
+    A report that stands in OUT already is remade when there is something else to show.
     """
+    from pipeline.base import stamp
     from pipeline.experiments.html.sources import find_sources
 
     with cli.main_guard(out):
         sources = find_sources(exp, data, config.skip, out)
+        overwrite = overwrite or ((out / stamp.STAMP).is_file() and stamp.read_stamp(out).get("command") == "report")
 
     def action(tmp: Path) -> dict:
         from pipeline.experiments.html.folder import write_report

@@ -6,6 +6,7 @@
 #   jobs, backend         where steps that divide into parts run them, and conf/cluster.yaml about the cluster if it is there:
 #                         FULLSUM_JOBS, FULLSUM_BACKEND and FULLSUM_CLUSTER, which those steps read
 #   absolute PATH         PATH, which was given relative to the recipe, for a recipe that goes elsewhere; nothing of nothing
+#   report                function: writes pages about everything below exp
 #   e2e                   checked: a list of end-to-end models, ctc, attention or transducer; empty for none
 
 . "${BASH_SOURCE[0]%/*}/path.sh"
@@ -43,6 +44,8 @@ else
 fi
 
 absolute() { if [[ -z $1 || $1 == /* ]]; then echo "$1"; else echo "$PWD/$1"; fi; }
+# report [OPTION..]: pages in exp/report that show all alignments, decodings and models below exp.
+report() { python "$steps/report.py" exp exp/report "$@"; }
 
 # python: as ever, but one process for all (utils/current.py) tells of the steps that are up to date, in a tenth of the time
 # that it takes to start another one.

@@ -136,6 +136,7 @@ if stage 9 "decoding: weights tuned on dev, reported on test"; then
   done
 fi
 
-if stage 10 "report: RESULTS.md and results.json"; then
+if stage 10 "report: RESULTS.md, results.json and the pages of exp/report"; then
   python "$utils/results.py" .
+  report
 fi

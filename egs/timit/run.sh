@@ -164,7 +164,7 @@ if stage 9 "score: boundaries against the hand-made times; phone error rates"; t
   fi
 fi
 
-if stage 10 "report: RESULTS.md and results.json; English models in one file each"; then
+if stage 10 "report: RESULTS.md, results.json and the pages of exp/report; English models in one file each"; then
   if uses librispeech; then
     # All of the CMU dictionary, where the models were trained with the words of their texts only.
     python local/add_glottal_stops.py data/cmudict/lexicon.txt data/lexicon_english "${force[@]}"
@@ -176,4 +176,5 @@ if stage 10 "report: RESULTS.md and results.json; English models in one file eac
       --refiner exp/librispeech/nhmm_deltas0 --card conf/english_nhmm.yaml
   fi
   python "$utils/results.py" .
+  report
 fi

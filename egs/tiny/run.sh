@@ -107,8 +107,9 @@ if stage 9 "decoding: LM weight and insertion penalty tuned on dev, reported on 
   done
 fi
 
-if stage 10 "report: RESULTS.md, results.json and a picture of alignments"; then
+if stage 10 "report: RESULTS.md, results.json, the pages of exp/report and a picture of alignments"; then
   python "$steps/plot_ali.py" data/local/test exp/plots exp/gmm_ali/test exp/nhmm_ali/test --count 1 "${force[@]}"
   cp exp/plots/*.png alignment.png
   python "$utils/results.py" .
+  report
 fi

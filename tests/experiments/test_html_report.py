@@ -396,6 +396,24 @@ def test_colours_have_contrast():
             assert (high + 0.05) / (low + 0.05) >= least, (a, b, colour[a], colour[b])
 
 
+def test_a_report_is_remade_when_there_is_more_to_show_but_nothing_else_is(tmp_path):
+    exp, data = make_exp(tmp_path, NAMES[:2])
+    out = exp / "report"
+    args = [str(exp), str(out), "--data", str(data)]
+    for more, systems in ((None, 3), (None, 3), ("new_ali", 4)):
+        if more:
+            save_alignment(exp / more, make_lang_of_corpus(), NAMES[:2], {})
+        before = (out / "index.html").stat().st_mtime_ns if out.exists() else 0
+        assert CliRunner().invoke(main, args, catch_exceptions=False).exit_code == 0
+        assert (before == (out / "index.html").stat().st_mtime_ns) == (before > 0 and not more)
+        (page, _) = pages(out).values()
+        assert len({t["system"] for t in page.data()["tiers"]}) == systems
+    made = json.loads((out / "stamp.json").read_text())
+    (out / "stamp.json").write_text(json.dumps({**made, "command": "train_mono"}))
+    assert CliRunner().invoke(main, [*args, "--pages", "1"]).exit_code == 2  # that of another step stays
+    assert (out / "utterances").is_dir()
+
+
 def test_ticks_are_round():
     assert charts.ticks(0, 10) == [0, 2, 4, 6, 8, 10] and charts.ticks(3, 3) == [3]
     assert charts.ticks(-0.13, 0.07) == pytest.approx([-0.1, -0.05, 0.0, 0.05])

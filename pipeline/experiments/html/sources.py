@@ -17,6 +17,7 @@ from pipeline.artifacts.corpus import CUTS
 from pipeline.artifacts.hyp import RECOGS
 from pipeline.base import stamp
 from pipeline.base.errors import DataError
+from pipeline.experiments.claims import CLAIMS
 from pipeline.experiments.report import CELL, ROWS
 
 MODEL = "model.json"
@@ -45,6 +46,8 @@ class Sources:
         found = [d for group in (self.alignments, self.decodings) for dirs in group.values() for d in dirs]
         found += [*self.models, *self.results]
         named = {os.path.relpath(d, self.exp): d for d in found}
+        claims = self.exp.parent / CLAIMS
+        named |= {"claims": claims} if claims.is_file() else {}
         return {**named, **{f"data{i}": d for i, d in enumerate(self.data)}}
 
 
