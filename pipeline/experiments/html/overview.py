@@ -165,18 +165,21 @@ def _results(o: Overview) -> str:
 
 
 def _claims(o: Overview) -> str:
-    rows = [
-        [
-            Cell(text(c.get("text", ""))),
-            Cell(text(c["outcome"])),
-            Cell(text(c.get("table", ""))),
-            _number(c.get("difference"), 2),
-            Cell(text(f"[{c['low']:.2f}, {c['high']:.2f}]") if "low" in c and "high" in c else ""),
-            _number(c.get("p"), 4),
-            _number(c.get("seeds"), 0),
-        ]
-        for c in read_claims(o.sources.exp.parent)
-    ]
+    rows = []
+    for verdict in read_claims(o.sources.exp.parent):
+        effect = verdict.effect
+        low, high = effect.interval if effect else (0.0, 0.0)
+        rows.append(
+            [
+                Cell(text(verdict.claim.text)),
+                Cell(text(verdict.outcome)),
+                Cell(text(verdict.table)),
+                _number(effect.mean if effect else None, 2),
+                Cell(text(f"[{low:.2f}, {high:.2f}]") if effect else ""),
+                _number(verdict.p, 4),
+                _number(effect.seeds if effect else None, 0),
+            ]
+        )
     head = ["claim", "outcome", "table", "difference", "95 % interval", "p", "seeds"]
     return table(head, rows, "Claims", numbers=3) if rows else ""
 

@@ -174,7 +174,7 @@ def _pairs(ref: Sequence[Segment], ours: Sequence[Segment]) -> Iterator[tuple[in
     """Positions of equal symbols; of long recordings each MATCHED_AT_ONCE seconds by themselves."""
     names = [[s.symbol.casefold() for s in side] for side in (ref, ours)]
     if names[0] == names[1] or max(map(len, names)) <= LONG:
-        yield from matched(*names)
+        yield from matched(names[0], names[1])
         return
     last = max(ref[-1].end, ours[-1].end)
     edges = np.arange(0.0, last + MATCHED_AT_ONCE, MATCHED_AT_ONCE)
