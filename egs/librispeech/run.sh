@@ -48,7 +48,6 @@ parts=${parts:-$evaluated} first_dev=${evaluated%% *}
 [[ $units =~ ^(phone|grapheme|both)$ ]] || { echo "$0: --units is phone, grapheme or both, not '$units'" >&2; exit 2; }
 units=${units/both/phone grapheme}
 lm=data/lm_3gram larger=(${lm_root:+--rescore-lm data/lm_medium})
-
 exp_of() { if [[ $1 == phone ]]; then echo exp; else echo exp/$1; fi; }                # UNIT: where its models stand
 id_of() { if [[ $1 == phone ]]; then echo "$2"; else echo "${2}_chenone"; fi; }        # UNIT MODEL: name in the tables
 
