@@ -66,7 +66,7 @@ def run(kind: str, data: Path, lang: Path, model: Path, work: Path, num: int, wr
     bad = {cuts[i]["id"] for i in chosen}
     lost = len({cut_id for cut_id, _ in report.failed} & bad)  # fail aloud, which counts as found
     is_bad = np.array([q.cut_id in bad for q in found])
-    flagged = quality.suspicion(found) > quality.FLAGGED
+    flagged = quality.flagged(quality.suspicion(found))
     row = {"kind": kind, "wrong": wrong, "found": int(flagged[is_bad].sum()) + lost}
     row["false_alarms"] = float(flagged[~is_bad].mean())
     for name in FIGURES:

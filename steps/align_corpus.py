@@ -37,7 +37,7 @@ def main(
 
     Words are looked up in the lexicon, whatever their case, and others are pronounced from their letters where the
     model can. OUT/failed.txt lists utterances without alignment, OUT/quality.csv figures of all others, the
-    most suspicious ones first, OUT/words.txt the pronunciations of the words.
+    most suspicious ones first, OUT/quality_words.csv those of words, OUT/words.txt the pronunciations of the words.
     """
     from pipeline.tasks.aligner import find_model
 

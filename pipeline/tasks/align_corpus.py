@@ -25,7 +25,7 @@ from pipeline.tasks import ali_formats
 from pipeline.tasks.align import FAILED
 from pipeline.tasks.aligner import Aligner
 from pipeline.tasks.corpus_options import AlignCorpusOptions
-from pipeline.tasks.quality import measure, write_quality
+from pipeline.tasks.quality import measure, write_quality, write_words
 from pipeline.tasks.unknown_speech import UNKNOWN
 
 logger = logging.getLogger(__name__)
@@ -67,6 +67,10 @@ def align_corpus(
     shutil.copy(work / "ali" / FAILED, out / FAILED)
     found = measure(aligner.model_for(work), AliSet.load(work / "ali"), work / "feats", options.device)
     flagged = write_quality(out / "quality.csv", found)
+    doubtful = write_words(out / "quality_words.csv", found)
+    if doubtful:
+        told = "%d of %d words do not sound like their phones; they are flagged in quality_words.csv"
+        logger.warning(told, doubtful, sum(len(q.words) for q in found))
     if flagged:
         logger.warning("%d of %d utterances are suspicious; quality.csv has them first", flagged, len(found))
     if not options.keep:
@@ -78,6 +82,7 @@ def align_corpus(
         "aligned": report.num_aligned,
         "failed": len(report.failed),
         "suspicious": flagged,
+        "doubtful_words": doubtful,
         "frames": report.num_frames,
         "log_like_per_frame": report.total_log_like / max(report.num_frames, 1),
     }

@@ -11,7 +11,12 @@ Measured per utterance, over its frames of speech:
   of the worst phone; ``speech``: share of frames; ``words_per_second`` of speech; ``snr``: dB of speech over silence.
 
 An utterance is flagged where it stands out from the others of the corpus: the robust z-scores (median and median
-absolute deviation) of gop, worst_word, silence and duration are summed where they are on the bad side.
+absolute deviation) of gop, worst_word, silence and duration are summed where they are on the bad side. The limit is
+FLAGGED, or more where the right texts of the corpus scatter more widely, see ``flagged``.
+
+A word is flagged by itself, also in a single recording: where its frames are likelier under the mean of all labels than
+under its phones. ``evidence`` is the difference in nats per frame; the limit is 0, or less with a model under which
+right words often fall below that.
 """
 
 from __future__ import annotations
@@ -20,7 +25,7 @@ import csv
 import dataclasses
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -34,10 +39,20 @@ if TYPE_CHECKING:
     from pipeline.feats.dataset import Dataset
 
 BATCH_FRAMES = 20_000
-FLAGGED = 7.0  # sum of bad z-scores above which an utterance is flagged
+FLAGGED = 7.0  # sum of bad z-scores above which an utterance is flagged, where its corpus does not ask for more
+FALSE_ALARMS = 0.04  # share of right texts that is to be flagged at most
 FEWEST = 20  # utterances below which there is nothing to stand out from
 SHORT_SILENCE = 0.05  # seconds below which a silence is not looked at
 SMALLEST = {"gop": 0.1, "worst_word": 0.5, "silence": 0.5, "duration": 0.05}  # deviations that count as one at least
+
+
+class Word(NamedTuple):
+    """A word, its place in seconds from the start of its utterance, and its evidence in nats per frame."""
+
+    symbol: str
+    start: float
+    end: float
+    evidence: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +70,7 @@ class Quality:
     speech: float
     words_per_second: float
     snr: float
+    words: tuple[Word, ...] = ()
 
 
 def measure(model: Model, ali: AliSet, data_dir: str | Path, device: str = "cpu", audio: bool = True) -> list[Quality]:
@@ -96,6 +112,8 @@ class _Judge:
         self.silence = names.id(SILENCE)
         self.unspoken = {self.silence, *([names.id(SPOKEN_NOISE)] if SPOKEN_NOISE in names else [])}
         self.pdfs = {int(p): np.unique(transitions.pdf[transitions.phone == p]) for p in np.unique(transitions.phone)}
+        unknown = self.pdfs[names.id(SPOKEN_NOISE)] if SPOKEN_NOISE in names else []
+        self.labels = np.setdiff1d(np.arange(transitions.num_pdfs), unknown)
         seconds = implied_seconds(model.hmm, ali.header.frame_shift)
         from pipeline.artifacts.lang import without_position
 
@@ -113,6 +131,7 @@ class _Judge:
         for phone, begin, num in segments:
             own = scores[begin : begin + num][:, self.pdfs[phone]].max(1)
             behind[begin : begin + num] = own - best[begin : begin + num]
+        words = self._words(cut_id, scores, segments)
         frames, least = sum(num for _, _, num in spoken), max(1, round(SHORT_SILENCE / shift))
         gop = sum(behind[b : b + n].sum() for _, b, n in spoken) / max(frames, 1)
         ratios = [abs(np.log(n * shift / self.expected[p])) for p, _, n in spoken]
@@ -133,9 +152,28 @@ class _Judge:
             float(np.mean(means)) if means else nan,
             min(means, default=nan),
             frames / max(len(alignment.transition_ids), 1),
-            len(alignment.words) / (frames * shift) if frames else nan,
+            len(words) / (frames * shift) if frames else nan,
             nan,
+            words,
         )
+
+    def _words(self, cut_id: str, scores: np.ndarray, segments: Sequence[tuple[int, int, int]]) -> tuple[Word, ...]:
+        """The words with their evidence; unknown speech is none."""
+        known = scores[:, self.labels]
+        top = known.max(1, keepdims=True)
+        mean = top[:, 0] + np.log(np.exp(known - top).mean(1))
+        out, header = [], self.ali.header
+        table = self.ali[cut_id].words
+        limits = np.append(table[1:, 1], len(scores))
+        for (symbol, begin), limit in zip(table.tolist(), limits.tolist()):
+            own = [s for s in segments if begin <= s[1] < limit and s[0] not in self.unspoken]
+            if not own:
+                continue
+            sums = [(scores[b : b + n][:, self.pdfs[p]].max(1) - mean[b : b + n]).sum() for p, b, n in own]
+            frames, end = sum(n for _, _, n in own), own[-1][1] + own[-1][2]
+            start, end_s = (t * header.frame_shift + header.frame_offset for t in (begin, end))
+            out.append(Word(self.ali.word_symbols.name(symbol), start, end_s, float(sum(sums)) / frames))
+        return tuple(out)
 
     def _worst_word(self, cut_id: str, behind: np.ndarray, spoken: Sequence[tuple[int, int, int]]) -> float:
         starts = self.ali[cut_id].words[:, 1]
@@ -192,16 +230,46 @@ def suspicion(found: Sequence[Quality]) -> np.ndarray:
     return total
 
 
+def flagged(score: np.ndarray, least: float = FLAGGED) -> np.ndarray:
+    """(N,) bool, which of some utterances or words stand out.
+
+    The scores of right texts fall off about exponentially, and most texts of a corpus are right. So the median and the
+    80 % quantile say where FALSE_ALARMS of them would be passed; wrong texts only raise that limit a little.
+
+    Args:
+        score: (N,), larger is worse, for utterances by ``suspicion``.
+        least: the limit where N is below FEWEST or that of the corpus is lower.
+    """
+    if len(score) < FEWEST:
+        return np.asarray(score > least)
+    middle, high = np.quantile(score, [0.5, 0.8])
+    passed = middle + (high - middle) * np.log(0.5 / FALSE_ALARMS) / np.log(0.5 / 0.2)
+    return np.asarray(score > max(least, float(passed)))
+
+
+def write_words(path: Path, found: Sequence[Quality]) -> int:
+    """Writes the words of all utterances in order, with their evidence, as CSV; returns how many are flagged."""
+    words = [(quality.cut_id, word) for quality in found for word in quality.words]
+    doubtful = flagged(np.array([-word.evidence for _, word in words]), 0.0)
+    with atomic_write(path) as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["utterance", "word", "start", "end", "evidence", "flagged"])
+        for (cut_id, w), bad in zip(words, doubtful.tolist()):
+            writer.writerow([cut_id, w.symbol, f"{w.start:.3f}", f"{w.end:.3f}", f"{w.evidence:.3f}", int(bad)])
+    return int(doubtful.sum())
+
+
 def write_quality(path: Path, found: Sequence[Quality]) -> int:
     """Writes a table as CSV, the most suspicious utterance first; returns the number of flagged ones."""
     score = suspicion(found)
+    suspicious = flagged(score)
     with atomic_write(path) as file:
         writer = csv.writer(file, lineterminator="\n")
-        names = [field.name for field in dataclasses.fields(Quality)][1:]
+        names = [field.name for field in dataclasses.fields(Quality) if field.name not in ("cut_id", "words")]
         writer.writerow(["utterance", "flagged", "suspicion", *names])
         for i in np.argsort(-score, kind="stable").tolist():
-            writer.writerow([found[i].cut_id, int(score[i] > FLAGGED), f"{score[i]:.2f}", *_cells(found[i], names)])
-    return int((score > FLAGGED).sum())
+            writer.writerow([found[i].cut_id, int(suspicious[i]), f"{score[i]:.2f}", *_cells(found[i], names)])
+    return int(suspicious.sum())
 
 
 def _cells(quality: Quality, names: Sequence[str]) -> Iterator[str]:

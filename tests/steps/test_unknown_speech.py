@@ -143,3 +143,43 @@ def test_a_lang_without_a_word_for_it_is_refused(recipe, tmp_path):
     lang, model = Lang.load(recipe / "data/lang"), load_model(recipe / "exp/mono")
     with pytest.raises(ConfigError, match="--skip-speech needs a lang with an out-of-vocabulary word"):
         align(model, lang, recipe / "data/mfcc", tmp_path / "ali", AlignOptions(skip_speech=True), "test")
+
+
+def test_what_is_no_speech_is_flagged(recipe, packed, tmp_path):
+    """Noise and hum with a text, and a text that was not said, are the most suspicious; all their words are doubtful."""
+    import csv
+
+    import soundfile
+
+    from pipeline.artifacts.corpus import iter_cuts
+
+    if packed.stem == "nhmm":
+        pytest.skip("three epochs on 24 utterances know no words")
+    rng, seconds = np.random.default_rng(1), np.arange(32000) / 16000
+    sounds = {"noise": 10 * rng.standard_normal(32000), "hum": 8000 * np.sin(2 * np.pi * 50 * seconds)}
+    for _, cut in iter_cuts(recipe / "data/local/train"):
+        name = tmp_path / "mine" / cut["supervisions"][0]["speaker"] / cut["id"]
+        name.parent.mkdir(parents=True)
+        Path(f"{name}.flac").symlink_to(cut["recording"]["sources"][0]["source"])
+        Path(f"{name}.txt").write_text(cut["supervisions"][0]["text"])
+    for kind, samples in sounds.items():
+        (tmp_path / "mine" / kind).mkdir()
+        soundfile.write(tmp_path / "mine" / kind / "a.flac", samples.astype(np.int16), 16000)
+        (tmp_path / "mine" / kind / "a.txt").write_text("THE LONG HOUSE")
+    align_folder = run(
+        [
+            sys.executable,
+            str(ROOT / "steps/align_corpus.py"),
+            str(packed),
+            str(tmp_path / "mine"),
+            str(tmp_path / "out"),
+        ]
+    )
+    assert align_folder.returncode == 0, align_folder.stderr[-3000:]
+    rows = list(csv.DictReader((tmp_path / "out/quality.csv").open()))
+    assert {row["utterance"] for row in rows[:2]} == {"noise-a", "hum-a"}
+    assert [row["flagged"] for row in rows[:2]] == ["1", "1"] and sum(row["flagged"] == "1" for row in rows) <= 4
+    words = list(csv.DictReader((tmp_path / "out/quality_words.csv").open()))
+    assert sum(row["flagged"] == "1" for row in words if row["utterance"] in ("noise-a", "hum-a")) >= 4
+    right = [row["flagged"] == "1" for row in words if row["utterance"] not in ("noise-a", "hum-a")]
+    assert np.mean(right) < 0.1

@@ -8,7 +8,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from pipeline.tasks.quality import FEWEST, FLAGGED, Quality, suspicion, write_quality
+from pipeline.tasks.quality import FEWEST, FLAGGED, Quality, flagged, suspicion, write_quality, write_words
 
 NAN = float("nan")
 
@@ -50,7 +50,7 @@ def test_few_utterances_have_nothing_to_stand_out_from():
     assert not suspicion([*corpus(FEWEST - 2), quality("bad", gop=-50.0)]).any()
 
 
-def test_figures_of_an_utterance():
+def test_figures_of_an_utterance(tmp_path):
     """Scores that put every frame on the aligned phone give 0; a frame on another one counts with its distance."""
     from pipeline.artifacts.ali import AliHeader, AliSet
     from pipeline.artifacts.ali_source import Alignment
@@ -85,3 +85,26 @@ def test_figures_of_an_utterance():
     told = _Judge(Scorer(), ali).of("u", scores)
     assert told.gop == pytest.approx(-3 / 10) and told.worst_word == pytest.approx(-3 / 6)
     assert told.silence == pytest.approx(-5 / 10)
+    assert [(w.symbol, w.start, w.end) for w in told.words] == [
+        ("A", pytest.approx(0.1), pytest.approx(0.14)), ("B", pytest.approx(0.14), pytest.approx(0.2)),
+    ]  # fmt: skip
+    mean = np.log(np.exp(scores).mean(1))
+    own = scores[np.arange(20), pdf]
+    assert told.words[1].evidence == pytest.approx((own - mean)[14:].mean())
+    scores[14:, pdf[14]] -= 5.0  # below all other labels: the word was not said
+    scores[14:, :2] = -10.0
+    told = _Judge(Scorer(), ali).of("u", scores)
+    assert write_words(tmp_path / "words.csv", [told]) == 1
+    rows = list(csv.DictReader((tmp_path / "words.csv").open()))
+    assert [(r["utterance"], r["word"], r["flagged"]) for r in rows] == [("u", "A", "0"), ("u", "B", "1")]
+
+
+@pytest.mark.parametrize("scale", [1.0, 3.0])
+@pytest.mark.parametrize("wrong", [0, 20])
+def test_the_limit_follows_how_widely_right_texts_scatter(scale, wrong):
+    """Right texts whose scores fall off exponentially: 4 % of them at most, and wrong ones far off are found."""
+    rng = np.random.default_rng(3)
+    score = np.append(rng.exponential(scale * 1.5, 2000), np.full(100 * wrong // 10, 15.0 * scale + 7))
+    found = flagged(score)
+    assert found[2000:].all() and found[:2000].mean() < 0.05
+    assert flagged(np.array([6.0, 8.0])).tolist() == [False, True] and not len(flagged(np.zeros(0)))
