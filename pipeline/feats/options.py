@@ -81,3 +81,10 @@ class NoiseOptions:
         if self.min_snr > self.max_snr:
             raise ValueError(f"min_snr {self.min_snr} is greater than max_snr {self.max_snr}")
         return self
+
+
+@dataclass(frozen=True, config={"extra": "forbid"})
+class SharOptions:
+    """How a data directory is divided into shards."""
+
+    shard_size: int = Field(1000, ge=1, description="Utterances of a shard.")
