@@ -140,6 +140,18 @@ def test_a_file_that_shows_late_is_waited_for(tmp_path):
     assert arrived(tmp_path / "parts", Part(0, 1), 30).facts["sum"] == 5
 
 
+def test_a_part_that_shows_late_as_a_whole_is_waited_for(tmp_path):
+    """Its work says that it is done before the directory is seen here."""
+    perform(described(tmp_path))
+    place, away = tmp_path / "parts" / "1-of-1", tmp_path / "elsewhere"
+    place.rename(away)
+    threading.Timer(0.5, away.rename, [place]).start()
+    assert arrived(tmp_path / "parts", Part(0, 1), 30).facts["sum"] == 5
+    place.rename(away)
+    with pytest.raises(DataError, match=r"part\.json: part 1-of-1 is said to be done.*within 0\.3 s"):
+        arrived(tmp_path / "parts", Part(0, 1), 0.3)
+
+
 def test_progress_of_a_part_is_seen_by_others(tmp_path):
     from pipeline.base import log
 
@@ -215,6 +227,27 @@ def test_a_missing_package_is_named(tmp_path, monkeypatch, backend, package):
     with pytest.raises(ConfigError, match=f"needs the package {package}.*fullsum"):
         with done_in_parts(squares, arguments, tmp_path, ParallelOptions(jobs=2, backend=backend)):
             pass
+
+
+def test_queues_without_their_package(tmp_path, monkeypatch):
+    pytest.importorskip("distributed")
+    monkeypatch.setitem(sys.modules, "dask_jobqueue", None)
+    (tmp_path / "cluster.yaml").write_text("queue: sge\n")
+    with pytest.raises(ConfigError, match="queue sge needs the package dask-jobqueue.*fullsum"):
+        run(tmp_path, 2, backend="dask", cluster=tmp_path / "cluster.yaml")
+
+
+def test_a_scheduler_that_does_not_answer(tmp_path, monkeypatch):
+    """dask gives up after half a minute, which is not waited for here."""
+    distributed = pytest.importorskip("distributed")
+
+    def client(address, **options):
+        raise OSError(f"Timed out trying to connect to {address}")
+
+    monkeypatch.setattr(distributed, "Client", client)
+    (tmp_path / "cluster.yaml").write_text("scheduler: tcp://nowhere:8786\n")
+    with pytest.raises(ConfigError, match="no scheduler of dask answers at tcp://nowhere:8786"):
+        run(tmp_path, 2, backend="dask", cluster=tmp_path / "cluster.yaml")
 
 
 def test_no_cluster_here(tmp_path, monkeypatch):
