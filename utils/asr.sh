@@ -6,8 +6,9 @@
 #   models        GMMs that are decoded, among mono tri1 tri2 tri3
 #   aux_layers    layers of end-to-end models that the alignment supervises
 #   feats         kind of features of the networks, that of conf/FEATS.yaml: fbank or gammatone
-# and everything in conf/ that is named here. Where data/local/PART/ref.stm stands beside a part, its errors are counted by
-# steps/score_stm.py, with ref.glm and with conf/score_stm.yaml, and otherwise as steps/decode.py does.
+#   subsets       of recordings that have rows of their own where steps/score_stm.py counts, NAME=PREFIX,..; may be missing
+# and everything in conf/ that is named here. Where data/local/PART/ref.stm stands beside a part, steps/score_stm.py counts its
+# errors, by the map ref.glm where there is one, and otherwise steps/decode.py does.
 
 lm_1gram=data/lm_1gram
 read -r _ _ tested <<<"$parts" # all but train and dev
@@ -40,7 +41,8 @@ gmm_chain() { # monophones, triphones with deltas, with LDA and MLLT, speaker-ad
   python "$steps/align.py" $data $lang exp/tri3 exp/gmm_ali --transforms exp/tri3 "${force[@]}"
 }
 
-neural_hmm() { # full-sum training, its alignment, which is compared with the GMM's, and a tree on it
+neural_hmm() { # where it is a source: full-sum training, its alignment, which is compared with the GMM's, and a tree on it
+  [[ " $sources " == *" nhmm "* ]] || return 0
   python "$steps/train_nhmm.py" data/$feats/train $lang exp/nhmm --dev data/$feats/dev --config conf/nhmm.yaml "${force[@]}"
   python "$steps/align.py" data/$feats/train $lang exp/nhmm exp/nhmm_mono_ali --config conf/nhmm_align.yaml "${force[@]}"
   python "$steps/tie_states.py" data/mfcc/train $lang exp/nhmm_mono_ali exp/nhmm_ali --config conf/tie.yaml "${force[@]}"
@@ -80,7 +82,7 @@ end_to_end() { # each model supervised by each alignment, or by none where there
 }
 
 recognise() { # STEP OUT ID PART ARGUMENT..: decodes into OUT_PART with weights chosen on dev, and counts the errors
-  local step=$1 out=$2 id=$3 part=$4 reference=data/local/$4/ref weights=() row=(--id $3 --part $4)
+  local step=$1 out=$2 id=$3 part=$4 reference=data/local/$4/ref map weights=() row=(--id $3 --part $4)
   if [[ $part != dev ]]; then weights=(--weights-from ${out}_dev); fi
   if [[ -f $reference.stm ]]; then row=(); fi
   if [[ $step == e2e ]]; then
@@ -89,8 +91,10 @@ recognise() { # STEP OUT ID PART ARGUMENT..: decodes into OUT_PART with weights 
     python "$steps/decode.py" "${@:5:2}" data/$step/$part ${out}_$part "${@:7}" "${weights[@]}" "${row[@]}" "${force[@]}"
   fi
   if [[ -f $reference.stm ]]; then
-    python "$steps/score_stm.py" ${out}_$part $reference.stm ${out}_$part/sclite --glm $reference.glm --id $id --part $part \
-      --config conf/score_stm.yaml "${force[@]}"
+    map=()
+    if [[ -f $reference.glm ]]; then map=(--glm $reference.glm); fi
+    python "$steps/score_stm.py" ${out}_$part $reference.stm ${out}_$part/sclite "${map[@]}" --id $id --part $part \
+      ${subsets:+--subsets "$subsets"} "${force[@]}"
   fi
 }
 

@@ -33,6 +33,7 @@ lang=data/lang
 lm=data/lm_4gram
 feats=gammatone
 aux_layers=3
+subsets=swbd=sw_,callhome=en_ # the halves of Hub5'00
 parts="train dev $tests"
 . ../../utils/asr.sh
 

@@ -64,7 +64,7 @@ class SwitchboardOptions:
 @cli.step_options
 def main(out: Path, corpus_root: Path | None, config: SwitchboardOptions, overwrite: bool) -> None:
     with cli.main_guard():
-        root = find_corpus("swbd", corpus_root, lambda path: next(path.rglob("sw0*.sph"), None) is not None)
+        root = find_corpus("swbd", corpus_root, has_switchboard, layout="sw02001.sph and the others of LDC97S62")
     cli.run_step(
         out,
         inputs={"corpus": root},
@@ -74,6 +74,11 @@ def main(out: Path, corpus_root: Path | None, config: SwitchboardOptions, overwr
         resume=False,
         command="prepare_swbd",
     )
+
+
+def has_switchboard(path: Path) -> bool:
+    """Whether conversations of Switchboard are below a folder."""
+    return next(path.rglob("sw0*.sph"), None) is not None
 
 
 def prepare(root: Path, work_dir: Path, final_dir: Path, options: SwitchboardOptions) -> dict:
