@@ -11,12 +11,15 @@ import pytest
 import torch
 
 from pipeline.artifacts.ali import AliSet
-from pipeline.artifacts.lang import Lang
+from pipeline.artifacts.lang import Lang, make_lang
+from pipeline.artifacts.lexicon import Lexicon, Pronunciation
 from pipeline.artifacts.model_dir import load_hmm
 from pipeline.base import cli
 from pipeline.base.errors import ConfigError, DataError, MismatchError
-from pipeline.base.files import read_json, write_json
+from pipeline.base.files import read_json, read_yaml, write_json
+from pipeline.feats.compute import compute_feats
 from pipeline.feats.dataset import Dataset
+from pipeline.feats.options import FeatureOptions
 from pipeline.nn.hybrid import train_viterbi
 from pipeline.nn.model import load_acoustic_model, load_scorer
 from pipeline.nn.nhmm import train_nhmm
@@ -24,6 +27,7 @@ from pipeline.nn.options import NhmmOptions, TransitionEmOptions, ViterbiOptions
 from pipeline.nn.train import DivergenceError
 from pipeline.nn.transition_em import estimate_transitions
 from pipeline.tasks.align import AlignOptions, align
+from tests.nn.conftest import WORDS
 
 SHAPE = dict(
     encoder="tdnn", layers=2, dim=24, dilations=(1,), batch_frames=400, time_masks=0, feature_masks=0, device="cpu"
@@ -129,6 +133,34 @@ def test_word_end_labels(tones, tmp_path):
     assert all(name.endswith("_E") == bool(i % 2) for i, name in enumerate(marked))
     for cut_id, gold in tones.times.items():
         assert [p.symbol for p in tiers[cut_id].phones if p.symbol != "SIL"] == [g[0] for g in gold]
+
+
+def test_configuration_of_the_paper_runs(tones, tmp_path):
+    """egs/tiny/conf/paper_a, but for its size: Gammatone features, labels with word ends, six BLSTM layers, no prior."""
+    conf = Path(__file__).resolve().parents[2] / "egs" / "tiny" / "conf" / "paper_a"
+    lang, options, scales = (read_yaml(conf / f"{name}.yaml") for name in ("lang", "nhmm", "align"))
+    lexicon = Lexicon([Pronunciation(word, phones) for word, phones in WORDS.items()])
+    make_lang(lexicon, **lang).save(tmp_path / "lang")
+    data = tmp_path / "data"
+    data.mkdir()
+    features = FeatureOptions(**{**read_yaml(conf / "gammatone.yaml"), "dim": 16})
+    compute_feats(tones.data.parent / "local", data, data, features)
+    small = NhmmOptions(**{**options, "dim": 4, "epochs": 2, "batch_frames": 800, "device": "cpu"})
+    assert (small.prior, small.layers, small.encoder) == ("none", 6, "blstm")
+    facts = train_nhmm(data, tmp_path / "lang", tmp_path / "model", small)
+    assert facts["utterances"] == 24 and np.isfinite(facts["loss"])
+    model, hmm, meta = load_acoustic_model(tmp_path / "model")
+    assert hmm.tree.num_pdfs == 1 + 3 * 6 and meta.scales.prior == 0.0  # a, b and c inside of words and at their ends
+    assert float(model.log_prior.exp().sum()) == pytest.approx(1.0, abs=1e-4)
+    report = align(
+        load_scorer(tmp_path / "model", scales["prior_scale"]),
+        Lang.load(tmp_path / "lang"),
+        data,
+        tmp_path / "ali",
+        AlignOptions(**scales),
+        "m",
+    )
+    assert report.num_aligned == 24
 
 
 def test_labels_of_a_tree_with_context(tones, tmp_path):
