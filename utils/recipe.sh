@@ -3,6 +3,8 @@
 #   steps, utils, local   directories of the programs
 #   force                 array: --overwrite where the recipe's variable `overwrite` is true
 #   sources               from `ali` (gmm|nhmm|both|none): alignments that networks are trained on, "gmm nhmm", one or none
+#   teachers              alignments by which end-to-end models are supervised: the same, or one of the recipe's variable `more_teachers`
+#                         that `ali` names; networks are then trained on the GMM's alignments
 #   jobs, backend         where steps that divide into parts run them, and conf/cluster.yaml about the cluster if it is there:
 #                         FULLSUM_JOBS, FULLSUM_BACKEND and FULLSUM_CLUSTER, which those steps read
 #   absolute PATH         PATH, which was given relative to the recipe, for a recipe that goes elsewhere; nothing of nothing
@@ -28,8 +30,14 @@ case ${ali=none} in
   both) sources="gmm nhmm" ;;
   gmm | nhmm) sources=$ali ;;
   none) sources= ;;
-  *) echo "$0: --ali is gmm, nhmm, both or none, not '$ali'" >&2; exit 2 ;;
+  *)
+    [[ $ali =~ ^[a-z]+$ && " ${more_teachers-} " == *" $ali "* ]] ||
+      { echo "$0: --ali is gmm, nhmm, both, ${more_teachers:+${more_teachers// /, }, }or none, not '$ali'" >&2; exit 2; }
+    sources=gmm
+    ;;
 esac
+teachers=$sources
+if [[ " ${more_teachers-} " == *" $ali "* ]]; then teachers=$ali; fi
 
 if [[ ${e2e=ctc} == none ]]; then
   e2e=

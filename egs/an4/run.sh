@@ -1,13 +1,15 @@
 #!/usr/bin/env bash
 # an4: CMU AN4, spelled words, numbers and commands of 84 speakers; 948 training and 130 test utterances.
 #
-# Usage: ./run.sh [--stage N] [--stop-stage N] [--list] [--corpus-root DIR] [--ali gmm|nhmm|both|none]
+# Usage: ./run.sh [--stage N] [--stop-stage N] [--list] [--corpus-root DIR] [--ali gmm|nhmm|both|none|hybrid|chenone]
 #                 [--e2e LIST] [--overwrite]
 #                 [--jobs N] [--backend B]
 #   --corpus-root DIR     folder with etc/ and wav/ (SPHERE, raw, WAV or FLAC); else ../shared/corpora/an4 beside the
 #                         checkout, else a download
 #   --ali gmm|nhmm|both   alignments that the networks of stages 6 and 7 are trained on, and by which the end-to-end models of
 #                         stage 8 are supervised; none: no such networks, and end-to-end models without supervision
+#         hybrid|chenone  networks on the GMM's alignments, and end-to-end models supervised by what the hybrid of stage 6 aligns anew, or
+#                         by the chenones of stage 4
 #   --e2e LIST            end-to-end models of stage 8 among "ctc attention transducer", or none; by default ctc
 #   --overwrite           remake outputs whose options or inputs have changed
 #   --jobs N              parts into which features, alignments and decodings are divided; the results are the same
@@ -27,6 +29,7 @@ jobs=1
 backend=local
 . ../../utils/stage.sh
 . ../../utils/parse_options.sh
+more_teachers="hybrid chenone"
 . ../../utils/recipe.sh
 lang=data/lang_phone
 gmm_lang=data/lang_phone_gmm
@@ -41,7 +44,13 @@ lang_of() { if [[ $1 == nhmm ]]; then echo $lang; else echo $gmm_lang; fi; }
 
 # Networks learn tied states of either alignment: those of the last GMM, or of a tree built on the neural HMM's alignment. With
 # the GMM there is also a network on its speaker-adapted features ("sat"), which likewise learns the GMM's states.
-labels_of() { if [[ $1 == nhmm ]]; then echo nhmm_tied_ali; else echo gmm_ali; fi; }
+labels_of() {
+  case $1 in
+    nhmm) echo nhmm_tied_ali ;;
+    hybrid | chenone) echo $1_ali ;;
+    *) echo gmm_ali ;;
+  esac
+}
 feats_of() { if [[ $1 == sat ]]; then echo fmllr; else echo fbank; fi; }
 conf_of() { if [[ $1 == sat ]]; then echo conf/$2_sat.yaml; else echo conf/$2.yaml; fi; } # SOURCE STEP
 networks=${sources/gmm/gmm sat}
@@ -143,10 +152,15 @@ if stage 7 "sequence training of these networks: MMI against the unigram"; then
   done
 fi
 
-if stage 8 "end to end ($e2e) over subword tokens, supervised by alignments (${sources:-none})"; then
+if stage 8 "end to end ($e2e) over subword tokens, supervised by alignments (${teachers:-none})"; then
   perturbed_feats
+  if [[ $teachers == hybrid ]]; then
+    for exp in exp/cv exp; do
+      python "$steps/align.py" data/fbank/"$(train_part $exp)" $gmm_lang $exp/hybrid_gmm $exp/hybrid_ali "${force[@]}"
+    done
+  fi
   for model in $e2e; do
-    for source in ${sources:-none}; do train_e2e $model $source; done
+    for source in ${teachers:-none}; do train_e2e $model $source; done
   done
 fi
 
@@ -163,7 +177,7 @@ if stage 9 "decoding: weights tuned on dev, reported on test"; then
     done
   done
   for model in $e2e; do
-    for source in ${sources:-none}; do decode_e2e $model $source; done
+    for source in ${teachers:-none}; do decode_e2e $model $source; done
   done
 fi
 

@@ -2,13 +2,14 @@
 # speechocean762: English read by Mandarin speakers, half of them children; 2,500 training and 2,500 test utterances of 125 speakers each.
 #
 # Usage: ./run.sh [--stage N] [--stop-stage N] [--list] [--corpus-root DIR] [--models LIST] [--parts LIST]
-#                 [--ali gmm|nhmm|both|none] [--e2e LIST] [--overwrite]
+#                 [--ali gmm|nhmm|both|none|hybrid] [--e2e LIST] [--overwrite]
 #   --corpus-root DIR     folder with train/, test/, resource/ and WAVE/, a Kaldi corpus; else ../shared/corpora/speechocean762 beside
 #                         the checkout. The archive is at https://www.openslr.org/101
 #   --models LIST         GMMs that are decoded, by default "mono tri1 tri2 tri3"; none: none
 #   --parts LIST          parts that are decoded, by default "dev test"; test needs dev's weights
 #   --ali gmm|nhmm|both   alignments that the networks of stages 6 and 7 are trained on, and by which the end-to-end models of
 #                         stage 8 are supervised; none: no such networks, and end-to-end models without supervision
+#         hybrid          networks on the GMM's alignments, and end-to-end models supervised by what the hybrid of stage 6 aligns anew
 #   --e2e LIST            end-to-end models of stage 8 among "ctc attention transducer", or none; by default ctc
 #   --overwrite           remake outputs whose options or inputs have changed
 #
@@ -25,6 +26,7 @@ e2e=ctc
 overwrite=false
 . ../../utils/stage.sh
 . ../../utils/parse_options.sh
+more_teachers=hybrid
 . ../../utils/recipe.sh
 corpus_root=${corpus_root:-$FULLSUM_ROOT/../shared/corpora/speechocean762}
 if [[ $models == none ]]; then models=; fi
@@ -32,7 +34,13 @@ lang=data/lang_phone
 lm=data/lm_ngram
 
 # Networks learn tied states of either alignment: those of the last GMM, or of a tree built on the neural HMM's alignment.
-labels_of() { if [[ $1 == gmm ]]; then echo tri3_ali; else echo nhmm_tied_ali; fi; }
+labels_of() {
+  case $1 in
+    nhmm) echo nhmm_tied_ali ;;
+    hybrid) echo hybrid_ali ;;
+    *) echo tri3_ali ;;
+  esac
+}
 
 tuned() { if [[ $2 == test ]]; then echo --weights-from $1_dev; fi; } # DIR PART: options with weights chosen on dev
 
@@ -149,9 +157,12 @@ if stage 7 "sequence training of these networks: MMI against a unigram"; then
   done
 fi
 
-if stage 8 "end to end ($e2e) over subword tokens, supervised by alignments (${sources:-none})"; then
+if stage 8 "end to end ($e2e) over subword tokens, supervised by alignments (${teachers:-none})"; then
+  if [[ $teachers == hybrid ]]; then
+    python "$steps/align.py" data/fbank/train $lang exp/hybrid_gmm exp/hybrid_ali "${force[@]}"
+  fi
   for model in $e2e; do
-    for source in ${sources:-none}; do
+    for source in ${teachers:-none}; do
       exp=exp/e2e_${model}_$source supervision=()
       if [[ $source != none ]]; then supervision=(--ali exp/"$(labels_of $source)" --aux-layers 3); fi
       python "$steps/train_e2e.py" data/fbank/train data/tokens $exp --dev data/fbank/dev --config conf/e2e_$model.yaml \
@@ -172,7 +183,7 @@ if stage 9 "decoding: weights tuned on dev, reported on test"; then
     done
   done
   for model in $e2e; do
-    for source in ${sources:-none}; do
+    for source in ${teachers:-none}; do
       for part in $parts; do decode_e2e $model $source $part; done
     done
   done

@@ -17,8 +17,9 @@ ali=both
 e2e=attention
 overwrite=false
 . {UTILS}/parse_options.sh
+more_teachers="hybrid chenone"
 . {UTILS}/recipe.sh
-printf '%s|' "$sources" "$e2e" "${{force[@]}}"
+printf '%s|' "$sources" "$teachers" "$e2e" "${{force[@]}}"
 """
 
 
@@ -31,11 +32,12 @@ def script(write_script):
 @pytest.mark.parametrize(
     "args, printed",
     [
-        ([], "gmm nhmm|attention|"),
-        (["--ali", "nhmm"], "nhmm|attention|"),
-        (["--ali", "none", "--overwrite"], "|attention|--overwrite|"),
-        (["--e2e", "ctc transducer"], "gmm nhmm|ctc transducer|"),
-        (["--e2e", "none"], "gmm nhmm||"),
+        ([], "gmm nhmm|gmm nhmm|attention|"),
+        (["--ali", "nhmm"], "nhmm|nhmm|attention|"),
+        (["--ali", "hybrid"], "gmm|hybrid|attention|"),
+        (["--ali", "none", "--overwrite"], "||attention|--overwrite|"),
+        (["--e2e", "ctc transducer"], "gmm nhmm|gmm nhmm|ctc transducer|"),
+        (["--e2e", "none"], "gmm nhmm|gmm nhmm||"),
     ],
 )
 def test_values(script, args, printed):
@@ -48,6 +50,7 @@ def test_values(script, args, printed):
     [
         ["--ali", "hmm"],
         ["--ali", ""],
+        ["--ali", "hybrid chenone"],
         ["--e2e", ""],
         ["--e2e", "ctc rnnt"],
         ["--e2e", "ctc none"],
@@ -79,3 +82,8 @@ def test_steps_read_where_parts_run(write_script, tmp_path, file):
         "FULLSUM_JOBS=3",
     ]
     assert result.stdout.splitlines()[: len(shown)] == shown, result.stderr
+
+
+def test_only_a_recipe_that_has_more_teachers_knows_them(write_script):
+    result = write_script(SCRIPT.replace('more_teachers="hybrid chenone"\n', ""))("--ali", "hybrid")
+    assert result.returncode == 2 and "--ali is gmm, nhmm, both, or none, not 'hybrid'" in result.stderr
