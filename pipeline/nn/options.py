@@ -215,7 +215,8 @@ class NhmmOptions(TrainOptions, EncoderOptions):
     prior: PriorKind = Field(
         default="on_the_fly",
         description="Label prior in training; transcripts: counts by lexicon and "
-        "durations; softmax: mean posterior of the last epoch; on_the_fly: running batch mean.",
+        "durations; softmax: mean posterior of the last epoch; on_the_fly: running batch mean; none: such a model "
+        "needs twice the epochs, and --prior-scale in alignment and decoding.",
     )
     prior_scale: float = Field(default=0.1, ge=0, le=5, description="kappa, exponent of the prior in training.")
     flat_start_epochs: int = Field(
