@@ -11,6 +11,7 @@ import shutil
 import struct
 import zlib
 from pathlib import Path
+from urllib.parse import unquote
 
 import numpy as np
 import pytest
@@ -29,6 +30,8 @@ from pipeline.experiments.html.sources import find_sources
 from pipeline.experiments.html.utterances import compared, differences, word_errors
 from steps.report import main
 from tests.experiments.html_corpus import NAMES, RATE, SCRIPT, WORDS, make_exp, make_lang_of_corpus, save_alignment
+
+REFERENCES = "[{id: model, part: test, metric: wer, value: 12.5, source: a <b>book</b>}]"
 
 
 class Reader(html.parser.HTMLParser):
@@ -71,6 +74,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
     place = tmp_path_factory.mktemp("report")
     exp, data = make_exp(place)
     out = place / "out"
+    for name, content in (("conf/references.yaml", REFERENCES), ("plots/scales 1.svg", "<svg/>")):
+        (exp.parent / name).parent.mkdir()
+        (exp.parent / name).write_text(content)
     done = CliRunner().invoke(main, [str(exp), str(out), "--data", str(data), "--pages", "0"], catch_exceptions=False)
     assert done.exit_code == 0, done.output
     return exp, data, out
@@ -96,7 +102,7 @@ def test_every_utterance_has_a_page_whose_links_exist(made):
     for page in [*(out / "utterances").iterdir(), out / "index.html"]:
         for link in Reader(page).links:
             if not link.startswith("#"):
-                target = (page.parent / link.split("#")[0]).resolve()
+                target = (page.parent / unquote(link.split("#")[0])).resolve()
                 assert target.is_file() and target.is_relative_to(out.resolve()), (page, link)
     data = found["plain-1"].data()
     for place in (data["audio"], data["tiles"][0][0]):
@@ -373,6 +379,8 @@ def test_the_first_page_tells_the_figures(made):
     words = re.sub(r"\s+", " ", Reader(out / "index.html").words)
     assert "33.00 [20.00, 50.00]" in words and "50.00 [" in words  # the row, and what was counted
     assert "Confusions" in words and "MANY" in words
+    assert "not ours: a <b>book</b>" in words and "12.50" in words
+    assert (out / "plots" / "scales 1.svg").is_file()
 
 
 def test_colours_have_contrast():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,9 @@ def write_report(sources: Sources, out_dir: Path, options: ReportOptions) -> dic
         return {"utterances": 1, "pages": 1}
     for name in ("assets", "data", "media", "utterances"):
         (out_dir / name).mkdir(exist_ok=True)
+    for plot in sources.plots:
+        (out_dir / "plots").mkdir(exist_ok=True)
+        shutil.copyfile(plot, out_dir / "plots" / plot.name)
     for name in {*SCRIPTS, STYLE, "list.js"}:
         write_text(out_dir / "assets" / name, asset(name))
     found = Found()
@@ -51,13 +55,16 @@ def write_report(sources: Sources, out_dir: Path, options: ReportOptions) -> dic
     # JSON in a string is parsed faster than the same as JavaScript.
     write_text(out_dir / "data" / "list.js", f"window.FULLSUM_LIST = JSON.parse({inline_json(listed)});\n")
     made = sections(Overview(sources, utterances, rows, found, pages))
-    links = [f'<a href="#{s.key}">{text(s.title)}</a>' for s in made] + ['<a href="#utterances">Utterances</a>']
+    places = [(s.key, s.title) for s in made]
+    places.insert(places[:1] == [("systems", "Systems")], ("utterances", "Utterances"))
+    links = [f'<a href="#{key}">{text(title)}</a>' for key, title in places]
     first = utterances.systems[0] if utterances.systems else ""
     slots = {
         "title": text(options.title or f"Report of {_recipe_name(sources.exp)}"),
         "links": " ".join(links),
         "notes": "".join(f"<p>{text(note)}</p>" for note in utterances.notes),
-        "sections": "\n".join(s.markup for s in made),
+        "systems": "\n".join(s.markup for s in made if s.key == "systems"),
+        "sections": "\n".join(s.markup for s in made if s.key != "systems"),
         "first": f" (here: {text(first)})" if first else "",
     }
     write_text(out_dir / "index.html", filled("index.html", slots))

@@ -50,11 +50,11 @@ class Found:
     """What comes up while all utterances are looked at.
 
     Attributes:
-        confusions: (reference word, recognised word) -> utterance -> how often, over all decodings; "" for no word.
+        confusions: (reference word, recognised word) -> (decoding, utterance) -> how often; "" for no word.
         durations: phone -> [seconds, number] by the first alignment of each utterance.
     """
 
-    confusions: dict[tuple[str, str], Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
+    confusions: dict[tuple[str, str], Counter[tuple[str, str]]] = field(default_factory=lambda: defaultdict(Counter))
     durations: dict[str, list[float]] = field(default_factory=lambda: defaultdict(lambda: [0.0, 0.0]))
 
 
@@ -86,7 +86,7 @@ def entries(utterances: Utterances, found: Found) -> Iterator[Entry]:
                 entry.confidence[decoding] = sum(hyp.confidence) / len(hyp.confidence)
             for w in words:
                 if w.ref != w.hyp:
-                    found.confusions[w.ref, w.hyp][name] += 1
+                    found.confusions[w.ref, w.hyp][decoding, name] += 1
         yield Entry(**{**entry.__dict__, "phones": " ".join(p.symbol for p in phones if p.symbol != SILENCE)})
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
+from urllib.parse import quote
 
 import numpy as np
 
@@ -21,13 +21,13 @@ from pipeline.experiments import report
 from pipeline.experiments.claims import read_claims
 from pipeline.experiments.html import charts
 from pipeline.experiments.html.listing import Entry, Found
-from pipeline.experiments.html.markup import text
-from pipeline.experiments.html.sources import MODEL, Sources
+from pipeline.experiments.html.markup import inline_json, text
+from pipeline.experiments.html.sources import MODEL, REFERENCES, Sources
 from pipeline.experiments.html.utterances import Utterances
 from pipeline.tasks.durations import MIN_COUNT, frame_shift_of, implied_seconds
 from pipeline.tasks.score import bootstrap, by_speaker, interval
 
-CONFUSIONS = 100  # pairs of words that are listed
+CONFUSIONS = 50  # pairs of words that are listed
 EXAMPLES = 5  # links to utterances of each
 
 
@@ -67,12 +67,18 @@ def sections(overview: Overview) -> list[Section]:
         ("training", "Training", _training(overview)),
         ("durations", "Durations", _durations(overview)),
         ("confusions", "Confusions", _confusions(overview)),
+        ("sweeps", "Sweeps", figures(_plots(overview))),
     ]
     return [
         Section(key, title, f'<section aria-labelledby="{key}"><h2 id="{key}">{title}</h2>{markup}</section>')
         for key, title, markup in made
         if markup
     ]
+
+
+def figures(markup: str) -> str:
+    """Figures side by side; nothing of none."""
+    return f'<div class="figures">{markup}</div>' if markup else ""
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[Cell]], label: str, numbers: int = 1) -> str:
@@ -134,6 +140,8 @@ def _results(o: Overview) -> str:
         for row in report.read_rows(directory / report.ROWS, recipe):
             rows.append({**row, "old": ", ".join(old)})
             remarked = remarked or bool(old) or str(row.get("commit", "")).endswith("+")
+    for row in report.read_references(recipe / REFERENCES):
+        rows.append({**row, "dir": f"not ours: {row['source']}", "old": ""})
     listed = {metric for family in report.FAMILIES.values() for metric in family}
     others = {r["metric"] for r in rows if r["metric"] not in listed and not report.DETAILS.fullmatch(r["metric"])}
     families = {**report.FAMILIES, "Other measurements": {m: (m.replace("_", " "), 3) for m in sorted(others)}}
@@ -215,7 +223,7 @@ def _cost(o: Overview) -> str:
 
 def _training(o: Overview) -> str:
     """Figures of each epoch or iteration that the models have kept."""
-    figures = []
+    made = dict[str, str]()  # a model and its export have the same
     for directory in o.sources.models:
         meta = read_json(directory / MODEL)
         if not isinstance(meta, dict):
@@ -233,14 +241,14 @@ def _training(o: Overview) -> str:
                 series[key.replace("_", " ")] = points
         if series:
             unit = "iteration" if "log like" in series else "epoch"
-            figures.append(charts.lines(series, name, unit, next(iter(series))))
-    return f'<div class="figures">{"".join(figures)}</div>' if figures else ""
+            made.setdefault(inline_json(series), charts.lines(series, name, unit, next(iter(series))))
+    return figures("".join(made.values()))
 
 
 def _durations(o: Overview) -> str:
     """Mean durations of phones by the transition probabilities of models, against those of the first alignment."""
     measured = {p: (total / n, n) for p, (total, n) in o.found.durations.items() if n >= MIN_COUNT and p != SILENCE}
-    figures = []
+    made = []
     for directory in o.sources.models:
         try:
             implied = implied_seconds(load_hmm(directory), frame_shift_of(directory))
@@ -249,20 +257,22 @@ def _durations(o: Overview) -> str:
         points = {p: (1000 * measured[p][0], 1000 * implied[p]) for p in sorted(measured) if p in implied}
         if points:
             name = directory.relative_to(o.sources.exp).as_posix()
-            figures.append(charts.scatter(points, name, "measured ms", "by the transition probabilities, ms"))
-    if not figures:
+            made.append(charts.scatter(points, name, "measured ms", "by the transition probabilities, ms"))
+    if not made:
         return ""
     first = text(o.utterances.systems[0])
     about = f"<p>A state that is left with probability f per frame lasts 1/f frames on average. Measured: {first}.</p>"
-    return f'{about}<div class="figures">{"".join(figures)}</div>'
+    return about + figures("".join(made))
 
 
 def _confusions(o: Overview) -> str:
-    """The most frequent errors over all decodings, each with utterances in which it occurs."""
-    most = Counter({pair: sum(times.values()) for pair, times in o.found.confusions.items()}).most_common(CONFUSIONS)
+    """The errors that most decodings make, and most often, each with utterances in which it occurs."""
+    times = o.found.confusions
+    systems = {pair: len({decoding for decoding, _ in found}) for pair, found in times.items()}
+    most = sorted(times, key=lambda pair: (-systems[pair], -sum(times[pair].values()), pair))[:CONFUSIONS]
     rows = []
-    for (ref, hyp), count in most:
-        names = sorted(o.found.confusions[ref, hyp], key=lambda n: (n not in o.pages, n))[:EXAMPLES]
+    for ref, hyp in most:
+        names = sorted({name for _, name in times[ref, hyp]}, key=lambda n: (n not in o.pages, n))[:EXAMPLES]
         links = [
             f'<a href="utterances/{o.pages[n]}.html">{text(n)}</a>'
             if n in o.pages
@@ -270,7 +280,18 @@ def _confusions(o: Overview) -> str:
             for n in names
         ]
         what = "inserted" if not ref else "missing" if not hyp else "for another"
-        rows.append([Cell(text(ref)), Cell(text(hyp)), Cell(what), Cell(", ".join(links)), _number(count, 0)])
-    head = ["said", "recognised", "error", "utterances", "count"]
+        counts = [_number(systems[ref, hyp], 0), _number(sum(times[ref, hyp].values()), 0)]
+        rows.append([Cell(text(ref)), Cell(text(hyp)), Cell(what), Cell(", ".join(links)), *counts])
+    head = ["said", "recognised", "error", "utterances", "decodings", "count"]
     label = "Most frequent confusions"
-    return f"<p>Over all decodings.</p>{table(head, rows, label, numbers=4)}" if rows else ""
+    about = f"<p>Those that most of the {len(o.utterances.decodings)} decodings make, and most often.</p>"
+    return about + table(head, rows, label, numbers=4) if rows else ""
+
+
+def _plots(o: Overview) -> str:
+    """Pictures of the recipe's sweeps, which stand in plots/ beside the page."""
+    return "".join(
+        f'<figure><img loading="lazy" src="plots/{text(quote(p.name))}" alt="{text(p.stem.replace("_", " "))}">'
+        f"<figcaption>{text(p.stem.replace('_', ' '))}</figcaption></figure>"
+        for p in o.sources.plots
+    )

@@ -21,6 +21,7 @@ from pipeline.experiments.claims import CLAIMS
 from pipeline.experiments.report import CELL, ROWS
 
 MODEL = "model.json"
+REFERENCES = "conf/references.yaml"
 
 
 @dataclass
@@ -32,6 +33,7 @@ class Sources:
         alignments, decodings: name of a system -> its directories, one for each part.
         models: directories of trained models. results: directories with figures.
         data: data directories that these name, and those that were given.
+        plots: pictures of the recipe's sweeps.
     """
 
     exp: Path
@@ -40,14 +42,16 @@ class Sources:
     models: list[Path] = field(default_factory=list)
     results: list[Path] = field(default_factory=list)
     data: list[Path] = field(default_factory=list)
+    plots: list[Path] = field(default_factory=list)
 
     def inputs(self) -> dict[str, Path]:
         """All of them by name, for a stamp."""
         found = [d for group in (self.alignments, self.decodings) for dirs in group.values() for d in dirs]
         found += [*self.models, *self.results]
         named = {os.path.relpath(d, self.exp): d for d in found}
-        claims = self.exp.parent / CLAIMS
-        named |= {"claims": claims} if claims.is_file() else {}
+        recipe = self.exp.parent
+        more = [p for p in (recipe / CLAIMS, recipe / REFERENCES, *self.plots) if p.is_file()]
+        named |= {os.path.relpath(p, recipe): p for p in more}
         return {**named, **{f"data{i}": d for i, d in enumerate(self.data)}}
 
 
@@ -78,6 +82,7 @@ def find_sources(exp: Path, data: Sequence[Path] = (), skip: Sequence[str] = (),
             found.models.append(directory)
         if (directory / ROWS).is_file():
             found.results.append(directory)
+    found.plots = sorted(exp.parent.glob("plots/*.svg")) if exp.name == "exp" else []
     found.data = [d for d in places.values() if (d / CUTS).is_file()]
     if not (found.alignments or found.decodings or found.results or found.models or found.data):
         raise DataError(f"{exp}: holds no alignment, decoding, model or {ROWS} to report on")
