@@ -24,9 +24,18 @@ DIRECTORY = click.Path(exists=True, file_okay=False, path_type=Path)
     help="A data directory whose utterances are shown too, beside those that the steps below EXP have read; may be "
     "repeated.",
 )
+@click.option(
+    "--labels",
+    multiple=True,
+    type=click.Path(exists=True, path_type=Path),
+    help="Times from elsewhere that are shown too: a folder of TextGrids, .ctm, .phn and .wrd files, or an alignment; "
+    "may be repeated.",
+)
 @cli.options(ReportOptions)
 @cli.step_options
-def main(exp: Path, out: Path, data: tuple[Path, ...], config: ReportOptions, overwrite: bool) -> None:
+def main(
+    exp: Path, out: Path, data: tuple[Path, ...], labels: tuple[Path, ...], config: ReportOptions, overwrite: bool
+) -> None:
     """Writes the folder OUT, whose index.html any browser shows without a network: all alignments, decodings and
     models below the directory EXP, such as egs/an4/exp.
 
@@ -39,7 +48,7 @@ def main(exp: Path, out: Path, data: tuple[Path, ...], config: ReportOptions, ov
     from pipeline.experiments.html.sources import find_sources
 
     with cli.main_guard(out):
-        sources = find_sources(exp, data, config.skip, out)
+        sources = find_sources(exp, data, config.skip, out, labels)
         overwrite = overwrite or ((out / stamp.STAMP).is_file() and stamp.read_stamp(out).get("command") == "report")
 
     def action(tmp: Path) -> dict:

@@ -356,6 +356,23 @@ def test_alignment_of_other_audio_is_named_and_left_out(tmp_path):
     assert "other_ali" not in {t["system"] for t in page.data()["tiers"]}
 
 
+def test_labels_from_elsewhere_stand_beside(tmp_path):
+    exp, data = make_exp(tmp_path, NAMES[:3])
+    (tmp_path / "by_hand.ctm").write_text(
+        "".join(f"{name} 1 0.21 0.39 AB\n{name} 1 0.60 0.40 {SCRIPT}\n" for name in NAMES[:2])
+        + f"{NAMES[2]} 1 1.0 2.0 AB\n"
+    )
+    sources = find_sources(exp, [data], labels=[tmp_path / "by_hand.ctm"])
+    write_report(sources, _new(tmp_path / "out"), ReportOptions(pages=0))
+    found = pages(tmp_path / "out")
+    tiers = [t for t in found[NAMES[0]].data()["tiers"] if t["system"] == "by_hand.ctm"]
+    assert [(t["kind"], t["label"], t["startDiff"]) for t in tiers] == [("word", ["AB", SCRIPT], [10, 0])]
+    assert "by_hand.ctm: an alignment of other audio" in found[NAMES[2]].words
+    assert (
+        "by_hand.ctm: the labels of 1 of 3 utterances are of other audio" in Reader(tmp_path / "out/index.html").words
+    )
+
+
 def test_what_is_found(tmp_path):
     exp, data = make_exp(tmp_path, NAMES[:1])
     (exp / "fold1").mkdir()

@@ -34,6 +34,7 @@ class Sources:
         models: directories of trained models. results: directories with figures.
         data: data directories that these name, and those that were given.
         plots: pictures of the recipe's sweeps.
+        labels: name -> label files or other alignments from elsewhere, which are shown beside these.
     """
 
     exp: Path
@@ -43,6 +44,7 @@ class Sources:
     results: list[Path] = field(default_factory=list)
     data: list[Path] = field(default_factory=list)
     plots: list[Path] = field(default_factory=list)
+    labels: dict[str, Path] = field(default_factory=dict)
 
     def inputs(self) -> dict[str, Path]:
         """All of them by name, for a stamp."""
@@ -52,16 +54,24 @@ class Sources:
         recipe = self.exp.parent
         more = [p for p in (recipe / CLAIMS, recipe / REFERENCES, *self.plots) if p.is_file()]
         named |= {os.path.relpath(p, recipe): p for p in more}
+        named |= {f"labels {name}": path for name, path in self.labels.items()}
         return {**named, **{f"data{i}": d for i, d in enumerate(self.data)}}
 
 
-def find_sources(exp: Path, data: Sequence[Path] = (), skip: Sequence[str] = (), out: Path | None = None) -> Sources:
+def find_sources(
+    exp: Path,
+    data: Sequence[Path] = (),
+    skip: Sequence[str] = (),
+    out: Path | None = None,
+    labels: Sequence[Path] = (),
+) -> Sources:
     """Looks through EXP.
 
     Args:
         data: further data directories, whose utterances are shown too.
         skip: patterns of paths below EXP that are left out.
         out: where the report will stand, which is no part of it.
+        labels: times from elsewhere, see ``pipeline.tasks.tiers.tiers_of``; named as their files or folders are.
     Raises:
         DataError: there is nothing to report on.
     """
@@ -84,6 +94,9 @@ def find_sources(exp: Path, data: Sequence[Path] = (), skip: Sequence[str] = (),
             found.results.append(directory)
     found.plots = sorted(exp.parent.glob("plots/*.svg")) if exp.name == "exp" else []
     found.data = [d for d in places.values() if (d / CUTS).is_file()]
+    for place in labels:
+        name = place.resolve().name
+        found.labels[str(place) if name in {*found.alignments, *found.labels} else name] = place
     if not (found.alignments or found.decodings or found.results or found.models or found.data):
         raise DataError(f"{exp}: holds no alignment, decoding, model or {ROWS} to report on")
     return found

@@ -16,7 +16,7 @@ from pipeline.artifacts.lang import SILENCE
 from pipeline.base.spool import JsonSpool
 from pipeline.experiments.html.sources import Sources
 from pipeline.tasks.ali_score import GAP, matched
-from pipeline.tasks.tiers import AliTiers, Tiers
+from pipeline.tasks.tiers import AliTiers, Tiers, tiers_of
 
 logger = logging.getLogger(__name__)
 
@@ -56,10 +56,15 @@ class Utterances:
                     self._cuts[cut["id"]] = {"part": directory.name, "cut": kept}
         self.ids = list(self._cuts)
         self._alis = {name: [AliSet.load(d) for d in dirs] for name, dirs in sources.alignments.items()}
+        self._labels = {name: tiers_of(place, self._rate()) for name, place in sources.labels.items()}
         self._hyps = {name: _hypotheses(dirs) for name, dirs in sources.decodings.items()}
-        self.systems = [REFERENCE] * gold + list(self._alis)
+        self.systems = [REFERENCE] * gold + list(self._labels) + list(self._alis)
         self.decodings = list(self._hyps)
-        self._other = self._without_foreign()
+        self._other = self._without_foreign() | self._without_foreign_labels()
+
+    def _rate(self) -> int:
+        """Samples per second, by which labels in samples are read."""
+        return int(self.cut(self.ids[0])["recording"]["sampling_rate"]) if self.ids else 16000
 
     def _without_foreign(self) -> dict[str, set[str]]:
         """Directory -> utterances whose alignment is longer or shorter than the audio here; a note tells of them."""
@@ -88,6 +93,23 @@ class Utterances:
                     )
         return out
 
+    def _without_foreign_labels(self) -> dict[str, set[str]]:
+        """Name of label files -> utterances that end before their labels do; a note tells of them."""
+        out = {}
+        for system, tiers in self._labels.items():
+            known = [name for name in tiers if name in self]
+            ends = {n: max((s.end for s in (*tiers[n].phones, *tiers[n].words)), default=0.0) for n in known}
+            seconds = {name: float(self.cut(name)["duration"]) for name in known}
+            out[system] = {name for name in known if ends[name] > seconds[name] + TOLERANCE}
+            for name in sorted(out[system])[:1]:
+                self._note(
+                    f"{system}: the labels of {len(out[system])} of {len(tiers)} utterances are of other audio and "
+                    f"left out, such as {name!r} (labels up to {ends[name]:.2f} s, {seconds[name]:.2f} s of audio)"
+                )
+            if not known:
+                self._note(f"{system}: none of its {len(tiers)} utterances is in a data directory of this report")
+        return out
+
     def _note(self, text: str) -> None:
         logger.warning("%s", text)
         self.notes.append(text)
@@ -111,6 +133,9 @@ class Utterances:
         if items:
             rows = [[Segment(str(i[0]), float(i[1]), float(i[2])) for i in items.get(k, [])] for k in ("phone", "word")]
             yield System(REFERENCE, Tiers(rows[0], rows[1], float(cut["duration"])), [])
+        for system, labels in self._labels.items():
+            if name in labels and name not in self._other[system]:
+                yield System(system, labels[name], [])
         for system, sets in self._alis.items():
             ali = next((a for a in sets if name in a and name not in self._other[str(a.directory)]), None)
             if ali is not None:
@@ -118,7 +143,9 @@ class Utterances:
 
     def left_out(self, name: str) -> list[str]:
         """Systems that have aligned other audio under this id."""
-        return [s for s, sets in self._alis.items() if any(name in self._other[str(a.directory)] for a in sets)]
+        places = {system: [str(a.directory) for a in sets] for system, sets in self._alis.items()}
+        places |= {system: [system] for system in self._labels}
+        return [system for system, found in places.items() if any(name in self._other[place] for place in found)]
 
     def recognised(self, name: str) -> Iterator[tuple[str, Hypothesis]]:
         """What the decodings make of an utterance."""
