@@ -166,7 +166,7 @@ def test_keys(place, tab):
     assert tab.evaluate("fullsum.selection") is None
     press("Home")
     press("d")
-    assert "nhmm_ali, word AB at 0.300 s: 100 ms later than the first alignment" in status(tab)
+    assert "nhmm_ali, word AB at 0.300 s: 100 ms later than by reference times" in status(tab)
     whole = tab.evaluate("fullsum.scale.span")
     press("+")
     press("+")

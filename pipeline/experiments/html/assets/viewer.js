@@ -162,7 +162,7 @@
     choose(best.tier, best.segment, false);
     cursor = best.time;
     say(`${best.tier.system}, ${best.tier.kind} ${best.tier.label[best.segment]} at ${seconds(best.time)}: ${Math.abs(best.ms)} ms ` +
-      `${best.ms < 0 ? "earlier" : "later"} than the first alignment`);
+      `${best.ms < 0 ? "earlier" : "later"} than by ${data.tiers[0].system}`);
     redraw();
   }
 
