@@ -112,7 +112,10 @@ class _Found:
             verdict = Verdict(name, claims[0], NOT_MEASURED)
         digits = decimals_of(next(c for c in table.columns if c.key == claims[0].column))
         link = f"[{place}](../egs/{recipe}/RESULTS.md)"
-        return verdict, f"{link}, {claims[0].text}: {verdict.text(digits)}"
+        said = verdict.text(digits)
+        if verdict.outcome != NOT_MEASURED and table.measured_with:
+            said += f"; measured with earlier settings: {table.measured_with}"
+        return verdict, f"{link}, {claims[0].text}: {said}"
 
     def _of(self, recipe: str) -> Sequence[Verdict]:
         if recipe not in self._verdicts:

@@ -150,6 +150,7 @@ def table_section(
     text += "." if min(counts) == len(table.all_seeds) else "; (n): only n of them measured, –: none."
     text += f" {missing} of {len(cells)} cells are not measured yet." if missing else ""
     text += f" Described by `conf/tables/{name}.yaml`.\n"
+    text += f"Measured with earlier settings: {table.measured_with}.\n" if table.measured_with else ""
     said = [v for v in verdicts if v.outcome != NOT_MEASURED]
     decimals = {column.key: decimals_of(column) for column in table.columns}
     text += "".join(f"\n- {v.claim.text}: {v.text(decimals[v.claim.column])}" for v in said)

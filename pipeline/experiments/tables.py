@@ -91,6 +91,10 @@ class Table:
     )
     columns: tuple[Column, ...] = Field(min_length=1, description="What is shown.")
     about: str = Field(default="", description="Text below the heading: source, setting.")
+    measured_with: str = Field(
+        default="",
+        description="Earlier settings that the figures in results.json still have; to be taken out when remade.",
+    )
     seeds: tuple[int, ...] = Field(default=(1, 2, 3), min_length=1, description="Planned seeds of each cell.")
     added_seeds: tuple[int, ...] = Field(
         default=(), description="Further seeds that were decided on after figures had been seen; results say so."

@@ -220,13 +220,14 @@ def test_speakers_count_where_rows_have_them():
 
 def test_seeds_that_were_added_later_are_marked(recipe):
     path = recipe / "conf" / "tables" / "transitions.yaml"
-    path.write_text(TABLE.replace("seeds: [1, 2, 3]", "seeds: [1, 2, 3]\nadded_seeds: [4]"))
+    path.write_text(TABLE.replace("seeds: [1, 2, 3]", "seeds: [1, 2, 3]\nadded_seeds: [4]\nmeasured_with: Adam"))
     table = tables.load_table(path)
     assert tables.run_table(recipe, "transitions", table, parallel=2) == []
     report.write_report(recipe, extra=table_report.sections)
     text = (recipe / "RESULTS.md").read_text()
     assert "seeds 1, 2, 3 and 4, which were added after the first figures," in text
     assert "over 4 seeds, 1 of them added after the first figures" in text
+    assert "Measured with earlier settings: Adam." in text
     assert len(read_json(recipe / "claims.json")) == 3 and "groups" not in read_json(recipe / "results.json")[0]
 
 
