@@ -45,6 +45,8 @@ AT_ONCE = 16  # utterances that the threads share
 CHUNK_FRAMES = 12_000  # of longer audio
 _COPIED = 16 << 20  # bytes at once
 
+PRELOAD = ("lhotse", "pipeline.feats.storage", "torch")
+
 
 def make_extractor(options: FeatureOptions, sampling_rate: int) -> FeatureExtractor:
     """Returns the lhotse extractor for the options; DataError if the audio's band is too small for them."""

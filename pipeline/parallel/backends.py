@@ -16,16 +16,19 @@ from pipeline.parallel.options import ClusterOptions, ParallelOptions
 
 
 @contextlib.contextmanager
-def open_executor(parallel: ParallelOptions, cluster: ClusterOptions, jobs: int, log_dir: Path) -> Iterator[Executor]:
+def open_executor(
+    parallel: ParallelOptions, cluster: ClusterOptions, jobs: int, log_dir: Path, module: str
+) -> Iterator[Executor]:
     """The executor of a back-end; an exception inside ends what it is still running.
 
     Args:
         jobs: how many calls at a time.
         log_dir: where the back-end may write.
+        module: of the work, see ``pipeline.parallel.parts.Work``.
     Raises:
         ConfigError: a package or program that the back-end needs is not installed.
     """
-    executor = _executor(parallel, cluster, jobs, log_dir)
+    executor = _executor(parallel, cluster, jobs, log_dir, module)
     try:
         yield executor
     except BaseException:
@@ -34,7 +37,7 @@ def open_executor(parallel: ParallelOptions, cluster: ClusterOptions, jobs: int,
     executor.shutdown()
 
 
-def _executor(parallel: ParallelOptions, cluster: ClusterOptions, jobs: int, log_dir: Path) -> Executor:
+def _executor(parallel: ParallelOptions, cluster: ClusterOptions, jobs: int, log_dir: Path, module: str) -> Executor:
     if parallel.backend == "slurm":
         from pipeline.parallel.slurm import slurm_executor
 
@@ -43,7 +46,9 @@ def _executor(parallel: ParallelOptions, cluster: ClusterOptions, jobs: int, log
         from pipeline.parallel.dask_cluster import dask_executor
 
         return dask_executor(cluster, jobs, log_dir)
+    from pipeline.parallel import parts
     from pipeline.parallel.local import LocalExecutor
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return LocalExecutor(min(jobs, max(cores // cluster.threads, 1)), cluster.threads, log_dir / "workers.log")
+    number = min(jobs, max(cores // cluster.threads, 1))
+    return LocalExecutor(number, cluster.threads, log_dir / "workers.log", [parts.__name__, module])

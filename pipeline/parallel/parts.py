@@ -65,7 +65,10 @@ class Part:
 
 
 Work = Callable[[Part, Path, Any], "Mapping[str, Any] | None"]
-"""Makes a part: (part, empty directory to write into, arguments as JSON values) -> facts, JSON as well."""
+"""Makes a part: (part, empty directory to write into, arguments as JSON values) -> facts, JSON as well.
+
+Its module may have a tuple PRELOAD with the names of modules that the work imports: local processes share one import.
+"""
 
 
 @dataclass(frozen=True)

@@ -50,7 +50,7 @@ def done_in_parts(
         logger.info("%d of %d parts are done already", len(parts) - len(waiting), len(parts))
     if waiting:
         (out / "log").mkdir(exist_ok=True)
-        with open_executor(parallel, cluster, len(waiting), out / "log") as executor:
+        with open_executor(parallel, cluster, len(waiting), out / "log", work.__module__) as executor:
             failed = _run(executor, work, arguments, directory, waiting)
         if failed:
             raise _error(failed, len(parts), directory, work.__name__)

@@ -21,6 +21,8 @@ from pipeline.parallel.run import done_in_parts
 from pipeline.tasks.align import AlignOptions, AlignReport, align, write_failed
 from pipeline.tasks.model import load_model
 
+PRELOAD = ("pipeline.feats.dataset", "pipeline.gmm.model", "pipeline.hmm.compile", "pipeline.hmm.windows")
+
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class AlignSources:

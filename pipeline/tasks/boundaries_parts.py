@@ -19,6 +19,8 @@ from pipeline.tasks.boundaries import BoundaryOptions, Source, refine
 
 logger = logging.getLogger(__name__)
 
+PRELOAD = ("pipeline.feats.dataset", "pipeline.gmm.model", "pipeline.hmm.full_sum")
+
 
 def refine_in_parts(
     ali: Path,

@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 
 _FOUND = "found.jsonl"  # of a part: utterance and the hypotheses for all weights
 
+PRELOAD = ("pipeline.e2e.model", "pipeline.feats.dataset")
+
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Sources:

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 # Of a part: what was recognised, in the order of the search, and the names of the words.
 _FOUND, _WORDS = "found.jsonl", "words.txt"
 
+PRELOAD = ("pipeline.feats.dataset", "pipeline.gmm.model", "pipeline.graph.decoding", "pipeline.graph.search")
+
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Sources:

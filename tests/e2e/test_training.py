@@ -29,6 +29,7 @@ from pipeline.feats.dataset import Dataset
 from pipeline.nn.hybrid import train_viterbi
 from pipeline.nn.options import ViterbiOptions
 from tests.nn.conftest import tones  # noqa: F401
+from tests.torchrun import torchrun
 
 ROOT = Path(__file__).resolve().parents[2]
 SHAPE = dict(encoder="tdnn", layers=3, dim=12, strides=(2,), dilations=(1,), dropout=0.0)
@@ -233,13 +234,12 @@ def test_processes_do_what_one_does_with_accumulation(tones, tokens, tmp_path, r
     ]
     one = run_script(sys.executable, *step, tmp_path / "one", *shape, "--accumulate", "2", OMP_NUM_THREADS="1")
     assert one.returncode == 0, one.stderr
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    two = run_script(*torchrun, *step, tmp_path / "two", *shape, OMP_NUM_THREADS="1")
+    two = run_script(*torchrun(2), *step, tmp_path / "two", *shape, OMP_NUM_THREADS="1")
     assert two.returncode == 0, two.stderr
     models = [load_end_to_end(tmp_path / name)[0].state_dict() for name in ("one", "two")]
     for name, tensor in models[0].items():
         assert torch.allclose(tensor, models[1][name], atol=1e-4), name
-    again = run_script(*torchrun, *step, tmp_path / "two", *shape, OMP_NUM_THREADS="1")
+    again = run_script(*torchrun(2), *step, tmp_path / "two", *shape, OMP_NUM_THREADS="1")
     assert again.returncode == 0 and "up to date" in again.stderr, again.stderr
 
 

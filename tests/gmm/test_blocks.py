@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +15,7 @@ from pipeline.gmm import blocks as blocks_module
 from pipeline.gmm.blocks import Arrays, Blocks, Pairs, added, added_by_key, moments, open_shared
 from pipeline.nn.distributed import World
 from tests.nn.conftest import tones  # noqa: F401
+from tests.torchrun import torchrun
 
 JOB = Path(__file__).with_name("shared_job.py")
 
@@ -82,19 +82,13 @@ def models(out: Path) -> dict[str, bytes]:
     return {p.relative_to(out).as_posix(): re.sub(rb'"seconds": [0-9.]+', b"", p.read_bytes()) for p in files}
 
 
-def torchrun(run_script, processes: int, *arguments, **environment: str):
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--max_restarts", "1"]
-    command += ["--nproc_per_node", str(processes)]
-    return run_script(*command, *arguments, OMP_NUM_THREADS="1", **environment)
-
-
 @pytest.mark.slow
 def test_the_chain_is_the_same_for_any_number_of_processes(tones, tmp_path, run_script):
     """Even though one of three is killed in the middle, and torchrun starts them all again."""
     for processes, more in ((1, []), (3, ["3"])):
         out = tmp_path / str(processes)
         out.mkdir()
-        done = torchrun(run_script, processes, JOB, tones.data, tones.lang, out, *more)
+        done = run_script(*torchrun(processes, 1), JOB, tones.data, tones.lang, out, *more, OMP_NUM_THREADS="1")
         assert done.returncode == 0, done.stderr
     assert (out / "died").exists() and "resuming after iteration 2" in done.stderr
     one, three = models(tmp_path / "1"), models(tmp_path / "3")

@@ -16,10 +16,10 @@ from pipeline.nn.options import NhmmOptions
 from pipeline.nn.train import Task
 from pipeline.tasks.align import AlignOptions, align
 from tests.conftest import ROOT
+from tests.torchrun import torchrun
 
 SHAPE = "--encoder tdnn --layers 1 --dim 8 --dropout 0 --epochs 3 --average 1 --batch-frames 400 --device cpu".split()
 PLAIN = ["--time-masks", "0", "--feature-masks", "0"]
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
 DYING = Path(__file__).with_name("dying_step.py")
 
 
@@ -54,7 +54,7 @@ def test_two_processes_do_what_one_does_with_accumulation(tones, start, tmp_path
 
     one = run_script(sys.executable, *command(tmp_path / "one"), "--accumulate", "2", OMP_NUM_THREADS="1")
     assert one.returncode == 0, one.stderr
-    two = run_script(*TORCHRUN, *command(tmp_path / "two"), OMP_NUM_THREADS="1")
+    two = run_script(*torchrun(2), *command(tmp_path / "two"), OMP_NUM_THREADS="1")
     assert two.returncode == 0, two.stderr
     models = [load_tensors(tmp_path / name / "model.safetensors") for name in ("one", "two")]
     assert set(models[0]) == set(models[1])
@@ -70,9 +70,7 @@ def test_a_process_that_is_killed_costs_no_bit(tones, start, tmp_path, run_scrip
     step = [ROOT / "steps" / "train_viterbi.py", tones.data, tones.lang, start / "ali"]
     for name in ("whole", "killed"):
         how = [DYING, "3", tmp_path / "died"] if name == "killed" else []
-        done = run_script(
-            *TORCHRUN, "--max_restarts", "1", *how, *step, tmp_path / name, *SHAPE, *PLAIN, OMP_NUM_THREADS="1"
-        )
+        done = run_script(*torchrun(2, 1), *how, *step, tmp_path / name, *SHAPE, *PLAIN, OMP_NUM_THREADS="1")
         assert done.returncode == 0, done.stderr
     assert (tmp_path / "died").exists() and "resuming after epoch 2" in done.stderr
     whole, killed = (load_tensors(tmp_path / name / "model.safetensors") for name in ("whole", "killed"))

@@ -23,7 +23,7 @@ from pipeline.parallel.local import LocalExecutor, WorkerDied
 from pipeline.parallel.options import ClusterOptions, ParallelOptions
 from pipeline.parallel.parts import PART, Part, arrived, clean, perform, share_done, task
 from pipeline.parallel.run import done_in_parts
-from tests.parallel.works import squares
+from tests.parallel.works import place, squares
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -207,6 +207,34 @@ def test_executor_replaces_a_process_that_exits():
         with pytest.raises(WorkerDied, match="exit code 3"):
             executor.submit(os._exit, 3).result()
         assert executor.submit(os.getpid).result() != first
+
+
+def test_processes_share_one_import(tmp_path):
+    with LocalExecutor(1, modules=["tests.parallel.works"]) as executor:
+        first = executor.submit(place).result()
+        with pytest.raises(WorkerDied):
+            executor.submit(os._exit, 3).result()
+        second = executor.submit(place).result()
+    assert first["imported"] and first["parent"] == second["parent"] != os.getpid() and first["pid"] != second["pid"]
+    assert gone(first["parent"])
+    assert not LocalExecutor(1).submit(place).result()["imported"]
+
+
+def test_the_process_that_starts_others_may_die(tmp_path):
+    output = tmp_path / "output"
+    with LocalExecutor(2, output=output, modules=["tests.parallel.nowhere"]) as executor:
+        futures = [executor.submit(os.getpid) for _ in range(3)]
+        for future in futures:
+            with pytest.raises(WorkerDied, match="the process that starts all others ended with exit code 1"):
+                future.result()
+    assert "No module named 'tests.parallel.nowhere'" in output.read_text()
+    with LocalExecutor(1) as executor:
+        parent = executor.submit(place).result()["parent"]
+        os.kill(parent, signal.SIGKILL)
+        gone(parent)
+        assert executor.submit(os.getpid).result()  # those that are there go on
+        with pytest.raises(WorkerDied, match=r"SIGKILL"):
+            executor.submit(os._exit, 3).result()
 
 
 def test_cluster_file(tmp_path):
