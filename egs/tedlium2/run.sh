@@ -57,6 +57,7 @@ if stage 8 "end to end ($e2e) over subword tokens, supervised by alignments (${s
 
 if stage 9 "decoding: weights tuned on dev, reported on test"; then decoding; fi
 
-if stage 10 "report: RESULTS.md and results.json"; then
+if stage 10 "report: RESULTS.md, results.json and the pages of exp/report"; then
   python "$utils/results.py" .
+  report
 fi
