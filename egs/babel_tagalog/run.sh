@@ -4,7 +4,7 @@
 # Usage: ./run.sh [--stage N] [--stop-stage N] [--list] [--corpus-root DIR] [--ali gmm|nhmm|both|none]
 #                 [--e2e LIST] [--models LIST] [--overwrite]
 #                 [--jobs N] [--backend B]
-#   --corpus-root DIR     folder with conversational/, or the one above (LDC2016S13, IARPA_BABEL_OP1_106); else
+#   --corpus-root DIR     folder with conversational/, or the one above (LDC2016S13, IARPA_BABEL_BP_106); else
 #                         ../shared/corpora/babel_tagalog beside the checkout
 #   --ali gmm|nhmm|both   alignments that the networks of stages 6 and 7 are trained on, and by which the end-to-end models of
 #                         stage 8 are supervised; none: no such networks, and end-to-end models without supervision

@@ -1,7 +1,7 @@
 """A miniature of Babel's Tagalog, full language pack: SPHERE of 8 kHz and some .wav of 48 kHz, transcripts with Babel's
 tags, lexicon with bounds of syllables and stress.
 
-Names, folders and notations are those of IARPA_BABEL_OP1_106; the speech is synthetic, by espeak's rules for
+Names, folders and notations are those of IARPA_BABEL_BP_106; the speech is synthetic, by espeak's rules for
 Indonesian, whose letters sound much like Tagalog's.
 """
 
@@ -31,12 +31,12 @@ SENTENCES = (
 
 def make(root: Path, conversations: int = 8, tested: int = 2, stretches: int = 12) -> Path:
     """Writes the language pack below a folder; returns it."""
-    top, draw = root / "IARPA_BABEL_OP1_106", random.Random(4)
+    top, draw = root / "IARPA_BABEL_BP_106", random.Random(4)
     for part, count in (("training", conversations), ("dev", tested)):
         for i in range(count):
             first = 10188 + 100 * i + (50 if part == "dev" else 0)
             for k, line in enumerate(("inLine", "outLine")):
-                name = f"BABEL_OP1_106_{first}_201111{10 + i}_21331{i % 10}_{line}"
+                name = f"BABEL_BP_106_{first}_201111{10 + i}_21331{i % 10}_{line}"
                 _side(
                     top / "conversational" / part, name, 2 * i + k + (30 if part == "dev" else 0), stretches, draw, part
                 )

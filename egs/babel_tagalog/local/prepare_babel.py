@@ -3,8 +3,8 @@
 
 The corpus folder holds conversational/, below which are
 
-    training/audio/BABEL_OP1_106_10188_20111123_213313_inLine.sph   a side of a conversation: 8 kHz, or .wav of 48 kHz
-    training/transcription/BABEL_OP1_106_10188_20111123_213313_inLine.txt
+    training/audio/BABEL_BP_106_10188_20111123_213313_inLine.sph   a side of a conversation: 8 kHz, or .wav of 48 kHz
+    training/transcription/BABEL_BP_106_10188_20111123_213313_inLine.txt
     dev/..                                                          likewise
     reference_materials/lexicon.txt                                 word, (--romanized) romanisation, pronunciations
 
@@ -124,7 +124,7 @@ def read_part(folder: Path, options: BabelOptions) -> tuple[list[StmLine], dict[
     for name in compare_names(audio, texts):
         match = NAME.fullmatch(name)
         if match is None:
-            raise DataError(f"{texts[name]}: a name such as BABEL_OP1_106_10188_20111123_213313_inLine.txt is needed")
+            raise DataError(f"{texts[name]}: a name such as BABEL_BP_106_10188_20111123_213313_inLine.txt is needed")
         if options.language == "Tagalog" and match["language"] != TAGALOG:
             raise DataError(f"{texts[name]}: is of language {match['language']}; Tagalog is {TAGALOG}")
         lines += read_transcript(texts[name], f"{match['language']}_{match['speaker']}_{match['line']}")
