@@ -16,7 +16,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.artifacts.audio_header import shortage
+from pipeline.artifacts.audio_header import shortage, sphere_coding
 from pipeline.artifacts.cut_checks import LOUDEST, audio_info
 from pipeline.base.errors import DataError
 from pipeline.corpora import programs
@@ -86,7 +86,9 @@ def look(path: str) -> AudioFacts:
     try:
         info = audio_info(Path(path))
     except DataError as err:
-        return _look_with_ffmpeg(path, str(err))
+        coding = sphere_coding(Path(path))
+        reason = str(err) if coding is None else f"{path}: SPHERE coded as {coding}, which sph2pipe expands"
+        return _look_with_ffmpeg(path, reason)
     if not info.frames:
         raise AudioProblem("empty audio file", f"{path}: holds no samples")
     in_place = Path(path).suffix.lower() in _IN_PLACE.get(info.format, ()) and info.subtype in _SUBTYPES
