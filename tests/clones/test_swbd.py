@@ -170,7 +170,7 @@ def test_recipe(tmp_path):
     )
     again = run(recipe, *command)
     assert ": done in" not in again and "up to date" in again
-    for table in ("transitions", "initialisation", "scales", "viterbi"):
+    for table in ("transitions", "initialisation", "scales", "priors", "viterbi"):
         run_cell(recipe, table)
     report = (recipe / "RESULTS.md").read_text(encoding="utf-8")
     assert "Transition models" in report and "not measured" not in report
