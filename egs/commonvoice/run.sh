@@ -59,4 +59,4 @@ if stage 8 "end to end over subword tokens, supervised by alignments"; then samr
 
 if stage 9 "decoding: weights tuned on dev, reported on test"; then samromur 9; fi
 
-if stage 10 "report: RESULTS.md and results.json"; then samromur 10; fi
+if stage 10 "report: RESULTS.md, results.json and the pages of exp/report"; then samromur 10; fi
