@@ -35,8 +35,10 @@ backend=local
 
 whole() { [[ -d data/local/train ]]; } # is it the full corpus
 given=$part
-scope() { # sets the part that is aligned, and the one that own learns from; known once there is data
+scope() { # sets the part that is aligned, the one that own learns from, and both; known once there is data
   if whole; then part=${given:-test} learnt=train; else part=${given:-sample} learnt=${given:-sample}; fi
+  both=$part
+  if [[ $learnt != "$part" ]]; then both+=" $learnt"; fi
 }
 scope
 train_on() { if [[ $1 == own ]]; then echo data/mfcc/$learnt; else echo data/mfcc/librispeech; fi; } # SYSTEM: its training data
@@ -72,7 +74,7 @@ if stage 0 "data: TIMIT with its times, LibriSpeech, dictionaries"; then
       ${librispeech_root:+--corpus-root "$librispeech_root"} "${force[@]}"
     python "$local/prepare_cmudict.py" data/cmudict "${force[@]}"
   fi
-  for each in $part $learnt; do python "$utils/validate_data.py" data/local/$each; done
+  for each in $both; do python "$utils/validate_data.py" data/local/$each; done
   python local/split_speakers.py data/local/$part data/halves "${force[@]}"
   if whole; then python local/make_phone_data.py data/local data/phones "${force[@]}"; fi
 fi
@@ -94,7 +96,7 @@ if stage 1 "lang: TIMIT's dictionary; the CMU dictionary with grapheme-to-phonem
 fi
 
 if stage 2 "features: MFCC with a short window; for recognition MFCC and log-mel with the usual one"; then
-  for each in $part $learnt; do
+  for each in $both; do
     python "$steps/compute_feats.py" data/local/$each data/mfcc/$each --config conf/mfcc.yaml "${force[@]}"
   done
   if uses librispeech; then
