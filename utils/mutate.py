@@ -96,13 +96,17 @@ def _is_message(call: ast.Call) -> bool:
     return text.startswith(("logger.", "logging.", "warnings.")) or text.endswith("Error")
 
 
+def _is_text(node: ast.AST) -> bool:
+    return isinstance(node, ast.JoinedStr) or (isinstance(node, ast.Constant) and isinstance(node.value, str))
+
+
 def _changes_of(node: ast.AST) -> Iterator[tuple[ast.expr | ast.stmt, ast.AST]]:
     other = copy.deepcopy(node)
     if isinstance(node, ast.Compare) and isinstance(other, ast.Compare) and type(node.ops[0]) in COMPARE:
         other.ops[0] = COMPARE[type(node.ops[0])]()
         yield node, other
     elif isinstance(node, (ast.BinOp, ast.AugAssign)) and isinstance(other, (ast.BinOp, ast.AugAssign)):
-        if type(node.op) in ARITHMETIC:
+        if type(node.op) in ARITHMETIC and not any(map(_is_text, ast.iter_child_nodes(node))):
             other.op = ARITHMETIC[type(node.op)]()
             yield node, other
     elif isinstance(node, ast.BoolOp) and isinstance(other, ast.BoolOp):

@@ -127,6 +127,8 @@ def test_realignment_is_cross_entropy_with_the_best_states() -> None:
     peer = FrameCrossEntropy(labels).outer(world.log_post, world.lens, world.indices)
     torch.testing.assert_close(found.gradient, peer.gradient)
     assert found.objective == pytest.approx(peer.objective, rel=1e-5)
+    right = sum(int((world.log_post[n, : len(row)].argmax(1).numpy() == row).sum()) for n, row in enumerate(labels))
+    assert found.sums["accuracy"] == peer.sums["accuracy"] == right > 0
 
 
 def test_cross_entropy_can_be_added() -> None:

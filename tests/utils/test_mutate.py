@@ -45,7 +45,6 @@ EXPECTED = {
     ("0", "1"),
     ("max", "(min)"),
     ("-b", "(b)"),
-    ('a += "é"', "a -= 'é'"),
     ('a += "é"', "pass"),
     ("a if b\n            else x.ceil()", "(x.ceil() if b else a)"),
     ("x.ceil", "(x.floor)"),
