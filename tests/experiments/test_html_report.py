@@ -21,6 +21,7 @@ from click.testing import CliRunner
 from pipeline.artifacts.ali import Segment
 from pipeline.artifacts.hyp import Hypothesis
 from pipeline.base.errors import DataError
+from pipeline.experiments.claims import Claim, Verdict, write_claims
 from pipeline.experiments.html import charts, sound
 from pipeline.experiments.html.folder import write_report
 from pipeline.experiments.html.listing import Entry, chosen, worst_first
@@ -28,6 +29,7 @@ from pipeline.experiments.html.markup import asset, file_name, inline_json
 from pipeline.experiments.html.options import ReportOptions
 from pipeline.experiments.html.sources import find_sources
 from pipeline.experiments.html.utterances import compared, differences, word_errors
+from pipeline.experiments.statistics import Effect
 from steps.report import main
 from tests.experiments.html_corpus import NAMES, RATE, SCRIPT, WORDS, make_exp, make_lang_of_corpus, save_alignment
 
@@ -77,6 +79,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
     for name, content in (("conf/references.yaml", REFERENCES), ("plots/scales 1.svg", "<svg/>")):
         (exp.parent / name).parent.mkdir()
         (exp.parent / name).write_text(content)
+    claim = Claim("<b>More</b> helps", "wer/test", better={"x": 1}, than={"x": 2})
+    write_claims(exp.parent, [Verdict("sweep", claim, "supported", Effect(-1.5, 0.2, 5.0, 3, 0, 10.0, 0.01), 0.0123)])
     done = CliRunner().invoke(main, [str(exp), str(out), "--data", str(data), "--pages", "0"], catch_exceptions=False)
     assert done.exit_code == 0, done.output
     return exp, data, out
@@ -397,6 +401,7 @@ def test_the_first_page_tells_the_figures(made):
     assert "33.00 [20.00, 50.00]" in words and "50.00 [" in words  # the row, and what was counted
     assert "Confusions" in words and "MANY" in words
     assert "not ours: a <b>book</b>" in words and "12.50" in words
+    assert "<b>More</b> helpssupportedsweep-1.50[-2.01, -0.99]0.01233" in words
     assert (out / "plots" / "scales 1.svg").is_file()
 
 
