@@ -21,7 +21,7 @@ from pipeline.experiments.html.options import ReportOptions
 from pipeline.experiments.html.sources import find_sources
 from pipeline.tasks.ali_import import import_times
 from pipeline.tasks.tiers import LabelTiers
-from tests.experiments.html_corpus import NAMES, WORDS, make_exp, make_lang_of_corpus
+from tests.experiments.html_corpus import NAMES, WORDS, make_exp, make_lang_of_corpus, save_alignment, save_data
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
@@ -59,7 +59,9 @@ def browser():
 @pytest.fixture
 def tab(browser):
     """A page that fails the test when anything goes wrong in it or leaves the disk."""
-    context = browser.new_context(viewport={"width": 1000, "height": 900}, accept_downloads=True, color_scheme="light")
+    context = browser.new_context(
+        viewport={"width": 1000, "height": 900}, accept_downloads=True, color_scheme="light", has_touch=True
+    )
     page = context.new_page()
     wrong: list[str] = []
     page.on("console", lambda m: wrong.append(m.text) if m.type in ("error", "warning") else None)
@@ -309,3 +311,32 @@ def test_one_file_plays_by_itself(place, tab, tmp_path):
     tab.mouse.click(*spot(tab, "gmm_ali", "word", 1))
     until(tab, "heard.length === 2")
     until(tab, "[...fullsum.picture.images.values()].every((i) => i.naturalWidth === 320)")
+
+
+def test_fingers(place, tab):
+    tab.goto(page_of(place, NAMES[0]))
+    listen(tab)
+    tab.touchscreen.tap(*spot(tab, "gmm_ali", "phone", 2))
+    until(tab, "heard.length === 2")
+    assert abs(tab.evaluate("heard[0][1]") - 0.4) < 0.05 and status(tab).startswith("gmm_ali, phone b")
+
+
+def test_long_sound_is_shown_in_parts(tab, tmp_path):
+    """The first 20 seconds to begin with; pictures come when they are in view."""
+    data = save_data(tmp_path, ["long"], seconds=70.0)
+    save_alignment(tmp_path / "exp" / "ali", make_lang_of_corpus(), ["long"], {}, seconds=70.0)
+    out = tmp_path / "out"
+    out.mkdir()
+    write_report(find_sources(tmp_path / "exp", [data]), out, ReportOptions())
+    (page,) = (out / "utterances").iterdir()
+    tab.goto(page.as_uri())
+    until(tab, "window.fullsum && document.getElementById('audio').readyState > 0")
+    assert abs(tab.evaluate("fullsum.scale.span") - 20) < 1e-6
+    loaded = "[...fullsum.picture.images.values()].filter((i) => i.naturalWidth).length"
+    until(tab, f"{loaded} === 1")
+    tab.keyboard.press("End")
+    until(tab, f"{loaded} >= 2")
+    assert abs(tab.evaluate("fullsum.scale.end") - 70) < 1e-6
+    tab.keyboard.press("0")
+    until(tab, f"{loaded} === 4")
+    assert tab.is_disabled("#position")  # all is in view

@@ -90,7 +90,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[Cell]], label: str, numbe
         keys = ["" if c.key is None else f' data-key="{c.key:.6g}"' for c in row]
         lines.append("<tr>" + "".join(f"<td{k}{key}>{c.markup}</td>" for k, key, c in zip(kind, keys, row)) + "</tr>")
     inside = f'<table class="sortable"><thead><tr>{heads}</tr></thead><tbody>{"".join(lines)}</tbody></table>'
-    return f'<div class="scroll" tabindex="0" role="region" aria-label="{text(label)}">{inside}</div>'
+    return f'<div class="scroll" tabindex="0" role="region" aria-label="{text(label)} (table)">{inside}</div>'
 
 
 def _number(value: float | None, digits: int) -> Cell:
