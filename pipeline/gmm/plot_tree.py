@@ -128,11 +128,11 @@ def _question_table(view: TreeView, most: int) -> list[str]:
     by_place: dict[int, int] = defaultdict(int)
     for (pos, _), found in times.items():
         by_place[pos] += len(found)
-    places = ", ".join(f"{_place(pos)} {by_place[pos]}" for pos in sorted(by_place))
+    places = ", ".join(f"{place_name(pos)} {by_place[pos]}" for pos in sorted(by_place))
     rows = [("times", "gain", "of", "phones")]
     ranked = sorted(times.items(), key=lambda x: (-sum(x[1]), -len(x[1]), x[0][0], sorted(x[0][1])))
     for (pos, phones), found in ranked[:most]:
-        rows.append((str(len(found)), f"{sum(found):,.1f}", _place(pos), _names(view.tree, phones)))
+        rows.append((str(len(found)), f"{sum(found):,.1f}", place_name(pos), phone_names(view.tree, phones)))
     return [
         f"{sum(by_place.values())} questions asked ({places}), {len(times)} different; those with the largest gain:",
         *_table(rows, last_left=True),
@@ -149,11 +149,13 @@ def _table(rows: Sequence[tuple[str, ...]], last_left: bool = False) -> list[str
     ]
 
 
-def _place(pos: int) -> str:
+def place_name(pos: int) -> str:
+    """Where the phone stands that a question asks about."""
     return {-1: "left", 0: "itself", 1: "right"}.get(pos, f"{abs(pos)} {'left' if pos < 0 else 'right'}")
 
 
-def _names(tree: Tree, phones: frozenset[int]) -> str:
+def phone_names(tree: Tree, phones: frozenset[int]) -> str:
+    """Phones of a question; # is the place beyond the ends of an utterance."""
     return " ".join("#" if p == 0 else tree.phones.name(p) for p in sorted(phones))
 
 
@@ -188,7 +190,7 @@ class _Block:
             self.lines += [((level + 0.86, here), (level + 0.86, row)), ((level + 0.86, row), (level + 0.97, row))]
         self.lines.append(((level, here), (level + 0.86, here)))
         self.texts.append(
-            (level, here, f"{_place(node.pos)}: {_shortened(_names(view.tree, node.phones))}?", "question")
+            (level, here, f"{place_name(node.pos)}: {_shortened(phone_names(view.tree, node.phones))}?", "question")
         )
         if gain is not None:
             self.texts.append((level, here + 0.12, f"gain {gain:,.0f}", "gain"))

@@ -20,7 +20,11 @@ from click.testing import CliRunner
 
 from pipeline.artifacts.ali import Segment
 from pipeline.artifacts.hyp import Hypothesis
+from pipeline.artifacts.model_dir import save_hmm
+from pipeline.artifacts.transitions import TransitionModel
+from pipeline.artifacts.tree import leaves
 from pipeline.base.errors import DataError
+from pipeline.base.files import write_json
 from pipeline.experiments.claims import Claim, Verdict, write_claims
 from pipeline.experiments.html import charts, sound
 from pipeline.experiments.html.folder import write_report
@@ -30,8 +34,11 @@ from pipeline.experiments.html.options import ReportOptions
 from pipeline.experiments.html.sources import find_sources
 from pipeline.experiments.html.utterances import compared, differences, word_errors
 from pipeline.experiments.statistics import Effect
+from pipeline.gmm.cluster import build_tree
+from pipeline.gmm.options import TreeOptions
 from steps.report import main
 from tests.experiments.html_corpus import NAMES, RATE, SCRIPT, WORDS, make_exp, make_lang_of_corpus, save_alignment
+from tests.gmm.test_tree import LANG, random_stats, some_questions
 
 REFERENCES = "[{id: model, part: test, metric: wer, value: 12.5, source: a <b>book</b>}]"
 
@@ -442,6 +449,24 @@ def test_a_report_is_remade_when_there_is_more_to_show_but_nothing_else_is(tmp_p
     (out / "stamp.json").write_text(json.dumps({**made, "command": "train_mono"}))
     assert CliRunner().invoke(main, [*args, "--pages", "1"]).exit_code == 2  # that of another step stays
     assert (out / "utterances").is_dir()
+
+
+def test_trees_unfold_by_question(tmp_path):
+    """Every leaf once, each question with what it gained; the same tree in a second model has no second page."""
+    exp, data = make_exp(tmp_path, NAMES[:1])
+    tree, facts = build_tree(random_stats(0), some_questions(0), LANG, TreeOptions(num_leaves=30, min_count=5.0))
+    for name in ("tri", "tri_again"):
+        save_hmm(exp / name, LANG.topo, tree, TransitionModel(tree, LANG.topo))
+        for file, content in (("tree_stats.json", facts), ("model.json", {"kind": "gmm"})):
+            write_json(exp / name / file, content)
+    write_report(find_sources(exp, [data]), _new(tmp_path / "out"), ReportOptions())
+    (page,) = (tmp_path / "out" / "trees").iterdir()
+    reader = Reader(page)
+    found = sorted(int(n) for n in re.findall(r"pdf (\d+)", reader.words))
+    assert found == sorted(leaf.pdf for root in tree.roots for leaf in leaves(root.node))
+    gains = [float(g.replace(",", "")) for g in re.findall(r"\? gain ([-\d,]+)", reader.words)]
+    assert gains == [round(g) for root in facts["gains_per_root"] for g in root] and len(gains) > 10
+    assert f"trees/{page.name}" in Reader(tmp_path / "out" / "index.html").links
 
 
 def test_ticks_are_round():

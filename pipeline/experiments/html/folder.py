@@ -15,6 +15,7 @@ from pipeline.experiments.html.options import ReportOptions
 from pipeline.experiments.html.overview import Overview, sections
 from pipeline.experiments.html.page import SCRIPTS, STYLE, Neighbours, write_page, write_single
 from pipeline.experiments.html.sources import Sources
+from pipeline.experiments.html.trees import write_trees
 from pipeline.experiments.html.utterances import Utterances
 
 logger = logging.getLogger(__name__)
@@ -54,7 +55,7 @@ def write_report(sources: Sources, out_dir: Path, options: ReportOptions) -> dic
     listed = inline_json(list_data(rows, pages, utterances))
     # JSON in a string is parsed faster than the same as JavaScript.
     write_text(out_dir / "data" / "list.js", f"window.FULLSUM_LIST = JSON.parse({inline_json(listed)});\n")
-    made = sections(Overview(sources, utterances, rows, found, pages))
+    made = sections(Overview(sources, utterances, rows, found, pages, write_trees(sources, out_dir)))
     places = [(s.key, s.title) for s in made]
     places.insert(places[:1] == [("systems", "Systems")], ("utterances", "Utterances"))
     links = [f'<a href="#{key}">{text(title)}</a>' for key, title in places]

@@ -23,6 +23,7 @@ from pipeline.experiments.html import charts
 from pipeline.experiments.html.listing import Entry, Found
 from pipeline.experiments.html.markup import inline_json, text
 from pipeline.experiments.html.sources import MODEL, REFERENCES, Sources
+from pipeline.experiments.html.trees import TreePage
 from pipeline.experiments.html.utterances import Utterances
 from pipeline.tasks.durations import MIN_COUNT, frame_shift_of, implied_seconds
 from pipeline.tasks.score import bootstrap, by_speaker, interval
@@ -40,6 +41,7 @@ class Overview:
     rows: Sequence[Entry]
     found: Found
     pages: dict[str, str]
+    trees: Sequence[TreePage] = ()
 
 
 class Section(NamedTuple):
@@ -66,6 +68,7 @@ def sections(overview: Overview) -> list[Section]:
         ("cost", "Times and sizes", _cost(overview)),
         ("training", "Training", _training(overview)),
         ("durations", "Durations", _durations(overview)),
+        ("trees", "Decision trees", _trees(overview)),
         ("confusions", "Confusions", _confusions(overview)),
         ("sweeps", "Sweeps", figures(_plots(overview))),
     ]
@@ -286,6 +289,15 @@ def _confusions(o: Overview) -> str:
     label = "Most frequent confusions"
     about = f"<p>Those that most of the {len(o.utterances.decodings)} decodings make, and most often.</p>"
     return about + table(head, rows, label, numbers=4) if rows else ""
+
+
+def _trees(o: Overview) -> str:
+    rows = [
+        [Cell(f'<a href="{t.link}">{text(t.model)}</a>'), *(_number(n, 0) for n in (t.roots, t.leaves, t.deepest))]
+        for t in o.trees
+    ]
+    head = ["tree", "roots", "leaves", "questions on the longest path"]
+    return table(head, rows, "Decision trees") if rows else ""
 
 
 def _plots(o: Overview) -> str:
