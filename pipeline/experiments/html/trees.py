@@ -52,7 +52,8 @@ def write_trees(sources: Sources, out_dir: Path) -> list[TreePage]:
 
 def _root(view: TreeView, number: int) -> str:
     root, gains = view.roots[number]
-    size = f"{len(view.pdfs(root.node))} leaves" + _frames(view, root.node)
+    count = len(view.pdfs(root.node))
+    size = f"{count} {'leaf' if count == 1 else 'leaves'}" + _frames(view, root.node)
     return (
         f"<details><summary>{text(view.title(root))} ({size})</summary>{_node(view, root.node, iter(gains))}</details>"
     )
