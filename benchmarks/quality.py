@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
 """How many wrong texts the quality of an alignment finds: swapped, cut in half, and shifted by half an utterance.
 
-Of the first --num utterances of a data directory, --wrong get a wrong text; all are aligned and measured. Printed are
-the wrong ones that are flagged, the share of right ones that are flagged, and what single figures would find at 5 % of
-false alarms. (The figures and the threshold are those of pipeline/tasks/quality.py.)
+Row "right" has no wrong text: its false alarms are what a clean corpus gets. Of the first --num utterances of a data
+directory, --wrong get a wrong text; all are aligned and measured. Printed are the wrong ones that are flagged, the
+share of right ones that are flagged, and what single figures would find at 5 % of false alarms. (The figures and the
+limit are those of pipeline/tasks/quality.py.)
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import click
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-KINDS = ("swapped", "cut", "shifted")
+KINDS = ("swapped", "cut", "shifted", "right")
 FIGURES = ("gop", "worst_word", "silence", "duration", "confidence", "log_like")
 
 
@@ -53,6 +54,7 @@ def run(kind: str, data: Path, lang: Path, model: Path, work: Path, num: int, wr
     texts = [cut["supervisions"][0]["text"] for cut in cuts]
     several = [i for i, text in enumerate(texts) if len(text.split()) > 1]  # half of one word is that word
     chosen = rng.choice(several, wrong, replace=False)
+    chosen = chosen[: 0 if kind == "right" else wrong]
     for i in chosen:
         cuts[i]["supervisions"][0]["text"] = wrong_text(kind, i, texts, rng)
     for name in ("features.json", "cmvn.json"):
@@ -67,7 +69,7 @@ def run(kind: str, data: Path, lang: Path, model: Path, work: Path, num: int, wr
     lost = len({cut_id for cut_id, _ in report.failed} & bad)  # fail aloud, which counts as found
     is_bad = np.array([q.cut_id in bad for q in found])
     flagged = quality.flagged(quality.suspicion(found))
-    row = {"kind": kind, "wrong": wrong, "found": int(flagged[is_bad].sum()) + lost}
+    row = {"kind": kind, "wrong": len(chosen), "found": int(flagged[is_bad].sum()) + lost}
     row["false_alarms"] = float(flagged[~is_bad].mean())
     for name in FIGURES:
         values = np.array([getattr(q, name) for q in found]) * (1 if name == "duration" else -1)

@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from pipeline.base import cli
-from pipeline.corpora.options import ImportOptions
+from pipeline.corpora.options import ValidateOptions
 
 
 @click.command()
@@ -25,14 +25,16 @@ from pipeline.corpora.options import ImportOptions
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="Lexicon or list of words that the words are looked for in; with MODEL, before its own.",
 )
-@cli.options(ImportOptions)
+@cli.options(ValidateOptions)
 @cli.verbose_option
-def main(corpus: Path, model: str | None, root: Path | None, lexicon: Path | None, config: ImportOptions) -> None:
+def main(corpus: Path, model: str | None, root: Path | None, lexicon: Path | None, config: ValidateOptions) -> None:
     """Checks CORPUS, a data directory or whatever `fullsum import` reads, and prints what there is and what is wrong.
 
-    All audio is decoded. With MODEL, a packed model or the name of a shipped one, also whether `fullsum align` could
-    use it: sampling rate, and words that it pronounces from their letters or not at all. Exit code 2 if a larger share
-    than --max-bad of the utterances cannot go in, or a data directory or the words are not as they must be.
+    All audio is decoded. Text is read as by `fullsum align`: without punctuation and, with a MODEL whose language is
+    known, with numbers written out. With MODEL, a packed model or the name of a shipped one, also whether `fullsum
+    align` could use it: sampling rate, and words that it pronounces from their letters or not at all. Exit code 2 if a
+    larger share than --max-bad of the utterances cannot go in, or a data directory or the words are not as they must
+    be.
     """
     with cli.main_guard():
         from pipeline.tasks.aligner import find_model

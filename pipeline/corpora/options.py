@@ -114,3 +114,14 @@ class ImportOptions(TextOptions):
             except LookupError:
                 raise ValueError("no such encoding") from None
         return value
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class ValidateOptions(ImportOptions):
+    """How a corpus is read to be checked: as ``fullsum align`` and ``fullsum train`` read it."""
+
+    punctuation: Literal["keep", "strip"] = Field(
+        "strip",
+        description="As fullsum align and fullsum train have it: punctuation and symbols become blanks, but for "
+        "apostrophes and hyphens inside words; keep: as fullsum import has it.",
+    )

@@ -18,7 +18,7 @@ from pipeline.base.files import read_lines
 from pipeline.corpora import importer
 from pipeline.corpora.options import ImportOptions
 from pipeline.corpora.source import LeftOut
-from pipeline.tasks.align_corpus import is_data_dir
+from pipeline.tasks.align_corpus import import_options, is_data_dir
 from pipeline.tasks.aligner import Aligner
 
 
@@ -54,8 +54,10 @@ def validate(
     with tempfile.TemporaryDirectory(prefix="fullsum-") as scratch:
         work = Path(scratch)
         aligner = None if packed is None else Aligner.load(packed, work / "model")
-        if aligner is not None and options.rate is None:
-            options = replace(options, rate=aligner.sampling_rate)
+        if aligner is not None:
+            as_aligned = import_options(aligner.card.language or None, rate=aligner.sampling_rate)
+            same = {name: getattr(as_aligned, name) for name in ("rate", "language", "digits")}
+            options = replace(options, **{n: value for n, value in same.items() if getattr(options, n) is None})
         data = source
         if is_data_dir(source):
             _check_data_dir(source, report)

@@ -78,6 +78,19 @@ def test_words_without_pronunciation(corpus, tmp_path):
     assert "capitals and small letters" in done.stdout and "three ways out" in done.stdout
 
 
+def test_text_is_read_as_an_alignment_reads_it(corpus, tmp_path):
+    """Punctuation is no part of words; with the language of a model numbers are words."""
+    text = (corpus / "text").read_text().replace("u4 TWO", "u4 TWO .").replace("u5 THREE", 'u5 "three," 23')
+    (corpus / "text").write_text(text)
+    (tmp_path / "lexicon.txt").write_text("ONE w ah n\nTWO t uw\nTHREE th r iy\nthree th r iy\n23 x\n")
+    done = validate(corpus, "--lexicon", tmp_path / "lexicon.txt")
+    assert done.returncode == 0 and "all 10 words have a pronunciation" in done.stdout, done.stdout
+    kept = validate(corpus, "--lexicon", tmp_path / "lexicon.txt", "--punctuation", "keep")
+    assert "2 of 11 words" in kept.stdout, kept.stdout
+    done = validate(corpus, "english")
+    assert done.returncode == 0 and "has pronunciations of all 5 different words" in done.stdout, done.stdout
+
+
 def test_a_model_tells_what_it_can_pronounce(corpus, recipe, tmp_path):
     from pipeline.tasks.packed import make_card, pack
 
