@@ -37,6 +37,9 @@ FAILED = "failed.txt"
 ON_DEMAND_FRAMES = 60_000  # of utterances that are searched side by side, where scores cost no memory
 WINDOW_FRAMES = 200_000  # of utterances among which those of similar length are put together
 MAX_BATCH = 64
+# Beside speech that the text lacks, words that happen to fit it lead by up to 4 nats per frame until the text goes on:
+# so much for 75 s. Beyond that the search may lose its place.
+SKIP_BEAM = 30_000.0
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -256,7 +259,8 @@ def _searched(
     scores = scores if scale == 1 else scores * scale
     inputs = (graphs.graphs, scores, lens, transitions * trans_scale)
     in_windows = options.confidence and too_long(graphs.graphs, lens)
-    beams = widening(options.beam if on_demand else math.inf)
+    beam = max(options.beam, SKIP_BEAM) if options.skip_speech else options.beam
+    beams = widening(beam if on_demand else math.inf)
     best = viterbi(*inputs, confidence=options.confidence and not in_windows, beams=beams)
     if in_windows:
         best = replace(best, confidence=window_posteriors(*inputs, best))

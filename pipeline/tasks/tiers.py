@@ -43,29 +43,35 @@ class Tiers:
     speaker: str = ""
 
 
-class AliTiers(Mapping[str, Tiers]):
+class _TiersOf(Mapping[str, Tiers]):
+    """Tiers by name, made when they are asked for of what is kept for each name."""
+
+    _kept: AliSet | JsonSpool
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._kept
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._kept)
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+
+class AliTiers(_TiersOf):
     """Tiers of the cuts of an alignment, made when they are asked for; position markers of phones are taken off."""
 
     def __init__(self, ali: AliSet) -> None:
-        self._ali = ali
+        self._kept: AliSet = ali
 
     def __getitem__(self, cut_id: str) -> Tiers:
-        if cut_id not in self._ali:
+        if cut_id not in self._kept:
             raise KeyError(cut_id)
-        seconds = self._ali.num_frames(cut_id) * self._ali.header.frame_shift
-        return Tiers([_unmarked(p) for p in self._ali.phones(cut_id)], self._ali.words(cut_id), seconds)
-
-    def __contains__(self, cut_id: object) -> bool:
-        return cut_id in self._ali
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._ali)
-
-    def __len__(self) -> int:
-        return len(self._ali)
+        seconds = self._kept.num_frames(cut_id) * self._kept.header.frame_shift
+        return Tiers([_unmarked(p) for p in self._kept.phones(cut_id)], self._kept.words(cut_id), seconds)
 
 
-class GoldTiers(Mapping[str, Tiers]):
+class GoldTiers(_TiersOf):
     """Gold tiers of a data directory, which wait in a temporary file."""
 
     def __init__(self, data_dir: str | Path) -> None:
@@ -74,32 +80,23 @@ class GoldTiers(Mapping[str, Tiers]):
         """
         from pipeline.artifacts.corpus import iter_cuts
 
-        self._cuts = JsonSpool()
+        self._kept: JsonSpool = JsonSpool()
         for _, cut in iter_cuts(data_dir):
             supervision = cut["supervisions"][0]
             tiers = supervision.get("alignment") or {}
             rows = [[item[:3] for item in tiers.get(name, [])] for name in ("phone", "word")]
             if any(rows):
-                self._cuts[cut["id"]] = [*rows, float(cut["duration"]), str(supervision.get("speaker", ""))]
-        if not self._cuts:
+                self._kept[cut["id"]] = [*rows, float(cut["duration"]), str(supervision.get("speaker", ""))]
+        if not self._kept:
             raise DataError(f"{data_dir}: no utterance has gold times of phones or words")
 
     def __getitem__(self, cut_id: str) -> Tiers:
-        phones, words, duration, speaker = self._cuts[cut_id]
+        phones, words, duration, speaker = self._kept[cut_id]
         spoken = [[Segment(str(s), b, d) for s, b, d in rows] for rows in (phones, words)]
         return Tiers(spoken[0], spoken[1], duration, speaker)
 
-    def __contains__(self, cut_id: object) -> bool:
-        return cut_id in self._cuts
 
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._cuts)
-
-    def __len__(self) -> int:
-        return len(self._cuts)
-
-
-class LabelTiers(Mapping[str, Tiers]):
+class LabelTiers(_TiersOf):
     """Tiers of label files, which wait in a temporary file; those named like silence are silence.
 
     Praat's TextGrids have tiers whose names end in words and phones (as ``ann - words``, those of several speakers
@@ -115,7 +112,8 @@ class LabelTiers(Mapping[str, Tiers]):
         Raises:
             DataError: no such file, files of several kinds, or one that cannot be read or has neither tier.
         """
-        self._tiers, kinds = JsonSpool(), dict[str, Path]()
+        kinds = dict[str, Path]()
+        self._kept: JsonSpool = JsonSpool()
         for path, relative in annotation_files(Path(source), tuple(LABELS)):
             suffix = path.suffix.lower()
             if suffix not in LABELS:
@@ -132,7 +130,7 @@ class LabelTiers(Mapping[str, Tiers]):
             else:
                 labels = [Segment(s, b, e - b) for s, b, e in read_labels(path, rate)]
                 self._add(name, suffix == ".phn", labels, speaker, str(path))
-        if not self._tiers:
+        if not self._kept:
             raise DataError(f"{source}: no alignment, data directory or label files ({', '.join(LABELS)})")
 
     def _textgrid(self, path: Path, name: str, speaker: str) -> None:
@@ -163,24 +161,15 @@ class LabelTiers(Mapping[str, Tiers]):
                 rows.append([s.symbol, s.start, s.duration])
             elif phones:
                 rows.append([SILENCE, s.start, s.duration])
-        known = self._tiers.get(name) or [[], [], 0.0, speaker]
+        known = self._kept.get(name) or [[], [], 0.0, speaker]
         if known[0 if phones else 1] and rows:
             raise DataError(f"{where}: has {'phones' if phones else 'words'} that another file has already")
         known[0 if phones else 1], known[2] = rows or known[0 if phones else 1], max(known[2], end)
-        self._tiers[name] = known
+        self._kept[name] = known
 
     def __getitem__(self, name: str) -> Tiers:
-        phones, words, duration, speaker = self._tiers[name]
+        phones, words, duration, speaker = self._kept[name]
         return Tiers([Segment(*row) for row in phones], [Segment(*row) for row in words], duration, speaker)
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._tiers
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._tiers)
-
-    def __len__(self) -> int:
-        return len(self._tiers)
 
 
 def _is_silence(symbol: str) -> bool:
