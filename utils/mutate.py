@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import ast
 import copy
+import functools
 import hashlib
 import json
 import os
@@ -135,8 +136,10 @@ def _changes_of(node: ast.AST) -> Iterator[tuple[ast.expr | ast.stmt, ast.AST]]:
         yield node, ast.Pass()
 
 
-def tests_of(path: str, root: Path = ROOT) -> list[str]:
+@functools.cache
+def tests_of(path: str) -> list[str]:
     """Test modules that import a module; if there are none, all of its package."""
+    root = ROOT
     name = path[: -len(".py")].replace("/", ".")
     package = root / "tests" / Path(path).parent.relative_to("pipeline")
     own: list[str] = []
@@ -187,8 +190,9 @@ def put_in(copy_of: Path, fault: Fault, source: str) -> None:
 
 
 def key_of(fault: Fault, source: str) -> str:
-    """Names a fault in a state of its module, for what has been run already."""
-    return hashlib.sha256(f"{source}\0{asdict(fault)}".encode()).hexdigest()[:16]
+    """Names a fault in a state of its module and of its tests, for what has been run already."""
+    tests = "\0".join((ROOT / test).read_text(encoding="utf-8") for test in tests_of(fault.path))
+    return hashlib.sha256(f"{source}\0{tests}\0{asdict(fault)}".encode()).hexdigest()[:16]
 
 
 @click.command()

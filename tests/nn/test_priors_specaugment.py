@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 
 from pipeline.hmm import convert
 from pipeline.nn.priors import label_prior, log_prior, running_prior, transcript_prior
-from pipeline.nn.specaugment import spec_augment
+from pipeline.nn.specaugment import _masks, spec_augment
 
 
 def test_transcript_prior_by_hand():
@@ -76,3 +77,14 @@ def test_no_masks_change_nothing_but_padding():
     feats = torch.randn(2, 5, 3)
     out = spec_augment(feats, torch.tensor([5, 5]), 0, 10, 0.2, 0, 4)
     assert torch.equal(out, feats)
+
+
+def test_masks_have_all_lengths_and_places():
+    """Spans of 0 to 4 of 6 places, each length as often as the others, and each of its places; none beyond the limit."""
+    torch.manual_seed(0)
+    found = _masks(torch.full((6000, 1), 6), 4, 8)[:, 0]
+    lengths = found.sum(1)
+    assert (found.int().diff(dim=1).abs().sum(1) <= 2).all() and not found[:, 6:].any()
+    assert torch.bincount(lengths).tolist() == [pytest.approx(1200, rel=0.15)] * 5
+    starts = found[lengths == 2].int().argmax(1)
+    assert torch.bincount(starts).tolist() == [pytest.approx(240, rel=0.3)] * 5

@@ -128,6 +128,8 @@ def test_realignment_is_cross_entropy_with_the_best_states() -> None:
     torch.testing.assert_close(found.gradient, peer.gradient)
     assert found.objective == pytest.approx(peer.objective, rel=1e-5)
     right = sum(int((world.log_post[n, : len(row)].argmax(1).numpy() == row).sum()) for n, row in enumerate(labels))
+    for own, row in zip(world.objective(kind="realign").references(world.log_post, world.lens, world.indices), labels):
+        assert own.tolist() == row.tolist()
     assert found.sums["accuracy"] == peer.sums["accuracy"] == right > 0
 
 

@@ -67,18 +67,23 @@ def test_faults_are_run_once_and_counted(mutate, tmp_path, monkeypatch):
     for name in ("pipeline/m", "tests/m"):
         (tmp_path / name).mkdir(parents=True)
     (tmp_path / "pipeline/m/x.py").write_text("def f(a, b):\n    return a + b\n\n\ndef g(a, b):\n    return a < b\n")
-    (tmp_path / "tests/m/test_x.py").write_text(
-        "from pipeline.m.x import f, g\n\n\ndef test_f():\n    assert f(1, 2) == 3 and g(1, 2)\n"
-    )
+    test = "from pipeline.m.x import f, g\n\n\ndef test_f():\n    assert f(1, 2) == 3 and g(1, 2)\n"
+    (tmp_path / "tests/m/test_x.py").write_text(test)
     monkeypatch.setattr(mutate, "ROOT", tmp_path)
     monkeypatch.setattr(mutate, "COPIED", ("pipeline", "tests"))
-    assert mutate.tests_of("pipeline/m/x.py", tmp_path) == ["tests/m/test_x.py"]
+    assert mutate.tests_of("pipeline/m/x.py") == ["tests/m/test_x.py"]
     arguments = ["pipeline/m", "--out", str(tmp_path / "out.jsonl")]
     first = CliRunner().invoke(mutate.main, arguments, catch_exceptions=False)
     assert first.exit_code == 0 and "1 of 2 faults were noticed: 50 %" in first.output
     assert "pipeline/m/x.py:6: 'a < b' -> '(a <= b)'" in first.output
     rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     assert [row["outcome"] for row in rows] == ["killed", "survived"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mutate, "run_tests", lambda *_: ("failed", 1.0))
+        (tmp_path / "tests/m/test_x.py").write_text("from pipeline.m.x import f\n")  # other tests, other outcomes
+        other = CliRunner().invoke(mutate.main, arguments)
+        assert other.exit_code == 1 and "its tests fail without any fault" in other.output
+        (tmp_path / "tests/m/test_x.py").write_text(test)
     monkeypatch.setattr(mutate, "run_tests", None)
     again = CliRunner().invoke(mutate.main, [*arguments, "--least-score", "0.9"], catch_exceptions=False)
     assert again.exit_code == 1 and again.output == first.output
