@@ -64,7 +64,8 @@ class Speakers:
         transforms, data, index = torch.from_numpy(self.transforms).float(), self.data, self.index
 
         def adapt(feats: torch.Tensor, rows: np.ndarray) -> torch.Tensor:
-            return fmllr.apply(transforms, feats, np.repeat(index[rows], data.lens[rows]))
+            matrix = transforms[int(index[rows[0]])]  # frames are mapped utterance by utterance
+            return torch.addmm(matrix[:, -1], feats, matrix[:, :-1].t())
 
         return data.mapped(adapt, data.dim, cache_mib)
 

@@ -48,7 +48,7 @@ def test_lda_does_not_depend_on_its_centre():
     """Which is there for the sake of float32 only: the scatters are about the mean."""
     feats, pdfs = classes(3, 2000, 4)
     labels = FrameLabels.from_pdfs(np.where(np.arange(2000) % 3, pdfs, -1), 3)  # without a label frames do not count
-    one, other = (lda([Piece(feats, labels)], feats.mean(0) + shift, 2) for shift in (0.0, 1.5))
+    one, other = (lda(lda_sums([Piece(feats, labels)], feats.mean(0) + shift), 2) for shift in (0.0, 1.5))
     assert torch.allclose(one, other, atol=1e-4)
 
 
