@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pipeline.artifacts.lattice import Lattice
 from pipeline.base.errors import DataError
-from pipeline.base.files import atomic_write
+from pipeline.base.files import FileNames, atomic_write
 
 
 def kaldi_lines(cut_id: str, lattice: Lattice) -> Iterator[str]:
@@ -72,12 +72,8 @@ def write_slf(
     """Writes ID.slf for each lattice, for which slashes of ids become underscores."""
     d = Path(directory)
     d.mkdir(parents=True, exist_ok=True)
-    names = set()
+    names = FileNames(".slf")
     for cut_id, lattice in lattices:
-        name = cut_id.replace("/", "_")
-        if name in names:
-            raise DataError(f"two utterances would be written to {name}.slf")
-        names.add(name)
         lines = slf_lines(cut_id, lattice, words, frame_shift, lm_weight, word_penalty)
-        with atomic_write(d / f"{name}.slf") as f:
+        with atomic_write(d / names.of(cut_id)) as f:
             f.writelines(line + "\n" for line in lines)

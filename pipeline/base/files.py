@@ -56,6 +56,25 @@ def atomic_write(path: str | os.PathLike[str], mode: str = "w") -> Iterator[IO[A
     sync_dir(path.parent)
 
 
+class FileNames:
+    """Names of files made of ids, whose slashes become underscores."""
+
+    def __init__(self, suffix: str, what: str = "utterances") -> None:
+        """Args:
+        suffix: of the files, such as ".png".
+        what: has ids, for messages.
+        """
+        self._suffix, self._what, self._taken = suffix, what, set[str]()
+
+    def of(self, name: str) -> str:
+        """The file of a further id; DataError when it is another one's as well."""
+        file = name.replace("/", "_") + self._suffix
+        if file in self._taken:
+            raise DataError(f"two {self._what} would be written to {file}")
+        self._taken.add(file)
+        return file
+
+
 def remove_unfinished(directory: Path) -> None:
     """Removes what a killed process was writing by atomic_write below a directory that nobody else writes to."""
     for path in directory.rglob(".*.tmp"):

@@ -10,7 +10,7 @@ from typing import Any
 from pipeline.artifacts.ali import AliSet, Segment
 from pipeline.artifacts.lang import SILENCE, without_position
 from pipeline.base.errors import DataError
-from pipeline.base.files import atomic_write, read_lines, write_jsonl
+from pipeline.base.files import FileNames, atomic_write, read_lines, write_jsonl
 from pipeline.base.spool import JsonSpool
 
 
@@ -117,19 +117,16 @@ def write_textgrids(directory: str | Path, cuts: Iterable[TimedCut]) -> list[Pat
     """
     from praatio import textgrid
 
-    out, names = [], set()
+    out, names = [], FileNames(".TextGrid")
     d = Path(directory)
     d.mkdir(parents=True, exist_ok=True)
     for cut in cuts:
-        name = cut.cut_id.replace("/", "_")
-        if name in names:
-            raise DataError(f"two utterances would be written to {name}.TextGrid")
-        names.add(name)
+        file = names.of(cut.cut_id)
         grid = textgrid.Textgrid(0.0, cut.duration)
         for tier, filler in (("words", ""), ("phones", SILENCE)):
             intervals = [(b, e, label) for b, e, label in _contiguous(getattr(cut, tier), cut.duration, filler)]
             grid.addTier(textgrid.IntervalTier(tier, intervals, 0.0, cut.duration))
-        out.append(d / f"{name}.TextGrid")
+        out.append(d / file)
         grid.save(str(out[-1]), format="long_textgrid", includeBlankSpaces=True)
     return out
 
@@ -156,12 +153,10 @@ def write_recording_textgrids(directory: str | Path, cuts: Iterable[TimedCut]) -
         )
         seconds, speakers = recordings.setdefault(cut.recording, (cut.recording_duration, {}))
         speakers.setdefault(speaker, []).append((cut.start, cut.cut_id))
-    out: dict[str, Path] = {}
+    out, names = [], FileNames(".TextGrid", "recordings")
     Path(directory).mkdir(parents=True, exist_ok=True)
     for recording, (seconds, speakers) in recordings.items():
-        name = recording.replace("/", "_")
-        if name in out:
-            raise DataError(f"two recordings would be written to {name}.TextGrid")
+        file = names.of(recording)
         grid = textgrid.Textgrid(0.0, seconds)
         for speaker, utterances in sorted(speakers.items()):
             told = [spool[cut_id] for _, cut_id in sorted(utterances)]
@@ -173,9 +168,9 @@ def write_recording_textgrids(directory: str | Path, cuts: Iterable[TimedCut]) -
                 shown = tier if len(speakers) == 1 else f"{speaker} - {tier}"
                 intervals = list(_contiguous(segments, seconds, ""))
                 grid.addTier(textgrid.IntervalTier(shown, intervals, 0.0, seconds))
-        out[name] = Path(directory) / f"{name}.TextGrid"
-        grid.save(str(out[name]), format="long_textgrid", includeBlankSpaces=True)
-    return list(out.values())
+        out.append(Path(directory) / file)
+        grid.save(str(out[-1]), format="long_textgrid", includeBlankSpaces=True)
+    return out
 
 
 def _contiguous(segments: Sequence[Segment], duration: float, filler: str) -> Iterator[tuple[float, float, str]]:

@@ -18,10 +18,9 @@ from pipeline.artifacts.lang import SILENCE
 from pipeline.base.errors import MismatchError
 from pipeline.base.files import atomic_write, write_json
 from pipeline.graph.options import AliScoreOptions
-from pipeline.tasks.score import bootstrap, by_speaker, interval, result_row, sums_by_speaker
+from pipeline.tasks.score import GAP, bootstrap, by_speaker, interval, result_row, sums_by_speaker
 from pipeline.tasks.tiers import Tiers, tiers_of
 
-GAP = "\t"  # stands for no symbol: what no symbol can be
 SHOWN = {
     "tse_ms",
     "boundary_mae_ms",

@@ -11,6 +11,7 @@ import numpy as np
 from pipeline.artifacts.ali import AliSet, Segment
 from pipeline.artifacts.lang import SILENCE
 from pipeline.base.errors import DataError
+from pipeline.base.files import FileNames
 from pipeline.tasks.tiers import AliTiers, GoldTiers, Tiers
 
 WINDOW, SHIFT = 0.025, 0.005  # seconds, of the spectrogram
@@ -125,18 +126,15 @@ def plot_utterances(
     for ali in alis:
         tiers[ali.name if distinct else str(ali)] = AliTiers(AliSet.load(ali))
     drawn: set[str] = set()
-    files: set[str] = set()
+    files = FileNames(".png")
     for _, entry in iter_cuts(data):
         name = entry["id"]
         wanted = name in utts if utts else len(drawn) < count
         if not wanted or not all(name in t for t in tiers.values()):
             continue
-        cut, file = as_cut(entry), f"{name.replace('/', '_')}.png"
-        if file in files:
-            raise DataError(f"two utterances would be written to {file}")
-        files.add(file)
+        cut = as_cut(entry)
         plot_alignments(
-            out_dir / file,
+            out_dir / files.of(name),
             cut.load_audio()[0],
             cut.sampling_rate,
             {label: t[name] for label, t in tiers.items()},

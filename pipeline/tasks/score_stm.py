@@ -21,10 +21,9 @@ from pipeline.artifacts.glm import Glm
 from pipeline.artifacts.hyp import Hypothesis
 from pipeline.artifacts.stm import StmLine, Text, parse_text, read_stm
 from pipeline.base.errors import MismatchError
-from pipeline.tasks.score import Errors, bootstrap, interval, result_row, total_errors
+from pipeline.tasks.score import GAP, Errors, bootstrap, interval, result_row, total_errors
 
 SUBSTITUTION, INSERTION, DELETION, OPTIONAL = 4, 3, 3, 2  # costs; the last of a word that may be missing, and is
-GAP = "\t"  # stands for no symbol: what no symbol can be
 
 
 @dataclass(frozen=True)
