@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
 from pipeline.artifacts.ali import HEADER, AliSet, AliWriter
-from pipeline.artifacts.ali_source import AliShards
+from pipeline.artifacts.ali_source import Alignment, AliShards
 from pipeline.artifacts.index import load_index
 from pipeline.artifacts.lang import Lang
 from pipeline.artifacts.model_dir import load_hmm
@@ -70,16 +70,27 @@ def merge_parts(parts: Sequence[Done], data_dir: Path, out_dir: Path) -> AlignRe
     """
     report = AlignReport(0, 0, 0.0, [], sum(part.facts["retried"] for part in parts))
     report.failed = [(cut_id, reason) for part in parts for cut_id, reason in part.facts["failed"]]
-    hmm, first, index = load_hmm(parts[0].directory), AliSet.load(parts[0].directory), load_index(data_dir)
+    index = load_index(data_dir)
+    for found in merged(parts, out_dir, (index.id(i) for i in range(len(index)))):
+        report.num_aligned += 1
+        report.num_frames += len(found.transition_ids)
+        report.total_log_like += found.log_like
+    write_failed(report, data_dir, out_dir)
+    return report
+
+
+def merged(parts: Sequence[Done], out_dir: Path, ids: Iterable[str] | None = None) -> Iterator[Alignment]:
+    """Writes the alignments of parts as those of one, and yields each of them.
+
+    Args:
+        ids: their order, in which there may be utterances without alignment; by default that of the parts.
+    """
+    hmm, first = load_hmm(parts[0].directory), AliSet.load(parts[0].directory)
     shards = [part.directory / name for part in parts for name in read_json(part.directory / HEADER)["shards"]]
     source = AliShards(shards, hmm.transitions.num_tids)
     with AliWriter(out_dir, first.header, hmm.tree, hmm.topo, hmm.transitions, first.word_symbols) as writer:
-        for i in range(len(index)):
-            found = source.find(index.id(i))
+        for cut_id in source.ids() if ids is None else ids:
+            found = source.find(cut_id)
             if found is not None:
                 writer.write(found)
-                report.num_aligned += 1
-                report.num_frames += len(found.transition_ids)
-                report.total_log_like += found.log_like
-    write_failed(report, data_dir, out_dir)
-    return report
+                yield found

@@ -61,7 +61,7 @@ class BoundaryOptions:
     device: str = Field("cpu", description="cpu or cuda.", json_schema_extra={"stamp": False})
 
 
-@plain_dataclass(frozen=True)
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Source:
     """A model, the data directory with its features, speaker transforms where it needs them, and whether it gets a
     phone for unknown speech (`tasks.unknown_speech`).

@@ -7,14 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.artifacts.ali import HEADER, AliSet, AliWriter
-from pipeline.artifacts.ali_source import AliShards
+from pipeline.artifacts.ali import AliSet
 from pipeline.artifacts.index import load_index
-from pipeline.artifacts.model_dir import load_hmm
-from pipeline.base.files import read_json
 from pipeline.parallel.options import ParallelOptions
-from pipeline.parallel.parts import Done, Part, as_json
+from pipeline.parallel.parts import Part, as_json
 from pipeline.parallel.run import done_in_parts
+from pipeline.tasks.align_parts import merged
 from pipeline.tasks.boundaries import BoundaryOptions, Source, refine
 
 logger = logging.getLogger(__name__)
@@ -42,12 +40,13 @@ def refine_in_parts(
             load_index(source.data)  # made once, and found by the parts
         arguments = {
             "ali": str(ali.resolve()),
-            "sources": [[_absolute(s.model), _absolute(s.data), _absolute(s.transforms)] for s in sources],
+            "sources": [as_json(source) for source in sources],
             "options": as_json(options),
             "producer": producer,
         }
         with done_in_parts(refine_part, arguments, out_dir, parallel) as parts:
-            join_alignments(parts, out_dir)
+            for _ in merged(parts, out_dir):
+                pass
             facts = {name: sum(part.facts[name] for part in parts) for name in ("utterances", "kept")}
     logger.info("%d utterances refined, %d kept as they were", facts["utterances"] - facts["kept"], facts["kept"])
     return facts
@@ -55,22 +54,6 @@ def refine_in_parts(
 
 def refine_part(part: Part, out: Path, arguments: dict[str, Any]) -> dict[str, int]:
     """Refines a part of the batches, see ``pipeline.parallel.parts.Work``."""
-    sources = [Source(Path(m), Path(d), None if t is None else Path(t)) for m, d, t in arguments["sources"]]
+    sources = [Source(**source) for source in arguments["sources"]]
     options = BoundaryOptions(**arguments["options"])
     return refine(AliSet.load(arguments["ali"]), sources, out, options, arguments["producer"], part)
-
-
-def join_alignments(parts: Sequence[Done], out_dir: Path) -> None:
-    """Writes the alignments of parts, in their order, as those of one."""
-    hmm, first = load_hmm(parts[0].directory), AliSet.load(parts[0].directory)
-    shards = [part.directory / name for part in parts for name in read_json(part.directory / HEADER)["shards"]]
-    source = AliShards(shards, hmm.transitions.num_tids)
-    with AliWriter(out_dir, first.header, hmm.tree, hmm.topo, hmm.transitions, first.word_symbols) as writer:
-        for cut_id in source.ids():
-            found = source.find(cut_id)
-            assert found is not None, cut_id
-            writer.write(found)
-
-
-def _absolute(path: Path | None) -> str | None:
-    return None if path is None else str(path.resolve())

@@ -20,6 +20,7 @@ from pipeline.artifacts.transitions import TransitionModel
 from pipeline.artifacts.tree import monophone_tree
 from pipeline.base.errors import DataError, MismatchError
 from pipeline.feats.dataset import Dataset
+from pipeline.parallel.parts import as_json
 from pipeline.tasks.boundaries import BoundaryOptions, Posteriors, Source, chain_of, medians, refine, separate
 
 LANG = make_lang(Lexicon([Pronunciation("AB", ("A", "B"))]), speech_states=2)
@@ -158,3 +159,8 @@ def test_separated_phones_are_long_enough(phones, spare):
 def test_too_few_frames_are_refused():
     with pytest.raises(DataError, match="too few"):
         separate(np.array([0, 1]), np.array([3, 3]), 5)
+
+
+def test_sources_travel_to_parts_whole(tmp_path) -> None:
+    for source in (Source(tmp_path, tmp_path / "a"), Source(tmp_path, tmp_path, tmp_path / "b", unknown_speech=True)):
+        assert Source(**as_json(source)) == source
