@@ -6,10 +6,11 @@ these; otherwise the frames of a batch are read when it is made.
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, overload
 
 import numpy as np
 import torch
@@ -318,7 +319,34 @@ def validate_feats(data_dir: str | Path) -> FeatureFacts:
     return facts
 
 
-def plan(lens: np.ndarray, max_frames: int, max_batch: int, seed: tuple[int, ...] | None = None) -> list[np.ndarray]:
+class Batches(Sequence[np.ndarray]):
+    """The utterances of each batch, in order; two arrays hold them, since an epoch has as many batches as there are
+    some utterances in one, and a list of arrays would take 300 bytes a batch.
+    """
+
+    def __init__(self, order: np.ndarray, bounds: np.ndarray, chosen: np.ndarray) -> None:
+        """Args:
+        order: (N,) utterance numbers. bounds: (B + 1,) where each batch begins there. chosen: the batches, in order.
+        """
+        self._order, self._bounds, self._chosen = order, bounds, chosen
+
+    def __len__(self) -> int:
+        return len(self._chosen)
+
+    @overload
+    def __getitem__(self, i: int) -> np.ndarray: ...
+
+    @overload
+    def __getitem__(self, i: slice) -> Batches: ...
+
+    def __getitem__(self, i: int | slice) -> np.ndarray | Batches:
+        if isinstance(i, slice):
+            return Batches(self._order, self._bounds, self._chosen[i])
+        batch = int(self._chosen[i])
+        return self._order[self._bounds[batch] : self._bounds[batch + 1]]
+
+
+def plan(lens: np.ndarray, max_frames: int, max_batch: int, seed: tuple[int, ...] | None = None) -> Batches:
     """Divides utterances into batches of similar length.
 
     What lhotse's DynamicBucketingSampler does for streams; here lengths lie in memory, and a plan that is a function of
@@ -339,15 +367,17 @@ def plan(lens: np.ndarray, max_frames: int, max_batch: int, seed: tuple[int, ...
     key = lens.astype(np.float64)
     if rng is not None:
         key = key * rng.uniform(1.0 - JITTER, 1.0 + JITTER, len(lens))
-    out: list[np.ndarray] = []
-    start, longest = 0, 0
+    bounds = array("q", [0])
+    longest = 0
     order = np.argsort(key, kind="stable")
     for i, row in enumerate(order):
-        grown = max(longest, int(lens[row]))
-        if i > start and (grown * (i - start + 1) > max_frames or i - start == max_batch):
-            out.append(order[start:i])
-            start, grown = i, int(lens[row])
+        grown, size = max(longest, int(lens[row])), i - bounds[-1]
+        if size and (grown * (size + 1) > max_frames or size == max_batch):
+            bounds.append(i)
+            grown = int(lens[row])
         longest = grown
-    if start < len(order):
-        out.append(order[start:])
-    return out if rng is None else [out[i] for i in rng.permutation(len(out))]
+    if len(order):
+        bounds.append(len(order))
+    count = len(bounds) - 1
+    chosen = np.arange(count) if rng is None else rng.permutation(count)
+    return Batches(order, np.array(bounds, dtype=np.int64), chosen)

@@ -144,12 +144,12 @@ class _Run(Generic[Net]):
         batches = plan(self.task.data.lens, options.batch_frames, options.max_batch, (options.seed, state.epoch))
         began = time.monotonic()
         self.model.train()
-        todo = list(enumerate(batches))[state.step :]
         size = options.accumulate * self.world.size
-        groups = [todo[i : i + size] for i in range(0, len(todo), size)]
-        for group in progress(groups, desc=f"epoch {state.epoch + 1} of {options.epochs}"):
-            self._update(group, (state.epoch + group[0][0] / len(batches)) / options.epochs)
-            state.step = group[-1][0] + 1
+        starts = range(state.step, len(batches), size)
+        for first in progress(starts, desc=f"epoch {state.epoch + 1} of {options.epochs}"):
+            group = list(enumerate(batches[first : first + size], start=first))
+            self._update(group, (state.epoch + first / len(batches)) / options.epochs)
+            state.step = first + len(group)
             if time.monotonic() - self.last_save > SAVE_SECONDS:
                 self._save()
         done = (state.epoch + 1) / options.epochs
