@@ -49,7 +49,7 @@ KALDI_AN4 = {"mono": 34, "tri1": 17, "tri2 (LDA, MLLT)": 23, "tri3 (SAT)": 37}
 def main(data: Path, lang: Path, conf: Path, threads: int, runs: int, out: Path | None) -> None:
     from pipeline.base import stamp
     from pipeline.base.files import read_json
-    from pipeline.experiments.report import markdown_table
+    from pipeline.experiments.results_page import markdown_table
 
     frames = read_json(data / "features.json")["num_frames"]
     best: dict[str, Cost] = {}

@@ -104,7 +104,7 @@ def shown(seconds: float) -> str:
 @click.option("--gpus", default=8, show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per line.")
 def main(parts: str, hours: str, parameters: float, tflops: float, bandwidth: float, gpus: int, as_json: bool) -> None:
-    from pipeline.experiments.report import markdown_table
+    from pipeline.experiments.results_page import markdown_table
 
     numbers, sizes, found = [int(n) for n in parts.split(",")], [float(h) for h in hours.split(",")], stages()
     cost = gpu(parameters, tflops, bandwidth, gpus)

@@ -195,7 +195,7 @@ def renamed(cut: dict[str, Any], number: int, group: int) -> dict[str, Any]:
 def report(rows: list[dict[str, Any]], sizes: list[int], recipe: Path, threads: int, cache_mib: int) -> str:
     """The table as Markdown."""
     from pipeline.base.stamp import cpu_name
-    from pipeline.experiments.report import markdown_table
+    from pipeline.experiments.results_page import markdown_table
 
     found = {(row["step"], row["size"]): row for row in rows}
     names = list(dict.fromkeys(row["step"] for row in rows))

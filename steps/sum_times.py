@@ -25,7 +25,7 @@ def main(out: Path, made: tuple[Path, ...], row_id: str, part: str, overwrite: b
     def action(tmp: Path) -> dict:
         from pipeline.base.files import atomic_write, write_json
         from pipeline.base.stamp import read_stamp
-        from pipeline.experiments.report import markdown_table
+        from pipeline.experiments.results_page import markdown_table
         from pipeline.tasks.score import result_row
 
         lines, seconds = [], {}

@@ -11,8 +11,7 @@ import click
 
 from pipeline.base import cli
 from pipeline.base.errors import PipelineError
-from pipeline.experiments.report import write_report
-from pipeline.experiments.table_report import sections, shown
+from pipeline.experiments.table_report import write_results
 from pipeline.experiments.tables import load_tables, run_table
 
 
@@ -23,8 +22,11 @@ from pipeline.experiments.tables import load_tables, run_table
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads of each cell.")
 @click.option("--overwrite", is_flag=True, help="Passed on to the steps: remake what has other options or inputs.")
 @click.option("--edited", is_flag=True, help="Take rows too that were made by code with uncommitted changes.")
+@click.option("--keep", is_flag=True, help="Keep the rows of results.json whose directories are not here.")
 @cli.verbose_option
-def main(recipe: Path, names: tuple[str, ...], parallel: int, threads: int, overwrite: bool, edited: bool) -> None:
+def main(
+    recipe: Path, names: tuple[str, ...], parallel: int, threads: int, overwrite: bool, edited: bool, keep: bool
+) -> None:
     """Runs the missing cells of RECIPE/conf/tables/NAME.yaml for NAMES, or of all tables, then writes RESULTS.md.
 
     Cells that were interrupted go on where they were. Exit code 2 when a cell failed; the others are reported.
@@ -38,7 +40,7 @@ def main(recipe: Path, names: tuple[str, ...], parallel: int, threads: int, over
             failed += [
                 f"{name}/log/{cell}.log" for cell in run_table(recipe, name, table, parallel, threads, overwrite)
             ]
-        rows = write_report(recipe, extra=sections, keep=shown(recipe), edited=edited)
+        rows = write_results(recipe, edited=edited, keep=keep)
         logging.getLogger("pipeline").info("%s: %d rows", recipe / "RESULTS.md", len(rows))
         if failed:
             raise PipelineError(f"{len(failed)} cells failed, see in {recipe / 'exp' / 'tables'}: {', '.join(failed)}")

@@ -77,15 +77,21 @@ class Verdict:
     added: int = 0
     edited: bool = False
 
+    def called(self, decimals: int) -> str:
+        """The outcome, with the margin of an equivalence."""
+        if self.outcome != EQUIVALENT or self.effect is None:
+            return self.outcome
+        return f"equivalent within {self.claim.width(self.effect.reference):.{decimals}f}"
+
     def text(self, decimals: int = 2) -> str:
-        """In words, for RESULTS.md."""
+        """In words, for docs/claims.md."""
         effect = self.effect
         if effect is None:
             return self.outcome if self.outcome == NOT_MEASURED else f"**{self.outcome}**"
         low, high = effect.interval
         margin = self.claim.width(effect.reference)
-        name = f"equivalent within {margin:.{decimals}f}" if self.outcome == EQUIVALENT else self.outcome
-        said = f"**{name}**; difference {effect.mean:+.{decimals}f} [{low:+.{decimals}f}, {high:+.{decimals}f}]"
+        said = f"**{self.called(decimals)}**; difference {effect.mean:+.{decimals}f}"
+        said += f" [{low:+.{decimals}f}, {high:+.{decimals}f}]"
         said += f" over {effect.seeds} seed{'s' * (effect.seeds > 1)}"
         said += f", {self.added} of them added after the first figures" if self.added else ""
         said += f" and {effect.speakers} speakers" if effect.speakers else ""

@@ -1,7 +1,8 @@
-"""RESULTS.md and results.json of a recipe, collected from the experiment directories and never written by hand.
+"""The rows of a recipe's results.json, collected from its experiment directories and never written by hand.
 
 A step that measures something writes DIR/results.json, a list of rows with the keys of ROW_KEYS, of which only id,
-part, metric and value are needed: command, commit and device come from DIR/stamp.json.
+part, metric and value are needed: command, commit and device come from DIR/stamp.json. The recipe's results.json has
+all of them and the times of its stages, so that RESULTS.md can be written again where the experiments are gone.
 """
 
 from __future__ import annotations
@@ -10,18 +11,18 @@ import logging
 import math
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
 from pipeline.base import stamp
 from pipeline.base.errors import DataError
-from pipeline.base.files import atomic_write, read_json, read_jsonl, read_yaml, write_json
-from pipeline.base.log import duration
+from pipeline.base.files import read_json, read_jsonl, read_yaml
 
 logger = logging.getLogger(__name__)
 
 Row = dict[str, Any]
+Facts = Mapping[str, Sequence[tuple[str, str]]]  # table -> (metric, DIRECTORY:NAME) of its columns
 
 # What a step leaves for this module: a list of rows.
 ROWS = "results.json"
@@ -36,6 +37,7 @@ ROW_KEYS = (
     GROUPS,
     "low",
     "high",
+    "spread",  # standard deviation, in a row that stands for several seeds
     "counts",
     "seeds",
     "config",
@@ -47,49 +49,11 @@ ROW_KEYS = (
     "dir",
 )
 
-# Title and metrics of each table of RESULTS.md: metric -> (column, decimals). What is not listed comes last.
-FAMILIES: dict[str, dict[str, tuple[str, int]]] = {
-    "Error rates": {
-        "wer": ("WER %", 2),
-        "ser": ("sentence errors %", 2),
-        "per": ("PER %", 2),
-        "cer": ("CER %", 2),
-        "frame_error": ("frame errors %", 2),
-    },
-    "Alignments against reference times": {
-        "tse_ms": ("TSE ms", 1),
-        "boundary_mae_ms": ("phone boundaries ms", 1),
-        "word_boundary_mae_ms": ("word boundaries ms", 1),
-        "within_10ms": ("within 10 ms %", 1),
-        "within_20ms": ("within 20 ms %", 1),
-        "within_50ms": ("within 50 ms %", 1),
-        "silence_share": ("silence %", 1),
-    },
-    "Phone starts against reference times": {
-        "start_mae_ms": ("phone starts ms", 1),
-        "start_within_20ms": ("starts within 20 ms %", 1),
-    },
-    "Speed": {"seconds": ("seconds", 1), "rtf": ("real-time factor", 3)},
-}
-# What a reader has to know of a table.
-NOTES = {
-    "Alignments against reference times": (
-        "Reference: exact or hand-made times where the corpus has them (egs/tiny, egs/timit), else the alignment "
-        "of the GMM. TSE is over "
-        "the utterances whose phones agree in number with the reference (scored), boundaries over all phones "
-        "that match."
-    ),
-}
-# Variants of the alignment metrics that would hide the table they stand in; results.json has them.
-DETAILS = re.compile(r"(word_)?(start|end)_\w+|word_within_\w+")
-# Their intervals follow from the others' and would make the lines too long to read.
-NO_INTERVAL = re.compile(r"within_\w+|silence_share|word_boundary_mae_ms")
-MANY_COMMITS = 10
 SYSTEMS = ("mono", "tri1", "tri2", "tri3", "nhmm", "hybrid", "mmi", "e2e")
-PARTS = ("train", "dev", "test")
+PARTS = ("train", "dev", "cv", "test")
 
 
-def collect(recipe: Path, edited: bool = False) -> list[Row]:
+def collect(recipe: Path, edited: bool = False, facts: Facts | None = None, keep: bool = False) -> list[Row]:
     """Returns the rows of all results.json below RECIPE/exp, in a fixed order, with what the stamps add.
 
     Rows of a directory whose inputs have been remade since are left out with a warning: they describe what is no
@@ -97,11 +61,12 @@ def collect(recipe: Path, edited: bool = False) -> list[Row]:
 
     Args:
       edited: take the rows of edited code too; RESULTS.md marks their commits.
+      facts: table -> the facts of stamps that its columns show, which become rows as well.
+      keep: take the rows of RECIPE/results.json too whose directories are not here, see ``stored_rows``.
     Raises:
       DataError: a broken row, or no results at all.
     """
     rows: list[Row] = []
-    refused = 0
     for path in sorted((recipe / "exp").rglob(ROWS)):
         if any(part.endswith((".tmp", ".old")) for part in path.relative_to(recipe).parts):
             continue
@@ -111,21 +76,70 @@ def collect(recipe: Path, edited: bool = False) -> list[Row]:
             continue
         cell = cell_of(path.parent, recipe)
         for row in read_rows(path, recipe):
-            if not edited and str(row.get("commit", "")).endswith("+"):
-                refused += 1
-                continue
             if cell:
                 row.pop("config", None)  # its table and command say the same, and there are many of them
             rows.append({**row, **cell})
-    if refused:
+    rows += _fact_rows(recipe, facts or {})
+    if keep:
+        rows += stored_rows(recipe, {_key(row) for row in rows})
+    taken = [row for row in rows if edited or not by_edited_code(row)]
+    if len(taken) < len(rows):
         way = "commit the changes and make them again, or look at them with utils/results.py --edited"
-        said = f"{recipe}: {refused} rows were made by code with uncommitted changes and are left out; {way}"
-        if not rows:
+        count = len(rows) - len(taken)
+        said = f"{recipe}: {count} rows were made by code with uncommitted changes and are left out; {way}"
+        if not taken:
             raise DataError(said)
         logger.warning(said)
-    if not rows:
+    if not taken:
         raise DataError(f"{recipe}: no {ROWS} below {recipe / 'exp'}; run the stages that score first")
-    return sorted(rows, key=_order)
+    return sorted(taken, key=row_order)
+
+
+def by_edited_code(row: Row) -> bool:
+    """Whether a row was made by code with uncommitted changes."""
+    return str(row.get("commit", "")).endswith("+")
+
+
+def stored_rows(recipe: Path, measured: Set[tuple]) -> list[Row]:
+    """Returns the rows of RECIPE/results.json whose directories are not here, such as those of another machine.
+
+    Args:
+      measured: keys of rows that take the place of stored ones.
+    """
+    path = recipe / ROWS
+    loaded = read_json(path) if path.is_file() else []
+    if not isinstance(loaded, list):
+        raise DataError(f"{path}: not a list of rows")
+    for number, row in enumerate(loaded, start=1):
+        check_row(row, f"{path}: row {number}")
+    there = {str(row.get("dir")): (recipe / str(row.get("dir"))).is_dir() for row in loaded}
+    return [row for row in loaded if "dir" in row and not there[str(row["dir"])] and _key(row) not in measured]
+
+
+def _key(row: Row) -> tuple:
+    """What a row is about."""
+    cell = sorted((axis, str(value)) for axis, value in (row.get("cell") or {}).items())
+    where = row.get("table") or row.get("dir")
+    return (where, tuple(cell), tuple(row.get("seeds") or ()), row["id"], row["part"], row["metric"])
+
+
+def _fact_rows(recipe: Path, facts: Facts) -> list[Row]:
+    """Facts of stamps below the cells of sweeps as rows, whose id is DIRECTORY:NAME."""
+    rows = []
+    for path in sorted((recipe / "exp").rglob(CELL)):
+        cell = read_json(path)
+        for metric, fact in facts.get(cell["table"], ()):
+            below, _, name = fact.partition(":")
+            directory = path.parent / below
+            made = stamp.read_stamp(directory) if (directory / stamp.STAMP).is_file() else {}
+            value = made.get("facts", {}).get(name)
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+                continue
+            row = {"id": fact, "part": "all", "metric": metric, "value": value, **cell}
+            more = (made["facts"].get("command_line"), made.get("code", {}).get("revision"), made.get("device"))
+            row.update({key: found for key, found in zip(("command", "commit", "device"), more) if found})
+            rows.append({**row, "dir": os.path.relpath(directory, recipe)})
+    return rows
 
 
 def cell_of(directory: Path, recipe: Path) -> Row:
@@ -175,7 +189,7 @@ def check_row(row: Any, where: str) -> None:
     for key in ("id", "part", "metric"):
         if not isinstance(row[key], str) or not row[key]:
             raise DataError(f"{where}: {key} is {row[key]!r}, needed is a word")
-    for key in ("value", "low", "high"):
+    for key in ("value", "low", "high", "spread"):
         number = row.get(key)
         if number is None and key != "value":
             continue
@@ -198,7 +212,9 @@ def changed_inputs(directory: Path) -> list[str]:
 
 
 def read_references(path: Path) -> list[Row]:
-    """Reads figures of others to stand beside ours: a YAML list of {id, part, metric, value, source}."""
+    """Reads figures of others to stand beside ours: a YAML list of {id, part, metric, value, source}, and optionally
+    a label, a few words that head their column.
+    """
     if not path.is_file():
         return []
     loaded = read_yaml(path) or []
@@ -208,7 +224,7 @@ def read_references(path: Path) -> list[Row]:
         where = f"{path}: entry {number}"
         if not isinstance(row, dict) or not isinstance(row.get("source"), str):
             raise DataError(f"{where}: needs id, part, metric, value and source")
-        check_row({key: value for key, value in row.items() if key != "source"}, where)
+        check_row({key: value for key, value in row.items() if key not in ("source", "label")}, where)
     return loaded
 
 
@@ -233,160 +249,34 @@ def stage_times(path: Path) -> list[dict[str, Any]]:
     return [best[stage] for stage in sorted(best) if best[stage]["made"]]
 
 
-def write_report(
-    recipe: Path,
-    title: str | None = None,
-    extra: Callable[[Path, list[Row]], Sequence[str]] | None = None,
-    keep: Callable[[Row], bool] | None = None,
-    edited: bool = False,
-) -> list[Row]:
-    """Writes RECIPE/results.json and RECIPE/RESULTS.md and returns the rows.
-
-    Args:
-      recipe: directory of the recipe, with exp/ and, optionally, conf/references.yaml.
-      title: heading; the name of the directory when not given.
-      extra: makes further sections (Markdown) of the recipe and its rows, such as table_report.sections.
-      keep: which rows are of interest, such as table_report.shown; all when not given.
-      edited: take rows of edited code too, see collect.
-    """
-    rows = [row for row in collect(recipe, edited) if keep is None or keep(row)]
-    references = read_references(recipe / "conf" / "references.yaml")
-    times = stage_times(recipe / "exp" / "stage_times.jsonl")
-    device = next((row["device"] for row in rows if row.get("device")), stamp.cpu_name())
-    measured = [
-        {"id": f"stage_{t['stage']}", "part": "all", "metric": "seconds", "value": t["seconds"], "device": device}
+def time_rows(times: Sequence[Mapping[str, Any]], device: str) -> list[Row]:
+    """Returns the times of stages as rows of results.json."""
+    return [
+        {
+            "id": f"stage_{t['stage']}",
+            "part": "all",
+            "metric": "seconds",
+            "value": t["seconds"],
+            "counts": {"made": t["made"]},
+            "config": {"title": t["title"]},
+            "device": device,
+        }
         for t in times
     ]
-    kept = [{key: value for key, value in row.items() if key != GROUPS} for row in rows]
-    write_json(recipe / "results.json", kept + measured)
-    single = [row for row in rows if "table" not in row]
-    name = title or recipe.resolve().name
-    sections = [_head(name, rows), *result_tables(single, references)]
-    sections += extra(recipe, rows) if extra else []
-    sections += [_times_table(times)] if times else []
-    with atomic_write(recipe / "RESULTS.md") as out:
-        out.write("\n".join(sections))
-    return rows
 
 
-def result_tables(rows: Sequence[Row], references: Sequence[Row] = ()) -> list[str]:
-    """Returns one Markdown section per family of metrics, one line per system and part, one column per metric."""
-    listed = {metric for family in FAMILIES.values() for metric in family}
-    others = sorted(m for m in {row["metric"] for row in rows} - listed if not DETAILS.fullmatch(m))
-    families = {**FAMILIES, "Other measurements": {metric: (metric.replace("_", " "), 3) for metric in others}}
-    sections = []
-    for title, metrics in families.items():
-        mine = [row for row in rows if row["metric"] in metrics]
-        theirs = [row for row in references if row["metric"] in metrics]
-        if mine:
-            sections.append(_family_table(title, metrics, mine, theirs))
-    return sections
+def stored_times(recipe: Path) -> list[dict[str, Any]]:
+    """Returns the times of stages that RECIPE/results.json has, as ``stage_times`` does."""
+    path = recipe / ROWS
+    found = []
+    for row in read_json(path) if path.is_file() else []:
+        if re.fullmatch(r"stage_\d+", row["id"]) and row.get("config") and row.get("counts"):
+            time = {"title": row["config"]["title"], "seconds": row["value"], "made": row["counts"]["made"]}
+            found.append({"stage": int(row["id"].partition("_")[2]), **time})
+    return found
 
 
-def _family_table(title: str, metrics: Mapping[str, tuple[str, int]], rows: list[Row], theirs: list[Row]) -> str:
-    present = [metric for metric in metrics if any(r["metric"] == metric for r in [*rows, *theirs])]
-    lines: dict[tuple, dict[str, Row]] = {}
-    for row in rows:
-        lines.setdefault((*_order(row)[:2], row["id"], row["part"], row.get("dir", "")), {})[row["metric"]] = row
-    known = {(key[2], key[3]) for key in lines}
-    for row in theirs:
-        if (row["id"], row["part"]) not in known:
-            lines.setdefault((*_order(row)[:2], row["id"], row["part"], ""), {})
-    sources = list(dict.fromkeys(row["source"] for row in theirs))
-    with_counts = any(row.get("counts") is not None for row in rows)
-    head = ["system", "part", *(metrics[m][0] for m in present)]
-    head += ["counts"] if with_counts else []
-    head += [f"reference {_letter(i)}" for i in range(len(sources))] + ["directory"]
-    table = []
-    for key in sorted(lines, key=lambda k: (*k[:2], k[4])):
-        cells = [key[2], key[3]]
-        for metric in present:
-            measured = lines[key].get(metric)
-            cells.append(value_text(measured, metrics[metric][1]) if measured else "")
-        if with_counts:
-            counts = [counts_text(lines[key][m].get("counts", {})) for m in present if m in lines[key]]
-            cells.append("; ".join(list(dict.fromkeys(filter(None, counts)))[:2]))
-        for source in sources:
-            match = [r for r in theirs if r["source"] == source and (r["id"], r["part"]) == (key[2], key[3])]
-            several = len(present) > 1
-            text = [
-                f"{metrics[r['metric']][0]} " * several + f"{r['value']:.{metrics[r['metric']][1]}f}" for r in match
-            ]
-            cells.append(", ".join(text))
-        table.append([*cells, f"`{key[4]}`" if key[4] else ""])
-    notes = [f"\nReference {_letter(i)}: {source}." for i, source in enumerate(sources)]
-    intervals = "\nIn brackets: 95 % interval." if any("low" in row for row in rows) else ""
-    about = f"\n{NOTES[title]}" if title in NOTES else ""
-    return f"## {title}\n\n{markdown_table(head, table)}{intervals}{about}{''.join(notes)}\n"
-
-
-def value_text(row: Row, decimals: int) -> str:
-    """ "5.95 [4.31, 7.80]", the interval where there is one."""
-    text = f"{row['value']:.{decimals}f}"
-    if NO_INTERVAL.fullmatch(row["metric"]):
-        return text
-    if row.get("low") is not None and row.get("high") is not None:
-        text += f" [{row['low']:.{decimals}f}, {row['high']:.{decimals}f}]"
-    return text
-
-
-def counts_text(counts: Any) -> str:
-    """Counts for people: "46 / 773, 3 ins, 3 dels, 40 subs" for error counts, "name number" for others."""
-    if not isinstance(counts, Mapping):
-        return str(counts)
-    rest = {key: value for key, value in counts.items() if value or key in ("ins", "dels", "subs", "errors")}
-    texts = []
-    whole = next((key for key in ("words", "phones", "ref", "total") if key in rest), None)
-    if "errors" in rest and whole:
-        texts.append(f"{rest.pop('errors'):,} / {rest.pop(whole):,}")
-    for key, value in rest.items():
-        number = f"{value:,}" if isinstance(value, int) else f"{value:.4g}" if isinstance(value, float) else value
-        texts.append(f"{number} {key}")
-    return ", ".join(texts)
-
-
-def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Returns a Markdown table with columns of equal width, so that it reads well as text too."""
-    body = [[str(cell).replace("|", "\\|") for cell in row] for row in rows]
-    widths = [max(3, len(name), *(len(row[i]) for row in body)) if body else len(name) for i, name in enumerate(head)]
-
-    def line(cells: Sequence[str]) -> str:
-        return "| " + " | ".join(cell.ljust(width) for cell, width in zip(cells, widths)) + " |"
-
-    rule = "| " + " | ".join("-" * width for width in widths) + " |"
-    return "\n".join([line(list(head)), rule, *map(line, body)]) + "\n"
-
-
-def _head(name: str, rows: Sequence[Row]) -> str:
-    devices = sorted({row["device"] for row in rows if row.get("device")})
-    commits = sorted({row["commit"] for row in rows if row.get("commit")})
-    text = f"# Results: {name}\n\nWritten by `utils/results.py` from the experiment directories; not edited by hand.\n"
-    text += "Each row with its command, options and commit stands in [results.json](results.json).\n"
-    if devices:
-        text += f"\nMachine: {'; '.join(devices)}.\n"
-    if len(commits) > MANY_COMMITS:
-        text += f"Made at {len(commits)} commits; see results.json.\n"
-    elif commits:
-        text += f"Commit: {', '.join(commits)}.\n"
-    if any(commit.endswith("+") for commit in commits):
-        text += "A commit with + had uncommitted changes, so its rows cannot be repeated.\n"
-    return text
-
-
-def _times_table(times: Sequence[Mapping[str, Any]]) -> str:
-    table = [[str(t["stage"]), t["title"], duration(t["seconds"]), str(t["made"])] for t in times]
-    text = markdown_table(["stage", "title", "time", "outputs made"], table)
-    about = (
-        "Of each stage the successful run that made the most outputs; what was made in parts or by hand is not counted."
-    )
-    return f"## Times per stage\n\n{text}\n{about}\n"
-
-
-def _letter(index: int) -> str:
-    return "abcdefghijklmnopqrstuvwxyz"[index % 26]
-
-
-def _order(row: Row) -> tuple:
+def row_order(row: Row) -> tuple:
     """Systems in the order in which they build on each other, parts from train to test, then by name."""
     system = next((i for i, name in enumerate(SYSTEMS) if row["id"].startswith(name)), len(SYSTEMS))
     part = PARTS.index(row["part"]) if row["part"] in PARTS else len(PARTS)

@@ -29,7 +29,7 @@ def draw(path: Path, plot: Plot, label: str, cells: Sequence[Cell], measured: Se
     matplotlib.rcParams["svg.fonttype"] = "none"
     from matplotlib.figure import Figure
 
-    points = [(cell, m) for cell, m in zip(cells, measured) if m.values]
+    points = [(cell, m) for cell, m in zip(cells, measured) if m.count]
     if not points:
         return False
     figure = Figure(figsize=(6, 3.6), layout="constrained")

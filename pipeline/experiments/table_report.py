@@ -8,29 +8,62 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from pipeline.base import stamp
 from pipeline.base.errors import DataError
-from pipeline.experiments.claims import NOT_MEASURED, Claim, Compared, Verdict, judge, write_claims
-from pipeline.experiments.report import FAMILIES, GROUPS, Row, markdown_table
+from pipeline.experiments.claims import (
+    NOT_MEASURED,
+    UNDECIDED,
+    Claim,
+    Compared,
+    Verdict,
+    judge,
+    read_claims,
+    write_claims,
+)
+from pipeline.experiments.report import GROUPS, Facts, Row, by_edited_code
+from pipeline.experiments.results_page import METRICS, markdown_table, write_report
 from pipeline.experiments.statistics import crossed, paired
 from pipeline.experiments.tables import Cell, Column, Table, cell_dir, load_tables, matches
+
+# What precedes the tables of sweeps in RESULTS.md.
+HOW_TO_READ = """## Experiments
+
+Each table below is a grid of settings that was run with several seeds: mean ± standard deviation over the seeds, "(n)"
+where only n of them were run. Claims are tested on pairs of runs that share their seed. *Difference* is the first
+setting of the claim minus the second, with its 95 % interval; *p* is adjusted for the number of claims on this page;
+*noticeable* is the smallest true difference that as many seeds would have shown in four cases of five. So "undecided"
+beside a large noticeable difference says little about the claim.
+"""
 
 
 @dataclasses.dataclass
 class Measured:
-    """Values of one column in one cell: seed -> value, and where the rows have them, seed -> sums by speaker."""
+    """Values of one column in one cell.
+
+    Attributes:
+        values: seed -> value.
+        sums: seed -> sums by speaker, where the rows have them.
+        summary: mean, standard deviation and number of seeds, where the values themselves are gone.
+    """
 
     values: dict[int, float]
     sums: dict[int, dict[str, list[float]]] = dataclasses.field(default_factory=dict)
+    summary: tuple[float, float | None, int] | None = None
+
+    @property
+    def count(self) -> int:
+        """Number of seeds."""
+        return len(self.values) or (self.summary[2] if self.summary else 0)
 
     @property
     def mean(self) -> float:
         """Mean over the seeds."""
-        return sum(self.values.values()) / len(self.values)
+        return sum(self.values.values()) / len(self.values) if self.values or not self.summary else self.summary[0]
 
     @property
     def spread(self) -> float | None:
         """Standard deviation between the seeds; None for a single one."""
+        if self.summary and not self.values:
+            return self.summary[1]
         if len(self.values) < 2:
             return None
         return math.sqrt(sum((v - self.mean) ** 2 for v in self.values.values()) / (len(self.values) - 1))
@@ -40,28 +73,39 @@ def measure(recipe: Path, name: str, table: Table, rows: Sequence[Row], cell: Ce
     """Returns what was measured for a column in a cell, seeds that are missing left out."""
     measured = Measured({})
     wanted = re.sub(r"\{(\w+)\}", lambda m: str(table.variables(cell).get(m[1], m[0])), column.id or "")
+    wanted = column.fact or wanted
+    mine = [
+        row
+        for row in rows
+        if row.get("table") == name and row.get("cell") == cell and row["metric"] == column.metric
+        if column.part in (None, row["part"]) and wanted in ("", row["id"])
+    ]
     for seed in table.all_seeds:
-        directory = recipe / cell_dir(name, cell, seed)
-        if column.fact is not None:
-            below, _, fact = column.fact.partition(":")
-            if (directory / below / stamp.STAMP).is_file():
-                value = stamp.read_stamp(directory / below).get("facts", {}).get(fact)
-                if isinstance(value, (int, float)) and math.isfinite(value):
-                    measured.values[seed] = float(value)
-            continue
-        found = [
-            row
-            for row in rows
-            if row.get("table") == name and row.get("cell") == cell and row.get("seeds") == [seed]
-            if row["metric"] == column.metric and column.part in (None, row["part"]) and wanted in ("", row["id"])
-        ]
+        found = [row for row in mine if row.get("seeds") == [seed]]
         if len(found) > 1:
+            directory = recipe / cell_dir(name, cell, seed)
             raise DataError(f"{directory}: {len(found)} rows for column {column.key}; give its part or id")
         if found:
             measured.values[seed] = found[0]["value"]
             if found[0].get(GROUPS):
                 measured.sums[seed] = found[0][GROUPS]
+    for row in mine:
+        if "spread" in row:
+            measured.summary = row["value"], row["spread"], len(row["seeds"])
     return measured
+
+
+def facts_of(recipe: Path) -> Facts:
+    """Table -> the facts of stamps that its columns show."""
+    return {
+        name: [(c.metric, c.fact) for c in table.columns if c.fact is not None]
+        for name, table in load_tables(recipe).items()
+    }
+
+
+def write_results(recipe: Path, title: str | None = None, edited: bool = False, keep: bool = False) -> list[Row]:
+    """Writes RESULTS.md, results.json, claims.json and the pictures of a recipe; see ``results_page.write_report``."""
+    return write_report(recipe, title, sections, shown(recipe), edited, facts_of(recipe), keep)
 
 
 def shown(recipe: Path) -> Callable[[Row], bool]:
@@ -83,10 +127,11 @@ def sections(recipe: Path, rows: Sequence[Row]) -> list[str]:
     said = verdicts(recipe, rows, grids)
     if said:
         write_claims(recipe, said)
-    return [
+    made = [
         table_section(recipe, name, table, grid, [v for v in said if v.table == name])
         for name, (table, grid) in grids.items()
     ]
+    return [HOW_TO_READ, *made] if made else []
 
 
 Grid = Mapping[str, Sequence["Measured"]]  # key of a column -> what was measured in each cell
@@ -96,7 +141,7 @@ def measured_tables(recipe: Path, rows: Sequence[Row]) -> dict[str, tuple[Table,
     """Returns the tables of the recipe of which something has been measured, by name."""
     found: dict[str, tuple[Table, Grid]] = {}
     for name, table in load_tables(recipe).items():
-        if any(row.get("table") == name for row in rows) or (recipe / "exp" / "tables" / name).is_dir():
+        if any(row.get("table") == name for row in rows):
             cells = list(table.cells())
             found[name] = (
                 table,
@@ -108,14 +153,23 @@ def measured_tables(recipe: Path, rows: Sequence[Row]) -> dict[str, tuple[Table,
 def verdicts(recipe: Path, rows: Sequence[Row], grids: Mapping[str, tuple[Table, Grid]] | None = None) -> list[Verdict]:
     """Returns a verdict on each claim of the measured tables of a recipe."""
     grids = measured_tables(recipe, rows) if grids is None else grids
-    edited = {row["table"] for row in rows if row.get("table") and str(row.get("commit", "")).endswith("+")}
-    return judge(
-        [
-            compare(name, table, claim, grid[claim.column], name in edited)
-            for name, (table, grid) in grids.items()
-            for claim in table.claims
-        ]
-    )
+    edited = {row["table"] for row in rows if row.get("table") and by_edited_code(row)}
+    compared = [
+        compare(name, table, claim, grid[claim.column], name in edited)
+        for name, (table, grid) in grids.items()
+        for claim in table.claims
+    ]
+    with_sums = {row["table"] for row in rows if row.get("table") and row.get(GROUPS)}
+    return judge([c if c.table in with_sums else _as_it_was(c, read_claims(recipe)) for c in compared])
+
+
+def _as_it_was(compared: Compared, before: Sequence[Verdict]) -> Compared:
+    """The stored comparison in place of one whose sums by speaker are gone, if it had them and was of as many seeds."""
+    for old in before:
+        if old.table == compared.table and old.claim == compared.claim and not old.edited:
+            if old.effect and compared.effect and old.effect.speakers and old.effect.seeds == compared.effect.seeds:
+                return compared._replace(effect=old.effect)
+    return compared
 
 
 def table_section(
@@ -123,17 +177,18 @@ def table_section(
 ) -> str:
     """Returns the Markdown of one table: cells, what of the claims holds, pictures."""
     cells = list(table.cells())
-    head = list(table.axes)
-    for column in table.columns:
+    columns = [c for c in table.columns if any(m.count for m in grid[c.key])]
+    head = [axis.replace("_", " ") for axis in table.axes]
+    for column in columns:
         head.append(heading(column))
         if any(k.column == column.key for k in table.known):
             head.append("known")
     lines = []
     for i, cell in enumerate(cells):
-        if not any(column[i].values for column in grid.values()):
+        if not any(grid[column.key][i].count for column in columns):
             continue
-        line = [str(value) for value in cell.values()]
-        for column in table.columns:
+        line = [str(value).replace("_", " ") for value in cell.values()]
+        for column in columns:
             line.append(_text(grid[column.key][i], decimals_of(column), len(table.all_seeds)))
             figures = [k for k in table.known if k.column == column.key]
             if figures:
@@ -141,20 +196,12 @@ def table_section(
         lines.append(line)
     text = f"## {table.title}\n\n" + (f"{table.about.strip()}\n\n" if table.about else "")
     text += markdown_table(head, lines)
-    counts = [len(m.values) for column in grid.values() for m in column]
+    counts = [grid[column.key][i].count for column in columns for i in range(len(cells))]
+    text += f"\n{_seeds_text(table)} Described by `conf/tables/{name}.yaml`."
     missing = len(cells) - len(lines)
-    seeds = ", ".join(map(str, table.seeds))
-    if table.added_seeds:
-        seeds += f" and {', '.join(map(str, table.added_seeds))}, which were added after the first figures,"
-    text += f"\nMean ± standard deviation over seeds {seeds}" if len(table.all_seeds) > 1 else f"\nSeed {seeds} only"
-    text += "." if min(counts) == len(table.all_seeds) else "; (n): only n of them measured, –: none."
     text += f" {missing} of {len(cells)} cells are not measured yet." if missing else ""
-    text += f" Described by `conf/tables/{name}.yaml`.\n"
-    text += f"Measured with earlier settings: {table.measured_with}.\n" if table.measured_with else ""
-    said = [v for v in verdicts if v.outcome != NOT_MEASURED]
-    decimals = {column.key: decimals_of(column) for column in table.columns}
-    text += "".join(f"\n- {v.claim.text}: {v.text(decimals[v.claim.column])}" for v in said)
-    text += "\n" if said else ""
+    text += f"\nMeasured with earlier settings: {table.measured_with}." if table.measured_with else ""
+    text += f"\n\n{claims_table(table, verdicts)}" if any(v.outcome != NOT_MEASURED for v in verdicts) else "\n"
     if table.plots and any(counts):
         from pipeline.experiments.table_plots import draw
 
@@ -164,6 +211,39 @@ def table_section(
             if draw(recipe / path, plot, heading(column), cells, grid[plot.column]):
                 text += f"\n![{table.title}: {heading(column)}]({path.as_posix()})\n"
     return text
+
+
+def _seeds_text(table: Table) -> str:
+    planned = ", ".join(map(str, table.seeds))
+    if len(table.all_seeds) == 1:
+        return f"Seed {planned} only."
+    added = ", ".join(map(str, table.added_seeds))
+    return f"Seeds {planned}" + (f", and {added} added after the first figures." if added else ".")
+
+
+def claims_table(table: Table, verdicts: Sequence[Verdict]) -> str:
+    """Returns a Markdown table of what was measured of the claims."""
+    decimals = {column.key: decimals_of(column) for column in table.columns}
+    lines = []
+    for verdict in verdicts:
+        effect, digits = verdict.effect, decimals[verdict.claim.column]
+        if effect is None:
+            if verdict.outcome != NOT_MEASURED:
+                lines.append([verdict.claim.text, verdict.outcome, "", "", "", ""])
+            continue
+        low, high = effect.interval
+        about = f"{effect.seeds}" + f", {verdict.added} of them added" * bool(verdict.added)
+        lines.append(
+            [
+                verdict.claim.text,
+                f"**{verdict.called(digits)}**" + ", in part by edited code" * verdict.edited,
+                f"{effect.mean:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]",
+                "" if verdict.p is None else "< 0.001" if verdict.p < 0.001 else f"{verdict.p:.3f}",
+                about + f" x {effect.speakers} speakers" * bool(effect.speakers),
+                f"{effect.detectable:.{digits}f}" if verdict.outcome == UNDECIDED else "",
+            ]
+        )
+    return markdown_table(["claim", "outcome", "difference", "p", "seeds", "noticeable"], lines)
 
 
 def compare(name: str, table: Table, claim: Claim, measured: Sequence[Measured], edited: bool = False) -> Compared:
@@ -197,24 +277,27 @@ def compare(name: str, table: Table, claim: Claim, measured: Sequence[Measured],
 
 
 def heading(column: Column) -> str:
-    """Heading of a column: its label, or metric and part."""
+    """Heading of a column: its label, or metric, part and unit: "WER, test (%)"."""
     if column.label:
         return column.label
-    names = {metric: name for family in FAMILIES.values() for metric, (name, _) in family.items()}
-    return " ".join(filter(None, (names.get(column.metric, column.metric.replace("_", " ")), column.part)))
+    metric = METRICS.get(column.metric)
+    name = metric.name if metric else column.metric.replace("_", " ")
+    text = f"{name}, {column.part}" if column.part else name
+    return f"{text} ({metric.unit})" if metric and metric.unit else text
 
 
 def decimals_of(column: Column) -> int:
     """Digits after the point that a column is shown with."""
     if column.decimals is not None:
         return column.decimals
-    return next((family[column.metric][1] for family in FAMILIES.values() if column.metric in family), 3)
+    return METRICS[column.metric].decimals if column.metric in METRICS else 3
 
 
 def _text(measured: Measured, decimals: int, seeds: int) -> str:
-    if not measured.values:
+    if not measured.count:
         return "–"
-    text = f"{measured.mean:.{decimals}f}"
-    if measured.spread is not None:
-        text += f" ± {measured.spread:.{decimals}f}"
-    return text if len(measured.values) == seeds else f"{text} ({len(measured.values)})"
+    text = f"{measured.mean:,.{decimals}f}"
+    spread = f"{measured.spread or 0.0:,.{decimals}f}"
+    if float(spread.replace(",", "")):  # else it is a number that no seed changes, such as that of parameters
+        text += f" ± {spread}"
+    return text if measured.count == seeds else f"{text} ({measured.count})"

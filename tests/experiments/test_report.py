@@ -12,6 +12,8 @@ from pipeline.base import stamp
 from pipeline.base.errors import DataError
 from pipeline.base.files import read_json, write_json, write_jsonl
 from pipeline.experiments import report
+from pipeline.experiments.results_page import write_report
+from pipeline.experiments.system_names import system_name
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -61,7 +63,7 @@ def test_files(recipe):
     (recipe / "conf").mkdir()
     (recipe / "conf" / "references.yaml").write_text(
         "- {id: mono, part: test, metric: wer, value: 12.16, source: Their programs}\n"
-        "- {id: mono, part: test, metric: wer, value: 13.07, source: Their programs at weight 10}\n"
+        "- {id: mono, part: test, metric: wer, value: 13.07, label: fixed, source: Their programs at weight 10}\n"
         "- {id: tri1, part: test, metric: wer, value: 9.31, source: Their programs}\n"
     )
     write_jsonl(
@@ -73,28 +75,71 @@ def test_files(recipe):
             {"stage": 0, "title": "data", "seconds": 4.0, "made": 1, "ok": True},
         ],
     )
-    report.write_report(recipe, "corpus")
+    write_report(recipe, "corpus")
     text = (recipe / "RESULTS.md").read_text()
     lines = [" ".join(line.split()) for line in text.splitlines()]
-    assert "| system | part | WER % | counts | reference a | reference b | directory |" in lines
-    assert (
-        "| mono | test | 12.16 [9.50, 14.90] | 94 / 773, 12 ins, 20 dels, 62 subs | 12.16 | 13.07 "
-        "| `exp/mono/decode_test` |" in lines
-    )
-    assert "| tri1 | test | | | 9.31 | | |" in lines
-    assert "| system | part | TSE ms | within 20 ms % | counts | directory |" in lines
-    assert "| nhmm_fixed | dev | 31.2 | 88.0 | 2 skipped | `exp/nhmm/score_dev` |" in lines
-    assert "| 3 | GMM | 3 min 07 s | 8 |" in lines
-    assert "Reference b: Their programs at weight 10." in text
+    head = "| system | dev (%) | test (%) | errors on test: inserted + deleted + substituted | others [a], test | fixed [b], test |"
+    assert head in lines
+    line = "| GMM, monophones | 10.00 [9.50, 14.90] | 12.16 [9.50, 14.90] | 94 = 12 + 20 + 62 | 12.16 | 13.07 |"
+    assert line in lines
+    assert "| GMM, triphones | | | | 9.31 | |" in lines
+    assert "| system | TSE (ms) | within 20 ms (%) |" in lines and "Part: dev." in lines
+    assert "| nhmm_fixed | 31.2 | 88.0 |" in lines
+    assert "| 3 | GMM | 3 min 07 s |" in lines
+    assert "Not ours: [a] Their programs; [b] Their programs at weight 10." in text
+    assert "test: 773 words." in text
     results = read_json(recipe / "results.json")
     assert [r["id"] for r in results if r["metric"] == "seconds"] == ["stage_0", "stage_3"]
     assert all(set(r) <= set(report.ROW_KEYS) for r in results)
 
 
+def test_results_are_written_again_where_the_experiments_are_gone(recipe, caplog):
+    """The same page from results.json alone; what is here replaces what was stored, edited code's rows go."""
+    write_jsonl(recipe / "exp/stage_times.jsonl", [{"stage": 3, "title": "GMM", "seconds": 9.0, "made": 4, "ok": True}])
+    write_report(recipe)
+    page = (recipe / "RESULTS.md").read_text()
+    shutil.rmtree(recipe / "exp")
+    with pytest.raises(DataError, match=r"no results\.json"):
+        write_report(recipe)
+    write_report(recipe, keep=True)
+    assert (recipe / "RESULTS.md").read_text() == page
+    add(recipe, "mono/decode_test", [{**WER, "value": 11.5}])
+    rows = write_report(recipe, keep=True)
+    assert {r["part"]: r["value"] for r in rows if r["metric"] == "wer"} == {"dev": 10.0, "test": 11.5}
+    shutil.rmtree(recipe / "exp")
+    stored = read_json(recipe / "results.json")
+    write_json(recipe / "results.json", [{**r, "commit": "abc+"} if r["id"] == "mono" else r for r in stored])
+    assert {r["id"] for r in write_report(recipe, keep=True)} == {"nhmm_fixed"}
+    assert "2 rows were made by code with uncommitted changes" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "name, words",
+    [
+        ("mono", "GMM, monophones"),
+        ("tri3_chenone_first_pass", "GMM, speaker-adaptive, graphemes, first pass"),
+        ("nhmm_speech_silence", "neural HMM"),
+        ("nhmm_refined_own", "neural HMM, boundaries refined, the corpus's own speakers"),
+        ("hybrid_nhmm", "network on neural HMM alignments"),
+        ("mmi_sat", "network on GMM alignments, then MMI, adapted features"),
+        ("e2e_ctc_none", "CTC alone"),
+        ("e2e_ctc_nhmm_ctc_1gram", "CTC supervised by neural HMM alignments, lexicon and 1-gram"),
+        ("e2e_ctc_gmm_3gram", "CTC supervised by GMM alignments, with the 3-gram"),
+        ("phones_tri1", "phone recogniser, GMM, triphones"),
+        ("hybrid", "hybrid"),
+        ("hybrid_x", "hybrid_x"),
+        ("mono_x", "mono_x"),
+        ("mine", "mine"),
+    ],
+)
+def test_names_of_systems(name, words):
+    assert system_name(name) == words
+
+
 def test_equal_input_equal_bytes(recipe):
-    report.write_report(recipe)
+    write_report(recipe)
     first = (recipe / "RESULTS.md").read_bytes(), (recipe / "results.json").read_bytes()
-    report.write_report(recipe)
+    write_report(recipe)
     assert ((recipe / "RESULTS.md").read_bytes(), (recipe / "results.json").read_bytes()) == first
     assert str(recipe).encode() not in b"".join(first)
 
@@ -112,10 +157,10 @@ def test_rows_of_a_remade_model_are_left_out(recipe, caplog):
 def test_rows_of_edited_code_are_refused(recipe, caplog, run_script):
     add(recipe, "tri1/decode_test", [{**WER, "id": "tri1"}])
     add(recipe, "tri2/decode_test", [{**WER, "id": "tri2"}], commit="abc+")
-    rows = report.write_report(recipe)
+    rows = write_report(recipe)
     assert "tri1" in {row["id"] for row in rows} and "tri2" not in {row["id"] for row in rows}
     assert "1 rows were made by code with uncommitted changes and are left out" in caplog.text
-    assert "tri2" in {row["id"] for row in report.write_report(recipe, edited=True)}
+    assert "tri2" in {row["id"] for row in write_report(recipe, edited=True)}
     assert "A commit with + had uncommitted changes" in (recipe / "RESULTS.md").read_text()
     for directory in (recipe / "exp").iterdir():
         if directory.name != "tri2" and directory.is_dir():
@@ -166,14 +211,14 @@ def test_broken_references(recipe, text):
     (recipe / "conf").mkdir()
     (recipe / "conf" / "references.yaml").write_text(text)
     with pytest.raises(DataError, match=r"references\.yaml"):
-        report.write_report(recipe)
+        write_report(recipe)
     assert not (recipe / "RESULTS.md").exists()
 
 
 def test_broken_times(recipe):
     write_jsonl(recipe / "exp" / "stage_times.jsonl", [{"stage": 1}])
     with pytest.raises(DataError, match=r"stage_times\.jsonl:1"):
-        report.write_report(recipe)
+        write_report(recipe)
 
 
 def test_command(recipe, run_script):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import sys
 from pathlib import Path
 
@@ -11,8 +12,8 @@ import pytest
 
 from pipeline.base.errors import DataError
 from pipeline.base.files import read_json, write_json
-from pipeline.experiments import report, table_report, tables
-from pipeline.experiments.claims import Claim
+from pipeline.experiments import table_report, tables
+from pipeline.experiments.claims import Claim, read_claims
 from pipeline.experiments.table_report import Measured
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -110,21 +111,21 @@ def test_run_and_report(recipe):
     (recipe / "fail").write_text("3")
     failed = tables.run_table(recipe, "transitions", table, parallel=2)
     assert failed == ["transition=learned_ali=gmm_seed3", "transition=learned_ali=nhmm_seed3"]
-    rows = report.write_report(recipe, extra=table_report.sections)
+    rows = table_report.write_results(recipe)
     text = " ".join((recipe / "RESULTS.md").read_text().split())
-    assert "| fixed | gmm | 10.00 ± 0.00 | 12.5 | 30.2 ± 0.1 |" in text
-    assert "| learned | nhmm | 15.00 ± 0.00 (2) | | 20.1 ± 0.1 (2) |" in text
-    assert "**too few seeds**; difference -10.0 [-10.0, -10.0] over 2 seeds" in text
+    assert "| fixed | gmm | 10.00 | 12.5 | 30.2 ± 0.1 |" in text
+    assert "| learned | nhmm | 15.00 (2) | | 20.1 ± 0.1 (2) |" in text
+    assert "| **too few seeds** | -10.0 [-10.0, -10.0] | | 2 | |" in text
     assert {row["table"] for row in rows} == {"transitions"}
 
     (recipe / "fail").unlink()
     assert tables.run_table(recipe, "transitions", table, parallel=2) == []
-    rows = report.write_report(recipe, extra=table_report.sections)
+    rows = table_report.write_results(recipe)
     text = " ".join((recipe / "RESULTS.md").read_text().split())
-    assert "| learned | nhmm | 15.00 ± 0.00 | | 20.2 ± 0.1 |" in text
-    assert "lower the time error: **supported**; difference -10.0 [-10.0, -10.0] over 3 seeds, p < 0.001" in text
-    assert "GMM alignments are better: **supported**; difference -5.00" in text
-    assert "raise the word error: **undecided**; difference +0.00" in text
+    assert "| learned | nhmm | 15.00 | | 20.2 ± 0.1 |" in text
+    assert "lower the time error | **supported** | -10.0 [-10.0, -10.0] | < 0.001 | 3 | |" in text
+    assert "GMM alignments are better | **supported** | -5.00" in text
+    assert "raise the word error | **undecided** | +0.00" in text
     row = next(r for r in rows if r["seeds"] == [2] and r["cell"] == {"transition": "learned", "ali": "nhmm"})
     assert row["table"] == "transitions" and row["dir"].endswith("seed2/score")
     assert "## Error rates" not in text  # rows of a sweep stand in its table only
@@ -147,7 +148,7 @@ def test_pictures_are_equal_for_equal_data(recipe):
     tables.run_table(recipe, "transitions", table, parallel=2)
     drawn = []
     for _ in range(2):
-        report.write_report(recipe, extra=table_report.sections)
+        table_report.write_results(recipe)
         drawn.append([path.read_bytes() for path in sorted((recipe / "plots").iterdir())])
     assert drawn[0] == drawn[1]
 
@@ -159,13 +160,52 @@ def test_facts_of_a_stamp(recipe):
     )
     path.write_text(text)
     table = tables.load_table(path)
+    tables.run_table(recipe, "transitions", table, parallel=2)
     cell = next(table.cells())
     for seed, value in ((1, 0.5), (2, 0.7), (3, None)):
         directory = recipe / tables.cell_dir("transitions", cell, seed) / "m"
         write_json(directory / "stamp.json", {"identity": "x", "id": "y", "facts": {"p": value}})
-    measured = table_report.measure(recipe, "transitions", table, [], cell, table.columns[1])
+    rows = table_report.write_results(recipe)
+    measured = table_report.measure(recipe, "transitions", table, rows, cell, table.columns[1])
     assert measured.values == {1: 0.5, 2: 0.7}
     assert measured.mean == pytest.approx(0.6) and measured.spread == pytest.approx(0.02**0.5)
+    page = (recipe / "RESULTS.md").read_text()
+    assert "0.600 ± 0.141 (2)" in page
+    shutil.rmtree(recipe / "exp")
+    table_report.write_results(recipe, keep=True)
+    assert (recipe / "RESULTS.md").read_text() == page
+
+
+def test_values_that_are_known_by_mean_and_deviation_alone(recipe):
+    """They are shown and drawn; nothing is concluded from them."""
+    table = tables.load_tables(recipe)["transitions"]
+    cells = list(table.cells())
+    row = {"id": "x", "part": "test", "metric": "wer", "dir": "exp/gone", "table": "transitions"}
+    two = [
+        {**row, "value": v, "spread": 0.5, "seeds": [1, 2, 3], "cell": c} for v, c in ((9.0, cells[0]), (8.0, cells[1]))
+    ]
+    write_json(recipe / "results.json", two)
+    table_report.write_results(recipe, keep=True)
+    text = " ".join((recipe / "RESULTS.md").read_text().split())
+    assert "| fixed | gmm | 9.00 ± 0.50 | 12.5 |" in text and "| claim |" not in text
+    assert "time error" not in text.split("## Experiments")[1].split("![")[0]  # a column without values is left out
+    assert (recipe / "plots" / "transitions2.svg").is_file() and not (recipe / "plots" / "transitions1.svg").exists()
+
+
+def test_speakers_count_after_their_sums_are_gone(recipe):
+    """The stored comparison stays as it was made, with speakers as random."""
+    table = tables.load_tables(recipe)["transitions"]
+    tables.run_table(recipe, "transitions", table, parallel=2)
+    for path in (recipe / "exp").rglob("score/results.json"):
+        rows = read_json(path)
+        sums = {f"k{k}": [rows[0]["value"] * (9 + k) + 0.1 * k, 9.0 + k] for k in range(5)}
+        write_json(path, [{**r, "groups": sums} if r["metric"] == "wer" else r for r in rows])
+    table_report.write_results(recipe)
+    before = {v.claim.text: v for v in read_claims(recipe)}
+    assert before["GMM alignments are better"].effect.speakers == 5
+    shutil.rmtree(recipe / "exp")
+    table_report.write_results(recipe, keep=True)
+    assert {v.claim.text: v for v in read_claims(recipe)} == before
 
 
 def test_ambiguous_column(recipe):
@@ -174,12 +214,12 @@ def test_ambiguous_column(recipe):
     table = tables.load_table(path)
     tables.run_table(recipe, "transitions", table)
     with pytest.raises(DataError, match="2 rows for column tse_ms/test; give its part or id"):
-        report.write_report(recipe, extra=table_report.sections)
+        table_report.write_results(recipe)
 
 
 def test_unmeasured_table_is_not_shown(recipe):
     write_json(recipe / "exp" / "a" / "results.json", [{"id": "a", "part": "test", "metric": "wer", "value": 1.0}])
-    report.write_report(recipe, extra=table_report.sections)
+    table_report.write_results(recipe)
     assert "Transition models" not in (recipe / "RESULTS.md").read_text()
 
 
@@ -223,10 +263,10 @@ def test_seeds_that_were_added_later_are_marked(recipe):
     path.write_text(TABLE.replace("seeds: [1, 2, 3]", "seeds: [1, 2, 3]\nadded_seeds: [4]\nmeasured_with: Adam"))
     table = tables.load_table(path)
     assert tables.run_table(recipe, "transitions", table, parallel=2) == []
-    report.write_report(recipe, extra=table_report.sections)
+    table_report.write_results(recipe)
     text = (recipe / "RESULTS.md").read_text()
-    assert "seeds 1, 2, 3 and 4, which were added after the first figures," in text
-    assert "over 4 seeds, 1 of them added after the first figures" in text
+    assert "Seeds 1, 2, 3, and 4 added after the first figures." in text
+    assert "| 4, 1 of them added |" in text
     assert "Measured with earlier settings: Adam." in text
     assert len(read_json(recipe / "claims.json")) == 3 and "groups" not in read_json(recipe / "results.json")[0]
 

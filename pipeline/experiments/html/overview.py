@@ -25,6 +25,8 @@ from pipeline.experiments.html.markup import inline_json, text
 from pipeline.experiments.html.sources import MODEL, REFERENCES, Sources
 from pipeline.experiments.html.trees import TreePage
 from pipeline.experiments.html.utterances import Utterances
+from pipeline.experiments.results_page import DETAILS, FAMILIES, METRICS, Metric, value_text
+from pipeline.experiments.system_names import system_name
 from pipeline.tasks.durations import MIN_COUNT, frame_shift_of, implied_seconds
 from pipeline.tasks.score import bootstrap, by_speaker, interval
 
@@ -142,12 +144,11 @@ def _results(o: Overview) -> str:
         old = report.changed_inputs(directory)
         for row in report.read_rows(directory / report.ROWS, recipe):
             rows.append({**row, "old": ", ".join(old)})
-            remarked = remarked or bool(old) or str(row.get("commit", "")).endswith("+")
+            remarked = remarked or bool(old) or report.by_edited_code(row)
     for row in report.read_references(recipe / REFERENCES):
         rows.append({**row, "dir": f"not ours: {row['source']}", "old": ""})
-    listed = {metric for family in report.FAMILIES.values() for metric in family}
-    others = {r["metric"] for r in rows if r["metric"] not in listed and not report.DETAILS.fullmatch(r["metric"])}
-    families = {**report.FAMILIES, "Other measurements": {m: (m.replace("_", " "), 3) for m in sorted(others)}}
+    others = {r["metric"] for r in rows if r["metric"] not in METRICS and not DETAILS.fullmatch(r["metric"])}
+    families = {**FAMILIES, "Other measurements": {m: Metric(m.replace("_", " "), "", 3) for m in sorted(others)}}
     out = ""
     for title, metrics in families.items():
         lines: dict[tuple[str, str, str], dict[str, report.Row]] = {}
@@ -160,17 +161,15 @@ def _results(o: Overview) -> str:
         body = []
         for (name, part, place), line in lines.items():
             some = next(iter(line.values()))
-            remarks = ["edited code"] * str(some.get("commit", "")).endswith("+")
+            remarks = ["edited code"] * report.by_edited_code(some)
             remarks += [f"made from another {some['old']} than there is now"] if some["old"] else []
-            cells = [Cell(text(name)), Cell(text(part)), Cell(f"<code>{text(place)}</code>")]
+            cells = [Cell(text(system_name(name))), Cell(text(part)), Cell(f"<code>{text(place)}</code>")]
             cells += [Cell(text("; ".join(remarks)))] * remarked
             for m in present:
-                digits = metrics[m][1]
-                cells.append(
-                    Cell(text(report.value_text(line[m], digits)), line[m]["value"]) if m in line else Cell("")
-                )
+                shown = value_text(line[m], metrics[m].decimals) if m in line else ""
+                cells.append(Cell(text(shown), line[m]["value"] if m in line else None))
             body.append(cells)
-        head = ["system", "part", "directory", *["remarks"] * remarked, *(metrics[m][0] for m in present)]
+        head = ["system", "part", "directory", *["remarks"] * remarked, *(metrics[m].heading for m in present)]
         out += f"<h3>{text(title)}</h3>" + table(head, body, title, numbers=3 + remarked)
     return out
 

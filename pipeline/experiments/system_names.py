@@ -1,0 +1,77 @@
+"""What the ids of systems in results say, in words: "e2e_ctc_nhmm_ctc_1gram" names steps, not what was built."""
+
+from __future__ import annotations
+
+# First parts of an id, longest first -> what was built. {} is what the next part of the id says, see SOURCES.
+_KINDS = {
+    "nhmm_refined": "neural HMM, boundaries refined",
+    "nhmm": "neural HMM",
+    "refined": "GMM, boundaries refined",
+    "mono": "GMM, monophones",
+    "tri1": "GMM, triphones",
+    "tri2": "GMM, triphones, LDA and MLLT",
+    "tri3": "GMM, speaker-adaptive",
+    "hybrid": "network on {} alignments",
+    "mmi": "network on {} alignments, then MMI",
+    "e2e_ctc": "CTC {}",
+    "e2e_attention": "attention model {}",
+    "e2e_transducer": "RNN-T {}",
+    "phones": "phone recogniser,",
+}
+_SOURCES = {
+    "gmm": ("GMM", "supervised by GMM alignments"),
+    "nhmm": ("neural HMM", "supervised by neural HMM alignments"),
+    "sat": ("GMM", "supervised by GMM alignments"),
+    "none": ("no", "alone"),
+}
+# What further parts say.
+_DETAILS = {
+    "chenone": "graphemes",
+    "chenone_si": "graphemes, not adapted",
+    "first_pass": "first pass",
+    "second_pass": "second pass",
+    "si": "not adapted",
+    "greedy": "greedy",
+    "own": "the corpus's own speakers",
+    "librispeech": "trained on LibriSpeech",
+    "speech_silence": "",
+}
+
+
+def system_name(name: str) -> str:
+    """Returns what a system is in words; an id that says nothing known stays as it is.
+
+    Args:
+        name: id of a row, such as "hybrid_nhmm" or "e2e_ctc_none_1gram".
+    """
+    kind = next((k for k in sorted(_KINDS, key=len, reverse=True) if name == k or name.startswith(f"{k}_")), None)
+    if kind is None:
+        return name
+    words, rest = _KINDS[kind], name[len(kind) + 1 :]
+    if kind == "phones":
+        return f"{words} {system_name(rest)}" if rest else words.rstrip(",")
+    if "{}" in words:
+        source, _, after = rest.partition("_")
+        if source not in _SOURCES:
+            return name
+        words, rest = words.format(_SOURCES[source][kind.startswith("e2e")]), after
+        words += ", adapted features" * (source == "sat")
+    said = _said(rest)
+    return name if said is None else ", ".join([words, *said])
+
+
+def _said(rest: str) -> list[str] | None:
+    """What is left of an id in words; None: it says something unknown."""
+    if rest in ("", *_DETAILS):
+        return [_DETAILS[rest]] if _DETAILS.get(rest) else []
+    if rest.endswith("gram"):
+        lexicon, _, model = rest.rpartition("_")
+        number = model.removesuffix("gram")
+        if lexicon in ("", "ctc") and (number.isdigit() or number == "n"):
+            order = f"{number}-gram"
+            return [f"lexicon and {order}" if lexicon else f"with the {order}"]
+    for detail in _DETAILS:
+        if rest.startswith(f"{detail}_"):
+            more = _said(rest[len(detail) + 1 :])
+            return None if more is None else [*filter(None, [_DETAILS[detail]]), *more]
+    return None
