@@ -36,7 +36,10 @@ class PaperRow:
     claims: dict[str, list[str]] = Field(default_factory=dict, description="RECIPE/TABLE -> beginnings of claims.")
     seen: str = Field(default="", description="What a table without claims shows.")
     differs: str = Field(default="", description="How our setting is not the paper's.")
-    not_run: str = Field(default="", description="Why it was not run, and what it would cost.")
+    not_run: str = Field(
+        default="",
+        description="Why it was not run, and what it would cost; said as long as none of its claims is measured.",
+    )
 
     def __post_init__(self) -> None:
         if not (self.claims or self.seen or self.not_run):
@@ -71,22 +74,26 @@ def page(papers: Sequence[Paper], recipes: Path) -> str:
     """
     found = _Found(recipes)
     counts: Counter[str] = Counter()
+    never = 0
     body = []
     for paper in papers:
         body.append(f"\n## {paper.paper}\n")
         for row in paper.rows:
             body.append(f"\n**{row.row}.** Paper: {row.theirs}.\n")
+            outcomes = Counter[str]()
             for place, starts in row.claims.items():
                 for start in starts:
                     verdict, line = found.line(place, start)
-                    counts[verdict.outcome] += 1
+                    outcomes[verdict.outcome] += 1
                     body.append(f"\n- {line}")
+            counts += outcomes
             body.append(f"\n- Seen: {row.seen}." if row.seen else "")
             body.append(f"\n- Not the paper's setting: {row.differs.strip()}." if row.differs else "")
-            body.append(f"\n- Not run: {row.not_run}." if row.not_run else "")
+            if set(outcomes) <= {NOT_MEASURED}:
+                never += not row.seen
+                body.append(f"\n- Not run: {row.not_run}." if row.not_run else "")
             body.append("\n")
     rows = [row for paper in papers for row in paper.rows]
-    never = sum(not row.claims and not row.seen for row in rows)
     said = ", ".join(f"{counts[outcome]} {outcome}" for outcome in OUTCOMES if counts[outcome])
     counted = f"{len(rows)} rows, {never} of them not run; {sum(counts.values())} comparisons: {said}."
     return f"{HEAD}\n{counted}\n{''.join(body)}"

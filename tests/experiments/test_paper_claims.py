@@ -28,6 +28,8 @@ PAPERS = """
     - {row: X wins, theirs: 1 to 2 %, claims: {corpus/t: [X is better, X is not]}, differs: of another size}
     - {row: Y costs, theirs: much, not_run: 3 hours}
     - {row: Z, theirs: little, seen: nothing}
+    - {row: V, theirs: more, claims: {corpus/t: [X is not]}, not_run: 4 hours}
+    - {row: U, theirs: less, claims: {corpus/t: [X is better]}, not_run: 5 hours}
 """
 
 
@@ -43,10 +45,13 @@ def recipes(tmp_path: Path) -> Path:
 
 def test_page(recipes):
     text = page(load_papers(recipes / "papers.yaml"), recipes / "egs")
-    assert "3 rows, 1 of them not run; 2 comparisons: 1 supported, 1 not measured." in text
+    assert "5 rows, 2 of them not run; 4 comparisons: 2 supported, 2 not measured." in text
     assert "**X wins.** Paper: 1 to 2 %." in text and "Not the paper's setting: of another size." in text
     assert "[corpus/t](../egs/corpus/RESULTS.md), X is better: **supported**; difference -1.00" in text
-    assert "X is not worse: not measured" in text and "- Not run: 3 hours." in text and "- Seen: nothing." in text
+    assert "X is not worse: not measured" in text and "- Not run: 3 hours." in text
+    assert (
+        "- Not run: 4 hours." in text and "5 hours" not in text
+    )  # U has been measured since and "- Seen: nothing." in text
 
 
 @pytest.mark.parametrize(
@@ -70,7 +75,7 @@ def test_command(recipes, run_script):
     command = (ROOT / "utils" / "claims.py", "page.md", "--papers", "papers.yaml", "--recipes", "egs")
     result = run_script(*command, cwd=recipes)
     assert result.returncode == 0, result.stderr
-    assert "1 supported" in (recipes / "page.md").read_text()
+    assert "2 supported" in (recipes / "page.md").read_text()
     rows = [
         {"id": "i", "part": "test", "metric": "wer", "value": 10.0 + seed / 10 + 5 * (a == "x"), "table": "t",
          "cell": {"a": a}, "seeds": [seed], "commit": "c+"}
@@ -80,7 +85,7 @@ def test_command(recipes, run_script):
     result = run_script(*command, "--judge", "corpus", cwd=recipes)
     assert result.returncode == 0, result.stderr
     text = (recipes / "page.md").read_text()
-    assert "2 contradicted" in text and "made in part by code with uncommitted changes" in text
+    assert "4 contradicted" in text and "made in part by code with uncommitted changes" in text
 
 
 def test_the_page_in_the_repository_is_up_to_date():
