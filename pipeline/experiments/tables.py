@@ -126,6 +126,12 @@ class Table:
             for axis, value in cell.items():
                 if axis not in self.axes or value not in list(self.axes[axis]):
                     raise ValueError(f"{{{axis}: {value}}} is no value of an axis")
+        variables = [v for axis in self.axes.values() if isinstance(axis, dict) for v in axis.values()]
+        for name, value in (item for found in variables for item in found.items()):
+            if isinstance(value, str) and re.match(r"--\S+\s", value):
+                raise ValueError(
+                    f"{name}: {value!r} would be one word; options need variables of their own"
+                )
         for plot in self.plots:
             for of_plot in (plot.x, plot.y, plot.series):
                 if of_plot is not None and of_plot not in self.axes:

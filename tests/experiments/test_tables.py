@@ -284,6 +284,10 @@ def test_seeds_that_were_added_later_are_marked(recipe):
         (("seeds: [1, 2, 3]", "seeds: one"), "seeds"),
         (("seeds: [1, 2, 3]", "seeds: [1, 2]\nadded_seeds: [2]"), "a seed stands twice"),
         (("better: {ali: gmm}", "equal: true, better: {ali: gmm}"), "a claim of equality needs a margin"),
+        (
+            ("source: exp/mono_ali,", 'source: "--source a --seed 1",'),
+            "source: '--source a --seed 1' would be one word",
+        ),
     ],
 )
 def test_broken_table(recipe, change, message):
