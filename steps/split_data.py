@@ -12,12 +12,12 @@ from pipeline.tasks.train_options import SplitOptions
 
 
 @click.command()
-@click.argument("data", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("data", nargs=-1, required=True, type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.argument("out", type=click.Path(path_type=Path))
 @cli.options(SplitOptions)
 @cli.step_options
-def main(data: Path, out: Path, config: SplitOptions, overwrite: bool) -> None:
-    """Splits DATA into OUT/train, OUT/dev and OUT/test.
+def main(data: tuple[Path, ...], out: Path, config: SplitOptions, overwrite: bool) -> None:
+    """Splits DATA, all its directories together, into OUT/train, OUT/dev and OUT/test.
 
     Where whole speakers cannot make parts of about the shares wanted, utterances are dealt out, and the log says so; of
     fewer than 20 utterances none is held out.
@@ -28,7 +28,8 @@ def main(data: Path, out: Path, config: SplitOptions, overwrite: bool) -> None:
 
         return split_corpus(data, tmp, config)
 
-    cli.run_step(out, {"data": data}, config, action, overwrite, resume=False, command="split_data")
+    inputs = {f"data{i}" if i else "data": each for i, each in enumerate(data)}
+    cli.run_step(out, inputs, config, action, overwrite, resume=False, command="split_data")
 
 
 if __name__ == "__main__":

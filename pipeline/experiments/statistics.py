@@ -150,6 +150,20 @@ def crossed(pairs: Sequence[tuple[Mapping[int, Sums], Mapping[int, Sums]]]) -> E
     return Effect(mean, math.sqrt(variance / size), dof, num_seeds, num_speakers, reference, seed_variance)
 
 
+def pooled(pairs: Sequence[tuple[Mapping[int, Sums], Mapping[int, Sums]]]) -> list[tuple[dict, dict]]:
+    """Returns the pairs as one where no speaker stands in two of them: folds of a cross-validation make one test set.
+
+    Args:
+        pairs: as of ``crossed``, which looks at speakers that all pairs have.
+    """
+    seeds = _common([first.keys() & second.keys() for first, second in pairs])
+    speakers = [set.union(*(set(side[s]) for side in pair for s in seeds)) for pair in pairs if seeds]
+    if len(pairs) < 2 or not seeds or len(set.union(*speakers)) < sum(map(len, speakers)):
+        return [(dict(first), dict(second)) for first, second in pairs]
+    first, second = ({s: {k: v for pair in pairs for k, v in pair[i][s].items()} for s in seeds} for i in (0, 1))
+    return [(first, second)]
+
+
 def _common(keys: Sequence[Set[T]]) -> list[T]:
     return sorted(set.intersection(*map(set, keys))) if keys else []
 

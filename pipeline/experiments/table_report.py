@@ -21,7 +21,7 @@ from pipeline.experiments.claims import (
 )
 from pipeline.experiments.report import GROUPS, Facts, Row, by_edited_code
 from pipeline.experiments.results_page import METRICS, markdown_table, write_report
-from pipeline.experiments.statistics import crossed, paired
+from pipeline.experiments.statistics import crossed, paired, pooled
 from pipeline.experiments.tables import Cell, Column, Table, cell_dir, load_tables, matches
 
 # What precedes the tables of sweeps in RESULTS.md.
@@ -250,7 +250,7 @@ def compare(name: str, table: Table, claim: Claim, measured: Sequence[Measured],
     """Returns the difference that a claim speaks of, better minus than; no effect where nothing of it was measured.
 
     Pairs are cells that differ only in the axes of the claim. Where rows have sums by speaker, seeds and speakers are
-    taken as random, else seeds alone.
+    taken as random, else seeds alone. Pairs that share no speaker, as folds of a cross-validation, are one test set.
 
     Args:
         name, table: of the sweep.
@@ -270,7 +270,7 @@ def compare(name: str, table: Table, claim: Claim, measured: Sequence[Measured],
     seeds = set.intersection(*(set(side.values) for pair in pairs for side in pair))
     effect = None
     if all(seeds <= side.sums.keys() for pair in pairs for side in pair):
-        effect = crossed([(first.sums, second.sums) for first, second in pairs])
+        effect = crossed(pooled([(first.sums, second.sums) for first, second in pairs]))
     if effect is None:
         effect = paired([(first.values, second.values) for first, second in pairs])
     return Compared(name, claim, effect, len(seeds & set(table.added_seeds)), edited)

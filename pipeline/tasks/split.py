@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pipeline.artifacts.corpus import as_cut, iter_cuts, save_data_dir
 from pipeline.artifacts.index import load_index
+from pipeline.base.errors import DataError
 from pipeline.tasks.train_options import SplitOptions
 
 logger = logging.getLogger(__name__)
@@ -20,25 +21,34 @@ FEWEST = 20  # utterances below which nothing is held out
 SLACK = 2.0  # a part may have this much more or less than its share
 
 
-def split_corpus(data: Path, out: Path, options: SplitOptions) -> dict[str, Any]:
+def split_corpus(data: Sequence[Path], out: Path, options: SplitOptions) -> dict[str, Any]:
     """Writes the data directories out/train, out/dev and out/test; the latter two not for a handful of utterances.
+
+    Args:
+        data: data directories, which are split as one.
 
     Returns:
         facts for the stamp: utterances and hours of each part, and by what they were split.
     """
-    index = load_index(data)
-    seconds = {index.id(i): float(index.durations[i]) for i in range(len(index))}
-    speakers = {index.id(i): index.speaker_of(i) for i in range(len(index))}
+    seconds: dict[str, float] = {}
+    speakers: dict[str, str] = {}
+    for each in data:
+        index = load_index(each)
+        for i in range(len(index)):
+            if index.id(i) in seconds:
+                raise DataError(f"{each}: utterance {index.id(i)} stands in a directory before, too")
+            seconds[index.id(i)], speakers[index.id(i)] = float(index.durations[i]), index.speaker_of(i)
     parts, by = split(seconds, speakers, options)
     part_of = {utt: part for part, members in parts.items() for utt in members}
     facts: dict[str, Any] = {"by": by}
     for part in PARTS:
         if parts[part]:
-            save_data_dir(out / part, (as_cut(cut) for _, cut in iter_cuts(data) if part_of[cut["id"]] == part))
+            cuts = (cut for each in data for _, cut in iter_cuts(each) if part_of[cut["id"]] == part)
+            save_data_dir(out / part, map(as_cut, cuts))
             hours = sum(seconds[utt] for utt in parts[part]) / 3600
             facts[part] = {"utterances": len(parts[part]), "hours": round(hours, 4)}
     told = ", ".join(f"{part} {facts[part]['hours']:.2f} h" for part in PARTS if part in facts)
-    logger.info("%s: split by %s: %s", data, by, told)
+    logger.info("%s: split by %s: %s", ", ".join(map(str, data)), by, told)
     return facts
 
 
@@ -55,6 +65,8 @@ def split(
         part -> utterances, sorted; and "speakers", "utterances" or "nothing" (all of them are train).
     """
     everything = sorted(seconds)
+    if options.folds:
+        return _cross_validation(seconds, speakers, options), "speakers"
     if len(everything) < FEWEST:
         logger.warning("%d utterances are too few to hold some out: all are for training", len(everything))
         return {"train": everything, "dev": [], "test": []}, "nothing"
@@ -74,6 +86,29 @@ def split(
         logger.warning("the utterances differ too much in length to hold some out: all are for training")
         return {"train": everything, "dev": [], "test": []}, "nothing"
     return {part: sorted(names) for part, names in dealt.items()}, "utterances"
+
+
+def _cross_validation(
+    seconds: Mapping[str, float], speakers: Mapping[str, str], options: SplitOptions
+) -> dict[str, list[str]]:
+    """Part -> utterances, sorted: fold options.fold is test and the next one dev.
+
+    Speakers with most speech come first, each into the fold that is shortest so far.
+    """
+    spoken: dict[str, float] = defaultdict(float)
+    for utt, speaker in speakers.items():
+        spoken[speaker] += seconds[utt]
+    if len(spoken) < options.folds:
+        raise DataError(f"{len(spoken)} speakers cannot be dealt into {options.folds} folds")
+    hours, fold_of = [0.0] * options.folds, {}
+    for speaker in sorted(_shuffled(spoken, options.seed), key=lambda name: -spoken[name]):
+        fold_of[speaker] = hours.index(min(hours))
+        hours[fold_of[speaker]] += spoken[speaker]
+    parts = {options.fold: "test", (options.fold + 1) % options.folds: "dev"}
+    found: dict[str, list[str]] = {part: [] for part in PARTS}
+    for utt in sorted(seconds):
+        found[parts.get(fold_of[speakers[utt]], "train")].append(utt)
+    return found
 
 
 def _deal(seconds: Mapping[str, float], options: SplitOptions) -> dict[str, list[str]] | None:

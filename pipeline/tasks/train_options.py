@@ -18,6 +18,25 @@ class SplitOptions:
     dev: float = Field(0.1, gt=0, lt=0.5, description="Share of the speech that is dev.")
     test: float = Field(0.1, gt=0, lt=0.5, description="Share of the speech that is test.")
     seed: int = Field(1, ge=0, description="Seed of the choice.")
+    folds: int = Field(
+        0,
+        ge=0,
+        description="Cross-validation: the speakers are dealt into so many folds of about equal length, and --dev and "
+        "--test do not count; 0: none.",
+        json_schema_extra={"stamp": "if_set"},
+    )
+    fold: int = Field(
+        0,
+        ge=0,
+        description="With --folds: the fold, from 0, that is test; the next one is dev.",
+        json_schema_extra={"stamp": "if_set"},
+    )
+
+    def __post_init__(self) -> None:
+        if self.folds in (1, 2):
+            raise ValueError(f"folds: {self.folds} leave nothing for training; at least 3 are needed")
+        if self.fold >= max(self.folds, 1):
+            raise ValueError(f"fold: {self.fold} is none of {self.folds} folds, which count from 0")
 
 
 @dataclass(frozen=True, config=_STRICT)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import ttest_rel
 
-from pipeline.experiments.statistics import Effect, adjusted, crossed, paired
+from pipeline.experiments.statistics import Effect, adjusted, crossed, paired, pooled
 
 
 def test_paired_is_the_paired_t_test() -> None:
@@ -95,6 +95,22 @@ def test_common_speakers_only() -> None:
 def _ratio(sums: dict) -> float:
     num, den = np.array(list(sums.values())).T
     return float(num.sum() / den.sum())
+
+
+def test_folds_without_common_speakers_are_one_test_set() -> None:
+    """Cross-validation: the difference is that of the errors of all folds, over all of their speakers."""
+    rng = np.random.default_rng(0)
+    first, second = _drawn(rng, 3, 12)
+    names = sorted(first[next(iter(first))])
+    folds = [
+        tuple({s: {k: v for k, v in side[s].items() if k in part} for s in side} for side in (first, second))
+        for part in (names[:5], names[5:9], names[9:])
+    ]
+    assert crossed(folds) is None
+    assert crossed(pooled(folds)) == crossed([(first, second)])
+    shared = [(first, second), (second, first)]
+    assert pooled(shared) == shared and crossed(pooled(shared)).mean == pytest.approx(0.0)
+    assert pooled([]) == []
 
 
 def test_equivalence_is_two_one_sided_tests() -> None:

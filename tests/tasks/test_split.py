@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from pipeline.base.errors import DataError
 from pipeline.tasks.split import split
 from pipeline.tasks.train_options import SplitOptions
 
@@ -50,3 +51,31 @@ def test_a_handful_of_utterances(caplog):
     assert "19 utterances are too few" in caplog.text
     lengths = {"hour": 3600.0, **{f"u{i}": 1.0 for i in range(25)}}
     assert split(lengths, dict.fromkeys(lengths, "x"), OPTIONS)[1] == "nothing"
+
+
+def test_folds_are_disjoint_in_speakers_and_cover_the_corpus():
+    seconds, speakers = corpus({f"s{i}": 3 + i % 9 for i in range(31)})
+    tested: list[str] = []
+    before: list[str] = []
+    for fold in range(5):
+        parts, by = split(seconds, speakers, SplitOptions(folds=5, fold=fold))
+        assert by == "speakers" and sorted(u for p in parts.values() for u in p) == sorted(seconds)
+        met = [{speakers[u] for u in parts[part]} for part in ("train", "dev", "test")]
+        assert not met[0] & met[1] and not met[0] & met[2] and not met[1] & met[2]
+        assert 0.17 < len(parts["test"]) / len(seconds) < 0.23
+        if fold:
+            assert parts["test"] == before  # the dev part of one fold is the test part of the next
+        tested, before = tested + parts["test"], parts["dev"]
+    assert sorted(tested) == sorted(seconds)
+
+
+@pytest.mark.parametrize("options", [{"folds": 2}, {"folds": 5, "fold": 5}, {"fold": 1}])
+def test_folds_that_cannot_be(options):
+    with pytest.raises(ValueError, match="fold"):
+        SplitOptions(**options)
+
+
+def test_fewer_speakers_than_folds():
+    seconds, speakers = corpus({"a": 30, "b": 30})
+    with pytest.raises(DataError, match="2 speakers cannot be dealt into 5 folds"):
+        split(seconds, speakers, SplitOptions(folds=5))
