@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.util
 import os
@@ -225,6 +226,25 @@ def test_tables(path):
             check_call(script, arguments, path.name)
             for conf in re.findall(r"\bconf/[\w./-]+\.yaml", command):
                 assert (recipe / conf).is_file(), f"no {conf}"
+
+
+@pytest.mark.parametrize("path", TABLES, ids=ids(TABLES))
+def test_cells_of_tables(path, monkeypatch, capsys):
+    """The commands of all cells of a sweep are taken by their scripts, up to the point where they would read data."""
+    from pipeline.experiments.tables import cell_commands, cell_dir, load_table
+
+    started = []
+    monkeypatch.chdir(path.parents[2])
+    monkeypatch.setattr(click.Path, "convert", lambda self, value, param, ctx: Path(value))
+    monkeypatch.setattr("pipeline.base.cli.run_step", lambda *args, **more: started.append(args))
+    table = load_table(path)
+    commands = {c: None for cell in table.cells() for c in cell_commands(table, cell, 1, cell_dir("t", cell, 1))}
+    for command in commands:
+        word, *arguments = shlex.split(command)
+        before = len(started)
+        with contextlib.suppress(SystemExit):  # of those that look for what run_step would have made
+            command_of(resolve(word, path.parents[2])).main(arguments, standalone_mode=False)
+        assert len(started) == before + 1, f"{command}: {capsys.readouterr().err}"
 
 
 @pytest.mark.parametrize("path", COMMANDS, ids=ids(COMMANDS))
