@@ -129,9 +129,7 @@ class Table:
         variables = [v for axis in self.axes.values() if isinstance(axis, dict) for v in axis.values()]
         for name, value in (item for found in variables for item in found.items()):
             if isinstance(value, str) and re.match(r"--\S+\s", value):
-                raise ValueError(
-                    f"{name}: {value!r} would be one word; options need variables of their own"
-                )
+                raise ValueError(f"{name}: {value!r} would be one word; options need variables of their own")
         for plot in self.plots:
             for of_plot in (plot.x, plot.y, plot.series):
                 if of_plot is not None and of_plot not in self.axes:
