@@ -22,7 +22,7 @@ from pipeline.gmm.options import AdaptOptions
 )
 @click.option("--name", help="Name of the adapted model; by default that of the file.")
 @cli.options(AdaptOptions)
-@cli.verbose_option
+@cli.log_options
 def main(model: str, corpus: Path, out: Path, lexicon: Path | None, name: str | None, config: AdaptOptions) -> None:
     """Adapts the mixtures of MODEL, a packed model or the name of a shipped one, to CORPUS and packs them into OUT.
 

@@ -19,7 +19,7 @@ from pipeline.base import cli
     "--text", is_flag=True, help="Print leaves, depth, frames and gain of each root, and the questions that gain most."
 )
 @click.option("--most", default=20, show_default=True, help="Questions that --text lists.")
-@cli.verbose_option
+@cli.log_options
 def main(model: Path, out: Path | None, phone: str | None, state: int | None, text: bool, most: int) -> None:
     """Writes a picture of the tree of MODEL to OUT, an .svg, .png or .pdf file; a file that is there is replaced.
 

@@ -26,7 +26,7 @@ from pipeline.corpora.options import ValidateOptions
     help="Lexicon or list of words that the words are looked for in; with MODEL, before its own.",
 )
 @cli.options(ValidateOptions)
-@cli.verbose_option
+@cli.log_options
 def main(corpus: Path, model: str | None, root: Path | None, lexicon: Path | None, config: ValidateOptions) -> None:
     """Checks CORPUS, a data directory or whatever `fullsum import` reads, and prints what there is and what is wrong.
 

@@ -31,7 +31,7 @@ ROOT = Path(__file__).resolve().parent.parent
     help="First judge this recipe's claims by its results.json,"
     " that is by seeds alone, where the experiments themselves are gone; may be repeated.",
 )
-@cli.verbose_option
+@cli.log_options
 def main(out: Path, papers: Path, recipes: Path, again: tuple[str, ...]) -> None:
     """Writes OUT (docs/claims.md): every row of the papers' tables with the verdicts of the recipes' claims.json, which
     utils/results.py and utils/tables.py write beside RESULTS.md.

@@ -19,15 +19,15 @@ from typing import IO
 
 import click
 
-from pipeline.base import cli, log
+from pipeline.base import cli
 
 logger = logging.getLogger("pipeline")
 
 
 @click.command(help=__doc__)
+@cli.log_options
 def main() -> None:
     """Serves until the end of stdin."""
-    log.setup()
     for directory, script, *arguments in requests(sys.stdin.buffer):
         found = current(Path(directory), Path(script), arguments)
         for out in found or []:

@@ -49,6 +49,11 @@ while (($#)); do
   case $1 in
     --help | -h)
       awk 'NR > 1 && !/^#/ { exit } NR > 1 { sub(/^# ?/, ""); print }' "$_option_script"
+      if [[ -v log_json ]]; then # a recipe with stages
+        echo "Of all recipes:"
+        echo "  --quiet               show warnings and errors alone"
+        echo "  --log-json FILE       add the log and the progress to FILE as JSON lines; -: write them to stderr in place of text"
+      fi
       exit 0
       ;;
     --config)

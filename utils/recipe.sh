@@ -7,6 +7,7 @@
 #                         that `ali` names; networks are then trained on the GMM's alignments
 #   jobs, backend         where steps that divide into parts run them, and conf/cluster.yaml about the cluster if it is there:
 #                         FULLSUM_JOBS, FULLSUM_BACKEND and FULLSUM_CLUSTER, which those steps read
+#   quiet, log_json       what is said of the work: FULLSUM_QUIET and FULLSUM_LOG_JSON, which all steps read
 #   absolute PATH         PATH, which was given relative to the recipe, for a recipe that goes elsewhere; nothing of nothing
 #   report                function: writes pages about everything below exp
 #   e2e                   checked: a list of end-to-end models, ctc, attention or transducer; empty for none
@@ -25,6 +26,13 @@ case ${backend=local} in
 esac
 export FULLSUM_JOBS=$jobs FULLSUM_BACKEND=$backend
 if [[ -f conf/cluster.yaml ]]; then export FULLSUM_CLUSTER=$PWD/conf/cluster.yaml; fi
+if ${quiet:-false}; then export FULLSUM_QUIET=true; fi
+if [[ -n ${log_json-} ]]; then
+  if [[ $log_json != [-/]* ]]; then log_json=$PWD/$log_json; fi
+  { : >>"$([[ $log_json == - ]] && echo /dev/null || echo "$log_json")"; } 2>/dev/null ||
+    { echo "$0: --log-json $log_json: cannot be written" >&2; exit 2; }
+  export FULLSUM_LOG_JSON=$log_json
+fi
 
 case ${ali=none} in
   both) sources="gmm nhmm" ;;

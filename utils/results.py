@@ -17,7 +17,7 @@ from pipeline.experiments.table_report import write_results
 @click.option("--title", default=None, help="Heading of RESULTS.md; the name of the directory when not given.")
 @click.option("--edited", is_flag=True, help="Take rows too that were made by code with uncommitted changes.")
 @click.option("--keep", is_flag=True, help="Keep the rows of results.json whose directories are not here.")
-@cli.verbose_option
+@cli.log_options
 def main(recipe: Path, title: str | None, edited: bool, keep: bool) -> None:
     """Writes RESULTS.md and results.json in the directory RECIPE, such as egs/an4.
 

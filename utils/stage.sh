@@ -8,10 +8,16 @@
 #
 # Each stage that ran adds a line to exp/stage_times.jsonl: number, title, seconds, number of outputs that were made
 # (not just found up to date), whether it succeeded. utils/results.py makes the table of times from it.
+#
+# --quiet and --log-json FILE (as in pipeline/base/log.py) hold for stages and, through FULLSUM_QUIET and FULLSUM_LOG_JSON,
+# which utils/recipe.sh sets, for the steps in them.
 
 stage=0
 stop_stage=1000
 list=false
+quiet=false
+if [[ ${FULLSUM_QUIET-} =~ ^(1|true|yes)$ ]]; then quiet=true; fi
+log_json=${FULLSUM_LOG_JSON-}
 _stage_now= _stage_title= _stage_start= _stage_first= _stage_marker= _stage_seen=" "
 
 stage() { # NUMBER TITLE: true when this stage is to run
@@ -31,7 +37,25 @@ stage() { # NUMBER TITLE: true when this stage is to run
   _stage_now=$number _stage_title=$title _stage_start=$(_stage_clock)
   _stage_first=${_stage_first:-$_stage_start}
   _stage_marker=$(mktemp exp/.stage.XXXXXX)
-  echo "== stage $number: $title"
+  _stage_say info "stage $number: $title"
+}
+
+_stage_say() { # LEVEL TEXT: to people, and as a JSON line where that is asked for
+  if [[ -n $log_json ]]; then
+    local line
+    printf -v line '{"time": "%s", "level": "%s", "stage": %d, "message": "%s"}\n' \
+      "$(date -u +%Y-%m-%dT%H:%M:%SZ)" "$1" "${_stage_now:-0}" "${2//[\"\\]/}"
+    if [[ $log_json == - ]]; then
+      printf %s "$line" >&2
+      return
+    fi
+    printf %s "$line" >>"$log_json"
+  fi
+  if [[ $1 == error ]]; then
+    echo "== $2" >&2
+  elif ! $quiet; then
+    echo "== $2"
+  fi
 }
 
 _stage_clock() { # milliseconds
@@ -58,9 +82,9 @@ _stage_end() { # OK: closes the stage that is running, if there is one
     "$_stage_now" "${_stage_title//[\"\\]/}" $((took / 1000)) $((took % 1000)) "$made" "$1" \
     "$(date -u +%Y-%m-%dT%H:%M:%SZ)" >>exp/stage_times.jsonl
   if $1; then
-    echo "== stage $_stage_now done in $(_stage_span $took)"
+    _stage_say info "stage $_stage_now done in $(_stage_span $took)"
   else
-    echo "== stage $_stage_now ($_stage_title) failed after $(_stage_span $took)" >&2
+    _stage_say error "stage $_stage_now ($_stage_title) failed after $(_stage_span $took)"
   fi
   _stage_now=
 }
@@ -70,7 +94,7 @@ _stage_exit() {
   if ((code == 0)); then _stage_end true; else _stage_end false; fi
   if ((code == 0)) && ! $list; then
     if [[ -n $_stage_first ]]; then
-      echo "== all done in $(_stage_span $(($(_stage_clock) - _stage_first)))"
+      _stage_say info "all done in $(_stage_span $(($(_stage_clock) - _stage_first)))"
     elif [[ $_stage_seen != " " ]]; then
       echo "$0: no stage from $stage to $stop_stage; there are:$_stage_seen" >&2
       exit 2

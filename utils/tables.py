@@ -23,7 +23,7 @@ from pipeline.experiments.tables import load_tables, run_table
 @click.option("--overwrite", is_flag=True, help="Passed on to the steps: remake what has other options or inputs.")
 @click.option("--edited", is_flag=True, help="Take rows too that were made by code with uncommitted changes.")
 @click.option("--keep", is_flag=True, help="Keep the rows of results.json whose directories are not here.")
-@cli.verbose_option
+@cli.log_options
 def main(
     recipe: Path, names: tuple[str, ...], parallel: int, threads: int, overwrite: bool, edited: bool, keep: bool
 ) -> None:

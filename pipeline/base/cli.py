@@ -135,21 +135,40 @@ def options(cls: type, name: str = "config") -> Callable[[_Function], _Function]
     return decorate
 
 
-def verbose_option(func: _Function) -> _Function:
-    """Decorator: sets the log up, with debug messages when `--verbose` is given. For commands without an output."""
+def log_options(func: _Function) -> _Function:
+    """Decorator: sets the log up by `--verbose`, `--quiet` and `--log-json`. For commands without an output."""
 
-    def set_up(_context: click.Context, _option: click.Parameter, value: bool) -> None:
-        log.setup(value)
+    def set_up(context: click.Context, option: click.Parameter, value: Any) -> None:
+        given = context.meta.setdefault("pipeline.log", {"step": Path(context.info_name or "").stem})
+        given[option.name] = value
+        if given.get("verbose") and given.get("quiet"):
+            raise click.UsageError("--verbose or --quiet, not both.", context)
+        try:
+            log.setup(**given)
+        except OSError as err:
+            raise click.BadParameter(f"{value}: {err.strerror}", context, option) from None
 
-    return click.option(
-        "--verbose", is_flag=True, expose_value=False, is_eager=True, callback=set_up, help="Show debug messages."
-    )(func)
+    def option(*names: str, **more: Any) -> Callable[[_Function], _Function]:
+        return click.option(*names, expose_value=False, is_eager=True, callback=set_up, **more)
+
+    verbose = option("--verbose", is_flag=True, help="Show debug messages.")
+    quiet = option(
+        "--quiet", is_flag=True, envvar="FULLSUM_QUIET", help="Show warnings and errors alone, and no progress."
+    )
+    lines = option(
+        "--log-json",
+        "json_to",
+        metavar="FILE",
+        envvar="FULLSUM_LOG_JSON",
+        help="Add the log and the progress to FILE as JSON lines; -: write them to stderr in place of text.",
+    )
+    return verbose(quiet(lines(func)))
 
 
 def step_options(func: _Function) -> _Function:
-    """Decorator: `--overwrite`, passed on to the function, and `--verbose`, which is dealt with here."""
+    """Decorator: `--overwrite`, passed on to the function, and ``log_options``, which are dealt with here."""
     return click.option("--overwrite", is_flag=True, help="Remake an output whose options or inputs differ.")(
-        verbose_option(func)
+        log_options(func)
     )
 
 

@@ -11,7 +11,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipeline.base.log import duration
+from pipeline.base.log import Meter, duration
 
 logger = logging.getLogger(__name__)
 
@@ -65,6 +65,7 @@ def run_jobs(
         outcome = _run(job, log_dir, threads, directory, running)
         with tally:
             done += 1
+            meter.at(done)
             left = (time.monotonic() - start) / done * (len(jobs) - done)
             said = f"exit {outcome.code}, {duration(outcome.seconds)}"
             level = logging.INFO if outcome.code == 0 else logging.ERROR
@@ -73,7 +74,8 @@ def run_jobs(
 
     pool = concurrent.futures.ThreadPoolExecutor(parallel)
     try:
-        return list(pool.map(work, jobs))
+        with Meter("jobs", len(jobs)) as meter:
+            return list(pool.map(work, jobs))
     except BaseException:
         pool.shutdown(wait=False, cancel_futures=True)
         for process in list(running):

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from pipeline.base.errors import ConfigError
-from pipeline.base.log import duration, progress
+from pipeline.base.log import Meter, duration, progress
 from pipeline.feats.dataset import plan
 from pipeline.nn.distributed import World
 from pipeline.nn.options import TrainOptions
@@ -126,9 +126,13 @@ class _Run(Generic[Net]):
             return self.world.copy_first(self.model)
         if self.state.epoch or self.state.step:
             logger.info("resuming after epoch %d, batch %d", self.state.epoch, self.state.step)
-        with SummaryWriter(str(self.out / "log" / "tensorboard"), purge_step=self.state.epoch + 1) as board:
+        with (
+            SummaryWriter(str(self.out / "log" / "tensorboard"), purge_step=self.state.epoch + 1) as board,
+            Meter("epochs", self.options.epochs, self.state.epoch) as meter,
+        ):
             while self.state.epoch < self.options.epochs:
                 figures = self._epoch()
+                meter.at(self.state.epoch)
                 for name, value in figures.items():
                     board.add_scalar(name, value, self.state.epoch)
         self._finish()

@@ -181,12 +181,12 @@ class _Reporter:
     def __init__(self, path: Path) -> None:
         self._path, self._last = path, 0.0
 
-    def __call__(self, done: int, total: int | None) -> None:
+    def __call__(self, done: float, total: int | None) -> None:
         now = time.monotonic()
         if total and now - self._last >= PROGRESS_SECONDS:
             self._last = now
             tmp = self._path.with_name(f"{self._path.name}.{os.getpid()}.tmp")
-            tmp.write_text(f"{done} {total}\n", encoding="ascii")
+            tmp.write_text(f"{done:g} {total}\n", encoding="ascii")
             os.replace(tmp, self._path)
 
 
@@ -196,7 +196,7 @@ def share_done(directory: Path, part: Part) -> float:
         return 1.0
     try:
         done, total = progress_file(directory, part).read_text(encoding="ascii").split()
-        return min(int(done) / max(int(total), 1), 1.0)
+        return min(float(done) / max(int(total), 1), 1.0)
     except (OSError, ValueError):
         return 0.0
 

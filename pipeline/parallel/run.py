@@ -6,7 +6,6 @@ import concurrent.futures
 import contextlib
 import logging
 import shutil
-import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Executor, Future
 from pathlib import Path
@@ -21,7 +20,6 @@ from pipeline.parallel.parts import Done, Part, Work, arrived, clean, log_file, 
 logger = logging.getLogger(__name__)
 
 POLL_SECONDS = 1.0
-REPORT_SECONDS = 20.0
 
 
 @contextlib.contextmanager
@@ -77,26 +75,22 @@ def _run(
 
 def _watch(waiting: set[Future[Any]], parts: Mapping[Future[Any], Part], directory: Path, what: str) -> None:
     """Waits for all futures and reports how far the parts are together."""
-    start = last = time.monotonic()
     before = _done(parts, waiting, directory)
-    while waiting:
-        finished, waiting = concurrent.futures.wait(waiting, POLL_SECONDS, concurrent.futures.FIRST_COMPLETED)
-        for future in finished:
-            if future.cancelled() or future.exception() is not None or future.result():
-                logger.error("part %s failed", parts[future].name)
-            else:
-                logger.debug("part %s is done", parts[future].name)
-        now = time.monotonic()
-        if waiting and now - last >= REPORT_SECONDS:
-            last, share = now, _done(parts, waiting, directory)
-            left = (now - start) * (1 - share) / (share - before) if share > before else None
-            time_left = "" if left is None else f", {log.duration(left)} left"
-            logger.info("%s: %.0f %%, %d parts running or waiting%s", what, 100 * share, len(waiting), time_left)
+    with log.Meter(what, len(parts), before) as meter:
+        while waiting:
+            finished, waiting = concurrent.futures.wait(waiting, POLL_SECONDS, concurrent.futures.FIRST_COMPLETED)
+            for future in finished:
+                if future.cancelled() or future.exception() is not None or future.result():
+                    logger.error("part %s failed", parts[future].name)
+                else:
+                    logger.debug("part %s is done", parts[future].name)
+            if waiting:
+                meter.at(_done(parts, waiting, directory))
 
 
 def _done(parts: Mapping[Future[Any], Part], waiting: set[Future[Any]], directory: Path) -> float:
-    """Share of the work that is done; parts cost about the same."""
-    return sum(share_done(directory, part) if f in waiting else 1.0 for f, part in parts.items()) / len(parts)
+    """How many parts are done, with the shares of those that are not; parts cost about the same."""
+    return sum(share_done(directory, part) if f in waiting else 1.0 for f, part in parts.items())
 
 
 def _error(failed: dict[Part, dict[str, str]], of: int, directory: Path, name: str) -> Exception:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import json
 import os
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from click.testing import CliRunner
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from pipeline.base import cli, stamp
+from pipeline.base import cli, log, stamp
 from pipeline.base.errors import ConfigError, DataError
 from pipeline.base.option_values import fields_of
 
@@ -212,6 +213,34 @@ def test_step(tmp_path, caplog):
     assert (out / "result").read_text() == "4"
     data.unlink()
     assert run("--count", "4") == 2 and f"{data}: no such file or directory" in caplog.text
+
+
+def test_quiet_and_json(tmp_path, monkeypatch):
+    """By options or, for whole recipes, by the environment."""
+    (tmp_path / "data").write_text("x")
+    lines = tmp_path / "log.jsonl"
+    args = [str(tmp_path / "data"), str(tmp_path / "out"), "--required", "x"]
+
+    def run(*more: str):
+        return CliRunner().invoke(step, [*args, *more], prog_name="step.py")
+
+    try:
+        done = run("--quiet", "--log-json", str(lines))
+        assert done.exit_code == 0 and done.output == ""
+        said = [json.loads(line) for line in lines.read_text().splitlines()]
+        assert {line["step"] for line in said} == {"step"} and any("done in" in line["message"] for line in said)
+        done = run("--quiet", "--count", "4")
+        assert done.exit_code == 2 and "ERROR" in done.output and "up to date" not in done.output
+        monkeypatch.setenv("FULLSUM_QUIET", "true")
+        monkeypatch.setenv("FULLSUM_LOG_JSON", "-")
+        last = json.loads(run().output.splitlines()[-1])
+        assert last["level"] == "info" and "up to date" in last["message"]
+        assert run("--verbose").exit_code == 2
+        monkeypatch.setenv("FULLSUM_LOG_JSON", str(tmp_path / "none" / "log.jsonl"))
+        done = run()
+        assert done.exit_code == 2 and "No such file or directory" in done.output
+    finally:
+        log.setup()
 
 
 def test_a_step_in_the_way_of_a_file(tmp_path):

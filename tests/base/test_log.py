@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+import io
+import json
 import logging
+import re
+import sys
 
 import pytest
 
 from pipeline.base import log
+
+
+@pytest.fixture(autouse=True)
+def as_before():
+    """The console of the other tests."""
+    yield
+    log.setup()
 
 
 @pytest.mark.parametrize(
@@ -48,6 +59,84 @@ def test_quick_work_logs_nothing(caplog):
     caplog.set_level("INFO")
     assert sum(log.progress(range(1000))) == 499500
     assert not caplog.records
+
+
+def test_work_within_work_reports_as_one(caplog, monkeypatch):
+    """Four batches in each of three epochs, of which one was done before: the time left is that of all epochs."""
+    seconds = 0.0
+    monkeypatch.setattr(log.time, "monotonic", lambda: seconds)
+    caplog.set_level("INFO")
+    heard: list[float] = []
+    with log.Meter("epochs", 3, 1) as meter, log.listener(lambda done, total: heard.append(done / (total or 1))):
+        for epoch in (1, 2):
+            for _ in log.progress(range(4), desc="batches"):
+                seconds += 10.0
+            meter.at(epoch + 1)
+    assert [r.message for r in caplog.records] == [
+        "epochs: 1 of 3 (50 %), 1 min 00 s left",
+        "epochs: 2 of 3 (67 %), 40.0 s left",
+        "epochs: 2 of 3 (83 %), 20.0 s left",
+        "epochs: 3 of 3 (100 %), 0.0 s left",
+    ]
+    assert heard == sorted(heard) and heard[0] == 1.25 / 3 and heard[-1] == 1
+
+
+class Terminal(io.StringIO):
+    """A stderr that says it is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_terminal_has_one_line_that_is_cleared(monkeypatch):
+    seconds, terminal = 0.0, Terminal()
+    monkeypatch.setattr(log.time, "monotonic", lambda: seconds)
+    monkeypatch.setattr(sys, "stderr", terminal)
+    log.setup()
+    for i in log.progress(range(3), desc="aligning"):
+        seconds += 30.0
+        if i == 1:
+            logging.getLogger("pipeline").warning("trouble")
+    shown = terminal.getvalue()
+    first, second, third, rest = shown.split(log.CLEAR)[1:5]
+    assert first == "aligning: 1 of 3 (33 %), 1 min 00 s left" and "WARNING trouble\n" in second
+    assert third == "aligning: 2 of 3 (67 %), 30.0 s left" and rest == "aligning: 3 of 3 (100 %), 0.0 s left"
+    assert shown.endswith(log.CLEAR) and shown.count("\n") == 1
+    log.setup(quiet=True)
+    terminal.truncate(0)
+    for _ in log.progress(range(3)):
+        seconds += 30.0
+    logging.getLogger("pipeline").info("done")
+    assert terminal.getvalue() == ""
+
+
+def test_json_lines(tmp_path, capsys, monkeypatch):
+    """A file gets all of it though the console is quiet; "-" puts them in the place of text."""
+    seconds = 0.0
+    monkeypatch.setattr(log.time, "monotonic", lambda: seconds)
+    logger = logging.getLogger("pipeline.test")
+    log.setup(quiet=True, json_to=str(tmp_path / "log.jsonl"), step="align")
+    for _ in log.progress(range(3), desc='a "b"'):
+        seconds += 20.0
+    logger.warning("zwei\nZeilen ü")
+    try:
+        raise ValueError("x")
+    except ValueError:
+        logger.exception("bug")
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [line["level"] for line in lines] == ["info"] * 3 + ["warning", "error"]
+    assert {line["step"] for line in lines} == {"align"}
+    assert lines[0]["progress"] == {"what": 'a "b"', "done": 1, "total": 3, "seconds": 20.0, "left": 40.0}
+    assert lines[3]["message"] == "zwei\nZeilen ü" and "ValueError: x" in lines[4]["traceback"]
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", lines[0]["time"])
+    err = capsys.readouterr().err
+    assert "zwei" in err and "of 3" not in err
+    log.setup(json_to="-", step="align")
+    logger.info("done")
+    assert json.loads(capsys.readouterr().err)["message"] == "done"
+    log.setup()
+    logger.info("done")
+    assert capsys.readouterr().err.endswith(" done\n") and len(lines) == 5
 
 
 def test_file_gets_debug_messages_and_the_console_does_not(tmp_path, capsys):

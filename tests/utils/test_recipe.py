@@ -87,3 +87,15 @@ def test_steps_read_where_parts_run(write_script, tmp_path, file):
 def test_only_a_recipe_that_has_more_teachers_knows_them(write_script):
     result = write_script(SCRIPT.replace('more_teachers="hybrid chenone"\n', ""))("--ali", "hybrid")
     assert result.returncode == 2 and "--ali is gmm, nhmm, both, or none, not 'hybrid'" in result.stderr
+
+
+@pytest.mark.parametrize("place, code", [("log.jsonl", 0), ("-", 0), ("none/log.jsonl", 2)])
+def test_what_is_said_holds_for_the_steps(write_script, place, code):
+    text = SCRIPT.replace("jobs=1\n", "jobs=1\nquiet=false\nlog_json=\n")
+    done = write_script(text + "printenv FULLSUM_QUIET FULLSUM_LOG_JSON\n")("--quiet", "--log-json", place)
+    assert done.returncode == code, done.stderr
+    if code:
+        assert "cannot be written" in done.stderr
+    else:
+        *_, quiet, where = done.stdout.splitlines()
+        assert quiet.endswith("true") and (where == place or where.endswith(f"/{place}"))

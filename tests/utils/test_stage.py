@@ -104,3 +104,17 @@ def test_a_recipe_that_is_ended_has_not_done_its_stage(tmp_path, number):
     assert process.wait(20) == 128 + number
     (line,) = (tmp_path / "exp" / "stage_times.jsonl").read_text().splitlines()
     assert json.loads(line)["stage"] == 3 and json.loads(line)["ok"] is False
+
+
+def test_quiet_and_json(recipe, tmp_path):
+    result = recipe("--quiet")
+    assert result.returncode == 0 and "==" not in result.stdout + result.stderr and ran(result) == [0, 1, 5]
+    result = recipe("--log-json", "log.jsonl", "--stage", "1", "--stop-stage", "1")
+    assert "== stage 1: a" in result.stdout
+    (path,) = tmp_path.rglob("log.jsonl")
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [(line["level"], line["stage"]) for line in lines] == [("info", 1), ("info", 1), ("info", 0)]
+    assert lines[0]["message"] == "stage 1: a quoted one"
+    result = recipe("--log-json", "-", "--stop-stage", "0")
+    assert "==" not in result.stdout and json.loads(result.stderr.splitlines()[0])["message"] == "stage 0: data"
+    assert "--log-json FILE" in recipe("--help").stdout

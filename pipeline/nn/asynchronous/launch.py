@@ -12,7 +12,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, Protocol
 
-from pipeline.base import errors
+from pipeline.base import errors, log
 from pipeline.base.errors import ConfigError, PipelineError
 from pipeline.nn.asynchronous.job import Job
 from pipeline.nn.asynchronous.nodes import NOTHING
@@ -147,7 +147,10 @@ class _Fleet:
                 here, there = context.Pipe()
                 # Arguments, and with them the secret, reach a process through a pipe that only it has.
                 process = context.Process(
-                    target=work, args=(member, self.job, self.out, there, access), name=member.name, daemon=True
+                    target=work,
+                    args=(member, self.job, self.out, there, access, log.settings()),
+                    name=member.name,
+                    daemon=True,
                 )
                 process.start()
                 there.close()

@@ -55,14 +55,14 @@ class Member:
         return server_name(self.number) if self.role == "server" else replica_name(self.number)
 
 
-def work(member: Member, job: Job, out: Path, pipe: Connection, access: Access) -> None:
-    """Body of a process.
+def work(member: Member, job: Job, out: Path, pipe: Connection, access: Access, console: log.Settings) -> None:
+    """Body of a process, whose log is set up as `console` says.
 
     It sends ("ready", its port if it is a server) when it has built what the job describes, receives the ports of the
     servers, and ends with ("done", result) or ("error", name of the exception, text).
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the first one ends the others
-    log.setup()
+    log.setup(*console)
     training = job.training
     _limit(member, training.threads)
     with log.to_file(out / "log" / f"{member.name}.log"):
@@ -134,7 +134,10 @@ def _lead(
     lead = Coordinator(built, training, out, [service.shard, *others], names, plan)
     lead.expect(range(training.replicas))
     service.open(lead)
-    with SummaryWriter(str(out / "log" / "tensorboard"), purge_step=len(lead.history) + 1) as board:
+    with (
+        SummaryWriter(str(out / "log" / "tensorboard"), purge_step=len(lead.history) + 1) as board,
+        log.Meter("epochs", training.epochs, len(lead.history)) as meter,
+    ):
         while not (lead.finished and lead.all_left):
             if pipe.poll(TICK_SECONDS):
                 _, replica, why = pipe.recv()
@@ -143,6 +146,7 @@ def _lead(
             lead.watch()
             for name, value in (lead.evaluate() or {}).items():
                 board.add_scalar(name, value, len(lead.history))
+            meter.at(len(lead.history))
     lead.save()
     facts = lead.facts()
     for other in others:
