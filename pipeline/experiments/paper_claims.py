@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,20 +12,49 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from pipeline.base.errors import DataError
-from pipeline.base.files import read_yaml
-from pipeline.experiments.claims import NOT_MEASURED, OUTCOMES, Verdict, read_claims
+from pipeline.base.files import read_json, read_yaml
+from pipeline.experiments.claims import (
+    CONTRADICTED,
+    EQUIVALENT,
+    NOT_MEASURED,
+    OUTCOMES,
+    SUPPORTED,
+    TOO_FEW,
+    UNDECIDED,
+    Claim,
+    Verdict,
+    read_claims,
+)
+from pipeline.experiments.report import ROWS, Row
+from pipeline.experiments.results_page import markdown_table
 from pipeline.experiments.table_report import decimals_of
-from pipeline.experiments.tables import load_table
+from pipeline.experiments.tables import Table, load_table
 
 STRICT = ConfigDict(extra="forbid")
 HEAD = """# What the papers claim and what we found
 
 Written by `utils/claims.py` from [papers.yaml](papers.yaml) and the claims.json of the recipes; not edited by hand.
 
-Differences are of paired trainings, with seeds and, where rows have them, test speakers as random; p values are
-adjusted for the number of claims of the recipe (Benjamini and Hochberg). *Undecided* says what difference would have
-been noticed with a probability of 80 %. Figures are in the unit of the column: percent of words, or milliseconds (TSE).
+Each row below is a row of a paper's table or a sentence of it. Each line under it is a comparison that was fixed in a
+table's file (`egs/RECIPE/conf/tables/TABLE.yaml`) together with its seeds. A network is trained in two ways with the
+same seeds; the difference is the first minus the second, in the unit of the column: percent of words (WER), or
+milliseconds (TSE, the mean error of phone starts and ends). In brackets is its 95 % interval. How to read the rest:
+
+- **supported**, **contradicted**: the difference is larger than chance explains, in the direction of the claim or
+  against it (p below 0.05, after Benjamini and Hochberg's adjustment for all claims of the recipe).
+- **equivalent**: any difference is smaller than a margin that stands in the table's file (two one-sided tests).
+- **undecided**: none of these. The difference that would have been noticed is the true one that such a test finds four
+  times in five; smaller effects, such as those of the papers, may be there.
+- **too few seeds**: less than three. **not measured**: the table's file is there and was not run with the present code.
+- *and N speakers*: seeds and test speakers both vary by chance, so the interval speaks of other speakers as well.
+  Without speakers the test part is taken as it is, and the interval speaks of other seeds only.
+- *would speak against the paper*: a claim that contradicts the paper if it is supported.
 """
+METRICS = {"wer": "WER", "tse_ms": "TSE"}
+NO_FIGURE = (
+    "not tried",
+    "no figure",
+)  # what `theirs` begins with where the paper only asks, or does not say what came out
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -32,18 +62,18 @@ class PaperRow:
     """A row of a paper's table, or a sentence of it."""
 
     row: str = Field(description="What it says.")
-    theirs: str = Field(description="The paper's figure.")
+    theirs: str = Field(description="The paper's figure; 'not tried ..' or 'no figure ..' where it has none.")
     claims: dict[str, list[str]] = Field(default_factory=dict, description="RECIPE/TABLE -> beginnings of claims.")
-    seen: str = Field(default="", description="What a table without claims shows.")
-    differs: str = Field(default="", description="How our setting is not the paper's.")
-    not_run: str = Field(
-        default="",
-        description="Why it was not run, and what it would cost; said as long as none of its claims is measured.",
+    against: dict[str, list[str]] = Field(
+        default_factory=dict, description="The same of claims that contradict the paper if they hold."
     )
+    seen: str = Field(default="", description="What a table without claims shows.")
+    differs: str = Field(default="", description="How our setting is not the paper's, beyond what `setting` says.")
+    not_run: str = Field(default="", description="What was not run, why, and what it would cost.")
 
     def __post_init__(self) -> None:
-        if not (self.claims or self.seen or self.not_run):
-            raise ValueError("a row needs claims, seen or not_run")
+        if not (self.claims or self.against or self.seen or self.not_run):
+            raise ValueError("a row needs claims, against, seen or not_run")
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -51,6 +81,7 @@ class Paper:
     """A paper with its rows."""
 
     paper: str = Field(description="Letter, subject and source.")
+    setting: str = Field(min_length=1, description="The paper's setting and how ours is not that, for all rows.")
     rows: list[PaperRow] = Field(description="Its rows.")
 
 
@@ -68,63 +99,184 @@ def page(papers: Sequence[Paper], recipes: Path) -> str:
 
     Args:
         papers: what they claim.
-        recipes: folder of the recipes, whose claims.json and conf/tables are read.
+        recipes: folder of the recipes, whose claims.json, results.json and conf/tables are read.
     Raises:
         DataError: a claim that no table has.
     """
     found = _Found(recipes)
-    counts: Counter[str] = Counter()
-    never = 0
+    compared = [[found.lines(row) for row in paper.rows] for paper in papers]
     body = []
-    for paper in papers:
-        body.append(f"\n## {paper.paper}\n")
-        for row in paper.rows:
-            body.append(f"\n**{row.row}.** Paper: {row.theirs}.\n")
-            outcomes = Counter[str]()
-            for place, starts in row.claims.items():
-                for start in starts:
-                    verdict, line = found.line(place, start)
-                    outcomes[verdict.outcome] += 1
-                    body.append(f"\n- {line}")
-            counts += outcomes
-            body.append(f"\n- Seen: {row.seen}." if row.seen else "")
-            body.append(f"\n- Not the paper's setting: {row.differs.strip()}." if row.differs else "")
-            if set(outcomes) <= {NOT_MEASURED}:
-                never += not row.seen
-                body.append(f"\n- Not run: {row.not_run}." if row.not_run else "")
-            body.append("\n")
-    rows = [row for paper in papers for row in paper.rows]
+    for paper, lines in zip(papers, compared):
+        body.append(f"## {paper.paper}\n\n{paper.setting.strip()}\n")
+        body += [_section(row, mine) for row, mine in zip(paper.rows, lines)]
+    return "\n".join([HEAD, _overview(papers, compared), *body, found.settings()])
+
+
+@dataclasses.dataclass(frozen=True)
+class _Line:
+    """A comparison of a row.
+
+    Attributes:
+        place: RECIPE/TABLE.
+        verdict: on its claim.
+        against: whether the claim contradicts the paper if it holds.
+        text: the line about it.
+    """
+
+    place: str
+    verdict: Verdict
+    against: bool
+    text: str
+
+
+def _section(row: PaperRow, lines: Sequence[_Line]) -> str:
+    said = [f"**{row.row}.** Paper: {row.theirs}. Here: {_summary(row, lines)}.\n"]
+    said += [f"- {line.text}" for line in lines]
+    said += [f"- Seen, without a test: {row.seen.strip()}."] if row.seen else []
+    said += [f"- Not the paper's setting: {row.differs.strip()}."] if row.differs else []
+    said += [f"- Not run: {row.not_run.strip()}."] if row.not_run else []
+    return "\n".join(said) + "\n"
+
+
+def _summary(row: PaperRow, lines: Sequence[_Line]) -> str:
+    """What the comparisons of a row come to, in a few words."""
+    if not lines:
+        return "seen, without a test" if row.seen else "not run"
+    outcomes = [line.verdict.outcome for line in lines]
+    measured = sum(outcome not in (NOT_MEASURED, TOO_FEW) for outcome in outcomes)
+    holds = {SUPPORTED: 1, CONTRADICTED: -1}
+    signs = [
+        holds[line.verdict.outcome] * (-1 if line.against else 1) for line in lines if line.verdict.outcome in holds
+    ]
+    if not measured:
+        return "not run" if all(outcome == NOT_MEASURED for outcome in outcomes) else "too few seeds"
+    if not signs:
+        word = "no difference beyond the margin" if EQUIVALENT in outcomes else UNDECIDED
+        return f"{word} ({_comparisons(measured)})"
+    of = f"{len(signs)} of {_comparisons(measured)} decided"
+    if row.theirs.startswith(NO_FIGURE):
+        ways = Counter(SUPPORTED if sign > 0 else CONTRADICTED for sign in signs)
+        return f"{', '.join(f'{count} {way}' for way, count in ways.items())} ({of})"
+    word = "as in the paper" if min(signs) > 0 else "not as in the paper" if max(signs) < 0 else "mixed"
+    return f"{word} ({of})"
+
+
+def _comparisons(count: int) -> str:
+    return f"{count} comparison{'s' * (count != 1)}"
+
+
+def _overview(papers: Sequence[Paper], compared: Sequence[Sequence[Sequence[_Line]]]) -> str:
+    """Counts, and a line for each row."""
+    counts = Counter(line.verdict.outcome for paper in compared for lines in paper for line in lines)
+    table, rows, never = [], 0, 0
+    for paper, mine in zip(papers, compared):
+        for row, lines in zip(paper.rows, mine):
+            said = _summary(row, lines)
+            rows += 1
+            never += said == "not run"
+            noticed = ", ".join(
+                f"{METRICS.get(name, name)} {100 * share:.2g} %" for name, share in _noticed(lines).items()
+            )
+            table.append([paper.paper.partition(":")[0], row.row, row.theirs, said, noticed])
     said = ", ".join(f"{counts[outcome]} {outcome}" for outcome in OUTCOMES if counts[outcome])
-    counted = f"{len(rows)} rows, {never} of them not run; {sum(counts.values())} comparisons: {said}."
-    return f"{HEAD}\n{counted}\n{''.join(body)}"
+    head = ["paper", "row", "paper's figure", "here", "would have been noticed"]
+    return (
+        f"## In short\n\n{rows} rows, {never} of them not run; {sum(counts.values())} comparisons: {said}.\n\n"
+        f"{markdown_table(head, table)}\n"
+        "Would have been noticed: the smallest relative difference that one of the undecided comparisons of this "
+        "metric finds four times in five.\n"
+    )
+
+
+def _cost(table: Table) -> str:
+    """What the runs of a table would cost."""
+    runs = len(list(table.cells())) * len(table.all_seeds)
+    minutes = table.minutes or 0.0
+    hours = runs * minutes / 60
+    total = f"{hours:.0f} hours" if hours > 1.5 else f"{60 * hours:.0f} minutes"
+    return f"{runs} runs of about {minutes:g} minute{'s' * (minutes != 1)}, {total} of one core"
+
+
+def _noticed(lines: Sequence[_Line]) -> dict[str, float]:
+    """Metric -> smallest relative difference that one of the undecided comparisons of it would have noticed."""
+    least: dict[str, float] = {}
+    for verdict in (line.verdict for line in lines):
+        if verdict.outcome == UNDECIDED and verdict.effect is not None and verdict.effect.reference:
+            metric = verdict.claim.column.partition("/")[0]
+            share = verdict.effect.detectable / abs(verdict.effect.reference)
+            least[metric] = min(share, least.get(metric, share))
+    return least
 
 
 class _Found:
-    """Verdicts of the recipes, read once each."""
+    """Verdicts, tables and rows of the recipes, read once each."""
 
     def __init__(self, recipes: Path) -> None:
         self._recipes = recipes
         self._verdicts: dict[str, list[Verdict]] = {}
+        self._tables: dict[str, Table] = {}
+        self._rows: dict[str, list[Row]] = {}
 
-    def line(self, place: str, start: str) -> tuple[Verdict, str]:
-        """The verdict on the claim of RECIPE/TABLE that begins so, and a line about it."""
+    def lines(self, row: PaperRow) -> list[_Line]:
+        """The comparisons of a row, those that speak against the paper last."""
+        return [
+            self._line(place, start, against)
+            for claims, against in ((row.claims, False), (row.against, True))
+            for place, starts in claims.items()
+            for start in starts
+        ]
+
+    def _line(self, place: str, start: str, against: bool) -> _Line:
         recipe, _, name = place.partition("/")
-        path = self._recipes / recipe / "conf" / "tables" / f"{name}.yaml"
-        table = load_table(path)
+        table = self._table(place)
         claims = [claim for claim in table.claims if claim.text.startswith(start)]
         if len({claim.text for claim in claims}) != 1:
-            raise DataError(f"{path}: {len(claims)} claims begin with {start!r}")
-        verdict = next((v for v in self._of(recipe) if v.table == name and v.claim == claims[0]), None)
-        if verdict is None:
-            verdict = Verdict(name, claims[0], NOT_MEASURED)
+            raise DataError(f"{self._path(place)}: {len(claims)} claims begin with {start!r}")
+        verdict = self._verdict(recipe, name, claims[0])
         digits = decimals_of(next(c for c in table.columns if c.key == claims[0].column))
-        link = f"[{place}](../egs/{recipe}/RESULTS.md)"
-        said = verdict.text(digits)
+        said = f"[{place}](../egs/{recipe}/RESULTS.md), {claims[0].text}: {verdict.text(digits)}"
+        said += f" ({_cost(table)})" * (verdict.outcome == NOT_MEASURED and table.minutes is not None)
+        said += "; would speak against the paper" * against
         if verdict.outcome != NOT_MEASURED and table.measured_with:
             said += f"; measured with earlier settings: {table.measured_with}"
-        return verdict, f"{link}, {claims[0].text}: {said}"
+        return _Line(place, verdict, against, said)
 
-    def _of(self, recipe: str) -> Sequence[Verdict]:
+    def settings(self) -> str:
+        """What the tables are that the lines speak of, with the size of their test parts."""
+        said = [
+            "## The tables\n\nNetworks, training and test parts of each table that is named above. Rows, commands and "
+            "commits stand in the recipe's results.json, the whole table in its RESULTS.md.\n"
+        ]
+        for place, table in sorted(self._tables.items()):
+            recipe, _, name = place.partition("/")
+            seeds = ", ".join(map(str, table.all_seeds))
+            parts = self._parts(recipe, name)
+            tested = f" Scored on {parts}." if parts else " Not run."
+            said.append(f"- **{place}**, {table.title}: {table.about.strip()} Seeds {seeds}.{tested}")
+        return "\n".join(said) + "\n"
+
+    def _parts(self, recipe: str, name: str) -> str:
+        """Words of the parts whose word errors were counted; "nothing but alignments" where none were."""
+        if recipe not in self._rows:
+            path = self._recipes / recipe / ROWS
+            self._rows[recipe] = read_json(path) if path.is_file() else []
+        mine = [row for row in self._rows[recipe] if row.get("table") == name]
+        words = {row["part"]: row["counts"]["words"] for row in mine if (row.get("counts") or {}).get("words")}
+        if mine and not words:
+            return "alignments only"
+        return ", ".join(f"{part} ({count:,} words)" for part, count in sorted(words.items()))
+
+    def _path(self, place: str) -> Path:
+        recipe, _, name = place.partition("/")
+        return self._recipes / recipe / "conf" / "tables" / f"{name}.yaml"
+
+    def _table(self, place: str) -> Table:
+        if place not in self._tables:
+            self._tables[place] = load_table(self._path(place))
+        return self._tables[place]
+
+    def _verdict(self, recipe: str, name: str, claim: Claim) -> Verdict:
         if recipe not in self._verdicts:
             self._verdicts[recipe] = read_claims(self._recipes / recipe)
-        return self._verdicts[recipe]
+        found = (v for v in self._verdicts[recipe] if v.table == name and v.claim == claim)
+        return next(found, Verdict(name, claim, NOT_MEASURED))

@@ -95,6 +95,9 @@ class Table:
         default="",
         description="Earlier settings that the figures in results.json still have; to be taken out when remade.",
     )
+    minutes: float | None = Field(
+        default=None, gt=0, description="Processor time of a cell and seed, about, for those who think of running it."
+    )
     seeds: tuple[int, ...] = Field(default=(1, 2, 3), min_length=1, description="Planned seeds of each cell.")
     added_seeds: tuple[int, ...] = Field(
         default=(), description="Further seeds that were decided on after figures had been seen; results say so."

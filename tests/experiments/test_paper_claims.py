@@ -15,6 +15,8 @@ from pipeline.experiments.statistics import Effect
 ROOT = Path(__file__).resolve().parents[2]
 TABLE = """
 title: T
+about: Four networks.
+minutes: 15
 axes: {a: [x, y]}
 commands: [steps/score.py]
 columns: [{metric: wer, part: test}]
@@ -24,12 +26,13 @@ claims:
 """
 PAPERS = """
 - paper: "P: a paper"
+  setting: Theirs is large.
   rows:
     - {row: X wins, theirs: 1 to 2 %, claims: {corpus/t: [X is better, X is not]}, differs: of another size}
+    - {row: X loses, theirs: rarely, against: {corpus/t: [X is better]}}
+    - {row: X is open, theirs: not tried, claims: {corpus/t: [X is better]}}
     - {row: Y costs, theirs: much, not_run: 3 hours}
     - {row: Z, theirs: little, seen: nothing}
-    - {row: V, theirs: more, claims: {corpus/t: [X is not]}, not_run: 4 hours}
-    - {row: U, theirs: less, claims: {corpus/t: [X is better]}, not_run: 5 hours}
 """
 
 
@@ -44,14 +47,32 @@ def recipes(tmp_path: Path) -> Path:
 
 
 def test_page(recipes):
+    rows = [{"table": "t", "metric": "wer", "part": "test", "counts": {"words": 1234}}, {"metric": "wer"}]
+    write_json(recipes / "egs/corpus/results.json", rows)
     text = page(load_papers(recipes / "papers.yaml"), recipes / "egs")
-    assert "5 rows, 2 of them not run; 4 comparisons: 2 supported, 2 not measured." in text
-    assert "**X wins.** Paper: 1 to 2 %." in text and "Not the paper's setting: of another size." in text
-    assert "[corpus/t](../egs/corpus/RESULTS.md), X is better: **supported**; difference -1.00" in text
-    assert "X is not worse: not measured" in text and "- Not run: 3 hours." in text
-    assert (
-        "- Not run: 4 hours." in text and "5 hours" not in text
-    )  # U has been measured since and "- Seen: nothing." in text
+    assert "5 rows, 1 of them not run; 4 comparisons: 3 supported, 1 not measured." in text
+    assert "## P: a paper\n\nTheirs is large.\n" in text
+    assert "**X wins.** Paper: 1 to 2 %. Here: as in the paper (1 of 1 comparison decided)." in text
+    assert "**X loses.** Paper: rarely. Here: not as in the paper (1 of 1 comparison decided)." in text
+    assert "**X is open.** Paper: not tried. Here: 1 supported (1 of 1 comparison decided)." in text
+    assert "- Not the paper's setting: of another size." in text
+    line = "- [corpus/t](../egs/corpus/RESULTS.md), X is better: **supported**; difference -1.00"
+    assert text.count(line) == 3 and text.count("; would speak against the paper\n") == 1
+    assert "X is not worse: not measured (6 runs of about 15 minutes, 90 minutes of one core)" in text and "- Not run: 3 hours." in text
+    assert "- Seen, without a test: nothing." in text
+    assert "- **corpus/t**, T: Four networks. Seeds 1, 2, 3. Scored on test (1,234 words)." in text
+
+
+def test_undecided_rows_say_what_would_have_been_noticed(recipes):
+    claim = Claim("X is better", "wer/test", {"a": "x"}, {"a": "y"})
+    effect = Effect(-0.1, 0.5, 4.0, 5, 20, 20.0, 1.25)
+    write_claims(recipes / "egs/corpus", judge([Compared("t", claim, effect)]))
+    text = page(load_papers(recipes / "papers.yaml"), recipes / "egs")
+    share = f"{100 * effect.detectable / 20:.2g} %"
+    wins = next(line.split("|") for line in text.splitlines() if "| X wins" in line)
+    assert [cell.strip() for cell in wins[4:6]] == ["undecided (1 comparison)", f"WER {share}"]
+    write_claims(recipes / "egs/corpus", judge([Compared("t", claim, Effect(-0.1, 0.5, 1.0, 2, 0, 20.0, 0.5))]))
+    assert "Here: too few seeds." in page(load_papers(recipes / "papers.yaml"), recipes / "egs")
 
 
 @pytest.mark.parametrize(
@@ -61,7 +82,8 @@ def test_page(recipes):
         (("[X is better", "[X is"), "2 claims begin with 'X is'"),
         (("corpus/t", "corpus/u"), "u.yaml"),
         (("not_run: 3 hours", "costs: 3 hours"), "costs"),
-        ((", not_run: 3 hours", ""), "needs claims, seen or not_run"),
+        ((", not_run: 3 hours", ""), "needs claims, against, seen or not_run"),
+        (("  setting: Theirs is large.\n", ""), "setting"),
     ],
 )
 def test_broken_papers(recipes, change, message):
@@ -75,7 +97,7 @@ def test_command(recipes, run_script):
     command = (ROOT / "utils" / "claims.py", "page.md", "--papers", "papers.yaml", "--recipes", "egs")
     result = run_script(*command, cwd=recipes)
     assert result.returncode == 0, result.stderr
-    assert "2 supported" in (recipes / "page.md").read_text()
+    assert "1 supported" in (recipes / "page.md").read_text()
     rows = [
         {"id": "i", "part": "test", "metric": "wer", "value": 10.0 + seed / 10 + 5 * (a == "x"), "table": "t",
          "cell": {"a": a}, "seeds": [seed], "commit": "c+"}
@@ -89,4 +111,7 @@ def test_command(recipes, run_script):
 
 
 def test_the_page_in_the_repository_is_up_to_date():
+    """And says of each comparison that was not measured what it would cost."""
     assert (ROOT / "docs/claims.md").read_text() == page(load_papers(ROOT / "docs/papers.yaml"), ROOT / "egs")
+    text = (ROOT / "docs/claims.md").read_text()
+    assert text.count(": not measured") == text.count(": not measured (")
