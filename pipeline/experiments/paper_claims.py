@@ -43,8 +43,9 @@ milliseconds (TSE, the mean error of phone starts and ends). In brackets is its 
 - **supported**, **contradicted**: the difference is larger than chance explains, in the direction of the claim or
   against it (p below 0.05, after Benjamini and Hochberg's adjustment for all claims of the recipe).
 - **equivalent**: any difference is smaller than a margin that stands in the table's file (two one-sided tests).
-- **undecided**: none of these. The difference that would have been noticed is the true one that such a test finds four
-  times in five; smaller effects, such as those of the papers, may be there.
+- **undecided**: none of these. The interval is not adjusted, so it may leave zero out where few of many claims do. The
+  difference that would have been noticed is the true one that such a test finds four times in five; smaller effects,
+  such as those of the papers, may be there.
 - **too few seeds**: less than three. **not measured**: the table's file is there and was not run with the present code.
 - *and N speakers*: seeds and test speakers both vary by chance, so the interval speaks of other speakers as well.
   Without speakers the test part is taken as it is, and the interval speaks of other seeds only.
@@ -117,13 +118,15 @@ class _Line:
     """A comparison of a row.
 
     Attributes:
-        place: RECIPE/TABLE.
+        link: RECIPE/TABLE, and where its results stand.
+        cost: what the runs of the table cost.
         verdict: on its claim.
         against: whether the claim contradicts the paper if it holds.
         text: the line about it.
     """
 
-    place: str
+    link: str
+    cost: str
     verdict: Verdict
     against: bool
     text: str
@@ -131,7 +134,12 @@ class _Line:
 
 def _section(row: PaperRow, lines: Sequence[_Line]) -> str:
     said = [f"**{row.row}.** Paper: {row.theirs}. Here: {_summary(row, lines)}.\n"]
-    said += [f"- {line.text}" for line in lines]
+    said += [f"- {line.text}" for line in lines if line.verdict.outcome != NOT_MEASURED]
+    missing: dict[str, list[str]] = {}
+    for line in lines:
+        if line.verdict.outcome == NOT_MEASURED:
+            missing.setdefault(f"{line.link} ({line.cost})", []).append(line.verdict.claim.text)
+    said += [f"- Not measured, {place}: {'; '.join(claims)}." for place, claims in missing.items()]
     said += [f"- Seen, without a test: {row.seen.strip()}."] if row.seen else []
     said += [f"- Not the paper's setting: {row.differs.strip()}."] if row.differs else []
     said += [f"- Not run: {row.not_run.strip()}."] if row.not_run else []
@@ -191,8 +199,9 @@ def _overview(papers: Sequence[Paper], compared: Sequence[Sequence[Sequence[_Lin
 def _cost(table: Table) -> str:
     """What the runs of a table would cost."""
     runs = len(list(table.cells())) * len(table.all_seeds)
-    minutes = table.minutes or 0.0
-    hours = runs * minutes / 60
+    if table.minutes is None:
+        return f"{runs} runs"
+    minutes, hours = table.minutes, runs * table.minutes / 60
     total = f"{hours:.0f} hours" if hours > 1.5 else f"{60 * hours:.0f} minutes"
     return f"{runs} runs of about {minutes:g} minute{'s' * (minutes != 1)}, {total} of one core"
 
@@ -234,12 +243,12 @@ class _Found:
             raise DataError(f"{self._path(place)}: {len(claims)} claims begin with {start!r}")
         verdict = self._verdict(recipe, name, claims[0])
         digits = decimals_of(next(c for c in table.columns if c.key == claims[0].column))
-        said = f"[{place}](../egs/{recipe}/RESULTS.md), {claims[0].text}: {verdict.text(digits)}"
-        said += f" ({_cost(table)})" * (verdict.outcome == NOT_MEASURED and table.minutes is not None)
+        link = f"[{place}](../egs/{recipe}/RESULTS.md)"
+        said = f"{link}, {claims[0].text}: {verdict.text(digits)}"
         said += "; would speak against the paper" * against
-        if verdict.outcome != NOT_MEASURED and table.measured_with:
+        if table.measured_with:
             said += f"; measured with earlier settings: {table.measured_with}"
-        return _Line(place, verdict, against, said)
+        return _Line(link, _cost(table), verdict, against, said)
 
     def settings(self) -> str:
         """What the tables are that the lines speak of, with the size of their test parts."""
