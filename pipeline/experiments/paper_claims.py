@@ -110,7 +110,7 @@ def page(papers: Sequence[Paper], recipes: Path) -> str:
     for paper, lines in zip(papers, compared):
         body.append(f"## {paper.paper}\n\n{paper.setting.strip()}\n")
         body += [_section(row, mine) for row, mine in zip(paper.rows, lines)]
-    return "\n".join([HEAD, _overview(papers, compared), *body, found.settings()])
+    return "\n".join([HEAD, _overview(papers, compared), *body, found.others(), found.settings()])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -223,6 +223,7 @@ class _Found:
     def __init__(self, recipes: Path) -> None:
         self._recipes = recipes
         self._verdicts: dict[str, list[Verdict]] = {}
+        self._named: set[tuple[str, str]] = set()  # RECIPE/TABLE and claim
         self._tables: dict[str, Table] = {}
         self._rows: dict[str, list[Row]] = {}
 
@@ -238,17 +239,34 @@ class _Found:
     def _line(self, place: str, start: str, against: bool) -> _Line:
         recipe, _, name = place.partition("/")
         table = self._table(place)
-        claims = [claim for claim in table.claims if claim.text.startswith(start)]
+        claims = [claim for claim in table.claims if claim.text == start]
+        claims = claims or [claim for claim in table.claims if claim.text.startswith(start)]
         if len({claim.text for claim in claims}) != 1:
             raise DataError(f"{self._path(place)}: {len(claims)} claims begin with {start!r}")
         verdict = self._verdict(recipe, name, claims[0])
-        digits = decimals_of(next(c for c in table.columns if c.key == claims[0].column))
-        link = f"[{place}](../egs/{recipe}/RESULTS.md)"
-        said = f"{link}, {claims[0].text}: {verdict.text(digits)}"
+        self._named.add((place, claims[0].text))
+        link, said = self._said(place, verdict)
         said += "; would speak against the paper" * against
-        if table.measured_with:
-            said += f"; measured with earlier settings: {table.measured_with}"
         return _Line(link, _cost(table), verdict, against, said)
+
+    def _said(self, place: str, verdict: Verdict) -> tuple[str, str]:
+        """Link to the results of a table, and a line about a claim of it."""
+        table = self._table(place)
+        digits = decimals_of(next(c for c in table.columns if c.key == verdict.claim.column))
+        link = f"[{place}](../egs/{place.partition('/')[0]}/RESULTS.md)"
+        said = f"{link}, {verdict.claim.text}: {verdict.text(digits)}"
+        return link, said + f"; measured with earlier settings: {table.measured_with}" * bool(table.measured_with)
+
+    def others(self) -> str:
+        """What was measured of the same recipes and stands in no row."""
+        said = []
+        for recipe, verdicts in sorted(self._verdicts.items()):
+            for verdict in verdicts:
+                place = f"{recipe}/{verdict.table}"
+                if (place, verdict.claim.text) not in self._named:
+                    said.append(f"- {self._said(place, verdict)[1]}")
+        about = "What else was compared in the recipes above, so that nothing is left out for how it came out."
+        return f"## Other comparisons\n\n{about}\n\n" + "\n".join(said or ["None."]) + "\n"
 
     def settings(self) -> str:
         """What the tables are that the lines speak of, with the size of their test parts."""

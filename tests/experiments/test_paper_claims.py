@@ -64,6 +64,24 @@ def test_page(recipes):
     assert "- **corpus/t**, T: Four networks. Seeds 1, 2, 3. Scored on test (1,234 words)." in text
 
 
+def test_nothing_that_was_measured_is_left_out(recipes):
+    text = page(load_papers(recipes / "papers.yaml"), recipes / "egs")
+    assert "## Other comparisons" in text and "\n\nNone.\n" in text
+    more = recipes / "papers.yaml"
+    more.write_text(PAPERS.replace("X is better, X is not", "X is not").replace("X is better", "X is not"))
+    text = page(load_papers(more), recipes / "egs")
+    others = text[text.index("## Other comparisons") :]
+    assert "- [corpus/t](../egs/corpus/RESULTS.md), X is better: **supported**" in others
+
+
+def test_a_claim_whose_text_begins_another_one(recipes):
+    table = recipes / "egs/corpus/conf/tables/t.yaml"
+    table.write_text(TABLE.replace("X is not worse", "X is better on dev"))
+    (recipes / "papers.yaml").write_text(PAPERS.replace("[X is better, X is not]", "[X is better, X is better on]"))
+    text = page(load_papers(recipes / "papers.yaml"), recipes / "egs")
+    assert "X is better: **supported**" in text and ": X is better on dev." in text
+
+
 def test_undecided_rows_say_what_would_have_been_noticed(recipes):
     claim = Claim("X is better", "wer/test", {"a": "x"}, {"a": "y"})
     effect = Effect(-0.1, 0.5, 4.0, 5, 20, 20.0, 1.25)
@@ -80,7 +98,7 @@ def test_undecided_rows_say_what_would_have_been_noticed(recipes):
     "change, message",
     [
         (("[X is better", "[W is better"), "0 claims begin with 'W is better'"),
-        (("[X is better", "[X is"), "2 claims begin with 'X is'"),
+        (("[X is better, X is not]", "[X is]"), "2 claims begin with 'X is'"),
         (("corpus/t", "corpus/u"), "u.yaml"),
         (("not_run: 3 hours", "costs: 3 hours"), "costs"),
         ((", not_run: 3 hours", ""), "needs claims, against, seen or not_run"),
