@@ -52,10 +52,16 @@ _Function = Callable[..., Any]
 
 ROOT = Path(__file__).resolve().parents[2]
 
-# MemoryError's siblings: torch raises plain RuntimeErrors.
-_OUT_OF_MEMORY = re.compile(r"DefaultCPUAllocator: can't allocate memory|CUDA out of memory")
-# The user can mend these: a full disk or quota, a place where nothing may be written.
-_USER_ERRNO = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS)
+# MemoryError's siblings: torch and others raise plain RuntimeErrors, and a thread needs memory of its own.
+_OUT_OF_MEMORY = re.compile(
+    r"DefaultCPUAllocator: can't allocate memory|CUDA out of memory|can't start new thread|[Cc]annot allocate memory"
+    r"|Can't allocate memory|bad_alloc|bad allocation"
+)
+# The user can mend these: a full disk or quota, a place where nothing may be written, a disk that fails, limits.
+_USER_ERRNO = (
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS),
+    *(errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EMFILE, errno.ENFILE),
+)
 
 
 def _let_mkl_use_avx2() -> None:
@@ -284,23 +290,28 @@ def main_guard(out: Path | None = None) -> Iterator[None]:
         _fail(f"{err}", 2)
     except KeyboardInterrupt:
         _fail("interrupted; the same command resumes the work", 130)
-    except OSError as err:
-        if err.errno not in _USER_ERRNO:
-            logger.exception("bug or broken environment")
-            sys.exit(1)
-        name = err.filename or out or "output"
-        _fail(f"{name}: {err.strerror}; nothing was changed under the final name", 2)
     except Exception as err:
-        if isinstance(err, MemoryError) or _OUT_OF_MEMORY.search(str(err)):
-            logger.debug("traceback", exc_info=True)
-            _fail(
-                f"out of memory ({str(err).splitlines()[0] if str(err) else 'main memory'}); smaller batches need "
-                f"less, in most "
-                "steps --batch-frames; the same command resumes the work",
-                2,
-            )
-        logger.exception("bug; the traceback follows")
-        sys.exit(1)
+        message = _of_environment(err, out)
+        if message is None:
+            broken = " or broken environment" if isinstance(err, OSError) else "; the traceback follows"
+            logger.exception("bug%s", broken)
+            sys.exit(1)
+        logger.debug("traceback", exc_info=True)
+        _fail(message, 2)
+
+
+def _of_environment(err: Exception, out: Path | None) -> str | None:
+    """What to tell of an error that the machine has caused; None for any other one."""
+    said = str(err)
+    no_memory = isinstance(err, MemoryError) or (isinstance(err, OSError) and err.errno == errno.ENOMEM)
+    if no_memory or _OUT_OF_MEMORY.search(said):
+        return (
+            f"out of memory ({said.splitlines()[0] if said else 'main memory'}); smaller batches need less, in most "
+            "steps --batch-frames; the same command resumes the work"
+        )
+    if isinstance(err, OSError) and err.errno in _USER_ERRNO:
+        return f"{err.filename or out or 'output'}: {err.strerror}; nothing was changed under the final name"
+    return None
 
 
 # What _Value makes of "none": click itself uses None for an option that is not given.

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import os
+import re
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +19,7 @@ from pathlib import Path
 
 from pipeline.base import log
 from pipeline.base.errors import DataError
-from pipeline.base.files import atomic_write, read_lines, sha256_stream
+from pipeline.base.files import atomic_write, open_read, read_lines, sha256_stream
 
 # Tables are kept for inputs from this size on, in bytes, where opening a file counts like reading OPENING bytes.
 KEEP_FROM = 16 << 20
@@ -130,6 +131,11 @@ def _digest(name: str, lenient: bool) -> tuple[str, str | None]:
     return digest, _state(after) if after.st_ctime_ns + SETTLED_NS <= began else None
 
 
+def _digest_without(left_out: re.Pattern[bytes], name: str) -> str:
+    with open_read(name) as file:
+        return hashlib.sha256(left_out.sub(b"", file.read())).hexdigest()
+
+
 def _state(stat: os.stat_result) -> str:
     return f"{stat.st_size},{stat.st_mtime_ns},{stat.st_ctime_ns},{stat.st_ino}"
 
@@ -146,13 +152,16 @@ def _load(table: Path) -> dict[str, tuple[str, str]]:
     return known
 
 
-def tree_digest(root: Path, digests: Digests, skip: Callable[[Sequence[str]], bool]) -> str | None:
+def tree_digest(
+    root: Path, digests: Digests, skip: Callable[[Sequence[str]], bool], left_out: re.Pattern[bytes] | None = None
+) -> str | None:
     """Hash over names and content of the files below a directory; None if there are none.
 
     Args:
       root: the directory; symbolic links to directories inside are not followed.
       digests: where the digests of the files come from.
       skip: tells from the parts of a file's name below `root` whether it counts as no part of the content.
+      left_out: what counts as no part of the content of .json files.
     Returns:
       32 hexadecimal digits, which do not depend on where the directory is.
     """
@@ -168,6 +177,11 @@ def tree_digest(root: Path, digests: Digests, skip: Callable[[Sequence[str]], bo
     found = [parts for parts in sorted(found) if os.path.isfile(os.path.join(top, *parts))]
     if not found:
         return None
-    content = digests.of(os.path.join(top, *parts) for parts in found)
+    names = [os.path.join(top, *parts) for parts in found]
+    if left_out is None:
+        content = digests.of(names)
+    else:
+        whole = iter(digests.of(name for name in names if not name.endswith(".json")))
+        content = [_digest_without(left_out, name) if name.endswith(".json") else next(whole) for name in names]
     text = "\n".join(f"{'/'.join(parts)}\0{digest}" for parts, digest in zip(found, content))
     return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:32]

@@ -65,7 +65,26 @@ class _Console(logging.Handler):
             self.handleError(record)
 
 
-class _JsonFile(logging.FileHandler):
+class _File(logging.FileHandler):
+    """Appends to a file; a disk that is full, or fails, stops the messages there and nothing else."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Tells of the first failure, in one line, where logging itself would print tracebacks for each."""
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            super().handleError(record)
+            return
+        self.close()
+        logging.getLogger().removeHandler(self)
+        logger.warning("%s: no further messages (%s)", self.baseFilename, error.strerror)
+
+    def close(self) -> None:
+        """As far as that can be done: what is still to be written may not find room."""
+        with contextlib.suppress(OSError):
+            super().close()
+
+
+class _JsonFile(_File):
     """Adds lines to a file that several processes may share."""
 
 
@@ -147,7 +166,7 @@ def listener(hear: Callable[[float, int | None], None]) -> Iterator[None]:
 def to_file(path: Path) -> Iterator[None]:
     """Appends the log to a file, debug messages and tracebacks included, for as long as the context lasts."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(path, encoding="utf-8")
+    handler = _File(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter(FILE_FORMAT))
     root = logging.getLogger()
     root.addHandler(handler)

@@ -17,6 +17,7 @@ import json
 import logging
 import os
 import platform
+import re
 import resource
 import shutil
 import subprocess
@@ -38,6 +39,9 @@ PENDING = "pending.json"
 DIGESTS = "digests.tsv.gz"  # of the files of inputs without a stamp, so that each is read once
 # Made from other files of a directory when these are read, see pipeline.artifacts.index.
 DERIVED = ("index.safetensors",)
+
+# Times that were measured while an output was made: who makes it again gets other ones, and the same output.
+MEASURED = re.compile(rb'"(seconds|real_time_factor)": [\d.e+-]+|"metric": "(rtf|seconds)",\s*"value": [\d.e+-]+')
 
 Action = Callable[[Path], "Mapping[str, Any] | None"]
 
@@ -299,7 +303,7 @@ def _stamp(
 ) -> dict[str, Any]:
     return {
         "identity": work.identity,
-        "id": _hash(work.core + _tree_hash(tmp, Digests(), empty_ok=True)),
+        "id": _hash(work.core + _tree_hash(tmp, Digests(), empty_ok=True, left_out=MEASURED)),
         "command": work.command,
         "options": work.options,
         # Relative to the directory of the stamp, so that a tree of experiments can be moved.
@@ -354,14 +358,14 @@ def cpu_name() -> str:
     return f"{name}, {cores} {'core' if cores == 1 else 'cores'}"
 
 
-def _tree_hash(root: Path, digests: Digests, empty_ok: bool = False) -> str:
+def _tree_hash(root: Path, digests: Digests, empty_ok: bool = False, left_out: re.Pattern[bytes] | None = None) -> str:
     """Hash over the files below `root`, without logs, temporary files, and those that this module or a reader made."""
 
     def skip(parts: Sequence[str]) -> bool:
         own = len(parts) == 1 and parts[0] in (STAMP, PENDING, DIGESTS)
         return own or "log" in parts[:-1] or parts[-1].endswith((".tmp", ".lock")) or parts[-1] in DERIVED
 
-    found = tree_digest(root, digests, skip)
+    found = tree_digest(root, digests, skip, left_out)
     if found is None and not empty_ok:
         raise DataError(f"{root}: empty directory")
     return found or _hash("")

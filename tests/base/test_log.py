@@ -153,3 +153,16 @@ def test_file_gets_debug_messages_and_the_console_does_not(tmp_path, capsys):
     log.setup(verbose=True)
     logger.debug("detail")
     assert capsys.readouterr().err.count("detail") == 1
+
+
+def test_a_log_file_that_cannot_be_written_is_told_once_and_stops_nothing(tmp_path, capsys):
+    """/dev/full takes the opening, and no byte: the disk that is full while a step runs."""
+    log.setup()
+    logger = logging.getLogger("pipeline.test")
+    (tmp_path / "a.log").symlink_to("/dev/full")
+    with log.to_file(tmp_path / "a.log"):
+        for number in range(3):
+            logger.info("message %d", number)
+    told = capsys.readouterr().err
+    assert [told.count(f"message {number}") for number in range(3)] == [1, 1, 1]
+    assert told.count("a.log: no further messages (No space left on device)") == 1 and "Traceback" not in told

@@ -17,6 +17,7 @@ import pytest
 from pipeline.artifacts.index import INDEX
 from pipeline.base import digests, log, stamp
 from pipeline.base.errors import DataError, StaleError
+from pipeline.base.files import write_json
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -117,6 +118,30 @@ def test_remade_by_other_code_makes_followers_stale(tmp_path, data):
     assert not run(ali, mono, never, command="align")
     shutil.rmtree(mono)
     run(mono, data, writer("mended"), n=1)
+    with pytest.raises(StaleError, match="another 'data'"):
+        run(ali, mono, never, command="align")
+
+
+def test_times_that_were_measured_are_no_part_of_the_result(tmp_path, data):
+    """Made again, an equal model has other times in its history; what was made from it is up to date all the same."""
+    mono, ali = tmp_path / "mono", tmp_path / "ali"
+
+    def training(seconds: float, loss: float):
+        def action(tmp: Path) -> None:
+            history = [{"loss": loss, "seconds": seconds}, {"loss": loss, "seconds": 1e-05 * seconds}]
+            write_json(tmp / "model.json", history)
+            rows = [{"metric": "rtf", "value": seconds, "config": {"real_time_factor": seconds}}]
+            write_json(tmp / "results.json", [*rows, {"metric": "wer", "value": 3.0}])
+
+        return action
+
+    run(mono, data, training(1.5, 0.25))
+    run(ali, mono, writer("ali"), command="align")
+    shutil.rmtree(mono)
+    run(mono, data, training(2, 0.25))
+    assert not run(ali, mono, never, command="align")
+    shutil.rmtree(mono)
+    run(mono, data, training(2, 0.5))
     with pytest.raises(StaleError, match="another 'data'"):
         run(ali, mono, never, command="align")
 
