@@ -19,8 +19,8 @@ from pipeline.feats.options import SharOptions
 def main(data: Path, out: Path, config: SharOptions, overwrite: bool) -> None:
     """Writes cuts and features of DATA into OUT/shar, shards that are read from the front to the back.
 
-    For object stores and slow shared disks. lhotse reads them by CutSet.from_shar; steps/import_shar.py unpacks them
-    onto the disk of a machine that trains.
+    For object stores and slow shared disks. Whatever takes a data directory with features takes OUT as well;
+    steps/import_shar.py unpacks it onto the disk of a machine that trains; lhotse reads it by CutSet.from_shar.
     """
 
     def action(tmp: Path) -> dict:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from pipeline.artifacts.corpus import CUTS
+from pipeline.artifacts.corpus import cut_files
 from pipeline.artifacts.cut_checks import json_lines
 from pipeline.base.digests import Digests
 
@@ -13,7 +13,7 @@ from pipeline.base.digests import Digests
 def audio_files(data_dir: Path) -> list[str]:
     """Paths of the audio files of a data directory, each once, in the order of its manifest."""
     found: dict[str, None] = {}
-    for _, cut in json_lines(data_dir / CUTS):
+    for _, cut in (pair for path in cut_files(data_dir) for pair in json_lines(path)):
         recording = cut.get("recording")
         for source in (recording.get("sources") or []) if isinstance(recording, dict) else []:
             if isinstance(source, dict) and source.get("type") == "file":

@@ -3,7 +3,8 @@
 A data directory holds recordings.jsonl.gz, supervisions.jsonl.gz and cuts.jsonl.gz. A cut is an utterance: its id is
 the utterance id, it has one supervision with the same id, a transcript of words separated by single blanks and a
 speaker. Gold times of words and phones stand in ``supervision.alignment`` under "word" and "phone", in seconds from the
-start of the cut. Paths of audio files are absolute.
+start of the cut. Paths of audio files are absolute. A directory of shards (``pipeline.artifacts.shar``) is read as one,
+too: its cuts are those of all shards.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from pipeline.artifacts.cut_checks import (
     json_lines,
 )
 from pipeline.artifacts.cut_spool import CutSpool
+from pipeline.artifacts.shar import is_shar, shard_files
 from pipeline.base.errors import DataError
 from pipeline.base.files import write_jsonl
 
@@ -38,6 +40,23 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 CUTS = "cuts.jsonl.gz"
+
+
+def has_cuts(place: str | Path) -> bool:
+    """Whether there are manifests of a data directory; whether they are good shows when they are read."""
+    return (Path(place) / CUTS).is_file() or is_shar(Path(place))
+
+
+def cut_files(data_dir: str | Path) -> list[Path]:
+    """Files with the cuts of a data directory, in order: cuts.jsonl.gz, or one for each of its shards; DataError if
+    there are none.
+    """
+    if is_shar(Path(data_dir)):
+        return [cuts for cuts, _ in shard_files(Path(data_dir))]
+    path = Path(data_dir) / CUTS
+    if not path.is_file():
+        raise DataError(f"{path}: no such file; {data_dir} is not a data directory")
+    return [path]
 
 
 class Span(NamedTuple):
@@ -236,8 +255,9 @@ def iter_cuts(
     decode: bool = False,
     final_dir: Path | None = None,
     lines: range | None = None,
+    starts: list[int] | None = None,
 ) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Read cuts.jsonl.gz of a data directory line by line, with checks.
+    """Read the cuts of a data directory line by line, with checks.
 
     Args:
         data_dir: the data directory.
@@ -245,21 +265,18 @@ def iter_cuts(
         decode: decode every audio file to its end; otherwise the header is read and the last samples are fetched.
         final_dir: where the directory will stand; audio that is named below it is looked for below ``data_dir``.
         lines: the only ones to look at, by default all; of a manifest that has been checked as a whole.
+        starts: gets the number of the first line of each file when its turn comes.
     Yields:
-        (line number, cut as JSON object) of the utterances without a problem.
+        (line number, counted on from file to file, and cut as JSON object) of the utterances without a problem.
     Raises:
         DataError: behind the last utterance; lists up to 20 problems with file and line, and their number.
     """
-    path = Path(data_dir) / CUTS
-    if not path.is_file():
-        raise DataError(f"{path}: no such file; {data_dir} is not a data directory")
     moved = None if final_dir is None else (Path(final_dir).resolve(), Path(data_dir).resolve())
     problems = Problems(data_dir)
     seen = Seen()
     rates = Rates()
     count = 0
-    for line_no, entry in json_lines(path, lines):
-        where = f"{path}:{line_no}"
+    for line_no, where, entry in _cut_lines(data_dir, lines, [] if starts is None else starts):
         found = list(cut_problems(entry))
         if not found:
             count += 1
@@ -274,9 +291,22 @@ def iter_cuts(
         if not found:
             yield line_no, entry
     if not count and not problems.count:
-        problems.add(f"{path}: holds no utterance")
+        problems.add(f"{cut_files(data_dir)[0]}: holds no utterance")
     rates.tell(problems)
     problems.raise_if_any()
+
+
+def _cut_lines(
+    data_dir: str | Path, lines: range | None, starts: list[int]
+) -> Iterator[tuple[int, str, dict[str, Any]]]:
+    """Number of a line, its place for messages, and what it holds; see ``iter_cuts``."""
+    files, last = cut_files(data_dir), 0
+    for path in files:
+        starts.append(last + 1)
+        for line, entry in json_lines(path, lines if len(files) == 1 else None):
+            last = starts[-1] + line - 1
+            if lines is None or last in lines:
+                yield last, f"{path}:{line}", entry
 
 
 def validate_data_dir(data_dir: str | Path, decode: bool = False, final_dir: Path | None = None) -> DataFacts:
@@ -304,8 +334,9 @@ def validate_data_dir(data_dir: str | Path, decode: bool = False, final_dir: Pat
             count, seconds, rate = count + 1, seconds + entry["duration"], recording["sampling_rate"]
     except ProblemsError as err:
         problems = err.problems
-    recordings.compare("num_samples", problems)
-    texts.compare("text", problems)
+    if (data_dir / CUTS).is_file():  # shards have no manifests beside their cuts
+        recordings.compare("num_samples", problems)
+        texts.compare("text", problems)
     problems.raise_if_any()
     return DataFacts(num_utterances=count, num_speakers=len(speakers), seconds=seconds, sampling_rate=rate)
 

@@ -4,7 +4,7 @@ cuts.jsonl.gz is the truth; parsing it takes about 40 microseconds and 6 KiB of 
 what steps ask for in about 80 bytes per utterance; transcripts stay in its file and are read when they are wanted. It
 is made when a directory is first read, stands beside the manifest as index.safetensors, and counts only as long as the
 digest of the manifest that it names is that of the manifest: a changed manifest makes a new index. A directory that
-cannot be written to keeps it in memory.
+cannot be written to keeps it in memory. Of a directory of shards it holds where the features are in these, too.
 """
 
 from __future__ import annotations
@@ -21,17 +21,18 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.artifacts.arrays import ArrayFile, NameTable, name_hash
-from pipeline.artifacts.corpus import CUTS, iter_cuts
+from pipeline.artifacts.corpus import CUTS, cut_files, iter_cuts
+from pipeline.artifacts.shar import SharPlaces, is_shar, shard_files
 from pipeline.base.errors import DataError
 from pipeline.base.files import atomic_write, sha256_file
 
 logger = logging.getLogger(__name__)
 
 INDEX = "index.safetensors"
-VERSION = "1"
+VERSION = "2"
 PACKED = "packed_frames"  # storage type of features, see pipeline.feats.storage
 NO_FEATURES = -1
-PRECISIONS = ("float32", "float16")
+PRECISIONS = {"float32": 4, "float16": 2}  # bytes of a number
 
 _KINDS = {
     "id_block": np.uint8,
@@ -40,8 +41,8 @@ _KINDS = {
     "speaker": np.int32,
     "durations": np.float64,
     "num_frames": np.int32,
-    "first_frame": np.int64,
-    "file": np.int16,
+    "first_byte": np.int64,
+    "file": np.int32,
     "text_offsets": np.int64,
     "hashes": np.uint64,
     "order": np.int32,
@@ -54,12 +55,12 @@ class UtteranceIndex:
 
     Attributes:
         directory: the data directory.
-        lines: (N,) int32 line of each in cuts.jsonl.gz, from 1.
+        lines: (N,) int32 line of each in cuts.jsonl.gz, from 1; counted on from shard to shard.
         speaker: (N,) int32 position in ``speaker_names``, which is sorted.
         durations: (N,) float64 seconds.
         num_frames: (N,) int32 frames of its features, NO_FEATURES without any.
-        first_frame: (N,) int64 where they begin in their file.
-        file: (N,) int16 position in ``files``.
+        first_byte: (N,) int64 where they begin in their file.
+        file: (N,) int32 position in ``files``.
         files: (path, features per frame, precision) of the feature files.
         sampling_rate: of the audio, in Hz.
     """
@@ -70,9 +71,10 @@ class UtteranceIndex:
         self.directory, self._text, self._text_offsets = directory, text, arrays["text_offsets"]
         self._names = NameTable(*(arrays[name] for name in ("id_block", "id_offsets", "hashes", "order")))
         self.lines, self.speaker, self.durations = arrays["lines"], arrays["speaker"], arrays["durations"]
-        self.num_frames, self.first_frame, self.file = arrays["num_frames"], arrays["first_frame"], arrays["file"]
+        self.num_frames, self.first_byte, self.file = arrays["num_frames"], arrays["first_byte"], arrays["file"]
         self.speaker_names: tuple[str, ...] = tuple(facts["speakers"])
-        self.files: tuple[tuple[str, int, str], ...] = tuple((str(p), int(d), str(k)) for p, d, k in facts["files"])
+        self.files = tuple((str(directory / path), int(dim), str(kind)) for path, dim, kind in facts["files"])
+        self._manifests = [(str(name), int(first)) for name, first in facts["manifests"]]
         self.sampling_rate = int(facts["sampling_rate"])
 
     def __len__(self) -> int:
@@ -99,7 +101,9 @@ class UtteranceIndex:
 
     def where(self, i: int) -> str:
         """Place of an utterance for messages: file, line and id."""
-        return f"{self.directory / CUTS}:{self.lines[i]}: utterance {self.id(i)!r}"
+        line = int(self.lines[i])
+        name, first = max((m for m in self._manifests if m[1] <= line), key=lambda m: m[1])
+        return f"{self.directory / name}:{line - first + 1}: utterance {self.id(i)!r}"
 
     def find(self, cut_id: str) -> int | None:
         """Position of an utterance, None if it is not here."""
@@ -129,16 +133,13 @@ def load_index(data_dir: str | Path) -> UtteranceIndex:
         DataError: problems of the manifest, listed with file and line.
     """
     directory = Path(data_dir)
-    manifest = directory / CUTS
-    if not manifest.is_file():
-        raise DataError(f"{manifest}: no such file; {directory} is not a data directory")
-    digest = sha256_file(manifest)
+    digest = _manifest_digest(directory)
     found = _read(directory, digest)
     if found is not None:
         return found
     arrays, text, facts = _build(directory)
-    if sha256_file(manifest) != digest:
-        raise DataError(f"{manifest}: was changed while it was read; run the command again")
+    if _manifest_digest(directory) != digest:
+        raise DataError(f"{cut_files(directory)[0]}: was changed while it was read; run the command again")
     try:
         _write(directory / INDEX, arrays, text, {**facts, "version": VERSION, "manifest": digest})
     except OSError as err:
@@ -149,6 +150,17 @@ def load_index(data_dir: str | Path) -> UtteranceIndex:
     return made
 
 
+def _manifest_digest(directory: Path) -> str:
+    """Digest of what an index is made from: the manifest, or the cuts of all shards and the sizes and times of their
+    features, which are too large to be read for it.
+    """
+    if not is_shar(directory):
+        return sha256_file(cut_files(directory)[0])
+    states = ((cuts, tar.stat()) for cuts, tar in shard_files(directory))
+    listed = [f"{sha256_file(cuts)} {state.st_size} {state.st_mtime_ns}" for cuts, state in states]
+    return hashlib.sha256("\n".join(listed).encode()).hexdigest()
+
+
 def _build(directory: Path) -> tuple[dict[str, npt.NDArray[Any]], bytes, dict[str, Any]]:
     """Arrays, text block and facts of a manifest, from one pass over it."""
     columns = {name: array(code) for name, code in _COLUMNS.items()}
@@ -156,7 +168,9 @@ def _build(directory: Path) -> tuple[dict[str, npt.NDArray[Any]], bytes, dict[st
     speakers: dict[str, int] = {}
     files: dict[tuple[str, int, str], int] = {}
     rate = 0
-    for line, cut in iter_cuts(directory):
+    starts: list[int] = []
+    shards = SharPlaces(directory) if is_shar(directory) else None
+    for line, cut in iter_cuts(directory, starts=starts):
         supervision = cut["supervisions"][0]
         rate = cut["recording"]["sampling_rate"]
         columns["lines"].append(line)
@@ -167,10 +181,15 @@ def _build(directory: Path) -> tuple[dict[str, npt.NDArray[Any]], bytes, dict[st
         columns["id_offsets"].append(len(ids))
         columns["text_offsets"].append(len(text))
         columns["hashes"].append(name_hash(cut["id"]))
-        place, first, frames = _features(cut, f"{directory / CUTS}:{line}: utterance {cut['id']!r}")
+        if shards is None:
+            place, first, frames = _features(cut, f"{directory / CUTS}:{line}: utterance {cut['id']!r}")
+        else:
+            place, first, frames = shards.next(cut, len(starts) - 1)
         columns["file"].append(files.setdefault(place, len(files)) if place else NO_FEATURES)
-        columns["first_frame"].append(first)
+        columns["first_byte"].append(first)
         columns["num_frames"].append(frames)
+    if shards is not None:
+        shards.end()
     arrays = {name: np.array(column, dtype=_KINDS[name]) for name, column in columns.items()}
     names = sorted(speakers)
     rank = np.empty(len(names), dtype=np.int32)
@@ -180,7 +199,9 @@ def _build(directory: Path) -> tuple[dict[str, npt.NDArray[Any]], bytes, dict[st
     arrays |= {"order": order, "hashes": arrays["hashes"][order], "id_block": np.frombuffer(bytes(ids), dtype=np.uint8)}
     for name in ("id_offsets", "text_offsets"):
         arrays[name] = np.concatenate([np.zeros(1, dtype=np.int64), arrays[name]])
-    return arrays, bytes(text), {"speakers": names, "files": list(files), "sampling_rate": rate}
+    manifests = [(path.relative_to(directory).as_posix(), first) for path, first in zip(cut_files(directory), starts)]
+    facts = {"speakers": names, "files": list(files), "sampling_rate": rate, "manifests": manifests}
+    return arrays, bytes(text), facts
 
 
 _COLUMNS = {
@@ -189,15 +210,15 @@ _COLUMNS = {
     "speaker": "i",
     "durations": "d",
     "num_frames": "i",
-    "first_frame": "q",
-    "file": "h",
+    "first_byte": "q",
+    "file": "i",
     "text_offsets": "q",
     "hashes": "Q",
 }
 
 
 def _features(cut: dict[str, Any], where: str) -> tuple[tuple[str, int, str] | None, int, int]:
-    """(path, dim, precision), first frame and number of frames of a cut's features; None without any."""
+    """(path, dim, precision), first byte and number of frames of a cut's features; None without any."""
     feats = cut.get("features")
     if not feats:
         return None, 0, NO_FEATURES
@@ -207,12 +228,12 @@ def _features(cut: dict[str, Any], where: str) -> tuple[tuple[str, int, str] | N
     try:
         first, frames, dim, precision = str(feats["storage_key"]).split(",")
         place = (str(feats["storage_path"]), int(dim), precision)
-        numbers = int(first), int(frames)
+        numbers = int(first), int(dim), int(frames)
     except (KeyError, ValueError):
         raise DataError(f"{where}: its features have no storage key 'first,frames,dim,precision'") from None
-    if precision not in PRECISIONS or min(numbers[0], int(dim) - 1, numbers[1] - 1) < 0:
+    if precision not in PRECISIONS or min(numbers[0], numbers[1] - 1, numbers[2] - 1) < 0:
         raise DataError(f"{where} has features with storage key {feats['storage_key']!r}")
-    return place, *numbers
+    return place, numbers[0] * numbers[1] * PRECISIONS[precision], numbers[2]
 
 
 def _write(path: Path, arrays: dict[str, npt.NDArray[Any]], text: bytes, facts: dict[str, Any]) -> None:

@@ -22,6 +22,7 @@ from pipeline.feats.frame_file import FrameFile
 from pipeline.feats.transforms import add_deltas, splice
 
 PIECE_FRAMES = 300_000  # that statistics are taken of, and that memory is filled with, at a time
+MOST_OPEN = 400  # files; a process may usually have 1,024
 
 
 class Frames(Protocol):
@@ -153,21 +154,21 @@ class StoredFrames(_Read):
         index.check_features()
         self.index, self.options, self.stats = index, options, stats
         self.lens, self.dim = index.num_frames.astype(np.int64), options.output_dim(dim)
-        self._files = [FrameFile(Path(path), width, precision) for path, width, precision in index.files]
-        for number, file in enumerate(self._files):
-            own = np.flatnonzero(index.file == number)
-            if file.dim != dim:
-                where = index.where(int(own[0]))
-                raise DataError(
-                    f"{where} has {self.lens[own[0]]} frames of {file.dim} features, features.json says {dim}"
-                )
-            ends = index.first_frame[own] + self.lens[own]
-            if ends.max() > file.num_frames:
-                first = int(own[np.argmax(ends > file.num_frames)])
-                raise DataError(
-                    f"{file.path}: ends after {file.num_frames} frames, before those of utterance "
-                    f"{index.id(first)!r} do; compute the features again"
-                )
+        keep_open = len(index.files) <= MOST_OPEN
+        self._files = [FrameFile(Path(path), width, kind, keep_open) for path, width, kind in index.files]
+        other = np.flatnonzero(np.array([file.dim for file in self._files])[index.file] != dim)
+        if len(other):
+            i, width = int(other[0]), self._files[index.file[other[0]]].dim
+            raise DataError(f"{index.where(i)} has {self.lens[i]} frames of {width} features, features.json says {dim}")
+        self._frame_bytes = np.array([file.frame_bytes for file in self._files], dtype=np.int64)
+        ends = index.first_byte + self.lens * self._frame_bytes[index.file]
+        late = np.flatnonzero(ends > np.array([file.size for file in self._files], dtype=np.int64)[index.file])
+        if len(late):
+            file = self._files[index.file[late[0]]]
+            raise DataError(
+                f"{file.path}: ends after {file.size} bytes, before the features of utterance "
+                f"{index.id(int(late[0]))!r} do; compute the features again"
+            )
 
     def flat(self, rows: np.ndarray) -> torch.Tensor:
         """See ``Frames``; DataError for numbers that are not finite."""
@@ -205,8 +206,8 @@ class StoredFrames(_Read):
         """(sum T, F) float32 as stored; neighbours in a file are read together."""
         rows = spans.rows
         out = np.empty((int(offsets[-1]), self._files[0].dim), dtype=np.float32)
-        first, file = self.index.first_frame[rows] + spans.begins, self.index.file[rows]
-        ends = first + spans.lens
+        file = self.index.file[rows]
+        first, ends = (self.index.first_byte[rows] + n * self._frame_bytes[file] for n in (spans.begins, spans.ends))
         breaks = np.flatnonzero((first[1:] != ends[:-1]) | (file[1:] != file[:-1])) + 1
         for begin, end in zip([0, *breaks.tolist()], [*breaks.tolist(), len(rows)]):
             if end > begin:

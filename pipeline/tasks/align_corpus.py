@@ -12,7 +12,7 @@ from typing import Any
 
 from pipeline.artifacts.ali import AliSet, Segment
 from pipeline.artifacts.audio_id import audio_id
-from pipeline.artifacts.corpus import CUTS, iter_cuts
+from pipeline.artifacts.corpus import has_cuts, iter_cuts
 from pipeline.artifacts.index import INDEX
 from pipeline.artifacts.lang import Lang
 from pipeline.artifacts.text_norm import spell_numbers
@@ -111,7 +111,7 @@ def as_data_dir(source: Path, imported: Path, rate: int, language: str | None) -
 
 def is_data_dir(source: Path) -> bool:
     """Whether a corpus is a data directory of ours already: one supervision per cut, known by its first utterance."""
-    if not (source / CUTS).is_file():
+    if not has_cuts(source):
         return False
     try:
         return next(iter_cuts(source), None) is not None

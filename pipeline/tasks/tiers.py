@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.artifacts.ali import HEADER, AliSet, Segment
-from pipeline.artifacts.corpus import CUTS
+from pipeline.artifacts.corpus import has_cuts
 from pipeline.artifacts.lang import SILENCE, without_position
 from pipeline.base.errors import DataError
 from pipeline.base.spool import JsonSpool
@@ -186,7 +186,7 @@ def tiers_of(place: str | Path, rate: int = 16000) -> Mapping[str, Tiers]:
     """
     if (Path(place) / HEADER).is_file():
         return AliTiers(AliSet.load(place))
-    return GoldTiers(place) if (Path(place) / CUTS).is_file() else LabelTiers(place, rate)
+    return GoldTiers(place) if has_cuts(place) else LabelTiers(place, rate)
 
 
 def _unmarked(phone: Segment) -> Segment:

@@ -123,7 +123,7 @@ def test_features(data_dir):
     index = load_index(data_dir)
     index.check_features()
     assert index.files == (("/f/feats.bin", 4, "float16"),)
-    np.testing.assert_array_equal(index.first_frame, [0, 10, 20, 30])
+    np.testing.assert_array_equal(index.first_byte, [0, 80, 160, 240])
     np.testing.assert_array_equal(index.num_frames, [10] * 4)
 
 

@@ -304,7 +304,7 @@ def test_directory_without_features(data_dir):
 def test_truncated_feature_file(broken):
     content = (broken / "feats.bin").read_bytes()
     (broken / "feats.bin").write_bytes(content[:-4])
-    with pytest.raises(DataError, match="feats.bin: ends after 260 frames, before those of utterance 'c-1' do"):
+    with pytest.raises(DataError, match="feats.bin: ends after 13568 bytes, before the features of utterance 'c-1' do"):
         load_whole(broken, PLAIN)
     (broken / "feats.bin").unlink()
     with pytest.raises(DataError, match="feats.bin: no such file"):

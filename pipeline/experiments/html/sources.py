@@ -13,7 +13,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from pipeline.artifacts.ali import HEADER
-from pipeline.artifacts.corpus import CUTS
+from pipeline.artifacts.corpus import has_cuts
 from pipeline.artifacts.hyp import RECOGS
 from pipeline.base import stamp
 from pipeline.base.errors import DataError
@@ -93,7 +93,7 @@ def find_sources(
         if (directory / ROWS).is_file():
             found.results.append(directory)
     found.plots = sorted(exp.parent.glob("plots/*.svg")) if exp.name == "exp" else []
-    found.data = [d for d in places.values() if (d / CUTS).is_file()]
+    found.data = [d for d in places.values() if has_cuts(d)]
     for place in labels:
         name = place.resolve().name
         found.labels[str(place) if name in {*found.alignments, *found.labels} else name] = place
