@@ -196,8 +196,9 @@ def test_latency():
 
 
 def saved(directory: Path, data: Path) -> Path:
-    model = make("attention", features=16)
-    save_end_to_end(directory / "model", model, TOKENS.id, FeatureFacts.load(data).kind, FeatLoadOptions(), [])
+    kind = FeatureFacts.load(data).kind
+    model = make("attention", features=kind.dim)
+    save_end_to_end(directory / "model", model, TOKENS.id, kind, FeatLoadOptions(), [])
     TOKENS.save(directory / "tokens")
     return directory / "model"
 

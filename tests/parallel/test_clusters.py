@@ -15,6 +15,9 @@ from pathlib import Path
 import pytest
 
 from pipeline.base.errors import ConfigError, DataError, PipelineError
+from pipeline.parallel.options import ParallelOptions
+from tests.parallel.divided import STEPS, build
+from tests.parallel.inline import content
 from tests.parallel.test_parts import ran, run
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -58,6 +61,26 @@ def test_parts_together_are_the_whole(tmp_path, cluster):
     numbers, done = run(tmp_path, 3, **cluster)
     assert numbers == SQUARES and {d.facts["threads"] for d in done} == {"1"}
     assert ran(tmp_path) == ["1-of-3", "2-of-3", "3-of-3"]
+
+
+@pytest.fixture(scope="module")
+def material(tmp_path_factory) -> Path:
+    return build(tmp_path_factory.mktemp("material"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cluster", BACKENDS, indirect=True)
+def test_steps_write_the_bytes_of_one_process(material, tmp_path, cluster):
+    """All that work in parts; features by more parts than there are utterances."""
+    for name, step in STEPS.items():
+        found = []
+        for parallel in (ParallelOptions(), ParallelOptions(jobs=5 if name == "compute_feats" else 2, **cluster)):
+            out = tmp_path / name
+            out.mkdir()
+            step(material, out, parallel)
+            found.append({file: bytes for file, bytes in content(out).items() if file != "results.json"})  # has times
+            shutil.rmtree(out)
+        assert found[0] and found[0] == found[1], name
 
 
 @pytest.mark.slow
