@@ -30,13 +30,14 @@ ASK_SECONDS = 5.0  # between questions to the controller
 
 
 def slurm_executor(cluster: ClusterOptions, jobs: int, log_dir: Path) -> Executor:
-    """An executor whose calls are jobs; ConfigError without submitit or sbatch."""
+    """An executor whose calls are jobs; ConfigError without submitit or the programs of Slurm."""
     try:
         import submitit
     except ImportError:
         raise ConfigError("--backend slurm needs the package submitit: pip install 'fullsum[slurm]'") from None
-    if shutil.which("sbatch") is None:
-        raise ConfigError("--backend slurm: there is no program sbatch here; is this machine part of a Slurm cluster?")
+    for program in ("sbatch", "squeue", "scancel"):
+        if shutil.which(program) is None:
+            raise ConfigError(f"--backend slurm: no program {program} here; is this machine part of a Slurm cluster?")
     inner = submitit.SlurmExecutor(folder=log_dir / "slurm")
     where = {"partition": cluster.partition, "account": cluster.account}
     environment = cli.environment(cluster.threads, own=False)

@@ -110,6 +110,14 @@ def test_folders_that_are_missing(prepared, corpus):
         prepared()
 
 
+@pytest.mark.parametrize("kind", ["sph", "wav"])
+def test_recordings_cut_short(prepared, corpus, kind):
+    audio = next(iter(sorted((corpus / "training" / "audio").glob(f"*.{kind}"))))
+    audio.write_bytes(audio.read_bytes()[: audio.stat().st_size // 2])
+    with pytest.raises(DataError, match=rf"{audio.name}: .*(bytes|samples|cut short)"):
+        prepared()
+
+
 def test_another_language(prepared, corpus):
     for folder in ("audio", "transcription"):
         for path in (corpus / "training" / folder).iterdir():

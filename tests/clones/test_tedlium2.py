@@ -111,6 +111,13 @@ def test_broken_texts(prepared, corpus, path, old, new, message):
         prepared()
 
 
+def test_cut_short(prepared, corpus):
+    audio = corpus / "train/sph/AaronKoblin_2011.sph"
+    audio.write_bytes(audio.read_bytes()[: audio.stat().st_size // 2])
+    with pytest.raises(DataError, match=r"AaronKoblin_2011.sph: .*(bytes|samples)"):
+        prepared()
+
+
 def test_stretch_outside(prepared, corpus):
     stm = corpus / "test/stm/AimeeMullins_2009P.stm"
     lines = stm.read_text().splitlines()

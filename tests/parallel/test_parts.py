@@ -113,6 +113,19 @@ def test_a_part_whose_machine_died_while_it_renamed_is_made_again(tmp_path):
     assert perform(call) == {} and (parts / "1-of-1" / "numbers.txt").read_text() == "0\n1\n4\n"
 
 
+@pytest.mark.parametrize("how", ["dies before it renames", "dies when it has renamed"])
+def test_a_machine_that_dies_while_it_renames(tmp_path, how):
+    """The part is named either way; what was renamed is complete and not made again."""
+    with pytest.raises(PipelineError, match="part 2-of-3: its process was killed"):
+        run(tmp_path, 3, {"1": how})
+    assert ran(tmp_path) == ["1-of-3", "2-of-3", "3-of-3"]
+    renamed = how == "dies when it has renamed"
+    assert (tmp_path / "parts" / "2-of-3").is_dir() == renamed
+    (tmp_path / "mended").touch()
+    assert run(tmp_path, 3)[0] == [n * n for n in range(10)]
+    assert ran(tmp_path) == sorted(["1-of-3", "2-of-3", "3-of-3", *([] if renamed else ["2-of-3"])])
+
+
 def test_two_machines_may_make_the_same_part(tmp_path, monkeypatch):
     """One that was given up may still be alive: the first rename counts."""
     call, rename = described(tmp_path), os.rename
@@ -278,11 +291,15 @@ def test_a_scheduler_that_does_not_answer(tmp_path, monkeypatch):
         run(tmp_path, 2, backend="dask", cluster=tmp_path / "cluster.yaml")
 
 
-def test_no_cluster_here(tmp_path, monkeypatch):
+@pytest.mark.parametrize("missing", ["sbatch", "squeue", "scancel"])
+def test_no_cluster_here(tmp_path, monkeypatch, missing):
     pytest.importorskip("submitit")
+    for program in {"sbatch", "squeue", "scancel"} - {missing}:
+        (tmp_path / program).write_text("#!/bin/sh\n")
+        (tmp_path / program).chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
     arguments = {"count": 3, "ran": str(tmp_path / "ran")}
-    with pytest.raises(ConfigError, match="no program sbatch"):
+    with pytest.raises(ConfigError, match=f"no program {missing}"):
         with done_in_parts(squares, arguments, tmp_path, ParallelOptions(jobs=2, backend="slurm")):
             pass
 

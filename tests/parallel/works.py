@@ -39,8 +39,24 @@ def squares(part: Part, out: Path, arguments: dict[str, Any]) -> dict[str, Any]:
     if how == "slow":
         (out.parent.parent / f"pid{part.number}").write_text(str(os.getpid()))
         time.sleep(600)
+    if how in ("dies before it renames", "dies when it has renamed"):
+        _die_renaming(how == "dies when it has renamed")
     numbers = list(range(arguments["count"]))[part.of_costs([1] * arguments["count"])]
     (out / "numbers.txt").write_text("".join(f"{n * n}\n" for n in numbers))
     with open(Path(arguments["ran"]), "a") as f:
         f.write(f"{part.name}\n")
     return {"sum": sum(n * n for n in numbers), "threads": os.environ.get("OMP_NUM_THREADS")}
+
+
+def _die_renaming(done: bool) -> None:
+    """The machine is gone at the next renaming of a directory, which has been done or not."""
+    rename = os.rename
+
+    def dying(source: Any, target: Any) -> None:
+        if Path(source).is_dir():
+            if done:
+                rename(source, target)
+            os.kill(os.getpid(), signal.SIGKILL)
+        rename(source, target)
+
+    os.rename = dying

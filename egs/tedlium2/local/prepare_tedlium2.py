@@ -115,6 +115,10 @@ def read_part(root: Path, part: str, words: Container[str]) -> tuple[list[Stretc
     lines = [text for path in texts.values() for _, text in read_lines(path) if text and IGNORED not in text.lower()]
     lost = len(lines) - len(manifests["supervisions"])
     if lost > MAX_LOST * len(lines):
+        from pipeline.corpora.audio import look
+
+        for path in audio.values():
+            look(str(path))  # says so of a file that is cut short
         raise DataError(f"{root / part}: {lost} of {len(lines)} stretches lie outside of their recordings")
     stretches = []
     for segment in manifests["supervisions"]:
