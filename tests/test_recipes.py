@@ -42,9 +42,23 @@ def folders(recipe: Path) -> list[Path]:
 
 
 def recipe_text(path: Path) -> str:
-    """The text of a recipe, with the stages that it has from utils/asr.sh."""
+    """The text of a recipe, with the functions of utils/asr.sh that it calls."""
     text = path.read_text(encoding="utf-8")
-    return text + (ROOT / "utils" / "asr.sh").read_text(encoding="utf-8") if "utils/asr.sh" in text else text
+    if "utils/asr.sh" not in text and "$utils/asr.sh" not in text:
+        return text
+    shared = (ROOT / "utils" / "asr.sh").read_text(encoding="utf-8")
+    known = dict(re.findall(r"^(\w+)\(\) (\{.*?^\})$", shared, re.M | re.S))
+    used: list[str] = []
+    called = [name for name in known if calls_function(text, name)]
+    while called:
+        used += called
+        called = [n for n in known if n not in used and any(calls_function(known[other], n) for other in called)]
+    return "\n".join([text, *(known[name] for name in used)])
+
+
+def calls_function(text: str, name: str) -> bool:
+    """Whether a function of the shell stands where commands do."""
+    return re.search(rf"(?:^\s*|[;&|]\s*|\b(?:then|do|else)\s+|\s\w+=\S+\s){name}\b(?!\(\))", text, re.M) is not None
 
 
 def ids(paths: list[Path]) -> list[str]:

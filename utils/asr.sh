@@ -1,17 +1,22 @@
 # Sourced by run.sh of recipes over a pronouncing dictionary, after utils/recipe.sh: the stages that they have in common.
 #
-# Uses steps, force, sources and e2e of utils/recipe.sh, and of the recipe:
+# Uses steps, force, sources, teachers and e2e of utils/recipe.sh, and of the recipe:
 #   lang, lm      directories of its lang and of the language model that it decodes with; lm_1gram is that of sequence training
 #   parts         data directories below data/local that have features: train, dev, then those that are tested
 #   models        GMMs that are decoded, among mono tri1 tri2 tri3
 #   aux_layers    layers of end-to-end models that the alignment supervises
 #   feats         kind of features of the networks, that of conf/FEATS.yaml: fbank or gammatone
+#   dev           part by which end-to-end models choose epochs, by default dev
+#   ali_of        function: name below exp of the alignment whose tied states networks learn, of the GMM or the neural HMM; by default
+#                 gmm_ali and nhmm_ali
 #   subsets       of recordings that have rows of their own where steps/score_stm.py counts, NAME=PREFIX,..; may be missing
 # and everything in conf/ that is named here. Where data/local/PART/ref.stm stands beside a part, steps/score_stm.py counts its
 # errors, by the map ref.glm where there is one, and otherwise steps/decode.py does.
 
 lm_1gram=data/lm_1gram
 read -r _ _ tested <<<"$parts" # all but train and dev
+dev=${dev:-dev}
+declare -F ali_of >/dev/null || ali_of() { echo ${1}_ali; }
 
 language() { # LEXICON LM_TEXT: lang, n-gram for decoding, unigram for sequence training, subword tokens
   python "$steps/make_lang.py" "$1" $lang --config conf/lang.yaml "${force[@]}"
@@ -29,32 +34,32 @@ features() { # MFCC for the GMM, others for the networks
   done
 }
 
-gmm_chain() { # monophones, triphones with deltas, with LDA and MLLT, speaker-adaptive; exp/gmm_ali is the alignment of the last
-  local data=data/mfcc/train
-  python "$steps/train_mono.py" $data $lang exp/mono --config conf/mono.yaml "${force[@]}"
-  python "$steps/align.py" $data $lang exp/mono exp/mono_ali "${force[@]}"
-  python "$steps/train_deltas.py" $data $lang exp/mono_ali exp/tri1 --config conf/tri1.yaml "${force[@]}"
-  python "$steps/align.py" $data $lang exp/tri1 exp/tri1_ali "${force[@]}"
-  python "$steps/train_lda_mllt.py" $data $lang exp/tri1_ali exp/tri2 --config conf/tri2.yaml "${force[@]}"
-  python "$steps/align.py" $data $lang exp/tri2 exp/tri2_ali "${force[@]}"
-  python "$steps/train_sat.py" $data $lang exp/tri2_ali exp/tri3 --config conf/tri3.yaml "${force[@]}"
-  python "$steps/align.py" $data $lang exp/tri3 exp/gmm_ali --transforms exp/tri3 "${force[@]}"
+gmm_chain() { # [EXP]: monophones, triphones with deltas, with LDA and MLLT, speaker-adaptive; in the end their alignment
+  local data=data/mfcc/train exp=${1:-exp}
+  python "$steps/train_mono.py" $data $lang $exp/mono --config conf/mono.yaml "${force[@]}"
+  python "$steps/align.py" $data $lang $exp/mono $exp/mono_ali "${force[@]}"
+  python "$steps/train_deltas.py" $data $lang $exp/mono_ali $exp/tri1 --config conf/tri1.yaml "${force[@]}"
+  python "$steps/align.py" $data $lang $exp/tri1 $exp/tri1_ali "${force[@]}"
+  python "$steps/train_lda_mllt.py" $data $lang $exp/tri1_ali $exp/tri2 --config conf/tri2.yaml "${force[@]}"
+  python "$steps/align.py" $data $lang $exp/tri2 $exp/tri2_ali "${force[@]}"
+  python "$steps/train_sat.py" $data $lang $exp/tri2_ali $exp/tri3 --config conf/tri3.yaml "${force[@]}"
+  python "$steps/align.py" $data $lang $exp/tri3 $exp/"$(ali_of gmm)" --transforms $exp/tri3 "${force[@]}"
 }
 
 neural_hmm() { # where it is a source: full-sum training, its alignment, which is compared with the GMM's, and a tree on it
   [[ " $sources " == *" nhmm "* ]] || return 0
   python "$steps/train_nhmm.py" data/$feats/train $lang exp/nhmm --dev data/$feats/dev --config conf/nhmm.yaml "${force[@]}"
   python "$steps/align.py" data/$feats/train $lang exp/nhmm exp/nhmm_mono_ali --config conf/nhmm_align.yaml "${force[@]}"
-  python "$steps/tie_states.py" data/mfcc/train $lang exp/nhmm_mono_ali exp/nhmm_ali --config conf/tie.yaml "${force[@]}"
-  if [[ -d exp/gmm_ali ]]; then
-    python "$steps/score_ali.py" exp/nhmm_mono_ali exp/gmm_ali exp/nhmm_mono_ali/score_train --id nhmm --part train "${force[@]}"
+  python "$steps/tie_states.py" data/mfcc/train $lang exp/nhmm_mono_ali exp/"$(ali_of nhmm)" --config conf/tie.yaml "${force[@]}"
+  if [[ -d exp/$(ali_of gmm) ]]; then
+    python "$steps/score_ali.py" exp/nhmm_mono_ali exp/"$(ali_of gmm)" exp/nhmm_mono_ali/score_train --id nhmm --part train "${force[@]}"
   fi
 }
 
 hybrids() { # a network on the tied states of each alignment
   local source
   for source in $sources; do
-    python "$steps/train_viterbi.py" data/$feats/train $lang exp/${source}_ali exp/hybrid_$source \
+    python "$steps/train_viterbi.py" data/$feats/train $lang exp/"$(ali_of $source)" exp/hybrid_$source \
       --config conf/viterbi.yaml "${force[@]}"
   done
 }
@@ -71,10 +76,10 @@ sequence_training() { # MMI of these networks against a unigram
 end_to_end() { # each model supervised by each alignment, or by none where there is none
   local model source exp supervision
   for model in $e2e; do
-    for source in ${sources:-none}; do
+    for source in ${teachers:-none}; do
       exp=exp/e2e_${model}_$source supervision=()
-      if [[ $source != none ]]; then supervision=(--ali exp/${source}_ali --aux-layers $aux_layers); fi
-      python "$steps/train_e2e.py" data/$feats/train data/tokens $exp --dev data/$feats/dev --config conf/e2e_$model.yaml \
+      if [[ $source != none ]]; then supervision=(--ali exp/"$(ali_of $source)" --aux-layers $aux_layers); fi
+      python "$steps/train_e2e.py" data/$feats/train data/tokens $exp --dev data/$feats/$dev --config conf/e2e_$model.yaml \
         "${supervision[@]}" "${force[@]}"
       python "$steps/export_e2e.py" $exp data/tokens data/lang_tokens $exp/hmm "${force[@]}"
     done
@@ -139,6 +144,6 @@ decoding() { # everything that was trained
     for model in hybrid mmi; do recognise_network ${model}_$source; done
   done
   for model in $e2e; do
-    for source in ${sources:-none}; do recognise_e2e e2e_${model}_$source; done
+    for source in ${teachers:-none}; do recognise_e2e e2e_${model}_$source; done
   done
 }

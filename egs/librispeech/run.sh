@@ -44,21 +44,16 @@ case $size in
     corpus_root=$(absolute "$corpus_root") lm_root=$(absolute "$lm_root") && cd ${size}h ;;
   *) echo "$0: --size is mini, 100 or 960, not '$size'" >&2; exit 2 ;;
 esac
-parts=${parts:-$evaluated} first_dev=${evaluated%% *}
+decoded=${parts:-$evaluated} parts="train $evaluated" dev=${evaluated%% *}
 [[ $units =~ ^(phone|grapheme|both)$ ]] || { echo "$0: --units is phone, grapheme or both, not '$units'" >&2; exit 2; }
 units=${units/both/phone grapheme}
-lm=data/lm_3gram larger=(${lm_root:+--rescore-lm data/lm_medium})
+lang=data/lang_phone lm=data/lm_3gram feats=fbank aux_layers=3 larger=(${lm_root:+--rescore-lm data/lm_medium})
 exp_of() { if [[ $1 == phone ]]; then echo exp; else echo exp/$1; fi; }                # UNIT: where its models stand
 id_of() { if [[ $1 == phone ]]; then echo "$2"; else echo "${2}_chenone"; fi; }        # UNIT MODEL: name in the tables
 
 # Networks learn tied states of either alignment: those of the last GMM, or of a tree built on the neural HMM's alignment.
-labels_of() { if [[ $1 == gmm ]]; then echo tri3_ali; else echo nhmm_tied_ali; fi; }
-
-align() { # UNIT MODEL [OPTION..]
-  local exp
-  exp=$(exp_of $1)
-  python "$steps/align.py" data/mfcc/train data/lang_$1 $exp/$2 $exp/${2}_ali "${@:3}" "${force[@]}"
-}
+ali_of() { if [[ $1 == gmm ]]; then echo tri3_ali; else echo nhmm_tied_ali; fi; }
+. "$utils/asr.sh"
 
 tuned() { if [[ $2 == test* ]]; then echo --weights-from $1_${2/#test/dev}; fi; } # DIR PART: options with weights chosen on dev
 
@@ -113,31 +108,15 @@ if stage 1 "lang: lexicon with grapheme-to-phoneme conversion, phone and graphem
     python "$steps/make_lang.py" data/lexicon/lexicon.txt data/lang_$unit --config conf/lang_$unit.yaml "${force[@]}"
   done
   [[ -n $lm_root ]] || python "$steps/train_lm.py" data/local/lm_text.txt data/lang_phone $lm \
-    --dev data/local/$first_dev --config conf/lm.yaml "${force[@]}"
+    --dev data/local/$dev --config conf/lm.yaml "${force[@]}"
   python "$steps/train_tokens.py" data/local/train data/tokens --config conf/tokens.yaml "${force[@]}"
   python "$steps/make_lang.py" data/lexicon/lexicon.txt data/lang_tokens --tokens data/tokens "${force[@]}"
 fi
 
-if stage 2 "features: MFCC for the GMM, log-mel for the networks"; then
-  for part in train $evaluated; do
-    for feats in mfcc fbank; do
-      python "$steps/compute_feats.py" data/local/$part data/$feats/$part --config conf/$feats.yaml "${force[@]}"
-    done
-  done
-fi
+if stage 2 "features: MFCC for the GMM, log-mel for the networks"; then features; fi
 
 if stage 3 "GMM: monophones, triphones, LDA and MLLT, speaker-adaptive training, alignments ($units)"; then
-  for unit in $units; do
-    exp=$(exp_of $unit) lang=data/lang_$unit
-    python "$steps/train_mono.py" data/mfcc/train $lang $exp/mono --config conf/mono.yaml "${force[@]}"
-    align $unit mono
-    python "$steps/train_deltas.py" data/mfcc/train $lang $exp/mono_ali $exp/tri1 --config conf/tri1.yaml "${force[@]}"
-    align $unit tri1
-    python "$steps/train_lda_mllt.py" data/mfcc/train $lang $exp/tri1_ali $exp/tri2 --config conf/tri2.yaml "${force[@]}"
-    align $unit tri2
-    python "$steps/train_sat.py" data/mfcc/train $lang $exp/tri2_ali $exp/tri3 --config conf/tri3.yaml "${force[@]}"
-    align $unit tri3 --transforms $exp/tri3
-  done
+  for unit in $units; do lang=data/lang_$unit gmm_chain "$(exp_of $unit)"; done
 fi
 
 if stage 5 "neural HMM: full-sum training with learned transitions, alignment, tied states"; then
@@ -147,49 +126,30 @@ if stage 5 "neural HMM: full-sum training with learned transitions, alignment, t
   python "$steps/score_ali.py" exp/nhmm_ali exp/tri3_ali exp/nhmm_ali/score_train --id nhmm_speech_silence --part train "${force[@]}"
 fi
 
-if stage 6 "Viterbi training of a network on each alignment ($sources)"; then
-  for source in $sources; do
-    python "$steps/train_viterbi.py" data/fbank/train data/lang_phone exp/"$(labels_of $source)" exp/hybrid_$source \
-      --config conf/viterbi.yaml "${force[@]}"
-  done
-fi
+if stage 6 "Viterbi training of a network on each alignment ($sources)"; then hybrids; fi
 
 if stage 7 "sequence training of these networks: MMI against a unigram"; then
-  python "$steps/train_lm.py" data/local/lm_text.txt data/lang_phone data/lm_1gram --order 1 --add 1 "${force[@]}"
-  for source in $sources; do
-    python "$steps/make_graph.py" data/lang_phone data/lm_1gram exp/hybrid_$source exp/hybrid_$source/graph_1gram "${force[@]}"
-    python "$steps/train_sequence.py" data/fbank/train data/lang_phone exp/hybrid_$source exp/mmi_$source \
-      --graph exp/hybrid_$source/graph_1gram --lm data/lm_1gram --config conf/mmi.yaml "${force[@]}"
-  done
+  python "$steps/train_lm.py" data/local/lm_text.txt data/lang_phone $lm_1gram --order 1 --add 1 "${force[@]}"
+  sequence_training
 fi
 
-if stage 8 "end to end ($e2e) over subword tokens, supervised by alignments (${sources:-none})"; then
-  for model in $e2e; do
-    for source in ${sources:-none}; do
-      exp=exp/e2e_${model}_$source supervision=()
-      if [[ $source != none ]]; then supervision=(--ali exp/"$(labels_of $source)" --aux-layers 3); fi
-      python "$steps/train_e2e.py" data/fbank/train data/tokens $exp --dev data/fbank/$first_dev --config conf/e2e_$model.yaml \
-        "${supervision[@]}" "${force[@]}"
-      python "$steps/export_e2e.py" $exp data/tokens data/lang_tokens $exp/hmm "${force[@]}"
-    done
-  done
-fi
+if stage 8 "end to end ($e2e) over subword tokens, supervised by alignments (${sources:-none})"; then end_to_end; fi
 
 if stage 9 "decoding: weights tuned on dev, reported on test"; then
   for unit in $units; do
     for model in $models; do
-      for part in $parts; do decode $unit $model $part; done
+      for part in $decoded; do decode $unit $model $part; done
     done
   done
   for source in $sources; do
-    for part in $parts; do
+    for part in $decoded; do
       decode_network hybrid_$source $part
       decode_network mmi_$source $part
     done
   done
   for model in $e2e; do
     for source in ${sources:-none}; do
-      for part in $parts; do decode_e2e $model $source $part; done
+      for part in $decoded; do decode_e2e $model $source $part; done
     done
   done
 fi

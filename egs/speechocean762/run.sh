@@ -32,15 +32,19 @@ corpus_root=${corpus_root:-$FULLSUM_ROOT/../shared/corpora/speechocean762}
 if [[ $models == none ]]; then models=; fi
 lang=data/lang_phone
 lm=data/lm_ngram
+feats=fbank
+aux_layers=3
+decoded=$parts parts="train dev test"
 
 # Networks learn tied states of either alignment: those of the last GMM, or of a tree built on the neural HMM's alignment.
-labels_of() {
+ali_of() {
   case $1 in
     nhmm) echo nhmm_tied_ali ;;
     hybrid) echo hybrid_ali ;;
     *) echo tri3_ali ;;
   esac
 }
+. ../../utils/asr.sh
 
 tuned() { if [[ $2 == test ]]; then echo --weights-from $1_dev; fi; } # DIR PART: options with weights chosen on dev
 
@@ -51,10 +55,6 @@ split_train() { # PART: the Kaldi tables of the speakers of train or dev
       "$corpus_root/train/utt2spk" "$corpus_root/train/$table" >data/kaldi/$1/$table
   done
   cp -f "$corpus_root/train/spk2gender" data/kaldi/$1/spk2gender
-}
-
-align() { # MODEL [OPTION..]
-  python "$steps/align.py" data/mfcc/train $lang exp/$1 exp/$1_ali "${@:2}" "${force[@]}"
 }
 
 score_new() { # DIR ID: the result on test without the sentences of train
@@ -108,31 +108,12 @@ if stage 0 "data: the Kaldi directories as they are, dev from train by speakers,
 fi
 
 if stage 1 "lang: phones of the lexicon, n-gram of the training transcripts, unigram for sequence training, tokens"; then
-  python "$steps/make_lang.py" data/local/lexicon.txt $lang --config conf/lang.yaml "${force[@]}"
-  python "$steps/train_lm.py" data/local/train $lang $lm --dev data/local/dev --config conf/lm.yaml "${force[@]}"
-  python "$steps/train_lm.py" data/local/train $lang data/lm_1gram --order 1 --add 1 "${force[@]}"
-  python "$steps/train_tokens.py" data/local/train data/tokens --config conf/tokens.yaml "${force[@]}"
-  python "$steps/make_lang.py" data/local/lexicon.txt data/lang_tokens --tokens data/tokens "${force[@]}"
+  language data/local/lexicon.txt data/local/train
 fi
 
-if stage 2 "features: MFCC for the GMM, log-mel for the networks"; then
-  for part in train dev test; do
-    for feats in mfcc fbank; do
-      python "$steps/compute_feats.py" data/local/$part data/$feats/$part --config conf/$feats.yaml "${force[@]}"
-    done
-  done
-fi
+if stage 2 "features: MFCC for the GMM, log-mel for the networks"; then features; fi
 
-if stage 3 "GMM: monophones, triphones, LDA and MLLT, speaker-adaptive training, alignments"; then
-  python "$steps/train_mono.py" data/mfcc/train $lang exp/mono --config conf/mono.yaml "${force[@]}"
-  align mono
-  python "$steps/train_deltas.py" data/mfcc/train $lang exp/mono_ali exp/tri1 --config conf/tri1.yaml "${force[@]}"
-  align tri1
-  python "$steps/train_lda_mllt.py" data/mfcc/train $lang exp/tri1_ali exp/tri2 --config conf/tri2.yaml "${force[@]}"
-  align tri2
-  python "$steps/train_sat.py" data/mfcc/train $lang exp/tri2_ali exp/tri3 --config conf/tri3.yaml "${force[@]}"
-  align tri3 --transforms exp/tri3
-fi
+if stage 3 "GMM: monophones, triphones, LDA and MLLT, speaker-adaptive training, alignments"; then gmm_chain; fi
 
 if stage 5 "neural HMM: full-sum training with learned transitions, alignment, tied states"; then
   python "$steps/train_nhmm.py" data/fbank/train $lang exp/nhmm_speech_silence --config conf/nhmm.yaml "${force[@]}"
@@ -143,48 +124,30 @@ if stage 5 "neural HMM: full-sum training with learned transitions, alignment, t
   fi
 fi
 
-if stage 6 "Viterbi training of a network on each alignment ($sources)"; then
-  for source in $sources; do
-    python "$steps/train_viterbi.py" data/fbank/train $lang exp/"$(labels_of $source)" exp/hybrid_$source --config conf/viterbi.yaml "${force[@]}"
-  done
-fi
+if stage 6 "Viterbi training of a network on each alignment ($sources)"; then hybrids; fi
 
-if stage 7 "sequence training of these networks: MMI against a unigram"; then
-  for source in $sources; do
-    python "$steps/make_graph.py" $lang data/lm_1gram exp/hybrid_$source exp/hybrid_$source/graph_1gram "${force[@]}"
-    python "$steps/train_sequence.py" data/fbank/train $lang exp/hybrid_$source exp/mmi_$source \
-      --graph exp/hybrid_$source/graph_1gram --lm data/lm_1gram --config conf/mmi.yaml "${force[@]}"
-  done
-fi
+if stage 7 "sequence training of these networks: MMI against a unigram"; then sequence_training; fi
 
 if stage 8 "end to end ($e2e) over subword tokens, supervised by alignments (${teachers:-none})"; then
   if [[ $teachers == hybrid ]]; then
     python "$steps/align.py" data/fbank/train $lang exp/hybrid_gmm exp/hybrid_ali "${force[@]}"
   fi
-  for model in $e2e; do
-    for source in ${teachers:-none}; do
-      exp=exp/e2e_${model}_$source supervision=()
-      if [[ $source != none ]]; then supervision=(--ali exp/"$(labels_of $source)" --aux-layers 3); fi
-      python "$steps/train_e2e.py" data/fbank/train data/tokens $exp --dev data/fbank/dev --config conf/e2e_$model.yaml \
-        "${supervision[@]}" "${force[@]}"
-      python "$steps/export_e2e.py" $exp data/tokens data/lang_tokens $exp/hmm "${force[@]}"
-    done
-  done
+  end_to_end
 fi
 
 if stage 9 "decoding: weights tuned on dev, reported on test"; then
   for model in $models; do
-    for part in $parts; do decode_gmm $model $part; done
+    for part in $decoded; do decode_gmm $model $part; done
   done
   for source in $sources; do
-    for part in $parts; do
+    for part in $decoded; do
       decode hybrid_$source fbank $part decode_fbank
       decode mmi_$source fbank $part decode_fbank
     done
   done
   for model in $e2e; do
     for source in ${teachers:-none}; do
-      for part in $parts; do decode_e2e $model $source $part; done
+      for part in $decoded; do decode_e2e $model $source $part; done
     done
   done
 fi
