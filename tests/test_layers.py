@@ -17,7 +17,7 @@ LAYERS = {
     1: "artifacts corpora parallel",
     2: "hmm graph",
     3: "feats gmm nn e2e g2p synth",
-    4: "tasks",
+    4: "tasks semisup",
     5: "experiments",
 }
 LAYER = {name: number for number, names in LAYERS.items() for name in names.split()}

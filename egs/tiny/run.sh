@@ -2,10 +2,11 @@
 # tiny: synthetic speech with exact phone and word times; from nothing to alignments and word error rates in minutes.
 #
 # Usage: ./run.sh [--stage N] [--stop-stage N] [--list] [--ali gmm|nhmm|both|none] [--large-test] [--overwrite]
-#                 [--jobs N] [--backend B]
+#                 [--ways LIST] [--jobs N] [--backend B]
 #   --ali ALI     alignments that the networks of stage 6 are trained on, and by which the end-to-end model of stage 8 is supervised
 #                 (both: there by the GMM's; none: no networks of stage 6, and an end-to-end model without supervision)
 #   --large-test  in stages 0 and 2 also a test part of 3,000 utterances by 24 further voices (test_large), for tables
+#   --ways LIST   teachers of stage 11 among "fixed ema cache rounds"; by default none, and the stage does nothing
 #   --overwrite   remake outputs whose options or inputs have changed
 #   --jobs N      parts into which features, alignments and decodings are divided; the results are the same
 #   --backend B   what runs the parts: local, slurm or dask; conf/cluster.yaml describes the cluster
@@ -14,12 +15,14 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 ali=both
 large_test=false
+ways=
 overwrite=false
 jobs=1
 backend=local
 . ../../utils/stage.sh
 . ../../utils/parse_options.sh
 . ../../utils/recipe.sh
+. ../../utils/semisup.sh
 weak=${sources%% *} weak=${weak:-none} # source of the weak supervision
 parts="train dev test"
 
@@ -112,4 +115,12 @@ if stage 10 "report: RESULTS.md, results.json, the pages of exp/report and a pic
   cp exp/plots/*.png alignment.png
   python "$utils/results.py" .
   report
+fi
+
+if stage 11 "semi-supervised: transcripts of some speakers, pseudo-labels of the others (${ways:-none})" && [[ -n $ways ]]; then
+  lang=data/lang_phone lm=data/lm_2gram lexicon=data/local/lexicon.txt tested=test
+  semi_data
+  semi_ctc
+  semi_hybrid
+  python "$utils/results.py" .
 fi

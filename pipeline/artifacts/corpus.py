@@ -2,9 +2,10 @@
 
 A data directory holds recordings.jsonl.gz, supervisions.jsonl.gz and cuts.jsonl.gz. A cut is an utterance: its id is
 the utterance id, it has one supervision with the same id, a transcript of words separated by single blanks and a
-speaker. Gold times of words and phones stand in ``supervision.alignment`` under "word" and "phone", in seconds from the
-start of the cut. Paths of audio files are absolute. A directory of shards (``pipeline.artifacts.shar``) is read as one,
-too: its cuts are those of all shards.
+speaker; where nobody has transcribed it, the transcript is empty and the supervision says so (``UNTRANSCRIBED``).
+Gold times of words and phones stand in ``supervision.alignment`` under "word" and "phone", in seconds from the start of
+the cut. Paths of audio files are absolute. A directory of shards (``pipeline.artifacts.shar``) is read as one, too: its
+cuts are those of all shards.
 """
 
 from __future__ import annotations

@@ -17,6 +17,7 @@ from pipeline.base.files import read_lines
 
 MAX_LISTED = 20  # problems that an error message spells out
 LOUDEST = 8.0  # above this floating-point samples are no sound that somebody has amplified, but of another scale
+UNTRANSCRIBED = "untranscribed"  # key of a supervision's custom fields, true where nobody has said what is spoken
 _PLAIN = (".wav", ".flac")  # what lhotse reads by libsndfile as it is
 TOLERANCE = 0.002  # seconds by which rounded times may exceed their container
 
@@ -161,7 +162,10 @@ def _supervision_problems(supervision: dict[str, Any], cut: dict[str, Any]) -> I
     text, speaker = supervision.get("text"), supervision.get("speaker")
     if supervision.get("id") != cut["id"]:
         yield f"its supervision has another id, {supervision.get('id')!r}"
-    if not isinstance(text, str) or not text.split():
+    if (supervision.get("custom") or {}).get(UNTRANSCRIBED) is True:
+        if text != "":
+            yield f"transcript {text!r} of an utterance that is marked {UNTRANSCRIBED}"
+    elif not isinstance(text, str) or not text.split():
         yield "empty transcript"
     elif " ".join(text.split()) != text:
         yield f"transcript {text!r} has words not separated by single blanks"

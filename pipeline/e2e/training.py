@@ -68,12 +68,12 @@ def train_end_to_end(
     check_layers(options)
     tokens, facts = Tokens.load(tokens_dir), FeatureFacts.load(data_dir)
     options = _with_policy(options, facts.dim)
-    data, targets = _utterances(data_dir, tokens, tokens_dir, facts, options)
+    data, targets = learnable(data_dir, tokens, tokens_dir, facts, options)
     aux = make_aux_targets(ali_dir, data_dir, data, facts, tokens, options)
     dev = None
     if dev_dir is not None:
         facts.kind.check_same(FeatureFacts.load(dev_dir).kind, data_dir, dev_dir)
-        dev_data, dev_targets = _utterances(dev_dir, tokens, tokens_dir, facts, options)
+        dev_data, dev_targets = learnable(dev_dir, tokens, tokens_dir, facts, options)
         dev = Task(dev_data, EndToEndLoss(dev_targets, options))
     torch.manual_seed(options.seed)
     shape = EndToEndOptions(**{name: getattr(options, name) for name in asdict(EndToEndOptions())})
@@ -175,7 +175,7 @@ def _with_policy(options: TrainEndToEndOptions, dim: int) -> TrainEndToEndOption
     )
 
 
-def _utterances(
+def learnable(
     data_dir: Path, tokens: Tokens, tokens_dir: Path, facts: FeatureFacts, options: TrainEndToEndOptions
 ) -> tuple[Dataset, Lazy[np.ndarray]]:
     """The utterances that can be learned, and their tokens.

@@ -46,6 +46,7 @@ SINGLE: dict[str, tuple[str, Metric]] = {
     "per": ("Phone error rates", Metric("PER", "%", 2)),
     "cer": ("Character error rates", Metric("CER", "%", 2)),
     "frame_error": ("Frame error rates", Metric("frame errors", "%", 2)),
+    "gap_closed": ("Gaps closed by pseudo-labels", Metric("gap closed", "%", 1)),
     "rtf": ("Decoding speed", Metric("real-time factor", "", 3)),
 }
 # Metrics that share a table, with a line for each part.
@@ -70,6 +71,10 @@ METRICS: dict[str, Metric] = {name: about for family in FAMILIES.values() for na
 # What a reader has to know of a table.
 NOTES = {
     "Decoding speed": "Seconds of computation for a second of speech.",
+    "Gaps closed by pseudo-labels": (
+        "How many of the word errors that all transcripts save against the transcripts of some speakers are saved by "
+        "pseudo-labels of the others as well (stage 11, docs/semisupervised.md)."
+    ),
     "Distance of alignments from the reference times": (
         "Mean absolute distances. TSE, the time stamp error of Mann et al. 2023: starts and ends of phones, over the "
         "utterances whose phones agree in number with the reference. Boundaries and shares within 10, 20 and 50 ms: "

@@ -69,6 +69,14 @@ class KeepsStatistics(Protocol[Trained]):
         """Brings together what the processes have estimated; called after each update where there are several."""
 
 
+@runtime_checkable
+class FollowsUpdates(Protocol[Trained]):
+    """A criterion that follows the model as it learns, such as one with a teacher that is its moving average."""
+
+    def updated(self, model: Trained) -> None:
+        """Called after each update of the parameters."""
+
+
 Its = TypeVar("Its", bound=Criterion[Any], covariant=True)
 
 

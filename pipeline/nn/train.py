@@ -27,6 +27,7 @@ from pipeline.nn.schedule import learning_rate, make_optimizer, set_rate
 from pipeline.nn.step import (
     Criterion,
     DivergenceError,
+    FollowsUpdates,
     KeepsStatistics,
     Loss,
     Net,
@@ -203,6 +204,8 @@ class _Run(Generic[Net]):
         finite = clip_gradient(self.model, self.options.clip)
         if finite:
             self.optimizer.step()
+            if isinstance(self.task.criterion, FollowsUpdates):
+                self.task.criterion.updated(self.model)
         if self.options.precision == "float16" and state.adapt_scale(finite):
             return
         if finite:

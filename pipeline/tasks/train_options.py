@@ -40,6 +40,14 @@ class SplitOptions:
 
 
 @dataclass(frozen=True, config=_STRICT)
+class LabelledOptions:
+    """Which part of a corpus keeps its transcripts."""
+
+    share: float = Field(0.1, gt=0, lt=1, description="Share of the speakers who keep them.")
+    seed: int = Field(1, ge=0, description="Seed of the choice.")
+
+
+@dataclass(frozen=True, config=_STRICT)
 class PronounceOptions(LexiconOptions):
     """Where pronunciations come from."""
 

@@ -24,7 +24,7 @@ from pipeline.base.errors import ConfigError, DataError, MismatchError
 from pipeline.e2e.labels import make_aux_targets, state_sequence, tokens_in_time
 from pipeline.e2e.model import load_end_to_end
 from pipeline.e2e.options import TrainEndToEndOptions
-from pipeline.e2e.training import _utterances, train_end_to_end
+from pipeline.e2e.training import learnable, train_end_to_end
 from pipeline.feats.dataset import Dataset
 from pipeline.nn.hybrid import train_viterbi
 from pipeline.nn.options import ViterbiOptions
@@ -316,11 +316,11 @@ def test_the_word_for_what_nobody_understood_is_a_token(word, tones, tokens, mon
     monkeypatch.setattr(Dataset, "text", lambda self, i: f"{text(self, i)} {word}")
     arguments = tones.data, Tokens.load(tokens), tokens, FeatureFacts.load(tones.data), OPTIONS
     if word == "<unk>":
-        data, rows = _utterances(*arguments)
+        data, rows = learnable(*arguments)
         assert len(data) == 24 and all(row[-1] == UNK_ID for row in rows)
     else:
         with pytest.raises(DataError, match="24 of 24 utterances have characters without a token"):
-            _utterances(*arguments)
+            learnable(*arguments)
 
 
 def test_input_that_does_not_fit_is_named_before_training(tones, tokens, ali, tmp_path):

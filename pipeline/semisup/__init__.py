@@ -1,0 +1,1 @@
+"""Semi-supervised training: labelled speech, and unlabelled speech with the labels of a teacher."""

@@ -1,0 +1,108 @@
+"""Semi-supervised training: labelled and unlabelled data and a teacher in, model directory out."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.artifacts.model_meta import META, model_kind
+from pipeline.base.errors import ConfigError, DataError
+from pipeline.feats.dataset import Dataset, plan
+from pipeline.feats.joined import joined
+from pipeline.nn.distributed import World
+from pipeline.nn.train import Task, clean_up, train
+from pipeline.semisup.collapse import Watch
+from pipeline.semisup.criterion import OfKept, SemiSupervised, Targets, kept_network
+from pipeline.semisup.end_to_end import EndToEndSide
+from pipeline.semisup.hybrid import HybridSide
+from pipeline.semisup.options import SemiSupervisedOptions, Sources
+from pipeline.semisup.side import Side
+from pipeline.semisup.teacher import KeptLabels, Pair, scaled
+
+logger = logging.getLogger(__name__)
+
+
+def train_semisup(
+    labelled: Path, unlabelled: Path, teacher: Path, out: Path, options: SemiSupervisedOptions, sources: Sources
+) -> dict[str, Any]:
+    """Trains a model and writes its directory.
+
+    Args:
+        labelled: data directory with features and transcripts.
+        unlabelled: data directory with features, whose transcripts, if there are any, are not read.
+        teacher: hybrid or end-to-end model; the student has its shape.
+        out: model directory to write; an interrupted training resumes from its checkpoint there.
+    Returns:
+        facts for the stamp.
+    """
+    side = _side(labelled, unlabelled, teacher, options, sources)
+    _check(options, side)
+    times = options.repeat_labelled
+    first = side.labelled.select(np.tile(np.arange(len(side.labelled)), times))
+    data = joined(first, side.unlabelled)
+    if options.start == "random":
+        side.randomise()
+    keeps = options.teacher != "ema" and not options.soft_share
+    pair = Pair(side.network, options.teacher != "cache", KeptLabels(side.room) if keeps else None)
+    updates = _updates(data, options)
+    frames = data.num_frames / updates
+    momentum, rate = scaled(options, options.momentum, frames, options.reference_batch)
+    logger.info(
+        "%d labelled and %d unlabelled utterances, %d updates an epoch of %.0f frames on average; momentum %.6g, "
+        "learning rate %.3g",
+        *(len(side.labelled), len(side.unlabelled), updates, frames, momentum, rate),
+    )
+    watch = Watch(side.known, side.num_labels, side.name_of, options)
+    criterion = SemiSupervised(side, data, Targets(side.known, times), options, momentum, watch)
+    dev = None if side.dev is None else Task(side.dev.data, OfKept(side.dev.criterion, options.keep))
+    shift = side.meta.features.frame_shift
+    history = train(pair, Task(data, criterion), dev, replace(options, learning_rate=rate), out, shift)
+    if World.current().rank:
+        return {}
+    side.save(out, kept_network(pair, options.keep), history)
+    clean_up(out)
+    best = min(history, key=lambda h: h.get("dev_loss", h["loss"]))
+    return {
+        "labelled": len(side.labelled),
+        "unlabelled": len(side.unlabelled),
+        "momentum": momentum,
+        "seconds_per_epoch": float(np.median([h["seconds"] for h in history])),
+        **{k: v for k, v in best.items() if k.startswith("dev_") or k == "loss"},
+    }
+
+
+def _side(labelled: Path, unlabelled: Path, teacher: Path, options: SemiSupervisedOptions, sources: Sources) -> Side:
+    """What is special about the kind of model."""
+    kinds: dict[str, type[EndToEndSide] | type[HybridSide]] = {"e2e": EndToEndSide, "nn": HybridSide}
+    kind = model_kind(teacher)
+    if kind not in kinds:
+        raise DataError(f"{teacher / META}: a model of kind {kind!r} is no teacher; hybrid and end-to-end networks are")
+    return kinds[kind](labelled, unlabelled, teacher, options, sources)
+
+
+def _check(options: SemiSupervisedOptions, side: Side) -> None:
+    """ConfigError for options that do not go together or with the teacher."""
+    if options.feat_options() != side.meta.feat_options:
+        raise ConfigError(
+            f"--cmvn, --norm-vars and --deltas have to say what the teacher's features are: {side.meta.feat_options}"
+        )
+    if options.soft_share and options.teacher == "cache":
+        raise ConfigError("--teacher cache keeps hard labels; --soft-share is for the others")
+    if options.labelled_epochs >= options.epochs:
+        raise ConfigError(
+            f"--labelled-epochs {options.labelled_epochs} leaves none of {options.epochs} for unlabelled data"
+        )
+    if options.teacher == "fixed" and options.keep == "teacher":
+        raise ConfigError("--keep teacher would write the fixed teacher as it is")
+    if World.current().size > 1 and options.teacher in ("cache", "rounds", "fixed") and not options.soft_share:
+        raise ConfigError("several processes would keep different labels: --teacher ema, or --soft-share, keeps none")
+
+
+def _updates(data: Dataset, options: SemiSupervisedOptions) -> int:
+    """Updates of an epoch."""
+    batches = len(plan(data.lens, options.batch_frames, options.max_batch, (options.seed, 0)))
+    return -(-batches // (options.accumulate * World.current().size))

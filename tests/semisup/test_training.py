@@ -1,0 +1,294 @@
+"""Semi-supervised training on tones: all teachers, both kinds of models, resuming, and input that does not fit."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.artifacts.ali import AliSet, AliWriter
+from pipeline.artifacts.checkpoint import load_tensors
+from pipeline.artifacts.corpus import iter_cuts, save_data_dir, validate_data_dir
+from pipeline.artifacts.lang import Lang
+from pipeline.artifacts.model_dir import load_hmm
+from pipeline.artifacts.tokens import Tokens
+from pipeline.artifacts.transitions import TransitionModel
+from pipeline.artifacts.tree import Tree
+from pipeline.base.errors import ConfigError, DataError, MismatchError
+from pipeline.e2e.model import load_end_to_end
+from pipeline.e2e.training import train_end_to_end
+from pipeline.feats.compute import compute_feats
+from pipeline.feats.dataset import Dataset
+from pipeline.feats.joined import joined
+from pipeline.feats.options import FeatureOptions
+from pipeline.nn.hybrid import train_viterbi
+from pipeline.nn.model import load_acoustic_model
+from pipeline.nn.options import ViterbiOptions
+from pipeline.nn.step import DivergenceError, normalised
+from pipeline.semisup.collapse import Watch
+from pipeline.semisup.criterion import SemiSupervised, Targets
+from pipeline.semisup.end_to_end import EndToEndSide
+from pipeline.semisup.options import SemiSupervisedOptions, Sources
+from pipeline.semisup.side import Given
+from pipeline.semisup.teacher import Pair
+from pipeline.semisup.training import train_semisup
+from pipeline.tasks.train_options import LabelledOptions
+from pipeline.tasks.untranscribed import choose_speakers, split_labelled
+from tests.e2e.test_training import LOOP, SHAPE, ali, options_with, tokens  # noqa: F401
+from tests.nn.conftest import tones  # noqa: F401
+
+ROOT = Path(__file__).resolve().parents[2]
+OPTIONS = SemiSupervisedOptions(**{**LOOP, "epochs": 2, "batch_frames": 400})
+SEED = dict(epochs=6, batch_frames=300, learning_rate=0.02)
+
+
+class Split(NamedTuple):
+    """Data directories with features, an end-to-end and a hybrid model of the labelled one."""
+
+    labelled: Path
+    unlabelled: Path
+    e2e: Path
+    hybrid: Path
+
+
+@pytest.fixture(scope="module")
+def split(tones, tokens, ali, tmp_path_factory) -> Split:
+    root = tmp_path_factory.mktemp("semisup")
+    split_labelled(tones.data.parent / "local", root / "local", LabelledOptions(share=0.34))
+    for part in ("labelled", "unlabelled"):
+        (root / part).mkdir()
+        compute_feats(root / "local" / part, root / part, root / part, FeatureOptions(type="fbank", dim=16))
+    train_end_to_end(root / "labelled", tokens, root / "e2e", options_with(**SEED))
+    hybrid = ViterbiOptions(**SHAPE, **{**LOOP, **SEED})
+    train_viterbi(root / "labelled", tones.lang, ali, root / "hybrid", hybrid)
+    return Split(root / "labelled", root / "unlabelled", root / "e2e", root / "hybrid")
+
+
+def trained(split: Split, sources: Sources, out: Path, hybrid: bool = False, **changes) -> dict:
+    """Facts of a training."""
+    options = dataclasses.replace(OPTIONS, **changes)
+    return train_semisup(split.labelled, split.unlabelled, split.hybrid if hybrid else split.e2e, out, options, sources)
+
+
+def bits(directory: Path) -> bytes:
+    return (directory / "model.safetensors").read_bytes()
+
+
+def test_transcripts_of_most_speakers_are_taken_away(tones, tmp_path):
+    facts = split_labelled(tones.data, tmp_path, LabelledOptions(share=0.34))
+    assert [facts[part]["speakers"] for part in ("labelled", "unlabelled")] == [1, 2]
+    parts = {part: [cut for _, cut in iter_cuts(tmp_path / part)] for part in ("labelled", "unlabelled")}
+    speakers = {part: {cut["supervisions"][0]["speaker"] for cut in cuts} for part, cuts in parts.items()}
+    assert not speakers["labelled"] & speakers["unlabelled"] and sum(map(len, parts.values())) == 24
+    assert all(cut["supervisions"][0]["text"] == "" for cut in parts["unlabelled"])
+    assert all(cut["supervisions"][0]["text"] for cut in parts["labelled"])
+    assert not any("features" in cut for cuts in parts.values() for cut in cuts)
+    assert validate_data_dir(tmp_path / "unlabelled").num_utterances == len(parts["unlabelled"])
+    cut = parts["unlabelled"][0]
+    cut["supervisions"][0]["text"] = "AB"
+    save_data_dir(tmp_path / "both", [cut])
+    with pytest.raises(DataError, match="transcript 'AB' of an utterance that is marked untranscribed"):
+        list(iter_cuts(tmp_path / "both"))
+
+
+def test_shares_of_speakers():
+    names = [f"s{i}" for i in range(40)]
+    few, more = (choose_speakers(names, LabelledOptions(share=share)) for share in (0.1, 0.3))
+    assert len(few) == 4 and len(more) == 12 and few < more
+    assert choose_speakers(names, LabelledOptions(share=0.1, seed=2)) != few
+    assert len(choose_speakers(names[:2], LabelledOptions(share=0.01))) == 1
+    assert len(choose_speakers(names[:2], LabelledOptions(share=0.99))) == 1
+
+
+def test_two_data_sets_as_one(tones):
+    whole = Dataset.open(tones.data, OPTIONS.feat_options())
+    both = joined(whole.select(np.array([3, 4, 3])), whole.select(np.arange(10, 24)))
+    assert both.ids[:4] == [whole.id(3), whole.id(4), whole.id(3), whole.id(10)] and len(both) == 17
+    order = np.array([16, 0, 3, 2])
+    for found, row in zip(both.each(order), [23, 3, 10, 3]):
+        assert torch.equal(found, whole.each(np.array([row]))[0])
+    assert torch.equal(both.flat(order), torch.cat(both.each(order))) and len(both.flat(order[:0])) == 0
+    assert both.text(16) == whole.text(23) and both.speaker(16) == whole.speaker(23)
+    pieces = both.chunks(20)
+    assert torch.equal(torch.cat(pieces.each(np.arange(len(pieces)))), both.flat(np.arange(17)))
+    with pytest.raises(DataError, match="stands in both data sets"):
+        joined(whole.select(np.array([3])), whole.select(np.array([2, 3])))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        dict(teacher="fixed"),
+        dict(teacher="ema", momentum=0.9, keep="teacher"),
+        dict(teacher="ema", soft_share=1.0),
+        dict(teacher="ema", soft_share=0.5, temperature=0.5),
+        dict(teacher="cache", renew=0.5, renew_by="change", start="random", labelled_epochs=1),
+        dict(teacher="rounds", round_epochs=1, method="ctc_prefix", beam=3, repeat_labelled=2),
+    ],
+    ids=str,
+)
+def test_all_teachers_train(changes, split, tones, tokens, tmp_path):
+    facts = trained(
+        split, Sources(tokens=tokens, dev=tones.data), tmp_path / "m", **changes, max_empty=1.0, min_entropy=0.0
+    )
+    assert np.isfinite(facts["dev_loss"]) and (facts["labelled"], facts["unlabelled"]) == (8, 16)
+    model, meta = load_end_to_end(tmp_path / "m")
+    assert meta.tokens_id == Tokens.load(tokens).id and len(meta.epochs) == 2
+    before = load_tensors(split.e2e / "model.safetensors")
+    assert set(before) == set(model.state_dict())
+    assert any(not torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+
+
+def test_a_teacher_that_knows_the_words_gives_the_supervised_gradient(tones, split, tokens, monkeypatch):
+    """Labelled and unlabelled utterances of one batch against the supervised loss of all of them."""
+    options = dataclasses.replace(OPTIONS, pseudo_weight=1.0, teacher="ema")
+    side = EndToEndSide(split.labelled, split.unlabelled, split.e2e, options, Sources(tokens=tokens))
+    data, table = joined(side.labelled, side.unlabelled), Tokens.load(tokens)
+    texts = {cut["id"]: cut["supervisions"][0]["text"] for _, cut in iter_cuts(tones.data)}
+    truth = [np.array(table.encode(texts[data.id(i)])) for i in range(len(data))]
+    batch = normalised(side.network, data.batch(np.array([0, 9, 3, 20])))
+    told = Given([truth[9], truth[20]], [1.0, 1.0], None, torch.zeros(2))
+    monkeypatch.setattr(EndToEndSide, "label", lambda *_: told)
+    watch = Watch(side.known, side.num_labels, side.name_of, options)
+    criterion = SemiSupervised(side, data, Targets(side.known, 1), options, 0.9, watch)
+    pair = Pair(side.network, True).train()
+    semi, full = criterion(pair, batch, 0.5), side.criterion(truth)(pair.student, batch, 0.5)
+    assert semi.frames == full.frames and float(semi.total) == pytest.approx(float(full.total), rel=1e-5)
+    gradients = [torch.autograd.grad(loss.total, list(side.network.model.parameters())) for loss in (semi, full)]
+    assert all(torch.allclose(a, b, atol=1e-4) for a, b in zip(*gradients))
+
+
+@pytest.mark.parametrize("changes", [dict(soft_share=1.0), dict(teacher="rounds", round_epochs=1)], ids=str)
+def test_hybrids_train(changes, split, tones, ali, tmp_path):
+    sources = Sources(lang=tones.lang, ali=ali, dev=tones.data, dev_ali=ali)
+    facts = trained(split, sources, tmp_path / "m", hybrid=True, **changes)
+    assert np.isfinite(facts["dev_loss"])
+    model, hmm, meta = load_acoustic_model(tmp_path / "m")
+    assert meta.tree_id == load_hmm(ali).tree.id and meta.epochs[-1]["dev_accuracy"] > 0.3
+    assert hmm.tree.num_pdfs == model.num_pdfs
+
+
+class Stop(Exception):
+    """Stands for kill -9."""
+
+
+@pytest.mark.parametrize(
+    "changes", [dict(teacher="ema", momentum=0.8), dict(teacher="cache", renew=0.4, renew_by="change")], ids=str
+)
+def test_resumed_is_bit_equal(changes, split, tokens, tmp_path, monkeypatch):
+    """The average and the kept labels are parts of the checkpoint."""
+    changes |= dict(epochs=3, time_masks=2, feature_masks=2)
+    trained(split, Sources(tokens=tokens), tmp_path / "whole", **changes)
+    monkeypatch.setattr("pipeline.nn.train.SAVE_SECONDS", 0.0)
+    plain, calls = SemiSupervised.__call__, iter(range(14))
+
+    def stopping(*args):
+        if next(calls, None) is None:
+            raise Stop
+        return plain(*args)
+
+    monkeypatch.setattr(SemiSupervised, "__call__", stopping)
+    with pytest.raises(Stop):
+        trained(split, Sources(tokens=tokens), tmp_path / "broken", **changes)
+    monkeypatch.setattr(SemiSupervised, "__call__", plain)
+    trained(split, Sources(tokens=tokens), tmp_path / "broken", **changes)
+    assert bits(tmp_path / "whole") == bits(tmp_path / "broken")
+
+
+def test_transcripts_of_unlabelled_speech_are_not_read(split, tones, tokens, tmp_path, monkeypatch):
+    def read(data: Dataset, i: int) -> str:
+        assert data.speaker(i) in labelled, data.where(i)
+        return plain(data, i)
+
+    plain, labelled = Dataset.text, {cut["supervisions"][0]["speaker"] for _, cut in iter_cuts(split.labelled)}
+    monkeypatch.setattr(Dataset, "text", read)
+    trained(split, Sources(tokens=tokens), tmp_path / "m", epochs=1)
+
+
+@pytest.mark.parametrize("teacher, asked", [("fixed", 16), ("ema", 48), ("rounds", 32), ("cache", None)])
+def test_when_an_utterance_is_labelled(teacher, asked, split, tokens, tmp_path, monkeypatch):
+    """16 utterances in three epochs; rounds of two epochs."""
+    count, plain = 0, EndToEndSide.label
+
+    def counting(side, network, feats, lens):
+        nonlocal count
+        count += len(lens)
+        return plain(side, network, feats, lens)
+
+    monkeypatch.setattr(EndToEndSide, "label", counting)
+    trained(split, Sources(tokens=tokens), tmp_path / "m", teacher=teacher, epochs=3, round_epochs=2, renew=0.5)
+    assert count == asked if asked else 16 < count < 48
+
+
+def test_a_collapse_ends_the_training(split, tones, tokens, ali, tmp_path):
+    """A network with random parameters that labels for itself knows one label only."""
+    with pytest.raises(DivergenceError, match="epoch 1: the pseudo-labels have collapsed to a few labels.*'state "):
+        start = dict(start="random", teacher="cache")
+        trained(split, Sources(lang=tones.lang, ali=ali), tmp_path / "h", hybrid=True, **start)
+    with pytest.raises(DivergenceError, match="epoch 1: the pseudo-labels have collapsed.*Usual cures"):
+        trained(split, Sources(tokens=tokens), tmp_path / "m", start="random", teacher="fixed", min_entropy=1.0)
+
+
+def test_labels_without_confidence_are_left_out(split, tokens, tmp_path):
+    """All of them, so that the training is that of the labelled data alone."""
+    trained(split, Sources(tokens=tokens), tmp_path / "none", min_confidence=1.0)
+    trained(split, Sources(tokens=tokens), tmp_path / "weight0", pseudo_weight=0.0)
+    losses = [load_end_to_end(tmp_path / name)[1].epochs[0]["loss"] for name in ("none", "weight0")]
+    assert np.isfinite(losses).all() and losses[0] != losses[1]
+
+
+def test_input_that_does_not_fit_is_named(split, tokens, tmp_path, monkeypatch):
+    def refused(error, text, sources, hybrid=False, **changes):
+        with pytest.raises(error, match=text):
+            trained(split, sources, tmp_path / "m", hybrid, **changes)
+        assert not (tmp_path / "m").exists()
+
+    known = Sources(tokens=tokens)
+    refused(ConfigError, "--tokens has to say", Sources())
+    Tokens("char", ["▁", "X", "Y", "Z"]).save(tmp_path / "other")
+    refused(MismatchError, "tokens ids", Sources(tokens=tmp_path / "other"))
+    refused(ConfigError, "--lang and --ali", Sources(), hybrid=True)
+    refused(ConfigError, "--teacher cache keeps hard labels", known, teacher="cache", soft_share=0.5)
+    refused(ConfigError, "--labelled-epochs 2 leaves none", known, labelled_epochs=2)
+    refused(ConfigError, "--keep teacher would write", known, teacher="fixed", keep="teacher")
+    refused(ConfigError, "--temperature draws labels of frames", known, temperature=1.0, method="ctc_prefix")
+    refused(ConfigError, "have to say what the teacher's features are", known, cmvn="utterance")
+    refused(DataError, "no utterance is left", known, max_seconds=0.1, max_skipped=1.0)
+    side = EndToEndSide(split.labelled, split.unlabelled, split.e2e, OPTIONS, known)
+    monkeypatch.setattr("pipeline.semisup.end_to_end.learnable", lambda *_: (side.labelled, side.known))
+    refused(DataError, "unlabelled: no utterance is shorter than 0.1 s", known, max_seconds=0.1)
+
+
+def test_an_alignment_with_another_tree_is_refused(split, tones, ali, tmp_path):
+    """Two states of it are exchanged."""
+    lang, old = Lang.load(tones.lang), AliSet.load(ali)
+    first, second, *others = load_hmm(ali).tree.roots
+    roots = [dataclasses.replace(first, node=second.node), dataclasses.replace(second, node=first.node), *others]
+    tree = Tree(roots, lang.phones)
+    header = dataclasses.replace(old.header, tree_id=tree.id)
+    model = TransitionModel(tree, lang.topo)
+    with AliWriter(tmp_path / "ali", header, tree, lang.topo, model, lang.words) as out:
+        for alignment in old.values():
+            out.write(alignment)
+    sources = Sources(lang=tones.lang, ali=tmp_path / "ali")
+    with pytest.raises(MismatchError, match="hybrid and .*ali do not belong together: tree ids"):
+        trained(split, sources, tmp_path / "m", hybrid=True)
+
+
+def test_untranscribed_speech_is_no_training_data_elsewhere(split, tokens, tmp_path):
+    with pytest.raises(DataError, match="without text: 16 of 16"):
+        train_end_to_end(split.unlabelled, tokens, tmp_path / "m", options_with())
+
+
+def test_the_step(split, tokens, tmp_path, run_script):
+    step = [sys.executable, ROOT / "steps" / "train_semisup.py", split.labelled, split.unlabelled, split.e2e]
+    loop = ["--epochs", "1", "--batch-frames", "800", "--device", "cpu"]
+    done = run_script(*step, tmp_path / "out", "--tokens", tokens, *loop)
+    assert done.returncode == 0 and "8 labelled and 16 unlabelled utterances" in done.stderr, done.stderr
+    bad = run_script(*step, tmp_path / "bad", *loop)
+    assert bad.returncode == 2 and "--tokens has to say" in bad.stderr and not (tmp_path / "bad").exists()
