@@ -19,6 +19,7 @@ from pipeline.base.files import read_json
 from pipeline.base.records import STRICT, from_json
 
 META = "model.json"
+ENTROPY = "attention_entropy_"  # figures of an epoch, in nats; followed by the number of a layer, from 1
 
 Head = Literal["ctc", "transducer", "attention"]
 Figures = dict[str, bool | int | float]  # of an epoch or iteration, by name

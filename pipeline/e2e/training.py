@@ -26,6 +26,7 @@ from pipeline.feats.dataset import Dataset
 from pipeline.nn.distributed import World
 from pipeline.nn.labels import Lazy
 from pipeline.nn.options import EncoderOptions
+from pipeline.nn.step import lowest_entropy
 from pipeline.nn.train import Task, clean_up, pick_device, train
 
 logger = logging.getLogger(__name__)
@@ -38,8 +39,8 @@ SAME_WITHIN = {
     "lc_blstm": ("chunk", "right_context"),
     "tdnn": ("dilations",),
     "tds": ("heads",),
-    "transformer": ("heads",),
-    "conformer": ("heads",),
+    "transformer": ("heads", "norms", "sigma_reparam"),
+    "conformer": ("heads", "sigma_reparam"),
     "dnn": ("window_left", "window_right"),
 }
 
@@ -100,6 +101,7 @@ def train_end_to_end(
         "peak_memory_mib": peak,
         "seconds_per_epoch": float(np.median([h["seconds"] for h in history])),
         **{k: v for k, v in best.items() if k.startswith("dev_") or k == "loss"},
+        **lowest_entropy(history[-1]),
     }
 
 

@@ -38,7 +38,12 @@ def rotate(x: torch.Tensor) -> torch.Tensor:
 
 
 class SelfAttention(nn.Module):
-    """Multi-head self-attention over the real frames, with rotary positions."""
+    """Multi-head self-attention over the real frames, with rotary positions.
+
+    Attributes:
+        watched: whether `entropy` is computed.
+        entropy: nats, mean over the heads and real frames of the last batch.
+    """
 
     def __init__(self, dim: int, heads: int, dropout: float) -> None:
         super().__init__()
@@ -46,6 +51,7 @@ class SelfAttention(nn.Module):
             raise ConfigError(f"dim {dim} must be a multiple of twice the number of heads, {heads}")
         self.heads, self.dropout = heads, dropout
         self.inputs, self.output = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
+        self.watched, self.entropy = False, 0.0
 
     def forward(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """(N, T, D), (N, T) bool -> (N, T, D)."""
@@ -53,13 +59,27 @@ class SelfAttention(nn.Module):
         parts = self.inputs(x).view(n, num_frames, 3, self.heads, dim // self.heads).permute(2, 0, 3, 1, 4)
         query, key, value = rotate(parts[0]), rotate(parts[1]), parts[2]  # (N, H, T, D / H)
         keys = mask[:, None, None, :]
-        if SCALED_DOT_PRODUCT is not None:
+        if SCALED_DOT_PRODUCT is not None and not self.watched:
             out = SCALED_DOT_PRODUCT(query, key, value, keys, self.dropout if self.training else 0.0)
         else:
             scores = query @ key.transpose(-1, -2) / math.sqrt(dim // self.heads)
             weights = scores.masked_fill(~keys, float("-inf")).softmax(-1)
+            if self.watched:
+                self.entropy = float(entropy(weights)[mask].mean())
             out = dropout(weights, self.dropout, self.training) @ value
         return self.output(out.transpose(1, 2).reshape(n, num_frames, dim))
+
+
+def entropy(weights: torch.Tensor) -> torch.Tensor:
+    """Entropy of what attention weighs, in nats: log T where it is even, 0 where it is all on one frame.
+
+    Args:
+        weights: (N, H, T, T) of each query for each key, 0 for padding; not all 0.
+    Returns:
+        (N, T), mean over the heads.
+    """
+    shares = weights.detach() / weights.detach().sum(-1, keepdim=True)
+    return torch.special.entr(shares).sum(-1).mean(1)
 
 
 class FeedForward(nn.Sequential):
@@ -115,6 +135,18 @@ class Block(nn.Module):
         return dropout(x, self.dropout, self.training)
 
 
+class PostNormBlock(Block):
+    """A layer as Vaswani et al. 2017 have it: norm(x + attention(x)), then norm(x + feed_forward(x))."""
+
+    def forward(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """(N, T, D), (N, T) bool -> (N, T, D)."""
+        norm, *layers = self.after
+        x = y = self.norm(x + self._drop(self.attention(x, mask)))
+        for layer in layers:
+            y = layer(y)
+        return norm(x + self._drop(y))
+
+
 class Transformer(LayerStack):
     """An input convolution and blocks of self-attention."""
 
@@ -125,8 +157,11 @@ class Transformer(LayerStack):
         for name in ("kernel", "conv_kernel"):
             if getattr(options, name) % 2 == 0:
                 raise ConfigError(f"{name} {getattr(options, name)} must be odd, so that a frame stays at its place")
+        if options.norms == "post" and self.conformer:
+            raise ConfigError("norms post are for the encoder transformer: a Conformer block has its norms in front")
         self.input = nn.Conv1d(in_dim, options.dim, options.kernel, padding=options.kernel // 2)
-        self.blocks = nn.ModuleList(Block(options, self.conformer) for _ in range(options.layers))
+        block = PostNormBlock if options.norms == "post" else Block
+        self.blocks = nn.ModuleList(block(options, self.conformer) for _ in range(options.layers))
         self.joins = nn.ModuleList(Join(s, options.dim) for s in [*strides_of(options.strides, options.layers), 1])
         self.norm = nn.LayerNorm(options.dim)
         self.out_dim = options.dim

@@ -18,6 +18,7 @@ from pipeline.nn.lc_blstm import LcBlstm
 from pipeline.nn.masks import ceil_div, mask_of
 from pipeline.nn.options import EncoderOptions
 from pipeline.nn.recurrent import Blstm
+from pipeline.nn.sigma import reparametrise
 from pipeline.nn.stack import LayerStack
 from pipeline.nn.vgg import Vgg
 
@@ -152,6 +153,8 @@ class Encoder(nn.Module):
         dim = self.steps.out_dim(self.frames.out_dim(feature_dim))
         self.vgg = Vgg(dim, options.vgg, options.vgg_channels, options.dim) if options.vgg else None
         self.network = ENCODERS[options.encoder](dim if self.vgg is None else options.dim, options)
+        if options.sigma_reparam and not reparametrise(self.network):
+            raise ConfigError(f"encoder {options.encoder} has no linear layers for sigma_reparam")
         self.out_dim = self.network.out_dim
         self.spread = nn.Linear(self.out_dim, k * self.out_dim) if k > 1 else None
         self._factors = layer_factors(options)

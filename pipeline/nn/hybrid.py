@@ -37,6 +37,7 @@ from pipeline.nn.model import AcousticModel, save_acoustic_model
 from pipeline.nn.nhmm import encoder_options
 from pipeline.nn.options import ViterbiOptions
 from pipeline.nn.priors import label_prior
+from pipeline.nn.step import lowest_entropy
 from pipeline.nn.train import Task, clean_up, train
 
 logger = logging.getLogger(__name__)
@@ -87,6 +88,7 @@ def train_viterbi(
         "parameters": sum(p.numel() for p in model.parameters()),
         **changed,
         **{k: v for k, v in history[-1].items() if k in ("loss", "accuracy", "dev_loss", "dev_accuracy")},
+        **lowest_entropy(history[-1]),
     }
 
 

@@ -67,6 +67,18 @@ class EncoderOptions:
     conv_kernel: int = Field(
         default=15, ge=1, description="conformer, tds: steps that a convolution sees (odd).", json_schema_extra=IF_SET
     )
+    norms: Literal["pre", "post"] = Field(
+        default="pre",
+        description="transformer: layer norms in front of attention and feed-forward layers, or behind the sums with "
+        "them, as in Vaswani et al. 2017.",
+        json_schema_extra=IF_SET,
+    )
+    sigma_reparam: bool = Field(
+        default=False,
+        description="Linear layers of the encoder are a learned scale times a matrix of spectral norm 1, with which "
+        "deep transformers train without a warm-up (blstm, lc_blstm and tdnn have none).",
+        json_schema_extra=IF_SET,
+    )
     strides: tuple[int, ...] = Field(
         default=(),
         description="How many frames are joined behind the first, second .. layer: 2,2 makes the third layer run at a "

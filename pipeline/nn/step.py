@@ -10,8 +10,10 @@ import numpy as np
 import torch
 from torch import nn
 
+from pipeline.artifacts.model_meta import ENTROPY
 from pipeline.base.errors import ConfigError, PipelineError
 from pipeline.feats.dataset import Batch, Dataset, plan
+from pipeline.nn.attention import SelfAttention
 from pipeline.nn.distributed import World
 from pipeline.nn.normalised import Network
 from pipeline.nn.options import TrainOptions
@@ -178,6 +180,33 @@ def evaluate(
     for indices in batches[world.rank :: world.size]:
         add_sums(sums, task.criterion(model, normalised(model, task.data.batch(indices, device)), done))
     return per_frame(world.sum_of(sums), "dev_")
+
+
+@torch.no_grad()
+def attention_entropy(
+    model: Net, task: Task[Criterion[Net]], options: TrainOptions, device: str, done: float
+) -> dict[str, float]:
+    """Mean entropy, in nats, of each layer of self-attention over the first batch of a task; {} where there is none.
+
+    When it falls to 0 in a layer, its gradients vanish and the training stalls (entropy collapse, Zhai et al. 2023).
+    """
+    layers = [module for module in model.modules() if isinstance(module, SelfAttention)]
+    if not layers:
+        return {}
+    model.eval()
+    for layer in layers:
+        layer.watched = True
+    indices = plan(task.data.lens, options.batch_frames, options.max_batch)[0]
+    task.criterion(model, normalised(model, task.data.batch(indices, device)), done)
+    for layer in layers:
+        layer.watched = False
+    return {f"{ENTROPY}{number}": layer.entropy for number, layer in enumerate(layers, 1)}
+
+
+def lowest_entropy(figures: dict[str, float]) -> dict[str, float]:
+    """Of the entropies of attention after an epoch that of the layer where it is lowest, as a fact for a stamp."""
+    found = [value for name, value in figures.items() if name.startswith(ENTROPY)]
+    return {"attention_entropy": min(found)} if found else {}
 
 
 def add_sums(sums: dict[str, float], loss: Loss) -> None:

@@ -18,6 +18,7 @@ from typing import Generic
 import numpy as np
 import torch
 
+from pipeline.artifacts.model_meta import ENTROPY
 from pipeline.base.errors import ConfigError
 from pipeline.base.log import Meter, duration, progress
 from pipeline.feats.dataset import plan
@@ -34,6 +35,7 @@ from pipeline.nn.step import (
     Task,
     add_gradient,
     add_sums,
+    attention_entropy,
     clip_gradient,
     evaluate,
     per_frame,
@@ -163,6 +165,7 @@ class _Run(Generic[Net]):
         figures["learning_rate"] = self._rate(done)
         if self.dev is not None:
             figures.update(evaluate(self.model, self.dev, options, self.device, done, self.world))
+        figures.update(attention_entropy(self.model, self.dev or self.task, options, self.device, done))
         self._plateau(figures)
         figures["seconds"] = time.monotonic() - began
         trouble = self.task.criterion.diagnose(self.model, figures, done)
@@ -254,8 +257,11 @@ class _Run(Generic[Net]):
     def _report(self, figures: dict[str, float]) -> None:
         share = self.state.epoch / self.options.epochs
         left = (time.monotonic() - self.start) / max(share - self.start_share, 1e-9) * (1.0 - share)
+        entropies = [value for name, value in figures.items() if name.startswith(ENTROPY)]
         text = ", ".join(
-            f"{k} {v:.3g}" if k == "learning_rate" else f"{k} {v:.3f}" for k, v in figures.items() if k != "seconds"
+            f"{k} {v:.3g}" if k == "learning_rate" else f"{k} {v:.3f}"
+            for k, v in figures.items()
+            if k != "seconds" and not k.startswith(ENTROPY)
         )
         logger.info(
             "epoch %d of %d: %s; %s, %s left",
@@ -265,6 +271,8 @@ class _Run(Generic[Net]):
             duration(figures["seconds"]),
             duration(left),
         )
+        if entropies:
+            logger.info("attention entropy of the layers: %s nats", " ".join(f"{value:.2f}" for value in entropies))
 
     def _finish(self) -> None:
         chosen = best_epochs(self.state.history, self.options.average)

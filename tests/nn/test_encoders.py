@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from unittest import mock
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 from pipeline.artifacts.ali import subsample
 from pipeline.base.errors import ConfigError
 from pipeline.nn import attention
-from pipeline.nn.attention import SelfAttention, rotate
+from pipeline.nn.attention import PostNormBlock, SelfAttention, entropy, rotate
 from pipeline.nn.encoders import Encoder, layer_factors
 from pipeline.nn.frames import Subsample
 from pipeline.nn.options import EncoderOptions
@@ -25,6 +26,7 @@ SHAPES = [
     dict(encoder="tdnn", layers=2, dim=8, subsampling=2, subsampling_by="max", frames_per_step=2),
     dict(encoder="tds", layers=2, dim=8, conv_kernel=3),
     dict(encoder="transformer", layers=2, dim=8, heads=2),
+    dict(encoder="transformer", layers=2, dim=8, heads=2, norms="post", sigma_reparam=True),
     dict(encoder="conformer", layers=2, dim=8, heads=2, conv_kernel=3),
     dict(encoder="conformer", layers=1, dim=8, heads=2, conv_kernel=3, subsampling=3),
     dict(encoder="blstm", layers=3, dim=8, strides=(2, 2)),
@@ -105,6 +107,7 @@ def test_frames_of_a_step_differ():
         dict(encoder="tdnn", dilations=()),
         dict(encoder="transformer", dim=12, heads=4),
         dict(encoder="conformer", dim=16, conv_kernel=4),
+        dict(encoder="conformer", dim=16, norms="post"),
         dict(encoder="tds", dim=10, heads=4),
         dict(encoder="tds", dim=8, conv_kernel=2),
     ],
@@ -135,6 +138,50 @@ def test_attention_is_torch_s():
         got = ours(x, mask)
     expected, _ = theirs(x, x, x, key_padding_mask=~mask)
     assert torch.allclose(got[mask], expected[mask], atol=1e-5)
+
+
+def test_post_norm_layers_are_torch_s():
+    torch.manual_seed(0)
+    options = EncoderOptions(encoder="transformer", dim=8, heads=2, norms="post", dropout=0.0)
+    ours = PostNormBlock(options, False)
+    theirs = torch.nn.TransformerEncoderLayer(8, 2, 32, 0.0, torch.nn.functional.silu, batch_first=True)
+    attention, names = theirs.self_attn, {"0": "norm2", "1": "linear1", "4": "linear2"}
+    attention.in_proj_weight.data, attention.in_proj_bias.data = (
+        ours.attention.inputs.weight,
+        ours.attention.inputs.bias,
+    )
+    attention.out_proj.load_state_dict(ours.attention.output.state_dict())
+    theirs.norm1.load_state_dict(ours.norm.state_dict())
+    for number, name in names.items():
+        getattr(theirs, name).load_state_dict(ours.after[int(number)].state_dict())
+    x, mask = torch.randn(3, 5, 8), torch.tensor([[True] * n + [False] * (5 - n) for n in (5, 3, 1)])
+    with mock.patch("pipeline.nn.attention.rotate", lambda v: v):
+        got = ours(x, mask)
+    assert torch.allclose(got[mask], theirs(x, src_key_padding_mask=~mask)[mask], atol=1e-5)
+
+
+def test_entropy_of_attention_lies_between_one_frame_and_all():
+    even, single = torch.full((1, 2, 3, 4), 0.5), torch.eye(4)[None, None]
+    torch.testing.assert_close(entropy(even), torch.full((1, 3), 4.0).log())
+    torch.testing.assert_close(entropy(single), torch.zeros(1, 4))
+    # Heads are averaged: one sees two frames evenly, the other one frame.
+    mixed = torch.tensor([[[[0.5, 0.5]], [[1.0, 0.0]]]])
+    torch.testing.assert_close(entropy(mixed), torch.full((1, 1), 2.0).log() / 2)
+
+
+@pytest.mark.parametrize("watched", [False, True])
+def test_watching_the_entropy_changes_no_output(watched):
+    torch.manual_seed(0)
+    layer, x = SelfAttention(8, 2, 0.0), torch.randn(2, 6, 8)
+    mask = torch.tensor([[True] * 6, [True] * 3 + [False] * 3])
+    expected = layer(x, mask)
+    layer.watched = watched
+    torch.testing.assert_close(layer(x, mask), expected, atol=1e-5, rtol=1e-4)
+    # With queries of 0 attention is even: log 6 for six frames, log 3 for three.
+    layer.inputs.weight.data[:8], layer.inputs.bias.data[:8] = 0.0, 0.0
+    layer(x, mask)
+    even = (6 * math.log(6) + 3 * math.log(3)) / 9
+    assert layer.entropy == pytest.approx(even if watched else 0.0, abs=1e-5)
 
 
 def test_layers_are_handed_out_at_their_rate():

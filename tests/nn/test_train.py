@@ -14,6 +14,7 @@ from pipeline.nn.losses import CrossEntropy
 from pipeline.nn.model import AcousticModel
 from pipeline.nn.options import EncoderOptions, TrainOptions
 from pipeline.nn.schedule import learning_rate, make_optimizer, set_rate
+from pipeline.nn.step import lowest_entropy
 from pipeline.nn.train import CHECKPOINT, DivergenceError, Loss, Task, clean_up, pick_device, train
 from pipeline.nn.train_state import GROW_STEPS, TrainState, average, best_epochs, load_state
 
@@ -265,3 +266,27 @@ def test_parameters_with_a_rate_of_their_own():
         parameter.grad = torch.full((1,), 0.7)
     optimizer.step()
     assert 1 - float(slow) == pytest.approx(1e-3, rel=1e-3) and 1 - float(fast) == pytest.approx(1e-2, rel=1e-3)
+
+
+@pytest.mark.parametrize("dev", [True, False])
+def test_entropy_of_attention_is_told_and_resumed(tmp_path, monkeypatch, dev):
+    """Of each layer after each epoch; a training with sigma-reparam that was interrupted is bit-equal as well."""
+
+    def attentive() -> AcousticModel:
+        torch.manual_seed(5)
+        shape = dict(encoder="transformer", layers=2, dim=8, heads=2, norms="post", sigma_reparam=True)
+        return AcousticModel(4, 2, EncoderOptions(**shape))
+
+    whole, history = run(tmp_path / "whole", model=attentive(), dev=dev)
+    for figures in history:
+        found = [figures[f"attention_entropy_{layer}"] for layer in (1, 2)]
+        assert all(0 < entropy < np.log(20) for entropy in found) and lowest_entropy(figures) == {
+            "attention_entropy": min(found)
+        }
+    monkeypatch.setattr("pipeline.nn.train.SAVE_SECONDS", 0.0)
+    with pytest.raises(Interrupt):
+        run(tmp_path / "broken", criterion=Stopping(make_data()[1], 8), model=attentive(), dev=dev)
+    resumed, again = run(tmp_path / "broken", model=attentive(), dev=dev)
+    assert [h["loss"] for h in again] == [h["loss"] for h in history]
+    assert all(torch.equal(tensor, resumed.state_dict()[name]) for name, tensor in whole.state_dict().items())
+    assert "attention_entropy_1" not in run(tmp_path / "blstm")[1][0] and lowest_entropy({"loss": 1.0}) == {}
