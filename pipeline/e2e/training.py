@@ -33,14 +33,23 @@ logger = logging.getLogger(__name__)
 
 ENCODER = "encoder."
 # What encoders must share beside the shapes of their weights for the weights to mean the same.
-SAME_FRAMES = ("encoder", "subsampling", "subsampling_by", "frames_per_step", "strides", "vgg")
+SAME_FRAMES = (
+    "encoder",
+    "levels",
+    "subsampling",
+    "subsampling_by",
+    "frames_per_step",
+    "strides",
+    "vgg",
+    "sigma_reparam",
+)
 SAME_WITHIN = {
     "blstm": (),
     "lc_blstm": ("chunk", "right_context"),
     "tdnn": ("dilations",),
-    "tds": ("heads",),
-    "transformer": ("heads", "norms", "sigma_reparam"),
-    "conformer": ("heads", "sigma_reparam"),
+    "tds": ("heads", "conv_right"),
+    "transformer": ("heads", "attention", "positions", "norms"),
+    "conformer": ("heads", "attention", "positions"),
     "dnn": ("window_left", "window_right"),
 }
 

@@ -14,6 +14,7 @@ from pipeline.nn.dropout import Dropout, dropout
 from pipeline.nn.frames import Join, strides_of
 from pipeline.nn.masks import mask_of
 from pipeline.nn.options import EncoderOptions
+from pipeline.nn.positions import Cape
 from pipeline.nn.stack import LayerStack
 
 # From torch 2.0 on: attention without a T x T matrix in memory.
@@ -38,18 +39,23 @@ def rotate(x: torch.Tensor) -> torch.Tensor:
 
 
 class SelfAttention(nn.Module):
-    """Multi-head self-attention over the real frames, with rotary positions.
+    """Multi-head self-attention over the n real frames of an utterance: softmax(q k' / sqrt(d)), or
+    sigmoid(q k' / sqrt(d) - log n), with which the weights of a query are about 1 in sum at first, and each is free of
+    the others (Ramapuram et al. 2024).
 
     Attributes:
+        rotary: whether queries and keys are rotated by their positions.
         watched: whether `entropy` is computed.
         entropy: nats, mean over the heads and real frames of the last batch.
     """
 
-    def __init__(self, dim: int, heads: int, dropout: float) -> None:
+    def __init__(self, options: EncoderOptions) -> None:
         super().__init__()
+        dim, heads = options.dim, options.heads
         if dim % (2 * heads):
             raise ConfigError(f"dim {dim} must be a multiple of twice the number of heads, {heads}")
-        self.heads, self.dropout = heads, dropout
+        self.heads, self.dropout = heads, options.dropout
+        self.sigmoid, self.rotary = options.attention == "sigmoid", options.positions == "rotary"
         self.inputs, self.output = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
         self.watched, self.entropy = False, 0.0
 
@@ -57,13 +63,18 @@ class SelfAttention(nn.Module):
         """(N, T, D), (N, T) bool -> (N, T, D)."""
         n, num_frames, dim = x.shape
         parts = self.inputs(x).view(n, num_frames, 3, self.heads, dim // self.heads).permute(2, 0, 3, 1, 4)
-        query, key, value = rotate(parts[0]), rotate(parts[1]), parts[2]  # (N, H, T, D / H)
+        query, key, value = parts.unbind()  # (N, H, T, D / H)
+        if self.rotary:
+            query, key = rotate(query), rotate(key)
         keys = mask[:, None, None, :]
-        if SCALED_DOT_PRODUCT is not None and not self.watched:
+        if SCALED_DOT_PRODUCT is not None and not (self.watched or self.sigmoid):
             out = SCALED_DOT_PRODUCT(query, key, value, keys, self.dropout if self.training else 0.0)
         else:
             scores = query @ key.transpose(-1, -2) / math.sqrt(dim // self.heads)
-            weights = scores.masked_fill(~keys, float("-inf")).softmax(-1)
+            if self.sigmoid:
+                scores = scores - keys.sum(-1, keepdim=True).log()
+            scores = scores.masked_fill(~keys, float("-inf"))
+            weights = scores.sigmoid() if self.sigmoid else scores.softmax(-1)
             if self.watched:
                 self.entropy = float(entropy(weights)[mask].mean())
             out = dropout(weights, self.dropout, self.training) @ value
@@ -116,7 +127,7 @@ class Block(nn.Module):
         super().__init__()
         dim = options.dim
         self.dropout = options.dropout
-        self.norm, self.attention = nn.LayerNorm(dim), SelfAttention(dim, options.heads, options.dropout)
+        self.norm, self.attention = nn.LayerNorm(dim), SelfAttention(options)
         self.after = FeedForward(dim, options.dropout)
         self.before = FeedForward(dim, options.dropout) if conformer else None
         self.convolution = Convolution(dim, options.conv_kernel) if conformer else None
@@ -160,6 +171,9 @@ class Transformer(LayerStack):
         if options.norms == "post" and self.conformer:
             raise ConfigError("norms post are for the encoder transformer: a Conformer block has its norms in front")
         self.input = nn.Conv1d(in_dim, options.dim, options.kernel, padding=options.kernel // 2)
+        self.positions = (
+            Cape(options.dim, options.cape_shift, options.cape_scale) if options.positions == "cape" else None
+        )
         block = PostNormBlock if options.norms == "post" else Block
         self.blocks = nn.ModuleList(block(options, self.conformer) for _ in range(options.layers))
         self.joins = nn.ModuleList(Join(s, options.dim) for s in [*strides_of(options.strides, options.layers), 1])
@@ -172,6 +186,8 @@ class Transformer(LayerStack):
         """
         mask = mask_of(lens, x.shape[1])
         x = self.input((x * mask[:, :, None]).transpose(1, 2)).transpose(1, 2)
+        if self.positions is not None:
+            x = x + self.positions(lens, x.shape[1]).to(x.dtype)
         for number, (block, join) in enumerate(zip(self.blocks, self.joins), 1):
             x = block(x, mask)
             yield (self.norm(x) if number == len(self.blocks) else x) * mask[:, :, None], lens

@@ -15,6 +15,7 @@ from pipeline.nn.dnn import Dnn
 from pipeline.nn.dropout import dropout
 from pipeline.nn.frames import Join, Subsample, strides_of
 from pipeline.nn.lc_blstm import LcBlstm
+from pipeline.nn.levels import Levels
 from pipeline.nn.masks import ceil_div, mask_of
 from pipeline.nn.options import EncoderOptions
 from pipeline.nn.recurrent import Blstm
@@ -64,12 +65,21 @@ class Tdnn(LayerStack):
 class Tds(LayerStack):
     """Time-depth separable convolutions (Hannun et al. 2019): a frame is a picture of channels x width; each layer
     convolves over time with weights shared along the width, then mixes all of the frame; residuals and norms per frame.
+
+    With few of the frames of a convolution in the future (conv_right) the encoder can follow a stream (Pratap et al.
+    2020).
+
+    Attributes:
+        lookahead: frames of the encoder's input, from a frame of the output to the last that it depends on.
     """
 
     def __init__(self, in_dim: int, options: EncoderOptions) -> None:
         super().__init__()
-        if options.conv_kernel % 2 == 0:
+        right = options.conv_kernel // 2 if options.conv_right is None else options.conv_right
+        if options.conv_right is None and options.conv_kernel % 2 == 0:
             raise ConfigError(f"conv_kernel {options.conv_kernel} must be odd, so that a frame stays at its place")
+        if right >= options.conv_kernel:
+            raise ConfigError(f"conv_right {right} must be less than conv_kernel {options.conv_kernel}")
         if options.dim % options.heads:
             raise ConfigError(
                 f"dim {options.dim} must be a multiple of the number of channels (heads), {options.heads}"
@@ -77,15 +87,20 @@ class Tds(LayerStack):
         dim, channels = options.dim, options.heads
         self.channels, self.dropout, self.out_dim = channels, options.dropout, dim
         self.input = nn.Linear(in_dim, dim)
+        self.padding = (0, 0, options.conv_kernel - 1 - right, right)  # of width and time
         self.convs = nn.ModuleList(
-            nn.Conv2d(channels, channels, (options.conv_kernel, 1), padding=(options.conv_kernel // 2, 0))
-            for _ in range(options.layers)
+            nn.Conv2d(channels, channels, (options.conv_kernel, 1)) for _ in range(options.layers)
         )
         self.mixers = nn.ModuleList(
             nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, dim)) for _ in self.convs
         )
         self.norms = nn.ModuleList(nn.LayerNorm(dim) for _ in range(2 * options.layers))
-        self.joins = nn.ModuleList(Join(s, dim) for s in [*strides_of(options.strides, options.layers), 1])
+        strides = [*strides_of(options.strides, options.layers), 1]
+        self.joins = nn.ModuleList(Join(s, dim) for s in strides)
+        self.lookahead, factor = 1, 1
+        for stride in strides:
+            self.lookahead += factor * (right + stride - 1)
+            factor *= stride
 
     def each_layer(self, x: torch.Tensor, lens: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """(N, T, F), (N,) -> (N, T', dim) and (N,) of every layer, zeros behind each end."""
@@ -94,7 +109,7 @@ class Tds(LayerStack):
             mask = mask_of(lens, x.shape[1])[:, :, None]
             n, num_frames, dim = x.shape
             picture = x.view(n, num_frames, self.channels, -1).transpose(1, 2)  # (N, C, T, width)
-            y = F.relu(conv(picture)).transpose(1, 2).reshape(n, num_frames, dim)
+            y = F.relu(conv(F.pad(picture, self.padding))).transpose(1, 2).reshape(n, num_frames, dim)
             x = self.norms[2 * i](x + dropout(y, self.dropout, self.training))
             x = self.norms[2 * i + 1](x + dropout(mixer(x), self.dropout, self.training)) * mask
             yield x, lens
@@ -127,8 +142,8 @@ class Hidden(NamedTuple):
 
 
 class Encoder(nn.Module):
-    """Frames are joined (or go through VGG blocks), then a registered network, whose layers may join frames as well,
-    then (with frames_per_step > 1) one vector per label frame again.
+    """Features may become symbols (levels); frames are joined (or go through VGG blocks), then a registered network,
+    whose layers may join frames as well, then (with frames_per_step > 1) one vector per label frame again.
 
     With frames_per_step = k the network runs on k joined label frames, and a linear layer makes k vectors of each of
     its steps, so that a recurrent network costs a k-th at the same label frame rate.
@@ -148,9 +163,10 @@ class Encoder(nn.Module):
                 "frames_per_step goes without strides and VGG blocks: frames that were joined are not taken apart"
             )
         self.subsampling, self.num_layers = options.label_factor, options.layers
+        self.levels = Levels(feature_dim, options.levels, options.dim) if options.levels else None
         self.frames = Subsample(options.subsampling, options.subsampling_by)
         self.steps = Subsample(k)
-        dim = self.steps.out_dim(self.frames.out_dim(feature_dim))
+        dim = self.steps.out_dim(self.frames.out_dim(options.dim if options.levels else feature_dim))
         self.vgg = Vgg(dim, options.vgg, options.vgg_channels, options.dim) if options.vgg else None
         self.network = ENCODERS[options.encoder](dim if self.vgg is None else options.dim, options)
         if options.sigma_reparam and not reparametrise(self.network):
@@ -178,7 +194,10 @@ class Encoder(nn.Module):
             (N, T', D), (N,), and the layers by number.
         """
         assert all(1 <= number <= self.num_layers for number in wanted), wanted
-        x, label_lens = self.frames(x[:, : int(lens.max())], lens)
+        x = x[:, : int(lens.max())]
+        if self.levels is not None:
+            x = self.levels(x)
+        x, label_lens = self.frames(x, lens)
         num_frames = x.shape[1]
         x, lens = self.steps(x, label_lens)
         if self.vgg is not None:

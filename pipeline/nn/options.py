@@ -67,6 +67,43 @@ class EncoderOptions:
     conv_kernel: int = Field(
         default=15, ge=1, description="conformer, tds: steps that a convolution sees (odd).", json_schema_extra=IF_SET
     )
+    conv_right: int | None = Field(
+        default=None,
+        ge=0,
+        description="tds: how many of the steps that a convolution sees lie in the future, which bounds the latency; "
+        "none: half of them.",
+        json_schema_extra=IF_SET,
+    )
+    levels: int = Field(
+        default=0,
+        ge=0,
+        le=256,
+        description="Features become symbols of so many levels each, dMel with 16 and log-mel; 0: they stay numbers.",
+        json_schema_extra=IF_SET,
+    )
+    attention: Literal["softmax", "sigmoid"] = Field(
+        default="softmax",
+        description="transformer, conformer: weights of a frame are 1 in sum, or independent of each other.",
+        json_schema_extra=IF_SET,
+    )
+    positions: Literal["rotary", "cape"] = Field(
+        default="rotary",
+        description="transformer, conformer: queries and keys are rotated by their positions, or continuous augmented "
+        "embeddings are added to the input.",
+        json_schema_extra=IF_SET,
+    )
+    cape_shift: float = Field(
+        default=1000.0,
+        ge=0,
+        description="cape: frames by which training shifts all positions of an utterance at most.",
+        json_schema_extra=IF_SET,
+    )
+    cape_scale: float = Field(
+        default=1.1,
+        ge=1,
+        description="cape: factor by which training stretches or shrinks the positions at most.",
+        json_schema_extra=IF_SET,
+    )
     norms: Literal["pre", "post"] = Field(
         default="pre",
         description="transformer: layer norms in front of attention and feed-forward layers, or behind the sums with "

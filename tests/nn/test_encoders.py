@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from unittest import mock
 
@@ -11,11 +12,15 @@ import torch
 
 from pipeline.artifacts.ali import subsample
 from pipeline.base.errors import ConfigError
+from pipeline.e2e.model import EndToEnd
+from pipeline.e2e.options import EndToEndOptions
 from pipeline.nn import attention
 from pipeline.nn.attention import PostNormBlock, SelfAttention, entropy, rotate
 from pipeline.nn.encoders import Encoder, layer_factors
 from pipeline.nn.frames import Subsample
+from pipeline.nn.masks import mask_of
 from pipeline.nn.options import EncoderOptions
+from pipeline.tasks.decode_e2e import latency
 
 SHAPES = [
     dict(encoder="blstm", layers=2, dim=8),
@@ -26,7 +31,9 @@ SHAPES = [
     dict(encoder="tdnn", layers=2, dim=8, subsampling=2, subsampling_by="max", frames_per_step=2),
     dict(encoder="tds", layers=2, dim=8, conv_kernel=3),
     dict(encoder="transformer", layers=2, dim=8, heads=2),
+    dict(encoder="tds", layers=3, dim=8, conv_kernel=4, conv_right=1, strides=(2,), subsampling=2),
     dict(encoder="transformer", layers=2, dim=8, heads=2, norms="post", sigma_reparam=True),
+    dict(encoder="transformer", layers=2, dim=8, heads=2, attention="sigmoid", positions="cape"),
     dict(encoder="conformer", layers=2, dim=8, heads=2, conv_kernel=3),
     dict(encoder="conformer", layers=1, dim=8, heads=2, conv_kernel=3, subsampling=3),
     dict(encoder="blstm", layers=3, dim=8, strides=(2, 2)),
@@ -37,6 +44,8 @@ SHAPES = [
     dict(encoder="transformer", layers=2, dim=8, heads=2, vgg=(2, 2, 1), vgg_channels=2),
     dict(encoder="conformer", layers=3, dim=8, heads=2, conv_kernel=3, strides=(2, 1)),
 ]
+ATTENTION = EncoderOptions(encoder="transformer", dim=8, heads=2, dropout=0.0)
+SYMBOLS = dict(encoder="tdnn", layers=2, dim=8, levels=16, subsampling=3)
 
 
 def make(shape: dict) -> Encoder:
@@ -44,7 +53,7 @@ def make(shape: dict) -> Encoder:
     return Encoder(5, EncoderOptions(**shape)).eval()
 
 
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("shape", [*SHAPES, SYMBOLS], ids=str)
 def test_lengths_are_those_of_subsampled_labels(shape):
     encoder = make(shape)
     lens = torch.arange(1, 14)
@@ -54,7 +63,7 @@ def test_lengths_are_those_of_subsampled_labels(shape):
     assert out.shape == (len(lens), max(expected), encoder.out_dim)
 
 
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("shape", [*SHAPES, SYMBOLS], ids=str)
 def test_padding_does_not_reach_real_frames(shape):
     encoder = make(shape)
     torch.manual_seed(1)
@@ -110,6 +119,8 @@ def test_frames_of_a_step_differ():
         dict(encoder="conformer", dim=16, norms="post"),
         dict(encoder="tds", dim=10, heads=4),
         dict(encoder="tds", dim=8, conv_kernel=2),
+        dict(encoder="tds", dim=8, conv_kernel=3, conv_right=3),
+        dict(encoder="transformer", dim=9, heads=1, positions="cape"),
     ],
 )
 def test_impossible_shapes_are_refused(shape):
@@ -130,7 +141,7 @@ def test_attention_depends_on_distances_only():
 def test_attention_is_torch_s():
     """Without rotation (a single frame has none) and over several frames against torch's own layer."""
     torch.manual_seed(0)
-    ours, theirs = SelfAttention(8, 2, 0.0), torch.nn.MultiheadAttention(8, 2, batch_first=True)
+    ours, theirs = SelfAttention(ATTENTION), torch.nn.MultiheadAttention(8, 2, batch_first=True)
     theirs.in_proj_weight.data, theirs.in_proj_bias.data = ours.inputs.weight.data, ours.inputs.bias.data
     theirs.out_proj.weight.data, theirs.out_proj.bias.data = ours.output.weight.data, ours.output.bias.data
     x, mask = torch.randn(3, 5, 8), torch.tensor([[True] * n + [False] * (5 - n) for n in (5, 3, 1)])
@@ -172,7 +183,7 @@ def test_entropy_of_attention_lies_between_one_frame_and_all():
 @pytest.mark.parametrize("watched", [False, True])
 def test_watching_the_entropy_changes_no_output(watched):
     torch.manual_seed(0)
-    layer, x = SelfAttention(8, 2, 0.0), torch.randn(2, 6, 8)
+    layer, x = SelfAttention(ATTENTION), torch.randn(2, 6, 8)
     mask = torch.tensor([[True] * 6, [True] * 3 + [False] * 3])
     expected = layer(x, mask)
     layer.watched = watched
@@ -197,6 +208,51 @@ def test_layers_are_handed_out_at_their_rate():
             int(hidden.lens[0]),
         )
     assert torch.equal(out, encoder(x, lens)[0])
+
+
+def test_sigmoid_attention_of_equal_scores_is_a_mean():
+    """Scores of 0 become weights of 1 / (1 + n) each for n frames, the bias being -log n."""
+    layer = SelfAttention(dataclasses.replace(ATTENTION, attention="sigmoid"))
+    layer.inputs.weight.data[:8], layer.inputs.bias.data[:8] = 0.0, 0.0
+    x, lens = torch.randn(2, 6, 8), torch.tensor([6, 3])
+    out = layer(x, mask_of(lens, 6))
+    values = layer.inputs(x)[..., 16:]
+    for i, n in enumerate(lens.tolist()):
+        expected = layer.output(values[i, :n].sum(0) / (1 + n))
+        torch.testing.assert_close(out[i, :n], expected.expand(n, 8))
+
+
+def test_sigmoid_attention_is_its_formula():
+    torch.manual_seed(0)
+    layer = SelfAttention(dataclasses.replace(ATTENTION, attention="sigmoid", positions="cape"))
+    x = torch.randn(1, 5, 8)
+    query, key, value = layer.inputs(x)[0].view(5, 3, 2, 4).unbind(1)
+    heads = [
+        torch.sigmoid(query[:, h] @ key[:, h].T / 2 - math.log(5)) @ value[:, h] for h in range(2)
+    ]  # (T, D / H) each
+    expected = layer.output(torch.cat(heads, -1))
+    torch.testing.assert_close(layer(x, torch.ones(1, 5, dtype=torch.bool))[0], expected)
+
+
+@pytest.mark.parametrize("right", [None, 0, 1, 3])
+@pytest.mark.parametrize("strides", [(), (2,), (3, 2)])
+def test_tds_sees_as_far_as_it_says(right, strides):
+    """A change of any frame beyond the look-ahead leaves a frame of the output as it is, and one of its last changes it."""
+    encoder = make(dict(encoder="tds", layers=3, dim=8, conv_kernel=5, conv_right=right, strides=strides))
+    factor, lookahead = encoder.subsampling, encoder.network.lookahead
+    for module in encoder.modules():
+        if isinstance(module, torch.nn.LayerNorm):  # else the sum of a frame would be constant
+            torch.nn.init.normal_(module.weight)
+    x = torch.randn(1, 90, 5, requires_grad=True)
+    frame = 3
+    encoder(x, torch.tensor([90]))[0][0, frame].sum().backward()
+    seen = x.grad[0].abs().sum(1).nonzero().flatten()
+    assert int(seen.max()) == factor * frame + lookahead - 1
+
+
+def test_latency_of_tds_is_its_look_ahead():
+    model = EndToEnd(5, 4, EndToEndOptions(encoder="tds", layers=3, dim=8, conv_kernel=5, conv_right=1, subsampling=4))
+    assert latency(model, 0.01) == pytest.approx((1 + 3) * 4 * 0.01)
 
 
 def lc_and_plain(chunk: int, context: int, **shape) -> tuple[Encoder, Encoder]:

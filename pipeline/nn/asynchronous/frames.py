@@ -100,10 +100,11 @@ def check_frames(built: Built, options: AsyncTraining) -> None:
     if options.shuffle == "utterances":
         return
     encoder = built.model.encoder
-    if not hasattr(encoder.network, "window") or encoder.subsampling != 1 or encoder.spread is not None:
+    plain = encoder.subsampling == 1 and encoder.spread is None and encoder.levels is None
+    if not (hasattr(encoder.network, "window") and plain):
         raise ConfigError(
             f"--shuffle {options.shuffle} makes batches of frames, for a network that sees a window at the full "
-            f"frame rate: --encoder dnn, --subsampling 1, --frames-per-step 1"
+            f"frame rate: --encoder dnn, --subsampling 1, --frames-per-step 1, --levels 0"
         )
     if built.objective is None:
         raise ConfigError(f"--shuffle {options.shuffle}: this criterion has no outer gradient per frame")
