@@ -24,6 +24,7 @@ KEYS = {"shape", "backend", "forward_s", "backward_s", "peak_mib", "ratio_to_k2"
         "corpus_epoch.py",
         "rnnt_loss.py",
         "auxiliary_heads.py",
+        "encoder_options.py",
         "denominators.py",
         "parts.py",
         "cluster.py",

@@ -166,7 +166,8 @@ class Encoder(nn.Module):
         self.levels = Levels(feature_dim, options.levels, options.dim) if options.levels else None
         self.frames = Subsample(options.subsampling, options.subsampling_by)
         self.steps = Subsample(k)
-        dim = self.steps.out_dim(self.frames.out_dim(options.dim if options.levels else feature_dim))
+        dim = feature_dim if self.levels is None else self.levels.out_dim
+        dim = self.steps.out_dim(self.frames.out_dim(dim))
         self.vgg = Vgg(dim, options.vgg, options.vgg_channels, options.dim) if options.vgg else None
         self.network = ENCODERS[options.encoder](dim if self.vgg is None else options.dim, options)
         if options.sigma_reparam and not reparametrise(self.network):

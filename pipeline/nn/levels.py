@@ -7,6 +7,7 @@ from torch import nn
 from torch.nn import functional as F
 
 RANGE = 3.0  # standard deviations on either side of the mean; values beyond belong to the outermost levels
+WIDEST = 128  # of a frame's vector: it is made at the features' rate, where width is costly
 
 
 class Levels(nn.Module):
@@ -14,14 +15,17 @@ class Levels(nn.Module):
 
     The levels divide evenly what the paper takes as minimum and maximum over the training data, here the mean of
     each feature plus and minus RANGE standard deviations.
+
+    Attributes:
+        out_dim: size of these vectors, `dim` or less.
     """
 
     offsets: torch.Tensor
 
     def __init__(self, feature_dim: int, levels: int, dim: int) -> None:
         super().__init__()
-        self.levels = levels
-        self.table = nn.Parameter(torch.randn(feature_dim * levels, dim) / feature_dim**0.5)
+        self.levels, self.out_dim = levels, min(dim, WIDEST)
+        self.table = nn.Parameter(torch.randn(feature_dim * levels, self.out_dim) / feature_dim**0.5)
         self.register_buffer("offsets", torch.arange(feature_dim) * levels, persistent=False)
 
     def level_of(self, x: torch.Tensor) -> torch.Tensor:
@@ -29,6 +33,6 @@ class Levels(nn.Module):
         return ((x + RANGE) * (self.levels / (2 * RANGE))).floor().clamp(0, self.levels - 1).long()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(N, T, F) normalised features -> (N, T, dim)."""
+        """(N, T, F) normalised features -> (N, T, out_dim)."""
         index = self.level_of(x) + self.offsets
         return F.embedding_bag(index.flatten(0, 1), self.table, mode="sum").view(*x.shape[:2], -1)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
 from pipeline.artifacts.hyp import Hypothesis
-from pipeline.base.errors import MismatchError
+from pipeline.base.errors import DataError, MismatchError
 
 GAP = "\t"  # stands for no word in alignments: what no word can be
 SHOWN_GAP = "*"
@@ -254,3 +254,33 @@ def wer_row(
     wrong, words = np.array([e.total for e in errors]), np.array([e.words for e in errors])
     groups = sums_by_speaker(wrong, words, speakers, 100.0)
     return result_row(row_id, part, "wer", total.wer, low, high, counts, config, groups)
+
+
+def unknown_word_rows(row_id: str, part: str, hyps: Sequence[Hypothesis], known: Set[str]) -> list[dict[str, Any]]:
+    """Rows about words that are not in `known`, such as a lexicon or the texts of the training.
+
+    Returns:
+        oov_found: percent of such words in the references that were recognised, with its interval; oov_right: percent
+        of such words in the recognised texts that were said, where there are any.
+    Raises:
+        DataError: no reference has such a word.
+    """
+    from kaldialign import align
+
+    said, written, found = np.zeros((3, len(hyps)))
+    for i, h in enumerate(hyps):
+        said[i] = sum(word not in known for word in h.ref)
+        written[i] = sum(word not in known for word in h.hyp)
+        found[i] = sum(ref == hyp and ref not in known for ref, hyp in align(h.ref, h.hyp, GAP))
+    if not said.any():
+        raise DataError("no reference has a word that is not known")
+    speakers = [h.speaker for h in hyps]
+    rows = []
+    for metric, total in (("oov_found", said), ("oov_right", written)):
+        if total.any():
+            low, high = interval(100 * bootstrap(found, total, by_speaker(speakers)))
+            counts = {"correct": int(found.sum()), "words": int(total.sum())}
+            groups = sums_by_speaker(found, total, speakers, 100.0)
+            value = 100 * float(found.sum() / total.sum())
+            rows.append(result_row(row_id, part, metric, value, low, high, counts, groups=groups))
+    return rows

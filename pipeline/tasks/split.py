@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pipeline.artifacts.arpa import read_sentences
 from pipeline.artifacts.corpus import as_cut, iter_cuts, save_data_dir
 from pipeline.artifacts.index import load_index
 from pipeline.base.errors import DataError
-from pipeline.tasks.train_options import SplitOptions
+from pipeline.base.files import atomic_write, read_lines
+from pipeline.tasks.train_options import HoldOutOptions, SplitOptions
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +51,33 @@ def split_corpus(data: Sequence[Path], out: Path, options: SplitOptions) -> dict
             facts[part] = {"utterances": len(parts[part]), "hours": round(hours, 4)}
     told = ", ".join(f"{part} {facts[part]['hours']:.2f} h" for part in PARTS if part in facts)
     logger.info("%s: split by %s: %s", ", ".join(map(str, data)), by, told)
+    return facts
+
+
+def hold_out_words(data: Path, text: Path, lexicon: Path, out: Path, options: HoldOutOptions) -> dict[str, Any]:
+    """Writes what is left without some rare words, so that a test set has words that no training has seen.
+
+    Args:
+        data: data directory, from which out/data takes the utterances without these words.
+        text: sentences, of which out/text.txt has those without them. lexicon: lines that begin with a word; the same.
+    Returns:
+        facts for the stamp; out/held_out.txt lists the words.
+    """
+    index = load_index(data)
+    counts = Counter(word for i in range(len(index)) for word in set(index.text(i).split()))
+    rare = [word for word in _shuffled(counts, options.seed) if counts[word] <= options.most]
+    held_out = set(rare[: round(options.share * len(counts))])
+    if not held_out:
+        raise DataError(f"{data}: no word of at most {options.most} utterances, of which a share could be held out")
+    left = (cut for _, cut in iter_cuts(data) if held_out.isdisjoint(cut["supervisions"][0]["text"].split()))
+    utterances = save_data_dir(out / "data", map(as_cut, left))
+    sentences = [" ".join(words) for words in read_sentences(text) if held_out.isdisjoint(words)]
+    entries = [line for _, line in read_lines(lexicon) if line.strip() and line.split()[0] not in held_out]
+    for name, lines in (("text", sentences), ("lexicon", entries), ("held_out", sorted(held_out))):
+        with atomic_write(out / f"{name}.txt") as f:
+            f.writelines(f"{line}\n" for line in lines)
+    facts = {"words": len(held_out), "utterances": utterances, "sentences": len(sentences)}
+    logger.info("%s: %d words held out; %d of %d utterances left", data, len(held_out), utterances, len(index))
     return facts
 
 

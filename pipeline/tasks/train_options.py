@@ -48,6 +48,15 @@ class LabelledOptions:
 
 
 @dataclass(frozen=True, config=_STRICT)
+class HoldOutOptions:
+    """Which words are held out."""
+
+    share: float = Field(0.1, gt=0, lt=1, description="Share of the different words.")
+    most: int = Field(8, ge=1, description="Utterances in which such a word occurs at most.")
+    seed: int = Field(1, ge=0, description="Seed of the choice.")
+
+
+@dataclass(frozen=True, config=_STRICT)
 class PronounceOptions(LexiconOptions):
     """Where pronunciations come from."""
 

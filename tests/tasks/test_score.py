@@ -6,11 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.artifacts.hyp import Hypothesis
-from pipeline.base.errors import MismatchError
+from pipeline.artifacts.hyp import Hypothesis, save_hypotheses
+from pipeline.artifacts.lang import make_lang
+from pipeline.artifacts.lexicon import Lexicon, Pronunciation
+from pipeline.base.errors import DataError, MismatchError
 from pipeline.base.files import write_json
 from pipeline.experiments.report import read_rows
 from pipeline.tasks import score as score_module
@@ -23,9 +26,11 @@ from pipeline.tasks.score import (
     interval,
     result_row,
     total_errors,
+    unknown_word_rows,
     wer_interval,
     wer_row,
 )
+from steps.score import main
 
 WORDS = st.lists(st.sampled_from("ABC"), max_size=6)
 
@@ -153,3 +158,44 @@ def test_bootstrap_does_not_depend_on_how_its_draws_are_divided(monkeypatch):
     whole = bootstrap(errors, words, replications=700)
     monkeypatch.setattr(score_module, "DRAWS", 1000)
     assert (bootstrap(errors, words, replications=700) == whole).all()
+
+
+def test_unknown_words_are_scored_apart() -> None:
+    known = {"A", "B"}
+    hyps = [
+        Hypothesis("u", "s", ("A", "NEW", "B"), ("A", "NEW", "B")),  # found
+        Hypothesis("v", "t", ("RARE", "A"), ("RARER", "A", "NEW")),  # missed, and two that nobody said
+        Hypothesis("w", "t", ("A",), ("B",)),  # wrong, but of known words
+    ]
+    found, right = unknown_word_rows("id", "test", hyps, known)
+    assert (found["metric"], found["value"], found["counts"]) == ("oov_found", 50.0, {"correct": 1, "words": 2})
+    assert (right["metric"], right["counts"]) == ("oov_right", {"correct": 1, "words": 3})
+    assert right["value"] == pytest.approx(100 / 3) and 0 <= found["low"] <= 50 <= found["high"] <= 100
+
+
+def test_unknown_words_that_a_system_never_writes_are_missed() -> None:
+    (found,) = unknown_word_rows("id", "test", [Hypothesis("u", "s", ("NEW",), ("A",))], {"A"})
+    assert found["value"] == 0.0
+    with pytest.raises(DataError, match="no reference has a word that is not known"):
+        unknown_word_rows("id", "test", [Hypothesis("u", "s", ("A",), ("NEW",))], {"A"})
+
+
+def test_unknown_words_have_sums_by_speaker() -> None:
+    hyps = random_hyps(3)
+    found, _ = unknown_word_rows("id", "test", hyps, {"B", "C", "D"})
+    sums = np.array(list(found["groups"].values()))
+    assert len(sums) == 7 and sums[:, 0].sum() / sums[:, 1].sum() == pytest.approx(found["value"])
+
+
+@pytest.mark.parametrize("known", ["text", "lang"])
+def test_score_step_tells_of_unknown_words(tmp_path, known) -> None:
+    save_hypotheses(tmp_path / "recogs.jsonl.gz", [Hypothesis("u", "s", ("HELLO", "NEW"), ("HELLO", "NEW"))])
+    if known == "text":
+        (tmp_path / "known").write_text("HELLO THERE\n", encoding="utf-8")
+    else:
+        make_lang(Lexicon([Pronunciation("HELLO", ("h", "o"))])).save(tmp_path / "known")
+    arguments = [str(tmp_path / "recogs.jsonl.gz"), str(tmp_path / "out"), "--known", str(tmp_path / "known")]
+    result = CliRunner().invoke(main, [*arguments, "--id", "m"])
+    assert result.exit_code == 0 and "100.00 % recognised [ 1 / 1 ]" in result.output, result.output
+    rows = [row["metric"] for row in read_rows(tmp_path / "out" / "results.json", tmp_path)]
+    assert rows == ["wer", "oov_found", "oov_right"]

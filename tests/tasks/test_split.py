@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from pipeline.artifacts.corpus import audio_recording, save_data_dir, utterance
+from pipeline.artifacts.index import load_index
 from pipeline.base.errors import DataError
-from pipeline.tasks.split import split
-from pipeline.tasks.train_options import SplitOptions
+from pipeline.tasks.split import hold_out_words, split
+from pipeline.tasks.train_options import HoldOutOptions, SplitOptions
+from tests.artifacts.test_corpus import write_audio
 
 OPTIONS = SplitOptions()
 
@@ -79,3 +82,24 @@ def test_fewer_speakers_than_folds():
     seconds, speakers = corpus({"a": 30, "b": 30})
     with pytest.raises(DataError, match="2 speakers cannot be dealt into 5 folds"):
         split(seconds, speakers, SplitOptions(folds=5))
+
+
+def test_held_out_words_are_nowhere_in_training(tmp_path):
+    texts = {f"u{i}": f"THE {word} SLEEPS" for i, word in enumerate(["CAT", "DOG", "FOX", "COW", "HEN"] * 3)}
+    recording = audio_recording("r", write_audio(tmp_path / "r.flac"))
+    save_data_dir(tmp_path / "data", [utterance(name, recording, text, "s") for name, text in texts.items()])
+    (tmp_path / "text").write_text("THE CAT\nTHE DOG\nTHE FOX\nTHE COW\nTHE HEN\n", encoding="utf-8")
+    (tmp_path / "lexicon").write_text("CAT k a t\nDOG d o g\nFOX f o x\nCOW k au\nHEN h e n\n", encoding="utf-8")
+    sources = [tmp_path / name for name in ("data", "text", "lexicon")]
+    facts = hold_out_words(*sources, tmp_path / "out", HoldOutOptions(share=0.3, most=3))
+    held_out = set((tmp_path / "out" / "held_out.txt").read_text().split())
+    assert len(held_out) == 2 == facts["words"] and held_out < {"CAT", "DOG", "FOX", "COW", "HEN"}  # of 7 words
+    left = [text for text in texts.values() if text.split()[1] not in held_out]
+    index = load_index(tmp_path / "out" / "data")
+    assert sorted(index.text(i) for i in range(len(index))) == sorted(left) and facts["utterances"] == 9
+    for name in ("text", "lexicon"):
+        before = (tmp_path / name).read_text().splitlines()
+        expected = [line for line in before if held_out.isdisjoint(line.split())]
+        assert (tmp_path / "out" / f"{name}.txt").read_text().splitlines() == expected and len(expected) == 3
+    with pytest.raises(DataError, match="no word of at most 1 utterances"):
+        hold_out_words(*sources, tmp_path / "other", HoldOutOptions(most=1))
