@@ -20,10 +20,11 @@ GROUPS = {
     "GMM chain": "choose_sizes train_mono train_deltas train_lda_mllt train_sat estimate_fmllr tie_states plot_tree",
     "Networks": "train_nhmm estimate_transitions train_viterbi train_async make_den_graph train_sequence "
     "train_sequence_async train_e2e train_semisup export_e2e plot_training plot_attention",
-    "Alignments": "align refine_ali import_ali export_ali score_ali score_durations score_quality plot_ali",
+    "Alignments": "align refine_ali estimate_bias correct_bias import_ali export_ali score_ali score_durations "
+    "score_quality plot_ali",
     "Decoding": "make_graph decode decode_e2e rescore rescore_lattices export_lattices pool_weights score score_stm "
-    "score_gap sum_times",
-    "Reports": "report",
+    "score_gap",
+    "Reports": "sum_times report",
 }
 # What people align with is a packed model, and what they score is its times; recipes align a data directory with a
 # model directory, and score words.

@@ -24,10 +24,21 @@ if TYPE_CHECKING:
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="Pronunciations over the model's phones, lines of a word and its phones; they come before the model's own.",
 )
+@click.option(
+    "--bias",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Bias of this model's boundaries, which steps/estimate_bias.py has found in some speech; it is taken off.",
+)
 @cli.options(AlignCorpusOptions)
 @cli.step_options
 def main(
-    model: str, corpus: Path, out: Path, lexicon: Path | None, config: AlignCorpusOptions, overwrite: bool
+    model: str,
+    corpus: Path,
+    out: Path,
+    lexicon: Path | None,
+    bias: Path | None,
+    config: AlignCorpusOptions,
+    overwrite: bool,
 ) -> None:
     """Aligns CORPUS with MODEL, a packed model or the name of a shipped one (english, english_nhmm), and writes OUT.
 
@@ -47,14 +58,14 @@ def main(
     def action(tmp: Path) -> dict:
         from pipeline.tasks.align_corpus import align_corpus
 
-        return align_corpus(path, corpus, tmp, config, lexicon, out)
+        return align_corpus(path, corpus, tmp, config, lexicon, out, bias)
 
     def audio(digests: Digests) -> str:
         from pipeline.tasks.align_corpus import audio_of
 
         return audio_of(corpus, digests)
 
-    inputs = {"model": path, "corpus": corpus, "lexicon": lexicon}
+    inputs = {"model": path, "corpus": corpus, "lexicon": lexicon, "bias": bias}
     cli.run_step(out, inputs, config, action, overwrite, command="align_corpus", resume=False, sources={"audio": audio})
 
 

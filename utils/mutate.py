@@ -30,7 +30,9 @@ PLACES = (
     "pipeline/e2e",
     "pipeline/tasks/ali_score.py",
     "pipeline/tasks/align.py",
+    "pipeline/tasks/bias.py",
     "pipeline/tasks/boundaries.py",
+    "pipeline/tasks/respacing.py",
     "pipeline/artifacts/ali.py",
 )
 COPIED = ("pipeline", "tests", "steps", "utils", "local", "benchmarks", "egs", "pyproject.toml")

@@ -151,9 +151,14 @@ if stage 6 "Viterbi training of a network for phone recognition"; then
   fi
 fi
 
-if stage 9 "score: boundaries against the hand-made times; phone error rates"; then
+if stage 9 "score: boundaries against the hand-made times, also without the bias that other speakers show; phone error rates"; then
   for system in $systems; do
-    for ali in mono refined nhmm nhmm_refined; do
+    exp=exp/$system
+    for ali in refined nhmm_refined; do
+      python "$steps/estimate_bias.py" $exp/${ali}_ali data/local/$part $exp/${ali}_bias --config conf/score_$system.yaml "${force[@]}"
+      python "$steps/correct_bias.py" $exp/${ali}_ali $exp/${ali}_bias data/local/$part $exp/${ali/refined/corrected}_ali "${force[@]}"
+    done
+    for ali in mono refined corrected nhmm nhmm_refined nhmm_corrected; do
       for data in local/$part halves/tuned halves/unseen; do
         python "$steps/score_ali.py" exp/$system/${ali}_ali data/$data exp/$system/${ali}_ali/score_${data#*/} \
           --id ${ali}_$system --part ${data#*/} --config conf/score_$system.yaml "${force[@]}"

@@ -38,6 +38,7 @@ def align_corpus(
     options: AlignCorpusOptions,
     lexicon: Path | None = None,
     final: Path | None = None,
+    bias: Path | None = None,
 ) -> dict[str, Any]:
     """Aligns a corpus and writes a directory.
 
@@ -46,7 +47,7 @@ def align_corpus(
         source: a data directory with audio of the model's sampling rate, or what `pipeline.corpora` reads, which is
             converted to it.
         out: existing directory.
-        lexicon: see ``Aligner.align_data``.
+        lexicon, bias: see ``Aligner.align_data``.
         final: where `out` will stand; by default where it is.
     Returns:
         facts for the stamp.
@@ -59,7 +60,7 @@ def align_corpus(
     if (data / LEFT_OUT).is_file() and data != source:
         shutil.copy(data / LEFT_OUT, out / LEFT_OUT)
     given = aligner.options(max_failed=options.max_failed, beam=options.beam, skip_speech=options.skip_speech)
-    ali, report = aligner.align_data(data, work, given, lexicon)
+    ali, report = aligner.align_data(data, work, given, lexicon, bias)
     write_formats(ali, data, out, options)
     if options.skip_speech:
         _tell_unknown(ali)

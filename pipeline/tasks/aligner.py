@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.artifacts.ali import AliSet, Segment
+from pipeline.artifacts.bias import BoundaryBias
 from pipeline.artifacts.index import load_index
 from pipeline.artifacts.lang import Lang
 from pipeline.artifacts.lexicon import Lexicon, Pronunciation
@@ -17,6 +18,7 @@ from pipeline.artifacts.lexicon_formats import read_lexicon
 from pipeline.artifacts.model_meta import GmmMeta, load_meta, model_kind
 from pipeline.base.errors import ConfigError, DataError
 from pipeline.tasks.align import AlignOptions, AlignReport, align
+from pipeline.tasks.bias import correct
 from pipeline.tasks.boundaries import BoundaryOptions, Source, refine
 from pipeline.tasks.model import Model, load_model
 from pipeline.tasks.packed import SUFFIX, Card, unpack
@@ -205,7 +207,7 @@ class Aligner:
         return self.model if transforms is None else self._loaded(transforms)
 
     def align_data(
-        self, data: Path, work: Path, options: AlignOptions, lexicon: Path | None = None
+        self, data: Path, work: Path, options: AlignOptions, lexicon: Path | None = None, bias: Path | None = None
     ) -> tuple[AliSet, AlignReport]:
         """Aligns a data directory; work/ali is the alignment, work/lang its words, work/feats the features.
 
@@ -217,7 +219,9 @@ class Aligner:
             data: manifests and audio of the model's sampling rate.
             work: existing directory for all that is made.
             lexicon: pronunciations that come before the model's own, as lines of a word and its phones.
+            bias: of the model's boundaries (steps/estimate_bias.py), which is taken off.
         """
+        known = None if bias is None else BoundaryBias.load(bias)
         lang = self.prepare(data, work, lexicon)
         models = [self.directory / "model", *sorted(self.directory.glob("refiner*"))]
         for model in models:
@@ -225,12 +229,15 @@ class Aligner:
         report = align(self.model_for(work), lang, work / "feats", work / "ali", options, producer=self.card.name)
         report.check(work / "ali", options.max_failed)
         ali = AliSet.load(work / "ali")
-        if self.card.refine is None:
-            return ali, report
-        how = BoundaryOptions(**{**self.card.refine, "device": self.device})
-        sources = [Source(m, work / "feats", transforms_of(m, work), self.unknown_speech) for m in models]
-        refine(ali, sources, work / "refined", how, producer=self.card.name)
-        return AliSet.load(work / "refined"), report
+        if self.card.refine is not None:
+            how = BoundaryOptions(**{**self.card.refine, "device": self.device})
+            sources = [Source(m, work / "feats", transforms_of(m, work), self.unknown_speech) for m in models]
+            refine(ali, sources, work / "refined", how, producer=self.card.name)
+            ali = AliSet.load(work / "refined")
+        if known is not None:
+            correct(ali, known, data, work / "corrected")
+            ali = AliSet.load(work / "corrected")
+        return ali, report
 
     def align(self, audio: str | Path | np.ndarray, text: str, rate: int | None = None) -> AlignedSpeech:
         """Aligns one recording with its words.

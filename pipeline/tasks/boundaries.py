@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass as plain_dataclass
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -30,10 +29,10 @@ from pydantic.dataclasses import dataclass
 from pipeline.artifacts.ali import AliSet, AliWriter
 from pipeline.artifacts.ali_source import Alignment
 from pipeline.artifacts.model_dir import HmmDir, load_hmm
-from pipeline.artifacts.tree import BOUNDARY
-from pipeline.base.errors import DataError, MismatchError
+from pipeline.base.errors import MismatchError
 from pipeline.base.log import progress
 from pipeline.parallel.parts import Part
+from pipeline.tasks.respacing import Chain, chain_of, frames_of, respaced, starts_of
 
 if TYPE_CHECKING:
     import torch
@@ -71,32 +70,6 @@ class Source:
     data: Path
     transforms: Path | None = None
     unknown_speech: bool = False
-
-
-@plain_dataclass(frozen=True)
-class Chain:
-    """The HMM-states of a phone sequence, left to right.
-
-    Attributes:
-        pdf, transition_state: (S,) int.
-        position: (S,) int, which phone of the sequence a state belongs to.
-    """
-
-    pdf: np.ndarray
-    transition_state: np.ndarray
-    position: np.ndarray
-
-
-def chain_of(hmm: HmmDir, phones: Sequence[int]) -> Chain:
-    """States of a phone sequence in context, by the tree of a model."""
-    tree = hmm.tree
-    padded = [BOUNDARY] * tree.left + list(phones) + [BOUNDARY] * tree.right
-    topos = [hmm.topo[hmm.phones.name(p)].pdf_classes for p in phones]
-    position = np.repeat(np.arange(len(phones)), [len(classes) for classes in topos])
-    state = np.concatenate([np.arange(len(classes)) for classes in topos])
-    windows = np.array([padded[i : i + tree.left + 1 + tree.right] for i in range(len(phones))])[position]
-    pdf = tree.lookup(windows, np.array([c for classes in topos for c in classes]))
-    return Chain(pdf, hmm.transitions.transition_states(np.array(phones)[position], state, pdf), position)
 
 
 class Stretch(NamedTuple):
@@ -309,16 +282,6 @@ def medians(distributions: Sequence[tuple[np.ndarray, np.ndarray]], grid: np.nda
     return out
 
 
-def separate(starts: np.ndarray, shortest: np.ndarray, length: int) -> np.ndarray:
-    """Moves starts as little as needed so that each phone gets at least `shortest` (K,) frames of `length` in all."""
-    if shortest.sum() > length:
-        raise DataError(f"{length} frames are too few for {len(starts)} phones that need {int(shortest.sum())}")
-    room = np.cumsum(shortest) - shortest  # frames that the phones before need
-    forward = np.maximum.accumulate(starts - room)
-    behind = length - shortest.sum()
-    return np.minimum(forward, behind).clip(min=0) + room
-
-
 def refine(
     ali: AliSet,
     sources: Sequence[Source],
@@ -368,30 +331,8 @@ def _refined(
     distributions: Sequence[Sequence[Distribution]],
     options: BoundaryOptions,
 ) -> Alignment:
-    segments, old = ali.phone_segments(cut_id), ali[cut_id]
-    shift, offset = ali.header.frame_shift, ali.header.frame_offset
-    length = round((len(old.transition_ids) * shift + offset) / options.frame_shift)
+    starts = starts_of(ali, cut_id, options.frame_shift)
     if distributions:
-        starts = begins_of(distributions, np.arange(length + 1) * options.frame_shift)
-    else:
-        starts = np.round(
-            np.array([b * shift + offset for _, b, _ in segments]).clip(min=0) / options.frame_shift
-        ).astype(np.int64)
-        starts[0] = 0
-    chain = chain_of(hmm, [p for p, _, _ in segments])
-    num_states = np.bincount(chain.position)
-    starts = separate(starts, num_states, length)
-    frames = np.diff(np.append(starts, length))
-    # State i of n gets the frames from i * f // n to (i + 1) * f // n of a phone with f frames.
-    i = np.arange(len(chain.pdf)) - np.repeat(np.cumsum(num_states) - num_states, num_states)
-    f, n = frames[chain.position], num_states[chain.position]
-    spans = (i + 1) * f // n - i * f // n
-    tids = np.repeat(2 * chain.transition_state, spans)
-    tids[np.cumsum(spans) - 1] += 1
-    words = old.words.copy()
-    words[:, 1] = starts[np.searchsorted([b for _, b, _ in segments], old.words[:, 1])]
-    confidence = None
-    if old.confidence is not None:  # a phone keeps that of its frames, on the mean
-        means = [old.confidence[b : b + n].astype(np.float64).mean() for _, b, n in segments]
-        confidence = np.repeat(means, frames).astype(np.float16)
-    return Alignment(cut_id, tids.astype(np.int32), old.log_like, words, confidence)
+        grid = np.arange(frames_of(ali, cut_id, options.frame_shift) + 1) * options.frame_shift
+        starts = begins_of(distributions, grid)
+    return respaced(ali, hmm, cut_id, starts, options.frame_shift)

@@ -55,6 +55,27 @@ def test_a_packed_model_aligns_as_the_one_it_was_made_of(recipe, packed, tmp_pat
     assert len(list((tmp_path / "out/textgrids").iterdir())) == len(told)
 
 
+def test_a_bias_is_taken_off(recipe, packed, tmp_path):
+    """Against labels that lie 20 ms earlier, boundaries within utterances move by 20 ms to the left."""
+    data = recipe / "data/local/train"
+    assert align(packed, data, tmp_path / "first", "--format", "ctm").returncode == 0
+    (tmp_path / "labels").mkdir()
+    rows = [line.split() for line in (tmp_path / "first/phones.ctm").read_text().splitlines()]
+    told = [
+        f"{u} {c} {float(at) - 0.02:.4f} {length} {phone}\n" for u, c, at, length, phone, *_ in rows if float(at) > 0.02
+    ]
+    (tmp_path / "labels/phones.ctm").write_text("".join(told))
+    command = [sys.executable, str(ROOT / "steps/estimate_bias.py"), str(tmp_path / "first/phones.ctm")]
+    done = run([*command, str(tmp_path / "labels/phones.ctm"), str(tmp_path / "bias"), "--weight", "0"])
+    assert done.returncode == 0 and "20.00 ms on average, 0.00 corrected" in done.stderr, done.stderr[-3000:]
+    done = align(packed, data, tmp_path / "second", "--format", "ctm", "--bias", str(tmp_path / "bias"))
+    assert done.returncode == 0, done.stderr[-3000:]
+    new = [line.split() for line in (tmp_path / "second/phones.ctm").read_text().splitlines()]
+    assert [r[4] for r in new] == [r[4] for r in rows]
+    moved = np.array([float(a[2]) - float(b[2]) for a, b in zip(rows, new) if float(a[2]) > 0])
+    assert np.mean(np.abs(moved - 0.02) < 0.003) > 0.9 and moved.min() >= 0
+
+
 def test_textgrids_are_by_recording_with_tiers_of_each_speaker(tmp_path):
     from pipeline.artifacts.ali import Segment
     from pipeline.tasks.ali_formats import TimedCut, read_textgrid, write_recording_textgrids

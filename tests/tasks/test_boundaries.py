@@ -21,7 +21,8 @@ from pipeline.artifacts.tree import monophone_tree
 from pipeline.base.errors import DataError, MismatchError
 from pipeline.feats.dataset import Dataset
 from pipeline.parallel.parts import as_json
-from pipeline.tasks.boundaries import BoundaryOptions, Posteriors, Source, chain_of, medians, refine, separate
+from pipeline.tasks.boundaries import BoundaryOptions, Posteriors, Source, medians, refine
+from pipeline.tasks.respacing import chain_of, separate
 
 LANG = make_lang(Lexicon([Pronunciation("AB", ("A", "B"))]), speech_states=2)
 TREE = monophone_tree(LANG.phones, LANG.topo)
