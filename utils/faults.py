@@ -28,7 +28,7 @@ PAGE = ROOT / "docs" / "reliability.md"
 @click.option("--count", default=20, show_default=True, help="Trials of each kind.")
 @click.option("--seed", default=1, show_default=True, help="Seed of what is disturbed and when.")
 @click.option("--page", is_flag=True, help="Write all counts so far into docs/reliability.md, and run nothing.")
-@cli.verbose_option
+@cli.log_options
 def main(directory: Path, kinds: tuple[str, ...], count: int, seed: int, page: bool) -> None:
     """Runs egs/tiny in small below DIRECTORY, then disturbs single steps of it.
 
