@@ -26,8 +26,7 @@ GROUPS = {
     "score_gap",
     "Reports": "sum_times report",
 }
-# What people align with is a packed model, and what they score is its times; recipes align a data directory with a
-# model directory, and score words.
+# People align with a packed model and score its times; recipes align with a model directory and score words.
 RENAMED = {"train_aligner": "train", "align_corpus": "align", "align": "align-data", "import_data": "import"}
 RENAMED |= {"score_ali": "score", "score": "score-words"}
 
