@@ -18,8 +18,8 @@ GROUPS = {
     "export_shar import_shar",
     "Language": "pronounce_words make_lang train_lm train_g2p make_lexicon train_tokens train_nn_lm",
     "GMM chain": "choose_sizes train_mono train_deltas train_lda_mllt train_sat estimate_fmllr tie_states plot_tree",
-    "Networks": "train_nhmm estimate_transitions train_viterbi train_async make_den_graph train_sequence "
-    "train_sequence_async train_e2e train_semisup export_e2e plot_training plot_attention",
+    "Networks": "train_nhmm estimate_transitions train_viterbi train_async train_federated make_den_graph "
+    "train_sequence train_sequence_async train_e2e train_semisup export_e2e plot_training plot_attention",
     "Alignments": "align refine_ali estimate_bias correct_bias import_ali export_ali score_ali score_durations "
     "score_quality plot_ali",
     "Decoding": "make_graph decode decode_e2e rescore rescore_lattices export_lattices pool_weights score score_stm "

@@ -1,4 +1,4 @@
-"""Noise added to the audio of a data directory; words and times stay as they are."""
+"""Noise and reverberation added to the audio of a data directory; words and times stay as they are."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ def add_noise(data_in: Path, work_dir: Path, out_dir: Path, options: NoiseOption
 
     Copy k of utterance ``u`` of speaker ``s`` is ``u_noise{k}`` of ``s_noise{k}``; alignments of ``u`` hold for it. The
     ratio of signal to noise is uniform in decibels between the options' limits, a function of seed, utterance and copy.
+    Reverberation comes before the noise, and counts as signal.
 
     Args:
         data_in: data directory.
@@ -48,13 +49,16 @@ def _copies(cuts: CutSpool, work_dir: Path, out_dir: Path, options: NoiseOptions
 
     for number in range(len(cuts)):
         cut = as_cut(cuts[number])
-        speech = load_samples(cut).astype(np.float64)
+        dry = load_samples(cut).astype(np.float64)
         for copy in range(1, options.copies + 1):
             rng = np.random.default_rng((options.seed, zlib.crc32(cut.id.encode()), copy))
+            speech = reverberate(dry, options.rt60 * cut.sampling_rate, options.drr, rng) if options.rt60 else dry
             if options.kind == "babble":
                 chosen = rng.integers(0, len(cuts), options.voices)
                 voices = [load_samples(as_cut(cuts[int(i)])) for i in chosen]
                 noise = babble(voices, len(speech), rng)
+            elif options.kind == "none":
+                noise = np.zeros(len(speech))
             else:
                 noise = coloured(len(speech), 1.0 if options.kind == "pink" else 0.0, rng)
             name = f"{cut.id}_noise{copy}"
@@ -72,6 +76,24 @@ def _copies(cuts: CutSpool, work_dir: Path, out_dir: Path, options: NoiseOptions
             yield fastcopy(
                 cut, id=name, start=0.0, channel=0, recording=recording, features=None, supervisions=[supervision]
             )
+
+
+def reverberate(speech: np.ndarray, decay: float, drr: float, rng: np.random.Generator) -> np.ndarray:
+    """Speech in a room: direct sound at its time, and behind it white noise that dies away (Polack 1988), as response.
+
+    Args:
+        speech: (T,).
+        decay: samples in which the reverberation falls by 60 dB.
+        drr: energy of the direct sound over that of the reverberation, in dB.
+    Returns:
+        (T,), of the loudness of `speech`; what reverberates beyond its end is left out.
+    """
+    from scipy.signal import fftconvolve
+
+    tail = rng.standard_normal(max(1, round(decay))) * 10 ** (-3 * np.arange(max(1, round(decay))) / decay)
+    tail *= 10 ** (-drr / 20) / np.sqrt(np.sum(tail**2))
+    heard = speech + np.concatenate([[0.0], fftconvolve(speech, tail)[: len(speech) - 1]])
+    return heard * np.sqrt(np.mean(speech**2) / max(float(np.mean(heard**2)), 1e-20))
 
 
 def mix(speech: np.ndarray, noise: np.ndarray, snr: float) -> np.ndarray:

@@ -64,14 +64,28 @@ class FeatureOptions:
 
 @dataclass(frozen=True, config=_STRICT)
 class NoiseOptions:
-    """Which noise is added, and how loud."""
+    """Which noise is added, and how loud, and how long the room reverberates."""
 
-    kind: Literal["babble", "pink", "white"] = Field(
-        "babble", description="babble: other utterances of the same data at once."
+    kind: Literal["babble", "pink", "white", "none"] = Field(
+        "babble", description="babble: other utterances of the same data at once; none: reverberation alone."
     )
     voices: int = Field(5, ge=1, description="babble: utterances at once.")
     min_snr: float = Field(5.0, description="Smallest ratio of signal to noise in dB.")
     max_snr: float = Field(20.0, description="Largest ratio of signal to noise in dB.")
+    rt60: float = Field(
+        0.0,
+        ge=0,
+        le=10,
+        description="Seconds in which the reverberation of the speech falls by 60 dB; 0: none.",
+        json_schema_extra={"stamp": "if_set"},
+    )
+    drr: float = Field(
+        0.0,
+        ge=-30,
+        le=60,
+        description="Ratio of direct to reverberant sound in dB.",
+        json_schema_extra={"stamp": "if_set"},
+    )
     copies: int = Field(1, ge=1, le=20, description="Noisy copies of each utterance.")
     keep: bool = Field(True, description="The utterances without noise are kept.")
     seed: int = Field(1, ge=0, description="Seed of everything random.")
@@ -80,6 +94,8 @@ class NoiseOptions:
     def _check(self) -> NoiseOptions:
         if self.min_snr > self.max_snr:
             raise ValueError(f"min_snr {self.min_snr} is greater than max_snr {self.max_snr}")
+        if self.kind == "none" and not self.rt60:
+            raise ValueError("kind none needs rt60: the copies would be the originals")
         return self
 
 

@@ -8,7 +8,7 @@ import pytest
 import soundfile
 
 from pipeline.artifacts.corpus import Span, audio_recording, load_cuts, save_data_dir, utterance, validate_data_dir
-from pipeline.feats.noise import add_noise, babble, coloured, mix
+from pipeline.feats.noise import add_noise, babble, coloured, mix, reverberate
 from pipeline.feats.options import NoiseOptions
 
 
@@ -81,3 +81,36 @@ def test_copies(data_dir, tmp_path, kind):
 def test_limits_the_wrong_way_round():
     with pytest.raises(pydantic.ValidationError, match="greater than max_snr"):
         NoiseOptions(min_snr=10, max_snr=0)
+    with pytest.raises(pydantic.ValidationError, match="none needs rt60"):
+        NoiseOptions(kind="none")
+
+
+@pytest.mark.parametrize("drr", [-5.0, 10.0])
+def test_reverberation_falls_by_60_db_in_its_time(drr):
+    """Of an impulse: direct sound first, at its ratio, and energy left (Schroeder 1965) that falls in a straight line."""
+    impulse = np.zeros(9000)
+    impulse[100] = 1.0
+    heard = reverberate(impulse, 8000.0, drr, np.random.default_rng(0))
+    response = heard[100:] / heard[100]
+    assert np.allclose(heard[:100], 0, atol=1e-12) and np.sum(heard**2) == pytest.approx(1.0)
+    assert -10 * np.log10(np.sum(response[1:] ** 2)) == pytest.approx(drr, abs=0.01)
+    left = 10 * np.log10(np.cumsum(response[:0:-1] ** 2)[::-1])
+    slope = np.polyfit(np.arange(500, 4500), left[500:4500], 1)[0]
+    assert slope * 8000 == pytest.approx(-60, rel=0.05)
+
+
+def test_a_room_is_linear_and_leaves_loudness():
+    rng = np.random.default_rng(0)
+    first, second = rng.standard_normal((2, 4000))
+    both, one, other = (reverberate(s, 1500.0, 0.0, np.random.default_rng(1)) for s in (first + second, first, second))
+    scale = [np.linalg.lstsq(np.stack([one, other], 1), both, rcond=None)[0]]
+    np.testing.assert_allclose(np.stack([one, other], 1) @ scale[0], both, atol=1e-9)
+    assert np.mean(one**2) == pytest.approx(np.mean(first**2))
+
+
+def test_copies_of_a_room_without_noise(data_dir, tmp_path):
+    options = NoiseOptions(kind="none", rt60=0.3, keep=False)
+    assert add_noise(data_dir, tmp_path / "out", tmp_path / "out", options) == {"utterances": 3}
+    heard = load_cuts(tmp_path / "out")["u0_noise1"].load_audio()[0]
+    dry = load_cuts(data_dir)["u0"].load_audio()[0]
+    assert np.mean(heard**2) == pytest.approx(np.mean(dry**2), rel=0.01) and np.corrcoef(heard, dry)[0, 1] < 0.99

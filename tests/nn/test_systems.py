@@ -20,6 +20,8 @@ from pipeline.base.files import read_json, read_yaml, write_json
 from pipeline.feats.compute import compute_feats
 from pipeline.feats.dataset import Dataset
 from pipeline.feats.options import FeatureOptions
+from pipeline.nn.federated import train_federated
+from pipeline.nn.federated_options import FederatedOptions
 from pipeline.nn.hybrid import train_viterbi
 from pipeline.nn.model import load_acoustic_model, load_scorer
 from pipeline.nn.nhmm import train_nhmm
@@ -442,3 +444,22 @@ def test_other_kind_of_model(nhmm, tmp_path):
     write_json(tmp_path / "m" / "model.json", {**meta, "kind": "gmm"})
     with pytest.raises(MismatchError, match="gmm"):
         load_acoustic_model(tmp_path / "m")
+
+
+def test_federated_training_from_a_model(nhmm_ali, tones, tmp_path):
+    start = tmp_path / "start"
+    train_viterbi(tones.data, tones.lang, nhmm_ali, start, dataclasses.replace(VITERBI, epochs=1))
+    options = FederatedOptions(**SHAPE, rounds=2, share=1.0, learning_rate=0.5)
+    sources = (tones.data, tones.lang, nhmm_ali)
+    facts = train_federated(*sources, tmp_path / "m", options, tones.data, nhmm_ali, start)
+    model, _, meta = load_acoustic_model(tmp_path / "m")
+    before, _, meta_before = load_acoustic_model(start)
+    assert facts["utterances"] == 24 and facts["clients"] == 3 and meta.start == str(start)
+    assert len(meta.epochs) == 2 and meta.epochs[-1]["dev_loss"] < meta_before.epochs[-1]["loss"]
+    assert torch.equal(model.mean, before.mean) and torch.equal(model.log_prior, before.log_prior)
+    wide = dataclasses.replace(options, dim=32)
+    with pytest.raises(MismatchError, match="its dim is 24, the options say 32"):
+        train_federated(*sources, tmp_path / "wide", wide, init_dir=start)
+    noisy = dataclasses.replace(options, clipping="global", noise=1.0)
+    with pytest.raises(ConfigError, match="noise needs --init"):
+        train_federated(*sources, tmp_path / "noisy", noisy)
