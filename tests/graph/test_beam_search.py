@@ -213,6 +213,28 @@ def test_pruning_while_it_runs_loses_nothing(monkeypatch, lattice_beam: float | 
         assert same(search.finish(), late)
 
 
+def test_the_size_of_a_history_is_that_of_its_arrays() -> None:
+    """A single loop: each frame has one link of 16 bytes, one token with two numbers and three numbers of its own."""
+    ends = np.array([0, 2, 2], np.int32)
+    columns = (np.array(x, np.int32) for x in ([0, 1], [0, -1], [0, -1], [1, 0]))
+    graph = DecodingGraph(
+        ends,
+        *columns,
+        *np.zeros((2, 2), np.float32),
+        words=SymbolTable(["A"]),
+        word_sequences=(),
+        lang_id="l",
+        tree_id="t",
+        topo_id="o",
+        num_pdfs=PDFS,
+        num_tids=TIDS,
+    )
+    search = BeamSearch(search_graph(graph, np.zeros(TIDS, np.float32)), Beams(1.0, 1e4, 1e4))
+    assert search.history_bytes == 8
+    search.advance(np.zeros((7, PDFS), np.float32))
+    assert search.history_bytes == 7 * (16 + 8 + 20) + 8
+
+
 def test_an_hour_in_bounded_memory() -> None:
     """Of the best path alone a frame leaves a token, a link and three numbers."""
     graph, scores = real_case(2000)
