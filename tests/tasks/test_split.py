@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
+import soundfile
 
-from pipeline.artifacts.corpus import audio_recording, save_data_dir, utterance
+from pipeline.artifacts.corpus import audio_recording, iter_cuts, save_data_dir, utterance
 from pipeline.artifacts.index import load_index
 from pipeline.base.errors import DataError
-from pipeline.tasks.split import hold_out_words, split
+from pipeline.tasks.split import hold_out_words, split, split_corpus
 from pipeline.tasks.train_options import HoldOutOptions, SplitOptions
 from tests.artifacts.test_corpus import write_audio
 
@@ -103,3 +105,18 @@ def test_held_out_words_are_nowhere_in_training(tmp_path):
         assert (tmp_path / "out" / f"{name}.txt").read_text().splitlines() == expected and len(expected) == 3
     with pytest.raises(DataError, match="no word of at most 1 utterances"):
         hold_out_words(*sources, tmp_path / "other", HoldOutOptions(most=1))
+
+
+def test_several_directories_are_split_as_one(tmp_path):
+    soundfile.write(tmp_path / "a.wav", np.zeros(1600), 16000)
+    for name, speakers in (("one", "abc"), ("two", "de")):
+        cuts = [
+            utterance(f"{s}{i}", audio_recording(f"{s}{i}", tmp_path / "a.wav"), "A", s) for s in speakers for i in "12"
+        ]
+        save_data_dir(tmp_path / name, cuts)
+    facts = split_corpus([tmp_path / "one", tmp_path / "two"], tmp_path / "out", SplitOptions(folds=5, fold=4))
+    found = {part: [cut["id"] for _, cut in iter_cuts(tmp_path / "out" / part)] for part in ("train", "dev", "test")}
+    assert [len(found[part]) for part in found] == [6, 2, 2] and facts["test"]["utterances"] == 2
+    assert sorted(utt for utts in found.values() for utt in utts) == sorted(s + i for s in "abcde" for i in "12")
+    with pytest.raises(DataError, match="one: utterance a1 stands in a directory before"):
+        split_corpus([tmp_path / "one", tmp_path / "one"], tmp_path / "again", SplitOptions(folds=3))
