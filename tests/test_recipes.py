@@ -42,12 +42,13 @@ def folders(recipe: Path) -> list[Path]:
 
 
 def recipe_text(path: Path) -> str:
-    """The text of a recipe, with the functions of utils/asr.sh that it calls."""
+    """The text of a recipe, with the functions of utils/asr.sh and utils/semisup.sh that it calls."""
     text = path.read_text(encoding="utf-8")
-    if "utils/asr.sh" not in text and "$utils/asr.sh" not in text:
-        return text
-    shared = (ROOT / "utils" / "asr.sh").read_text(encoding="utf-8")
-    known = dict(re.findall(r"^(\w+)\(\) (\{.*?^\})$", shared, re.M | re.S))
+    shared = [name for name in ("asr.sh", "semisup.sh") if re.search(rf"utils\"?/{name}", text)]
+    known: dict[str, str] = {}
+    for name in shared:
+        functions = (ROOT / "utils" / name).read_text(encoding="utf-8")
+        known |= re.findall(r"^(\w+)\(\) (\{.*?^\})$", functions, re.M | re.S)
     used: list[str] = []
     called = [name for name in known if calls_function(text, name)]
     while called:

@@ -2,7 +2,7 @@
 # an4: CMU AN4, spelled words, numbers and commands of 84 speakers; 948 training and 130 test utterances.
 #
 # Usage: ./run.sh [--stage N] [--stop-stage N] [--list] [--corpus-root DIR] [--ali gmm|nhmm|both|none|hybrid|chenone]
-#                 [--e2e LIST] [--overwrite]
+#                 [--e2e LIST] [--ways LIST] [--overwrite]
 #                 [--jobs N] [--backend B]
 #   --corpus-root DIR     folder with etc/ and wav/ (SPHERE, raw, WAV or FLAC); else ../shared/corpora/an4 beside the
 #                         checkout, else a download
@@ -11,6 +11,7 @@
 #         hybrid|chenone  networks on the GMM's alignments, and end-to-end models supervised by what the hybrid of stage 6 aligns anew, or
 #                         by the chenones of stage 4
 #   --e2e LIST            end-to-end models of stage 8 among "ctc attention transducer", or none; by default ctc
+#   --ways LIST           teachers of stage 11 among "fixed ema cache rounds", by default "fixed ema"
 #   --overwrite           remake outputs whose options or inputs have changed
 #   --jobs N              parts into which features, alignments and decodings are divided; the results are the same
 #   --backend B           what runs the parts: local, slurm or dask; conf/cluster.yaml describes the cluster
@@ -24,6 +25,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
 corpus_root=
 ali=both
 e2e=ctc
+ways="fixed ema"
 overwrite=false
 jobs=1
 backend=local
@@ -184,4 +186,9 @@ fi
 if stage 10 "report: RESULTS.md, results.json and the pages of exp/report"; then
   python "$utils/results.py" .
   report
+fi
+
+if stage 11 "semi-supervised: transcripts of some speakers, pseudo-labels of the others ($ways)"; then
+  semi_lang=$gmm_lang semi_lm= semi_lexicon=data/local/lexicon.txt semi_dev=dev semi_test=test
+  . "$utils/semisup.sh"
 fi

@@ -3,7 +3,7 @@
 #
 # Usage: ./run.sh [--size mini|100|960] [--stage N] [--stop-stage N] [--list] [--corpus-root DIR] [--lm-root DIR]
 #                 [--units phone|grapheme|both] [--models LIST] [--parts LIST] [--ali gmm|nhmm|both|none] [--e2e LIST]
-#                 [--overwrite] [--jobs N] [--backend B]
+#                 [--ways LIST] [--overwrite] [--jobs N] [--backend B]
 #   --size SIZE           mini (default); 100: train-clean-100; 960: all three training parts. The two larger ones have conf/, data/,
 #                         exp/ and RESULTS.md in folders of their own, 100h and 960h, and the official dev and test parts
 #   --corpus-root DIR     mini: folder with the lists and part folders of the subset; else ../shared/corpora/librispeech_subset
@@ -17,6 +17,7 @@
 #   --ali gmm|nhmm|both   alignments that the networks of stages 6 and 7 are trained on, and by which the end-to-end models of
 #                         stage 8 are supervised; none: no such networks, and end-to-end models without supervision
 #   --e2e LIST            end-to-end models of stage 8 among "ctc attention transducer", or none; by default ctc
+#   --ways LIST           teachers of stage 11 among "fixed ema cache rounds", by default "fixed ema"
 #   --overwrite           remake outputs whose options or inputs have changed
 #   --jobs N              parts into which features, alignments and decodings are divided; the results are the same
 #   --backend B           what runs the parts: local, slurm or dask; conf/cluster.yaml describes the cluster
@@ -32,6 +33,7 @@ models="mono tri1 tri2 tri3"
 parts=
 ali=both
 e2e=ctc
+ways="fixed ema"
 overwrite=false
 jobs=1
 backend=local
@@ -157,4 +159,9 @@ fi
 if stage 10 "report: RESULTS.md, results.json and the pages of exp/report"; then
   python "$utils/results.py" .
   report
+fi
+
+if stage 11 "semi-supervised: transcripts of some speakers, pseudo-labels of the others ($ways)"; then
+  semi_lang=data/lang_phone semi_lm=$lm semi_lexicon=data/lexicon/lexicon.txt semi_dev=$dev semi_test=${dev/#dev/test}
+  . "$utils/semisup.sh"
 fi

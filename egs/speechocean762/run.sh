@@ -2,7 +2,7 @@
 # speechocean762: English read by Mandarin speakers, half of them children; 2,500 training and 2,500 test utterances of 125 speakers each.
 #
 # Usage: ./run.sh [--stage N] [--stop-stage N] [--list] [--corpus-root DIR] [--models LIST] [--parts LIST]
-#                 [--ali gmm|nhmm|both|none|hybrid] [--e2e LIST] [--overwrite]
+#                 [--ali gmm|nhmm|both|none|hybrid] [--e2e LIST] [--ways LIST] [--overwrite]
 #   --corpus-root DIR     folder with train/, test/, resource/ and WAVE/, a Kaldi corpus; else ../shared/corpora/speechocean762 beside
 #                         the checkout. The archive is at https://www.openslr.org/101
 #   --models LIST         GMMs that are decoded, by default "mono tri1 tri2 tri3"; none: none
@@ -11,6 +11,7 @@
 #                         stage 8 are supervised; none: no such networks, and end-to-end models without supervision
 #         hybrid          networks on the GMM's alignments, and end-to-end models supervised by what the hybrid of stage 6 aligns anew
 #   --e2e LIST            end-to-end models of stage 8 among "ctc attention transducer", or none; by default ctc
+#   --ways LIST           teachers of stage 11 among "fixed ema cache rounds", by default "fixed ema"
 #   --overwrite           remake outputs whose options or inputs have changed
 #
 # The split into train and test is the publisher's; dev has every eighth speaker of train, and models and language model are trained on
@@ -23,6 +24,7 @@ models="mono tri1 tri2 tri3"
 parts="dev test"
 ali=both
 e2e=ctc
+ways="fixed ema"
 overwrite=false
 . ../../utils/stage.sh
 . ../../utils/parse_options.sh
@@ -155,4 +157,9 @@ fi
 if stage 10 "report: RESULTS.md, results.json and the pages of exp/report"; then
   python "$utils/results.py" .
   report
+fi
+
+if stage 11 "semi-supervised: transcripts of some speakers, pseudo-labels of the others ($ways)"; then
+  semi_lang=$lang semi_lm= semi_lexicon=data/local/lexicon.txt semi_dev=dev semi_test=test
+  . "$utils/semisup.sh"
 fi

@@ -22,7 +22,6 @@ backend=local
 . ../../utils/stage.sh
 . ../../utils/parse_options.sh
 . ../../utils/recipe.sh
-. ../../utils/semisup.sh
 weak=${sources%% *} weak=${weak:-none} # source of the weak supervision
 parts="train dev test"
 
@@ -118,9 +117,6 @@ if stage 10 "report: RESULTS.md, results.json, the pages of exp/report and a pic
 fi
 
 if stage 11 "semi-supervised: transcripts of some speakers, pseudo-labels of the others (${ways:-none})" && [[ -n $ways ]]; then
-  lang=data/lang_phone lm=data/lm_2gram lexicon=data/local/lexicon.txt tested=test
-  semi_data
-  semi_ctc
-  semi_hybrid
-  python "$utils/results.py" .
+  semi_lang=data/lang_phone semi_lm=data/lm_2gram semi_lexicon=data/local/lexicon.txt semi_dev=dev semi_test=test
+  . "$utils/semisup.sh"
 fi

@@ -17,12 +17,20 @@ _KINDS = {
     "e2e_attention": "attention model {}",
     "e2e_transducer": "RNN-T {}",
     "phones": "phone recogniser,",
+    "semi_ctc": "CTC, {}",
+    "semi_hybrid": "network, {}",
 }
 _SOURCES = {
     "gmm": ("GMM", "supervised by GMM alignments"),
     "nhmm": ("neural HMM", "supervised by neural HMM alignments"),
     "sat": ("GMM", "supervised by GMM alignments"),
     "none": ("no", "alone"),
+    "labelled": ("transcripts of some speakers",) * 2,
+    "all": ("transcripts of all speakers",) * 2,
+    "fixed": ("pseudo-labels by a fixed teacher",) * 2,
+    "ema": ("pseudo-labels by a moving average",) * 2,
+    "cache": ("pseudo-labels from a cache",) * 2,
+    "rounds": ("pseudo-labels in rounds",) * 2,
 }
 # What further parts say.
 _DETAILS = {
