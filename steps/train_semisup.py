@@ -23,6 +23,11 @@ from pipeline.semisup.options import SemiSupervisedOptions, Sources
 @click.option("--ali", type=click.Path(path_type=Path), help="Alignment of LABELLED with the tree of a hybrid model.")
 @click.option("--dev", type=click.Path(path_type=Path), help="Data directory by which the best epochs are chosen.")
 @click.option("--dev-ali", type=click.Path(path_type=Path), help="Alignment of the dev data, of a hybrid model.")
+@click.option(
+    "--pseudo",
+    type=click.Path(path_type=Path),
+    help="First labels of UNLABELLED: a decoding directory, or, of a hybrid model, an alignment.",
+)
 @cli.options(SemiSupervisedOptions)
 @cli.torchrun_options
 @cli.step_options

@@ -2,7 +2,8 @@
 # beside models of those transcripts alone and of all.
 #
 # Uses steps and force of utils/recipe.sh, and of the recipe:
-#   ways            teachers of steps/train_semisup.py that are tried: fixed, ema, cache, rounds
+#   ways            teachers of steps/train_semisup.py that are tried: fixed, ema, cache, rounds; decoded: a fixed one that decodes with
+#                   the lexicon and the language model
 #   semi_lexicon    pronouncing dictionary; semi_lang: its lang
 #   semi_lm         language model, of no transcript that is taken away; empty: a unigram of the other transcripts is made
 #   semi_dev        part by which epochs and weights are chosen; semi_test: the one that is tested
@@ -36,40 +37,65 @@ semi_decode() { # NAME MODEL LANG CONF: with the lexicon and the language model;
   done
 }
 
-semi_ctc() { # CTC: labelled speech alone, all of it labelled, then each way from the first of these
-  local name
-  python "$steps/train_e2e.py" data/semi/fbank/labelled data/semi/tokens exp/semi/ctc_labelled --dev data/fbank/$semi_dev \
-    --config conf/semi_ctc_labelled.yaml "${force[@]}"
-  python "$steps/train_e2e.py" data/fbank/train data/semi/tokens exp/semi/ctc_all --dev data/fbank/$semi_dev \
-    --config conf/semi_ctc_all.yaml "${force[@]}"
-  for name in $ways; do
-    python "$steps/train_semisup.py" data/semi/fbank/labelled data/semi/fbank/unlabelled exp/semi/ctc_labelled exp/semi/ctc_$name \
-      --tokens data/semi/tokens --dev data/fbank/$semi_dev --config conf/semi_ctc.yaml --teacher $name "${force[@]}"
-  done
+semi_recognise() { # NAME MODEL CONF: what the first model recognises in the unlabelled speech
+  python "$steps/decode.py" $2 exp/semi/$1/graph data/semi/fbank/unlabelled exp/semi/$1/decode_unlabelled --confidences \
+    --config conf/$3.yaml --weights-from exp/semi/$1/decode_$semi_dev "${force[@]}"
+}
+
+semi_ctc() { # CTC on the transcripts that are left, on all of them, and in each way from the first of these
+  local name exp=exp/semi/ctc how
   for name in labelled all $ways; do
-    python "$steps/export_e2e.py" exp/semi/ctc_$name data/semi/tokens data/semi/lang_tokens exp/semi/ctc_$name/hmm "${force[@]}"
-    semi_decode ctc_$name exp/semi/ctc_$name/hmm data/semi/lang_tokens decode_ctc
+    case $name in
+      labelled | all)
+        how=data/semi/fbank/labelled
+        [[ $name == labelled ]] || how=data/fbank/train
+        python "$steps/train_e2e.py" $how data/semi/tokens ${exp}_$name --dev data/fbank/$semi_dev --config conf/semi_ctc_$name.yaml \
+          "${force[@]}"
+        ;;
+      *)
+        how=(--teacher $name)
+        if [[ $name == decoded ]]; then
+          semi_recognise ctc_labelled ${exp}_labelled/hmm decode_ctc
+          how=(--teacher fixed --pseudo ${exp}_labelled/decode_unlabelled)
+        fi
+        python "$steps/train_semisup.py" data/semi/fbank/labelled data/semi/fbank/unlabelled ${exp}_labelled ${exp}_$name \
+          --tokens data/semi/tokens --dev data/fbank/$semi_dev --config conf/semi_ctc.yaml "${how[@]}" "${force[@]}"
+        ;;
+    esac
+    python "$steps/export_e2e.py" ${exp}_$name data/semi/tokens data/semi/lang_tokens ${exp}_$name/hmm "${force[@]}"
+    semi_decode ctc_$name ${exp}_$name/hmm data/semi/lang_tokens decode_ctc
   done
 }
 
-semi_hybrid() { # networks of the states of monophones, which are trained on the labelled speech, or on all of it
-  local name
+semi_hybrid() { # the same with networks of the states of monophones, of the labelled speech or of all
+  local name exp=exp/semi/hybrid how
+  python "$steps/train_mono.py" data/semi/mfcc/labelled $semi_lang exp/semi/mono_labelled --config conf/mono.yaml "${force[@]}"
+  python "$steps/align.py" data/semi/mfcc/labelled $semi_lang exp/semi/mono_labelled exp/semi/ali_labelled "${force[@]}"
+  python "$steps/align.py" data/mfcc/$semi_dev $semi_lang exp/semi/mono_labelled exp/semi/ali_dev "${force[@]}"
   python "$steps/train_mono.py" data/mfcc/train $semi_lang exp/semi/mono_all --config conf/mono.yaml "${force[@]}"
-  python "$steps/train_mono.py" data/semi/mfcc/labelled $semi_lang exp/semi/mono --config conf/mono.yaml "${force[@]}"
-  python "$steps/align.py" data/semi/mfcc/labelled $semi_lang exp/semi/mono exp/semi/ali_labelled "${force[@]}"
-  python "$steps/align.py" data/mfcc/$semi_dev $semi_lang exp/semi/mono exp/semi/ali_dev "${force[@]}"
   python "$steps/align.py" data/mfcc/train $semi_lang exp/semi/mono_all exp/semi/ali_all "${force[@]}"
-  python "$steps/train_viterbi.py" data/semi/fbank/labelled $semi_lang exp/semi/ali_labelled exp/semi/hybrid_labelled \
-    --dev data/fbank/$semi_dev --dev-ali exp/semi/ali_dev --config conf/semi_hybrid_labelled.yaml "${force[@]}"
-  python "$steps/train_viterbi.py" data/fbank/train $semi_lang exp/semi/ali_all exp/semi/hybrid_all \
-    --dev data/fbank/$semi_dev --dev-ali exp/semi/ali_dev --config conf/semi_hybrid_all.yaml "${force[@]}"
-  for name in $ways; do
-    python "$steps/train_semisup.py" data/semi/fbank/labelled data/semi/fbank/unlabelled exp/semi/hybrid_labelled \
-      exp/semi/hybrid_$name --lang $semi_lang --ali exp/semi/ali_labelled --dev data/fbank/$semi_dev --dev-ali exp/semi/ali_dev \
-      --config conf/semi_hybrid.yaml --teacher $name "${force[@]}"
-  done
   for name in labelled all $ways; do
-    semi_decode hybrid_$name exp/semi/hybrid_$name $semi_lang decode_fbank
+    case $name in
+      labelled | all)
+        how=data/semi/fbank/labelled
+        [[ $name == labelled ]] || how=data/fbank/train
+        python "$steps/train_viterbi.py" $how $semi_lang exp/semi/ali_$name ${exp}_$name --dev data/fbank/$semi_dev \
+          --dev-ali exp/semi/ali_dev --config conf/semi_hybrid_$name.yaml "${force[@]}"
+        ;;
+      *)
+        how=(--teacher $name)
+        if [[ $name == decoded ]]; then
+          semi_recognise hybrid_labelled ${exp}_labelled decode_fbank
+          python "$steps/pseudo_label.py" data/semi/fbank/unlabelled ${exp}_labelled/decode_unlabelled data/semi/pseudo "${force[@]}"
+          python "$steps/align.py" data/semi/pseudo $semi_lang ${exp}_labelled exp/semi/ali_pseudo --confidence "${force[@]}"
+          how=(--teacher fixed --pseudo exp/semi/ali_pseudo)
+        fi
+        python "$steps/train_semisup.py" data/semi/fbank/labelled data/semi/fbank/unlabelled ${exp}_labelled ${exp}_$name \
+          --lang $semi_lang --ali exp/semi/ali_labelled --dev data/fbank/$semi_dev --dev-ali exp/semi/ali_dev \
+          --config conf/semi_hybrid.yaml "${how[@]}" "${force[@]}"
+        ;;
+    esac
+    semi_decode hybrid_$name ${exp}_$name $semi_lang decode_fbank
   done
 }
 

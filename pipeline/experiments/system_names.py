@@ -31,6 +31,7 @@ _SOURCES = {
     "ema": ("pseudo-labels by a moving average",) * 2,
     "cache": ("pseudo-labels from a cache",) * 2,
     "rounds": ("pseudo-labels in rounds",) * 2,
+    "decoded": ("pseudo-labels by decoding",) * 2,
 }
 # What further parts say.
 _DETAILS = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from pipeline.artifacts.features import FeatureFacts
+from pipeline.artifacts.hyp import load_hypotheses
 from pipeline.artifacts.tokens import BLANK_ID, EOS_ID, UNK_ID, Tokens
 from pipeline.base.errors import ConfigError, DataError
 from pipeline.e2e.auxiliary import Auxiliary, ModelWithAuxHeads
@@ -26,6 +27,7 @@ from pipeline.nn.step import Criterion, Task, pick_device
 from pipeline.semisup.options import SemiSupervisedOptions, Sources
 from pipeline.semisup.side import Given, drawn
 from pipeline.tasks.decode_e2e import PLAIN, check_inputs, choose_method, load_lm, search
+from pipeline.tasks.untranscribed import check_heard, mean_confidence
 
 
 class EndToEndSide:
@@ -106,6 +108,20 @@ class EndToEndSide:
     def criterion(self, targets: Sequence[np.ndarray]) -> Criterion[Any]:
         """See ``Side``."""
         return EndToEndLoss(targets, self.training)
+
+    def given(self, pseudo: Path) -> Iterator[tuple[np.ndarray, float]]:
+        """See ``Side``: the tokens of recognised words, and the mean of their confidences."""
+        heard = {hyp.cut_id: hyp for hyp in load_hypotheses(pseudo)}
+        check_heard(self.unlabelled, heard, pseudo)
+        for i in range(len(self.unlabelled)):
+            hyp = heard.get(self.unlabelled.id(i))
+            if hyp is None or not hyp.hyp:
+                yield np.zeros(0, dtype=np.int64), 0.0
+                continue
+            confidence = mean_confidence(hyp, self.options.min_confidence, pseudo)
+            row = np.array(self.tokens.encode(" ".join(hyp.hyp)), dtype=np.int64)
+            fits = len(row) + (row[1:] == row[:-1]).sum() <= self.room[i]
+            yield (row, confidence) if fits else (row[:0], 0.0)
 
     def log_probs(self, network: Any, feats: torch.Tensor, lens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """See ``Side``: of the CTC output."""

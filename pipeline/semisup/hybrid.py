@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -10,11 +10,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from pipeline.artifacts.ali import AliSet
 from pipeline.artifacts.checkpoint import check_same
 from pipeline.artifacts.features import FeatureFacts
-from pipeline.base.errors import ConfigError
+from pipeline.base.errors import ConfigError, DataError
 from pipeline.feats.dataset import Dataset
 from pipeline.nn.hybrid import load_labelled
+from pipeline.nn.labels import AlignedCuts, aligned_labels, frames_per_label
 from pipeline.nn.losses import CrossEntropy
 from pipeline.nn.model import AcousticModel, load_acoustic_model, save_acoustic_model
 from pipeline.nn.options import TrainOptions, ViterbiOptions
@@ -70,6 +72,26 @@ class HybridSide:
     def criterion(self, targets: Sequence[np.ndarray]) -> Criterion[Any]:
         """See ``Side``."""
         return CrossEntropy(targets, self.options.label_smoothing)
+
+    def given(self, pseudo: Path) -> Iterator[tuple[np.ndarray, float]]:
+        """See ``Side``: the states of an alignment, and the mean of their confidences."""
+        ali, data = AliSet.load(pseudo), self.unlabelled
+        ali.check_tree(self.hmm.tree, self.hmm.topo, self.hmm.directory)
+        cuts, factor = AlignedCuts(ali), self.network.options.label_factor
+        rate = frames_per_label(ali, self.meta.features.frame_shift, factor, pseudo)
+        present = np.flatnonzero(cuts.present(data))
+        if not len(present):
+            raise DataError(f"{pseudo}: aligns none of the unlabelled utterances")
+        labels = aligned_labels(data.select(present), cuts, self.room[present], rate, False, pseudo)
+        place = {int(i): n for n, i in enumerate(present)}
+        for i in range(len(data)):
+            if i not in place:
+                yield np.zeros(0, dtype=np.int32), 0.0
+                continue
+            row, sure = labels[place[i]], ali[data.id(i)].confidence
+            if sure is None and self.options.min_confidence:
+                raise ConfigError(f"{pseudo}: has no confidences (--confidence of steps/align.py) for --min-confidence")
+            yield row, 1.0 if sure is None else float(sure.astype(np.float64).mean())
 
     def log_probs(self, network: Any, feats: torch.Tensor, lens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """See ``Side``."""

@@ -22,6 +22,7 @@ class Sources:
         tokens: of an end-to-end model. lm: language model for its search.
         lang, ali: of a hybrid model, and the alignment of the labelled data.
         dev, dev_ali: data for the choice of epochs, and of a hybrid model their alignment.
+        pseudo: first labels of the unlabelled data: a decoding directory; of a hybrid model, an alignment.
     """
 
     tokens: Path | None = None
@@ -30,6 +31,7 @@ class Sources:
     ali: Path | None = None
     dev: Path | None = None
     dev_ali: Path | None = None
+    pseudo: Path | None = None
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -65,6 +65,13 @@ class Side(Protocol):
 
     def criterion(self, targets: Sequence[np.ndarray]) -> Criterion[Any]:
         """The loss of the network with the labels of each utterance."""
+
+    def given(self, pseudo: Path) -> Iterator[tuple[np.ndarray, float]]:
+        """Labels and a confidence for each unlabelled utterance, from a file; no labels where it has none.
+
+        Args:
+            pseudo: see ``Sources``.
+        """
 
     def label(self, network: Network, feats: torch.Tensor, lens: torch.Tensor) -> Given:
         """Labels by a network in evaluation mode, of (N, T, F) normalised features."""

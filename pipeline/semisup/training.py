@@ -40,14 +40,18 @@ def train_semisup(
         facts for the stamp.
     """
     side = _side(labelled, unlabelled, teacher, options, sources)
-    _check(options, side)
+    _check(options, side, sources)
     times = options.repeat_labelled
     first = side.labelled.select(np.tile(np.arange(len(side.labelled)), times))
     data = joined(first, side.unlabelled)
     if options.start == "random":
         side.randomise()
     keeps = options.teacher != "ema" and not options.soft_share
-    pair = Pair(side.network, options.teacher != "cache", KeptLabels(side.room) if keeps else None)
+    kept = KeptLabels(side.room) if keeps else None
+    if kept is not None and sources.pseudo is not None:
+        for i, (row, confidence) in enumerate(side.given(sources.pseudo)):
+            kept.put(i, row, confidence)
+    pair = Pair(side.network, options.teacher != "cache", kept)
     updates = _updates(data, options)
     frames = data.num_frames / updates
     momentum, rate = scaled(options, options.momentum, frames, options.reference_batch)
@@ -84,7 +88,7 @@ def _side(labelled: Path, unlabelled: Path, teacher: Path, options: SemiSupervis
     return kinds[kind](labelled, unlabelled, teacher, options, sources)
 
 
-def _check(options: SemiSupervisedOptions, side: Side) -> None:
+def _check(options: SemiSupervisedOptions, side: Side, sources: Sources) -> None:
     """ConfigError for options that do not go together or with the teacher."""
     if options.feat_options() != side.meta.feat_options:
         raise ConfigError(
@@ -92,6 +96,8 @@ def _check(options: SemiSupervisedOptions, side: Side) -> None:
         )
     if options.soft_share and options.teacher == "cache":
         raise ConfigError("--teacher cache keeps hard labels; --soft-share is for the others")
+    if sources.pseudo is not None and (options.teacher == "ema" or options.soft_share):
+        raise ConfigError("--pseudo gives hard labels that are kept: not for --teacher ema or --soft-share")
     if options.labelled_epochs >= options.epochs:
         raise ConfigError(
             f"--labelled-epochs {options.labelled_epochs} leaves none of {options.epochs} for unlabelled data"

@@ -57,6 +57,15 @@ class HoldOutOptions:
 
 
 @dataclass(frozen=True, config=_STRICT)
+class PseudoOptions:
+    """Which recognised texts serve as transcripts."""
+
+    min_confidence: float = Field(
+        0.0, ge=0, le=1, description="Utterances whose words have a lower mean confidence are left out."
+    )
+
+
+@dataclass(frozen=True, config=_STRICT)
 class PronounceOptions(LexiconOptions):
     """Where pronunciations come from."""
 

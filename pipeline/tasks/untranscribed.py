@@ -1,18 +1,23 @@
-"""The split of semi-supervised training: some speakers keep their transcripts, those of the others are taken away."""
+"""Speech without transcripts: they are taken away from some speakers, or what was recognised takes their place."""
 
 from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Sequence
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from pipeline.artifacts.corpus import iter_cuts, save_data_dir
 from pipeline.artifacts.cut_checks import UNTRANSCRIBED
+from pipeline.artifacts.features import FEATURES_JSON, FeatureFacts
+from pipeline.artifacts.hyp import Hypothesis, load_hypotheses
 from pipeline.artifacts.index import load_index
-from pipeline.base.errors import DataError
-from pipeline.tasks.train_options import LabelledOptions
+from pipeline.base.errors import ConfigError, DataError, MismatchError
+from pipeline.feats.cmvn import CMVN_JSON
+from pipeline.tasks.train_options import LabelledOptions, PseudoOptions
 
 logger = logging.getLogger(__name__)
 
@@ -64,3 +69,68 @@ def _plain(cut: dict[str, Any], labelled: bool) -> dict[str, Any]:
         custom = {**(supervision.get("custom") or {}), UNTRANSCRIBED: True}
         plain["supervisions"] = [{**kept, "text": "", "custom": custom}]
     return plain
+
+
+def transcribe(data: Path, decoded: Path, out: Path, options: PseudoOptions) -> dict[str, Any]:
+    """Writes the data directory `out`: the utterances of `data`, with the recognised words as transcripts.
+
+    Features stay those of `data`. Utterances in which nothing was recognised are left out, and those whose words have a
+    mean confidence below the least.
+
+    Returns:
+        facts for the stamp.
+    Raises:
+        DataError: no utterance is left. ConfigError: a least confidence, but none in `decoded`.
+    """
+    heard = {hyp.cut_id: hyp for hyp in load_hypotheses(decoded)}
+    check_heard(load_index(data), heard, decoded)
+    counts = {"utterances": 0, "empty": 0, "doubtful": 0}
+
+    def told() -> Iterator[dict[str, Any]]:
+        for _, cut in iter_cuts(data):
+            hyp = heard.get(cut["id"])
+            if hyp is None or not hyp.hyp:
+                counts["empty"] += 1
+            elif mean_confidence(hyp, options.min_confidence, decoded) < options.min_confidence:
+                counts["doubtful"] += 1
+            else:
+                counts["utterances"] += 1
+                yield _with_text(cut, " ".join(hyp.hyp))
+
+    if not save_data_dir(out, told()):
+        left = f"{counts['empty']} are empty, {counts['doubtful']} doubtful"
+        raise DataError(f"{decoded}: no pseudo-label is left, {left}")
+    if (data / FEATURES_JSON).is_file():
+        index, facts = load_index(out), FeatureFacts.load(data)
+        replace(facts, num_utterances=len(index), num_frames=int(index.num_frames.sum())).save(out)
+        shutil.copyfile(data / CMVN_JSON, out / CMVN_JSON)
+    logger.info("%s: %d pseudo-labels, %d empty, %d doubtful", data, *counts.values())
+    return counts
+
+
+def mean_confidence(hyp: Hypothesis, least: float, decoded: Path) -> float:
+    """Mean confidence of recognised words; 1 where there are none, which is a ConfigError if a least one is wanted."""
+    if hyp.confidence is None:
+        if least:
+            raise ConfigError(f"{decoded}: has no confidences (--confidences of steps/decode.py) for --min-confidence")
+        return 1.0
+    return sum(hyp.confidence) / len(hyp.confidence)
+
+
+def _with_text(cut: dict[str, Any], text: str) -> dict[str, Any]:
+    (supervision,) = cut["supervisions"]
+    custom = {name: value for name, value in (supervision.get("custom") or {}).items() if name != UNTRANSCRIBED}
+    kept = {name: value for name, value in supervision.items() if name not in ("alignment", "custom")}
+    return {**cut, "supervisions": [{**kept, "text": text, **({"custom": custom} if custom else {})}]}
+
+
+class _Ids(Protocol):
+    def __len__(self) -> int: ...
+
+    def id(self, i: int) -> str: ...
+
+
+def check_heard(data: _Ids, heard: Mapping[str, Hypothesis], decoded: Path) -> None:
+    """MismatchError unless one of the utterances was recognised."""
+    if not any(data.id(i) in heard for i in range(len(data))):
+        raise MismatchError(f"{decoded}: recognises none of these {len(data)} utterances, the first: {data.id(0)!r}")

@@ -14,6 +14,7 @@ import torch
 from pipeline.artifacts.ali import AliSet, AliWriter
 from pipeline.artifacts.checkpoint import load_tensors
 from pipeline.artifacts.corpus import iter_cuts, save_data_dir, validate_data_dir
+from pipeline.artifacts.hyp import Hypothesis, load_hypotheses, save_hypotheses
 from pipeline.artifacts.lang import Lang
 from pipeline.artifacts.model_dir import load_hmm
 from pipeline.artifacts.tokens import Tokens
@@ -23,7 +24,7 @@ from pipeline.base.errors import ConfigError, DataError, MismatchError
 from pipeline.e2e.model import load_end_to_end
 from pipeline.e2e.training import train_end_to_end
 from pipeline.feats.compute import compute_feats
-from pipeline.feats.dataset import Dataset
+from pipeline.feats.dataset import Dataset, validate_feats
 from pipeline.feats.joined import joined
 from pipeline.feats.options import FeatureOptions
 from pipeline.nn.hybrid import train_viterbi
@@ -33,12 +34,13 @@ from pipeline.nn.step import DivergenceError, normalised
 from pipeline.semisup.collapse import Watch
 from pipeline.semisup.criterion import SemiSupervised, Targets
 from pipeline.semisup.end_to_end import EndToEndSide
+from pipeline.semisup.hybrid import HybridSide
 from pipeline.semisup.options import SemiSupervisedOptions, Sources
 from pipeline.semisup.side import Given
 from pipeline.semisup.teacher import Pair
 from pipeline.semisup.training import train_semisup
-from pipeline.tasks.train_options import LabelledOptions
-from pipeline.tasks.untranscribed import choose_speakers, split_labelled
+from pipeline.tasks.train_options import LabelledOptions, PseudoOptions
+from pipeline.tasks.untranscribed import choose_speakers, split_labelled, transcribe
 from tests.e2e.test_training import LOOP, SHAPE, ali, options_with, tokens  # noqa: F401
 from tests.nn.conftest import tones  # noqa: F401
 
@@ -278,6 +280,80 @@ def test_an_alignment_with_another_tree_is_refused(split, tones, ali, tmp_path):
     sources = Sources(lang=tones.lang, ali=tmp_path / "ali")
     with pytest.raises(MismatchError, match="hybrid and .*ali do not belong together: tree ids"):
         trained(split, sources, tmp_path / "m", hybrid=True)
+
+
+@pytest.fixture(scope="module")
+def heard(split, tones, tmp_path_factory) -> Path:
+    """A decoding directory with the true words, one utterance empty, one of low confidence, one missing."""
+    texts = {cut["id"]: cut["supervisions"][0]["text"] for _, cut in iter_cuts(tones.data)}
+    ids = sorted(cut["id"] for _, cut in iter_cuts(split.unlabelled))
+    out = tmp_path_factory.mktemp("heard")
+    rows = [
+        Hypothesis(
+            c, "s", (), () if n == 0 else tuple(texts[c].split()), () if n == 0 else (0.2 if n == 1 else 0.9,) * 3
+        )
+        for n, c in enumerate(ids[:-1])
+    ]
+    save_hypotheses(out / "recogs.jsonl.gz", rows)
+    return out
+
+
+def test_recognised_words_become_transcripts(split, heard, tones, tmp_path):
+    facts = transcribe(split.unlabelled, heard, tmp_path / "told", PseudoOptions(min_confidence=0.5))
+    assert facts == {"utterances": 13, "empty": 2, "doubtful": 1}
+    told = Dataset.open(tmp_path / "told", OPTIONS.feat_options())
+    texts = {cut["id"]: cut["supervisions"][0]["text"] for _, cut in iter_cuts(tones.data)}
+    assert [told.text(i) for i in range(13)] == [texts[c] for c in told.ids]
+    whole = Dataset.open(split.unlabelled, OPTIONS.feat_options(), told.ids)
+    assert torch.equal(told.flat(np.arange(13)), whole.flat(np.arange(13)))
+    assert validate_feats(tmp_path / "told").num_utterances == 13
+    assert transcribe(split.unlabelled, heard, tmp_path / "all", PseudoOptions())["doubtful"] == 0
+
+
+def test_first_labels_from_a_decoding(split, heard, tokens, tmp_path, monkeypatch):
+    """They are what the training learns; the teacher is asked for none of them."""
+    monkeypatch.setattr(EndToEndSide, "label", None)
+    sources = Sources(tokens=tokens, pseudo=heard)
+    facts = trained(split, sources, tmp_path / "m", teacher="fixed", min_confidence=0.5)
+    assert np.isfinite(facts["loss"])
+    options = dataclasses.replace(OPTIONS, teacher="fixed")
+    side = EndToEndSide(split.labelled, split.unlabelled, split.e2e, options, sources)
+    given = {side.unlabelled.id(i): row for i, row in enumerate(side.given(heard))}
+    for hyp in load_hypotheses(heard):
+        row, confidence = given[hyp.cut_id]
+        assert row.tolist() == Tokens.load(tokens).encode(" ".join(hyp.hyp))
+        assert confidence == pytest.approx(np.mean(hyp.confidence) if hyp.hyp else 0.0)
+    assert sum(not len(row) for row, _ in given.values()) == 2
+
+
+def test_first_labels_from_an_alignment(split, tones, ali, tmp_path, monkeypatch):
+    monkeypatch.setattr(HybridSide, "label", None)
+    sources = Sources(lang=tones.lang, ali=ali, pseudo=ali)
+    trained(split, sources, tmp_path / "m", hybrid=True, teacher="fixed")
+    with pytest.raises(ConfigError, match="has no confidences .--confidence of steps/align.py"):
+        trained(split, sources, tmp_path / "n", hybrid=True, teacher="fixed", min_confidence=0.5)
+
+
+def test_first_labels_that_do_not_fit_are_named(split, heard, tokens, tmp_path):
+    known = Sources(tokens=tokens, pseudo=heard)
+    with pytest.raises(ConfigError, match="--pseudo gives hard labels that are kept"):
+        trained(split, known, tmp_path / "m", teacher="ema")
+    (tmp_path / "other").mkdir()
+    save_hypotheses(tmp_path / "other" / "recogs.jsonl.gz", [Hypothesis("nobody", "s", (), ("AB",))])
+    with pytest.raises(MismatchError, match="recognises none of these 16 utterances"):
+        trained(split, Sources(tokens=tokens, pseudo=tmp_path / "other"), tmp_path / "m", teacher="fixed")
+    with pytest.raises(MismatchError, match="recognises none of these 16 utterances"):
+        transcribe(split.unlabelled, tmp_path / "other", tmp_path / "told", PseudoOptions())
+    plain = [dataclasses.replace(hyp, confidence=None) for hyp in load_hypotheses(heard)]
+    save_hypotheses(tmp_path / "other" / "recogs.jsonl.gz", plain)
+    with pytest.raises(ConfigError, match="has no confidences"):
+        transcribe(split.unlabelled, tmp_path / "other", tmp_path / "told", PseudoOptions(min_confidence=0.5))
+    with pytest.raises(ConfigError, match="has no confidences"):
+        sources = Sources(tokens=tokens, pseudo=tmp_path / "other")
+        trained(split, sources, tmp_path / "m", teacher="fixed", min_confidence=0.5)
+    save_hypotheses(tmp_path / "other" / "recogs.jsonl.gz", [dataclasses.replace(hyp, hyp=()) for hyp in plain])
+    with pytest.raises(DataError, match="no pseudo-label is left, 16 are empty, 0 doubtful"):
+        transcribe(split.unlabelled, tmp_path / "other", tmp_path / "told", PseudoOptions())
 
 
 def test_untranscribed_speech_is_no_training_data_elsewhere(split, tokens, tmp_path):
