@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-
 import numpy as np
 import torch
 from torch import nn
@@ -24,12 +22,10 @@ class Pair(Network):
         labels: those that the teacher has given; None: they are not kept.
     """
 
-    def __init__(self, student: Network, with_teacher: bool, labels: KeptLabels | None = None) -> None:
+    def __init__(self, student: Network, teacher: Network | None, labels: KeptLabels | None = None) -> None:
         super().__init__()
         self.student, self.labels = student, labels
-        self.teacher: Network | None = None
-        if with_teacher:
-            self.teacher = copy.deepcopy(student).requires_grad_(False).eval()
+        self.teacher = None if teacher is None else teacher.requires_grad_(False).eval()
 
     def normalise(self, feats: torch.Tensor) -> torch.Tensor:
         """See ``Network``; the same for both."""

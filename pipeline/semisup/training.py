@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from dataclasses import replace
 from pathlib import Path
@@ -44,14 +45,12 @@ def train_semisup(
     times = options.repeat_labelled
     first = side.labelled.select(np.tile(np.arange(len(side.labelled)), times))
     data = joined(first, side.unlabelled)
-    if options.start == "random":
-        side.randomise()
     keeps = options.teacher != "ema" and not options.soft_share
     kept = KeptLabels(side.room) if keeps else None
     if kept is not None and sources.pseudo is not None:
         for i, (row, confidence) in enumerate(side.given(sources.pseudo)):
             kept.put(i, row, confidence)
-    pair = Pair(side.network, options.teacher != "cache", kept)
+    pair = make_pair(side, options, kept)
     updates = _updates(data, options)
     frames = data.num_frames / updates
     momentum, rate = scaled(options, options.momentum, frames, options.reference_batch)
@@ -77,6 +76,15 @@ def train_semisup(
         "seconds_per_epoch": float(np.median([h["seconds"] for h in history])),
         **{k: v for k, v in best.items() if k.startswith("dev_") or k == "loss"},
     }
+
+
+def make_pair(side: Side, options: SemiSupervisedOptions, kept: KeptLabels | None) -> Pair:
+    """The student, random if wanted, and its first teacher: the model given, or, of a moving average, the student."""
+    given = copy.deepcopy(side.network)
+    if options.start == "random":
+        side.randomise()
+    teachers = {"fixed": given, "rounds": given, "ema": copy.deepcopy(side.network), "cache": None}
+    return Pair(side.network, teachers[options.teacher], kept)
 
 
 def _side(labelled: Path, unlabelled: Path, teacher: Path, options: SemiSupervisedOptions, sources: Sources) -> Side:

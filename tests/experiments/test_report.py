@@ -126,6 +126,8 @@ def test_results_are_written_again_where_the_experiments_are_gone(recipe, caplog
         ("e2e_ctc_nhmm_ctc_1gram", "CTC supervised by neural HMM alignments, lexicon and 1-gram"),
         ("e2e_ctc_gmm_3gram", "CTC supervised by GMM alignments, with the 3-gram"),
         ("phones_tri1", "phone recogniser, GMM, triphones"),
+        ("semi_ctc_ema", "CTC, pseudo-labels by a moving average"),
+        ("semi_hybrid_all", "network, transcripts of all speakers"),
         ("hybrid", "hybrid"),
         ("hybrid_x", "hybrid_x"),
         ("mono_x", "mono_x"),

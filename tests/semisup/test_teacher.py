@@ -29,7 +29,7 @@ class Toy(Normalised):
 
 
 def test_the_average_is_that_of_the_formula():
-    pair, values = Pair(Toy(), True), [1.0, -2.0, 5.0, 0.25]
+    pair, values = Pair(Toy(), Toy()), [1.0, -2.0, 5.0, 0.25]
     expected = 0.0
     for value in values:
         with torch.no_grad():
@@ -44,7 +44,7 @@ def test_the_average_is_that_of_the_formula():
 
 def test_the_average_is_kept_in_float32():
     """A student in 16 bits is followed by steps that 16 bits would lose."""
-    pair = Pair(Toy(), True)
+    pair = Pair(Toy(), Toy())
     with torch.no_grad():
         pair.teacher.weight.fill_(1.0)
         pair.student.weight.data = torch.tensor(1.5, dtype=torch.bfloat16)

@@ -37,12 +37,12 @@ from pipeline.semisup.end_to_end import EndToEndSide
 from pipeline.semisup.hybrid import HybridSide
 from pipeline.semisup.options import SemiSupervisedOptions, Sources
 from pipeline.semisup.side import Given
-from pipeline.semisup.teacher import Pair
-from pipeline.semisup.training import train_semisup
+from pipeline.semisup.training import make_pair, train_semisup
 from pipeline.tasks.train_options import LabelledOptions, PseudoOptions
 from pipeline.tasks.untranscribed import choose_speakers, split_labelled, transcribe
 from tests.e2e.test_training import LOOP, SHAPE, ali, options_with, tokens  # noqa: F401
 from tests.nn.conftest import tones  # noqa: F401
+from tests.torchrun import torchrun
 
 ROOT = Path(__file__).resolve().parents[2]
 OPTIONS = SemiSupervisedOptions(**{**LOOP, "epochs": 2, "batch_frames": 400})
@@ -158,7 +158,7 @@ def test_a_teacher_that_knows_the_words_gives_the_supervised_gradient(tones, spl
     monkeypatch.setattr(EndToEndSide, "label", lambda *_: told)
     watch = Watch(side.known, side.num_labels, side.name_of, options)
     criterion = SemiSupervised(side, data, Targets(side.known, 1), options, 0.9, watch)
-    pair = Pair(side.network, True).train()
+    pair = make_pair(side, options, None).train()
     semi, full = criterion(pair, batch, 0.5), side.criterion(truth)(pair.student, batch, 0.5)
     assert semi.frames == full.frames and float(semi.total) == pytest.approx(float(full.total), rel=1e-5)
     gradients = [torch.autograd.grad(loss.total, list(side.network.model.parameters())) for loss in (semi, full)]
@@ -212,6 +212,22 @@ def test_transcripts_of_unlabelled_speech_are_not_read(split, tones, tokens, tmp
     trained(split, Sources(tokens=tokens), tmp_path / "m", epochs=1)
 
 
+def test_who_teaches_a_random_student(split, tokens):
+    """The model given, but for a moving average, which is that of the student from the beginning."""
+    tensors = load_tensors(split.e2e / "model.safetensors")
+    given = tensors["ctc.weight"]
+    for teacher in ("fixed", "rounds", "ema", "cache"):
+        options = dataclasses.replace(OPTIONS, teacher=teacher, start="random")
+        side = EndToEndSide(split.labelled, split.unlabelled, split.e2e, options, Sources(tokens=tokens))
+        pair = make_pair(side, options, None)
+        student = pair.student.model.ctc.weight
+        assert not torch.equal(student, given) and torch.equal(pair.student.model.mean, tensors["mean"])
+        if teacher == "cache":
+            assert pair.teacher is None
+        else:
+            assert torch.equal(pair.teacher.model.ctc.weight, student if teacher == "ema" else given)
+
+
 @pytest.mark.parametrize("teacher, asked", [("fixed", 16), ("ema", 48), ("rounds", 32), ("cache", None)])
 def test_when_an_utterance_is_labelled(teacher, asked, split, tokens, tmp_path, monkeypatch):
     """16 utterances in three epochs; rounds of two epochs."""
@@ -233,7 +249,7 @@ def test_a_collapse_ends_the_training(split, tones, tokens, ali, tmp_path):
         start = dict(start="random", teacher="cache")
         trained(split, Sources(lang=tones.lang, ali=ali), tmp_path / "h", hybrid=True, **start)
     with pytest.raises(DivergenceError, match="epoch 1: the pseudo-labels have collapsed.*Usual cures"):
-        trained(split, Sources(tokens=tokens), tmp_path / "m", start="random", teacher="fixed", min_entropy=1.0)
+        trained(split, Sources(tokens=tokens), tmp_path / "m", min_entropy=1.0, **start)
 
 
 def test_labels_without_confidence_are_left_out(split, tokens, tmp_path):
@@ -359,6 +375,23 @@ def test_first_labels_that_do_not_fit_are_named(split, heard, tokens, tmp_path):
 def test_untranscribed_speech_is_no_training_data_elsewhere(split, tokens, tmp_path):
     with pytest.raises(DataError, match="without text: 16 of 16"):
         train_end_to_end(split.unlabelled, tokens, tmp_path / "m", options_with())
+
+
+@pytest.mark.slow
+def test_processes_do_what_one_does_with_accumulation(split, tokens, tmp_path, run_script):
+    """The average and the labels by it are the same in all processes."""
+    step = [ROOT / "steps" / "train_semisup.py", split.labelled, split.unlabelled, split.e2e]
+    loop = ["--epochs", "2", "--batch-frames", "600", "--device", "cpu", "--time-masks", "0", "--feature-masks", "0"]
+    loop += ["--tokens", tokens, "--teacher", "ema", "--momentum", "0.9", "--keep", "teacher"]
+    one = run_script(sys.executable, *step, tmp_path / "one", *loop, "--accumulate", "2", OMP_NUM_THREADS="1")
+    assert one.returncode == 0, one.stderr
+    two = run_script(*torchrun(2), *step, tmp_path / "two", *loop, OMP_NUM_THREADS="1")
+    assert two.returncode == 0, two.stderr
+    models = [load_end_to_end(tmp_path / name)[0].state_dict() for name in ("one", "two")]
+    for name, tensor in models[0].items():
+        assert torch.allclose(tensor, models[1][name], atol=1e-4), name
+    refused = run_script(*torchrun(2), *step, tmp_path / "kept", *loop[:-4], "--teacher", "fixed", OMP_NUM_THREADS="1")
+    assert refused.returncode != 0 and "several processes would keep different labels" in refused.stderr
 
 
 def test_the_step(split, tokens, tmp_path, run_script):
