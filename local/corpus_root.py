@@ -14,7 +14,11 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import click
+
+from pipeline.base import cli
 from pipeline.base.errors import DataError
 
 logger = logging.getLogger(__name__)
@@ -62,6 +66,45 @@ def find_corpus(
     if found is None:
         raise DataError(f"{url}: the archive does not hold the corpus {name}; name its folder with --corpus-root")
     return found
+
+
+def preparation(
+    command: str,
+    text: str | None,
+    options: type,
+    find: Callable[[Path | None], Path],
+    prepare: Callable[[Path, Path, Path, Any], dict],
+    holds: str,
+) -> click.Command:
+    """The command OUT [--corpus-root DIR] of a preparation.
+
+    Args:
+        command: its name in stamps. text: what --help says.
+        options: dataclass of its options.
+        find: folder of the corpus from that of the command line, by ``find_corpus``.
+        prepare: (folder of the corpus, where to write, where that will stand, options) -> facts for the stamp.
+        holds: about the folder that --corpus-root names.
+    """
+
+    @click.command(help=text)
+    @click.argument("out", type=click.Path(path_type=Path))
+    @click.option("--corpus-root", type=click.Path(path_type=Path), help=holds)
+    @cli.options(options)
+    @cli.step_options
+    def main(out: Path, corpus_root: Path | None, config: Any, overwrite: bool) -> None:
+        with cli.main_guard():
+            root = find(corpus_root)
+        cli.run_step(
+            out,
+            inputs={"corpus": root},
+            options=config,
+            action=lambda tmp: prepare(root, tmp, out, config),
+            overwrite=overwrite,
+            resume=False,
+            command=command,
+        )
+
+    return main
 
 
 def _look(place: Path, is_corpus: Callable[[Path], bool]) -> Path | None:

@@ -14,12 +14,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import click
-from corpus_root import find_corpus
+from corpus_root import find_corpus, preparation
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
-from pipeline.base import cli
 from pipeline.base.errors import DataError
 from pipeline.base.files import atomic_write, read_lines
 
@@ -43,27 +41,6 @@ class An4Options:
     )
     dev_fold: int = Field(
         0, ge=0, description="The group that is dev, 0 to folds - 1; run through all of them to cross-validate."
-    )
-
-
-@click.command(help=__doc__)
-@click.argument("out", type=click.Path(path_type=Path))
-@click.option(
-    "--corpus-root", type=click.Path(path_type=Path), help="Folder with etc/ and wav/: SPHERE, raw, WAV or FLAC."
-)
-@cli.options(An4Options)
-@cli.step_options
-def main(out: Path, corpus_root: Path | None, config: An4Options, overwrite: bool) -> None:
-    with cli.main_guard():
-        root = find_corpus("an4", corpus_root, lambda path: (path / "etc" / "an4_train.fileids").is_file(), URL)
-    cli.run_step(
-        out,
-        inputs={"corpus": root},
-        options=config,
-        action=lambda tmp: prepare(root, tmp, out, config),
-        overwrite=overwrite,
-        resume=False,
-        command="prepare_an4",
     )
 
 
@@ -183,6 +160,15 @@ def dev_speakers(speakers: set[str], options: An4Options) -> set[str]:
     ordered = sorted(speakers)
     return {speaker for number, speaker in enumerate(ordered) if number % options.folds == options.dev_fold}
 
+
+main = preparation(
+    "prepare_an4",
+    __doc__,
+    An4Options,
+    lambda given: find_corpus("an4", given, lambda path: (path / "etc" / "an4_train.fileids").is_file(), URL),
+    prepare,
+    "Folder with etc/ and wav/: SPHERE, raw, WAV or FLAC.",
+)
 
 if __name__ == "__main__":
     main()

@@ -11,9 +11,8 @@ import pytest
 from pipeline.artifacts.corpus import load_cuts, validate_data_dir
 from pipeline.artifacts.stm import read_stm
 from pipeline.base.errors import DataError
-from pipeline.base.files import read_json
 from tests.clones import babel_tagalog
-from tests.clones.speech import ROOT, recipe_copy, run, run_cell
+from tests.clones.speech import ROOT
 
 
 @pytest.fixture
@@ -168,23 +167,3 @@ def test_cut_off_and_outside(prepared, corpus):
     path.write_text("\n".join([*lines, "oo", "[999.0]"]) + "\n")
     with pytest.raises(DataError, match=r"inLine.txt:\d+: .* spans \[.*999.0\] s of"):
         prepared()
-
-
-@pytest.mark.clone
-def test_recipe(tmp_path):
-    """All stages, the second run, and a cell of each table."""
-    corpus = babel_tagalog.make(tmp_path)
-    recipe = recipe_copy("babel_tagalog", tmp_path / "work", {"data": {"dev_utterances": 40}})
-    command = ["./run.sh", "--corpus-root", corpus, "--ali", "nhmm"]
-    run(recipe, *command)
-    rows = {(row["id"], row["part"]): row for row in read_json(recipe / "results.json") if row["metric"] == "wer"}
-    e2e = [f"e2e_attention_nhmm{kind}" for kind in ("", "_lm", "_ctc_lm")]
-    models = ("tri1", "tri3", "hybrid_nhmm", "mmi_nhmm", *e2e)
-    assert set(rows) == {(model, part) for model in models for part in ("dev", "test")}
-    assert rows["tri1", "test"]["value"] < 35
-    again = run(recipe, *command)
-    assert ": done in" not in again and "up to date" in again
-    for table in ("weak_supervision", "weak_supervision_ways"):
-        run_cell(recipe, table)
-    report = (recipe / "RESULTS.md").read_text(encoding="utf-8")
-    assert "Weak supervision" in report and "not measured" not in report

@@ -9,9 +9,8 @@ import pytest
 
 from pipeline.artifacts.corpus import load_cuts, validate_data_dir
 from pipeline.base.errors import DataError
-from pipeline.base.files import read_json
 from tests.clones import tedlium2
-from tests.clones.speech import ROOT, recipe_copy, run, run_cell
+from tests.clones.speech import ROOT
 
 
 @pytest.fixture
@@ -125,23 +124,3 @@ def test_stretch_outside(prepared, corpus):
     stm.write_text("\n".join([*lines[:3], " ".join([*fields[:3], "900.0", "901.0", *fields[5:]]), *lines[4:]]) + "\n")
     with pytest.raises(DataError, match=r"test: 1 of \d stretches lie outside of their recordings"):
         prepared()
-
-
-@pytest.mark.clone
-def test_recipe(tmp_path):
-    """All stages, the second run, and a cell of each table."""
-    corpus = tedlium2.make(tmp_path)
-    recipe = recipe_copy("tedlium2", tmp_path / "work", {"data": {"lm_sentences": 50}})
-    command = ["./run.sh", "--corpus-root", corpus, "--ali", "gmm"]
-    run(recipe, *command)
-    rows = {(row["id"], row["part"]): row for row in read_json(recipe / "results.json") if row["metric"] == "wer"}
-    e2e = [f"e2e_attention_gmm{kind}" for kind in ("", "_lm", "_ctc_lm")]
-    models = ("tri1", "tri3", "hybrid_gmm", "mmi_gmm", *e2e)
-    assert set(rows) == {(model, part) for model in models for part in ("dev", "test")}
-    assert rows["tri1", "test"]["value"] < 35
-    again = run(recipe, *command)
-    assert ": done in" not in again and "up to date" in again
-    for table in ("weak_supervision", "weak_supervision_ways"):
-        run_cell(recipe, table)
-    report = (recipe / "RESULTS.md").read_text(encoding="utf-8")
-    assert "Weak supervision" in report and "not measured" not in report

@@ -22,22 +22,21 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import click
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[3] / "local"))
-from corpus_root import find_corpus
+from corpus_root import find_corpus, preparation
 from long_recordings import Source, Stretch, by_name, compare_names, cuts_of
 
 from pipeline.artifacts.corpus import save_data_dir
 from pipeline.artifacts.stm import IGNORED, StmLine
-from pipeline.base import cli
 from pipeline.base.errors import DataError
 from pipeline.base.files import atomic_write, read_lines
 
 logger = logging.getLogger(__name__)
 
+LAYOUT = "conversational/ of the language pack"
 RATE = 8000
 TAGALOG = "106"
 NAME = re.compile(r"BABEL_[A-Z0-9]+_(?P<language>\d{3})_(?P<speaker>\d+)_\d{8}_\d{6}_(?P<line>inLine|outLine)")
@@ -59,25 +58,6 @@ class BabelOptions:
     romanized: bool = Field(False, description="The second column of the lexicon is a romanisation (not in Tagalog's).")
     language: str = Field("Tagalog", description="Name of the language, for the manifests.")
     num_jobs: int = Field(2, ge=1, description="Threads that copy audio.", json_schema_extra={"stamp": False})
-
-
-@click.command(help=__doc__)
-@click.argument("out", type=click.Path(path_type=Path))
-@click.option("--corpus-root", type=click.Path(path_type=Path), help="Folder with conversational/.")
-@cli.options(BabelOptions)
-@cli.step_options
-def main(out: Path, corpus_root: Path | None, config: BabelOptions, overwrite: bool) -> None:
-    with cli.main_guard():
-        root = find_corpus("babel_tagalog", corpus_root, is_corpus, layout="conversational/ of the language pack")
-    cli.run_step(
-        out,
-        inputs={"corpus": root / "conversational"},
-        options=config,
-        action=lambda tmp: prepare(root / "conversational", tmp, out, config),
-        overwrite=overwrite,
-        resume=False,
-        command="prepare_babel",
-    )
 
 
 def is_corpus(path: Path) -> bool:
@@ -228,6 +208,15 @@ def write_lexicon(source: Path, target: Path, romanized: bool) -> int:
         out.writelines(f"{word} {phones}\n" for word, phones in sorted(entries))
     return len({word for word, _ in entries})
 
+
+main = preparation(
+    "prepare_babel",
+    __doc__,
+    BabelOptions,
+    lambda given: find_corpus("babel_tagalog", given, is_corpus, layout=LAYOUT) / "conversational",
+    prepare,
+    "Folder with conversational/.",
+)
 
 if __name__ == "__main__":
     main()

@@ -24,16 +24,14 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-import click
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[3] / "local"))
-from corpus_root import find_corpus
+from corpus_root import find_corpus, preparation
 from long_recordings import Source, Stretch, by_name, compare_names, cuts_of, with_lhotse
 
 from pipeline.artifacts.corpus import known_recording, save_data_dir
-from pipeline.base import cli
 from pipeline.base.errors import DataError
 from pipeline.base.files import atomic_write, read_lines
 
@@ -55,25 +53,6 @@ class SwitchboardOptions:
         4000, ge=1, description="dev is the first conversations that have together at least so many utterances."
     )
     num_jobs: int = Field(2, ge=1, description="Threads that copy audio.", json_schema_extra={"stamp": False})
-
-
-@click.command(help=__doc__)
-@click.argument("out", type=click.Path(path_type=Path))
-@click.option("--corpus-root", type=click.Path(path_type=Path), help="Folder with the packages at any depth.")
-@cli.options(SwitchboardOptions)
-@cli.step_options
-def main(out: Path, corpus_root: Path | None, config: SwitchboardOptions, overwrite: bool) -> None:
-    with cli.main_guard():
-        root = find_corpus("swbd", corpus_root, has_switchboard, layout="sw02001.sph and the others of LDC97S62")
-    cli.run_step(
-        out,
-        inputs={"corpus": root},
-        options=config,
-        action=lambda tmp: prepare(root, tmp, out, config),
-        overwrite=overwrite,
-        resume=False,
-        command="prepare_swbd",
-    )
 
 
 def has_switchboard(path: Path) -> bool:
@@ -236,6 +215,15 @@ def pronunciations(source: Path) -> Iterable[tuple[str, str]]:
         if spoken is not None:
             yield spoken, " ".join(phones)
 
+
+main = preparation(
+    "prepare_swbd",
+    __doc__,
+    SwitchboardOptions,
+    lambda given: find_corpus("swbd", given, has_switchboard, layout="sw02001.sph and the others of LDC97S62"),
+    prepare,
+    "Folder with the packages at any depth.",
+)
 
 if __name__ == "__main__":
     main()

@@ -16,17 +16,15 @@ from collections.abc import Container, Iterator
 from itertools import islice
 from pathlib import Path
 
-import click
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[3] / "local"))
-from corpus_root import find_corpus
+from corpus_root import find_corpus, preparation
 from long_recordings import Source, Stretch, by_name, compare_names, cuts_of, with_lhotse
 
 from pipeline.artifacts.corpus import save_data_dir
 from pipeline.artifacts.stm import IGNORED
-from pipeline.base import cli
 from pipeline.base.errors import DataError
 from pipeline.base.files import atomic_write, read_lines
 
@@ -51,25 +49,6 @@ class TedLiumOptions:
 
     lm_sentences: int = Field(500_000, ge=0, description="Sentences of each file in LM/ at most.")
     num_jobs: int = Field(2, ge=1, description="Threads that copy audio.", json_schema_extra={"stamp": False})
-
-
-@click.command(help=__doc__)
-@click.argument("out", type=click.Path(path_type=Path))
-@click.option("--corpus-root", type=click.Path(path_type=Path), help="Folder with train/, dev/ and test/.")
-@cli.options(TedLiumOptions)
-@cli.step_options
-def main(out: Path, corpus_root: Path | None, config: TedLiumOptions, overwrite: bool) -> None:
-    with cli.main_guard():
-        root = find_corpus("tedlium2", corpus_root, lambda path: (path / "train" / "stm").is_dir(), URL, layout=LAYOUT)
-    cli.run_step(
-        out,
-        inputs={"corpus": root},
-        options=config,
-        action=lambda tmp: prepare(root, tmp, out, config),
-        overwrite=overwrite,
-        resume=False,
-        command="prepare_tedlium2",
-    )
 
 
 def prepare(root: Path, work_dir: Path, final_dir: Path, options: TedLiumOptions) -> dict:
@@ -174,6 +153,15 @@ def write_lexicon(source: Path, target: Path) -> set[str]:
         out.writelines(f"{word} {phones}\n" for word, phones in sorted(entries))
     return {word for word, _ in entries}
 
+
+main = preparation(
+    "prepare_tedlium2",
+    __doc__,
+    TedLiumOptions,
+    lambda given: find_corpus("tedlium2", given, lambda path: (path / "train" / "stm").is_dir(), URL, layout=LAYOUT),
+    prepare,
+    "Folder with train/, dev/ and test/.",
+)
 
 if __name__ == "__main__":
     main()
