@@ -14,7 +14,7 @@ import numpy.typing as npt
 from pipeline.artifacts.ali_source import LAYOUT, Alignment, AliShards, AliSource, Derived, InMemory, record_of
 from pipeline.artifacts.lang import SILENCE
 from pipeline.artifacts.model_dir import load_hmm, save_hmm
-from pipeline.artifacts.shards import MOST_RECORDS, ShardWriter
+from pipeline.artifacts.shards import MOST_RECORDS, Run, ShardWriter
 from pipeline.artifacts.symbols import SymbolTable
 from pipeline.artifacts.topo import Topo
 from pipeline.artifacts.transitions import TransitionModel
@@ -246,6 +246,10 @@ class AliWriter:
 
     def write(self, alignment: Alignment) -> None:
         self._shards.write(alignment.cut_id, record_of(alignment))
+
+    def write_run(self, run: Run) -> None:
+        """Alignments of another set of the same model, at once."""
+        self._shards.write_run(run)
 
     def __enter__(self) -> AliWriter:
         return self

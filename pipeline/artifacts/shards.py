@@ -6,10 +6,10 @@ A shard is a safetensors file with the records' columns end to end, the lengths 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -42,6 +42,18 @@ class Layout:
     optional: tuple[str, ...] = ()
 
 
+class Run(NamedTuple):
+    """Records that follow each other in a shard.
+
+    Attributes:
+        ids: of K records.
+        arrays: their columns end to end, their values, and their lengths (K,) under the names of the layout.
+    """
+
+    ids: list[str]
+    arrays: Record
+
+
 class ShardWriter:
     """Writes DIRECTORY/STEM.0.safetensors and so on; memory holds one shard."""
 
@@ -65,8 +77,36 @@ class ShardWriter:
         self._ids.append(record_id)
         self._pending.append(record)
         self._bytes += sum(a.nbytes for a in record.values())
-        if len(self._pending) >= self._most_records or self._bytes >= self._most_bytes:
+        if len(self._ids) >= self._most_records or self._bytes >= self._most_bytes:
             self._flush()
+
+    def write_run(self, run: Run) -> None:
+        """Takes records at once; the shards are those that they would make one by one."""
+        sizes = np.zeros(len(run.ids), dtype=np.int64)
+        for name, array in run.arrays.items():
+            row = array.itemsize * int(np.prod(array.shape[1:], dtype=np.int64))
+            lengths = next((n for n, columns in self._layout.columns.items() if name in columns), None)
+            if lengths is not None:
+                sizes += row * run.arrays[lengths].astype(np.int64)
+            elif name in self._layout.values:
+                sizes += row
+        ends = {name: offsets(run.arrays[name]) for name in self._layout.columns}
+        begin = 0
+        while begin < len(run.ids):
+            total = self._bytes + np.cumsum(sizes[begin:])
+            full = total >= self._most_bytes
+            full[self._most_records - len(self._ids) - 1 :] = True
+            end = begin + (int(np.argmax(full)) + 1 if full.any() else len(full))
+            piece = {name: run.arrays[name][begin:end] for name in (*self._layout.columns, *self._layout.values)}
+            for lengths, columns in self._layout.columns.items():
+                rows = slice(int(ends[lengths][begin]), int(ends[lengths][end]))
+                piece |= {name: run.arrays[name][rows] for name in columns if name in run.arrays}
+            self._ids += run.ids[begin:end]
+            self._pending.append(piece)
+            self._bytes = int(total[end - begin - 1])
+            if full.any():
+                self._flush()
+            begin = end
 
     def close(self) -> list[str]:
         """Writes what is left; the names of all shards."""
@@ -79,7 +119,8 @@ class ShardWriter:
 
         arrays: Record = {}
         for lengths, columns in self._layout.columns.items():
-            arrays[lengths] = np.array([len(r[columns[0]]) for r in self._pending], dtype=np.int32)
+            own = (r[lengths] if lengths in r else [len(r[columns[0]])] for r in self._pending)
+            arrays[lengths] = np.concatenate([np.asarray(n, dtype=np.int32) for n in own])
             for column in columns:
                 given = [column in r for r in self._pending]
                 assert all(given) or (column in self._layout.optional and not any(given)), column
@@ -98,10 +139,8 @@ def rewrite(paths: Sequence[Path], directory: Path, stem: str, layout: Layout) -
     the names of the new ones.
     """
     writer = ShardWriter(directory, stem, layout)
-    for path in paths:
-        shard = _Shard(path, layout, keep_open=False)
-        for i, record_id in enumerate(shard.take_ids()):
-            writer.write(record_id, shard.read(i))
+    for run in Shards(paths, layout).runs():
+        writer.write_run(run)
     return writer.close()
 
 
@@ -139,6 +178,21 @@ class Shards:
         place = self._place(record_id)
         assert place is not None, record_id
         return place[0].length(place[1], lengths)
+
+    def runs(self, ids: Iterable[str] | None = None) -> Iterator[Run]:
+        """Records, as many at once as follow each other here.
+
+        Args:
+            ids: which ones and in which order; those that are not here are passed over. By default all.
+        """
+        found = range(len(self)) if ids is None else [i for i in map(self._names.find, ids) if i is not None]
+        rows = np.array(found, dtype=np.int64)
+        shard = np.searchsorted(self._first, rows, side="right") - 1
+        breaks = np.flatnonzero((np.diff(rows) != 1) | (np.diff(shard) != 0)) + 1
+        for some in np.split(rows, breaks) if len(rows) else []:
+            number = int(np.searchsorted(self._first, some[0], side="right")) - 1
+            begin, end = (int(i) - int(self._first[number]) for i in (some[0], some[-1] + 1))
+            yield Run([self._names[i] for i in some.tolist()], self._shards[number].read_many(begin, end))
 
     def _place(self, record_id: str) -> tuple[_Shard, int] | None:
         i = self._names.find(record_id)
@@ -184,10 +238,17 @@ class _Shard:
         return int(bounds[i + 1] - bounds[i])
 
     def read(self, i: int) -> Record:
-        out = {name: values[i : i + 1] for name, values in self._values.items()}
+        return self._read(i, i + 1)
+
+    def read_many(self, begin: int, end: int) -> Record:
+        """Of records begin:end the columns end to end, the values and the lengths."""
+        return self._read(begin, end) | {n: np.diff(b[begin : end + 1]) for n, b in self._bounds.items()}
+
+    def _read(self, begin: int, end: int) -> Record:
+        out = {name: values[begin:end] for name, values in self._values.items()}
         for name, columns in self._columns.items():
-            begin, end = int(self._bounds[name][i]), int(self._bounds[name][i + 1])
-            out |= {column: self._file.part(column, begin, end) for column in columns}
+            first, last = int(self._bounds[name][begin]), int(self._bounds[name][end])
+            out |= {column: self._file.part(column, first, last) for column in columns}
         return out
 
 

@@ -10,10 +10,11 @@ from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
 from pipeline.artifacts.ali import HEADER, AliSet, AliWriter
-from pipeline.artifacts.ali_source import Alignment, AliShards
+from pipeline.artifacts.ali_source import LAYOUT
 from pipeline.artifacts.index import load_index
 from pipeline.artifacts.lang import Lang
 from pipeline.artifacts.model_dir import load_hmm
+from pipeline.artifacts.shards import Run, Shards
 from pipeline.base.files import read_json
 from pipeline.parallel.options import ParallelOptions
 from pipeline.parallel.parts import Done, Part, as_json
@@ -71,26 +72,24 @@ def merge_parts(parts: Sequence[Done], data_dir: Path, out_dir: Path) -> AlignRe
     report = AlignReport(0, 0, 0.0, [], sum(part.facts["retried"] for part in parts))
     report.failed = [(cut_id, reason) for part in parts for cut_id, reason in part.facts["failed"]]
     index = load_index(data_dir)
-    for found in merged(parts, out_dir, (index.id(i) for i in range(len(index)))):
-        report.num_aligned += 1
-        report.num_frames += len(found.transition_ids)
-        report.total_log_like += found.log_like
+    for run in merged(parts, out_dir, (index.id(i) for i in range(len(index)))):
+        report.num_aligned += len(run.ids)
+        report.num_frames += int(run.arrays["num_frames"].sum())
+        for log_like in run.arrays["log_like"].tolist():  # one by one, as they were added up in one process
+            report.total_log_like += log_like
     write_failed(report, data_dir, out_dir)
     return report
 
 
-def merged(parts: Sequence[Done], out_dir: Path, ids: Iterable[str] | None = None) -> Iterator[Alignment]:
-    """Writes the alignments of parts as those of one, and yields each of them.
+def merged(parts: Sequence[Done], out_dir: Path, ids: Iterable[str] | None = None) -> Iterator[Run]:
+    """Writes the alignments of parts as those of one, and yields them.
 
     Args:
         ids: their order, in which there may be utterances without alignment; by default that of the parts.
     """
     hmm, first = load_hmm(parts[0].directory), AliSet.load(parts[0].directory)
     shards = [part.directory / name for part in parts for name in read_json(part.directory / HEADER)["shards"]]
-    source = AliShards(shards, hmm.transitions.num_tids)
     with AliWriter(out_dir, first.header, hmm.tree, hmm.topo, hmm.transitions, first.word_symbols) as writer:
-        for cut_id in source.ids() if ids is None else ids:
-            found = source.find(cut_id)
-            if found is not None:
-                writer.write(found)
-                yield found
+        for run in Shards(shards, LAYOUT).runs(ids):
+            writer.write_run(run)
+            yield run

@@ -62,7 +62,9 @@ class DecodedWords(Decoded[Weights, list[int]]):
     def hypotheses(self, weights: Weights, words: Sequence[str]) -> Hypotheses:
         """Hypotheses in the order of utterance ids."""
         found = self.spool.of(weights)
-        return Hypotheses(self.refs, lambda cut_id: tuple(words[w] for w in found[cut_id]))
+        return Hypotheses(
+            self.refs, lambda cut_id: tuple(words[w] for w in found[cut_id]), lambda cut_id: tuple(found[cut_id])
+        )
 
     def nbest_lists(self, words: Sequence[str]) -> Iterator[NBest]:
         """N-best lists in the order of utterance ids, with words as strings."""

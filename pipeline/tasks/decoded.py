@@ -6,8 +6,9 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, astuple, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -137,15 +138,33 @@ def tally(found: Mapping[W, Iterable[Hypothesis]]) -> dict[W, Errors]:
     Args:
         found: for all weights the same utterances in the same order.
     """
-    counts = {w: np.zeros(4, dtype=np.int64) for w in found}
-    for same in zip(*found.values()):
-        known: dict[tuple[str, ...], tuple[int, ...]] = {}
-        for hyp, total in zip(same, counts.values()):
-            assert hyp.cut_id == same[0].cut_id, (hyp.cut_id, same[0].cut_id)
-            if hyp.hyp not in known:
-                known[hyp.hyp] = astuple(count_errors([hyp])[0])
-            total += known[hyp.hyp]
-    return {w: Errors(*total.tolist()) for w, total in counts.items()}
+    total = np.zeros((len(found), 4), dtype=np.int64)
+    for keys, hypothesis in _side_by_side(list(found.values())):
+        known: dict[Hashable, int] = {}
+        errors: list[tuple[int, ...]] = []
+        for number, key in enumerate(keys):
+            if known.setdefault(key, len(errors)) == len(errors):
+                errors.append(astuple(count_errors([hypothesis(number)])[0]))
+        total += np.array(errors, dtype=np.int64)[[known[key] for key in keys]]
+    return {w: Errors(*counts) for w, counts in zip(found, total.tolist())}
+
+
+def _side_by_side(
+    sets: Sequence[Iterable[Hypothesis]],
+) -> Iterator[tuple[Sequence[Hashable], Callable[[int], Hypothesis]]]:
+    """For each utterance what tells its texts apart, and what gives the hypothesis of a number."""
+    own = [hyps for hyps in sets if isinstance(hyps, Hypotheses)]
+    if own and len(own) == len(sets) and all(hyps.refs is own[0].refs for hyps in own):
+        for cut_id in sorted(own[0].refs):
+            yield [hyps.key(cut_id) for hyps in own], partial(_of, own, cut_id)
+        return
+    for same in zip(*sets):
+        assert {hyp.cut_id for hyp in same} == {same[0].cut_id}, same[0].cut_id
+        yield [hyp.hyp for hyp in same], same.__getitem__
+
+
+def _of(sets: Sequence[Hypotheses], cut_id: str, number: int) -> Hypothesis:
+    return sets[number].of(cut_id)
 
 
 def write_best(
@@ -234,13 +253,20 @@ class Hypotheses(Iterable[Hypothesis]):
     """Hypotheses for one set of weights in the order of utterance ids, made as they are gone through."""
 
     def __init__(
-        self, refs: Mapping[str, tuple[str, tuple[str, ...]]], words: Callable[[str], tuple[str, ...]]
+        self,
+        refs: Mapping[str, tuple[str, tuple[str, ...]]],
+        words: Callable[[str], tuple[str, ...]],
+        key: Callable[[str], Hashable] | None = None,
     ) -> None:
         """Args:
         words: utterance -> what was recognised.
+        key: utterance -> what tells the words from those with other weights; by default the words.
         """
-        self._refs, self._words = refs, words
+        self.refs, self._words, self.key = refs, words, words if key is None else key
+
+    def of(self, cut_id: str) -> Hypothesis:
+        """That of an utterance."""
+        return Hypothesis(cut_id, *self.refs[cut_id], self._words(cut_id))
 
     def __iter__(self) -> Iterator[Hypothesis]:
-        for cut_id in sorted(self._refs):
-            yield Hypothesis(cut_id, *self._refs[cut_id], self._words(cut_id))
+        return (self.of(cut_id) for cut_id in sorted(self.refs))

@@ -384,3 +384,29 @@ def test_errors_of_all_weights_are_those_of_each_alone():
         (float(w), 0.0): [Hypothesis(f"u{i}", "s", ("A", "B"), texts[(i * w) % 4]) for i in range(7)] for w in range(5)
     }
     assert decoded.tally(found) == {w: total_errors(count_errors(hyps)) for w, hyps in found.items()}
+
+
+def test_errors_of_spooled_results_are_counted_once_for_each_text():
+    """Whether texts are told apart by themselves or by what they are made of."""
+    refs = {"b": ("s", ("x", "y")), "a": ("s", ("x",)), "c": ("t", ())}
+    said = {
+        0: {"a": [1], "b": [], "c": [2]},
+        1: {"a": [1], "b": [1, 2, 2], "c": [2]},
+        2: {"a": [2, 1], "b": [1, 2], "c": []},
+    }
+    asked = []
+
+    def words(weight: int, cut_id: str) -> tuple[str, ...]:
+        asked.append(cut_id)
+        return tuple("-xy"[i] for i in said[weight][cut_id])
+
+    def hypotheses(w: int, own: dict) -> decoded.Hypotheses:
+        return decoded.Hypotheses(own, lambda c: words(w, c), lambda c: tuple(said[w][c]))
+
+    expected = {w: total_errors(count_errors(list(hypotheses(w, refs)))) for w in said}
+    assert expected[1] == Errors(3, 2, 0, 0) and [h.cut_id for h in hypotheses(0, refs)] == ["a", "b", "c"]
+    asked.clear()
+    assert decoded.tally({w: hypotheses(w, refs) for w in said}) == expected
+    assert sorted(asked) == ["a", "a", "b", "b", "b", "c", "c"]
+    assert decoded.tally({w: hypotheses(w, dict(refs)) for w in said}) == expected  # as any iterables
+    assert decoded.tally({}) == {}
