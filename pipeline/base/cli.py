@@ -30,6 +30,7 @@ import os
 import re
 import shlex
 import sys
+import threading
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -283,6 +284,8 @@ def command_line(argv: Sequence[str], cwd: Path) -> str:
 def main_guard(out: Path | None = None) -> Iterator[None]:
     """Turns exceptions into exit codes: 2 for what the user can mend, 130 for Ctrl-C, 1 with traceback for a bug."""
     log.setup_default()
+    before = threading.excepthook
+    threading.excepthook = functools.partial(_in_thread, before)
     try:
         yield
     except PipelineError as err:
@@ -298,6 +301,17 @@ def main_guard(out: Path | None = None) -> Iterator[None]:
             sys.exit(1)
         logger.debug("traceback", exc_info=True)
         _fail(message, 2)
+    finally:
+        threading.excepthook = before
+
+
+def _in_thread(otherwise: Callable[[threading.ExceptHookArgs], Any], args: threading.ExceptHookArgs) -> None:
+    """Tells what ended a thread, such as the one that writes TensorBoard's curves, by a line where that is enough."""
+    message = _of_environment(args.exc_value, None) if isinstance(args.exc_value, Exception) else None
+    if message is None:
+        otherwise(args)
+    else:
+        logger.warning("%s", message.split(";")[0])
 
 
 def _of_environment(err: Exception, out: Path | None) -> str | None:
@@ -310,7 +324,8 @@ def _of_environment(err: Exception, out: Path | None) -> str | None:
             "steps --batch-frames; the same command resumes the work"
         )
     if isinstance(err, OSError) and err.errno in _USER_ERRNO:
-        return f"{err.filename or out or 'output'}: {err.strerror}; nothing was changed under the final name"
+        place = os.fsdecode(err.filename) if isinstance(err.filename, (str, bytes)) else out or "output"
+        return f"{place}: {err.strerror}; nothing was changed under the final name"
     return None
 
 

@@ -19,6 +19,9 @@ from typing import IO, Any, cast
 
 from pipeline.base.errors import DataError
 
+_MOST_SYNCS = (
+    1000  # files, each of which waits for the disk; of more, all that the machine has written is synced at once
+)
 _BROKEN_GZIP = (EOFError, gzip.BadGzipFile, zlib.error)
 
 
@@ -98,6 +101,28 @@ def sync_dir(path: Path) -> None:
         os.fsync(fd)
     except OSError:
         pass  # some network file systems do not sync directories; the rename itself is still atomic
+    finally:
+        os.close(fd)
+
+
+def sync_tree(path: Path) -> None:
+    """Makes all files below the directory `path` survive a loss of power."""
+    found = [(Path(directory), names) for directory, _, names in os.walk(path)]
+    if sum(len(names) for _, names in found) > _MOST_SYNCS:
+        os.sync()
+        return
+    for directory, names in found:
+        for name in names:
+            if not (directory / name).is_symlink():
+                sync_file(directory / name)
+        sync_dir(directory)
+
+
+def sync_file(path: Path) -> None:
+    """Makes what was written to a file survive a loss of power."""
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
     finally:
         os.close(fd)
 

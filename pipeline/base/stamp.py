@@ -30,7 +30,7 @@ import pipeline
 from pipeline.base import log
 from pipeline.base.digests import Digests, tree_digest
 from pipeline.base.errors import DataError, StaleError
-from pipeline.base.files import read_json, remove_unfinished, sync_dir, write_json
+from pipeline.base.files import read_json, remove_unfinished, sync_dir, sync_tree, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -129,6 +129,7 @@ def run(
             seconds = time.monotonic() - start
             facts = {**(record or {}), **(facts or {})}
             write_json(tmp / STAMP, _stamp(out, tmp, work, paths, facts, seconds))
+            sync_tree(tmp)
             (tmp / PENDING).unlink()
             _replace(out, tmp, old)
             logger.info("%s: done in %s", out, log.duration(seconds))
@@ -288,12 +289,27 @@ def _replace(out: Path, tmp: Path, old: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
+def _is_whole(tmp: Path) -> bool:
+    """Whether a directory has all that its stamp was written for: a copy that was taken meanwhile may lack files."""
+    with contextlib.suppress(DataError, TypeError, KeyError, AttributeError):
+        stamp = read_stamp(tmp)
+        inputs = {name: entry["id"] for name, entry in stamp["inputs"].items()}
+        return bool(stamp["id"] == _id_of(Work(stamp["command"], stamp["options"], inputs), tmp))
+    return False
+
+
+def _id_of(work: Work, made: Path) -> str:
+    """The id under which later steps record what was made, in the directory where it is."""
+    return _hash(work.core + _tree_hash(made, Digests(), empty_ok=True, left_out=MEASURED))
+
+
 def _finish_rename(out: Path, tmp: Path, old: Path) -> None:
     """Completes a _replace that was interrupted."""
-    if old.exists() and not out.exists():
-        os.rename(tmp if (tmp / STAMP).is_file() else old, out)
-    elif not out.exists() and (tmp / STAMP).is_file() and not (tmp / PENDING).exists():
-        os.rename(tmp, out)
+    if not out.exists():
+        if (tmp / STAMP).is_file() and not (tmp / PENDING).exists() and _is_whole(tmp):
+            os.rename(tmp, out)
+        elif old.exists():
+            os.rename(old, out)
     if old.exists():
         shutil.rmtree(old)
 
@@ -303,7 +319,7 @@ def _stamp(
 ) -> dict[str, Any]:
     return {
         "identity": work.identity,
-        "id": _hash(work.core + _tree_hash(tmp, Digests(), empty_ok=True, left_out=MEASURED)),
+        "id": _id_of(work, tmp),
         "command": work.command,
         "options": work.options,
         # Relative to the directory of the stamp, so that a tree of experiments can be moved.

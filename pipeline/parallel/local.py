@@ -62,8 +62,9 @@ class LocalExecutor(Executor):
                 raise RuntimeError("cannot schedule new futures after shutdown")
             self._queue.put((future, call))
             if len(self._servers) < self._jobs:
-                self._servers.append(threading.Thread(target=self._serve, daemon=True))
-                self._servers[-1].start()
+                server = threading.Thread(target=self._serve, daemon=True)
+                server.start()  # which fails where memory is short: then there is nobody to wait for
+                self._servers.append(server)
         return future
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:

@@ -28,7 +28,7 @@ import pydantic
 import pipeline.base.cli  # noqa: F401  chooses the code path of MKL, as in the process that merges
 from pipeline.base import errors, log
 from pipeline.base.errors import DataError, PipelineError
-from pipeline.base.files import read_json, sync_dir, write_json
+from pipeline.base.files import read_json, sync_dir, sync_file, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -151,7 +151,7 @@ def _make(part: Part, directory: Path, work: Work, arguments: Any) -> None:
     facts = work(part, tmp, arguments)
     sizes = {p.relative_to(tmp).as_posix(): p.stat().st_size for p in sorted(tmp.rglob("*")) if p.is_file()}
     for name in sizes:
-        _sync(tmp / name)
+        sync_file(tmp / name)
     seconds = round(time.monotonic() - start, 3)
     write_json(tmp / PART, {"facts": dict(facts or {}), "files": sizes, "seconds": seconds})
     target = directory / part.name
@@ -165,14 +165,6 @@ def _make(part: Part, directory: Path, work: Work, arguments: Any) -> None:
     logger.info(
         "part %s: done in %s; the process has used %.2f s", part.name, log.duration(seconds), time.process_time()
     )
-
-
-def _sync(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 class _Reporter:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import threading
 
 import pytest
 
@@ -60,3 +61,15 @@ def test_bug_shows_traceback(capsys):
     with pytest.raises(SystemExit), cli.main_guard():
         raise ZeroDivisionError("seven")
     assert "Traceback" in capsys.readouterr().err
+
+
+def test_a_thread_that_the_machine_ends_is_told_in_a_line(capsys):
+    def write() -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", b"events.out")
+
+    with cli.main_guard():
+        thread = threading.Thread(target=write)
+        thread.start()
+        thread.join()
+    told = capsys.readouterr().err
+    assert "WARNING events.out: No space left on device\n" in told and "Traceback" not in told

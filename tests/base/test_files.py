@@ -149,3 +149,19 @@ def test_yaml_merge_keys_work(tmp_path):
     path = tmp_path / "a.yaml"
     path.write_text("base: &b {x: 1, y: 2}\nmore:\n  <<: *b\n  y: 3\n", encoding="utf-8")
     assert files.read_yaml(path)["more"] == {"x": 1, "y": 3}
+
+
+@pytest.mark.parametrize("most", [0, 10])
+def test_sync_tree(tmp_path, monkeypatch, most):
+    """All files, links aside; very many by one call for all."""
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    (tmp_path / "a" / "b" / "c").write_text("x")
+    (tmp_path / "d").write_text("y")
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    synced: list[str] = []
+    monkeypatch.setattr(files, "_MOST_SYNCS", most)
+    monkeypatch.setattr(files.os, "sync", lambda: synced.append("all"))
+    monkeypatch.setattr(files.os, "fsync", lambda fd: synced.append(os.readlink(f"/proc/self/fd/{fd}")))
+    files.sync_tree(tmp_path)
+    every = [str(tmp_path / name) for name in ("", "a", "a/b", "a/b/c", "d")]
+    assert sorted(synced) == (["all"] if most == 0 else sorted(name.rstrip("/") for name in every))

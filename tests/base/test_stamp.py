@@ -274,6 +274,20 @@ def test_interrupted_replacement_is_completed(tmp_path, data, monkeypatch, at):
     assert sorted(os.listdir(tmp_path)) == ["data", "mono"]
 
 
+@pytest.mark.parametrize("lost", [None, "result", "stamp.json"])
+def test_a_copy_that_was_taken_while_the_step_ended_is_made_again(tmp_path, data, lost):
+    """Files of OUT.tmp may be copied after the stamp was written and before the directory has got its name: whatever the
+    copy lacks, what stands under the final name is whole.
+    """
+    out = tmp_path / "mono"
+    run(out, data, writer("one"), n=1)
+    copied_to = out.rename(tmp_path / "mono.tmp")
+    if lost is not None:
+        (copied_to / lost).unlink()
+    assert run(out, data, never if lost is None else writer("one"), n=1) == (lost is not None)
+    assert (out / "result").read_text() == "one" and sorted(os.listdir(tmp_path)) == ["data", "mono"]
+
+
 SCRIPT = """
 import sys, time
 from pathlib import Path

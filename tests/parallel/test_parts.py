@@ -311,3 +311,14 @@ def test_part_json_lists_all_files(tmp_path):
     write_json(tmp_path / "parts" / "1-of-1" / PART, {**entry, "files": {"numbers.txt": 6, "lost.bin": 1}})
     with pytest.raises(DataError, match=r"lost\.bin"):
         arrived(tmp_path / "parts", Part(0, 1), 0)
+
+
+def test_no_memory_for_a_thread(tmp_path, monkeypatch):
+    """What is raised is told, and not that a thread which never began cannot be waited for."""
+
+    def start(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    with pytest.raises(RuntimeError, match="can't start new thread"):
+        run(tmp_path, 2)

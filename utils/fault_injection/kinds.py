@@ -22,7 +22,7 @@ from typing import Any
 from pipeline.base.stamp import STAMP
 from utils.fault_injection import warm
 from utils.fault_injection.recipe import UNLIMITED, Sandbox, Step
-from utils.fault_injection.shim import Action, Calls, Shim
+from utils.fault_injection.shim import Action, Calls, Shim, unsynced
 
 NO_SPACE, IO_ERROR, READ_ONLY = errno.ENOSPC, errno.EIO, errno.EROFS
 MOST_KILLS = 3
@@ -164,6 +164,26 @@ def torn_write(campaign: Campaign, rng: random.Random) -> Trial:
 def short_writes(campaign: Campaign, rng: random.Random) -> Trial:
     """From a random write on, every one writes half of its bytes, as the system may: no error."""
     return _at_call(campaign, rng, Action.SHORT, forever=True)
+
+
+def power_loss(campaign: Campaign, rng: random.Random) -> Trial:
+    """The machine stops before a random call, or after the last one; files that were not synced lose half of their bytes
+    or all.
+    """
+    trial, step = campaign.draw(rng)
+    at = rng.choice((rng.randrange(max(step.calls, 1)), step.calls))
+    trial.fault = f"power is lost at call {at} of {step.calls}"
+    log = campaign.box.directory / "synced.txt"
+    log.unlink(missing_ok=True)
+    with campaign.shim.armed(campaign.box.tree, Action.KILL, at, log=log):
+        campaign.run(trial, step, 0, -signal.SIGKILL, *((2,) if step.jobs > 1 else ()))
+    gone = unsynced(log)
+    for path in sorted(campaign.box.tree.rglob("*")):
+        about = path.lstat()
+        if (about.st_dev, about.st_ino) in gone:
+            os.truncate(path, rng.choice((0, about.st_size // 2)))
+            trial.faults += 1
+    return campaign.finish(trial, step)
 
 
 def full_disk(campaign: Campaign, rng: random.Random) -> Trial:
@@ -349,7 +369,7 @@ def _copy(source: Path, target: Path) -> None:
 KINDS: dict[str, Callable[[Campaign, random.Random], Trial]] = {
     function.__name__: function
     for function in (
-        *(kill, kill_at_call, torn_write, kill_in_parts, terminate, interrupt),
+        *(kill, kill_at_call, torn_write, power_loss, kill_in_parts, terminate, interrupt),
         *(full_disk, io_error, short_writes, read_only, little_memory, few_files),
         *(clock_jump, together, foreign_stamp, copied),
     )

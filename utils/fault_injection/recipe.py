@@ -31,6 +31,27 @@ SMALL: dict[str, dict[str, Any]] = {
     "tokens": {"vocab_size": 40},
 }
 CORPUS = ["--num-train", "16", "--num-dev", "3", "--num-test", "3", "--num-lm-sentences", "50"]
+# Steps of other recipes after it, so that each training is there.
+GMM = "--num-gauss 80 --num-iters 4 --grow-iters 2 --realign-iters 2 --num-leaves 40 --leaf-min-count 20"
+NET = "--dim 24 --layers 2 --epochs 3 --device cpu"
+MMI = "--criterion lfmmi --epochs 3 --device cpu"
+MORE = f"""
+train_deltas data/mfcc/train data/lang_phone exp/gmm_ali/train exp/tri1 {GMM}
+train_lda_mllt data/mfcc/train data/lang_phone exp/gmm_ali/train exp/tri2 {GMM} --dim 20 --mllt-iters 2,3
+align data/mfcc/train data/lang_phone exp/tri2 exp/tri2_ali
+train_sat data/mfcc/train data/lang_phone exp/tri2_ali exp/tri3 {GMM} --fmllr-iters 2,3 --model exp/tri2
+tie_states data/mfcc/train data/lang_phone exp/gmm_ali/train exp/tied_ali --num-leaves 40 --min-count 20
+estimate_transitions data/fbank/train data/lang_phone exp/nhmm_speech_silence exp/nhmm_transitions --rounds 3
+train_nhmm data/fbank/train data/lang_phone exp/nhmm_blstm --encoder blstm {NET}
+make_den_graph data/fbank/train data/lang_phone exp/hybrid_gmm exp/hybrid_gmm/den
+train_sequence data/fbank/train data/lang_phone exp/hybrid_gmm exp/mmi --graph exp/hybrid_gmm/den {MMI}
+train_e2e data/fbank/train data/tokens exp/e2e_attention --model attention --decoder-dim 16 {NET}
+train_e2e data/fbank/train data/tokens exp/e2e_rnnt --model transducer --decoder-dim 16 --joint-dim 16 {NET}
+train_nn_lm data/local/lm_text.txt data/tokens exp/nn_lm --dim 16 --epochs 3
+train_g2p data/local/lexicon.txt exp/g2p
+refine_ali exp/gmm_ali/train exp/refined_ali --by exp/nhmm_speech_silence data/fbank/train
+train_async data/fbank/train data/lang_phone exp/gmm_ali/train exp/async --mode synchronous --replicas 2 {NET}
+"""
 LAYERS = ("--aux-layers", "2")  # of the smaller encoder
 PARTS = ("align", "compute_feats", "decode", "decode_e2e")  # steps that divide into parts
 
@@ -81,6 +102,8 @@ def commands(recipe: Path, directory: Path) -> list[Step]:
     shutil.rmtree(programs)
     shutil.rmtree(directory / "exp")
     found = [_small(argv) for argv in asked if Path(argv[0]).name not in ("current.py", "results.py")]
+    for script, *arguments in map(str.split, MORE.strip().splitlines()):
+        found.append(Step(script, [str(ROOT / "steps" / f"{script}.py"), *arguments]))
     return [replace(step, name=f"{i:02d}_{step.script}") for i, step in enumerate(found)]
 
 

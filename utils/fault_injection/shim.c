@@ -30,7 +30,7 @@ enum { SPACE = 1, WRITE = 2, CHANGE = 4 }; /* classes of calls: may need space, 
 struct state {
   int64_t armed, action, at, forever, error, classes, count, done, clock_shift_ns;
   char below[PATH_MAX];
-  char log[PATH_MAX]; /* file of lines "w DEVICE INODE" and "s DEVICE INODE": written, synced; "" for none */
+  char log[PATH_MAX]; /* file of lines "w DEVICE INODE", "s DEVICE INODE", "a 0 0": written, synced, all synced */
 };
 static struct state none, *state = &none;
 
@@ -84,7 +84,9 @@ static int hit(int class) {
 static void note(char what, int fd) {
   struct stat about;
   char line[80];
-  if (!state->log[0] || fstat(fd, &about) != 0 || !S_ISREG(about.st_mode)) return;
+  if (!state->log[0]) return;
+  memset(&about, 0, sizeof about);
+  if (what != 'a' && (fstat(fd, &about) != 0 || !S_ISREG(about.st_mode))) return;
   int length = snprintf(line, sizeof line, "%c %lu %lu\n", what, (unsigned long)about.st_dev, (unsigned long)about.st_ino);
   int log = (int)syscall(SYS_openat, AT_FDCWD, state->log, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0600);
   if (log < 0) return;
@@ -184,6 +186,12 @@ int fdatasync(int fd) {
     note('s', fd);
   }
   return real(fd);
+}
+
+void sync(void) {
+  REAL(sync);
+  real();
+  if (state->armed) note('a', -1);
 }
 
 int ftruncate(int fd, off_t length) {

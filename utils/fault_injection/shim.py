@@ -106,5 +106,8 @@ def unsynced(log: Path) -> set[tuple[int, int]]:
     found: dict[tuple[int, int], bool] = {}
     for line in log.read_text(encoding="ascii").splitlines() if log.exists() else []:
         what, device, inode = line.split()
-        found[int(device), int(inode)] = what == "w"
+        if what == "a":
+            found.clear()
+        else:
+            found[int(device), int(inode)] = what == "w"
     return {file for file, written in found.items() if written}

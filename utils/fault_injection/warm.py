@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import ctypes
+import faulthandler
 import importlib
 import os
 import pkgutil
@@ -94,6 +95,7 @@ def start(argv: Sequence[str], cwd: Path, output: Path, environment: dict[str, s
     sys.argv = list(argv)
     sys.path[0] = str(Path(argv[0]).resolve().parent)
     limits.set()
+    faulthandler.enable()
     os._exit(_run(argv[0]))
 
 
