@@ -43,6 +43,7 @@ from pydantic.fields import FieldInfo
 from pipeline.base import log, stamp
 from pipeline.base.digests import Digests
 from pipeline.base.errors import PipelineError
+from pipeline.base.lock import leftovers
 from pipeline.base.option_values import extra_of, fields_of
 from pipeline.base.option_values import load_options as load_options
 from pipeline.base.option_values import options_json as options_json
@@ -251,7 +252,7 @@ def run_step(
     assert command, "run_step needs the name of the step"
     out = Path(out_dir)
     with main_guard(out):
-        if _current is not None and not (out / stamp.STAMP).is_file():
+        if _current is not None and (not (out / stamp.STAMP).is_file() or leftovers(out)):
             raise NotCurrentError  # before inputs are read, which the step itself would do again
         paths = {name: Path(path) for name, path in inputs.items() if path is not None}
         digests = stamp.digests_of(out)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import fcntl
 import functools
 import hashlib
 import json
@@ -22,7 +21,7 @@ import resource
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +30,7 @@ from pipeline.base import log
 from pipeline.base.digests import Digests, tree_digest
 from pipeline.base.errors import DataError, StaleError
 from pipeline.base.files import read_json, remove_unfinished, sync_dir, sync_tree, write_json
+from pipeline.base.lock import beside, leftovers, lock, tidy
 
 logger = logging.getLogger(__name__)
 
@@ -111,6 +111,8 @@ def run(
     digests = digests or Digests()
     _keep(out, digests)
     if _up_to_date(out, work, overwrite):
+        if leftovers(out):
+            tidy(out)
         return False
     tmp, old = beside(out, ".tmp"), beside(out, ".old")
     with lock(out):
@@ -201,38 +203,6 @@ def _other_content(had: dict[str, str] | None, names: list[str], sources: Mappin
     shown = " and ".join(map(repr, names)) or "state"
     older = "" if had is not None else " (or it has more than 200 MiB, of which older stamps knew only the sizes)"
     return f"was made from another {shown} than there is now{older}"
-
-
-def beside(path: Path, suffix: str) -> Path:
-    """Returns the path with `suffix` added to its last part, the place for temporary neighbours."""
-    path = Path(os.path.normpath(path))
-    return path.with_name(path.name + suffix)
-
-
-@contextlib.contextmanager
-def lock(out: Path) -> Iterator[None]:
-    """Holds OUT.lock; another process that works on the same `out` is waited for. A killed process holds none."""
-    path = beside(out, ".lock")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    while True:
-        fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-        try:
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                logger.info("%s: waiting for another process that is working on it", out)
-                fcntl.flock(fd, fcntl.LOCK_EX)
-            # The former holder may have removed the file between our open and our lock: then take the new one.
-            if not (path.exists() and os.stat(path).st_ino == os.fstat(fd).st_ino):
-                continue
-            try:
-                yield
-            finally:
-                with contextlib.suppress(FileNotFoundError):
-                    path.unlink()
-            return
-        finally:
-            os.close(fd)
 
 
 def _up_to_date(out: Path, work: Work, overwrite: bool) -> bool:

@@ -18,6 +18,7 @@ from pipeline.artifacts.index import INDEX
 from pipeline.base import digests, log, stamp
 from pipeline.base.errors import DataError, StaleError
 from pipeline.base.files import write_json
+from pipeline.base.lock import leftovers, lock
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -288,6 +289,19 @@ def test_a_copy_that_was_taken_while_the_step_ended_is_made_again(tmp_path, data
     assert (out / "result").read_text() == "one" and sorted(os.listdir(tmp_path)) == ["data", "mono"]
 
 
+def test_what_a_kill_at_the_very_end_leaves_goes_with_the_next_run(tmp_path, data):
+    """The output has its name, but its lock and the output before it are still there."""
+    out = tmp_path / "mono"
+    run(out, data, writer("one"))
+    (tmp_path / "mono.lock").touch()
+    (tmp_path / "mono.old").mkdir()
+    assert leftovers(out) and not run(out, data, never)
+    assert sorted(os.listdir(tmp_path)) == ["data", "mono"]
+    with lock(out):
+        assert not run(out, data, never)  # another process, which would make it anew, is not waited for
+        assert sorted(os.listdir(tmp_path)) == ["data", "mono", "mono.lock"]
+
+
 SCRIPT = """
 import sys, time
 from pathlib import Path
@@ -394,7 +408,7 @@ def test_small_inputs_take_no_lock(tmp_path, data):
     run(out, data, writer("one"))
     known = stamp.digests_of(out)
     task = stamp.Work("train", {}, {"data": stamp.artifact_id(data, known)})
-    with stamp.lock(out):
+    with lock(out):
         assert known.num_read and not stamp.run(out, task, never, {"data": data}, digests=known)
 
 

@@ -61,6 +61,8 @@ class Trial:
             self.wrong.append(f"exit code {ended.code}")
         if "Traceback (most recent call last)" in ended.output or "Exception ignored" in ended.output:
             self.wrong.append("traceback")
+        if warm.LEFT_OPEN in ended.output:
+            self.wrong.append("files left open")
         if len(self.wrong) > before:
             self.output = ended.output[-4000:]
 
@@ -167,9 +169,7 @@ def short_writes(campaign: Campaign, rng: random.Random) -> Trial:
 
 
 def power_loss(campaign: Campaign, rng: random.Random) -> Trial:
-    """The machine stops before a random call, or after the last one; files that were not synced lose half of their bytes
-    or all.
-    """
+    """The machine stops before a random call, or after the last one; what was not synced loses bytes."""
     trial, step = campaign.draw(rng)
     at = rng.choice((rng.randrange(max(step.calls, 1)), step.calls))
     trial.fault = f"power is lost at call {at} of {step.calls}"

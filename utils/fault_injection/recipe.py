@@ -21,6 +21,7 @@ from pipeline.base.stamp import DIGESTS, MEASURED, STAMP
 from utils.fault_injection import warm
 
 ROOT = Path(__file__).resolve().parents[2]
+SOURCES = ("local", "conf")  # folders of a recipe
 UNLIMITED = warm.Limits()
 # Options that make egs/tiny small, by file of conf/ and for the preparation.
 SMALL: dict[str, dict[str, Any]] = {
@@ -31,7 +32,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "tokens": {"vocab_size": 40},
 }
 CORPUS = ["--num-train", "16", "--num-dev", "3", "--num-test", "3", "--num-lm-sentences", "50"]
-# Steps of other recipes after it, so that each training is there.
+# Steps of other recipes, so that each training is there.
 GMM = "--num-gauss 80 --num-iters 4 --grow-iters 2 --realign-iters 2 --num-leaves 40 --leaf-min-count 20"
 NET = "--dim 24 --layers 2 --epochs 3 --device cpu"
 MMI = "--criterion lfmmi --epochs 3 --device cpu"
@@ -83,7 +84,7 @@ class Step:
 
 def commands(recipe: Path, directory: Path) -> list[Step]:
     """What run.sh of a recipe calls, from a copy of the recipe in `directory`, made small; nothing of it runs."""
-    for name in ("local", "conf"):
+    for name in SOURCES:
         shutil.copytree(recipe / name, directory / name)
     for name, values in SMALL.items():
         path = directory / "conf" / f"{name}.yaml"
@@ -102,8 +103,9 @@ def commands(recipe: Path, directory: Path) -> list[Step]:
     shutil.rmtree(programs)
     shutil.rmtree(directory / "exp")
     found = [_small(argv) for argv in asked if Path(argv[0]).name not in ("current.py", "results.py")]
-    for script, *arguments in map(str.split, MORE.strip().splitlines()):
-        found.append(Step(script, [str(ROOT / "steps" / f"{script}.py"), *arguments]))
+    more = [line.split() for line in MORE.strip().splitlines()]
+    # Before the report, which is about all of them.
+    found[-1:-1] = [Step(script, [str(ROOT / "steps" / f"{script}.py"), *arguments]) for script, *arguments in more]
     return [replace(step, name=f"{i:02d}_{step.script}") for i, step in enumerate(found)]
 
 
@@ -128,14 +130,17 @@ class Sandbox:
         self.scratch, self.output = self.tree / "scratch", self.directory / "output.txt"
         self._expected: dict[str, str] | None = None
 
-    def start_afresh(self) -> None:
-        """Empties all folders."""
-        for path in (self.tree, self.undisturbed):
-            shutil.rmtree(path, ignore_errors=True)
+    def empty(self) -> None:
+        """Leaves of `tree` what commands do not make."""
+        shutil.rmtree(self.tree, ignore_errors=True)
         self.scratch.mkdir(parents=True)
+        for name in SOURCES:
+            if (self.undisturbed / name).is_dir():
+                shutil.copytree(self.undisturbed / name, self.tree / name)
 
     def keep(self) -> None:
         """Remembers `tree` as what nobody disturbed."""
+        shutil.rmtree(self.undisturbed, ignore_errors=True)
         shutil.copytree(self.tree, self.undisturbed, symlinks=True)
 
     def start(self, step: Step, limits: warm.Limits = UNLIMITED, output: Path | None = None) -> int:

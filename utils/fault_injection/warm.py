@@ -6,6 +6,7 @@ import atexit
 import contextlib
 import ctypes
 import faulthandler
+import gc
 import importlib
 import os
 import pkgutil
@@ -24,6 +25,7 @@ import pipeline
 
 PRELOAD = ("lhotse", "scipy.signal", "soundfile", "safetensors.torch", "matplotlib.figure", "sentencepiece", "kaldilm")
 NOT_PRELOADED = ("_k2", "dask_cluster", "slurm", "parallel.worker")  # ends of modules' names: what may be missing
+LEFT_OPEN = "left open:"  # begins what is told of files that a command has not closed
 HANGS_SECONDS = 300.0
 ORPHANS_SECONDS = 20.0  # within which processes end that a killed one had started
 _PR_SET_CHILD_SUBREAPER = 36
@@ -65,14 +67,17 @@ class Ended:
     processor: float
 
 
-def adopt_orphans() -> None:
-    """Makes this process the parent of all descendants whose parent ends, so that none gets lost, and imports what
-    commands need.
-    """
+def preload() -> None:
+    """Imports what commands need."""
     own = (module.name for module in pkgutil.walk_packages(pipeline.__path__, "pipeline."))
     for module in (*PRELOAD, *(name for name in own if not name.endswith(NOT_PRELOADED) and "triton" not in name)):
         importlib.import_module(module)
     assert threading.active_count() == 1, "a fork has only one thread"
+    gc.freeze()
+
+
+def adopt_orphans() -> None:
+    """Makes this process the parent of all descendants whose parent ends, so that none gets lost."""
     if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0):
         raise OSError(ctypes.get_errno(), "prctl")
 
@@ -111,6 +116,10 @@ def _run(script: str) -> int:
     except BaseException:
         traceback.print_exc()
         code = 1
+    gc.collect()
+    for path in map(os.path.realpath, sorted(Path("/proc/self/fd").iterdir())):
+        if path.startswith(os.getcwd() + os.sep):
+            print(f"{LEFT_OPEN} {path}", file=sys.stderr)
     threading._shutdown()  # type: ignore[attr-defined]  # waits for threads
     atexit._run_exitfuncs()
     sys.stdout.flush()
