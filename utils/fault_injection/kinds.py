@@ -76,8 +76,9 @@ class Campaign:
     steps: list[Step]
 
     def draw(self, rng: random.Random, in_parts: bool = False) -> tuple[Trial, Step]:
-        """A step that makes something, in a tree where it has not run yet."""
-        step = rng.choice([s for s in self.steps if s.outputs and (s.jobs > 1 or not in_parts)])
+        """A step that makes something, in a tree where it has not run yet; the longer it takes, the more rarely."""
+        steps = [s for s in self.steps if s.outputs and (s.jobs > 1 or not in_parts)]
+        step = rng.choices(steps, [1 / (0.5 + s.processor) for s in steps])[0]
         self.box.reset(step)
         return Trial(step.name), step
 

@@ -147,7 +147,7 @@ def wait(pid: int, output: Path, watch: Callable[[float], None] | None = None) -
         processor = max(processor, processor_time(pid))
         if watch is not None:
             watch(processor)
-        time.sleep(0.005)
+        time.sleep(0.01)
     return Ended(code, output.read_text(encoding="utf-8", errors="replace"), processor)
 
 
