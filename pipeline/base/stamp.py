@@ -41,7 +41,8 @@ DIGESTS = "digests.tsv.gz"  # of the files of inputs without a stamp, so that ea
 DERIVED = ("index.safetensors",)
 
 # Times that were measured while an output was made: who makes it again gets other ones, and the same output.
-MEASURED = re.compile(rb'"(seconds|real_time_factor)": [\d.e+-]+|"metric": "(rtf|seconds)",\s*"value": [\d.e+-]+')
+_TIMES = rb'"(seconds|train_seconds|real_time_factor)": [\d.e+-]+|"metric": "(rtf|seconds)",\s*"value": [\d.e+-]+'
+MEASURED = re.compile(_TIMES)
 
 Action = Callable[[Path], "Mapping[str, Any] | None"]
 
