@@ -37,6 +37,8 @@ def test_hierarchy():
         (MemoryError(), 2),
         (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"), 2),
         (RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"), 2),
+        (RuntimeError("CUDA error: unspecified launch failure\nCUDA kernel errors might be reported later"), 2),
+        (RuntimeError("CUDA error: an illegal memory access was encountered"), 1),
         (RuntimeError("can't start new thread"), 2),
         (ImportError("libx.so: failed to map segment from shared object: Cannot allocate memory"), 2),
         (RuntimeError("x"), 1),

@@ -149,6 +149,7 @@ def _at_call(
     with campaign.shim.armed(campaign.box.tree, action, at, calls=calls, **how):
         ended = campaign.run(trial, step, 0, *codes)
         trial.faults = campaign.shim.done
+        trial.idle = int(trial.faults > 0 and at == 0 and action in (Action.KILL, Action.TORN))
     if trial.faults and action in (Action.KILL, Action.TORN) and ended.code == 0:
         trial.wrong.append("lived on")
     return campaign.finish(trial, step)

@@ -28,11 +28,14 @@ def summary(rows: Iterable[dict[str, Any]]) -> dict[str, dict[str, int]]:
 
 def write_page(path: Path, counts: dict[str, dict[str, int]]) -> None:
     """Puts the counts between two marks of a page."""
-    rows = ["| kind | what happens | trials | not disturbed | as they should be | wrong |", "|---|---|---|---|---|---|"]
+    head = ("kind", "what happens", "trials", "not disturbed", "faults", "right", "wrong")
+    rows = [" | ".join(["", *head, ""]).strip(), "|" + " --- |" * len(head)]
     for kind, entry in counts.items():
         right = entry["trials"] - entry["undisturbed"] - entry["wrong"]
+        faults = f"{entry['faults']}" + (f" ({entry['idle']})" if entry["idle"] else "")
         what = " ".join((KINDS[kind].__doc__ or "").split())
-        rows.append(f"| `{kind}` | {what} | {entry['trials']} | {entry['undisturbed']} | {right} | {entry['wrong']} |")
+        cells = [f"`{kind}`", what, entry["trials"], entry["undisturbed"], faults, right, entry["wrong"]]
+        rows.append(f"| {' | '.join(map(str, cells))} |")
     text = path.read_text(encoding="utf-8")
     marked = re.compile(f"(?<={re.escape(BEGIN)}).*?(?={re.escape(END)})", re.DOTALL)
     with atomic_write(path) as out:
