@@ -31,7 +31,10 @@ from llvmlite.binding import Linkage
 from numba.core.codegen import CPUCodeLibrary
 from numba.core.compiler_lock import global_compiler_lock
 
+from pipeline.base.files import atomic_write
+
 LOCK = "compiling.lock"
+SOURCES = ".sources"  # ends the names of files with the digest of what code was made of
 PYTHON_FUNCTION = "_ZN"  # how the names of compiled Python functions begin; numba's helpers are the same everywhere
 _compiling = False  # whether this process is between the first look for a version and its end; under numba's lock
 
@@ -132,18 +135,29 @@ def _machine() -> tuple[str, str, str]:
 
 
 def drop_stale_code(where: str | Path, stems: Iterable[str], sources: Iterable[str | Path]) -> None:
-    """Drop compiled code of some modules that is older than any of the sources.
+    """Drop compiled code of some modules that was made from other sources than there are now.
 
-    numba looks at the file of a loop alone, not at those of the functions that the loop calls.
+    numba looks at the file of a loop alone, not at those of the functions that the loop calls. Times of files tell
+    little: clocks are set back, and copies of a checkout keep times. So a digest of the sources lies beside the code.
 
     Args:
         where: directory of the cache, a loop's ``stats.cache_path``.
         stems: names of the modules whose code goes.
         sources: files that it is made of.
     """
-    newest = max(Path(source).stat().st_mtime for source in [*sources, __file__])
+    stems, files = list(stems), [Path(source) for source in [*sources, __file__]]
+    name = hashlib.sha256(repr((stems, [str(file) for file in files])).encode()).hexdigest()[:16]
+    digest = hashlib.sha256(b"\0".join(file.read_bytes() for file in files)).hexdigest()
+    mark = Path(where) / f"{stems[0]}.{name}{SOURCES}"
+    known = mark.read_text(encoding="ascii") if mark.is_file() else None
+    if known == digest:
+        return
+    newest = max(file.stat().st_mtime for file in files)
     for stem in stems:
         for cached in Path(where).glob(f"{stem}.*.nb?"):
             with contextlib.suppress(OSError):  # another process was quicker
-                if cached.stat().st_mtime < newest:
+                if known is not None or cached.stat().st_mtime < newest:
                     cached.unlink()
+    with contextlib.suppress(OSError):  # where nothing may be written there is no code of ours
+        with atomic_write(mark) as out:
+            out.write(digest)

@@ -128,3 +128,22 @@ def test_stale_code_goes_with_its_marks(tmp_path):
     os.utime(new, (now + 10, now + 10))
     drop_stale_code(tmp_path, ["loops"], [source])
     assert not old.exists() and not mark.exists() and new.exists() and others.exists()
+    drop_stale_code(tmp_path, ["loops"], [source])
+    assert new.exists()
+
+
+def test_code_of_other_sources_goes_whatever_the_times_say(tmp_path):
+    """The clock was set back, or a copy of a checkout kept the times of an older state."""
+    source, code = tmp_path / "source.py", tmp_path / "loops.f-1.py310.nbi"
+    source.write_text("x = 1")
+    drop_stale_code(tmp_path, ["loops"], [source])
+    code.touch()
+    source.write_text("x = 2")
+    now = code.stat().st_mtime
+    os.utime(source, (now - 1000, now - 1000))
+    drop_stale_code(tmp_path, ["loops"], [source])
+    assert not code.exists()
+    code.touch()
+    os.utime(source, (now + 1000, now + 1000))  # touched, or checked out again
+    drop_stale_code(tmp_path, ["loops"], [source])
+    assert code.exists()

@@ -64,7 +64,7 @@ class Trial:
         if warm.LEFT_OPEN in ended.output:
             self.wrong.append("files left open")
         if len(self.wrong) > before:
-            self.output = ended.output[-4000:]
+            self.output = f"{ended.output[:2000]}[...]{ended.output[-2000:]}"
 
 
 @dataclass

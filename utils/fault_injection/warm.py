@@ -90,6 +90,7 @@ def start(argv: Sequence[str], cwd: Path, output: Path, environment: dict[str, s
     if pid:
         return pid
     os.setsid()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which shells let background processes ignore
     os.chdir(cwd)
     fd = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o600)
     for number in (1, 2):
