@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-ALIGNMENTS = int(os.environ.get("SOAK", "200"))  # each takes a tenth of a second
-WARM = 50
+ALIGNMENTS = int(os.environ.get("SOAK", "120"))  # each takes a tenth of a second
+WARM = 40
 MOST_MIB = 24  # by which memory may grow after the first WARM alignments: what allocators keep in pieces
 
 

@@ -126,6 +126,7 @@ def test_a_sound_step_is_right_whatever_happens(run_script, tmp_path, campaign_d
     assert disturbed >= {"kill", "kill_at_call", "torn_write", "full_disk", "io_error", "short_writes", "read_only"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", WRONG)
 def test_a_step_that_is_wrong_is_found(run_script, tmp_path, campaign_dir, name):
     body, kind, said = WRONG[name]
