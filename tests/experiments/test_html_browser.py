@@ -22,8 +22,7 @@ from pipeline.experiments.html.sources import find_sources
 from pipeline.tasks.ali_import import import_times
 from pipeline.tasks.tiers import LabelTiers
 from tests.experiments.html_corpus import NAMES, WORDS, make_exp, make_lang_of_corpus, save_alignment, save_data
-
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+from tests.experiments.screenshots import ARGUMENTS, CHROMIUM, LIMIT, STORED, distance, make_report, taken
 
 pytestmark = [
     pytest.mark.slow,
@@ -49,9 +48,7 @@ def browser():
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as driver:
-        found = driver.chromium.launch(
-            executable_path=CHROMIUM, args=["--no-sandbox", "--autoplay-policy=no-user-gesture-required"]
-        )
+        found = driver.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
         yield found
         found.close()
 
@@ -340,3 +337,26 @@ def test_long_sound_is_shown_in_parts(tab, tmp_path):
     tab.keyboard.press("0")
     until(tab, f"{loaded} === 4")
     assert tab.is_disabled("#position")  # all is in view
+
+
+def test_pages_look_as_in_the_stored_pictures(browser, tmp_path):
+    """Gross changes are seen; what was meant is stored by `python -m tests.experiments.screenshots`."""
+    report = make_report(tmp_path)
+    far = {}
+    for name, picture in taken(browser, report):
+        (tmp_path / f"{name}.png").write_bytes(picture)
+        far[name] = distance(picture, (STORED / f"{name}.png").read_bytes())
+    assert max(far.values()) < LIMIT, f"{far}; the pages as they are now: {tmp_path}"
+
+    def without_a_part(tab) -> None:
+        tab.evaluate("document.querySelectorAll('#list tbody').forEach((e) => e.remove())")
+        tab.evaluate("document.querySelector('#shown input')?.click()")  # the tiers of the first system
+
+    for name, picture in taken(browser, report, without_a_part):
+        assert distance(picture, (STORED / f"{name}.png").read_bytes()) > LIMIT, name
+
+
+def test_pictures_in_the_repository_are_small():
+    root = Path(__file__).resolve().parents[2]
+    pictures = [*STORED.glob("*.png"), *root.glob("docs/images/*.png"), *root.glob("egs/*/*.png")]
+    assert len(pictures) > 5 and all(p.stat().st_size < 300 * 1024 for p in pictures)

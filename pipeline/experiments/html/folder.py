@@ -12,7 +12,7 @@ from pipeline.base.log import progress
 from pipeline.experiments.html.listing import Found, chosen, entries, list_data
 from pipeline.experiments.html.markup import asset, file_name, filled, inline_json, text, write_text
 from pipeline.experiments.html.options import ReportOptions
-from pipeline.experiments.html.overview import Overview, sections
+from pipeline.experiments.html.overview import Overview, facts, sections
 from pipeline.experiments.html.page import SCRIPTS, STYLE, Neighbours, write_page, write_single
 from pipeline.experiments.html.sources import Sources
 from pipeline.experiments.html.trees import write_trees
@@ -55,7 +55,8 @@ def write_report(sources: Sources, out_dir: Path, options: ReportOptions) -> dic
     listed = inline_json(list_data(rows, pages, utterances))
     # JSON in a string is parsed faster than the same as JavaScript.
     write_text(out_dir / "data" / "list.js", f"window.FULLSUM_LIST = JSON.parse({inline_json(listed)});\n")
-    made = sections(Overview(sources, utterances, rows, found, pages, write_trees(sources, out_dir)))
+    overview = Overview(sources, utterances, rows, found, pages, write_trees(sources, out_dir))
+    made = sections(overview)
     places = [(s.key, s.title) for s in made]
     places.insert(places[:1] == [("systems", "Systems")], ("utterances", "Utterances"))
     links = [f'<a href="#{key}">{text(title)}</a>' for key, title in places]
@@ -63,6 +64,7 @@ def write_report(sources: Sources, out_dir: Path, options: ReportOptions) -> dic
     slots = {
         "title": text(options.title or f"Report of {_recipe_name(sources.exp)}"),
         "links": " ".join(links),
+        "facts": facts(overview),
         "notes": "".join(f"<p>{text(note)}</p>" for note in utterances.notes),
         "systems": "\n".join(s.markup for s in made if s.key == "systems"),
         "sections": "\n".join(s.markup for s in made if s.key != "systems"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -55,10 +56,11 @@ class Section(NamedTuple):
 
 
 class Cell(NamedTuple):
-    """A cell of a table: markup, and the number by which it is sorted, if there is one."""
+    """A cell of a table: markup, the number by which it is sorted, and how much of it a bar behind it fills."""
 
     markup: str
     key: float | None = None
+    share: float | None = None
 
 
 def sections(overview: Overview) -> list[Section]:
@@ -81,6 +83,33 @@ def sections(overview: Overview) -> list[Section]:
     ]
 
 
+def facts(o: Overview) -> str:
+    """What there is, in a few numbers."""
+    seconds, speakers = sum(e.seconds for e in o.rows), {e.speaker for e in o.rows if e.speaker}
+    found = [
+        ("Utterances", f"{len(o.rows):,}", f"{len(speakers):,} speaker{'s' * (len(speakers) != 1)}" if speakers else "")
+    ]
+    found += [("Speech", duration(seconds), "")] if seconds else []
+    found += [("Alignments", f"{len(o.utterances.systems)}", "")] if o.utterances.systems else []
+    found += [("Decodings", f"{len(o.utterances.decodings)}", "")] if o.utterances.decodings else []
+    parts = {e.part for e in o.rows if e.errors}
+    best = min(_error_rates(o, {"test"} & parts or parts), default=None)
+    if best is not None:
+        found.append(("Fewest word errors", f"{best[0]:.2f} %", f"{best[1]}, {best[2]}"))
+    cells = [f"<div><dt>{a}</dt><dd>{text(b)}<small>{text(c)}</small></dd></div>" for a, b, c in found]
+    return f'<dl class="facts">{"".join(cells)}</dl>' if o.rows else ""
+
+
+def _error_rates(o: Overview, parts: Iterable[str]) -> list[tuple[float, str, str]]:
+    """Percent of word errors, decoding and part."""
+    rates = []
+    for name, part in itertools.product(o.utterances.decodings, parts):
+        errors, words = (sum(e.errors[name][i] for e in o.rows if name in e.errors and e.part == part) for i in (0, 1))
+        if words:
+            rates.append((100 * errors / words, name, part))
+    return rates
+
+
 def figures(markup: str) -> str:
     """Figures side by side; nothing of none."""
     return f'<div class="figures">{markup}</div>' if markup else ""
@@ -92,10 +121,26 @@ def table(head: Sequence[str], rows: Iterable[Sequence[Cell]], label: str, numbe
     heads = "".join(f'<th scope="col"{k}>{text(name)}</th>' for k, name in zip(kind, head))
     lines = []
     for row in rows:
-        keys = ["" if c.key is None else f' data-key="{c.key:.6g}"' for c in row]
-        lines.append("<tr>" + "".join(f"<td{k}{key}>{c.markup}</td>" for k, key, c in zip(kind, keys, row)) + "</tr>")
+        lines.append(
+            "<tr>" + "".join(f"<td{_attributes(c, i >= numbers)}>{c.markup}</td>" for i, c in enumerate(row)) + "</tr>"
+        )
     inside = f'<table class="sortable"><thead><tr>{heads}</tr></thead><tbody>{"".join(lines)}</tbody></table>'
     return f'<div class="scroll" tabindex="0" role="region" aria-label="{text(label)} (table)">{inside}</div>'
+
+
+def _attributes(cell: Cell, number: bool) -> str:
+    """Of the element of a cell."""
+    names = ["number"] * number + ["bar"] * (cell.share is not None)
+    out = f' class="{" ".join(names)}"' if names else ""
+    out += "" if cell.key is None else f' data-key="{cell.key:.6g}"'
+    return out + ("" if cell.share is None else f' style="--share: {cell.share:.3f}"')
+
+
+def _named(place: str) -> Cell:
+    """A system by its directory, and in words where its first part says what it is."""
+    first = place.split("/")[0]
+    words = system_name(first)
+    return Cell(text(place) + (f"<br><small>{text(words)}</small>" if words != first else ""))
 
 
 def _number(value: float | None, digits: int) -> Cell:
@@ -107,6 +152,7 @@ def _systems(o: Overview) -> str:
     out = ""
     rows = []
     parts = list(dict.fromkeys(e.part for e in o.rows))
+    most = max((rate for rate, _, _ in _error_rates(o, parts)), default=0.0)
     for name, part in itertools.product(o.utterances.decodings, parts):
         mine = [e for e in o.rows if name in e.errors and e.part == part]
         errors, words = (np.array([e.errors[name][i] for e in mine], dtype=float) for i in (0, 1))
@@ -114,9 +160,9 @@ def _systems(o: Overview) -> str:
             continue
         low, high = interval(bootstrap(errors, words, by_speaker([e.speaker for e in mine]), replications=1000))
         value = 100 * float(errors.sum() / words.sum())
-        rate = Cell(f"{value:.2f} [{100 * low:.2f}, {100 * high:.2f}]", value)
+        rate = Cell(f"{value:.2f} [{100 * low:.2f}, {100 * high:.2f}]", value, value / max(most, 1e-9))
         counts = [_number(float(n), 0) for n in (errors.sum(), words.sum(), len(mine))]
-        rows.append([Cell(text(name)), Cell(text(part)), rate, *counts])
+        rows.append([_named(name), Cell(text(part)), rate, *counts])
     if rows:
         head = ["decoding", "part", "word errors % [95 % interval]", "errors", "words", "utterances"]
         out += table(head, rows, "Word errors of the decodings", numbers=2)
@@ -191,7 +237,10 @@ def _claims(o: Overview) -> str:
             ]
         )
     head = ["claim", "outcome", "table", "difference", "95 % interval", "p", "seeds"]
-    return table(head, rows, "Claims", numbers=3) if rows else ""
+    counts = Counter(verdict.outcome for verdict in read_claims(o.sources.exp.parent))
+    said = ", ".join(f"{count} {outcome}" for outcome, count in counts.most_common())
+    made = table(head, rows, "Claims", numbers=3)
+    return f"<details><summary>{text(said)}</summary>{made}</details>" if rows else ""
 
 
 def _cost(o: Overview) -> str:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from pipeline.artifacts.ali import Segment
 from pipeline.artifacts.corpus import as_cut, load_samples
 from pipeline.base.errors import DataError
+from pipeline.base.log import duration
 from pipeline.experiments.html import sound
 from pipeline.experiments.html.markup import asset, file_name, filled, inline_json, text, write_text
 from pipeline.experiments.html.options import ReportOptions
@@ -177,10 +178,17 @@ def _write(
         "title": text(name),
         "threshold": f"{options.threshold_ms:g}",
         "text": text(data["text"]),
+        "about": text(_about(utterances, name, data)),
         "data": inline_json(data),
         "notes": "".join(f"<p>{text(note)}</p>" for note in _notes(utterances, name, data)),
     }
     write_text(path, filled("utterance.html", {**slots, **more}))
+
+
+def _about(utterances: Utterances, name: str, data: dict[str, Any]) -> str:
+    """Whose utterance it is, of which part, and how long."""
+    speaker = [f"speaker {data['speaker']}"] if data["speaker"] else []
+    return ", ".join([*speaker, f"part {utterances.part(name)}", duration(data["duration"])])
 
 
 def _notes(utterances: Utterances, name: str, data: dict[str, Any]) -> list[str]:

@@ -2,7 +2,8 @@
 // than a second.
 "use strict";
 
-const WAVE = 72, SPECTROGRAM = 128, AXIS = 20, HEAD = 17, TIER = 24;
+const WAVE = 72, SPECTROGRAM = 144, AXIS = 20, HEAD = 22, TIER = 24, BAR = 4;
+const SYSTEMS = ["one", "two", "three", "four", "five", "six"]; // their colours, in turn
 const SEEN_SECONDS = 300; // more of a spectrogram is not shown at once
 
 class Picture {
@@ -17,13 +18,18 @@ class Picture {
   // Rows from top to bottom, for the tiers that are shown.
   layout(tiers) {
     this.rows = [];
-    let y = 0, system = null;
+    let y = 0, system = null, number = -1;
     const add = (kind, height, more) => { this.rows.push({ kind, y, height, ...more }); y += height; };
     if (this.outline) { add("wave", WAVE); add("spectrogram", SPECTROGRAM); }
     add("axis", AXIS);
     for (const tier of tiers) {
-      if (tier.system !== system) { add("head", HEAD, { text: tier.system }); system = tier.system; }
-      add("tier", TIER, { tier });
+      if (tier.system !== system) {
+        const kinds = tiers.filter((t) => t.system === tier.system && t.kind !== "recognised").map((t) => `${t.kind}s`);
+        number++;
+        add("head", HEAD, { text: tier.system, more: kinds.join(", "), colour: SYSTEMS[number % SYSTEMS.length] });
+        system = tier.system;
+      }
+      add("tier", TIER, { tier, colour: SYSTEMS[number % SYSTEMS.length] });
     }
     this.height = y + 2;
     this.resize();
@@ -42,8 +48,9 @@ class Picture {
 
   recolour() {
     const style = getComputedStyle(document.documentElement);
-    for (const name of ["page", "ink", "soft", "line", "fill", "wave", "cursor", "select", "mark", "markfill", "tier", "silence",
-      "doubt", "active", "bad"]) this.colours[name] = style.getPropertyValue(`--${name}`).trim();
+    for (const name of ["page", "ink", "soft", "line", "fill", "edge", "wave", "cursor", "select", "mark", "markfill", "tier", "silence",
+      "doubt", "active", "bad", ...SYSTEMS]) this.colours[name] = style.getPropertyValue(`--${name}`).trim();
+    this.font = getComputedStyle(document.body).fontFamily;
     this.dark = document.documentElement.classList.contains("dark");
   }
 
@@ -53,19 +60,57 @@ class Picture {
     const c = this.canvas.getContext("2d");
     c.fillStyle = this.colours.page;
     c.fillRect(0, 0, this.scale.width, this.height);
-    c.font = "12px system-ui, sans-serif";
+    c.font = `12px ${this.font}`;
     c.textBaseline = "middle";
     for (const row of this.rows) {
       if (row.kind === "wave") this.drawWave(c, row);
       else if (row.kind === "spectrogram") this.drawSpectrogram(c, row);
       else if (row.kind === "axis") this.drawAxis(c, row);
-      else if (row.kind === "head") this.text(c, row.text, 3, row.y + row.height / 2 + 1, this.colours.soft);
+      else if (row.kind === "head") this.drawHead(c, row);
       else if (row.tier.kind === "recognised") this.drawRecognised(c, row, active);
       else this.drawTier(c, row, active);
+      if (row.colour) {
+        c.fillStyle = this.colours[row.colour];
+        c.fillRect(0, row.y + (row.kind === "head" ? 4 : 0), BAR, row.height - (row.kind === "head" ? 4 : 0));
+      }
     }
+    if (active) this.drawBoundaries(c, active.tier);
   }
 
   text(c, text, x, y, colour) { c.fillStyle = colour; c.textAlign = "left"; c.fillText(text, x, y); }
+
+  drawHead(c, row) {
+    const y = row.y + row.height / 2 + 3, font = c.font;
+    c.font = `600 12px ${this.font}`;
+    this.text(c, row.text, BAR + 5, y, this.colours[row.colour]);
+    const after = BAR + 5 + c.measureText(row.text).width + 8;
+    c.font = font;
+    this.text(c, row.more, after, y, this.colours.soft);
+  }
+
+  // The boundaries of the tier that is looked at, across waveform and spectrogram.
+  drawBoundaries(c, tier) {
+    const rows = this.rows.filter((r) => r.kind === "wave" || r.kind === "spectrogram");
+    if (!rows.length) return;
+    const top = rows[0].y, bottom = rows[rows.length - 1].y + rows[rows.length - 1].height;
+    c.save();
+    c.strokeStyle = this.colours.cursor;
+    c.globalAlpha = 0.55;
+    c.setLineDash([3, 3]);
+    c.beginPath();
+    let drawn = -10;
+    for (let i = firstAbove(tier.end, this.scale.start); i < tier.start.length && tier.start[i] < this.scale.end; i++) {
+      for (const time of [tier.start[i], tier.end[i]]) {
+        const x = Math.round(this.scale.x(time)) + 0.5;
+        if (x - drawn < 3) continue; // too close to be told apart
+        drawn = x;
+        c.moveTo(x, top);
+        c.lineTo(x, bottom);
+      }
+    }
+    c.stroke();
+    c.restore();
+  }
 
   drawWave(c, row) {
     const { scale, outline } = this, step = this.data.step, middle = row.y + row.height / 2;
@@ -158,7 +203,7 @@ class Picture {
       c.fillRect(left, y, right - left, height);
       const sure = tier.confidence ? tier.confidence[i] : null;
       if (sure !== null && sure < 0.995) this.doubt(c, left, y, right - left, height, 1 - sure);
-      c.strokeStyle = chosen ? colours.ink : colours.line;
+      c.strokeStyle = chosen ? colours.ink : colours.edge;
       c.lineWidth = chosen ? 2 : 1;
       c.strokeRect(left + 0.5, y + 0.5, Math.max(right - left, 1), height - 1);
       this.inside(c, tier.label[i], left, right, y + height / 2, tier.label[i] === "SIL" ? colours.soft : colours.ink);
@@ -227,7 +272,7 @@ class Picture {
       }
       c.fillRect(left, y, right - left, height);
       if (tier.confidence[i] !== null) this.doubt(c, left, y, right - left, height, 1 - tier.confidence[i]);
-      c.strokeStyle = what === "right" ? colours.line : colours.bad;
+      c.strokeStyle = what === "right" ? colours.edge : colours.bad;
       c.lineWidth = what === "right" ? 1 : 2;
       c.strokeRect(left + 0.5, y + 0.5, Math.max(right - left, 1), height - 1);
       this.inside(c, what === "missing" ? `(${label})` : what === "wrong" ? `\u2260 ${label}` : label, left, right, y + height / 2,
@@ -236,9 +281,15 @@ class Picture {
   }
 
   // Cursor and selection, on a canvas of their own: they change with every frame while sound plays.
-  drawMoving(cursor, selection) {
+  drawMoving(cursor, selection, active) {
     const c = this.moving.getContext("2d"), { scale } = this;
     c.clearRect(0, 0, scale.width, this.height);
+    const axis = this.rows.find((r) => r.kind === "axis");
+    if (active && axis && axis.y) { // the segment, where it is heard and seen
+      const left = scale.x(active.tier.start[active.segment]), right = scale.x(active.tier.end[active.segment]);
+      c.fillStyle = this.colours.select;
+      c.fillRect(left, 0, right - left, axis.y);
+    }
     if (selection) {
       c.fillStyle = this.colours.select;
       c.fillRect(scale.x(selection[0]), 0, (selection[1] - selection[0]) * scale.perSecond, this.height);

@@ -49,6 +49,11 @@
     $(id).addEventListener("change", refresh);
   }
 
+  // Columns of which nothing is known are not shown.
+  const known = { disagreement: data.systems.length, confidence: data.confident.length, errors: data.decodings.length };
+  const absent = (column) => known[column] === 0;
+  for (const column of Object.keys(known)) $(`by-${column}`).hidden = absent(column);
+
   let columns = {};
   function compute() {
     const errors = over(data.errors, $("of-decoding").value, Math.max);
@@ -86,8 +91,9 @@
     draw();
   }
 
-  function cell(value, digits) {
-    return element("td", { className: "number", textContent: value === null ? "" : value.toFixed(digits) });
+  function cell(column, i, digits) {
+    const value = columns[column][i];
+    return element("td", { className: "number", textContent: value === null ? "" : value.toFixed(digits), hidden: absent(column) });
   }
 
   function draw() {
@@ -95,9 +101,10 @@
     page = Math.min(Math.max(page, 0), pages - 1);
     const rows = shown.slice(page * PER_PAGE, (page + 1) * PER_PAGE).map((i) => {
       const id = data.page[i] ? element("a", { href: `utterances/${data.page[i]}.html`, textContent: data.id[i] }) : data.id[i];
-      return element("tr", {}, element("td", {}, id), element("td", { className: "words", dir: "auto", textContent: data.text[i] }), cell(data.seconds[i], 1),
-        cell(columns.disagreement[i], 1), cell(columns.confidence[i], 2), cell(columns.errors[i], 1));
+      return element("tr", {}, element("td", {}, id), element("td", { className: "words", dir: "auto", textContent: data.text[i] }), cell("seconds", i, 1),
+        cell("disagreement", i, 1), cell("confidence", i, 2), cell("errors", i, 1));
     });
+    if (!rows.length) rows.push(element("tr", {}, element("td", { className: "empty", colSpan: 6, textContent: "No utterance matches this search." })));
     $("list").tBodies[0].replaceChildren(...rows);
     $("found").textContent = `${shown.length.toLocaleString("en")} of ${count.toLocaleString("en")} utterances, page ${page + 1} of ${pages}`;
     $("earlier").disabled = page === 0;
@@ -111,6 +118,7 @@
   for (const head of $("list").tHead.rows[0].cells) {
     const button = element("button", { type: "button", textContent: head.textContent });
     head.replaceChildren(button);
+    head.hidden = absent(head.dataset.column);
     button.addEventListener("click", () => {
       const column = head.dataset.column, worstFirst = column === "disagreement" || column === "errors";
       sort = { column, down: sort.column === column ? !sort.down : worstFirst };

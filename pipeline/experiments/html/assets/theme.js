@@ -6,7 +6,9 @@
   let chosen = null;
   try { chosen = localStorage.getItem("fullsum-theme"); } catch { /* pages from a disk may have no storage */ }
   function show() {
-    root.classList.toggle("dark", chosen ? chosen === "dark" : prefers.matches);
+    const dark = chosen ? chosen === "dark" : prefers.matches;
+    root.classList.toggle("dark", dark);
+    document.getElementById("theme").textContent = dark ? "Light" : "Dark";
     document.dispatchEvent(new Event("themechange"));
   }
   prefers.addEventListener("change", show);

@@ -46,10 +46,11 @@
     requestAnimationFrame(() => {
       pending = false;
       picture.draw(active);
-      picture.drawMoving(cursor, selection);
+      picture.drawMoving(cursor, selection, active);
       const most = Math.max(scale.duration - scale.span, 0);
       $("position").value = most ? scale.start / most : 0;
       $("position").disabled = !most;
+      $("position").parentElement.hidden = !most;
     });
   }
   picture.onload = redraw;
@@ -95,13 +96,13 @@
     cursor = audio.currentTime;
     stopInTime();
     if (cursor < scale.start || cursor > scale.end) { scale.scrollTo(cursor); redraw(); }
-    picture.drawMoving(cursor, selection);
+    picture.drawMoving(cursor, selection, active);
     requestAnimationFrame(follow);
   }
 
   if (data.audio) audio.src = data.audio;
-  audio.addEventListener("play", () => { $("play").textContent = "Stop"; requestAnimationFrame(follow); });
-  audio.addEventListener("pause", () => { $("play").textContent = "Play"; redraw(); });
+  audio.addEventListener("play", () => { $("play").textContent = "Stop"; $("play").classList.add("playing"); requestAnimationFrame(follow); });
+  audio.addEventListener("pause", () => { $("play").textContent = "Play"; $("play").classList.remove("playing"); redraw(); });
   // Drawing rests while the page is hidden; sound has to stop all the same.
   audio.addEventListener("timeupdate", stopInTime);
   audio.addEventListener("error", () => {
@@ -176,7 +177,7 @@
 
   const sources = [...new Set(data.tiers.filter((t) => t.kind !== "state").map((t) => t.system))];
   for (const name of sources) $("source").append(element("option", { value: name, textContent: name }));
-  $("correct").disabled = !sources.length;
+  $("correct").hidden = !sources.length;
   $("source").addEventListener("change", () => {
     const name = $("source").value;
     correction = name ? new Correction(data.tiers.filter((t) => t.system === name && t.kind !== "state"), data.duration) : null;
@@ -361,13 +362,14 @@
   });
 
   for (const [id, action] of [["play", toggle], ["zoom-in", () => zoom(1.5)], ["zoom-out", () => zoom(1 / 1.5)],
-    ["fit", KEYS[0]], ["difference", () => nextDifference(1)], ["undo", undo], ["save", save]]) $(id).addEventListener("click", action);
+    ["fit", KEYS[0]], ["help", KEYS["?"]], ["difference", () => nextDifference(1)], ["undo", undo], ["save", save]]) $(id).addEventListener("click", action);
   $("speed").addEventListener("change", () => { audio.playbackRate = Number($("speed").value); });
   $("position").addEventListener("input", () => { scale.scrollTo($("position").value * (scale.duration - scale.span)); redraw(); });
 
   // ---- what is shown, and the same as text
 
   const everything = [...data.tiers, ...recognised];
+  $("shown").hidden = !everything.length;
   for (const name of [...new Set(everything.map((t) => t.system)), ...["word", "phone", "state"].map((k) => `kind ${k}`)]) {
     if (!everything.some((t) => t.system === name || `kind ${t.kind}` === name)) continue;
     const box = element("input", { type: "checkbox", checked: true });
