@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
 import shutil
@@ -18,6 +19,7 @@ LINKED = [
     *PAGES,
     ROOT / "CONTRIBUTING.md",
     *sorted(ROOT.glob("egs/*/README.md")),
+    *sorted(ROOT.glob("egs/*/RESULTS.md")),
     *sorted(ROOT.glob("benchmarks/*.md")),
 ]
 LINK = re.compile(r"\[[^]]*\]\(([^)\s]+)\)")
@@ -87,6 +89,44 @@ def test_fullsum_commands(path):
         known = {"--help", *(option for param in command.params for option in (*param.opts, *param.secondary_opts))}
         for word in words[2:]:
             assert not word.startswith("--") or word in known, f"{name_of(path)}: {line}: no option {word}"
+
+
+@pytest.mark.parametrize("path", PAGES, ids=map(name_of, PAGES))
+def test_steps_are_shown_with_options_that_they_have(path):
+    for line in [line for block in blocks(path, "bash") for line in block.splitlines()]:
+        words = re.sub(r"^python (?=steps/|utils/)", "", line.split(" #")[0]).split()
+        if not words or not re.fullmatch(r"(steps|utils)/\w+\.py", words[0]):
+            continue
+        command = importlib.import_module(words[0].removesuffix(".py").replace("/", ".")).main
+        known = {"--help", *(option for param in command.params for option in (*param.opts, *param.secondary_opts))}
+        for word in words[1:]:
+            assert not word.startswith("--") or word in known, f"{name_of(path)}: {line}: no option {word}"
+
+
+RECIPES = [
+    (path, line.split(" #")[0].strip(), above)
+    for path in PAGES
+    for block in blocks(path, "bash")
+    for above in [re.search(r"^cd (egs/\w+)$", block, re.M)]
+    for line in block.splitlines()
+    if re.match(r"(egs/\w+|\.)/run\.sh( |$)", line) or line.startswith("./egs/")
+]
+
+
+@pytest.mark.parametrize("path, line, above", RECIPES, ids=[f"{name_of(p)}: {line}" for p, line, _ in RECIPES])
+def test_recipes_take_the_options_that_they_are_shown_with(path, line, above):
+    """With --list they read their options and say their stages."""
+    place = ROOT / (above[1] if above else "egs/an4" if line.startswith("./run.sh") else ".")
+    done = subprocess.run(["bash", "-c", f"{line} --list"], cwd=place, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0 and "  0  " in done.stdout, f"{line}: {done.stderr}"
+
+
+def test_ten_jobs_are_two_clicks_away():
+    """README leads to the page of jobs, and that has a command for each of ten."""
+    assert "(docs/jobs.md)" in (ROOT / "README.md").read_text(encoding="utf-8")
+    jobs = re.split(r"^\*\*(\d+)\. ", (ROOT / "docs/jobs.md").read_text(encoding="utf-8"), flags=re.M)[1:]
+    assert list(map(int, jobs[::2])) == list(range(1, 11))
+    assert all("```bash\n" in text for text in jobs[1::2])
 
 
 MARKED = [path for path in PAGES if any(mark for mark, _, _ in BLOCK.findall(path.read_text(encoding="utf-8")))]
