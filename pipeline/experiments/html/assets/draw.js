@@ -187,7 +187,8 @@ class Picture {
       c.fillStyle = this.colours.line;
       c.fillRect(x, row.y, 1, 5);
       const minutes = Math.floor(t / 60 + 1e-9), rest = (t - 60 * minutes).toFixed(step < 0.1 ? 2 : step < 1 ? 1 : 0);
-      this.text(c, scale.duration > 90 ? `${minutes}:${rest.padStart(step < 0.1 ? 5 : step < 1 ? 4 : 2, "0")}` : `${rest} s`, x + 3, row.y + 12, this.colours.soft);
+      const said = scale.duration > 90 ? `${minutes}:${rest.padStart(step < 0.1 ? 5 : step < 1 ? 4 : 2, "0")}` : `${rest} s`;
+      if (x + 3 + c.measureText(said).width < scale.width) this.text(c, said, x + 3, row.y + 12, this.colours.soft);
     }
   }
 
