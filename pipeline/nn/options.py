@@ -175,6 +175,11 @@ class TrainOptions:
         description="Batches per update (of each process, with torchrun): a large batch in little memory.",
         json_schema_extra=IF_SET,
     )
+    tracker: Literal["none", "mlflow"] = Field(
+        default="none",
+        description="Where figures of epochs go beside OUT/log/tensorboard.",
+        json_schema_extra={"stamp": False, "env": "FULLSUM_TRACKER"},
+    )
     precision: Literal["float32", "bfloat16", "float16"] = Field(
         default="float32",
         description="bfloat16, float16: mixed precision on a GPU, matrix products in 16 bits, sums over paths in 32. "

@@ -43,6 +43,7 @@ from pipeline.nn.step import (
     prepare,
     seed_step,
 )
+from pipeline.nn.tracking import tracked
 from pipeline.nn.train_state import (
     CHECKPOINT,
     FIRST_SCALE,
@@ -121,8 +122,6 @@ class _Run(Generic[Net]):
         self.last_save = self.start
 
     def go(self) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
         (self.out / EPOCHS).mkdir(parents=True, exist_ok=True)
         if self.world.rank:
             self._follow()
@@ -130,14 +129,13 @@ class _Run(Generic[Net]):
         if self.state.epoch or self.state.step:
             logger.info("resuming after epoch %d, batch %d", self.state.epoch, self.state.step)
         with (
-            SummaryWriter(str(self.out / "log" / "tensorboard"), purge_step=self.state.epoch + 1) as board,
+            tracked(self.out, self.state.epoch, self.options.tracker) as put,
             Meter("epochs", self.options.epochs, self.state.epoch) as meter,
         ):
             while self.state.epoch < self.options.epochs:
                 figures = self._epoch()
                 meter.at(self.state.epoch)
-                for name, value in figures.items():
-                    board.add_scalar(name, value, self.state.epoch)
+                put(figures, self.state.epoch)
         self._finish()
         self.world.copy_first(self.model)
 

@@ -35,6 +35,7 @@ from pipeline.nn.asynchronous.service import (
 )
 from pipeline.nn.asynchronous.shard import Shard, SynchronousShard, partition_tensors
 from pipeline.nn.asynchronous.transport import Server
+from pipeline.nn.tracking import tracked
 
 logger = logging.getLogger(__name__)
 
@@ -127,15 +128,13 @@ def _lead(
     others: Sequence[RemoteShard],
 ) -> dict[str, Any]:
     """The first server: coordinates until all epochs are done and the replicas have left."""
-    from torch.utils.tensorboard import SummaryWriter
-
     parts = partition(built.data.lens, training.replicas, training.seed)
     plan = make_plan(built.data.lens, parts, training)
     lead = Coordinator(built, training, out, [service.shard, *others], names, plan)
     lead.expect(range(training.replicas))
     service.open(lead)
     with (
-        SummaryWriter(str(out / "log" / "tensorboard"), purge_step=len(lead.history) + 1) as board,
+        tracked(out, len(lead.history), training.tracker) as put,
         log.Meter("epochs", training.epochs, len(lead.history)) as meter,
     ):
         while not (lead.finished and lead.all_left):
@@ -144,8 +143,9 @@ def _lead(
                 lead.give_up(replica, why)
             _check_parent()
             lead.watch()
-            for name, value in (lead.evaluate() or {}).items():
-                board.add_scalar(name, value, len(lead.history))
+            figures = lead.evaluate()
+            if figures is not None:
+                put(figures, len(lead.history))
             meter.at(len(lead.history))
     lead.save()
     facts = lead.facts()
