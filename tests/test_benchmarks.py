@@ -34,6 +34,7 @@ KEYS = {"shape", "backend", "forward_s", "backward_s", "peak_mib", "ratio_to_k2"
         "long_recordings.py",
         "adaptation.py",
         "report.py",
+        "bias.py",
     ],
 )
 def test_help_is_quick(run_script, name):
