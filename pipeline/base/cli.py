@@ -22,12 +22,10 @@ import collections.abc
 import contextlib
 import dataclasses
 import enum
-import errno
 import functools
 import logging
 import math
 import os
-import re
 import shlex
 import sys
 import threading
@@ -42,7 +40,7 @@ from pydantic.fields import FieldInfo
 
 from pipeline.base import log, stamp
 from pipeline.base.digests import Digests
-from pipeline.base.errors import PipelineError
+from pipeline.base.errors import PipelineError, of_environment
 from pipeline.base.lock import leftovers
 from pipeline.base.option_values import extra_of, fields_of
 from pipeline.base.option_values import load_options as load_options
@@ -53,22 +51,6 @@ logger = logging.getLogger(__name__)
 _Function = Callable[..., Any]
 
 ROOT = Path(__file__).resolve().parents[2]
-
-# MemoryError's siblings: torch and others raise plain RuntimeErrors, and a thread needs memory of its own.
-_OUT_OF_MEMORY = re.compile(
-    r"DefaultCPUAllocator: can't allocate memory|CUDA out of memory|can't start new thread|[Cc]annot allocate memory"
-    r"|Can't allocate memory|bad_alloc|bad allocation"
-)
-# A GPU that is gone, or taken by somebody. Illegal accesses and assertions of kernels are our own mistakes.
-_NO_GPU = re.compile(
-    r"CUDA error: (uncorrectable|hardware|unspecified launch failure|unknown error|GPU is lost|no CUDA-capable device"
-    r"|all CUDA-capable devices are busy|CUDA-capable device\(s\) is/are busy|the launch timed out|system not yet)"
-)
-# The user can mend these: a full disk or quota, a place where nothing may be written, a disk that fails, limits.
-_USER_ERRNO = (
-    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS),
-    *(errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EMFILE, errno.ENFILE),
-)
 
 
 def _let_mkl_use_avx2() -> None:
@@ -300,7 +282,7 @@ def main_guard(out: Path | None = None) -> Iterator[None]:
     except KeyboardInterrupt:
         _fail("interrupted; the same command resumes the work", 130)
     except Exception as err:
-        message = _of_environment(err, out)
+        message = of_environment(err, out)
         if message is None:
             broken = " or broken environment" if isinstance(err, OSError) else "; the traceback follows"
             logger.exception("bug%s", broken)
@@ -313,28 +295,11 @@ def main_guard(out: Path | None = None) -> Iterator[None]:
 
 def _in_thread(otherwise: Callable[[threading.ExceptHookArgs], Any], args: threading.ExceptHookArgs) -> None:
     """Tells what ended a thread, such as the one that writes TensorBoard's curves, by a line where that is enough."""
-    message = _of_environment(args.exc_value, None) if isinstance(args.exc_value, Exception) else None
+    message = of_environment(args.exc_value, None) if isinstance(args.exc_value, Exception) else None
     if message is None:
         otherwise(args)
     else:
         logger.warning("%s", message.split(";")[0])
-
-
-def _of_environment(err: Exception, out: Path | None) -> str | None:
-    """What to tell of an error that the machine has caused; None for any other one."""
-    said = str(err)
-    no_memory = isinstance(err, MemoryError) or (isinstance(err, OSError) and err.errno == errno.ENOMEM)
-    if no_memory or _OUT_OF_MEMORY.search(said):
-        return (
-            f"out of memory ({said.splitlines()[0] if said else 'main memory'}); smaller batches need less, in most "
-            "steps --batch-frames; the same command resumes the work"
-        )
-    if _NO_GPU.search(said):
-        return f"the GPU failed ({said.splitlines()[0]}); the same command resumes the work, or --device cpu"
-    if isinstance(err, OSError) and err.errno in _USER_ERRNO:
-        place = os.fsdecode(err.filename) if isinstance(err.filename, (str, bytes)) else out or "output"
-        return f"{place}: {err.strerror}; nothing was changed under the final name"
-    return None
 
 
 # What _Value makes of "none": click itself uses None for an option that is not given.

@@ -1,6 +1,29 @@
-"""What can go wrong through no fault of the code: every class here ends a step with exit code 2."""
+"""What can go wrong through no fault of the code: every class here ends a step with exit code 2, and so does what
+``of_environment`` knows.
+"""
 
 from __future__ import annotations
+
+import errno
+import os
+import re
+from pathlib import Path
+
+# MemoryError's siblings: torch and others raise plain RuntimeErrors, and a thread needs memory of its own.
+_OUT_OF_MEMORY = re.compile(
+    r"DefaultCPUAllocator: can't allocate memory|CUDA out of memory|can't start new thread|[Cc]annot allocate memory"
+    r"|Can't allocate memory|bad_alloc|bad allocation"
+)
+# A GPU that is gone, or taken by somebody. Illegal accesses and assertions of kernels are our own mistakes.
+_NO_GPU = re.compile(
+    r"CUDA error: (uncorrectable|hardware|unspecified launch failure|unknown error|GPU is lost|no CUDA-capable device"
+    r"|all CUDA-capable devices are busy|CUDA-capable device\(s\) is/are busy|the launch timed out|system not yet)"
+)
+# The user can mend these: a full disk or quota, a place where nothing may be written, a disk that fails, limits.
+_USER_ERRNO = (
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS),
+    *(errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EMFILE, errno.ENFILE),
+)
 
 
 class PipelineError(Exception):
@@ -21,3 +44,20 @@ class StaleError(PipelineError):
 
 class ConfigError(PipelineError):
     """An option is unknown, missing, of the wrong type or out of its range."""
+
+
+def of_environment(err: Exception, out: Path | None) -> str | None:
+    """What to tell of an error that the machine has caused; None for any other one."""
+    said = str(err)
+    no_memory = isinstance(err, MemoryError) or (isinstance(err, OSError) and err.errno == errno.ENOMEM)
+    if no_memory or _OUT_OF_MEMORY.search(said):
+        return (
+            f"out of memory ({said.splitlines()[0] if said else 'main memory'}); smaller batches need less, in most "
+            "steps --batch-frames; the same command resumes the work"
+        )
+    if _NO_GPU.search(said):
+        return f"the GPU failed ({said.splitlines()[0]}); the same command resumes the work, or --device cpu"
+    if isinstance(err, OSError) and err.errno in _USER_ERRNO:
+        place = os.fsdecode(err.filename) if isinstance(err.filename, (str, bytes)) else out or "output"
+        return f"{place}: {err.strerror}; nothing was changed under the final name"
+    return None
