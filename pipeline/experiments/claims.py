@@ -89,6 +89,7 @@ class Verdict:
         if effect is None:
             return self.outcome if self.outcome == NOT_MEASURED else f"**{self.outcome}**"
         low, high = effect.interval
+        decimals = digits_of(effect, decimals)
         margin = self.claim.width(effect.reference)
         said = f"**{self.called(decimals)}**; difference {effect.mean:+.{decimals}f}"
         said += f" [{low:+.{decimals}f}, {high:+.{decimals}f}]"
@@ -118,6 +119,13 @@ class Verdict:
             raise ValueError(f"{row['outcome']!r} is no outcome")
         claim = Claim(**row["claim"])
         return cls(str(row["table"]), claim, row["outcome"], effect, row["p"], int(row["added"]), bool(row["edited"]))
+
+
+def digits_of(effect: Effect, decimals: int) -> int:
+    """Digits after the point: more than `decimals` where what can be noticed would be written as zero."""
+    while decimals < 4 and effect.detectable > 0 and float(f"{effect.detectable:.{decimals}f}") == 0:
+        decimals += 1
+    return decimals
 
 
 def _probability(p: float | None) -> str:

@@ -15,6 +15,7 @@ from pipeline.experiments.claims import (
     Claim,
     Compared,
     Verdict,
+    digits_of,
     judge,
     read_claims,
     write_claims,
@@ -232,6 +233,7 @@ def claims_table(table: Table, verdicts: Sequence[Verdict]) -> str:
                 lines.append([verdict.claim.text, verdict.outcome, "", "", "", ""])
             continue
         low, high = effect.interval
+        digits = digits_of(effect, digits)
         about = f"{effect.seeds}" + f", {verdict.added} of them added" * bool(verdict.added)
         lines.append(
             [

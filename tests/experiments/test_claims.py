@@ -67,6 +67,8 @@ def test_text() -> None:
     assert text.endswith("and 20 speakers, p < 0.001")
     text = judge([Compared("t", CLAIM, effect(-0.1))])[0].text(1)
     assert "a difference of 0.4 would have been noticed (1.9 % relative); one of 0.1 needs" in text
+    small = judge([Compared("t", CLAIM, effect(-0.001, 0.005))])[0].text(1)
+    assert "difference -0.00 [-0.01, +0.01]" in small and "a difference of 0.02 would have been noticed" in small
     few = Effect(-0.1, 0.1, 19.0, 5, 20, 20.0, 0.0)
     assert "one of 0.10 needs a test set of more speakers" in judge([Compared("t", CLAIM, few)])[0].text()
     near = Claim("", "wer", {"a": "x"}, {"a": "y"}, relative_margin=0.03)
