@@ -22,7 +22,7 @@ DECODED = click.Path(exists=True, file_okay=False, path_type=Path)
 @cli.step_options
 def main(first: Path, best: Path, decoded: Path, out: Path, row_id: str, part: str, overwrite: bool) -> None:
     """Compares DECODED with FIRST and BEST, decoding directories of the same data, and writes OUT/results.json: which
-    share, in percent, of the errors that BEST saves against FIRST is saved by DECODED.
+    share, in percent, of the errors that BEST saves against FIRST is saved by DECODED; no row if BEST saves none.
     """
 
     def action(tmp: Path) -> dict:
@@ -31,8 +31,8 @@ def main(first: Path, best: Path, decoded: Path, out: Path, row_id: str, part: s
         from pipeline.tasks.gap import gap_row
 
         row = gap_row(row_id, part, *(load_hypotheses(directory) for directory in (first, best, decoded)))
-        write_json(tmp / "results.json", [row])
-        return {name: row[name] for name in ("value", "low", "high") if name in row}
+        write_json(tmp / "results.json", [] if row is None else [row])
+        return {name: value for name, value in (row or {}).items() if name in ("value", "low", "high")}
 
     inputs = {name: d / "recogs.jsonl.gz" for name, d in (("first", first), ("best", best), ("decoded", decoded))}
     cli.run_step(out, inputs, {"id": row_id, "part": part}, action, overwrite, command="score_gap")

@@ -101,13 +101,11 @@ class SemiSupervised:
     def _labels(self, pair: Pair, batch: Batch) -> Given:
         """What the teacher says now, or said when the label was last due."""
         rows, kept = batch.indices - self.targets.first, pair.labels
-        due = np.ones(len(rows), dtype=bool)
-        if kept is not None:
-            due = np.array([i not in kept for i in rows])
-            if self.options.teacher == "cache":
-                due |= torch.rand(len(rows)).numpy() < self._renewal(kept)
         if kept is None:
             return self._ask(pair, batch.indices)
+        due = np.array([i not in kept for i in rows])
+        if self.options.teacher == "cache":
+            due |= torch.rand(len(rows)).numpy() < self._renewal(kept)
         if due.any():
             new = self._ask(pair, batch.indices[due])
             for i, row, confidence in zip(rows[due].tolist(), new.rows, new.confidence):

@@ -2,34 +2,39 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from pipeline.artifacts.hyp import Hypothesis
-from pipeline.base.errors import DataError, MismatchError
+from pipeline.base.errors import MismatchError
 from pipeline.tasks.score import bootstrap, by_speaker, count_errors, interval, result_row, sums_by_speaker
+
+logger = logging.getLogger(__name__)
 
 METRIC = "gap_closed"
 
 
 def gap_row(
     row_id: str, part: str, first: Sequence[Hypothesis], best: Sequence[Hypothesis], hyps: Sequence[Hypothesis]
-) -> dict[str, Any]:
-    """The row of the share closed in percent, with a 95 % interval over speakers where there are enough.
+) -> dict[str, Any] | None:
+    """The row of the share closed in percent, with a 95 % interval over speakers where there are enough; None where the
+    best makes no fewer errors than the first.
 
     It is above 100 where the system is better than the best, and negative where it is worse than the first.
 
     Args:
         first, best: ends of the gap, for instance 10 % and all of the data labelled.
     Raises:
-        MismatchError: other utterances or references. DataError: the best makes no fewer errors than the first.
+        MismatchError: other utterances or references.
     """
     errors = [_errors(first, other) for other in (first, best, hyps)]
     closed, gap = errors[0] - errors[2], errors[0] - errors[1]
     if gap.sum() <= 0:
-        raise DataError(f"{row_id} on {part}: there is no gap, {errors[0].sum()} errors and {errors[1].sum()}")
+        logger.warning("%s on %s: there is no gap, %d errors and %d", row_id, part, errors[0].sum(), errors[1].sum())
+        return None
     speakers = [h.speaker for h in first]
     gaps = bootstrap(gap, np.ones(len(gap)), by_speaker(speakers))
     ratios = 100 * bootstrap(closed, gap, by_speaker(speakers))
