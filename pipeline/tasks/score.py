@@ -39,7 +39,9 @@ class Errors:
         return 100.0 * self.total / max(self.words, 1)
 
     def line(self) -> str:
-        """Kaldi's line: %WER 5.95 [ 46 / 773, 3 ins, 3 del, 40 sub ]."""
+        """Kaldi's line: %WER 5.95 [ 46 / 773, 3 ins, 3 del, 40 sub ]; no rate where there is no reference."""
+        if not self.words:
+            return f"no words in the references, {self.ins} recognised"
         return f"%WER {self.wer:.2f} [ {self.total} / {self.words}, {self.ins} ins, {self.dels} del, {self.subs} sub ]"
 
 

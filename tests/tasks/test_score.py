@@ -19,6 +19,7 @@ from pipeline.experiments.report import read_rows
 from pipeline.tasks import score as score_module
 from pipeline.tasks.score import (
     LEAST_SPEAKERS,
+    Errors,
     bootstrap,
     compare,
     count_errors,
@@ -62,6 +63,7 @@ def test_counts_are_those_of_the_edit_distance(ref: list[str], hyp: list[str]) -
 
 def test_line_is_kaldis() -> None:
     hyps = [Hypothesis("u", "s", ("A", "B", "C"), ("A", "X", "C", "D")), Hypothesis("v", "s", ("A",), ())]
+    assert Errors(0, 7, 0, 0).line() == "no words in the references, 7 recognised"
     assert total_errors(count_errors(hyps)).line() == "%WER 75.00 [ 3 / 4, 1 ins, 1 del, 1 sub ]"
 
 
