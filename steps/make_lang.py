@@ -35,29 +35,31 @@ def main(lexicon: Path, out: Path, tokens: Path | None, config: LangOptions, ove
         from pipeline.artifacts.lexicon_formats import read_lexicon, read_words
         from pipeline.artifacts.token_lang import token_lang
         from pipeline.artifacts.tokens import Tokens
+        from pipeline.base.errors import naming
 
         form = "kaldi_probs" if config.probs else config.lexicon_format
         if tokens is not None:
             lang = token_lang(read_words(lexicon, form), Tokens.load(tokens), config.silence_prob)
         else:
-            by_letters = config.unit == "grapheme"
-            entries = (
-                grapheme_lexicon(read_words(lexicon, form), config.drop)
-                if by_letters
-                else read_lexicon(lexicon, form, config.stress)
-            )
-            lang = make_lang(
-                entries,
-                config.unit,
-                config.position,
-                config.oov_word,
-                config.silence_prob,
-                config.speech_states,
-                config.silence_states,
-                config.speech_forward,
-                config.silence_forward,
-                config.blank,
-            )
+            if config.unit == "grapheme":
+                words = read_words(lexicon, form)
+                with naming(lexicon):
+                    entries = grapheme_lexicon(words, config.drop)
+            else:
+                entries = read_lexicon(lexicon, form, config.stress)
+            with naming(lexicon):
+                lang = make_lang(
+                    entries,
+                    config.unit,
+                    config.position,
+                    config.oov_word,
+                    config.silence_prob,
+                    config.speech_states,
+                    config.silence_states,
+                    config.speech_forward,
+                    config.silence_forward,
+                    config.blank,
+                )
         lang.save(tmp)
         return {
             "phones": len(lang.phones) - 1,

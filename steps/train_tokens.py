@@ -26,9 +26,11 @@ def main(text: Path, out: Path, config: TokenOptions, overwrite: bool) -> None:
 
         from pipeline.artifacts.arpa import read_sentences
         from pipeline.artifacts.tokens import train_tokens
+        from pipeline.base.errors import naming
 
         sentences = list(read_sentences(text))
-        tokens = train_tokens(sentences, config)
+        with naming(text):
+            tokens = train_tokens(sentences, config)
         tokens.save(tmp)
         words = sum(map(len, sentences))
         facts = {

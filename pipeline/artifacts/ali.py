@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import bisect
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from pydantic.dataclasses import dataclass as record
 
 from pipeline.artifacts.ali_source import LAYOUT, Alignment, AliShards, AliSource, Derived, InMemory, record_of
-from pipeline.artifacts.lang import SILENCE
+from pipeline.artifacts.features import Seconds
+from pipeline.artifacts.lang import SILENCE, Position, without_position
 from pipeline.artifacts.model_dir import load_hmm, save_hmm
-from pipeline.artifacts.shards import MOST_RECORDS, Run, ShardWriter
+from pipeline.artifacts.shards import MOST_RECORDS, Run, ShardNames, ShardWriter
 from pipeline.artifacts.symbols import SymbolTable
 from pipeline.artifacts.topo import Topo
 from pipeline.artifacts.transitions import TransitionModel
 from pipeline.artifacts.tree import Tree
 from pipeline.base.errors import DataError, MismatchError
-from pipeline.base.files import read_json, write_json
+from pipeline.base.files import write_json
+from pipeline.base.records import STRICT, read_record, to_json
 
 HEADER = "ali.json"
 
@@ -41,7 +44,7 @@ class Segment:
         return self.start + self.duration
 
 
-@dataclass(frozen=True)
+@record(frozen=True, config=STRICT)
 class AliHeader:
     """What an alignment is about; ids are content hashes.
 
@@ -50,14 +53,24 @@ class AliHeader:
         frame_offset: seconds; frame i stands for the span [i * shift + offset, (i + 1) * shift + offset), that is,
             half a shift on either side of its window's centre.
         producer: the model directory that aligned.
+        position: of the lang, which says how its phones end; None in alignments that were made before it was kept.
     """
 
     topo_id: str
     tree_id: str
     lang_id: str
-    frame_shift: float
+    frame_shift: Seconds
     frame_offset: float
     producer: str
+    position: Position | None = None
+
+
+@record(frozen=True, config=STRICT)
+class _Facts:
+    """What ali.json holds."""
+
+    header: AliHeader
+    shards: ShardNames
 
 
 class AliSet(Mapping[str, Alignment]):
@@ -102,6 +115,10 @@ class AliSet(Mapping[str, Alignment]):
 
     def __len__(self) -> int:
         return self._source.count()
+
+    def base_phone(self, symbol: str) -> str:
+        """A phone's name without its position marker, if the lang had any."""
+        return without_position(symbol, self.header.position)
 
     def num_frames(self, cut_id: str) -> int:
         """Frames of an alignment, without reading it where it stands in a file."""
@@ -209,16 +226,13 @@ class AliSet(Mapping[str, Alignment]):
     def load(cls, directory: str | Path) -> AliSet:
         """Reads an ``exp/*_ali`` directory written by AliWriter."""
         d = Path(directory)
-        data = read_json(d / HEADER)
-        try:
-            header, shards = AliHeader(**data["header"]), [str(s) for s in data["shards"]]
-        except (KeyError, TypeError) as e:
-            raise DataError(f"{d / HEADER}: not an alignment header ({e!r})") from None
+        facts = read_record(d / HEADER, _Facts)
+        header = facts.header
         hmm = load_hmm(d)
         if (hmm.topo.id, hmm.tree.id) != (header.topo_id, header.tree_id):
             raise MismatchError(f"{d / HEADER}: header and the tree or topology beside it do not agree")
         words = SymbolTable.load(d / "words.txt")
-        source = AliShards([d / name for name in shards], hmm.transitions.num_tids)
+        source = AliShards([d / name for name in facts.shards], hmm.transitions.num_tids, len(words))
         return cls(header, hmm.transitions, words, source, d)
 
 
@@ -257,7 +271,7 @@ class AliWriter:
     def __exit__(self, exc_type: object, *rest: object) -> None:
         if exc_type is None:
             shards = self._shards.close()
-            write_json(self.directory / HEADER, {"header": asdict(self.header), "shards": shards})
+            write_json(self.directory / HEADER, {"header": to_json(self.header), "shards": shards})
 
 
 def subsample(labels: npt.NDArray[Any], factor: int, majority: bool = False) -> npt.NDArray[Any]:

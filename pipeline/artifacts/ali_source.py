@@ -15,8 +15,8 @@ from pipeline.base.errors import DataError
 
 LAYOUT = Layout(
     "alignment",
-    {"num_frames": ("transition_ids", "confidence"), "num_words": ("words",)},
-    values=("log_like",),
+    {"num_frames": {"transition_ids": "i4", "confidence": "f2"}, "num_words": {"words": ("i4", 2)}},
+    values={"log_like": "f8"},
     optional=("confidence",),
 )
 
@@ -117,11 +117,11 @@ class Derived:
 class AliShards:
     """Alignments of shard files, read one by one; see ``AliSource``."""
 
-    def __init__(self, paths: Sequence[Path], num_tids: int) -> None:
+    def __init__(self, paths: Sequence[Path], num_tids: int, num_words: int) -> None:
         """Args:
-        num_tids: transition-ids of the model that gives them their meaning.
+        num_tids: transition-ids of the model that gives them their meaning. num_words: of the table beside them.
         """
-        self._shards, self._num_tids = Shards(paths, LAYOUT), num_tids
+        self._shards, self._num_tids, self._num_words = Shards(paths, LAYOUT), num_tids, num_words
 
     def find(self, cut_id: str) -> Alignment | None:
         found = self._shards.find(cut_id)
@@ -131,9 +131,13 @@ class AliShards:
         tids = record["transition_ids"]
         if len(tids) and not 0 <= tids.min() <= tids.max() < self._num_tids:
             raise DataError(f"{path}: a transition-id of utterance {cut_id!r} is outside 0..{self._num_tids - 1}")
-        if record["words"].shape[1:] != (2,):
+        ids, first = record["words"].T
+        if len(ids) and not (0 <= ids.min() <= ids.max() < self._num_words and first.min() >= 0):
             raise DataError(f"{path}: damaged words of utterance {cut_id!r}")
-        return Alignment(cut_id, tids, float(record["log_like"][0]), record["words"], record.get("confidence"))
+        confidence = record.get("confidence")
+        if not np.isfinite(record["log_like"][0]) or not (confidence is None or np.isfinite(confidence).all()):
+            raise DataError(f"{path}: scores of utterance {cut_id!r} that are no numbers")
+        return Alignment(cut_id, tids, float(record["log_like"][0]), record["words"], confidence)
 
     def has(self, cut_id: str) -> bool:
         return cut_id in self._shards

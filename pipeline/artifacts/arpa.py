@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pipeline.artifacts.characters import split_fields
+from pipeline.artifacts.characters import WHOLE_NUMBER, split_fields
 from pipeline.base.errors import DataError
 from pipeline.base.files import atomic_write, read_jsonl, read_lines
 
@@ -160,7 +160,7 @@ class _Reader:
 
     def _count(self, line: str) -> None:
         left, _, right = line.partition("=")
-        if left.split() != ["ngram", str(len(self.announced) + 1)] or not right.strip().isdigit():
+        if left.split() != ["ngram", str(len(self.announced) + 1)] or not WHOLE_NUMBER.fullmatch(right.strip()):
             raise self.fail(f"expected 'ngram {len(self.announced) + 1}=COUNT', found {line!r}")
         self.announced.append(int(right))
 

@@ -7,7 +7,6 @@ only what is asked for is read. The format: 8 bytes with the length of a JSON he
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import threading
 from pathlib import Path
@@ -17,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.base.errors import DataError
+from pipeline.base.files import parse_json, unopened
 from pipeline.base.places import read_at
 
 _DTYPES = {
@@ -60,11 +60,11 @@ class ArrayFile:
         self._fd: int | None = None
         try:
             self._fd = os.open(self.path, os.O_RDONLY)
-        except FileNotFoundError:
-            raise DataError(f"{self.path}: no such file") from None
+        except (OSError, ValueError) as err:
+            raise unopened(self.path, err) from None
         try:
             self._places, self.metadata = self._header()
-        except (ValueError, KeyError, TypeError, AttributeError) as err:
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, OSError) as err:
             raise DataError(f"{self.path}: damaged ({err or 'no header'})") from None
         if not keep_open:
             os.close(self._fd)
@@ -76,7 +76,7 @@ class ArrayFile:
         length = int.from_bytes(os.pread(self._fd, 8, 0), "little")
         if total < 8 or length > min(MAX_HEADER, total - 8):
             raise ValueError("no safetensors header")
-        entries = json.loads(os.pread(self._fd, length, 8))
+        entries = parse_json(os.pread(self._fd, length, 8).decode(), f"{self.path}: damaged")
         metadata = dict(entries.pop("__metadata__", {}))
         places = {}
         end = 8 + length
@@ -97,6 +97,12 @@ class ArrayFile:
     def shape(self, name: str) -> tuple[int, ...]:
         """Shape of an array; DataError if it is not here."""
         return self._place(name).shape
+
+    def check(self, name: str, dtype: str, *row: int) -> None:
+        """DataError unless an array is here, with this dtype and so many numbers in each row."""
+        place = self._place(name)
+        if place.dtype != np.dtype(dtype) or place.shape[1:] != row or not place.shape:
+            raise DataError(f"{self.path}: array {name!r} is {place.dtype} {place.shape}, not {dtype} {('N', *row)}")
 
     def array(self, name: str) -> npt.NDArray[Any]:
         """A whole array."""

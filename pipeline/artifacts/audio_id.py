@@ -15,7 +15,8 @@ def audio_files(data_dir: Path) -> list[str]:
     found: dict[str, None] = {}
     for _, cut in (pair for path in cut_files(data_dir) for pair in json_lines(path)):
         recording = cut.get("recording")
-        for source in (recording.get("sources") or []) if isinstance(recording, dict) else []:
+        sources = recording.get("sources") if isinstance(recording, dict) else None
+        for source in sources if isinstance(sources, list) else []:
             if isinstance(source, dict) and source.get("type") == "file":
                 found[str(source.get("source"))] = None
     return list(found)

@@ -7,7 +7,6 @@ from pathlib import Path
 from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
 
-from pipeline.artifacts.lang import without_position
 from pipeline.base.errors import DataError
 from pipeline.base.files import write_json
 from pipeline.base.records import STRICT, read_record, to_json
@@ -39,8 +38,7 @@ class BiasTable:
         return self
 
     def of(self, left: str, right: str) -> float:
-        """Seconds for the boundary between two phones, which may have position markers."""
-        left, right = without_position(left), without_position(right)
+        """Seconds for the boundary between two phones, named without position markers."""
         return self.left.get(left, 0.0) + self.right.get(right, 0.0) + self.pair.get(f"{left} {right}", 0.0)
 
 

@@ -21,6 +21,9 @@ FORMAT = (
 # Control characters, halves of pairs, and what decoders put where they failed.
 CONTROL = "\u0000-\u0008\u000e-\u001f\u007f-\u0084\u0086-\u009f\ud800-\udfff\ufffd\ufffe\uffff"
 
+# Python's isdigit takes ² for a number, which int does not; nothing here counts to more than 18 digits.
+WHOLE_NUMBER = re.compile("[0-9]{1,18}")
+
 _ODD_BLANK = re.compile(f"[{BLANKS}]")
 _FORMAT = re.compile(f"[{FORMAT}]")
 _CONTROL = re.compile(f"[{CONTROL}]")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import mmap
 from pathlib import Path
@@ -12,14 +11,16 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.artifacts.model_meta import META, M, ModelMeta, load_meta
-from pipeline.base.errors import DataError, MismatchError
-from pipeline.base.files import atomic_write, write_json
+from pipeline.base.errors import ConfigError, DataError, MismatchError
+from pipeline.base.files import atomic_write, parse_json, write_json
 from pipeline.base.records import to_json
 
 if TYPE_CHECKING:
     import torch
 
 TENSORS = "model.safetensors"
+# What building a network raises whose shape in model.json is damaged, or not that of the tensors.
+OTHER_SHAPE = (ConfigError, KeyError, TypeError, ValueError, OverflowError, RuntimeError, MemoryError)
 _DTYPES = {"I32": "<i4", "I64": "<i8", "F32": "<f4", "F64": "<f8", "U8": "u1"}
 
 
@@ -44,7 +45,9 @@ def load_model(directory: str | Path, *classes: type[M]) -> tuple[dict[str, torc
         DataError: a missing or damaged file. MismatchError: another kind of model.
     """
     meta = load_meta(directory, *classes)
-    return load_tensors(Path(directory) / TENSORS), meta
+    tensors = load_tensors(Path(directory) / TENSORS)
+    check_finite(tensors, Path(directory) / TENSORS)
+    return tensors, meta
 
 
 def save_tensors(path: str | Path, tensors: dict[str, torch.Tensor], meta: dict[str, str] | None = None) -> None:
@@ -65,8 +68,15 @@ def load_tensors(path: str | Path) -> dict[str, torch.Tensor]:
         raise DataError(f"{path}: no such file")
     try:
         return load_file(str(path))
-    except (SafetensorError, ValueError, OSError) as e:
+    except (SafetensorError, ValueError, OSError, AttributeError) as e:  # the last for dtypes that torch does not have
         raise DataError(f"{path}: damaged safetensors file ({e})") from None
+
+
+def check_finite(tensors: dict[str, torch.Tensor], path: str | Path) -> None:
+    """DataError for a tensor that holds NaN or infinity."""
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            raise DataError(f"{path}: {name} holds NaN or infinity")
 
 
 def map_arrays(path: str | Path) -> dict[str, npt.NDArray[Any]]:
@@ -83,7 +93,7 @@ def map_arrays(path: str | Path) -> dict[str, npt.NDArray[Any]]:
         with p.open("rb") as f:
             mapped = mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ)
         begin = 8 + int.from_bytes(mapped[:8], "little")
-        for name, entry in json.loads(mapped[8:begin]).items():
+        for name, entry in parse_json(mapped[8:begin].decode(), f"{p}: damaged").items():
             if name != "__metadata__":
                 first, end = entry["data_offsets"]
                 dtype, shape = np.dtype(_DTYPES[entry["dtype"]]), entry["shape"]

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from pipeline.artifacts.audio_header import shortage
-from pipeline.artifacts.characters import problem_of
+from pipeline.artifacts.characters import odd_character, problem_of
 from pipeline.artifacts.cut_types import type_problems
 from pipeline.base.errors import DataError
-from pipeline.base.files import read_lines
+from pipeline.base.files import parse_json, read_lines
 
 MAX_LISTED = 20  # problems that an error message spells out
 LOUDEST = 8.0  # above this floating-point samples are no sound that somebody has amplified, but of another scale
@@ -97,10 +96,7 @@ def json_lines(path: Path, lines: range | None = None) -> Iterator[tuple[int, di
             if line_no >= lines.stop:
                 return
             continue
-        try:
-            entry = json.loads(line)
-        except json.JSONDecodeError as err:
-            raise DataError(f"{path}:{line_no}: not JSON: {err.msg}") from None
+        entry = parse_json(line, f"{path}:{line_no}")
         if not isinstance(entry, dict):
             raise DataError(f"{path}:{line_no}: not a JSON object")
         yield line_no, entry
@@ -109,8 +105,8 @@ def json_lines(path: Path, lines: range | None = None) -> Iterator[tuple[int, di
 def cut_problems(cut: dict[str, Any]) -> Iterator[str]:
     """Problems of one cut that show without its audio."""
     utt_id = cut.get("id")
-    if not isinstance(utt_id, str) or not utt_id or utt_id.split() != [utt_id]:
-        yield f"utterance id {utt_id!r} is empty or holds blanks"
+    if not isinstance(utt_id, str) or not _is_name(utt_id):
+        yield f"utterance id {utt_id!r} is empty or holds blanks or invisible characters"
         return
     name = f"utterance {utt_id!r}"
     wrong = list(type_problems(cut))
@@ -135,6 +131,10 @@ def cut_problems(cut: dict[str, Any]) -> Iterator[str]:
         yield f"{name} has {len(supervisions)} supervisions instead of one"
         return
     yield from (f"{name}: {problem}" for problem in _supervision_problems(supervisions[0], cut))
+
+
+def _is_name(text: str) -> bool:
+    return text.split() == [text] and odd_character(text) is None
 
 
 def _recording_problems(recording: dict[str, Any], channel: Any) -> Iterator[str]:
@@ -171,8 +171,8 @@ def _supervision_problems(supervision: dict[str, Any], cut: dict[str, Any]) -> I
         yield f"transcript {text!r} has words not separated by single blanks"
     elif (problem := problem_of(text)) is not None:
         yield f"transcript {text!r} {problem}; steps/import_data.py mends it"
-    if not isinstance(speaker, str) or not speaker or speaker.split() != [speaker]:
-        yield f"speaker {speaker!r} is missing or holds blanks"
+    if not isinstance(speaker, str) or not _is_name(speaker):
+        yield f"speaker {speaker!r} is missing or holds blanks or invisible characters"
     if supervision.get("recording_id") != cut["recording"]["id"]:
         yield f"its supervision is of recording {supervision.get('recording_id')!r}, not {cut['recording']['id']!r}"
     start, duration = supervision.get("start"), supervision.get("duration")
@@ -304,10 +304,11 @@ class Beside:
         missing = set(self._expected)
         for line_no, item in json_lines(self._path):
             name = item.get("id")
-            missing.discard(name)
-            if name not in self._expected:
+            if not isinstance(name, str) or name not in self._expected:
                 problems.add(f"{self._path}:{line_no}: {name!r} does not occur in cuts.jsonl.gz")
-            elif _short(item.get(key)) != self._expected[name]:
+                continue
+            missing.discard(name)
+            if _short(item.get(key)) != self._expected[name]:
                 problems.add(f"{self._path}:{line_no}: {name!r} has another {key} in cuts.jsonl.gz")
         for name in self._expected:
             if name in missing:

@@ -1,7 +1,7 @@
 """Index of a data directory: ids, speakers, transcripts and places of features of its utterances, as arrays.
 
 cuts.jsonl.gz is the truth; parsing it takes about 40 microseconds and 6 KiB of objects per utterance. The index holds
-what steps ask for in about 80 bytes per utterance; transcripts stay in its file and are read when they are wanted. It
+what steps ask for in about 85 bytes per utterance; transcripts stay in its file and are read when they are wanted. It
 is made when a directory is first read, stands beside the manifest as index.safetensors, and counts only as long as the
 digest of the manifest that it names is that of the manifest: a changed manifest makes a new index. A directory that
 cannot be written to keeps it in memory. Of a directory of shards it holds where the features are in these, too.
@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import zlib
 from array import array
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -24,12 +25,12 @@ from pipeline.artifacts.arrays import ArrayFile, NameTable, name_hash
 from pipeline.artifacts.corpus import CUTS, cut_files, iter_cuts
 from pipeline.artifacts.shar import SharPlaces, is_shar, shard_files
 from pipeline.base.errors import DataError
-from pipeline.base.files import atomic_write, sha256_file
+from pipeline.base.files import atomic_write, parse_json, sha256_file
 
 logger = logging.getLogger(__name__)
 
 INDEX = "index.safetensors"
-VERSION = "2"
+VERSION = "3"
 PACKED = "packed_frames"  # storage type of features, see pipeline.feats.storage
 NO_FEATURES = -1
 PRECISIONS = {"float32": 4, "float16": 2}  # bytes of a number
@@ -44,6 +45,7 @@ _KINDS = {
     "first_byte": np.int64,
     "file": np.int32,
     "text_offsets": np.int64,
+    "text_check": np.uint32,
     "hashes": np.uint64,
     "order": np.int32,
 }
@@ -69,6 +71,7 @@ class UtteranceIndex:
         self, directory: Path, arrays: dict[str, npt.NDArray[Any]], facts: dict[str, Any], text: ArrayFile | bytes
     ) -> None:
         self.directory, self._text, self._text_offsets = directory, text, arrays["text_offsets"]
+        self._text_check = arrays["text_check"]
         self._names = NameTable(*(arrays[name] for name in ("id_block", "id_offsets", "hashes", "order")))
         self.lines, self.speaker, self.durations = arrays["lines"], arrays["speaker"], arrays["durations"]
         self.num_frames, self.first_byte, self.file = arrays["num_frames"], arrays["first_byte"], arrays["file"]
@@ -91,9 +94,10 @@ class UtteranceIndex:
     def text(self, i: int) -> str:
         """Transcript, words separated by single blanks."""
         begin, end = (int(n) for n in self._text_offsets[i : i + 2])
-        if isinstance(self._text, bytes):
-            return self._text[begin:end].decode()
-        return str(self._text.part(_TEXT, begin, end).tobytes(), "utf-8")
+        raw = self._text[begin:end] if isinstance(self._text, bytes) else self._text.part(_TEXT, begin, end).tobytes()
+        if zlib.crc32(raw) != self._text_check[i]:
+            raise DataError(f"{self.directory / INDEX}: damaged text of utterance {self.id(i)!r}; remove the file")
+        return raw.decode()
 
     def speaker_of(self, i: int) -> str:
         """Name of the speaker."""
@@ -180,6 +184,7 @@ def _build(directory: Path) -> tuple[dict[str, npt.NDArray[Any]], bytes, dict[st
         text += supervision["text"].encode()
         columns["id_offsets"].append(len(ids))
         columns["text_offsets"].append(len(text))
+        columns["text_check"].append(zlib.crc32(supervision["text"].encode()))
         columns["hashes"].append(name_hash(cut["id"]))
         if shards is None:
             place, first, frames = _features(cut, f"{directory / CUTS}:{line}: utterance {cut['id']!r}")
@@ -213,6 +218,7 @@ _COLUMNS = {
     "first_byte": "q",
     "file": "i",
     "text_offsets": "q",
+    "text_check": "I",
     "hashes": "Q",
 }
 
@@ -231,7 +237,9 @@ def _features(cut: dict[str, Any], where: str) -> tuple[tuple[str, int, str] | N
         numbers = int(first), int(dim), int(frames)
     except (KeyError, ValueError):
         raise DataError(f"{where}: its features have no storage key 'first,frames,dim,precision'") from None
-    if precision not in PRECISIONS or min(numbers[0], numbers[1] - 1, numbers[2] - 1) < 0:
+    # So large are a file, an utterance and a frame at most; arrays of the index hold no more.
+    possible = 0 <= numbers[0] < 1 << 38 and 0 < numbers[1] < 1 << 20 and 0 < numbers[2] < 1 << 31
+    if precision not in PRECISIONS or not possible:
         raise DataError(f"{where} has features with storage key {feats['storage_key']!r}")
     return place, numbers[0] * numbers[1] * PRECISIONS[precision], numbers[2]
 
@@ -241,7 +249,7 @@ def _write(path: Path, arrays: dict[str, npt.NDArray[Any]], text: bytes, facts: 
     from safetensors.numpy import save
 
     blocks = {**arrays, _TEXT: np.frombuffer(text, dtype=np.uint8)}
-    # A digest of the arrays tells a damaged file; of the text it would cost reading all of it.
+    # A digest of the arrays tells a damaged file; of the text it would cost reading all of it, so each has its own.
     facts = {**facts, "arrays": _digest(arrays)}
     with atomic_write(path, "wb") as out:
         out.write(save(blocks, metadata={"index": json.dumps(facts, ensure_ascii=False)}))
@@ -254,7 +262,7 @@ def _read(directory: Path, digest: str) -> UtteranceIndex | None:
         return None
     try:
         file = ArrayFile(path)
-        facts = json.loads(file.metadata["index"])
+        facts = parse_json(file.metadata["index"], path)
         if facts["version"] != VERSION or facts["manifest"] != digest:
             return None
         arrays = {name: file.array(name) for name in _KINDS}

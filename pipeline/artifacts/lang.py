@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
+
+from pydantic.dataclasses import dataclass as record
 
 from pipeline.artifacts.lexicon import Lexicon, LexiconFile, Pronunciation
 from pipeline.artifacts.oov import NearWords
 from pipeline.artifacts.symbols import SymbolTable
 from pipeline.artifacts.topo import Topo, make_topo
 from pipeline.base.errors import DataError
-from pipeline.base.files import content_id, read_json, write_json
+from pipeline.base.files import content_id, write_json
+from pipeline.base.records import STRICT, read_record
 
 SILENCE = "SIL"
 SPOKEN_NOISE = "SPN"  # the phone of the out-of-vocabulary word
@@ -21,9 +24,25 @@ POSITIONS = ("_B", "_I", WORD_END, "_S")  # first, inner, last and only phone of
 Position = Literal["none", "word_end", "full"]
 
 
-def without_position(symbol: str) -> str:
-    """A phone's name without its position marker, for symbols whose lang is not at hand."""
-    return symbol[:-2] if symbol[-2:] in POSITIONS else symbol
+def without_position(symbol: str, position: Position | None) -> str:
+    """A phone's name without its position marker.
+
+    Args:
+        position: of the lang; None where that is not known, so that all that looks like a marker counts as one.
+    """
+    return symbol[:-2] if symbol[-2:] in (POSITIONS if position is None else _markers(position)) else symbol
+
+
+@record(frozen=True, config=STRICT)
+class _Facts:
+    """What lang.json holds; see ``Lang``."""
+
+    id: str
+    unit: str
+    position: Position
+    silence_prob: float
+    oov_word: str | None
+    blank: bool = False
 
 
 @dataclass(frozen=True)
@@ -76,7 +95,7 @@ class Lang:
 
     def base_phone(self, phone: str) -> str:
         """The phone without its position marker."""
-        return phone[:-2] if phone[-2:] in _markers(self.position) else phone
+        return without_position(phone, self.position)
 
     def marked(self, phones: Sequence[str]) -> tuple[str, ...]:
         """The phones of a word, given without position markers, with them."""
@@ -162,11 +181,11 @@ class Lang:
     def load(cls, directory: str | Path) -> Lang:
         """Reads and validates a lang directory; DataError names the file (and line) that is wrong."""
         d = Path(directory)
-        facts = read_json(d / "lang.json")
+        facts = read_record(d / "lang.json", _Facts)
         lang = cls._read(d, facts, SymbolTable.load(d / "words.txt"), Lexicon.load(d / "lexiconp.txt"))
-        if facts.get("id") != lang.id:
+        if facts.id != lang.id:
             raise DataError(
-                f"{d}: files were changed after the lang was made (lang.json says id {facts.get('id')}, "
+                f"{d}: files were changed after the lang was made (lang.json says id {facts.id}, "
                 f"the files give {lang.id}); make it anew with steps/make_lang.py"
             )
         return lang
@@ -178,27 +197,24 @@ class Lang:
         the whole lexicon.
         """
         d = Path(directory)
-        facts, lexicon = read_json(d / "lang.json"), LexiconFile(d / "lexiconp.txt")
-        entries = lexicon.get(facts.get("oov_word"), [])
+        facts, lexicon = read_record(d / "lang.json", _Facts), LexiconFile(d / "lexiconp.txt")
+        entries = lexicon.get(facts.oov_word, []) if facts.oov_word is not None else []
         return cls._read(d, facts, SymbolTable({e.word for e in entries}), Lexicon(entries)), lexicon
 
     @classmethod
-    def _read(cls, d: Path, facts: Any, words: SymbolTable, lexicon: Lexicon) -> Lang:
+    def _read(cls, d: Path, facts: _Facts, words: SymbolTable, lexicon: Lexicon) -> Lang:
         """The rest of a lang directory, validated."""
-        try:
-            lang = cls(
-                unit=str(facts["unit"]),
-                phones=SymbolTable.load(d / "phones.txt"),
-                words=words,
-                lexicon=lexicon,
-                topo=Topo.load(d / "topo.json"),
-                position=facts["position"],
-                silence_prob=float(facts["silence_prob"]),
-                oov_word=facts["oov_word"],
-                blank=bool(facts.get("blank", False)),
-            )
-        except (KeyError, TypeError, ValueError) as e:
-            raise DataError(f"{d / 'lang.json'}: not a lang ({e!r})") from None
+        lang = cls(
+            unit=facts.unit,
+            phones=SymbolTable.load(d / "phones.txt"),
+            words=words,
+            lexicon=lexicon,
+            topo=Topo.load(d / "topo.json"),
+            position=facts.position,
+            silence_prob=facts.silence_prob,
+            oov_word=facts.oov_word,
+            blank=facts.blank,
+        )
         lang.validate(d)
         return lang
 

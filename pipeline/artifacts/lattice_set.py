@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
+from pydantic.dataclasses import dataclass
 
-from pipeline.artifacts.lattice import ARCS, Lattice
-from pipeline.artifacts.shards import MOST_BYTES, Layout, Record, Shards, ShardWriter
+from pipeline.artifacts.features import Positive, Seconds
+from pipeline.artifacts.lattice import ARCS, FLOATS, Lattice
+from pipeline.artifacts.shards import MOST_BYTES, Layout, Record, ShardNames, Shards, ShardWriter
 from pipeline.artifacts.symbols import SymbolTable
 from pipeline.base.errors import DataError
-from pipeline.base.files import read_json, write_json
+from pipeline.base.files import write_json
+from pipeline.base.records import STRICT, read_record
 
 HEADER, STEM = "lattices.json", "lattices"
 LATTICES = "lattices"  # their directory within a decoding directory
-LAYOUT = Layout("lattice", {"num_states": ("frame",), "num_arcs": ARCS}, values=("partial",))
+_ARCS = {name: "f4" if name in FLOATS else "i4" for name in ARCS}
+LAYOUT = Layout("lattice", {"num_states": {"frame": "i4"}, "num_arcs": _ARCS}, values={"partial": "u1"})
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class LatticeHeader:
     """What lattices are about; ids are content hashes.
 
@@ -31,11 +35,19 @@ class LatticeHeader:
 
     lang_id: str
     tree_id: str
-    frame_shift: float
+    frame_shift: Seconds
     frame_offset: float
     acoustic_scale: float
     lattice_beam: float
-    sequences: tuple[tuple[int, ...], ...] = ()
+    sequences: tuple[tuple[Positive, ...], ...] = ()
+
+
+@dataclass(frozen=True, config=STRICT)
+class _Facts:
+    """What lattices.json holds."""
+
+    header: LatticeHeader
+    shards: ShardNames
 
 
 class LatticeSet(Mapping[str, Lattice]):
@@ -52,16 +64,12 @@ class LatticeSet(Mapping[str, Lattice]):
         self.directory = d = Path(directory)
         if not (d / HEADER).is_file():
             raise DataError(f"{d}: holds no lattices (steps/decode.py --lattices writes some)")
-        data = read_json(d / HEADER)
-        try:
-            facts = dict(data["header"])
-            facts["sequences"] = tuple(tuple(int(w) for w in s) for s in facts["sequences"])
-            self.header = LatticeHeader(**facts)
-            shards = [d / str(name) for name in data["shards"]]
-        except (KeyError, TypeError, ValueError) as e:
-            raise DataError(f"{d / HEADER}: not a header of lattices ({e!r})") from None
+        facts = read_record(d / HEADER, _Facts)
+        self.header = facts.header
         self.words = SymbolTable.load(d / "words.txt")
-        self._shards = Shards(shards, LAYOUT)
+        if any(word >= len(self.words) for words in self.header.sequences for word in words):
+            raise DataError(f"{d / HEADER}: a label stands for words that words.txt lacks")
+        self._shards = Shards([d / name for name in facts.shards], LAYOUT)
 
     def __getitem__(self, cut_id: str) -> Lattice:
         found = self._shards.find(cut_id)

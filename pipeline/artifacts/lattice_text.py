@@ -72,7 +72,7 @@ def write_slf(
     """Writes ID.slf for each lattice, for which slashes of ids become underscores."""
     d = Path(directory)
     d.mkdir(parents=True, exist_ok=True)
-    names = FileNames(".slf")
+    names = FileNames(d, ".slf")
     for cut_id, lattice in lattices:
         lines = slf_lines(cut_id, lattice, words, frame_shift, lm_weight, word_penalty)
         with atomic_write(d / names.of(cut_id)) as f:

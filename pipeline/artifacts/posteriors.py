@@ -9,13 +9,15 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from pydantic.dataclasses import dataclass as record
 
-from pipeline.artifacts.shards import Layout, Shards, ShardWriter
+from pipeline.artifacts.shards import Layout, ShardNames, Shards, ShardWriter
 from pipeline.base.errors import DataError
-from pipeline.base.files import read_json, write_json
+from pipeline.base.files import write_json
+from pipeline.base.records import STRICT, read_record
 
 POSTERIORS, STEM = "posteriors.json", "posteriors"
-LAYOUT = Layout("posteriors", {"num_shares": ("frame", "pdf", "share")})
+LAYOUT = Layout("posteriors", {"num_shares": {"frame": "i4", "pdf": "i4", "share": "f4"}})
 LEAST_SHARE = 1e-3  # shares below this cost time and change nothing measurable
 
 
@@ -45,6 +47,15 @@ class Posteriors:
             (keys[kept] % width).astype(np.int32),
             total[kept].astype(np.float32),
         )
+
+
+@record(frozen=True, config=STRICT)
+class _Header:
+    """What posteriors.json holds."""
+
+    tree_id: str
+    transforms_id: str
+    shards: ShardNames
 
 
 class PosteriorWriter:
@@ -83,13 +94,9 @@ class PosteriorSet(Mapping[str, Posteriors]):
         DataError: a missing or damaged file.
         """
         path = Path(directory) / POSTERIORS
-        facts = read_json(path)
-        try:
-            self.tree_id, self.transforms_id = str(facts["tree_id"]), str(facts["transforms_id"])
-            shards = [path.parent / str(name) for name in facts["shards"]]
-        except (KeyError, TypeError) as e:
-            raise DataError(f"{path}: not the header of posteriors ({e!r})") from None
-        self._shards = Shards(shards, LAYOUT)
+        facts = read_record(path, _Header)
+        self.tree_id, self.transforms_id = facts.tree_id, facts.transforms_id
+        self._shards = Shards([path.parent / name for name in facts.shards], LAYOUT)
 
     def __getitem__(self, cut_id: str) -> Posteriors:
         place = self._shards.find(cut_id)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from pydantic.dataclasses import dataclass
@@ -34,7 +34,7 @@ class SharFacts:
     utterances: Positive
     frames: Count
     shards: Positive
-    precision: str
+    precision: Literal["float32", "float16"]
 
 
 class Place(NamedTuple):

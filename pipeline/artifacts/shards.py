@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,9 +16,11 @@ import numpy.typing as npt
 
 from pipeline.artifacts.arrays import ArrayFile, NameTable
 from pipeline.base.errors import DataError
-from pipeline.base.files import atomic_write
+from pipeline.base.files import atomic_write, parse_json
+from pipeline.base.records import FileName
 
 Record = dict[str, npt.NDArray[Any]]
+ShardNames = tuple[FileName, ...]  # in a header
 
 MOST_RECORDS = 10_000
 MOST_BYTES = 32 << 20  # of a shard, which waits in memory until it is written
@@ -31,14 +33,15 @@ class Layout:
 
     Attributes:
         kind: for messages, for example "alignment".
-        columns: name of an array of lengths -> columns (their first axis) that are so long in each record.
-        values: columns with one number per record.
+        columns: name of an array of int32 lengths -> columns (their first axis) that are so long in each record, each
+            with its dtype, and with the numbers per row where these are not one: ("i4", 2).
+        values: columns with one number per record, and their dtypes.
         optional: columns that all records of a shard lack or none.
     """
 
     kind: str
-    columns: Mapping[str, tuple[str, ...]]
-    values: tuple[str, ...] = ()
+    columns: Mapping[str, Mapping[str, str | tuple[str, int]]]
+    values: Mapping[str, str] = field(default_factory=dict)
     optional: tuple[str, ...] = ()
 
 
@@ -119,7 +122,8 @@ class ShardWriter:
 
         arrays: Record = {}
         for lengths, columns in self._layout.columns.items():
-            own = (r[lengths] if lengths in r else [len(r[columns[0]])] for r in self._pending)
+            first = next(iter(columns))
+            own = (r[lengths] if lengths in r else [len(r[first])] for r in self._pending)
             arrays[lengths] = np.concatenate([np.asarray(n, dtype=np.int32) for n in own])
             for column in columns:
                 given = [column in r for r in self._pending]
@@ -208,9 +212,16 @@ class _Shard:
     def __init__(self, path: Path, layout: Layout, keep_open: bool) -> None:
         self.path, self._layout, self._file = path, layout, ArrayFile(path, keep_open)
         try:
-            self._ids: list[str] = [str(c) for c in json.loads(self._file.metadata["cut_ids"])]
+            self._ids: list[str] = [str(c) for c in parse_json(self._file.metadata["cut_ids"], path)]
         except (KeyError, TypeError, ValueError) as e:
             raise DataError(f"{path}: damaged {layout.kind} shard ({e!r})") from None
+        for lengths, every in layout.columns.items():
+            self._file.check(lengths, "i4")
+            for column, kind in every.items():
+                if column not in layout.optional or column in self._file:
+                    self._file.check(column, *(kind if isinstance(kind, tuple) else (kind,)))
+        for name, kind in layout.values.items():
+            self._file.check(name, kind)
         self._bounds = {name: offsets(self._file.array(name)) for name in layout.columns}
         self._values = {name: self._file.array(name) for name in layout.values}
         sizes = {len(self._ids), *(len(b) - 1 for b in self._bounds.values()), *map(len, self._values.values())}
@@ -220,7 +231,8 @@ class _Shard:
             if (columns := [c for c in every if c not in layout.optional or c in self._file])
         }
         ends = {self._file.shape(c)[0] - self._bounds[name][-1] for name, every in self._columns.items() for c in every}
-        if len(sizes) > 1 or ends != {0}:
+        falling = any((np.diff(bounds) < 0).any() for bounds in self._bounds.values())
+        if len(sizes) > 1 or ends != {0} or falling:
             raise DataError(f"{path}: damaged {layout.kind} shard (the lengths do not add up)")
         self._count = len(self._ids)
         self._file.metadata = {}

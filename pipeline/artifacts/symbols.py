@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from pipeline.artifacts.characters import named, odd_character, split_fields
+from pipeline.artifacts.characters import WHOLE_NUMBER, named, odd_character, split_fields
 from pipeline.base.errors import DataError
 from pipeline.base.files import atomic_write, read_lines
 
@@ -72,7 +72,7 @@ class SymbolTable:
         names: list[str] = []
         for line_no, line in read_lines(path):
             fields = split_fields(line, f"{path}:{line_no}")
-            if len(fields) != 2 or not fields[1].isdigit():
+            if len(fields) != 2 or not WHOLE_NUMBER.fullmatch(fields[1]):
                 raise DataError(f"{path}:{line_no}: expected 'symbol id', found {line!r}")
             if int(fields[1]) != len(names):
                 raise DataError(f"{path}:{line_no}: id {fields[1]} where {len(names)} was due")

@@ -96,11 +96,14 @@ class Tokens:
         own = [UNK, *self.pieces[3:]]
         if processor.GetPieceSize() != len(own):
             raise DataError(f"{self._where}: {MODEL} has {processor.GetPieceSize()} pieces, {TABLE} {len(own)}")
-        for i, piece in enumerate(own):
-            if processor.IdToPiece(i) != piece:
+        try:
+            theirs = [processor.IdToPiece(i) for i in range(len(own))]
+        except UnicodeDecodeError:
+            raise DataError(f"{self._where}: {MODEL} has a piece that is not UTF-8") from None
+        for piece, other in zip(own, theirs):
+            if piece != other:
                 raise DataError(
-                    f"{self._where}: {MODEL} has {processor.IdToPiece(i)!r} where {TABLE} has {piece!r}; they do not "
-                    f"belong together"
+                    f"{self._where}: {MODEL} has {other!r} where {TABLE} has {piece!r}; they do not belong together"
                 )
         return processor
 

@@ -5,10 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pipeline.base.errors import DataError
-from pipeline.base.files import content_id, read_json, write_json
+from pydantic import Field
+from pydantic.dataclasses import dataclass as record
+
+from pipeline.base.errors import DataError, naming
+from pipeline.base.files import content_id, write_json
+from pipeline.base.records import STRICT, read_record
+
+PdfClass = Annotated[int, Field(ge=0, le=10_000)]
 
 
 @dataclass(frozen=True)
@@ -27,6 +33,22 @@ class PhoneTopo:
     @property
     def num_states(self) -> int:
         return len(self.pdf_classes)
+
+
+@record(frozen=True, config=STRICT)
+class _Entry:
+    """Phones with one topology."""
+
+    phones: tuple[str, ...]
+    pdf_classes: tuple[PdfClass, ...]
+    forward_prob: float
+
+
+@record(frozen=True, config=STRICT)
+class _Facts:
+    """What topo.json holds."""
+
+    entries: tuple[_Entry, ...]
 
 
 class Topo:
@@ -69,18 +91,14 @@ class Topo:
         """Reads ``{"entries": [{"phones": [...], "pdf_classes": [...], "forward_prob": p}]}``; a phone may stand
         once.
         """
-        data = read_json(path)
         phones: dict[str, PhoneTopo] = {}
-        try:
-            for entry in data["entries"]:
-                topo = PhoneTopo(tuple(int(c) for c in entry["pdf_classes"]), float(entry["forward_prob"]))
-                for name in entry["phones"]:
-                    if name in phones:
-                        raise DataError(f"{path}: phone {name!r} has two topologies")
-                    phones[name] = topo
-        except (KeyError, TypeError, ValueError) as e:
-            raise DataError(f"{path}: not a topology file ({e!r})") from None
-        return cls(phones)
+        for entry in read_record(Path(path), _Facts).entries:
+            for name in entry.phones:
+                if name in phones:
+                    raise DataError(f"{path}: phone {name!r} has two topologies")
+                phones[name] = PhoneTopo(entry.pdf_classes, entry.forward_prob)
+        with naming(path):
+            return cls(phones)
 
 
 def make_topo(

@@ -7,12 +7,23 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from pydantic.dataclasses import dataclass
 
 from pipeline.artifacts.symbols import SymbolTable
 from pipeline.artifacts.topo import Topo
 from pipeline.artifacts.tree import Tree
-from pipeline.base.errors import DataError, MismatchError
-from pipeline.base.files import read_json, write_json
+from pipeline.base.errors import DataError, MismatchError, naming
+from pipeline.base.files import write_json
+from pipeline.base.records import STRICT, read_record
+
+
+@dataclass(frozen=True, config=STRICT)
+class _Facts:
+    """What transitions.json holds: phone, state, pdf and forward probability of each transition-state."""
+
+    topo_id: str
+    tree_id: str
+    transition_states: tuple[tuple[str, int, int, float], ...]
 
 
 class TransitionModel:
@@ -126,17 +137,14 @@ class TransitionModel:
     @classmethod
     def load(cls, path: str | Path, tree: Tree, topo: Topo) -> TransitionModel:
         """Reads the probabilities; MismatchError when the file was written for another tree or topology."""
-        data = read_json(path)
-        model = cls(tree, topo)
-        try:
-            for what, have in (("topo_id", model.topo_id), ("tree_id", model.tree_id)):
-                if data[what] != have:
-                    raise MismatchError(f"{path}: written for {what} {data[what]}, but the model beside it has {have}")
-            rows = data["transition_states"]
-            triples = [(model.phones.id(r[0]), int(r[1]), int(r[2])) for r in rows]
-            probs = np.array([float(r[3]) for r in rows])
-        except (KeyError, TypeError, ValueError, IndexError) as e:
-            raise DataError(f"{path}: not a transitions file ({e!r})") from None
+        facts = read_record(Path(path), _Facts)
+        with naming(path):
+            model = cls(tree, topo)
+            triples = [(model.phones.id(phone), state, pdf) for phone, state, pdf, _ in facts.transition_states]
+        for what, told, have in (("topo_id", facts.topo_id, topo.id), ("tree_id", facts.tree_id, tree.id)):
+            if told != have:
+                raise MismatchError(f"{path}: written for {what} {told}, but the model beside it has {have}")
+        probs = np.array([prob for *_, prob in facts.transition_states])
         if triples != list(zip(model.phone.tolist(), model.state.tolist(), model.pdf.tolist())):
             raise DataError(f"{path}: the transition-states are not those of the tree and topology")
         if not ((probs > 0) & (probs < 1)).all():

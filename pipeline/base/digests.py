@@ -19,7 +19,7 @@ from pathlib import Path
 
 from pipeline.base import log
 from pipeline.base.errors import DataError
-from pipeline.base.files import atomic_write, open_read, read_lines, sha256_stream
+from pipeline.base.files import atomic_write, open_read, read_lines, sha256_stream, unopened
 
 # Tables are kept for inputs from this size on, in bytes, where opening a file counts like reading OPENING bytes.
 KEEP_FROM = 16 << 20
@@ -63,7 +63,7 @@ class Digests:
         for name in names:
             try:
                 state = _state(os.stat(name))
-            except OSError:
+            except (OSError, ValueError):  # the latter for names that no file has, such as those with a NUL
                 unknown[name] = None
                 continue
             entry = self._known.get(name)
@@ -120,12 +120,10 @@ def _digest(name: str, lenient: bool) -> tuple[str, str | None]:
             before = os.fstat(file.fileno())
             digest = sha256_stream(file)
             after = os.fstat(file.fileno())
-    except OSError as err:
+    except (OSError, ValueError) as err:
         if lenient:
             return UNREADABLE, None
-        if isinstance(err, FileNotFoundError):
-            raise DataError(f"{name}: no such file") from None
-        raise DataError(f"{name}: cannot be read ({err.strerror})") from None
+        raise unopened(name, err) from None
     if _state(before) != _state(after):
         raise DataError(f"{name}: was changed while it was read; run the command again when it is complete")
     return digest, _state(after) if after.st_ctime_ns + SETTLED_NS <= began else None

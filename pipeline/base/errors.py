@@ -4,9 +4,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 # MemoryError's siblings: torch and others raise plain RuntimeErrors, and a thread needs memory of its own.
@@ -61,3 +63,12 @@ def of_environment(err: Exception, out: Path | None) -> str | None:
         place = os.fsdecode(err.filename) if isinstance(err.filename, (str, bytes)) else out or "output"
         return f"{place}: {err.strerror}; nothing was changed under the final name"
     return None
+
+
+@contextlib.contextmanager
+def naming(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Within the context a PipelineError gets `path` in front: what finds a contradiction may not know the file."""
+    try:
+        yield
+    except PipelineError as err:
+        raise type(err)(f"{path}: {err}") from None

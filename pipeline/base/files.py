@@ -6,10 +6,12 @@ Names that end in ``.gz`` are compressed and decompressed on the way.
 from __future__ import annotations
 
 import contextlib
+import errno
 import gzip
 import hashlib
 import io
 import json
+import math
 import os
 import re
 import zlib
@@ -40,7 +42,7 @@ def atomic_write(path: str | os.PathLike[str], mode: str = "w") -> Iterator[IO[A
     path.parent.mkdir(parents=True, exist_ok=True)
     tmp = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with open(tmp, "wb") as raw:
+        with open(tmp, "wb", opener=no_link) as raw:
             with contextlib.ExitStack() as stack:
                 out: IO[Any] = raw
                 if path.suffix == ".gz":
@@ -59,21 +61,39 @@ def atomic_write(path: str | os.PathLike[str], mode: str = "w") -> Iterator[IO[A
     sync_dir(path.parent)
 
 
-class FileNames:
-    """Names of files made of ids, whose slashes become underscores."""
+def no_link(path: str | os.PathLike[str], flags: int) -> int:
+    """Opens a file for `open`, unless its name is a symbolic link: somebody who may write to the directory could guess
+    the names of temporary files and locks, and have others write elsewhere.
+    """
+    try:
+        return os.open(path, flags | os.O_NOFOLLOW, 0o666)
+    except OSError as err:
+        if err.errno == errno.ELOOP:
+            raise DataError(f"{path}: is a symbolic link, which nothing here makes; remove it") from None
+        raise
 
-    def __init__(self, suffix: str, what: str = "utterances") -> None:
+
+_LONGEST_NAME = 230  # bytes; file systems take 255, and atomic_write adds some
+
+
+class FileNames:
+    """Names of files of a directory, made of ids, whose slashes become underscores."""
+
+    def __init__(self, directory: str | os.PathLike[str], suffix: str, what: str = "utterances") -> None:
         """Args:
+        directory: where the files go, for messages.
         suffix: of the files, such as ".png".
         what: has ids, for messages.
         """
-        self._suffix, self._what, self._taken = suffix, what, set[str]()
+        self._directory, self._suffix, self._what, self._taken = directory, suffix, what, set[str]()
 
     def of(self, name: str) -> str:
         """The file of a further id; DataError when it is another one's as well."""
         file = name.replace("/", "_") + self._suffix
+        if len(file.encode()) > _LONGEST_NAME or "\0" in file:
+            raise DataError(f"{self._directory}: {name[:40]!r}.. is too long for the name of a file, or holds a NUL")
         if file in self._taken:
-            raise DataError(f"two {self._what} would be written to {file}")
+            raise DataError(f"{self._directory}: two {self._what} would be written to {file}")
         self._taken.add(file)
         return file
 
@@ -132,10 +152,17 @@ def open_read(path: str | os.PathLike[str]) -> gzip.GzipFile | io.BufferedReader
     path = Path(path)
     try:
         return gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb")
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file") from None
-    except IsADirectoryError:
-        raise DataError(f"{path}: is a directory, not a file") from None
+    except (OSError, ValueError) as err:
+        raise unopened(path, err) from None
+
+
+def unopened(path: str | os.PathLike[str], err: OSError | ValueError) -> DataError:
+    """The error of a file that cannot be opened, from what Python raises: ValueError for a name with a NUL in it."""
+    if isinstance(err, FileNotFoundError):
+        return DataError(f"{path}: no such file")
+    if isinstance(err, IsADirectoryError):
+        return DataError(f"{path}: is a directory, not a file")
+    return DataError(f"{path}: cannot be read ({err.strerror if isinstance(err, OSError) else err})")
 
 
 def read_lines(path: str | os.PathLike[str]) -> Iterator[tuple[int, str]]:
@@ -169,11 +196,65 @@ def read_text(path: str | os.PathLike[str]) -> str:
 
 
 def read_json(path: str | os.PathLike[str]) -> Any:
-    """Returns what a JSON file holds; a syntax error is a DataError with its line."""
+    """Returns what a JSON file holds; the errors are those of read_text and parse_json."""
+    return parse_json(read_text(path), path, lines=True)
+
+
+def parse_json(text: str, where: str | os.PathLike[str], lines: bool = False) -> Any:
+    """The value of a JSON text, whatever file it stands in: the one place where JSON comes in.
+
+    Args:
+      where: file, or file and line, for messages.
+      lines: add the line within the text.
+    Raises:
+      DataError: no JSON; or what Python makes of it could not be written again: NaN, numbers beyond floating point,
+        thousands of digits or levels, halves of Unicode's surrogate pairs.
+    """
     try:
-        return json.loads(read_text(path))
+        value = _JSON.decode(text)
+        if _SURROGATE.search(text):
+            json.dumps(value, ensure_ascii=False).encode()
+        return value
     except json.JSONDecodeError as err:
-        raise DataError(f"{path}:{err.lineno}: not JSON: {err.msg}") from None
+        raise DataError(f"{where}{f':{err.lineno}' if lines else ''}: not JSON: {err.msg}") from None
+    except RecursionError:
+        raise DataError(f"{where}: JSON that is nested too deeply") from None
+    except _NotFiniteError as err:
+        raise DataError(f"{where}: {_place_of_not_finite(text)}{err} is no finite number") from None
+    except ValueError as err:
+        raise DataError(f"{where}: JSON with a value that cannot be used: {err}") from None
+
+
+class _NotFiniteError(ValueError):
+    """A number of JSON, as it is written."""
+
+
+def _finite(digits: str) -> float:
+    number = float(digits)
+    if not math.isfinite(number):
+        raise _NotFiniteError(digits)
+    return number
+
+
+def _place_of_not_finite(text: str) -> str:
+    """``scales.prior: `` for the first number that is not finite; nothing if the text is no JSON anyway."""
+    try:
+        return _not_finite(json.loads(text)) or ""
+    except (ValueError, RecursionError):
+        return ""
+
+
+def _not_finite(value: Any) -> str | None:
+    if isinstance(value, (dict, list)):
+        for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
+            found = _not_finite(inner)
+            if found is not None:
+                return f"{key}{'.' if found[:1] != ':' else ''}{found}"
+    return ": " if isinstance(value, float) and not math.isfinite(value) else None
+
+
+_JSON = json.JSONDecoder(parse_constant=_finite, parse_float=_finite)
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 def write_json(path: str | os.PathLike[str], obj: Any) -> None:
@@ -187,10 +268,7 @@ def read_jsonl(path: str | os.PathLike[str]) -> Iterator[Any]:
     for line_no, line in read_lines(path):
         if not line:
             continue
-        try:
-            yield json.loads(line)
-        except json.JSONDecodeError as err:
-            raise DataError(f"{path}:{line_no}: not JSON: {err.msg}") from None
+        yield parse_json(line, f"{path}:{line_no}")
 
 
 def write_jsonl(path: str | os.PathLike[str], objs: Iterable[Any]) -> int:
@@ -203,12 +281,31 @@ def write_jsonl(path: str | os.PathLike[str], objs: Iterable[Any]) -> int:
     return count
 
 
+_MOST_VALUES = 1_000_000  # of a YAML file
+
+
 def read_yaml(path: str | os.PathLike[str]) -> Any:
-    """Returns what a YAML file holds. Never runs code; a key given twice is an error, not an overwrite."""
+    """Returns what a YAML file holds. Never runs code; a key given twice is an error, not an overwrite, and so are
+    aliases (*name) that let a few lines stand for more values than memory holds.
+    """
     import yaml
 
     class Loader(yaml.SafeLoader):
-        """The safe loader with a check on repeated keys."""
+        """The safe loader with checks."""
+
+        def get_single_node(self) -> yaml.Node | None:
+            node = super().get_single_node()
+            if node is not None and size(node, {}) > _MOST_VALUES:
+                raise DataError(f"{path}: its aliases stand for more than {_MOST_VALUES:,} values")
+            return node
+
+    def size(node: yaml.Node, known: dict[int, int]) -> int:
+        """Values that a node stands for."""
+        if id(node) not in known:
+            inner = node.value if isinstance(node, yaml.CollectionNode) else []
+            inner = [n for pair in inner for n in pair] if isinstance(node, yaml.MappingNode) else inner
+            known[id(node)] = 1 + sum(size(n, known) for n in inner)
+        return known[id(node)]
 
     def mapping(loader: Loader, node: yaml.MappingNode) -> dict[Any, Any]:
         seen = set()
@@ -226,6 +323,10 @@ def read_yaml(path: str | os.PathLike[str]) -> Any:
         mark = getattr(err, "problem_mark", None)
         where = f"{path}:{mark.line + 1}" if mark else str(path)
         raise DataError(f"{where}: not YAML: {getattr(err, 'problem', None) or err}") from None
+    except RecursionError:
+        raise DataError(f"{path}: YAML that is nested too deeply") from None
+    except ValueError as err:  # dates that no calendar has, numbers of thousands of digits
+        raise DataError(f"{path}: YAML with a value that cannot be used: {err}") from None
 
 
 def sha256_file(path: str | os.PathLike[str]) -> str:

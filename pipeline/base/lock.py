@@ -10,6 +10,9 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from pipeline.base.errors import DataError
+from pipeline.base.files import no_link
+
 logger = logging.getLogger(__name__)
 
 
@@ -25,7 +28,7 @@ def lock(out: Path) -> Iterator[None]:
     path = beside(out, ".lock")
     path.parent.mkdir(parents=True, exist_ok=True)
     while True:
-        fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        fd = no_link(path, os.O_RDWR | os.O_CREAT)
         try:
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -55,8 +58,8 @@ def leftovers(out: Path) -> bool:
 def tidy(out: Path) -> None:
     """Removes leftovers of a complete output, unless a process is at work on it or nothing may be written there."""
     path = beside(out, ".lock")
-    with contextlib.suppress(OSError):
-        fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    with contextlib.suppress(OSError, DataError):
+        fd = no_link(path, os.O_RDWR | os.O_CREAT)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             shutil.rmtree(beside(out, ".old"), ignore_errors=True)

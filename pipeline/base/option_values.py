@@ -39,7 +39,7 @@ def load_options(cls: type, config_file: Path | None, given: Mapping[str, Any]) 
     values.update(given)
 
     def said(name: str, problem: str) -> ConfigError:
-        where = f"{config_file}: " if config_file is not None and name in values and name not in given else ""
+        where = f"{config_file}: " if config_file is not None and name not in given else ""
         got = f" (got {values[name]!r})" if name in values else ""
         flag = f"--{name.replace('_', '-')}" if name else "options"
         return ConfigError(f"{where}{flag}: {problem}{got}")

@@ -14,7 +14,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import pydantic
 
@@ -22,6 +22,10 @@ from pipeline.base.errors import DataError
 from pipeline.base.files import read_json
 
 STRICT = pydantic.ConfigDict(extra="forbid", allow_inf_nan=False)
+OPEN = pydantic.ConfigDict(extra="ignore", allow_inf_nan=False)  # files with further facts, for people
+FileName = Annotated[
+    str, pydantic.Field(pattern=r"^\w[\w.-]*$", max_length=200)
+]  # of a file beside the one that names it
 T = TypeVar("T")
 
 

@@ -31,6 +31,8 @@ from pipeline.base.digests import Digests, tree_digest
 from pipeline.base.errors import DataError, StaleError
 from pipeline.base.files import read_json, remove_unfinished, sync_dir, sync_tree, write_json
 from pipeline.base.lock import beside, leftovers, lock, tidy
+from pipeline.base.records import from_json
+from pipeline.base.stamp_file import StampFile
 
 logger = logging.getLogger(__name__)
 
@@ -165,10 +167,10 @@ def artifact_id(path: str | os.PathLike[str], digests: Digests | None = None) ->
 
 def read_stamp(directory: str | os.PathLike[str]) -> dict[str, Any]:
     """Returns the stamp of a directory that a step made."""
-    stamp = read_json(Path(directory) / STAMP)
-    if isinstance(stamp, dict) and all(isinstance(stamp.get(key), str) for key in ("identity", "id")):
-        return stamp
-    raise DataError(f"{Path(directory) / STAMP}: not a stamp (no identity and id)")
+    path = Path(directory) / STAMP
+    stamp: dict[str, Any] = read_json(path)
+    from_json(StampFile, stamp, path)
+    return stamp
 
 
 def check_same(directory: Path, work: Work) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.base.errors import DataError
+from pipeline.base.files import parse_json
 from pipeline.corpora.source import LeftOut
 from pipeline.corpora.text_files import text_lines, whole_text
 
@@ -33,12 +34,7 @@ def objects(path: Path, out: LeftOut, encoding: str | None = None) -> Iterator[t
 
 def parse(line: str, where: str) -> dict[str, Any]:
     """A JSON object; DataError for anything else."""
-    try:
-        found = json.loads(line)
-    except json.JSONDecodeError as err:
-        raise DataError(f"{where}: not JSON: {err.msg}") from None
-    except RecursionError:
-        raise DataError(f"{where}: JSON that is nested too deeply") from None
+    found = parse_json(line, where)
     if not isinstance(found, dict):
         raise DataError(f"{where}: not a JSON object")
     return found
@@ -49,10 +45,7 @@ def _starts_with_list(path: Path, encoding: str | None) -> bool:
 
 
 def _of_list(path: Path, out: LeftOut, encoding: str | None) -> Iterator[tuple[str, dict[str, Any]]]:
-    try:
-        entries = json.loads(whole_text(path, encoding))
-    except (json.JSONDecodeError, RecursionError) as err:
-        raise DataError(f"{path}: not JSON: {err}") from None
+    entries = parse_json(whole_text(path, encoding), path, lines=True)
     for number, entry in enumerate(entries if isinstance(entries, list) else [entries], 1):
         where = f"{path}, entry {number}"
         if isinstance(entry, dict):

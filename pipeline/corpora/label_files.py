@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+from pipeline.artifacts.characters import WHOLE_NUMBER
 from pipeline.base.errors import DataError
 from pipeline.base.files import read_lines
 
@@ -25,7 +26,7 @@ def read_labels(path: Path, rate: int, duration: float = math.inf) -> list[tuple
         if not line:
             continue
         fields = line.split()
-        if len(fields) != 3 or not fields[0].isdigit() or not fields[1].isdigit():
+        if len(fields) != 3 or not all(map(WHOLE_NUMBER.fullmatch, fields[:2])):
             raise DataError(f"{path}:{line_no}: needs 'FIRST_SAMPLE END_SAMPLE LABEL'")
         start, end = int(fields[0]) / rate, min(int(fields[1]) / rate, duration)
         start = max(start, labels[-1][2]) if labels else start

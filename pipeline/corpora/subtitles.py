@@ -14,7 +14,7 @@ from pipeline.corpora.source import LeftOut, SourceUtterance
 from pipeline.corpora.text_files import whole_text
 
 SUFFIXES = (".srt", ".vtt")
-_TIME = r"(?:(\d+):)?(\d{1,2}):(\d{1,2})[.,](\d{1,3})"
+_TIME = r"(?:(\d{1,4}):)?(\d{1,2}):(\d{1,2})[.,](\d{1,3})"
 _TIMES = re.compile(rf"\s*{_TIME}\s*-->\s*{_TIME}(?:\s.*)?")
 _VOICE = re.compile(r"<v(?:\.[^\s>]*)?\s+([^>]+)>")  # <v Mary>: who speaks
 _TAG = re.compile(r"</?(?:[bicuv]|lang|ruby|rt|font|\d\d:[\d:.]+)(?:[.\s][^>]*)?>|\{\\[^}]*\}", re.IGNORECASE)

@@ -45,7 +45,7 @@ class _Timed:
             where = f"{self.path}:{line_no}"
             if not line or line.startswith(";;"):
                 continue
-            name = line.split(None, 1)[0]
+            name = line.partition(" ")[0]
             with self.out.refusing(name, "line that cannot be read"):
                 fields = split_fields(line, where)
                 if len(fields) < least:

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from pipeline.artifacts.checkpoint import TENSORS, check_same, load_model, save_model
+from pipeline.artifacts.checkpoint import OTHER_SHAPE, TENSORS, check_same, load_model, save_model
 from pipeline.artifacts.model_meta import META, LmMeta
 from pipeline.artifacts.tokens import EOS_ID, Tokens
 from pipeline.base.errors import DataError
@@ -230,9 +230,10 @@ def load_nn_lm(directory: str | Path, tokens: Tokens, tokens_dir: str | Path) ->
     tensors, meta = load_model(directory, LmMeta)
     where = Path(directory) / META
     check_same("tokens", meta.tokens_id, directory, tokens.id, tokens_dir)
-    model = NeuralLm(meta.vocab_size, from_json(NnLmOptions, meta.config, where, "config."))
+    options = from_json(NnLmOptions, meta.config, where, "config.")
     try:
+        model = NeuralLm(meta.vocab_size, options)
         model.load_state_dict(tensors)
-    except RuntimeError as e:
+    except OTHER_SHAPE as e:
         raise DataError(f"{where}: does not describe the network of {TENSORS} ({e})") from None
     return model.eval()

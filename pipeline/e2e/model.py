@@ -10,7 +10,7 @@ from typing import TypeVar
 import torch
 from torch import nn
 
-from pipeline.artifacts.checkpoint import TENSORS, load_model, save_model
+from pipeline.artifacts.checkpoint import OTHER_SHAPE, TENSORS, load_model, save_model
 from pipeline.artifacts.features import FeatLoadOptions, FeatureKind
 from pipeline.artifacts.model_meta import META, EndToEndMeta, Figures
 from pipeline.base.errors import ConfigError, DataError
@@ -111,7 +111,7 @@ def load_network(directory: str | Path, record: type[E]) -> tuple[EndToEnd, E]:
     try:
         model = EndToEnd(meta.feature_dim, meta.vocab_size, options)
         model.load_state_dict(tensors)
-    except (ConfigError, ValueError, RuntimeError) as e:
+    except OTHER_SHAPE as e:
         raise DataError(f"{where}: does not describe the network of {TENSORS} ({e})") from None
     meta.check_frame_shift(model.encoder.subsampling, where)
     return model.eval(), meta

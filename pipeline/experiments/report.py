@@ -15,9 +15,12 @@ from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
+from pydantic.dataclasses import dataclass
+
 from pipeline.base import stamp
 from pipeline.base.errors import DataError
 from pipeline.base.files import read_json, read_jsonl, read_yaml
+from pipeline.base.records import OPEN, from_json
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +35,7 @@ CELL = "cell.json"
 NEEDED = ("id", "part", "metric", "value")
 # Sums by speaker, speaker -> [numerator, denominator], whose ratio is the value; the recipe's results.json lacks them.
 GROUPS = "groups"
+WORDS = ("command", "commit", "device", "dir", "table")
 ROW_KEYS = (
     *NEEDED,
     GROUPS,
@@ -148,7 +152,10 @@ def cell_of(directory: Path, recipe: Path) -> Row:
     """
     for above in (directory, *directory.parents):
         if (above / CELL).is_file():
-            return read_json(above / CELL)
+            cell = read_json(above / CELL)
+            if not isinstance(cell, dict):
+                raise DataError(f"{above / CELL}: not an object")
+            return cell
         if above == recipe:
             break
     return {}
@@ -174,6 +181,7 @@ def read_rows(path: Path, recipe: Path) -> list[Row]:
             **{key: value for key, value in row.items() if value is not None},
         }
         rows.append({key: filled.get(key) for key in ROW_KEYS if key in NEEDED or filled.get(key) is not None})
+        check_row(rows[-1], f"{path.parent / stamp.STAMP}: for row {number}")
     return rows
 
 
@@ -186,7 +194,7 @@ def check_row(row: Any, where: str) -> None:
     if missing or unknown:
         what = f"no {', '.join(missing)}" if missing else f"unknown {', '.join(unknown)}"
         raise DataError(f"{where}: {what}; a row has {', '.join(ROW_KEYS)}")
-    for key in ("id", "part", "metric"):
+    for key in ("id", "part", "metric", *(key for key in WORDS if row.get(key) is not None)):
         if not isinstance(row[key], str) or not row[key]:
             raise DataError(f"{where}: {key} is {row[key]!r}, needed is a word")
     for key in ("value", "low", "high", "spread"):
@@ -206,7 +214,7 @@ def changed_inputs(directory: Path) -> list[str]:
     changed, digests = [], stamp.digests_of(directory)
     for name, entry in stamp.read_stamp(directory).get("inputs", {}).items():
         path = directory / entry["path"]
-        if path.exists() and stamp.artifact_id(path, digests) != entry["id"]:
+        if os.path.exists(path) and stamp.artifact_id(path, digests) != entry["id"]:
             changed.append(f"{name} ({os.path.normpath(path)})")
     return changed
 
@@ -228,6 +236,17 @@ def read_references(path: Path) -> list[Row]:
     return loaded
 
 
+@dataclass(frozen=True, config=OPEN)
+class _StageTime:
+    """A line of stage_times.jsonl."""
+
+    stage: int
+    title: str
+    seconds: float
+    made: int
+    ok: bool
+
+
 def stage_times(path: Path) -> list[dict[str, Any]]:
     """Returns one entry per stage: the latest successful run among those that made the most outputs.
 
@@ -241,8 +260,7 @@ def stage_times(path: Path) -> list[dict[str, Any]]:
     """
     best: dict[int, dict[str, Any]] = {}
     for number, entry in enumerate(read_jsonl(path) if path.is_file() else (), start=1):
-        if not isinstance(entry, dict) or not {"stage", "title", "seconds", "made", "ok"} <= set(entry):
-            raise DataError(f"{path}:{number}: needs stage, title, seconds, made, ok")
+        from_json(_StageTime, entry, Path(f"{path}:{number}"))
         before = best.get(entry["stage"])
         if entry["ok"] and (before is None or entry["made"] >= before["made"]):
             best[entry["stage"]] = entry

@@ -7,9 +7,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
+from pydantic.dataclasses import dataclass
 
+from pipeline.artifacts.features import Positive
 from pipeline.base.errors import DataError
-from pipeline.base.files import read_json, write_json
+from pipeline.base.files import write_json
+from pipeline.base.records import STRICT, read_record
 
 if TYPE_CHECKING:
     import torch
@@ -18,15 +21,24 @@ CMVN_JSON = "cmvn.json"
 _MIN_VARIANCE = 1e-10
 
 
+@dataclass(frozen=True, config=STRICT)
+class _Facts:
+    """What cmvn.json holds."""
+
+    dim: Positive
+    rows: list[str]
+    speakers: dict[str, tuple[list[float], list[float], list[float]]]
+
+
 class CmvnStats:
     """Number of frames, sums and sums of squares per speaker; cf. Kaldi compute-cmvn-stats.
 
     Args:
-        dim: features per frame.
+        dim: features per frame. where: names them in messages.
     """
 
-    def __init__(self, dim: int) -> None:
-        self._dim = dim
+    def __init__(self, dim: int, where: str | Path = "normalisation") -> None:
+        self._dim, self._where = dim, where
         self._sums: dict[str, npt.NDArray[np.float64]] = {}  # (3, F)
 
     def add(self, speaker: str, feats: torch.Tensor) -> None:
@@ -53,7 +65,7 @@ class CmvnStats:
         elif speaker in self._sums:
             total = torch.from_numpy(self._sums[speaker])
         else:
-            raise DataError(f"no normalisation statistics for speaker {speaker!r}; compute the features again")
+            raise DataError(f"{self._where}: nothing of speaker {speaker!r}; compute the features again")
         return mean_std(total)
 
     def save(self, data_dir: Path) -> None:
@@ -68,13 +80,12 @@ class CmvnStats:
     def load(data_dir: Path) -> CmvnStats:
         """Read cmvn.json; DataError if it is missing or damaged."""
         path = Path(data_dir) / CMVN_JSON
-        entry = read_json(path)
-        stats = CmvnStats(int(entry.get("dim", 0)))
-        for speaker, rows in entry.get("speakers", {}).items():
-            sums = np.array(rows, dtype=np.float64)
-            if sums.shape != (3, stats._dim):
-                raise DataError(f"{path}: speaker {speaker!r} has sums of shape {sums.shape}")
-            stats._sums[speaker] = sums
+        entry = read_record(path, _Facts)
+        stats = CmvnStats(entry.dim, path)
+        for speaker, rows in entry.speakers.items():
+            if any(len(row) != entry.dim for row in rows) or not rows[0][0] > 0 or min(rows[2]) < 0:
+                raise DataError(f"{path}: the sums of speaker {speaker!r} are not those of {entry.dim} features")
+            stats._sums[speaker] = np.array(rows, dtype=np.float64)
         if not stats._sums:
             raise DataError(f"{path}: holds no speaker")
         return stats

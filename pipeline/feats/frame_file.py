@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.base.errors import DataError
+from pipeline.base.files import unopened
 from pipeline.base.places import read_at
 
 DTYPES: dict[str, np.dtype[Any]] = {"float32": np.dtype("<f4"), "float16": np.dtype("<f2")}
@@ -34,8 +35,8 @@ class FrameFile:
         self.frame_bytes = dim * self.dtype.itemsize
         try:
             self.size = path.stat().st_size
-        except FileNotFoundError:
-            raise DataError(f"{path}: no such file; compute the features again") from None
+        except (OSError, ValueError) as err:
+            raise DataError(f"{unopened(path, err)}; compute the features again") from None
         self._lock = threading.Lock()
 
     def read(self, first: int, out: np.ndarray) -> None:

@@ -16,7 +16,7 @@ import torch
 
 from pipeline.artifacts.features import FeatLoadOptions
 from pipeline.artifacts.index import UtteranceIndex
-from pipeline.base.errors import DataError
+from pipeline.base.errors import DataError, naming
 from pipeline.feats.cmvn import CmvnStats, mean_std
 from pipeline.feats.frame_file import FrameFile
 from pipeline.feats.transforms import add_deltas, splice
@@ -155,7 +155,8 @@ class StoredFrames(_Read):
         self.index, self.options, self.stats = index, options, stats
         self.lens, self.dim = index.num_frames.astype(np.int64), options.output_dim(dim)
         keep_open = len(index.files) <= MOST_OPEN
-        self._files = [FrameFile(Path(path), width, kind, keep_open) for path, width, kind in index.files]
+        with naming(index.directory):
+            self._files = [FrameFile(Path(path), width, kind, keep_open) for path, width, kind in index.files]
         other = np.flatnonzero(np.array([file.dim for file in self._files])[index.file] != dim)
         if len(other):
             i, width = int(other[0]), self._files[index.file[other[0]]].dim

@@ -53,7 +53,8 @@ def export_shar(data_dir: Path, out_dir: Path, options: SharOptions) -> dict[str
     for name in _BESIDE:
         shutil.copyfile(data_dir / name, out_dir / name)
     shards = -(-len(index) // options.shard_size)
-    stated = SharFacts(len(index), facts.num_frames, shards, min(precision for _, _, precision in index.files))
+    precision: Any = min(precision for _, _, precision in index.files)
+    stated = SharFacts(len(index), facts.num_frames, shards, precision)
     write_json(out_dir / FACTS, to_json(stated))
     load_index(out_dir)  # made here, where there is time, and found by the steps that read the shards
     return {"utterances": stated.utterances, "frames": stated.frames, "shards": stated.shards}

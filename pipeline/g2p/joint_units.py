@@ -13,13 +13,18 @@ from collections import defaultdict
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
+from pydantic import Field
+from pydantic.dataclasses import dataclass as record
 
+from pipeline.artifacts.features import Positive
 from pipeline.artifacts.lexicon import Pronunciation
 from pipeline.base.errors import DataError
-from pipeline.base.files import read_json, write_json
+from pipeline.base.files import write_json
 from pipeline.base.log import progress
+from pipeline.base.records import STRICT, read_record
 
 logger = logging.getLogger(__name__)
 
@@ -152,9 +157,8 @@ class _Ngrams:
     """
 
     def __init__(self, sequences: Sequence[Sequence[int]], num_units: int, order: int) -> None:
-        self.radix, self.order = num_units + 1, order
-        while self.order > 1 and self.order * np.log2(self.radix) > KEY_BITS:
-            self.order -= 1
+        self.radix = num_units + 1
+        self.order = min(order, max(int(KEY_BITS / np.log2(self.radix)), 1))
         pad = [0] * (self.order - 1)
         flat = np.array([u for s in sequences for u in (*pad, *s, 0)], dtype=np.int64)
         is_event = np.array([e for s in sequences for e in (*[False] * len(pad), *[True] * (len(s) + 1))])
@@ -200,6 +204,15 @@ class _Ngrams:
             scale[open_] *= np.where(self.histories[n - 1][at] == k, self.backoffs[n - 1][at], 1.0)
         found[open_] = scale[open_] / self.radix
         return found
+
+
+@record(frozen=True, config=STRICT)
+class _Facts:
+    """What g2p.json holds."""
+
+    order: Positive
+    units: tuple[Unit, ...]
+    sequences: tuple[Annotated[str, Field(pattern=r"^[0-9]{1,9}( [0-9]{1,9})*$")], ...]
 
 
 class G2p:
@@ -297,15 +310,13 @@ class G2p:
     def load(cls, directory: str | Path) -> G2p:
         """Reads a directory; DataError when it is broken."""
         path = Path(directory) / MODEL
-        facts = read_json(path)
-        try:
-            units = [(str(w), tuple(map(str, p))) for w, p in facts["units"]]
-            sequences = [[int(u) for u in s.split()] for s in facts["sequences"]]
-            if not sequences or not all(1 <= u <= len(units) for s in sequences for u in s):
-                raise ValueError("a sequence names a unit that is not there")
-            return cls(units, sequences, int(facts["order"]))
-        except (KeyError, TypeError, ValueError, AttributeError) as e:
-            raise DataError(f"{path}: not a grapheme-to-phoneme model ({e!r})") from None
+        facts = read_record(path, _Facts)
+        sequences = [[int(u) for u in s.split()] for s in facts.sequences]
+        if not facts.units or not all(letters for letters, _ in facts.units):
+            raise DataError(f"{path}: a unit has no letters")
+        if not sequences or not all(1 <= u <= len(facts.units) for s in sequences for u in s):
+            raise DataError(f"{path}: a sequence names a unit that is not there")
+        return cls(facts.units, sequences, facts.order)
 
 
 def held_out(words: Collection[str], number: int, seed: int) -> set[str]:

@@ -8,14 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic.dataclasses import dataclass as record
 
 from pipeline.artifacts.arpa import Arpa
 from pipeline.artifacts.checkpoint import forget_pages, map_arrays
+from pipeline.artifacts.features import Positive
 from pipeline.artifacts.lang import Lang
 from pipeline.artifacts.model_dir import HmmDir
 from pipeline.artifacts.symbols import SymbolTable
 from pipeline.base.errors import DataError
-from pipeline.base.files import atomic_write, read_json, write_json
+from pipeline.base.files import atomic_write, write_json
+from pipeline.base.records import OPEN, read_record
 from pipeline.graph.context import expand_context
 from pipeline.graph.grammar import grammar_from_arpa
 from pipeline.graph.hmm_expansion import COLUMNS, EmittingArcs, expand_hmm
@@ -25,6 +28,22 @@ logger = logging.getLogger(__name__)
 
 FACTS, ARCS = "graph.json", "graph.safetensors"
 _COLUMNS = ("splits", "dst", "pdf", "tid", "word", "lm", "lex")
+
+
+@record(frozen=True, config=OPEN)
+class _Facts:
+    """What graph.json holds beside figures for people."""
+
+    lang_id: str
+    tree_id: str
+    topo_id: str
+    num_pdfs: Positive
+    num_tids: Positive
+    word_sequences: tuple[tuple[Positive, ...], ...]
+
+
+def _dtype(column: str) -> np.dtype[Any]:
+    return np.dtype("f4" if column in ("lm", "lex") else "i4")
 
 
 @dataclass(frozen=True)
@@ -114,27 +133,21 @@ class DecodingGraph:
     def load(cls, directory: str | Path) -> DecodingGraph:
         """Reads a graph directory, its arrays mapped into memory; DataError when a file is missing or damaged."""
         d = Path(directory)
-        facts = read_json(d / FACTS)
+        facts = read_record(d / FACTS, _Facts)
         arrays = map_arrays(d / ARCS)
-        try:
-            graph = cls(
-                **{name: arrays[name] for name in _COLUMNS},
-                words=SymbolTable.load(d / "words.txt"),
-                word_sequences=tuple(tuple(int(w) for w in s) for s in facts["word_sequences"]),
-                lang_id=facts["lang_id"],
-                tree_id=facts["tree_id"],
-                topo_id=facts["topo_id"],
-                num_pdfs=int(facts["num_pdfs"]),
-                num_tids=int(facts["num_tids"]),
-            )
-        except (KeyError, TypeError, ValueError) as e:
-            raise DataError(f"{d}: not a decoding graph ({e!r})") from None
+        for name in _COLUMNS:
+            if name not in arrays or arrays[name].dtype != _dtype(name) or arrays[name].ndim != 1:
+                raise DataError(f"{d / ARCS}: damaged (no {_dtype(name)} array {name!r} of one axis)")
+        columns: dict[str, Any] = {name: arrays[name] for name in _COLUMNS}
+        graph = cls(**columns, words=SymbolTable.load(d / "words.txt"), **vars(facts))
         graph.validate(d)
         forget_pages(graph.lm)
         return graph
 
     def validate(self, where: str | Path) -> None:
         """DataError unless all numbers are within their ranges."""
+        if any(word >= len(self.words) for words in self.word_sequences for word in words):
+            raise DataError(f"{Path(where) / FACTS}: a label stands for words that words.txt lacks")
         labels = len(self.words) + len(self.word_sequences)
         sizes = {len(getattr(self, n)) for n in _COLUMNS[1:]}
         limits = {
@@ -186,8 +199,7 @@ def expand_phone_graph(phones: PhoneGraph, lang: Lang, hmm: HmmDir) -> DecodingG
 
 def _sorted(arcs: EmittingArcs, lang: Lang, hmm: HmmDir) -> DecodingGraph:
     order = np.lexsort((arcs.dst, arcs.pdf, arcs.src))
-    kinds = {name: np.float32 if name in ("lm", "lex") else np.int32 for name in _COLUMNS[1:]}
-    columns = {name: getattr(arcs, name)[order].astype(kind) for name, kind in kinds.items()}
+    columns = {name: getattr(arcs, name)[order].astype(_dtype(name)) for name in _COLUMNS[1:]}
     return DecodingGraph(
         splits=np.searchsorted(arcs.src[order], np.arange(arcs.num_states + 1)).astype(np.int32),
         **columns,

@@ -31,7 +31,7 @@ from llvmlite.binding import Linkage
 from numba.core.codegen import CPUCodeLibrary
 from numba.core.compiler_lock import global_compiler_lock
 
-from pipeline.base.files import atomic_write
+from pipeline.base.files import atomic_write, no_link
 
 LOCK = "compiling.lock"
 SOURCES = ".sources"  # ends the names of files with the digest of what code was made of
@@ -104,7 +104,7 @@ def _fill_cache(loop: Any, compile_it: Callable[[], Any], signature: str) -> Non
     if mark.exists():
         return
     mark.parent.mkdir(parents=True, exist_ok=True)
-    with open(mark.parent / LOCK, "w") as lock:  # closing it, here and in the child, gives the lock back
+    with open(mark.parent / LOCK, "w", opener=no_link) as lock:  # closed, here and in the child, it is free
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not mark.exists() and _in_a_fork(compile_it):
             mark.touch()

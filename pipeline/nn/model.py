@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from pipeline.artifacts.checkpoint import TENSORS, load_model, save_model
+from pipeline.artifacts.checkpoint import OTHER_SHAPE, TENSORS, load_model, save_model
 from pipeline.artifacts.features import FeatLoadOptions, FeatureKind
 from pipeline.artifacts.model_dir import HmmDir, load_hmm, save_hmm
 from pipeline.artifacts.model_meta import META, Figures, NetworkMeta, Scales, TransitionShape
-from pipeline.base.errors import ConfigError, DataError
+from pipeline.base.errors import DataError
 from pipeline.base.records import from_json
 from pipeline.nn.encoders import Encoder
 from pipeline.nn.normalised import Normalised
@@ -146,7 +146,7 @@ def load_acoustic_model(directory: str | Path) -> tuple[AcousticModel, HmmDir, N
         if net is not None:
             model.transitions = TransitionNet(net.kind, hmm.transitions, model.encoder.out_dim, width=net.dim)
         model.load_state_dict(tensors)
-    except (ConfigError, KeyError, ValueError, RuntimeError) as e:
+    except OTHER_SHAPE as e:
         raise DataError(f"{where}: does not describe the network of {TENSORS} ({e})") from None
     meta.check_frame_shift(model.encoder.subsampling, where)
     if hmm.tree.num_pdfs != model.num_pdfs:

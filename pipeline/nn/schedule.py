@@ -53,12 +53,22 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tenso
     }
 
 
+_NOT_NEGATIVE = ("step", "exp_avg_sq", "max_exp_avg_sq")
+
+
 def load_optimizer_tensors(optimizer: torch.optim.Optimizer, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Restores in place what ``optimizer_tensors`` gave."""
+    """Restores in place what ``optimizer_tensors`` gave; ValueError for what does not go with the parameters."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     values: dict[int, dict[str, torch.Tensor]] = {}
     for name, tensor in tensors.items():
         index, key = name.split(".", 1)
+        # Numbers of updates, and moments, of which no square is below 0.
+        fits = tensor.shape in ((), parameters[int(index)].shape)
+        if not fits or (key in _NOT_NEGATIVE and bool((tensor < 0).any())):
+            raise ValueError(f"{name} of the optimizer")
         values.setdefault(int(index), {})[key] = tensor
+    if len({frozenset(state) for state in values.values()}) > 1:
+        raise ValueError("states of the optimizer that do not have the same parts")
     optimizer.load_state_dict({**optimizer.state_dict(), "state": values})
 
 

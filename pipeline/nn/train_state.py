@@ -6,14 +6,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, field
 from pathlib import Path
 
 import torch
+from pydantic.dataclasses import dataclass
 from torch import nn
 
-from pipeline.artifacts.checkpoint import load_tensors, save_tensors
+from pipeline.artifacts.checkpoint import check_finite, load_tensors, save_tensors
+from pipeline.artifacts.features import Count
 from pipeline.base.errors import DataError
+from pipeline.base.files import parse_json
+from pipeline.base.records import STRICT, from_json
 from pipeline.nn.schedule import load_optimizer_tensors, optimizer_tensors
 
 CHECKPOINT = "train.ckpt.safetensors"
@@ -22,7 +26,7 @@ GROW_STEPS = 2000
 _MODEL, _OPTIMIZER = "model.", "optimizer."
 
 
-@dataclass
+@dataclass(config=STRICT)
 class TrainState:
     """Counters of a training; everything random follows from (seed, epoch, step), so no generator is stored.
 
@@ -37,12 +41,12 @@ class TrainState:
         history: one dict of figures per completed epoch.
     """
 
-    epoch: int = 0
-    step: int = 0
-    decays: int = 0
-    skipped_steps: int = 0
+    epoch: Count = 0
+    step: Count = 0
+    decays: Count = 0
+    skipped_steps: Count = 0
     loss_scale: float = 1.0
-    good_steps: int = 0
+    good_steps: Count = 0
     sums: dict[str, float] = field(default_factory=dict)
     history: list[dict[str, float]] = field(default_factory=list)
 
@@ -76,13 +80,15 @@ def load_state(directory: Path, model: nn.Module, optimizer: torch.optim.Optimiz
     if not path.is_file():
         return None
     tensors = load_tensors(path)
+    check_finite(tensors, path)
     try:
         with safe_open(str(path), framework="pt") as f:
-            state = TrainState(**json.loads(f.metadata()["state"]))
+            state = from_json(TrainState, parse_json(f.metadata()["state"], path), path)
         model.load_state_dict({k[len(_MODEL) :]: v for k, v in tensors.items() if k.startswith(_MODEL)})
+        own = {k[len(_OPTIMIZER) :]: v for k, v in tensors.items() if k.startswith(_OPTIMIZER)}
+        load_optimizer_tensors(optimizer, own)
     except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as e:
         raise DataError(f"{path}: not a checkpoint of this training ({e}); remove {directory} to start anew") from None
-    load_optimizer_tensors(optimizer, {k[len(_OPTIMIZER) :]: v for k, v in tensors.items() if k.startswith(_OPTIMIZER)})
     return state
 
 

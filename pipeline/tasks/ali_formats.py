@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.artifacts.ali import AliSet, Segment
-from pipeline.artifacts.lang import SILENCE, without_position
+from pipeline.artifacts.lang import SILENCE
 from pipeline.base.errors import DataError
 from pipeline.base.files import FileNames, atomic_write, read_lines, write_jsonl
 from pipeline.base.spool import JsonSpool
@@ -35,7 +35,7 @@ def timed_cuts(ali: AliSet, data_dir: str | Path | None = None, strip_word_end: 
     Args:
         data_dir: gives exact durations, offsets in the recordings and supervisions; without it an utterance is as long
             as its frames. Its utterances without alignment are left out; one more than it has is a DataError.
-        strip_word_end: take the position marker off the phones.
+        strip_word_end: take the position marker off the phones, if the lang of the alignment had any.
     """
     known = JsonSpool()
     if data_dir is not None:
@@ -49,7 +49,7 @@ def timed_cuts(ali: AliSet, data_dir: str | Path | None = None, strip_word_end: 
             raise DataError(f"{ali.directory}: cut {cut_id!r} is not in {data_dir}")
         phones, words = ali.phones(cut_id), ali.words(cut_id)
         if strip_word_end:
-            phones = [replace(p, symbol=without_position(p.symbol)) for p in phones]
+            phones = [replace(p, symbol=ali.base_phone(p.symbol)) for p in phones]
         if cut_id not in known:
             yield TimedCut(cut_id, phones, words, phones[-1].end)
             continue
@@ -117,8 +117,8 @@ def write_textgrids(directory: str | Path, cuts: Iterable[TimedCut]) -> list[Pat
     """
     from praatio import textgrid
 
-    out, names = [], FileNames(".TextGrid")
     d = Path(directory)
+    out, names = [], FileNames(d, ".TextGrid")
     d.mkdir(parents=True, exist_ok=True)
     for cut in cuts:
         file = names.of(cut.cut_id)
@@ -153,7 +153,7 @@ def write_recording_textgrids(directory: str | Path, cuts: Iterable[TimedCut]) -
         )
         seconds, speakers = recordings.setdefault(cut.recording, (cut.recording_duration, {}))
         speakers.setdefault(speaker, []).append((cut.start, cut.cut_id))
-    out, names = [], FileNames(".TextGrid", "recordings")
+    out, names = [], FileNames(directory, ".TextGrid", "recordings")
     Path(directory).mkdir(parents=True, exist_ok=True)
     for recording, (seconds, speakers) in recordings.items():
         file = names.of(recording)

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import bisect
 import itertools
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +22,8 @@ from pipeline.artifacts.transitions import TransitionModel
 from pipeline.artifacts.tree import monophone_tree
 from pipeline.base.errors import DataError, MismatchError
 from pipeline.tasks.tiers import GoldTiers, Tiers, tiers_of
+
+logger = logging.getLogger(__name__)
 
 LONGER = 0.05  # seconds that labels may last longer than the audio, from rounding and windows at the end
 
@@ -46,8 +49,9 @@ def import_times(
     tree = monophone_tree(lang.phones, lang.topo)
     transitions = TransitionModel(tree, lang.topo)
     first_state = {int(phone): i for i, phone in enumerate(transitions.phone) if transitions.state[i] == 0}
-    header = AliHeader(lang.topo.id, tree.id, lang.id, frame_shift, 0.0, str(data_dir))
+    header = AliHeader(lang.topo.id, tree.id, lang.id, frame_shift, 0.0, str(data_dir), lang.position)
     index, tiers = load_index(data_dir), GoldTiers(data_dir) if labels is None else _labelled(data_dir, labels)
+    unknown = 0
     with AliWriter(out_dir, header, tree, lang.topo, transitions, lang.words) as writer:
         for cut_id, tier in tiers.items():
             where = f"{data_dir if labels is None else labels}: {cut_id}"
@@ -58,19 +62,17 @@ def import_times(
                     f"{where}: " + (f"phone {missing[0]!r} is not in the lang" if missing else "no phone has a time")
                 )
             tids = _transition_ids(tier, lang, first_state, transitions, frame_shift)
-            writer.write(
-                Alignment(
-                    cut_id,
-                    tids,
-                    0.0,
-                    _words(
-                        tier.words,
-                        lang.word_ids(index.text(int(index.positions([cut_id])[0])), where),
-                        len(tids),
-                        frame_shift,
-                    ),
-                )
-            )
+            ids = lang.word_ids(index.text(int(index.positions([cut_id])[0])), where)
+            starts = _word_starts(tier, ids, lang, where)
+            unknown += len(starts) < len(ids)
+            writer.write(Alignment(cut_id, tids, 0.0, _words(starts, ids, len(tids), frame_shift)))
+    if unknown:
+        logger.warning(
+            "%d of %d utterances have no times of words, and other phones than their words in the lang; the alignment "
+            "has their phones alone",
+            unknown,
+            len(tiers),
+        )
     return len(tiers)
 
 
@@ -140,9 +142,29 @@ def _transition_ids(
     return tids
 
 
-def _words(segments: Sequence[Segment], ids: list[int], num_frames: int, shift: float) -> np.ndarray:
-    """(W, 2) word ids and first frames; those of the transcript without times of words."""
-    if len(segments) != len(ids):
-        return np.stack([np.array(ids, dtype=np.int32), np.zeros(len(ids), dtype=np.int32)], axis=1)
-    first = [min(int(np.ceil(w.start / shift - 0.5)), num_frames - 1) for w in segments]
-    return np.stack([np.array(ids, dtype=np.int32), np.array(first, dtype=np.int32)], axis=1)
+def _word_starts(tier: Tiers, ids: list[int], lang: Lang, where: str) -> list[float]:
+    """Seconds at which the words of a transcript start: by their own times, else by phones that spell them as the lang
+    does; none where neither tells.
+    """
+    if len(tier.words) == len(ids):
+        return [w.start for w in tier.words]
+    if tier.words:
+        raise DataError(f"{where}: {len(tier.words)} words have times, and the transcript has {len(ids)} words")
+    spoken = [p for p in tier.phones if p.symbol != SILENCE]
+    symbols = tuple(p.symbol for p in spoken)
+    reached: dict[int, tuple[int, ...]] = {0: ()}  # phones so far -> first phones of the words so far
+    for word in (lang.words.name(i) for i in ids):
+        variants = [entry.phones for entry in lang.lexicon.by_word[word]]
+        reached = {
+            begin + len(phones): (*firsts, begin)
+            for begin, firsts in reached.items()
+            for phones in variants
+            if symbols[begin : begin + len(phones)] == phones
+        }
+    return [spoken[first].start for first in reached.get(len(symbols), ())]
+
+
+def _words(starts: list[float], ids: list[int], num_frames: int, shift: float) -> np.ndarray:
+    """(W, 2) word ids and first frames; W is 0 where no start is known."""
+    first = [min(int(np.ceil(start / shift - 0.5)), num_frames - 1) for start in starts]
+    return np.array(list(zip(ids, first)), dtype=np.int32).reshape(-1, 2)

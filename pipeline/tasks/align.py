@@ -131,7 +131,9 @@ def align(
             f"{hmm.directory}: nothing stands for speech that the text lacks; --skip-speech needs a lang with an "
             "out-of-vocabulary word and a model that scores frames"
         )
-    header = AliHeader(lang.topo.id, hmm.tree.id, lang.id, model.frame_shift, model.frame_offset, producer)
+    header = AliHeader(
+        lang.topo.id, hmm.tree.id, lang.id, model.frame_shift, model.frame_offset, producer, lang.position
+    )
     report = AlignReport(0, 0, 0.0, [])
     with AliWriter(out_dir, header, hmm.tree, hmm.topo, hmm.transitions, lang.words) as writer:
         for path in _paths(model, lang, data_dir, options, report, part):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import os
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -16,7 +17,8 @@ from pipeline.artifacts.lang import Lang
 from pipeline.artifacts.lexicon import Lexicon, Pronunciation
 from pipeline.artifacts.lexicon_formats import read_lexicon
 from pipeline.artifacts.model_meta import GmmMeta, load_meta, model_kind
-from pipeline.base.errors import ConfigError, DataError
+from pipeline.base.errors import ConfigError, DataError, PipelineError
+from pipeline.base.option_values import load_options
 from pipeline.tasks.align import AlignOptions, AlignReport, align
 from pipeline.tasks.bias import correct
 from pipeline.tasks.boundaries import BoundaryOptions, Source, refine
@@ -75,6 +77,7 @@ class Aligner:
             if model_kind(directory / "model") == "gmm" and load_meta(directory / "model", GmmMeta).adapted:
                 raise ConfigError(f"{card.name}: unknown speech is for models without speaker transforms only")
             self.lang = with_unknown_word(self.lang)
+        self._refinement()  # what the card says is checked before there is work
         self.model: Model = self._loaded()
         self.model.hmm.check_lang(self.lang, directory / "lang")
 
@@ -91,17 +94,20 @@ class Aligner:
                 lacks, are aligned as the word <unk> (`tasks.unknown_speech`).
         """
         path = find_model(name)
-        if directory is not None:
-            return cls(unpack(path, directory), directory, device, unknown_speech)
-        scratch = tempfile.TemporaryDirectory(prefix="fullsum-")
-        loaded = cls(unpack(path, Path(scratch.name)), Path(scratch.name), device, unknown_speech)
+        scratch = None if directory is not None else tempfile.TemporaryDirectory(prefix="fullsum-")
+        place = directory if scratch is None else Path(scratch.name)
+        assert place is not None
+        card = unpack(path, place)
+        try:
+            loaded = cls(card, place, device, unknown_speech)
+        except PipelineError as err:  # names files that the user has not written
+            raise type(err)(f"{path}: {str(err).replace(f'{place}{os.sep}', '')}") from None
         loaded._scratch = scratch  # type: ignore[attr-defined]  # kept as long as the object
         return loaded
 
     def _loaded(self, transforms: Path | None = None) -> Model:
         """The model with the prior that its card asks for."""
-        prior_scale = self.card.align.get("prior_scale")
-        model = load_model(self.directory / "model", prior_scale, transforms, self.device)
+        model = load_model(self.directory / "model", self.options().prior_scale, transforms, self.device)
         return with_unknown_speech(model) if self.unknown_speech else model
 
     @property
@@ -111,7 +117,16 @@ class Aligner:
 
     def options(self, **given: Any) -> AlignOptions:
         """Options of an alignment: those of the card, and what is given."""
-        return AlignOptions(**{"confidence": True, "device": self.device, **self.card.align, **given})
+        values = {"confidence": True, "device": self.device, **self.card.align, **given}
+        options: AlignOptions = load_options(AlignOptions, None, values)
+        return options
+
+    def _refinement(self) -> BoundaryOptions | None:
+        """How the card wants boundaries refined."""
+        if self.card.refine is None:
+            return None
+        options: BoundaryOptions = load_options(BoundaryOptions, None, {**self.card.refine, "device": self.device})
+        return options
 
     def pronounce(self, words: Iterable[str], lexicon: Lexicon | None = None) -> Lexicon:
         """A lexicon of some words: from the lexicon given, from the model's, then by its grapheme-to-phoneme model.
@@ -229,8 +244,8 @@ class Aligner:
         report = align(self.model_for(work), lang, work / "feats", work / "ali", options, producer=self.card.name)
         report.check(work / "ali", options.max_failed)
         ali = AliSet.load(work / "ali")
-        if self.card.refine is not None:
-            how = BoundaryOptions(**{**self.card.refine, "device": self.device})
+        how = self._refinement()
+        if how is not None:
             sources = [Source(m, work / "feats", transforms_of(m, work), self.unknown_speech) for m in models]
             refine(ali, sources, work / "refined", how, producer=self.card.name)
             ali = AliSet.load(work / "refined")

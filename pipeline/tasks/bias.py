@@ -22,7 +22,7 @@ from pydantic.dataclasses import dataclass
 from pipeline.artifacts.ali import AliSet, AliWriter, Segment
 from pipeline.artifacts.bias import BiasTable, BoundaryBias
 from pipeline.artifacts.index import load_index
-from pipeline.artifacts.lang import SILENCE, without_position
+from pipeline.artifacts.lang import SILENCE
 from pipeline.artifacts.model_dir import load_hmm
 from pipeline.base.errors import DataError, MismatchError
 from pipeline.graph.options import AliScoreOptions
@@ -176,13 +176,13 @@ def correct(
         MismatchError: the bias is one of other phones.
     """
     index, hmm, frame_shift = load_index(data_dir), load_hmm(ali.directory), options.frame_shift
-    if not set(map(without_position, hmm.phones)) & {*bias.whole.left, *bias.whole.right} - {SILENCE}:
+    if not set(map(ali.base_phone, hmm.phones)) & {*bias.whole.left, *bias.whole.right} - {SILENCE}:
         raise MismatchError(f"{ali.directory} has none of the phones that the bias is known of")
     header = replace(ali.header, frame_shift=frame_shift, frame_offset=0.0)
     cut_ids, moved, count = list(ali), 0.0, 0
     with AliWriter(out_dir, header, hmm.tree, hmm.topo, hmm.transitions, ali.word_symbols) as writer:
         for cut_id, n in zip(cut_ids, index.positions(cut_ids).tolist()):
-            phones = [hmm.phones.name(p) for p, _, _ in ali.phone_segments(cut_id)]
+            phones = [ali.base_phone(hmm.phones.name(p)) for p, _, _ in ali.phone_segments(cut_id)]
             table = bias.table(index.speaker_of(n))
             shifts = np.array([0.0, *(table.of(a, b) for a, b in zip(phones, phones[1:]))]) / frame_shift
             starts = starts_of(ali, cut_id, frame_shift)

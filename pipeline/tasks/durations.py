@@ -36,7 +36,7 @@ def implied_seconds(hmm: HmmDir, frame_shift: float) -> dict[str, float]:
     for phone in np.unique(t.phone):
         mine = t.phone == phone
         states = [(frame_shift / t.forward_prob[mine & (t.state == s)]).mean() for s in np.unique(t.state[mine])]
-        found[without_position(t.phones.name(int(phone)))].append(float(sum(states)))
+        found[without_position(t.phones.name(int(phone)), None)].append(float(sum(states)))
     return {phone: float(np.mean(seconds)) for phone, seconds in found.items()}
 
 
@@ -45,7 +45,7 @@ def measured_seconds(tiers: Mapping[str, Tiers]) -> dict[str, tuple[float, int]]
     found: dict[str, list[float]] = defaultdict(list)
     for tier in tiers.values():
         for segment in tier.phones:
-            found[without_position(segment.symbol)].append(segment.duration)
+            found[without_position(segment.symbol, None)].append(segment.duration)
     return {phone: (float(np.mean(seconds)), len(seconds)) for phone, seconds in found.items()}
 
 

@@ -10,6 +10,7 @@ import io
 import json
 import re
 import zipfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from pipeline.artifacts.lang import Lang
 from pipeline.artifacts.model_dir import load_hmm
 from pipeline.artifacts.model_meta import META, model_kind
 from pipeline.base.errors import ConfigError, DataError, MismatchError
-from pipeline.base.files import atomic_write
+from pipeline.base.files import atomic_write, parse_json
 from pipeline.base.records import STRICT, from_json, to_json
 from pipeline.tasks.model import load_model
 
@@ -173,7 +174,7 @@ def _read(archive: zipfile.ZipFile, name: str, path: str | Path) -> bytes:
     try:
         with archive.open(name) as file:
             content = file.read(size + 1)
-    except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError, RuntimeError, ValueError) as err:
+    except (zipfile.BadZipFile, zlib.error, OSError, EOFError, NotImplementedError, RuntimeError, ValueError) as err:
         raise DataError(f"{path}: {name} is damaged ({err})") from None
     if len(content) != size:
         raise DataError(f"{path}: {name} is damaged ({len(content)} bytes, {size} expected)")
@@ -184,9 +185,9 @@ def _card(archive: zipfile.ZipFile, path: str | Path) -> Card:
     if CARD not in archive.namelist() or archive.getinfo(CARD).file_size > 1 << 20:
         raise DataError(f"{path}: not a packed model (no {CARD})")
     try:
-        told = json.loads(_read(archive, CARD, path))
-    except ValueError as err:
-        raise DataError(f"{path}: {CARD} is not JSON ({err})") from None
+        told = parse_json(_read(archive, CARD, path).decode(), f"{path}: {CARD}")
+    except UnicodeDecodeError:
+        raise DataError(f"{path}: {CARD} is not UTF-8") from None
     packing = told.get("format") if isinstance(told, dict) else None
     if isinstance(packing, int) and packing > FORMAT:
         raise DataError(f"{path}: packed in format {packing} by a later version; this one reads {FORMAT}")

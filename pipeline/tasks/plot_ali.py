@@ -126,7 +126,7 @@ def plot_utterances(
     for ali in alis:
         tiers[ali.name if distinct else str(ali)] = AliTiers(AliSet.load(ali))
     drawn: set[str] = set()
-    files = FileNames(".png")
+    files = FileNames(out_dir, ".png")
     for _, entry in iter_cuts(data):
         name = entry["id"]
         wanted = name in utts if utts else len(drawn) < count

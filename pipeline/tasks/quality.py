@@ -117,7 +117,7 @@ class _Judge:
         seconds = implied_seconds(model.hmm, ali.header.frame_shift)
         from pipeline.artifacts.lang import without_position
 
-        self.expected = {p: seconds[without_position(transitions.phones.name(p))] for p in self.pdfs}
+        self.expected = {p: seconds[without_position(transitions.phones.name(p), None)] for p in self.pdfs}
 
     def of(self, cut_id: str, scores: np.ndarray) -> Quality:
         """Args:

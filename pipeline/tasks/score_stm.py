@@ -191,7 +191,8 @@ def score_stm(
         ref = Network.of(parse_text(glm(line.text), line.where))
         # The map goes over words that were recognised one by one, as csrfilt.sh does with .ctm.
         words = " ".join(glm(word) for word in hyp.hyp if word.lower() not in dropped)
-        errors, steps = align(ref, Network.of(parse_text(words, line.utt_id)))
+        told = f"{source}: {line.utt_id}, mapped for {stm}"
+        errors, steps = align(ref, Network.of(parse_text(words, told)))
         out.append(Scored(line, errors, tuple(steps)))
     if found:
         raise MismatchError(

@@ -6,12 +6,12 @@ import math
 import os
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pipeline.artifacts.ali import HEADER, AliSet, Segment
 from pipeline.artifacts.corpus import has_cuts
-from pipeline.artifacts.lang import SILENCE, without_position
+from pipeline.artifacts.lang import SILENCE
 from pipeline.base.errors import DataError
 from pipeline.base.spool import JsonSpool
 from pipeline.corpora.annotated import annotation_files
@@ -68,7 +68,8 @@ class AliTiers(_TiersOf):
         if cut_id not in self._kept:
             raise KeyError(cut_id)
         seconds = self._kept.num_frames(cut_id) * self._kept.header.frame_shift
-        return Tiers([_unmarked(p) for p in self._kept.phones(cut_id)], self._kept.words(cut_id), seconds)
+        phones = [replace(p, symbol=self._kept.base_phone(p.symbol)) for p in self._kept.phones(cut_id)]
+        return Tiers(phones, self._kept.words(cut_id), seconds)
 
 
 class GoldTiers(_TiersOf):
@@ -187,7 +188,3 @@ def tiers_of(place: str | Path, rate: int = 16000) -> Mapping[str, Tiers]:
     if (Path(place) / HEADER).is_file():
         return AliTiers(AliSet.load(place))
     return GoldTiers(place) if has_cuts(place) else LabelTiers(place, rate)
-
-
-def _unmarked(phone: Segment) -> Segment:
-    return Segment(without_position(phone.symbol), phone.start, phone.duration, phone.confidence)

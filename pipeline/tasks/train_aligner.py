@@ -13,7 +13,7 @@ from typing import Any
 from pipeline.artifacts.index import UtteranceIndex, load_index
 from pipeline.artifacts.lang import Lang, make_lang
 from pipeline.base import stamp
-from pipeline.base.errors import DataError
+from pipeline.base.errors import DataError, naming
 from pipeline.corpora.importer import LEFT_OUT, import_corpus
 from pipeline.corpora.options import ImportOptions
 from pipeline.feats.options import FeatureOptions
@@ -61,7 +61,8 @@ def train_aligner(
     index = load_index(data)
     hours = _hours(index, source)
     said = pronounce_words(words_of(data), lexicon, options)
-    lang = make_lang(said.lexicon, said.unit, silence_states=SILENCE_STATES)
+    with naming(lexicon or source):
+        lang = make_lang(said.lexicon, said.unit, silence_states=SILENCE_STATES)
     lang.save(work / "lang")
     models = _train(work, data, lang, hours, options)
     card = Card(

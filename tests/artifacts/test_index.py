@@ -127,7 +127,9 @@ def test_features(data_dir):
     np.testing.assert_array_equal(index.num_frames, [10] * 4)
 
 
-@pytest.mark.parametrize("key", ["0,10,4", "0,x,4,float32", "0,10,4,int8", "-1,10,4,float32", "0,0,4,float32", ""])
+@pytest.mark.parametrize(
+    "key", ["0,10,4", "0,x,4,float32", "0,10,4,int8", "-1,10,4,float32", "0,0,4,float32", "0,9999999999,4,float32", ""]
+)
 def test_features_of_a_key_that_is_none(data_dir, key):
     with_features(data_dir, lambda i: key if i == 2 else "0,10,4,float32")
     with pytest.raises(DataError, match=r"cuts\.jsonl\.gz:3: utterance 's1-c'"):
@@ -139,6 +141,15 @@ def test_features_of_another_kind(data_dir):
     with_features(data_dir, storage_type="lilcom_chunky")
     with pytest.raises(DataError, match="storage type 'lilcom_chunky', expected 'packed_frames'"):
         load_index(data_dir)
+
+
+def test_damaged_text_is_noticed(data_dir):
+    """It is not among the arrays, whose digest is checked when the index is read."""
+    text = load_index(data_dir).text(1)
+    path = data_dir / INDEX
+    path.write_bytes(path.read_bytes().replace(text.encode(), text.swapcase().encode()))
+    with pytest.raises(DataError, match="damaged text of utterance"):
+        [load_index(data_dir).text(i) for i in range(4)]
 
 
 def test_no_data_directory(tmp_path):

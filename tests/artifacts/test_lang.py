@@ -37,14 +37,11 @@ def test_full_positions_are_kaldi_s_four():
     assert lang.lexicon.by_word["<UNK>"][0].phones == ("SPN",)
     assert {p: lang.base_phone(p) for p in lang.phones} == lang.base_phones() | {"<eps>": "<eps>"}
     assert sorted(set(lang.base_phones().values())) == ["AE", "AH", "EY", "K", "SIL", "SPN", "T"]
-    assert [without_position(p) for p in ("K_B", "AE_I", "T_E", "AH_S", "SIL", "X_")] == [
-        "K",
-        "AE",
-        "T",
-        "AH",
-        "SIL",
-        "X_",
-    ]
+    marked = ("K_B", "AE_I", "T_E", "AH_S", "SIL", "X_")
+    assert [without_position(p, "full") for p in marked] == ["K", "AE", "T", "AH", "SIL", "X_"]
+    assert [without_position(p, None) for p in marked] == ["K", "AE", "T", "AH", "SIL", "X_"]
+    assert [without_position(p, "word_end") for p in marked] == ["K_B", "AE_I", "T", "AH_S", "SIL", "X_"]
+    assert [without_position(p, "none") for p in marked] == list(marked)
 
 
 @pytest.mark.parametrize("position, phone", [("word_end", "T_E"), ("full", "T_B"), ("full", "T_E")])

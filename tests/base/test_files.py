@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from pipeline.base import files
 from pipeline.base.errors import DataError
+from tests.fuzz.mutations import BOMB
 
 
 @pytest.mark.parametrize("name", ["a.txt", "a.txt.gz"])
@@ -112,7 +113,19 @@ def _drain(result):
         (files.read_text, b"ok\nok\nna\xefve\n", r"a\.txt:3: not UTF-8"),
         (files.read_json, b'{"a": 1,\n "b" 2}', r"a\.txt:2: not JSON"),
         (files.read_jsonl, b'{"a": 1}\n{"a": \n', r"a\.txt:2: not JSON"),
+        (files.read_json, b'{"a": [1, {"b": NaN}]}', r"a\.txt: a\.1\.b: NaN is no finite number"),
+        (files.read_json, b'{"a": -1e400, "b": ', r"a\.txt: -1e400 is no finite number"),
+        (files.read_json, b"9" * 5000, r"a\.txt: JSON with a value that cannot be used: Exceeds the limit"),
+        (files.read_json, b"[" * 3000 + b"]" * 3000, r"a\.txt: JSON that is nested too deeply"),
+        (
+            files.read_jsonl,
+            b'{"a": 1}\n{"a": "\\ud800"}',
+            r"a\.txt:2: JSON with a value that cannot be used: .*surrogates",
+        ),
         (files.read_yaml, b"a: 1\nb: [1, 2\nc: 3\n", r"a\.txt:3: not YAML"),
+        (files.read_yaml, b"a: " + b"[" * 3000, r"a\.txt: YAML that is nested too deeply"),
+        (files.read_yaml, b"a: 2020-13-45", r"a\.txt: YAML with a value that cannot be used: month must be"),
+        (files.read_yaml, BOMB.encode(), r"a\.txt: its aliases stand for more than 1,000,000 values"),
         (files.read_yaml, b"a: 1\nb: 2\na: 3\n", r"a\.txt:3: key 'a' is given twice"),
         (files.read_yaml, b"a: !!python/object/apply:os.getcwd []\n", r"a\.txt:1: not YAML"),
     ],
@@ -149,6 +162,24 @@ def test_yaml_merge_keys_work(tmp_path):
     path = tmp_path / "a.yaml"
     path.write_text("base: &b {x: 1, y: 2}\nmore:\n  <<: *b\n  y: 3\n", encoding="utf-8")
     assert files.read_yaml(path)["more"] == {"x": 1, "y": 3}
+
+
+def test_what_numbers_may_be_is_read():
+    assert files.parse_json('{"a": [1e308, -0.0, 123456789012345678901234567890, "\\ud83d\\ude00"]}', "x") == {
+        "a": [1e308, -0.0, 123456789012345678901234567890, "\U0001f600"]
+    }
+
+
+def test_names_of_files_that_cannot_be(tmp_path):
+    names = files.FileNames(tmp_path, ".png")
+    assert names.of("a/b") == "a_b.png"
+    with pytest.raises(DataError, match="two utterances would be written to a_b.png"):
+        names.of("a_b")
+    for name in ("a" * 300, "a\0b"):
+        with pytest.raises(DataError, match="too long for the name of a file, or holds a NUL"):
+            names.of(name)
+        with pytest.raises(DataError, match="cannot be read"):
+            files.read_text(tmp_path / name)
 
 
 @pytest.mark.parametrize("most", [0, 10])

@@ -234,7 +234,16 @@ def test_damaged_pending_is_discarded(tmp_path, data):
     assert not (tmp_path / "mono" / "checkpoint").exists()
 
 
-@pytest.mark.parametrize("broken", ["{", "[]", '{"identity": "x"}', '{"identity": 3, "id": "x"}'])
+@pytest.mark.parametrize(
+    "broken",
+    [
+        "{",
+        "[]",
+        '{"identity": "x"}',
+        '{"identity": 3, "id": "x"}',
+        '{"identity": "x", "id": "x", "inputs": {"a": null}}',
+    ],
+)
 def test_damaged_stamp(tmp_path, data, broken):
     out = tmp_path / "mono"
     run(out, data, writer("one"))

@@ -201,7 +201,7 @@ def test_broken_rows(tmp_path, row, message):
 def test_nan_row(tmp_path):
     (tmp_path / "exp").mkdir()
     (tmp_path / "exp" / "results.json").write_text(json.dumps([{**WER, "value": float("nan")}]))
-    with pytest.raises(DataError, match="value is nan"):
+    with pytest.raises(DataError, match="0.value: NaN is no finite number"):
         report.collect(tmp_path)
 
 

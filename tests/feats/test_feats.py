@@ -363,7 +363,7 @@ def test_speaker_without_statistics(broken):
     entry = read_json(broken / "cmvn.json")
     del entry["speakers"]["b"]
     write_json(broken / "cmvn.json", entry)
-    with pytest.raises(DataError, match="no normalisation statistics for speaker 'b'"):
+    with pytest.raises(DataError, match="cmvn.json: nothing of speaker 'b'"):
         load_whole(broken, FeatLoadOptions())
 
 

@@ -117,7 +117,7 @@ def test_other_files_are_refused(tmp_path) -> None:
     with pytest.raises(DataError, match=f"{POSTERIORS}: no such file"):
         PosteriorSet(tmp_path)
     write_json(tmp_path / POSTERIORS, {"tree_id": "x"})
-    with pytest.raises(DataError, match="not the header of posteriors"):
+    with pytest.raises(DataError, match="posteriors.json: key 'transforms_id' is missing"):
         PosteriorSet(tmp_path)
     uneven = Posteriors(np.array([0, 1], np.int32), np.array([0], np.int32), np.array([1.0], np.float32))
     with pytest.raises(DataError, match="the lengths do not add up"):

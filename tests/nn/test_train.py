@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
 import torch
 
+from pipeline.artifacts.checkpoint import load_tensors, save_tensors
 from pipeline.base.errors import ConfigError, DataError
 from pipeline.feats.dataset import Dataset
 from pipeline.nn.losses import CrossEntropy
@@ -16,7 +18,7 @@ from pipeline.nn.options import EncoderOptions, TrainOptions
 from pipeline.nn.schedule import learning_rate, make_optimizer, set_rate
 from pipeline.nn.step import lowest_entropy
 from pipeline.nn.train import CHECKPOINT, DivergenceError, Loss, Task, clean_up, pick_device, train
-from pipeline.nn.train_state import GROW_STEPS, TrainState, average, best_epochs, load_state
+from pipeline.nn.train_state import GROW_STEPS, TrainState, average, best_epochs, load_state, save_state
 
 SMALL = EncoderOptions(encoder="blstm", layers=1, dim=6, dropout=0.2)
 OPTIONS = TrainOptions(epochs=4, batch_frames=60, average=2, device="cpu")
@@ -230,6 +232,34 @@ def test_trouble_ends_the_training(tmp_path):
 
     with pytest.raises(DivergenceError, match="epoch 3: all-loop"):
         run(tmp_path, criterion=Troubled(make_data()[1]))
+
+
+@pytest.mark.parametrize(
+    "name, value, message",
+    [
+        ("model", float("nan"), "holds NaN or infinity"),
+        ("exp_avg_sq", -1.0, "not a checkpoint of this training"),
+        ("step", -3.0, "not a checkpoint of this training"),
+        ("exp_avg", None, "do not have the same parts"),
+    ],
+)
+def test_checkpoints_with_impossible_numbers_are_refused(tmp_path, name, value, message):
+    """They would make the training fail later, or never."""
+    model = fresh_model()
+    optimizer = torch.optim.Adam(model.parameters())
+    sum(p.square().sum() for p in model.parameters()).backward()
+    optimizer.step()
+    save_state(tmp_path, TrainState(), model, optimizer)
+    assert load_state(tmp_path, model, optimizer) == TrainState()
+    tensors = load_tensors(tmp_path / CHECKPOINT)
+    key = next(k for k, t in tensors.items() if k.startswith("model.") == (name == "model") and (name in k.split(".")))
+    if value is None:
+        del tensors[key]
+    else:
+        tensors[key] = torch.full_like(tensors[key], value)
+    save_tensors(tmp_path / CHECKPOINT, tensors, {"state": json.dumps(dataclasses.asdict(TrainState()))})
+    with pytest.raises(DataError, match=message):
+        load_state(tmp_path, model, optimizer)
 
 
 def test_damaged_checkpoint_is_refused(tmp_path):

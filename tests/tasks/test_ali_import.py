@@ -175,3 +175,39 @@ def test_a_phone_outside_all_words_has_no_place_in_one(tmp_path):
     data = save(tmp_path / "d", words=[("AB", 0.103, 0.062), ("BA", 0.45, 0.1)])
     with pytest.raises(DataError, match="u: phone 'b' at 0.30 s is in no word"):
         import_times(data, lang, tmp_path / "ali", 0.01)
+
+
+def test_words_without_times_start_where_their_phones_do(tmp_path):
+    data = save(tmp_path / "d", words=[])
+    import_times(data, LANG, tmp_path / "ali", 0.01)
+    assert [(w.symbol, w.start) for w in AliSet.load(tmp_path / "ali").words("u")] == [("AB", 0.1), ("BA", 0.3)]
+
+
+def test_words_that_the_phones_do_not_spell_have_no_times(tmp_path, caplog):
+    """And nothing is put at the beginning in their place."""
+    data = save(tmp_path / "d", phones=[*PHONES[:2], ("b", 0.3, 0.3)], words=[])
+    import_times(data, LANG, tmp_path / "ali", 0.01)
+    ali = AliSet.load(tmp_path / "ali")
+    assert ali.words("u") == [] and "1 of 1 utterances have no times of words" in caplog.text
+    assert [p.symbol for p in ali.phones("u") if p.symbol != "SIL"] == ["a", "b", "b"]
+
+
+def test_one_word_without_a_time_is_an_error(tmp_path):
+    data = save(tmp_path / "d", words=WORDS[:1])
+    with pytest.raises(DataError, match="u: 1 words have times, and the transcript has 2"):
+        import_times(data, LANG, tmp_path / "ali", 0.01)
+
+
+def test_phones_that_look_like_positions_keep_their_names(tmp_path):
+    """Endings are taken off only where the lang has positions."""
+    from pipeline.tasks.ali_formats import timed_cuts
+
+    names = {"a": "t_S", "b": "x_E"}
+    entries = [Pronunciation("AB", ("t_S", "x_E")), Pronunciation("BA", ("x_E", "t_S"))]
+    data = save(tmp_path / "d", phones=[(names[p], *times) for p, *times in PHONES])
+    import_times(data, make_lang(Lexicon(entries)), tmp_path / "ali", 0.01)
+    ali = AliSet.load(tmp_path / "ali")
+    (cut,) = timed_cuts(ali)
+    wanted = [names[p] for p, *_ in PHONES]
+    assert [p.symbol for p in cut.phones if p.symbol != "SIL"] == wanted
+    assert [p.symbol for p in AliTiers(ali)["u"].phones if p.symbol != "SIL"] == wanted

@@ -39,7 +39,7 @@ def test_planted_bias_is_found_again():
     found = planted(np.random.default_rng(1), 2000)
     table = table_of(found, weight=0.0)
     assert max(abs(d.seconds - table.of(d.left, d.right)) for d in found) < 5e-6
-    assert table.of("a", "c_E") == table.of("a", "c") == pytest.approx(0.05, abs=5e-6)
+    assert table.of("a", "c") == pytest.approx(0.05, abs=5e-6)
     assert table.of("x", "y") == 0.0
 
 

@@ -13,6 +13,7 @@ from torch import nn
 
 from pipeline.artifacts.checkpoint import load_tensors, save_tensors
 from pipeline.base.errors import DataError
+from pipeline.base.files import parse_json
 from pipeline.nn.options import TrainOptions
 from pipeline.nn.schedule import load_optimizer_tensors, make_optimizer, optimizer_tensors, set_rate
 
@@ -118,7 +119,7 @@ class Shard:
         tensors = load_tensors(path)
         try:
             with safe_open(str(path), framework="pt") as f:
-                facts = json.loads(f.metadata()["shard"])
+                facts = parse_json(f.metadata()["shard"], path)
             with torch.no_grad():
                 for name, parameter in self.parameters.items():
                     parameter.copy_(tensors[f"p.{name}"])
