@@ -69,8 +69,9 @@ def call(step: str, name: str, value: str, out: Path) -> None:
     main = command(step)
     needed = [p for p in main.params if isinstance(p, click.Argument) or (p.required and p.opts[0] != name)]
     arguments = [part for p in needed for part in (*(p.opts if p.opts[0][:1] == "-" else ()), empty(p, out))]
-    with told_by_log() as log:
-        done = CliRunner().invoke(main, [*arguments, f"{name}={value}"])
+    runner = CliRunner()
+    with told_by_log() as log, runner.isolated_filesystem(out):  # a value may name a file to write, such as a log
+        done = runner.invoke(main, [*arguments, f"{name}={value}"])
     if done.exception is not None and not isinstance(done.exception, SystemExit):
         raise done.exception
     told = done.output + "\n".join(log)
