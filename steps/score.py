@@ -41,49 +41,14 @@ def main(
     """Scores DECODED, a decoding directory or a recogs.jsonl.gz, and writes OUT: wer.txt, errs.txt, score.json."""
 
     def action(tmp: Path) -> dict:
-        from pipeline.artifacts.hyp import load_hypotheses
-        from pipeline.base.files import atomic_write, write_json
-        from pipeline.tasks.score import compare, error_report, unknown_word_rows, wer_row
+        from pipeline.tasks.score_words import write_scores
 
-        hyps = load_hypotheses(decoded)
-        with atomic_write(tmp / "errs.txt") as f:
-            f.writelines(line + "\n" for line in error_report(hyps))
-        with atomic_write(tmp / "wer.txt") as f:
-            f.write(next(iter(error_report(hyps))) + "\n")
-        row, *others = rows = [wer_row(row_id or decoded.name, part, hyps)]
-        if known is not None:
-            others = unknown_word_rows(row_id or decoded.name, part, hyps, _words(known))
-        told = {k: row[k] for k in ("value", "low", "high", "counts")}
-        of_others = {r["metric"]: {k: r[k] for k in ("value", "low", "high", "counts")} for r in others}
-        write_json(tmp / "score.json", {**told, **of_others})
-        if row_id is not None:
-            write_json(tmp / "results.json", rows + others)
-        facts = {"wer": row["value"], "low": row["low"], "high": row["high"]}
-        facts |= {r["metric"]: r["value"] for r in others}
-        if against is not None:
-            facts["compare"] = compare(load_hypotheses(against), hyps)
-            write_json(tmp / "compare.json", facts["compare"])
-        click.echo(
-            (tmp / "wer.txt").read_text(encoding="utf-8").strip()
-            + f"  95 % interval {row['low']:.2f} to {row['high']:.2f}"
-        )
-        for r in others:
-            name = "recognised" if r["metric"] == "oov_found" else "right where one was recognised"
-            counts = f"{r['counts']['correct']} / {r['counts']['words']}"
-            click.echo(f"words outside of {known}: {r['value']:.2f} % {name} [ {counts} ]")
+        facts, lines = write_scores(decoded, tmp, row_id, part, against, known)
+        click.echo("\n".join(lines))
         return facts
 
     inputs = {"decoded": _file(decoded), "against": _file(against), "known": known}
     cli.run_step(out, inputs, {"id": row_id, "part": part}, action, overwrite, command="score")
-
-
-def _words(known: Path) -> set[str]:
-    from pipeline.artifacts.arpa import read_sentences
-    from pipeline.artifacts.lang import Lang
-
-    if (known / "lang.json").is_file():
-        return set(Lang.load(known).words)
-    return {word for sentence in read_sentences(known) for word in sentence}
 
 
 def _file(path: Path | None) -> Path | None:
