@@ -160,7 +160,7 @@ class _Reader:
 
     def _count(self, line: str) -> None:
         left, _, right = line.partition("=")
-        if left.split() != ["ngram", str(len(self.announced) + 1)] or not WHOLE_NUMBER.fullmatch(right.strip()):
+        if left.split() != ["ngram", str(len(self.announced) + 1)] or not WHOLE_NUMBER.fullmatch(right.strip(" \t")):
             raise self.fail(f"expected 'ngram {len(self.announced) + 1}=COUNT', found {line!r}")
         self.announced.append(int(right))
 

@@ -198,11 +198,11 @@ def audio_info(path: Path) -> Any:
     """Header of an audio file; DataError if it is missing or no audio file."""
     import soundfile
 
-    if not path.is_file():
-        raise DataError(f"{path}: no such audio file")
     try:
+        if not path.is_file():
+            raise DataError(f"{path}: no such audio file")
         return soundfile.info(str(path))
-    except (RuntimeError, TypeError) as err:
+    except (RuntimeError, TypeError, OSError) as err:  # OSError: a name of 5,000 letters
         raise DataError(f"{path}: not a readable audio file ({err})") from None
 
 

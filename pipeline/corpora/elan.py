@@ -76,6 +76,8 @@ class _Document:
             raise DataError(f"{path}:{err.lineno}: not XML: {expat.errors.messages[err.code]}") from None
         except KeyError as err:
             raise DataError(f"{path}:{parser.CurrentLineNumber}: an element lacks the attribute {err}") from None
+        except LookupError as err:
+            raise DataError(f"{path}:1: {err}") from None
         except ValueError as err:
             raise DataError(f"{path}:{parser.CurrentLineNumber}: not a time: {err}") from None
         if self._root != "ANNOTATION_DOCUMENT":

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from pipeline.artifacts.characters import named, odd_character, split_fields
+from pipeline.artifacts.characters import WHOLE_NUMBER, named, odd_character, split_fields
 from pipeline.base.errors import DataError
 from pipeline.base.spool import JsonSpool
 from pipeline.corpora.options import ImportOptions
@@ -165,7 +165,7 @@ def channel_number(name: str, where: str) -> int:
     """Channel from 0 of its name in Kaldi's and NIST's files: A and 1 are the first."""
     if name.upper() in ("A", "B"):
         return "AB".index(name.upper())
-    if name.isdecimal() and name.isascii() and int(name) >= 1:
+    if WHOLE_NUMBER.fullmatch(name) and int(name) >= 1:
         return int(name) - 1
     raise DataError(f"{where}: channel {name!r} is neither A nor B nor a number from 1 on")
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from pipeline.artifacts.characters import WHOLE_NUMBER
 from pipeline.base.errors import DataError
 from pipeline.corpora import json_files
 from pipeline.corpora.options import ImportOptions
@@ -149,7 +150,7 @@ class _Reader:
         """Column -> position: those that are named in the options, else known names, else LJSpeech's."""
         found = _known(self.heading)
         given = dict(entry.split("=", 1) for entry in self.options.columns)
-        if given and all(value.isdecimal() for value in given.values()) and not set(given.values()) & set(self.heading):
+        if given and all(map(WHOLE_NUMBER.fullmatch, given.values())) and not set(given.values()) & set(self.heading):
             self.has_heading = False
             found = {column: int(value) - 1 for column, value in given.items()}
         else:
@@ -218,7 +219,7 @@ class _Reader:
         if path is None:
             out.add(utt_id, "no audio", f"{where}: {self.places.missing(named)}")
             return
-        if channel and not channel.isdecimal():
+        if channel and not WHOLE_NUMBER.fullmatch(channel):
             raise DataError(f"{where}: channel {channel!r} is no number from 0 on")
         whole = start is None and end is None
         recording = SourceAudio(utt_id if whole else stem, path=path, channel=int(channel) if channel else None)

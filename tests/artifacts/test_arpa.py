@@ -85,6 +85,7 @@ GOOD = "\\data\\\nngram 1=3\nngram 2=1\n\n\\1-grams:\n-99 <s> -0.3\n-0.5 </s>\n-
         ("\\end\\", "", ": the file ends before"),
         ("\\2-grams:", "\\3-grams:", ":10: unexpected section"),
         ("ngram 2=1", "ngram two=1", ":3: expected 'ngram 2=COUNT'"),
+        ("ngram 1=3", "ngram 1=3\x1c", ":2: expected 'ngram 1=COUNT'"),
         ("\\data\\", "data", ": not an ARPA file"),
     ],
 )

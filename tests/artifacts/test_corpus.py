@@ -21,6 +21,7 @@ from pipeline.artifacts.corpus import (
     utterance,
     validate_data_dir,
 )
+from pipeline.artifacts.cut_checks import audio_info
 from pipeline.base.errors import DataError
 from pipeline.base.files import read_jsonl, write_jsonl
 
@@ -173,6 +174,11 @@ def test_missing_audio(data_dir):
     for check in (lambda: load_cuts(data_dir, check_audio=True), lambda: validate_data_dir(data_dir)):
         with pytest.raises(DataError, match=r"cuts\.jsonl\.gz:1: .*spk1-a\.flac: no such audio file"):
             check()
+
+
+def test_audio_whose_name_no_disk_can_hold():
+    with pytest.raises(DataError, match="a{5000}"):
+        audio_info(Path("a" * 5000))
 
 
 def test_not_audio(data_dir):

@@ -166,6 +166,7 @@ BAD_EAF = {
     "entities": (lambda t: t.replace("?>\n", '?>\n<!DOCTYPE x [<!ENTITY a "b">]>\n', 1), ":2: a document type with entities"),
     "external": (lambda t: t.replace("?>\n", '?>\n<!DOCTYPE x SYSTEM "file:///etc/passwd">\n', 1), ":2: a document type"),
     "cut": (lambda t: t[:900], "not XML"),
+    "encoding": (lambda t: t.replace("UTF-8", "UTZ-8", 1), "a.eaf:1: unknown encoding: UTZ-8"),
     "other": (lambda t: "<html></html>", "not a file of ELAN"),
     "slot": (lambda t: t.replace("REF2=\"ts4\"", "REF2=\"ts5\""), "time slot without a time, ts3 or ts5"),
     "attribute": (lambda t: t.replace("TIER_ID=\"Bob\"", ""), "lacks the attribute 'TIER_ID'"),

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from pipeline.base.errors import ConfigError, DataError
+from pipeline.corpora.kaldi import channel_number
 from tests.corpora.made import RATE, Imported, audio, lines, noise
 
 
@@ -65,6 +66,13 @@ def test_root(corpus, tmp_path):
     assert len(Imported(corpus, tmp_path / "out", root=elsewhere).cuts) == 3
     with pytest.raises(DataError, match=r"no audio: 3\n.*wav.scp:1: no audio file s1-a.wav below .*--root"):
         Imported(corpus, tmp_path / "fails", root=tmp_path)
+
+
+@pytest.mark.parametrize("name", ["0", "-1", "C", "²", "1" * 5000, ""])
+def test_no_channel(name):
+    assert channel_number("2", "") == channel_number("b", "") == 1
+    with pytest.raises(DataError, match="x:1: channel"):
+        channel_number(name, "x:1")
 
 
 def test_segments_and_channels(tmp_path):
