@@ -54,10 +54,12 @@ def shard_files(data_dir: Path) -> list[tuple[Path, Path]]:
     """(cuts, features) of all shards of a directory; DataError if one is missing."""
     stated = read_record(data_dir / FACTS, SharFacts)
     directory = data_dir / SHARDS
-    files = [(directory / f"cuts.{n:06d}.jsonl.gz", directory / f"features.{n:06d}.tar") for n in range(stated.shards)]
-    for path in (path for pair in files for path in pair):
-        if not path.is_file():
-            raise DataError(f"{path}: no such file; was the directory copied as a whole?")
+    files = []
+    for n in range(stated.shards):  # one by one: the number may be wrong, and beyond all memory
+        files.append((directory / f"cuts.{n:06d}.jsonl.gz", directory / f"features.{n:06d}.tar"))
+        for path in files[-1]:
+            if not path.is_file():
+                raise DataError(f"{path}: no such file; was the directory copied as a whole?")
     return files
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 # First parts of an id, longest first -> what was built. {} is what the next part of the id says, see SOURCES.
 _KINDS = {
     "nhmm_refined": "neural HMM, boundaries refined",
+    "nhmm_corrected": "neural HMM, boundaries refined and corrected",
     "nhmm": "neural HMM",
+    "corrected": "GMM, boundaries refined and corrected",
     "refined": "GMM, boundaries refined",
     "mono": "GMM, monophones",
     "tri1": "GMM, triphones",

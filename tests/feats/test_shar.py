@@ -233,6 +233,9 @@ def test_shards_that_are_not_those_stated(shar, tmp_path):
     (shar / FACTS).write_text(json.dumps({**stated, "shards": 1}))
     with pytest.raises(DataError, match=r"states 4 utterances and 261 frames, the shards hold 3 and 181"):
         back(shar, tmp_path / "b")
+    (shar / FACTS).write_text(json.dumps({**stated, "shards": 2**63}))
+    with pytest.raises(DataError, match=r"cuts\.000002\.jsonl\.gz: no such file"):
+        opened(shar)
     (shar / FACTS).write_text(json.dumps({**stated, "shards": "2"}))
     with pytest.raises(DataError, match=r"shar\.json: shards"):
         opened(shar)
