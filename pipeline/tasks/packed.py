@@ -164,7 +164,7 @@ def _opened(path: str | Path) -> zipfile.ZipFile:
         return zipfile.ZipFile(path)
     except FileNotFoundError:
         raise DataError(f"{path}: no such file") from None
-    except (zipfile.BadZipFile, OSError) as err:
+    except (zipfile.BadZipFile, NotImplementedError, OSError) as err:  # the second: a later version of the format
         raise DataError(f"{path}: not a packed model ({err})") from None
 
 

@@ -230,8 +230,14 @@ def test_a_file_that_is_none_and_a_name_that_is_none(tmp_path):
     from pipeline.tasks.aligner import Aligner
 
     (tmp_path / "text").write_text("hello")
-    with pytest.raises(DataError, match="not a packed model"):
-        Aligner.load(tmp_path / "text")
+    with zipfile.ZipFile(tmp_path / "later", "w") as archive:
+        archive.writestr("card.json", "{}")
+    content = bytearray((tmp_path / "later").read_bytes())
+    content[content.index(b"PK\x01\x02") + 6] = 128  # version 12.8 of the format
+    (tmp_path / "later").write_bytes(content)
+    for name in ("text", "later"):
+        with pytest.raises(DataError, match="not a packed model"):
+            Aligner.load(tmp_path / name)
     with pytest.raises(ConfigError, match="neither a file nor the name of a shipped model"):
         Aligner.load("klingon")
 
