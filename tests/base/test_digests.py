@@ -132,7 +132,7 @@ def test_what_cannot_be_read(settled, file, tmp_path):
     directory.mkdir()
     with pytest.raises(DataError, match="missing: no such file"):
         Digests().of([file, missing])
-    with pytest.raises(DataError, match="directory: cannot be read"):
+    with pytest.raises(DataError, match="directory: is a directory, not a file"):
         Digests().of([directory])
     found, table = Digests(), tmp_path / "table.tsv.gz"
     assert found.of([missing, file, directory], lenient=True) == [UNREADABLE, sha(b"one"), UNREADABLE]
