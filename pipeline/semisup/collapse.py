@@ -74,4 +74,4 @@ class Watch:
 def entropy(counts: np.ndarray) -> float:
     """Entropy in nats of relative frequencies; 0 without any."""
     share = counts[counts > 0] / max(counts.sum(), 1)
-    return float(-(share * np.log(share)).sum())
+    return float((share * np.log(1 / share)).sum())

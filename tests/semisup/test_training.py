@@ -45,7 +45,10 @@ from tests.nn.conftest import tones  # noqa: F401
 from tests.torchrun import torchrun
 
 ROOT = Path(__file__).resolve().parents[2]
-OPTIONS = SemiSupervisedOptions(**{**LOOP, "epochs": 2, "batch_frames": 400})
+# What the small first models label differs from torch to torch; whether it has collapsed is asked by tests of that alone.
+UNWATCHED = dict(max_empty=1.0, min_entropy=0.0)
+WATCHED = dict(max_empty=0.9, min_entropy=0.3)
+OPTIONS = SemiSupervisedOptions(**{**LOOP, **UNWATCHED, "epochs": 2, "batch_frames": 400})
 SEED = dict(epochs=6, batch_frames=300, learning_rate=0.02)
 
 
@@ -135,9 +138,7 @@ def test_two_data_sets_as_one(tones):
     ids=str,
 )
 def test_all_teachers_train(changes, split, tones, tokens, tmp_path):
-    facts = trained(
-        split, Sources(tokens=tokens, dev=tones.data), tmp_path / "m", **changes, max_empty=1.0, min_entropy=0.0
-    )
+    facts = trained(split, Sources(tokens=tokens, dev=tones.data), tmp_path / "m", **changes)
     assert np.isfinite(facts["dev_loss"]) and (facts["labelled"], facts["unlabelled"]) == (8, 16)
     model, meta = load_end_to_end(tmp_path / "m")
     assert meta.tokens_id == Tokens.load(tokens).id and len(meta.epochs) == 2
@@ -247,9 +248,9 @@ def test_a_collapse_ends_the_training(split, tones, tokens, ali, tmp_path):
     """A network with random parameters that labels for itself knows one label only."""
     with pytest.raises(DivergenceError, match="epoch 1: the pseudo-labels have collapsed to a few labels.*'state "):
         start = dict(start="random", teacher="cache")
-        trained(split, Sources(lang=tones.lang, ali=ali), tmp_path / "h", hybrid=True, **start)
+        trained(split, Sources(lang=tones.lang, ali=ali), tmp_path / "h", hybrid=True, **start, **WATCHED)
     with pytest.raises(DivergenceError, match="epoch 1: the pseudo-labels have collapsed.*Usual cures"):
-        trained(split, Sources(tokens=tokens), tmp_path / "m", min_entropy=1.0, **start)
+        trained(split, Sources(tokens=tokens), tmp_path / "m", **start, **{**WATCHED, "min_entropy": 1.0})
 
 
 def test_labels_without_confidence_are_left_out(split, tokens, tmp_path):
@@ -396,7 +397,7 @@ def test_processes_do_what_one_does_with_accumulation(split, tokens, tmp_path, r
 
 def test_the_step(split, tokens, tmp_path, run_script):
     step = [sys.executable, ROOT / "steps" / "train_semisup.py", split.labelled, split.unlabelled, split.e2e]
-    loop = ["--epochs", "1", "--batch-frames", "800", "--device", "cpu"]
+    loop = ["--epochs", "1", "--batch-frames", "800", "--device", "cpu", "--max-empty", "1", "--min-entropy", "0"]
     done = run_script(*step, tmp_path / "out", "--tokens", tokens, *loop)
     assert done.returncode == 0 and "8 labelled and 16 unlabelled utterances" in done.stderr, done.stderr
     bad = run_script(*step, tmp_path / "bad", *loop)
