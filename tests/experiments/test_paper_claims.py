@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+import subprocess
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -129,8 +132,15 @@ def test_command(recipes, run_script):
     assert "4 contradicted" in text and "made in part by code with uncommitted changes" in text
 
 
-def test_the_page_in_the_repository_is_up_to_date():
-    """And says of each comparison that was not measured what it would cost."""
-    text = (ROOT / "docs/claims.md").read_text()
-    assert text == page(load_papers(ROOT / "docs/papers.yaml"), ROOT / "egs")
+def test_the_page_in_the_repository_is_up_to_date(tmp_path):
+    """As committed, since a recipe that has run here has written its results again. And the page says of each comparison
+    that was not measured what it would cost.
+    """
+    archive = subprocess.run(["git", "archive", "HEAD", "docs", "egs"], cwd=ROOT, capture_output=True)
+    if archive.returncode:
+        pytest.skip("not a checkout of git")
+    with tarfile.open(fileobj=io.BytesIO(archive.stdout)) as tar:
+        tar.extractall(tmp_path)
+    text = (tmp_path / "docs/claims.md").read_text(encoding="utf-8")
+    assert text == page(load_papers(tmp_path / "docs/papers.yaml"), tmp_path / "egs")
     assert text.count("- Not measured, [") == text.count(" of one core): ")

@@ -53,7 +53,7 @@ def test_without_shift_and_scale_only_frames_move():
 
 def test_levels_are_bins_of_equal_width():
     levels = Levels(3, 16, 4)
-    x = torch.linspace(-4, 4, 999).view(1, 333, 3)
+    x = torch.linspace(-4, 4, 1000)[:999].view(1, 333, 3)  # none on an edge, where rounding decides
     edges = np.linspace(-RANGE, RANGE, 17)[1:-1]
     assert np.array_equal(levels.level_of(x).numpy(), np.digitize(x.numpy(), edges))
 
