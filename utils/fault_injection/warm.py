@@ -114,9 +114,14 @@ def _run(script: str) -> int:
         runpy.run_path(script, run_name="__main__")
     except SystemExit as err:
         code = err.code
+    except KeyboardInterrupt as err:
+        code = 130
+        if any(frame.name == "run_step" for frame in traceback.extract_tb(err.__traceback__)):
+            traceback.print_exc()  # the step had begun; before that nobody can catch it
     except BaseException:
         traceback.print_exc()
         code = 1
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     gc.collect()
     for path in map(os.path.realpath, sorted(Path("/proc/self/fd").iterdir())):
         if path.startswith(os.getcwd() + os.sep):
