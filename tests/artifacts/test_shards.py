@@ -11,7 +11,12 @@ from hypothesis import strategies as st
 
 from pipeline.artifacts.shards import Layout, Shards, ShardWriter, rewrite
 
-LAYOUT = Layout("test", {"num_a": ("a", "b", "c"), "num_w": ("w",)}, values=("v",), optional=("c",))
+LAYOUT = Layout(
+    "test",
+    {"num_a": {"a": "i4", "b": ("f8", 3), "c": "f2"}, "num_w": {"w": ("f4", 2)}},
+    values={"v": "f8"},
+    optional=("c",),
+)
 
 
 def records(lengths: list[tuple[int, int]], optional: bool) -> dict[str, dict[str, np.ndarray]]:
