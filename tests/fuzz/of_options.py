@@ -77,7 +77,7 @@ def call(step: str, name: str, value: str, out: Path) -> None:
     told = done.output + "\n".join(log)
     assert done.exit_code in (0, 2), (done.exit_code, told[-2000:])
     if done.exit_code == 2:
-        places = (name, name[2:].replace("-", "_"), str(out), f"{value}: no such file")
+        places = (name, name[2:].replace("-", "_"), str(out), f"{value}: no such file", *[value] * (value[:1] == "/"))
         assert any(place in told for place in places), told[-2000:]
         raise ConfigError(f"{out}: {told[-1000:]}")
 
