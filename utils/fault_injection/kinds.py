@@ -93,9 +93,12 @@ class Campaign:
         """Notes processes that live on, and temporary files of a step that had the time to remove them."""
         if warm.reap_orphans():
             trial.wrong.append("processes left")
-        left = [] if killed else sorted(path.name for path in self.box.scratch.iterdir())
-        if left:
+        left = sorted(path.name for path in self.box.scratch.iterdir())
+        if left and not killed:
             trial.wrong.append(f"temporary files left: {', '.join(left[:3])}")
+        for name in left:  # what was killed could not remove them
+            path = self.box.scratch / name
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     def finish(self, trial: Trial, step: Step, reset: bool = True) -> Trial:
         """Runs a step undisturbed; afterwards everything must be as if it had never been disturbed.
@@ -146,6 +149,8 @@ def _at_call(
     trial, step = campaign.draw(rng)
     at = rng.randrange(max(step.calls, 1))
     trial.fault = f"{action.name.lower()} at call {at} of {step.calls}"
+    if step.jobs > 1 and -signal.SIGKILL in codes:
+        codes = (*codes, 2)  # a part was killed, and the step says so
     with campaign.shim.armed(campaign.box.tree, action, at, calls=calls, **how):
         ended = campaign.run(trial, step, 0, *codes)
         trial.faults = campaign.shim.done
