@@ -139,6 +139,9 @@ def perform(described: dict[str, Any]) -> dict[str, str]:
             logger.exception("part %s", part.name)
             if type(err).__module__.startswith("submitit"):
                 raise  # what its signal handler says of a time limit is for its own ears
+            told = errors.of_environment(err, directory)
+            if told is not None:
+                return {"error": PipelineError.__name__, "message": told}
             return {"bug": f"{type(err).__name__}: {err}"}
     return {}
 

@@ -81,6 +81,11 @@ def test_a_process_that_dies_fails_its_part_alone(tmp_path):
     assert ran(tmp_path) == ["1-of-3", "2-of-3", "3-of-3"]
 
 
+def test_a_failing_disk_is_no_bug(tmp_path):
+    with pytest.raises(PipelineError, match="sums.bin: Input/output error"):
+        run(tmp_path, 2, {"1": "disk"})
+
+
 def test_a_bug_is_no_error_of_the_user(tmp_path):
     with pytest.raises(RuntimeError, match="ZeroDivisionError: bug"):
         run(tmp_path, 2, {"1": "bug"})

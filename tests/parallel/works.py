@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
@@ -29,6 +30,8 @@ def squares(part: Part, out: Path, arguments: dict[str, Any]) -> dict[str, Any]:
         raise DataError(f"line {part.number}: broken")
     if how == "bug":
         raise ZeroDivisionError("bug")
+    if how == "disk":
+        raise OSError(errno.EIO, os.strerror(errno.EIO), "sums.bin")
     if how == "killed":
         os.kill(os.getpid(), signal.SIGKILL)
     if how == "killed once":
