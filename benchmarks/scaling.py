@@ -32,7 +32,6 @@ from measure import Cost, measure  # noqa: E402
 HOURS = 960.0
 SPEAKERS_PER_HOUR = 2338 / 960  # LibriSpeech
 INDEX_BYTES = 250  # an utterance may take in memory
-GRAPHS_MIB = 512  # that graphs of training may take by default before they are found not to fit
 
 
 class Step(NamedTuple):
@@ -221,10 +220,17 @@ def report(rows: list[dict[str, Any]], sizes: list[int], recipe: Path, threads: 
         f"({rows[0]['utterances']:,} utterances at {sizes[0]}x). Growth: of the peak from the last size but one to the "
         f"last that a step has been run at, the index's {INDEX_BYTES} bytes an utterance aside. The last column goes "
         f"on linearly from these two, index included, with what the default of --cache-mib adds there: the features "
-        f"of {HOURS:.0f} hours do not fit into it, so that none stay in memory; graphs may take {GRAPHS_MIB} MiB until "
-        f"they are found not to fit.\n\n"
+        f"of {HOURS:.0f} hours do not fit into it, so that none stay in memory; graphs may take {graphs_mib()} MiB "
+        f"until they are found not to fit.\n\n"
         f"{markdown_table(head, lines)}"
     )
+
+
+def graphs_mib() -> int:
+    """What graphs of a training may take by default before they are found not to fit."""
+    from pipeline.hmm.graph_source import CACHE_MIB, SHARE
+
+    return CACHE_MIB // SHARE
 
 
 def growth(found: dict[tuple[str, int], dict[str, Any]], name: str, sizes: list[int]) -> tuple[float, float]:
@@ -233,7 +239,7 @@ def growth(found: dict[tuple[str, int], dict[str, Any]], name: str, sizes: list[
     index = (large["utterances"] - small["utterances"]) * INDEX_BYTES / 2**20
     share = (large["peak_mib"] - index) / small["peak_mib"] - 1
     slope = max(large["peak_mib"] - small["peak_mib"], 0.0) / (large["hours"] - small["hours"])
-    cache = GRAPHS_MIB if {step.name: step.cached for step in STEPS}[name] else 0
+    cache = graphs_mib() if next(step for step in STEPS if step.name == name).cached else 0
     return share, (large["peak_mib"] + slope * (HOURS - large["hours"]) + cache) / 1024
 
 

@@ -9,6 +9,7 @@ cannot be written to keeps it in memory. Of a directory of shards it holds where
 
 from __future__ import annotations
 
+import bisect
 import hashlib
 import json
 import logging
@@ -77,7 +78,8 @@ class UtteranceIndex:
         self.num_frames, self.first_byte, self.file = arrays["num_frames"], arrays["first_byte"], arrays["file"]
         self.speaker_names: tuple[str, ...] = tuple(facts["speakers"])
         self.files = tuple((str(directory / path), int(dim), str(kind)) for path, dim, kind in facts["files"])
-        self._manifests = [(str(name), int(first)) for name, first in facts["manifests"]]
+        self._manifests = [str(name) for name, _ in facts["manifests"]]
+        self._first_lines = [int(first) for _, first in facts["manifests"]]  # ascending
         self.sampling_rate = int(facts["sampling_rate"])
 
     def __len__(self) -> int:
@@ -106,8 +108,9 @@ class UtteranceIndex:
     def where(self, i: int) -> str:
         """Place of an utterance for messages: file, line and id."""
         line = int(self.lines[i])
-        name, first = max((m for m in self._manifests if m[1] <= line), key=lambda m: m[1])
-        return f"{self.directory / name}:{line - first + 1}: utterance {self.id(i)!r}"
+        manifest = bisect.bisect_right(self._first_lines, line) - 1  # asked for each transcript, of thousands of shards
+        place = self.directory / self._manifests[manifest]
+        return f"{place}:{line - self._first_lines[manifest] + 1}: utterance {self.id(i)!r}"
 
     def find(self, cut_id: str) -> int | None:
         """Position of an utterance, None if it is not here."""

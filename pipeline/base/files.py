@@ -21,9 +21,8 @@ from typing import IO, Any, cast
 
 from pipeline.base.errors import DataError
 
-_MOST_SYNCS = (
-    1000  # files, each of which waits for the disk; of more, all that the machine has written is synced at once
-)
+# Files, each of which waits for the disk; of more, all that the machine has written is synced at once.
+_MOST_SYNCS = 1000
 _BROKEN_GZIP = (EOFError, gzip.BadGzipFile, zlib.error)
 
 

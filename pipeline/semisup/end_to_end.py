@@ -73,11 +73,12 @@ class EndToEndSide:
         if (o.soft_share or o.temperature) and model.ctc is None:
             raise ConfigError("--soft-share and --temperature need posteriors of frames: a model with a CTC output")
         method = o.method
-        if method is None and sources.lm is None and model.decoder is None:
-            method = "ctc_greedy" if model.ctc is not None else "transducer_greedy"
-        if method is None and sources.lm is None and model.ctc is not None:
-            method = "ctc_greedy"
-        searching: dict[str, Any] = {"method": method, "beam": o.beam}
+        if method is None and sources.lm is None:
+            if model.ctc is not None:
+                method = "ctc_greedy"
+            elif model.decoder is None:
+                method = "transducer_greedy"
+        searching: dict[str, Any] = {"method": method, "beam": o.beam}  # mypy sees no defaults of fields
         self.search = SearchOptions(**searching)
         self.method = choose_method(model, self.search)
         if o.temperature and self.method != "ctc_greedy":
