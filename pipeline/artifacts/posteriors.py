@@ -48,6 +48,31 @@ class Posteriors:
             total[kept].astype(np.float32),
         )
 
+    @classmethod
+    def of_frames(cls, shares: npt.NDArray[Any]) -> Posteriors:
+        """From (T, P) shares; those below LEAST_SHARE are left out."""
+        frame, pdf = np.nonzero(shares >= LEAST_SHARE)
+        return cls(frame.astype(np.int32), pdf.astype(np.int32), shares[frame, pdf].astype(np.float32))
+
+    def at(self, source: npt.NDArray[Any]) -> Posteriors:
+        """Frames `source`, (T,) int, ascending, in place of 0, 1, 2, .."""
+        bounds = np.searchsorted(self.frame, np.arange(int(source.max(initial=0)) + 2))
+        begin, sizes = bounds[source], bounds[source + 1] - bounds[source]
+        rows = np.repeat(begin - (np.cumsum(sizes) - sizes), sizes) + np.arange(sizes.sum())
+        frame = np.repeat(np.arange(len(source), dtype=np.int32), sizes)
+        return Posteriors(frame, self.pdf[rows], self.share[rows])
+
+    def by_label(self, count: int, factor: int, num_pdfs: int) -> npt.NDArray[Any]:
+        """(count, num_pdfs) float32 mean shares of every `factor` frames, which sum to 1 in each row.
+
+        Args:
+            count: rows wanted. Frames behind them are left out; rows behind the last frame are like the last one.
+        """
+        out = np.zeros((int(self.frame.max(initial=0)) // factor + 1, num_pdfs), dtype=np.float32)
+        np.add.at(out, (self.frame // factor, self.pdf), self.share)
+        out /= np.maximum(out.sum(1, keepdims=True), np.finfo(np.float32).tiny)  # a frame may have small shares only
+        return np.pad(out, ((0, max(count - len(out), 0)), (0, 0)), mode="edge")[:count]
+
 
 @record(frozen=True, config=STRICT)
 class _Header:

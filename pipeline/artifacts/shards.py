@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from pipeline.artifacts.arrays import ArrayFile, NameTable
 from pipeline.base.errors import DataError
-from pipeline.base.files import atomic_write, parse_json
+from pipeline.base.files import atomic_write, parse_json, read_json, write_json
 from pipeline.base.records import FileName
 
 Record = dict[str, npt.NDArray[Any]]
@@ -138,14 +138,24 @@ class ShardWriter:
         self._ids, self._pending, self._bytes = [], [], 0
 
 
-def rewrite(paths: Sequence[Path], directory: Path, stem: str, layout: Layout) -> list[str]:
-    """Writes the records of several shards, in their order, into new ones as a ``ShardWriter`` that had got them all;
-    the names of the new ones.
+def join(
+    places: Sequence[Path], out: Path, header: str, stem: str, layout: Layout, ids: Iterable[str] | None = None
+) -> None:
+    """Writes the records of several directories as those of one, in shards as a ``ShardWriter`` that had got them all.
+
+    Args:
+        places: directories with a header each.
+        out: made if it is missing; its header is that of the first one, with the names of its own shards.
+        header: name of the JSON file that lists the shards.
+        ids: order of the records, among which there may be ids without one; by default that of the directories.
     """
-    writer = ShardWriter(directory, stem, layout)
-    for run in Shards(paths, layout).runs():
+    out.mkdir(exist_ok=True)
+    facts = [read_json(place / header) for place in places]
+    shards = Shards([place / name for place, own in zip(places, facts) for name in own["shards"]], layout)
+    writer = ShardWriter(out, stem, layout)
+    for run in shards.runs(ids):
         writer.write_run(run)
-    return writer.close()
+    write_json(out / header, {**facts[0], "shards": writer.close()})
 
 
 class Shards:

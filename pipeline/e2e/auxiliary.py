@@ -102,6 +102,10 @@ def check_layers(options: TrainEndToEndOptions) -> None:
         raise ConfigError(
             "--aux-transducer-layers needs --frames-per-step 1: its layers have to run at the rate of the output"
         )
+    if options.aux_soft and (options.aux_labels != "pdf" or options.aux_majority or options.ali_shift_ms):
+        raise ConfigError("--aux-soft goes with neither --aux-labels phone, --aux-majority nor --ali-shift-ms")
+    if options.aux_soft and not options.aux_layers:
+        raise ConfigError("--aux-soft needs --aux-layers")
     if options.aux_alternate and not (options.aux_layers and options.aux_token_weight):
         raise ConfigError("--aux-alternate needs both --aux-layers and --aux-token-weight")
 
@@ -110,7 +114,8 @@ def smoothed_cross_entropy(logits: torch.Tensor, targets: torch.Tensor, smoothin
     """(1 - m) CE(label) + m CE(uniform) (Jiang et al. 2023), where CE(uniform) = - mean over classes of log p.
 
     Args:
-        logits: (M, C), normalised or not. targets: (M,) int64.
+        logits: (M, C), normalised or not. targets: (M,) int64, or (M, C) probabilities, whose cross-entropy is
+            - sum_c q_c log p_c.
         smoothing: m.
     Returns:
         (M,).

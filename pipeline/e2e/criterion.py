@@ -178,13 +178,14 @@ def frame_losses(
 
     Args:
         head: from (M, D) to (M, C). It sees the labelled frames only, which costs less than masking its output.
-        x: (N, T, D). labels: by utterance, (T_n,), or empty ones. indices: (N,) utterances.
+        x: (N, T, D). labels: by utterance, (T_n,) or soft ones, (T_n, C); or empty ones. indices: (N,) utterances.
     Returns:
         (N,) sums over the labelled frames of each utterance, and (N,) how many these are.
     """
     rows = [labels[i] for i in indices]
     place = np.concatenate([n * x.shape[1] + np.arange(len(row)) for n, row in enumerate(rows)])
-    targets = torch.from_numpy(np.concatenate(rows).astype(np.int64)).to(x.device)
+    joined = np.concatenate(rows)
+    targets = torch.from_numpy(joined if joined.ndim > 1 else joined.astype(np.int64)).to(x.device)
     frames = x.flatten(0, 1).index_select(0, torch.from_numpy(place.astype(np.int64)).to(x.device))
     sizes = [len(row) for row in rows]
     return sums_of(smoothed_cross_entropy(head(frames), targets, smoothing), sizes), torch.tensor(sizes).to(x.device)

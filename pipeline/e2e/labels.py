@@ -13,8 +13,9 @@ import numpy as np
 
 from pipeline.artifacts.ali import AliSet, subsample
 from pipeline.artifacts.features import FeatureFacts
+from pipeline.artifacts.posteriors import POSTERIORS, PosteriorSet
 from pipeline.artifacts.tokens import BLANK_ID, WORD_START, Tokens
-from pipeline.base.errors import ConfigError, MismatchError
+from pipeline.base.errors import ConfigError, DataError, MismatchError
 from pipeline.e2e.options import TrainEndToEndOptions
 from pipeline.feats.dataset import Dataset
 from pipeline.nn.encoders import layer_factors
@@ -31,7 +32,7 @@ class AuxTargets:
 
     Attributes:
         num_labels: classes of the frame labels. num_states: of the sequences.
-        frame: by layer, (T'_n,) labels at the layer's frame rate.
+        frame: by layer, (T'_n,) labels at the layer's frame rate, or (T'_n, num_labels) their probabilities.
         states: (U'_n,) tied states, one per phone, from 1; 0 is CTC's blank.
         token: (T'_n,) tokens at the frame rate of the encoder's output, blank between words.
     """
@@ -76,7 +77,7 @@ def make_aux_targets(
     source = _Supervision(ali, data_dir, data, facts, tokens, options)
     check_missing(data, source.cuts.present(data), ali, data_dir, options.max_skipped)
     source.check()
-    num_pdfs = int(ali.transitions.pdf.max()) + 1
+    num_pdfs = source.num_pdfs
     return AuxTargets(
         num_pdfs if options.aux_labels == "pdf" else len(ali.transitions.phones),
         num_pdfs,
@@ -100,6 +101,8 @@ class _Supervision:
     ) -> None:
         self.ali, self.cuts, self.data_dir, self.data = ali, AlignedCuts(ali), data_dir, data
         self._tokens, self._options, self._shift = tokens, options, options.label_factor * facts.frame_shift
+        self.num_pdfs = int(ali.transitions.pdf.max()) + 1
+        self._soft = _open_occupancies(ali) if options.aux_soft else None
         self._first = facts.frame_offset + (self._shift - facts.frame_shift) / 2  # centre of the encoder's first frame
         layers = layer_factors(options)
         self._factors = {number: layers[number - 1] for number in options.aux_layers}
@@ -125,14 +128,37 @@ class _Supervision:
         return cut_id, self.cuts.of(cut_id)
 
     def frames(self, layer: int, i: int) -> np.ndarray:
-        """(T',) labels at a layer's frame rate."""
+        """(T',) labels at a layer's frame rate, or (T', num_pdfs) probabilities of labels."""
         cut_id, own = self._own(i)
+        if self._soft is not None:
+            return self._soft_frames(layer, i)
         if own is None:
             return _NOTHING
         options = self._options
         labels = _moved(_labels(own, cut_id, options.aux_labels), cut_id, options, self.ali.header.frame_shift)
         lower = subsample(labels, self._rates[layer], options.aux_majority)
         return fitted(lower, -(-int(self.data.lens[i]) // self._factors[layer]))
+
+    def _soft_frames(self, layer: int, i: int) -> np.ndarray:
+        """(T', num_pdfs) float32 probabilities of tied states; none for an utterance without an alignment."""
+        assert self._soft is not None
+        cut_id = self.data.id(i)
+        origin = self.cuts.origin(cut_id)
+        if origin is None:
+            return np.zeros((0, self.num_pdfs), np.float32)
+        base, speed, _ = origin
+        try:
+            found = self._soft[base]
+        except KeyError:
+            raise MismatchError(f"{self.ali.directory}: no occupancies of utterance {base!r}") from None
+        if found.pdf.max(initial=0) >= self.num_pdfs or found.frame.max(initial=0) >= self.ali.num_frames(base):
+            raise DataError(f"{self.ali.directory}: the occupancies of {base!r} have other frames or pdfs than it")
+        if speed:
+            old = self.ali.num_frames(base)
+            new = max(1, round(old / float(speed)))
+            found = found.at(((np.arange(new) + 0.5) * old / new).astype(np.int64))
+        count = -(-int(self.data.lens[i]) // self._factors[layer])
+        return found.by_label(count, self._rates[layer], self.num_pdfs)
 
     def states(self, i: int) -> np.ndarray:
         """(U',) see ``state_sequence``."""
@@ -146,6 +172,17 @@ class _Supervision:
             return _NOTHING
         centres = self._first + self._shift * np.arange(-(-int(self.data.lens[i]) // self._options.label_factor))
         return tokens_in_time(own, cut_id, self.data.text(i).split(), self._tokens, centres)
+
+
+def _open_occupancies(ali: AliSet) -> PosteriorSet:
+    """Those beside an alignment; ConfigError without any, MismatchError for those of another tree."""
+    assert ali.directory is not None
+    if not (Path(ali.directory) / POSTERIORS).is_file():
+        raise ConfigError(f"{ali.directory}: no occupancies for --aux-soft; steps/align.py --occupancies writes them")
+    found = PosteriorSet(ali.directory)
+    if found.tree_id != ali.header.tree_id:
+        raise MismatchError(f"{ali.directory}: its occupancies are of another tree")
+    return found
 
 
 def _labels(ali: AliSet, cut_id: str, kind: str) -> np.ndarray:

@@ -103,6 +103,12 @@ class TrainEndToEndOptions(TrainOptions, EndToEndOptions):
     aux_labels: Literal["pdf", "phone"] = Field(
         default="pdf", description="What the frames learn: tied states, or phones."
     )
+    aux_soft: bool = Field(
+        default=False,
+        description="Frames learn which tied states they may belong to, and with what probability, in place of one "
+        "label each: the occupancies in --ali (steps/align.py --occupancies), at lower frame rates their means.",
+        json_schema_extra=IF_SET,
+    )
     aux_hidden: int = Field(
         default=0,
         ge=0,

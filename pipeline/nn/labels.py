@@ -102,16 +102,28 @@ class AlignedCuts:
         self.ali = ali
         self._copies: dict[tuple[str, str], AliSet] = {}
 
-    def of(self, cut_id: str) -> AliSet | None:
-        """The set of a cut, None if there is none."""
+    def origin(self, cut_id: str) -> tuple[str, str, str] | None:
+        """Id of the cut that is aligned, the speed as it is written and the suffix of noise, each empty for none; None
+        for a cut that is no copy of an aligned one either.
+        """
         if cut_id in self.ali:
-            return self.ali
+            return cut_id, "", ""
         name = re.sub(r"_noise\d+$", "", cut_id)
-        speed, noise = "", cut_id[len(name) :]
+        base, speed = name, ""
         if name not in self.ali:
             base, mark, speed = name.rpartition("_sp")
             if not mark or base not in self.ali or not re.fullmatch(r"\d+(\.\d+)?", speed):
                 return None
+        return base, speed, cut_id[len(name) :]
+
+    def of(self, cut_id: str) -> AliSet | None:
+        """The set of a cut, None if there is none."""
+        found = self.origin(cut_id)
+        if found is None:
+            return None
+        _, speed, noise = found
+        if not (speed or noise):
+            return self.ali
         key = speed, noise
         if key not in self._copies:
             copies = self.ali.at_speed(float(speed)) if speed else self.ali

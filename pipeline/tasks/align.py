@@ -6,6 +6,7 @@ import itertools
 import logging
 import math
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass as plain_dataclass
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from pipeline.artifacts.ali_source import Alignment
 from pipeline.artifacts.index import load_index
 from pipeline.artifacts.lang import Lang
 from pipeline.artifacts.oov import UnknownWords
+from pipeline.artifacts.posteriors import Posteriors, PosteriorWriter
 from pipeline.artifacts.tokens import BLANK_ID
 from pipeline.base.errors import ConfigError, DataError
 from pipeline.base.files import atomic_write
@@ -29,7 +31,11 @@ from pipeline.tasks.model import EmittingModel, Model, OnDemandModel, check_data
 from pipeline.tasks.unknown_speech import with_found
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
+    import torch
+
     from pipeline.feats.dataset import Dataset
+    from pipeline.hmm.graphs import Graphs
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +56,12 @@ class AlignOptions:
     transition_scale: float | None = Field(None, ge=0, description="Weight of the transition log probabilities.")
     prior_scale: float | None = Field(None, ge=0, description="Weight of a network's label prior.")
     confidence: bool = Field(False, description="Also store the posterior of every frame's pdf (a full-sum pass).")
+    occupancies: bool = Field(
+        False,
+        description="Also store the posteriors of all pdfs that each frame may belong to (a full-sum pass): the soft "
+        "labels of steps/train_e2e.py --aux-soft.",
+        json_schema_extra={"stamp": "if_set"},
+    )
     max_failed: float = Field(0.05, ge=0, le=1, description="Share of utterances that may fail before the step does.")
     beam: float = Field(
         200.0,
@@ -80,6 +92,7 @@ class _Path:
     tids: np.ndarray
     positions: np.ndarray
     confidence: np.ndarray | None = None
+    occupancy: Posteriors | None = None
 
 
 @plain_dataclass
@@ -131,16 +144,22 @@ def align(
             f"{hmm.directory}: nothing stands for speech that the text lacks; --skip-speech needs a lang with an "
             "out-of-vocabulary word and a model that scores frames"
         )
+    if options.occupancies and isinstance(model, EmittingModel):
+        raise ConfigError(f"{hmm.directory}: --occupancies needs a model that scores frames")
     header = AliHeader(
         lang.topo.id, hmm.tree.id, lang.id, model.frame_shift, model.frame_offset, producer, lang.position
     )
     report = AlignReport(0, 0, 0.0, [])
-    with AliWriter(out_dir, header, hmm.tree, hmm.topo, hmm.transitions, lang.words) as writer:
+    with ExitStack() as stack:
+        writer = stack.enter_context(AliWriter(out_dir, header, hmm.tree, hmm.topo, hmm.transitions, lang.words))
+        soft = stack.enter_context(PosteriorWriter(out_dir, hmm.tree.id)) if options.occupancies else None
         for path in _paths(model, lang, data_dir, options, report, part):
             if not np.isfinite(path.score):
                 report.failed.append((path.cut_id, "no path has a finite score"))
                 continue
             writer.write(_alignment(path))
+            if soft is not None and path.occupancy is not None:
+                soft.write(path.cut_id, path.occupancy)
             report.num_aligned += 1
             report.num_frames += len(path.tids)
             report.total_log_like += path.score
@@ -266,6 +285,7 @@ def _searched(
     best = viterbi(*inputs, confidence=options.confidence and not in_windows, beams=beams)
     if in_windows:
         best = replace(best, confidence=window_posteriors(*inputs, best))
+    soft = _occupancies(*inputs) if options.occupancies else None
     report.num_retried += int(((best.tries > 1) & best.scores.isfinite()).sum())
     splits = graphs.graphs.state_splits.tolist()
     states, tids = best.states.cpu().numpy(), best.tids.cpu().numpy().astype(np.int32)
@@ -275,7 +295,20 @@ def _searched(
         if options.skip_speech:
             said, positions = with_found(said, positions, texts.unknown)
         confidence = None if best.confidence is None else best.confidence[i, :length].cpu().numpy().astype(np.float16)
-        yield n, _Path(data.id(n), said, float(best.scores[i]), tids[i, :length], positions, confidence)
+        occupancy = None if soft is None else Posteriors.of_frames(soft[i, :length])
+        yield n, _Path(data.id(n), said, float(best.scores[i]), tids[i, :length], positions, confidence, occupancy)
+
+
+def _occupancies(graphs: Graphs, scores: Any, lens: torch.Tensor, transitions: torch.Tensor) -> npt.NDArray[np.float32]:
+    """(N, T', P) posteriors of the pdfs: the gradient of the full sum, which needs no table of frames and states."""
+    import torch
+
+    from pipeline.hmm import full_sum
+    from pipeline.hmm.viterbi import all_scores
+
+    emissions = all_scores(scores).detach().requires_grad_()
+    (found,) = torch.autograd.grad(full_sum(graphs, emissions, lens, transitions).sum(), emissions)
+    return found.cpu().numpy()
 
 
 def _long_enough(

@@ -14,7 +14,9 @@ from pipeline.artifacts.ali_source import LAYOUT
 from pipeline.artifacts.index import load_index
 from pipeline.artifacts.lang import Lang
 from pipeline.artifacts.model_dir import load_hmm
-from pipeline.artifacts.shards import Run, Shards
+from pipeline.artifacts.posteriors import LAYOUT as SOFT_LAYOUT
+from pipeline.artifacts.posteriors import POSTERIORS, STEM
+from pipeline.artifacts.shards import Run, Shards, join
 from pipeline.base.files import read_json
 from pipeline.parallel.options import ParallelOptions
 from pipeline.parallel.parts import Done, Part, as_json
@@ -77,6 +79,9 @@ def merge_parts(parts: Sequence[Done], data_dir: Path, out_dir: Path) -> AlignRe
         report.num_frames += int(run.arrays["num_frames"].sum())
         for log_like in run.arrays["log_like"].tolist():  # one by one, as they were added up in one process
             report.total_log_like += log_like
+    if (parts[0].directory / POSTERIORS).is_file():
+        in_order = (index.id(i) for i in range(len(index)))
+        join([part.directory for part in parts], out_dir, POSTERIORS, STEM, SOFT_LAYOUT, in_order)
     write_failed(report, data_dir, out_dir)
     return report
 

@@ -15,10 +15,10 @@ from pipeline.artifacts import lattice_set, posteriors
 from pipeline.artifacts.lattice import Lattice
 from pipeline.artifacts.lattice_set import LATTICES, LatticeHeader, LatticeSet, LatticeWriter
 from pipeline.artifacts.posteriors import PosteriorWriter
-from pipeline.artifacts.shards import Layout, rewrite
+from pipeline.artifacts.shards import join
 from pipeline.artifacts.symbols import SymbolTable
 from pipeline.base.errors import ConfigError
-from pipeline.base.files import read_json, read_jsonl, write_json, write_jsonl
+from pipeline.base.files import read_jsonl, write_jsonl
 from pipeline.graph.options import DecodeOptions
 from pipeline.parallel.options import ParallelOptions
 from pipeline.parallel.parts import Done, Part, as_json
@@ -155,20 +155,12 @@ def gather(
         out.audio_seconds += part.facts["audio_seconds"]
     places = [part.directory for part in parts]
     if options.posteriors:
-        _join(places, out_dir, posteriors.POSTERIORS, posteriors.STEM, posteriors.LAYOUT)
+        join(places, out_dir, posteriors.POSTERIORS, posteriors.STEM, posteriors.LAYOUT)
     if (places[0] / LATTICES).is_dir():
         own = [place / LATTICES for place in places]
-        _join(own, out_dir / LATTICES, lattice_set.HEADER, lattice_set.STEM, lattice_set.LAYOUT)
+        join(own, out_dir / LATTICES, lattice_set.HEADER, lattice_set.STEM, lattice_set.LAYOUT)
         shutil.copyfile(own[0] / _WORDS, out_dir / LATTICES / _WORDS)
     return out, SymbolTable.load(places[0] / _WORDS)
-
-
-def _join(places: Sequence[Path], out: Path, header: str, stem: str, layout: Layout) -> None:
-    """Writes the shards of all parts as those of one, with the header of the first."""
-    out.mkdir(exist_ok=True)
-    facts = [read_json(place / header) for place in places]
-    shards = [place / name for place, own in zip(places, facts) for name in own["shards"]]
-    write_json(out / header, {**facts[0], "shards": rewrite(shards, out, stem, layout)})
 
 
 def _keep_posteriors(writer: PosteriorWriter, options: DecodeOptions) -> Keep:

@@ -57,7 +57,7 @@ def _features(d: Path, out: Path, parallel: ParallelOptions) -> None:
 
 
 def _align(d: Path, out: Path, parallel: ParallelOptions) -> None:
-    options = AlignOptions(batch_frames=5000, confidence=True, beam=30.0)
+    options = AlignOptions(batch_frames=5000, confidence=True, occupancies=True, beam=30.0)
     align_in_parts(AlignSources(d / "data", d / "lang", d / "mono", producer="mono"), out, options, parallel)
 
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from pipeline.artifacts.ali import AliSet
 from pipeline.artifacts.hyp import RECOGS, Hypothesis, save_hypotheses
+from pipeline.artifacts.posteriors import PosteriorSet
 from pipeline.base.errors import DataError
 from pipeline.e2e.search.options import SearchOptions
 from pipeline.feats.compute import compute_in_parts
@@ -94,14 +97,33 @@ def test_alignments(trained, tmp_path, monkeypatch, scale):
     """Several windows, several batches in each; both ways to score."""
     monkeypatch.setattr(align_module, "WINDOW_FRAMES", 250)
     monkeypatch.setattr(align_module, "ON_DEMAND_FRAMES", 60)
-    options = AlignOptions(acoustic_scale=scale, batch_frames=60, confidence=True, beam=30.0)
+    options = AlignOptions(acoustic_scale=scale, batch_frames=60, confidence=True, occupancies=True, beam=30.0)
     sources = AlignSources(trained / "data", trained / "lang", trained / "mono", producer="mono")
     found, reports = {}, {}
     for jobs in JOBS:
         reports[jobs] = align_in_parts(sources, tmp_path / str(jobs), options, ParallelOptions(jobs=jobs))
         found[jobs] = content(tmp_path / str(jobs))
-    assert reports[1].num_aligned == 30 and "ali.0.safetensors" in found[1]
+    assert reports[1].num_aligned == 30 and {"ali.0.safetensors", "posteriors.0.safetensors"} <= set(found[1])
     assert all(reports[jobs] == reports[1] and found[jobs] == found[1] for jobs in JOBS)
+
+
+def test_occupancies_hold_the_confidence_of_the_labels(trained, tmp_path):
+    """Of each frame they sum to 1, and the share of the aligned pdf is its posterior, which another pass computes."""
+    options = AlignOptions(confidence=True, occupancies=True)
+    sources = AlignSources(trained / "data", trained / "lang", trained / "mono")
+    align_in_parts(sources, tmp_path / "ali", options, ParallelOptions())
+    ali, soft = AliSet.load(tmp_path / "ali"), PosteriorSet(tmp_path / "ali")
+    assert list(soft) == list(ali) and soft.tree_id == ali.header.tree_id
+    unsure = 0
+    for cut_id in ali:
+        pdfs, confidence = ali.pdf_ids(cut_id), ali[cut_id].confidence
+        shares = np.zeros((len(pdfs), int(ali.transitions.pdf.max()) + 1))
+        found = soft[cut_id]
+        shares[found.frame, found.pdf] = found.share
+        assert shares.sum(1) == pytest.approx(1.0, abs=0.01)
+        assert shares[np.arange(len(pdfs)), pdfs] == pytest.approx(confidence.astype(float), abs=2e-3)
+        unsure += int((confidence < 0.9).sum())
+    assert unsure > 5  # or nothing was tested
 
 
 def test_refined_boundaries(trained, tmp_path):
