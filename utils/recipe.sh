@@ -10,6 +10,7 @@
 #   quiet, log_json       what is said of the work: FULLSUM_QUIET and FULLSUM_LOG_JSON, which all steps read
 #   absolute PATH         PATH, which was given relative to the recipe, for a recipe that goes elsewhere; nothing of nothing
 #   report                function: writes pages about everything below exp
+#   ways                  checked: a list of teachers of utils/semisup.sh, for recipes that have the variable
 #   e2e                   checked: a list of end-to-end models, ctc, attention or transducer; empty for none
 
 . "${BASH_SOURCE[0]%/*}/path.sh"
@@ -58,6 +59,23 @@ else
   done
   unset _model
 fi
+
+_before=" "
+for _way in ${ways-}; do
+  case $_way in
+    fixed | ema | cache | rounds | decoded) ;;
+    decoded_again | by_hybrid)
+      [[ $_before == *" decoded "* ]] ||
+        { echo "$0: --ways is a list in which decoded stands before $_way, which learns from it, not '$ways'" >&2; exit 2; }
+      ;;
+    *)
+      echo "$0: --ways is a list of fixed, ema, cache, rounds, decoded, decoded_again and by_hybrid, not '$ways'" >&2
+      exit 2
+      ;;
+  esac
+  _before+="$_way "
+done
+unset _way _before
 
 absolute() { if [[ -z $1 || $1 == /* ]]; then echo "$1"; else echo "$PWD/$1"; fi; }
 # report [OPTION..]: pages in exp/report that show all alignments, decodings and models below exp.

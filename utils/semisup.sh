@@ -2,8 +2,9 @@
 # beside models of those transcripts alone and of all.
 #
 # Uses steps and force of utils/recipe.sh, and of the recipe:
-#   ways            teachers of steps/train_semisup.py that are tried: fixed, ema, cache, rounds; decoded: a fixed one that decodes with
-#                   the lexicon and the language model
+#   ways            teachers that are tried: fixed, ema, cache, rounds (of steps/train_semisup.py); decoded: a fixed one that decodes with
+#                   the lexicon and the language model; decoded_again: the model of decoded in its place; by_hybrid: CTC that learns what
+#                   the hybrid of decoded recognises
 #   semi_lexicon    pronouncing dictionary; semi_lang: its lang
 #   semi_lm         language model, of no transcript that is taken away; empty: a unigram of the other transcripts is made
 #   semi_dev        part by which epochs and weights are chosen; semi_test: the one that is tested
@@ -37,13 +38,15 @@ semi_decode() { # NAME MODEL LANG CONF: with the lexicon and the language model;
   done
 }
 
-semi_recognise() { # NAME MODEL CONF: what the first model recognises in the unlabelled speech
+semi_teacher() { if [[ $1 == decoded_again ]]; then echo decoded; else echo labelled; fi; } # WAY: whose words it learns
+
+semi_recognise() { # NAME MODEL CONF: what a model recognises in the unlabelled speech
   python "$steps/decode.py" $2 exp/semi/$1/graph data/semi/fbank/unlabelled exp/semi/$1/decode_unlabelled --confidences \
     --config conf/$3.yaml --weights-from exp/semi/$1/decode_$semi_dev "${force[@]}"
 }
 
 semi_ctc() { # CTC on the transcripts that are left, on all of them, and in each way from the first of these
-  local name exp=exp/semi/ctc how
+  local name exp=exp/semi/ctc from how
   for name in labelled all $ways; do
     case $name in
       labelled | all)
@@ -54,9 +57,13 @@ semi_ctc() { # CTC on the transcripts that are left, on all of them, and in each
         ;;
       *)
         how=(--teacher $name)
-        if [[ $name == decoded ]]; then
-          semi_recognise ctc_labelled ${exp}_labelled/hmm decode_ctc
-          how=(--teacher fixed --pseudo ${exp}_labelled/decode_unlabelled)
+        if [[ $name == by_hybrid ]]; then
+          semi_recognise hybrid_decoded exp/semi/hybrid_decoded decode_fbank
+          how=(--teacher fixed --pseudo exp/semi/hybrid_decoded/decode_unlabelled)
+        elif [[ $name == decoded* ]]; then
+          from=$(semi_teacher $name)
+          semi_recognise ctc_$from ${exp}_$from/hmm decode_ctc
+          how=(--teacher fixed --pseudo ${exp}_$from/decode_unlabelled)
         fi
         python "$steps/train_semisup.py" data/semi/fbank/labelled data/semi/fbank/unlabelled ${exp}_labelled ${exp}_$name \
           --tokens data/semi/tokens --dev data/fbank/$semi_dev --config conf/semi_ctc.yaml "${how[@]}" "${force[@]}"
@@ -68,13 +75,13 @@ semi_ctc() { # CTC on the transcripts that are left, on all of them, and in each
 }
 
 semi_hybrid() { # the same with networks of the states of monophones, of the labelled speech or of all
-  local name exp=exp/semi/hybrid how
+  local name exp=exp/semi/hybrid from how
   python "$steps/train_mono.py" data/semi/mfcc/labelled $semi_lang exp/semi/mono_labelled --config conf/mono.yaml "${force[@]}"
   python "$steps/align.py" data/semi/mfcc/labelled $semi_lang exp/semi/mono_labelled exp/semi/ali_labelled "${force[@]}"
   python "$steps/align.py" data/mfcc/$semi_dev $semi_lang exp/semi/mono_labelled exp/semi/ali_dev "${force[@]}"
   python "$steps/train_mono.py" data/mfcc/train $semi_lang exp/semi/mono_all --config conf/mono.yaml "${force[@]}"
   python "$steps/align.py" data/mfcc/train $semi_lang exp/semi/mono_all exp/semi/ali_all "${force[@]}"
-  for name in labelled all $ways; do
+  for name in labelled all ${ways/by_hybrid/}; do
     case $name in
       labelled | all)
         how=data/semi/fbank/labelled
@@ -84,11 +91,12 @@ semi_hybrid() { # the same with networks of the states of monophones, of the lab
         ;;
       *)
         how=(--teacher $name)
-        if [[ $name == decoded ]]; then
-          semi_recognise hybrid_labelled ${exp}_labelled decode_fbank
-          python "$steps/pseudo_label.py" data/semi/fbank/unlabelled ${exp}_labelled/decode_unlabelled data/semi/pseudo "${force[@]}"
-          python "$steps/align.py" data/semi/pseudo $semi_lang ${exp}_labelled exp/semi/ali_pseudo --confidence "${force[@]}"
-          how=(--teacher fixed --pseudo exp/semi/ali_pseudo)
+        if [[ $name == decoded* ]]; then
+          from=$(semi_teacher $name)
+          semi_recognise hybrid_$from ${exp}_$from decode_fbank
+          python "$steps/pseudo_label.py" data/semi/fbank/unlabelled ${exp}_$from/decode_unlabelled data/semi/pseudo_$name "${force[@]}"
+          python "$steps/align.py" data/semi/pseudo_$name $semi_lang ${exp}_$from exp/semi/ali_pseudo_$name --confidence "${force[@]}"
+          how=(--teacher fixed --pseudo exp/semi/ali_pseudo_$name)
         fi
         python "$steps/train_semisup.py" data/semi/fbank/labelled data/semi/fbank/unlabelled ${exp}_labelled ${exp}_$name \
           --lang $semi_lang --ali exp/semi/ali_labelled --dev data/fbank/$semi_dev --dev-ali exp/semi/ali_dev \
@@ -100,6 +108,6 @@ semi_hybrid() { # the same with networks of the states of monophones, of the lab
 }
 
 semi_data
-semi_ctc
 semi_hybrid
+semi_ctc
 python "$utils/results.py" .

@@ -11,7 +11,8 @@
 #         hybrid|chenone  networks on the GMM's alignments, and end-to-end models supervised by what the hybrid of stage 6 aligns anew, or
 #                         by the chenones of stage 4
 #   --e2e LIST            end-to-end models of stage 8 among "ctc attention transducer", or none; by default ctc
-#   --ways LIST           teachers of stage 11 among "fixed ema cache rounds decoded", by default "fixed ema decoded"
+#   --ways LIST           teachers of stage 11 among "fixed ema cache rounds decoded decoded_again by_hybrid",
+#                         by default "ema decoded decoded_again by_hybrid"
 #   --overwrite           remake outputs whose options or inputs have changed
 #   --jobs N              parts into which features, alignments and decodings are divided; the results are the same
 #   --backend B           what runs the parts: local, slurm or dask; conf/cluster.yaml describes the cluster
@@ -25,7 +26,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
 corpus_root=
 ali=both
 e2e=ctc
-ways="fixed ema decoded"
+ways="ema decoded decoded_again by_hybrid"
 overwrite=false
 jobs=1
 backend=local

@@ -17,7 +17,8 @@
 #   --ali gmm|nhmm|both   alignments that the networks of stages 6 and 7 are trained on, and by which the end-to-end models of
 #                         stage 8 are supervised; none: no such networks, and end-to-end models without supervision
 #   --e2e LIST            end-to-end models of stage 8 among "ctc attention transducer", or none; by default ctc
-#   --ways LIST           teachers of stage 11 among "fixed ema cache rounds decoded", by default "fixed ema decoded"
+#   --ways LIST           teachers of stage 11 among "fixed ema cache rounds decoded decoded_again by_hybrid",
+#                         by default "ema decoded decoded_again by_hybrid"
 #   --overwrite           remake outputs whose options or inputs have changed
 #   --jobs N              parts into which features, alignments and decodings are divided; the results are the same
 #   --backend B           what runs the parts: local, slurm or dask; conf/cluster.yaml describes the cluster
@@ -33,7 +34,7 @@ models="mono tri1 tri2 tri3"
 parts=
 ali=both
 e2e=ctc
-ways="fixed ema decoded"
+ways="ema decoded decoded_again by_hybrid"
 overwrite=false
 jobs=1
 backend=local

@@ -11,7 +11,8 @@
 #                         stage 8 are supervised; none: no such networks, and end-to-end models without supervision
 #         hybrid          networks on the GMM's alignments, and end-to-end models supervised by what the hybrid of stage 6 aligns anew
 #   --e2e LIST            end-to-end models of stage 8 among "ctc attention transducer", or none; by default ctc
-#   --ways LIST           teachers of stage 11 among "fixed ema cache rounds decoded", by default "fixed ema decoded"
+#   --ways LIST           teachers of stage 11 among "fixed ema cache rounds decoded decoded_again by_hybrid",
+#                         by default "ema decoded decoded_again by_hybrid"
 #   --overwrite           remake outputs whose options or inputs have changed
 #
 # The split into train and test is the publisher's; dev has every eighth speaker of train, and models and language model are trained on
@@ -24,7 +25,7 @@ models="mono tri1 tri2 tri3"
 parts="dev test"
 ali=both
 e2e=ctc
-ways="fixed ema decoded"
+ways="ema decoded decoded_again by_hybrid"
 overwrite=false
 . ../../utils/stage.sh
 . ../../utils/parse_options.sh

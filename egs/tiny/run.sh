@@ -6,7 +6,8 @@
 #   --ali ALI     alignments that the networks of stage 6 are trained on, and by which the end-to-end model of stage 8 is supervised
 #                 (both: there by the GMM's; none: no networks of stage 6, and an end-to-end model without supervision)
 #   --large-test  in stages 0 and 2 also a test part of 3,000 utterances by 24 further voices (test_large), for tables
-#   --ways LIST   teachers of stage 11 among "fixed ema cache rounds decoded"; by default none, and the stage does nothing
+#   --ways LIST   teachers of stage 11 among "fixed ema cache rounds decoded decoded_again by_hybrid"; by default none, and the
+#                 stage does nothing
 #   --overwrite   remake outputs whose options or inputs have changed
 #   --jobs N      parts into which features, alignments and decodings are divided; the results are the same
 #   --backend B   what runs the parts: local, slurm or dask; conf/cluster.yaml describes the cluster

@@ -9,12 +9,13 @@ import pytest
 UTILS = Path(__file__).resolve().parents[2] / "utils"
 
 SCRIPT = f"""#!/usr/bin/env bash
-# Usage: ./script [--ali ALI] [--e2e LIST] [--overwrite] [--jobs N] [--backend B]
+# Usage: ./script [--ali ALI] [--e2e LIST] [--ways LIST] [--overwrite] [--jobs N] [--backend B]
 set -euo pipefail
 jobs=1
 backend=local
 ali=both
 e2e=attention
+ways="fixed decoded"
 overwrite=false
 . {UTILS}/parse_options.sh
 more_teachers="hybrid chenone"
@@ -38,6 +39,7 @@ def script(write_script):
         (["--ali", "none", "--overwrite"], "||attention|--overwrite|"),
         (["--e2e", "ctc transducer"], "gmm nhmm|gmm nhmm|ctc transducer|"),
         (["--e2e", "none"], "gmm nhmm|gmm nhmm||"),
+        (["--ways", "ema decoded decoded_again by_hybrid"], "gmm nhmm|gmm nhmm|attention|"),
     ],
 )
 def test_values(script, args, printed):
@@ -54,6 +56,9 @@ def test_values(script, args, printed):
         ["--e2e", ""],
         ["--e2e", "ctc rnnt"],
         ["--e2e", "ctc none"],
+        ["--ways", "ema teacher"],
+        ["--ways", "ema decoded_again decoded"],
+        ["--ways", "by_hybrid"],
         ["--jobs", "0"],
         ["--jobs", "two"],
         ["--backend", "pbs"],
