@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -51,6 +52,7 @@ milliseconds (TSE, the mean error of phone starts and ends). In brackets is its 
   Without speakers the test part is taken as it is, and the interval speaks of other seeds only.
 - *would speak against the paper*: a claim that contradicts the paper if it is supported.
 """
+_PICTURE = re.compile(r"\s*!\[[^]]*\]\([^)]*\)")
 METRICS = {"wer": "WER", "tse_ms": "TSE"}
 NO_FIGURE = (
     "not tried",
@@ -279,7 +281,8 @@ class _Found:
             seeds = ", ".join(map(str, table.all_seeds))
             parts = self._parts(recipe, name)
             tested = f" Scored on {parts}." if parts else " Not run."
-            said.append(f"- **{place}**, {table.title}: {table.about.strip()} Seeds {seeds}.{tested}")
+            about = _PICTURE.sub("", table.about).strip()  # they stand in the recipe's RESULTS.md
+            said.append(f"- **{place}**, {table.title}: {about} Seeds {seeds}.{tested}")
         return "\n".join(said) + "\n"
 
     def _parts(self, recipe: str, name: str) -> str:

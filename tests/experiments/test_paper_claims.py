@@ -18,7 +18,7 @@ from pipeline.experiments.statistics import Effect
 ROOT = Path(__file__).resolve().parents[2]
 TABLE = """
 title: T
-about: Four networks.
+about: "Four networks. ![A picture](plots/x.svg)"
 minutes: 15
 axes: {a: [x, y]}
 commands: [steps/score.py]
@@ -54,6 +54,7 @@ def test_page(recipes):
     write_json(recipes / "egs/corpus/results.json", rows)
     text = page(load_papers(recipes / "papers.yaml"), recipes / "egs")
     assert "5 rows, 1 of them not run; 4 comparisons: 3 supported, 1 not measured." in text
+    assert "T: Four networks. Seeds" in text and "plots/" not in text  # which stand in RESULTS.md
     assert "## P: a paper\n\nTheirs is large.\n" in text
     assert "**X wins.** Paper: 1 to 2 %. Here: as in the paper (1 of 1 comparison decided)." in text
     assert "**X loses.** Paper: rarely. Here: not as in the paper (1 of 1 comparison decided)." in text
