@@ -95,5 +95,14 @@ python() {
     trap - PIPE
     read -r answer <&$_hear || :
   fi
-  [[ $answer == current ]] || command python "$@"
+  [[ $answer == current ]] || command python "$@" || _ended $? "$1"
+}
+_ended() { # CODE PROGRAM: tells of a process that could not tell itself what ended it
+  if [[ " 127 132 134 135 136 137 139 " == *" $1 "* ]]; then
+    local by="exit code $1"
+    if (($1 > 128)); then by=SIG$(kill -l "$1"); fi
+    echo "$0: ${2##*/} was ended by $by, most likely for want of memory (a limit, or the system's; see dmesg); smaller batches need less," \
+      "in most steps --batch-frames; the same command resumes the work" >&2
+  fi
+  return "$1"
 }

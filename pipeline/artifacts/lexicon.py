@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.artifacts.characters import named, odd_character, split_fields
-from pipeline.artifacts.text_norm import set_case
+from pipeline.artifacts.text_norm import graphemes
 from pipeline.base.errors import DataError
 from pipeline.base.files import atomic_write, read_lines
 
@@ -139,18 +139,20 @@ def _parse_prob(text: str, where: str) -> float:
 def grapheme_lexicon(words: Iterable[str], drop: str = "") -> Lexicon:
     """One pronunciation per word: its letters, lower-cased so that they cannot clash with special phones.
 
+    Letters are composed, and an apostrophe is one letter, whether a text has ' or \u2019.
+
     Args:
         words: vocabulary; markers such as ``<UNK>`` must not be among them.
         drop: characters left out of the spelling (for example ``-`` and ``.``).
     Raises:
         DataError: a word without any letter left, or with an invisible character.
     """
-    entries = []
+    entries, left_out = [], {*drop, *map(graphemes, drop)}
     for word in words:
         odd = odd_character(word)
         if odd is not None:
             raise DataError(f"word {word!r} holds {named(odd)}, which is no grapheme")
-        letters = tuple(c for c in set_case(word, "lower") if c not in drop)
+        letters = tuple(c for c in graphemes(word) if c not in left_out)
         if not letters:
             raise DataError(f"word {word!r} has no graphemes once {drop!r} is dropped")
         entries.append(Pronunciation(word, letters))

@@ -172,6 +172,15 @@ def set_case(text: str, case: str, language: str | None = None) -> str:
     return unicodedata.normalize("NFC", text)
 
 
+def graphemes(word: str) -> str:
+    """The letters of a word: small, composed, and with one apostrophe, whichever of its code points a text has."""
+    return set_case(word, "lower").translate(_APOSTROPHES)
+
+
+# Typographic, and the letter of Ukrainian and others: both are written for the plain one, often within one text.
+_APOSTROPHES = str.maketrans("\u2019\u02bc", "''")
+
+
 def strip_punctuation(text: str) -> str:
     """Words without punctuation and symbols, which become blanks, but for apostrophes and hyphens between letters."""
     return " ".join(part for word in text.split() for part in _stripped(word))

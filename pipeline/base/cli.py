@@ -41,6 +41,7 @@ from pydantic.fields import FieldInfo
 from pipeline.base import log, stamp
 from pipeline.base.digests import Digests
 from pipeline.base.errors import PipelineError, of_environment
+from pipeline.base.limits import watch_over
 from pipeline.base.lock import leftovers
 from pipeline.base.option_values import extra_of, fields_of
 from pipeline.base.option_values import load_options as load_options
@@ -243,7 +244,7 @@ def run_step(
             raise NotCurrentError  # before inputs are read, which the step itself would do again
         paths = {name: Path(path) for name, path in inputs.items() if path is not None}
         digests = stamp.digests_of(out)
-        ids = {name: stamp.artifact_id(path, digests) for name, path in paths.items()}
+        ids = {name: stamp.artifact_id(path, digests, name) for name, path in paths.items()}
         referred = {name: identify(digests) for name, identify in (sources or {}).items()}
         work = stamp.Work(command, options_json(options), ids, referred)
         if _current is not None:
@@ -270,8 +271,14 @@ def command_line(argv: Sequence[str], cwd: Path) -> str:
 
 @contextlib.contextmanager
 def main_guard(out: Path | None = None) -> Iterator[None]:
-    """Turns exceptions into exit codes: 2 for what the user can mend, 130 for Ctrl-C, 1 with traceback for a bug."""
+    """Turns exceptions into exit codes: 2 for what the user can mend, 130 for Ctrl-C, 1 with traceback for a bug.
+
+    Under a limit of memory another process tells if native code ends this one, see ``limits.watch_over``.
+    """
     log.setup_default()
+    code = watch_over(logger.error)
+    if code is not None:
+        os._exit(code)  # what is to be done at the end the other process has done
     before = threading.excepthook
     threading.excepthook = functools.partial(_in_thread, before)
     try:

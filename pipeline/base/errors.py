@@ -14,7 +14,7 @@ from pathlib import Path
 # MemoryError's siblings: torch and others raise plain RuntimeErrors, and a thread needs memory of its own.
 _OUT_OF_MEMORY = re.compile(
     r"DefaultCPUAllocator: can't allocate memory|CUDA out of memory|can't start new thread|[Cc]annot allocate memory"
-    r"|Can't allocate memory|bad_alloc|bad allocation"
+    r"|Can't allocate memory|bad_alloc|bad allocation|failed to map segment"
 )
 # A GPU that is gone, or taken by somebody. Illegal accesses and assertions of kernels are our own mistakes.
 _NO_GPU = re.compile(
@@ -50,13 +50,17 @@ class ConfigError(PipelineError):
 
 def of_environment(err: Exception, out: Path | None) -> str | None:
     """What to tell of an error that the machine has caused; None for any other one."""
+    cause: BaseException | None = err
+    while cause is not None:  # a library that could not be loaded for want of memory is told of by an error of its own
+        said = str(cause)
+        no_memory = isinstance(cause, MemoryError) or (isinstance(cause, OSError) and cause.errno == errno.ENOMEM)
+        if no_memory or _OUT_OF_MEMORY.search(said):
+            return (
+                f"out of memory ({said.splitlines()[0] if said else 'main memory'}); smaller batches need less, in "
+                "most steps --batch-frames; the same command resumes the work"
+            )
+        cause = cause.__cause__ or cause.__context__
     said = str(err)
-    no_memory = isinstance(err, MemoryError) or (isinstance(err, OSError) and err.errno == errno.ENOMEM)
-    if no_memory or _OUT_OF_MEMORY.search(said):
-        return (
-            f"out of memory ({said.splitlines()[0] if said else 'main memory'}); smaller batches need less, in most "
-            "steps --batch-frames; the same command resumes the work"
-        )
     if _NO_GPU.search(said):
         return f"the GPU failed ({said.splitlines()[0]}); the same command resumes the work, or --device cpu"
     if isinstance(err, OSError) and err.errno in _USER_ERRNO:

@@ -42,6 +42,18 @@ DIGESTS = "digests.tsv.gz"  # of the files of inputs without a stamp, so that ea
 # Made from other files of a directory when these are read, see pipeline.artifacts.index.
 DERIVED = ("index.safetensors",)
 
+# What a directory without a stamp must hold, one of these files, to be the input that it is given as: any other one is
+# refused before all that lies below it is read.
+MARKS = {
+    "data": ("cuts.jsonl.gz", "shar.json"),
+    "dev": ("cuts.jsonl.gz", "shar.json"),
+    "lang": ("lang.json",),
+    "tokens": ("tokens.json",),
+    "model": ("model.json",),
+    "graph": ("graph.json",),
+    "dev_ali": ("ali.json",),
+}
+
 # Times that were measured while an output was made: who makes it again gets other ones, and the same output.
 _TIMES = rb'"(seconds|train_seconds|real_time_factor)": [\d.e+-]+|"metric": "(rtf|seconds)",\s*"value": [\d.e+-]+'
 MEASURED = re.compile(_TIMES)
@@ -146,17 +158,23 @@ def digests_of(out: Path) -> Digests:
     return Digests(beside(out, ".tmp") / DIGESTS, out / DIGESTS)
 
 
-def artifact_id(path: str | os.PathLike[str], digests: Digests | None = None) -> str:
+def artifact_id(path: str | os.PathLike[str], digests: Digests | None = None, name: str = "") -> str:
     """Returns the id of an input: the one in its stamp, or a hash of the content where there is none.
 
     Args:
       path: file or directory.
       digests: where digests of files come from and go to; without them every file is read.
+      name: of the input, see MARKS.
     """
     path, digests = Path(path), digests or Digests()
     if path.is_dir():
         if (path / STAMP).is_file():
             return str(read_stamp(path)["id"])
+        marks = MARKS.get(name, ())
+        if marks and not any((path / mark).is_file() for mark in marks):
+            raise DataError(f"{path}: has neither {STAMP} nor {' or '.join(marks)}, so it is no {name} directory")
+        if path.resolve() == Path(path.resolve().anchor):
+            raise DataError(f"{path}: is the whole file system, and no input")
         return _tree_hash(path, digests)
     if path.is_file():
         return digests.of([path])[0][:32]

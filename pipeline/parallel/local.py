@@ -23,6 +23,7 @@ from typing import Any
 
 from pipeline.base import cli
 from pipeline.base.errors import PipelineError
+from pipeline.base.limits import how_ended
 
 _Item = tuple["Future[Any]", str]
 _Queue = queue.SimpleQueue["_Item | None"]
@@ -143,7 +144,7 @@ class _Process:
             line = ""
         if line:
             return line
-        raise WorkerDied(f"its process {_how_ended(os.waitstatus_to_exitcode(self.wait()))}")
+        raise WorkerDied(f"its process {how_ended(os.waitstatus_to_exitcode(self.wait()))}")
 
     def wait(self) -> int:
         """How it ended, as ``os.waitpid`` says, once it has."""
@@ -194,21 +195,10 @@ class _Nursery:
                 answer = b""
             if not answer:
                 code = self._process.wait()
-                raise WorkerDied(f"the process that starts all others {_how_ended(code)}")
+                raise WorkerDied(f"the process that starts all others {how_ended(code)}")
             return int(answer)
 
     def close(self) -> None:
         """Lets it go."""
         self._control.close()
         self._process.wait()
-
-
-def _how_ended(code: int) -> str:
-    if code >= 0:
-        return f"ended with exit code {code}"
-    if code == -signal.SIGKILL:
-        return "was killed (SIGKILL; the machine may have been short of memory)"
-    try:
-        return f"was ended by {signal.Signals(-code).name}"
-    except ValueError:
-        return f"was ended by signal {-code}"

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.artifacts.index import load_index
 from pipeline.artifacts.lexicon import Lexicon, Pronunciation
 from pipeline.artifacts.lexicon_formats import read_lexicon
-from pipeline.artifacts.text_norm import set_case
+from pipeline.artifacts.text_norm import graphemes
 from pipeline.base.errors import ConfigError, DataError
 from pipeline.base.files import atomic_write
 from pipeline.g2p import espeak
@@ -199,8 +199,7 @@ def _spelt(words: Iterable[str]) -> Lexicon:
 
 def letters(word: str, others: Container[str] = ()) -> tuple[str, ...]:
     """Small letters, digits and marks of a word; of punctuation and symbols only what is among the others."""
-    small = set_case(unicodedata.normalize("NFC", word), "lower")
-    return tuple(c for c in small if unicodedata.category(c)[0] in "LMN" or c in others)
+    return tuple(c for c in graphemes(word) if unicodedata.category(c)[0] in "LMN" or c in others)
 
 
 def plain(word: str) -> str:

@@ -116,6 +116,15 @@ def test_graphemes_are_composed():
     assert grapheme_lexicon(["cafe\u0301"]).entries[0].phones == ("c", "a", "f", "é")
 
 
+def test_an_apostrophe_is_one_grapheme():
+    """However a text writes it; of words the spelling stays."""
+    words = ["don't", "don\u2019t", "DON\u02bcT"]
+    entries = grapheme_lexicon(words).entries
+    assert {e.phones for e in entries} == {("d", "o", "n", "'", "t")} and [e.word for e in entries] == words
+    for drop in ("'", "\u2019"):
+        assert {e.phones for e in grapheme_lexicon(words, drop).entries} == {("d", "o", "n", "t")}
+
+
 def test_grapheme_lexicon_lowers_and_drops():
     lexicon = grapheme_lexicon(["IT'S", "CO-OP"], drop="-")
     assert lexicon.by_word["IT'S"][0].phones == ("i", "t", "'", "s")

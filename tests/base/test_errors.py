@@ -37,6 +37,7 @@ def test_hierarchy():
         (MemoryError(), 2),
         (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"), 2),
         (RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"), 2),
+        (ImportError("libtorch_cpu.so: failed to map segment from shared object"), 2),
         (RuntimeError("CUDA error: unspecified launch failure\nCUDA kernel errors might be reported later"), 2),
         (RuntimeError("CUDA error: an illegal memory access was encountered"), 1),
         (RuntimeError("can't start new thread"), 2),
@@ -75,3 +76,13 @@ def test_a_thread_that_the_machine_ends_is_told_in_a_line(capsys):
         thread.join()
     told = capsys.readouterr().err
     assert "WARNING events.out: No space left on device\n" in told and "Traceback" not in told
+
+
+def test_want_of_memory_behind_another_error(caplog):
+    """As llvmlite tells of its library, which could not be loaded."""
+    with pytest.raises(SystemExit) as ended, cli.main_guard():
+        try:
+            raise OSError("libllvmlite.so: failed to map segment from shared object")
+        except OSError as err:
+            raise OSError("Could not find/load shared object file") from err
+    assert ended.value.code == 2 and "out of memory (libllvmlite.so: failed to map" in caplog.text

@@ -16,6 +16,7 @@ import pytest
 
 from pipeline.artifacts.index import INDEX
 from pipeline.base import digests, log, stamp
+from pipeline.base.digests import Digests
 from pipeline.base.errors import DataError, StaleError
 from pipeline.base.files import write_json
 from pipeline.base.lock import leftovers, lock
@@ -499,6 +500,21 @@ def test_missing_and_unfinished_inputs(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="empty directory"):
         stamp.artifact_id(tmp_path / "empty")
+
+
+def test_what_is_no_artifact_is_refused_before_it_is_read(tmp_path):
+    """Digests of the whole disk would take hours."""
+    (tmp_path / "large").mkdir()
+    (tmp_path / "large" / "file").write_text("x")
+    for name, mark in (("tokens", "tokens.json"), ("data", "cuts.jsonl.gz or shar.json")):
+        digests = Digests()
+        with pytest.raises(DataError, match=f"large: has neither stamp.json nor {mark}, so it is no {name} directory"):
+            stamp.artifact_id(tmp_path / "large", digests, name)
+        assert digests.num_read == 0
+    with pytest.raises(DataError, match="/: is the whole file system"):
+        stamp.artifact_id("/", Digests(), "source")
+    (tmp_path / "large" / "tokens.json").write_text("{}")
+    assert stamp.artifact_id(tmp_path / "large", Digests(), "tokens") == stamp.artifact_id(tmp_path / "large")
 
 
 def test_identity_depends_on_everything_and_not_on_order():

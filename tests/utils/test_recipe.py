@@ -104,3 +104,24 @@ def test_what_is_said_holds_for_the_steps(write_script, place, code):
     else:
         *_, quiet, where = done.stdout.splitlines()
         assert quiet.endswith("true") and (where == place or where.endswith(f"/{place}"))
+
+
+@pytest.mark.parametrize(
+    "ends, code, said",
+    [
+        ("kill -SEGV $$", 139, "was ended by SIGSEGV, most likely for want of memory"),
+        ("kill -ABRT $$", 134, "was ended by SIGABRT, most likely for want of memory"),
+        ("kill -KILL $$", 137, "was ended by SIGKILL, most likely for want of memory"),
+        ("exit 127", 127, "was ended by exit code 127"),
+        ("exit 2", 2, ""),
+        ("exit 130", 130, ""),
+    ],
+)
+def test_a_step_that_could_not_tell_what_ended_it(write_script, tmp_path, ends, code, said):
+    (tmp_path / "programs").mkdir()
+    python = tmp_path / "programs" / "python"
+    python.write_text(f"#!/bin/sh\nulimit -c 0\n{ends}\n")
+    python.chmod(0o755)
+    done = write_script(SCRIPT + f"PATH={tmp_path}/programs:$PATH\npython steps/toy.py\necho lives on\n")()
+    assert done.returncode == code and "lives on" not in done.stdout
+    assert f"toy.py {said}" in done.stderr if said else "ended by" not in done.stderr, done.stderr

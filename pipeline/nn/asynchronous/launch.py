@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from pipeline.base import errors, log
 from pipeline.base.errors import ConfigError, PipelineError
+from pipeline.base.limits import how_ended
 from pipeline.nn.asynchronous.job import Job
 from pipeline.nn.asynchronous.nodes import NOTHING
 from pipeline.nn.asynchronous.options import AsyncTraining
@@ -183,8 +184,8 @@ class _Fleet:
             for member in self.members:
                 if not member.process.is_alive() and not member.done:
                     raise member.error or PipelineError(
-                        f"{member.member.name} ended before the training had begun, exit code "
-                        f"{member.process.exitcode}; see {self.out / 'log'}"
+                        f"{member.member.name} {how_ended(member.process.exitcode)}, before the training had begun; "
+                        f"see {self.out / 'log'}"
                     )
         agreed = self.node.agree(self.job.training, [ports[number] for number in sorted(ports)])
         if not agreed:
@@ -201,7 +202,7 @@ class _Fleet:
             dead = [m for m in servers if not m.done and not m.process.is_alive()]
             for member in sorted(dead, key=lambda m: m.error is not None):  # one that was killed is the cause of errors
                 raise member.error or ServerLostError(
-                    f"{member.member.name} is lost, exit code {member.process.exitcode}"
+                    f"{member.member.name} is lost: it {how_ended(member.process.exitcode)}"
                 )
             if servers and servers[0].done:
                 self._let_end(servers[0].result["lost"])
@@ -227,7 +228,7 @@ class _Fleet:
             time.sleep(0.5)
             if not all(s.process.is_alive() for s in servers):
                 return
-        why = str(member.error) if member.error else f"exit code {member.process.exitcode}"
+        why = str(member.error) if member.error else f"it {how_ended(member.process.exitcode)}"
         if not servers:
             logger.warning("%s is lost: %s", member.member.name, why)
             return
