@@ -33,7 +33,10 @@ more than 1 GiB, or an error that does not say where.
 - `step options` calls every step with one option that makes no sense; its inputs are empty.
 - Input number i of a format is a function of the seed: `--findings DIR` keeps the damaged files, `--replay` reads one
   again.
-- What stands in data is never run: `tests/test_nothing_runs.py`.
+- What stands in data is never run, fetched or unpacked elsewhere: `tests/test_nothing_runs.py`. A recording of type
+  `url`, which lhotse would fetch, is refused by every step, and no option allows it: stamps know audio by the content
+  of files, and a server may give other bytes tomorrow; who wants it fetches it first. Commands in Kaldi's `wav.scp` run
+  with `fullsum import --allow-commands` alone, without a shell, and become files; those in manifests never do.
 
 The tests read 2,000 inputs (`tests/fuzz`).
 """

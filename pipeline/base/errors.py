@@ -16,10 +16,12 @@ _OUT_OF_MEMORY = re.compile(
     r"DefaultCPUAllocator: can't allocate memory|CUDA out of memory|can't start new thread|[Cc]annot allocate memory"
     r"|Can't allocate memory|bad_alloc|bad allocation|failed to map segment"
 )
-# A GPU that is gone, or taken by somebody. Illegal accesses and assertions of kernels are our own mistakes.
+# A GPU that is not there, gone, or taken by somebody. Illegal accesses and assertions of kernels are our own mistakes.
 _NO_GPU = re.compile(
-    r"CUDA error: (uncorrectable|hardware|unspecified launch failure|unknown error|GPU is lost|no CUDA-capable device"
-    r"|all CUDA-capable devices are busy|CUDA-capable device\(s\) is/are busy|the launch timed out|system not yet)"
+    r"No CUDA GPUs are available|Found no NVIDIA driver|not compiled with CUDA|CUDA driver .*is insufficient"
+    r"|CUDA error: (invalid device ordinal|uncorrectable|hardware|unspecified launch failure|unknown error|GPU is lost"
+    r"|no CUDA-capable device|all CUDA-capable devices are busy|CUDA-capable device\(s\) is/are busy"
+    r"|the launch timed out|system not yet)"
 )
 # The user can mend these: a full disk or quota, a place where nothing may be written, a disk that fails, limits.
 _USER_ERRNO = (

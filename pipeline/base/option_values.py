@@ -15,6 +15,10 @@ from pydantic.fields import FieldInfo
 from pipeline.base.errors import ConfigError
 from pipeline.base.files import read_yaml
 
+# Where to compute: torch knows further names, for machines that nothing here was tried on.
+Device = typing.Annotated[str, pydantic.StringConstraints(pattern=r"^(cpu|cuda(:[0-9]{1,2})?)$")]
+DeviceOrAuto = typing.Annotated[str, pydantic.StringConstraints(pattern=r"^(auto|cpu|cuda(:[0-9]{1,2})?)$")]
+
 
 def load_options(cls: type, config_file: Path | None, given: Mapping[str, Any]) -> Any:
     """Returns `cls` with values from its defaults, then a YAML file, then `given`.

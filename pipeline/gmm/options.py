@@ -8,6 +8,7 @@ from pydantic import ConfigDict, Field
 from pydantic.config import JsonDict
 from pydantic.dataclasses import dataclass
 
+from pipeline.base.option_values import Device
 from pipeline.feats.options import cache_field
 
 _CONFIG = ConfigDict(extra="forbid")
@@ -42,7 +43,7 @@ class GmmOptions:
     full_sum: bool = _option(False, "Train by Baum-Welch (sum over all paths) in place of Viterbi.")
     max_failed: float = _option(0.1, "Largest share of utterances that may fail to align.", ge=0.0, le=1.0)
     seed: int = _option(1, "Seed of all random numbers.")
-    device: str = _option("cpu", "cpu or cuda.", json_schema_extra={"stamp": False})
+    device: Device = _option("cpu", "cpu or cuda.", json_schema_extra={"stamp": False})
     cache_mib: int = cache_field()
     jobs: int = _option(
         1,
@@ -89,7 +90,7 @@ class TieOptions(TreeOptions):
         "speaker", "Over what feature means are normalised."
     )
     deltas: int = _option(2, "Order of time derivatives appended to the features.", ge=0, le=3)
-    device: str = _option("cpu", "cpu or cuda.", json_schema_extra={"stamp": False})
+    device: Device = _option("cpu", "cpu or cuda.", json_schema_extra={"stamp": False})
     cache_mib: int = cache_field()
 
 
@@ -187,7 +188,7 @@ class EstimateFmllrOptions(FmllrOptions):
     )
     boost_silence: float = _option(1.0, "Factor on the likelihood of silence when aligning.", gt=0.0)
     max_failed: float = _option(0.1, "Largest share of utterances that may fail to align.", ge=0.0, le=1.0)
-    device: str = _option("cpu", "cpu or cuda.", json_schema_extra={"stamp": False})
+    device: Device = _option("cpu", "cpu or cuda.", json_schema_extra={"stamp": False})
     cache_mib: int = cache_field()
 
 
@@ -202,5 +203,5 @@ class AdaptOptions:
     boost_silence: float = _option(1.0, "Factor on the likelihood of silence when aligning.", gt=0.0)
     beam: float = _option(200.0, "See steps/align.py.", gt=0.0)
     max_failed: float = _option(0.1, "Largest share of utterances that may fail to align.", ge=0.0, le=1.0)
-    device: str = _option("cpu", "cpu or cuda.", json_schema_extra={"stamp": False})
+    device: Device = _option("cpu", "cpu or cuda.", json_schema_extra={"stamp": False})
     cache_mib: int = cache_field()

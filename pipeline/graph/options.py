@@ -9,6 +9,7 @@ from pydantic.config import JsonDict
 from pydantic.dataclasses import dataclass
 
 from pipeline.artifacts.lexicon_formats import LexiconOptions
+from pipeline.base.option_values import Device
 
 _STRICT = ConfigDict(extra="forbid")
 _NO_STAMP: JsonDict = {"stamp": False}
@@ -155,7 +156,7 @@ class DecodeOptions:
         default=0.1, ge=0, le=1, description="Share of utterances without lattice above which the step fails."
     )
     batch_frames: int = Field(default=4000, gt=0, description="Feature frames per batch.", json_schema_extra=_NO_STAMP)
-    device: str = Field(default="cpu", description="cpu or cuda.", json_schema_extra=_NO_STAMP)
+    device: Device = Field(default="cpu", description="cpu or cuda.", json_schema_extra=_NO_STAMP)
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -215,7 +216,7 @@ class RescoreLatticesOptions:
         description="Choose the words by minimum Bayes risk, as steps/decode.py does; includes --confidences.",
     )
     tried: bool = Field(default=False, description="Also write the texts at all weights, for steps/pool_weights.py.")
-    device: str = Field(default="cpu", description="cpu or cuda, for neural models.", json_schema_extra=_NO_STAMP)
+    device: Device = Field(default="cpu", description="cpu or cuda, for neural models.", json_schema_extra=_NO_STAMP)
 
 
 @dataclass(frozen=True, config=_STRICT)

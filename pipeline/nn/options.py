@@ -10,6 +10,7 @@ from pydantic.config import JsonDict
 from pydantic.dataclasses import dataclass
 
 from pipeline.artifacts.features import FeatLoadOptions
+from pipeline.base.option_values import DeviceOrAuto
 from pipeline.feats.options import cache_field
 
 STRICT = ConfigDict(extra="forbid")
@@ -236,7 +237,7 @@ class TrainOptions:
         description="Largest share of utterances that may be left out (too short for their states).",
     )
     seed: int = Field(default=1, ge=0, description="Seed of everything random.")
-    device: str = Field(
+    device: DeviceOrAuto = Field(
         default="auto",
         description="cpu, cuda, cuda:1 ..; auto takes a GPU if there is one.",
         json_schema_extra=NOT_IN_STAMP,

@@ -8,6 +8,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from pipeline.artifacts.features import FeatLoadOptions
+from pipeline.base.option_values import DeviceOrAuto
 from pipeline.feats.options import cache_field
 from pipeline.graph.options import DecodeOptions
 from pipeline.nn.options import IF_SET, NOT_IN_STAMP, STRICT, TrainOptions
@@ -135,7 +136,7 @@ class SequenceOptions:
     time_masks: int = Field(default=0, ge=0, description="SpecAugment: time masks of up to 0.1 s per utterance.")
     feature_masks: int = Field(default=0, ge=0, description="SpecAugment: masks of up to 5 features per utterance.")
     seed: int = Field(default=1, ge=0, description="Seed of everything random.")
-    device: str = Field(
+    device: DeviceOrAuto = Field(
         default="auto",
         description="cpu, cuda, cuda:1 ..; auto takes a GPU if there is one.",
         json_schema_extra=NOT_IN_STAMP,

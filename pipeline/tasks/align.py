@@ -26,6 +26,7 @@ from pipeline.artifacts.tokens import BLANK_ID
 from pipeline.base.errors import ConfigError, DataError
 from pipeline.base.files import atomic_write
 from pipeline.base.log import progress_of
+from pipeline.base.option_values import Device
 from pipeline.parallel.parts import Part
 from pipeline.tasks.model import EmittingModel, Model, OnDemandModel, check_data
 from pipeline.tasks.unknown_speech import with_found
@@ -77,7 +78,7 @@ class AlignOptions:
     batch_frames: int = Field(
         20_000, gt=0, description="Feature frames per batch; bounds the memory.", json_schema_extra={"stamp": False}
     )
-    device: str = Field("cpu", description="cpu or cuda.", json_schema_extra={"stamp": False})
+    device: Device = Field("cpu", description="cpu or cuda.", json_schema_extra={"stamp": False})
 
 
 @plain_dataclass(frozen=True)

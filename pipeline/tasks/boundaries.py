@@ -31,6 +31,7 @@ from pipeline.artifacts.ali_source import Alignment
 from pipeline.artifacts.model_dir import HmmDir, load_hmm
 from pipeline.base.errors import MismatchError
 from pipeline.base.log import progress
+from pipeline.base.option_values import Device
 from pipeline.parallel.parts import Part
 from pipeline.tasks.respacing import Chain, chain_of, frames_of, respaced, starts_of
 
@@ -57,7 +58,7 @@ class BoundaryOptions:
     prior_scale: float | None = Field(None, ge=0, description="Weight of a network's label prior.")
     frame_shift: float = Field(0.0025, gt=0, description="Resolution of the new alignment in seconds.")
     batch_frames: int = Field(20_000, gt=0, description="Feature frames per batch.", json_schema_extra={"stamp": False})
-    device: str = Field("cpu", description="cpu or cuda.", json_schema_extra={"stamp": False})
+    device: Device = Field("cpu", description="cpu or cuda.", json_schema_extra={"stamp": False})
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))

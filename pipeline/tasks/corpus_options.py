@@ -7,6 +7,8 @@ from typing import Literal
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
+from pipeline.base.option_values import Device
+
 Format = Literal["textgrid", "ctm", "json", "supervisions"]
 
 
@@ -33,4 +35,4 @@ class AlignCorpusOptions:
         json_schema_extra={"stamp": "if_set"},
     )
     keep: bool = Field(False, description="Keep features, lang and the alignment set beside the files asked for.")
-    device: str = Field("cpu", description="cpu or cuda.", json_schema_extra={"stamp": False})
+    device: Device = Field("cpu", description="cpu or cuda.", json_schema_extra={"stamp": False})

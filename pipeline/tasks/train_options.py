@@ -6,6 +6,7 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from pipeline.artifacts.lexicon_formats import LexiconOptions
+from pipeline.base.option_values import Device
 from pipeline.tasks.corpus_options import Format
 
 _STRICT = ConfigDict(extra="forbid")
@@ -89,4 +90,4 @@ class TrainAlignerOptions(PronounceOptions):
     )
     format: tuple[Format, ...] = Field(("textgrid", "ctm"), description="What is written, see fullsum align.")
     max_failed: float = Field(0.05, ge=0, le=1, description="Share of utterances that may fail before the step does.")
-    device: str = Field("cpu", description="cpu or cuda.", json_schema_extra={"stamp": False})
+    device: Device = Field("cpu", description="cpu or cuda.", json_schema_extra={"stamp": False})

@@ -11,7 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.base.errors import DataError
+from pipeline.base.errors import ConfigError, DataError
+from steps.__main__ import COMMANDS
+from tests.fuzz import of_options
 from tests.fuzz.campaign import Example, keep, replay, run
 from tests.fuzz.formats import Format, all_formats
 from tests.fuzz.mutations import damaged
@@ -40,6 +42,15 @@ def test_the_examples_are_sound_and_inputs_are_a_function_of_seed_and_number(tmp
     data = b'{"a": [1, 2]}\n'
     assert damaged("x.json", data, random.Random(5)) == damaged("x.json", data, random.Random(5))
     assert len({damaged("x.json", data, random.Random(i)) for i in range(50)}) > 30
+
+
+@pytest.mark.parametrize("step", [step for step in COMMANDS.values() if "--device" in of_options.options(step)])
+def test_a_device_that_nobody_has_is_refused_before_any_work(step, tmp_path):
+    """With sound inputs torch was asked for it, and its answer was taken for a bug."""
+    for name in ("true", "cuda:x", "", "*"):
+        (out := tmp_path / f"out{len(list(tmp_path.iterdir()))}").mkdir()
+        with pytest.raises(ConfigError, match="device"):
+            of_options.call(step, "--device", name, out)
 
 
 def reader(text: str) -> None:

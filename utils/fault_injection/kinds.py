@@ -15,7 +15,7 @@ import shutil
 import signal
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,8 @@ NO_SPACE, IO_ERROR, READ_ONLY = errno.ENOSPC, errno.EIO, errno.EROFS
 MOST_KILLS = 3
 MEMORY = (1, 700)  # MiB, between which a limit is drawn
 DAY = 86400.0
+ODD_MEMORY = 2000  # MiB, which no value of an option may exceed unnoticed
+PATIENCE = 5.0  # seconds of work, beyond what a step takes, after which an odd value is taken for a large one
 
 
 @dataclass
@@ -362,6 +364,38 @@ def copied(campaign: Campaign, rng: random.Random) -> Trial:
     return campaign.finish(trial, step)
 
 
+def odd_option(campaign: Campaign, rng: random.Random) -> Trial:
+    """One option of a step has a value that makes no sense; the inputs are sound. It is refused, or means something."""
+    from steps.__main__ import COMMANDS
+    from tests.fuzz.of_options import VALUES, options
+
+    ours = set(COMMANDS.values())
+    # The file of --log-json may be anywhere.
+    named = {s.name: [n for n in options(s.script) if n != "--log-json"] for s in campaign.steps if s.script in ours}
+    known = [s for s in campaign.steps if s.outputs and s.jobs == 1 and named.get(s.name)]
+    step = rng.choices(known, [1 / (0.5 + s.processor) for s in known])[0]
+    name = rng.choice(named[step.name])
+    value = rng.choice([value for value in VALUES if "\0" not in value])
+    trial = Trial(step.name, f"{name}={value[:40]!r}", faults=1)
+    campaign.box.reset(step)
+    odd = replace(step, argv=[*step.argv, f"{name}={value}"])
+
+    stopped = False
+
+    def stop(computed: float) -> None:  # 99999999 epochs are allowed
+        nonlocal stopped
+        if not stopped and computed > 3 * step.processor + PATIENCE:
+            os.kill(pid, signal.SIGINT)
+            stopped = True
+
+    pid = campaign.box.start(odd, warm.Limits(memory=ODD_MEMORY))
+    ended = warm.wait(pid, campaign.box.output, stop)
+    trial.expect(ended, 0, 2, 130)
+    campaign.look_for_leaks(trial, killed=False)
+    begun = any((campaign.box.tree / f"{output}.tmp").exists() for output in step.outputs)
+    return campaign.finish(trial, step) if begun and ended.code != 0 else trial
+
+
 def _copy(source: Path, target: Path) -> None:
     """As `cp -r` does: what is gone before its turn comes is left out."""
     target.mkdir()
@@ -378,6 +412,6 @@ KINDS: dict[str, Callable[[Campaign, random.Random], Trial]] = {
     for function in (
         *(kill, kill_at_call, torn_write, power_loss, kill_in_parts, terminate, interrupt),
         *(full_disk, io_error, short_writes, read_only, little_memory, few_files),
-        *(clock_jump, together, foreign_stamp, copied),
+        *(clock_jump, together, foreign_stamp, copied, odd_option),
     )
 }

@@ -8,6 +8,8 @@ from pydantic import ConfigDict, Field
 from pydantic.config import JsonDict
 from pydantic.dataclasses import dataclass
 
+from pipeline.base.option_values import Device
+
 _NO_STAMP: JsonDict = {"stamp": False}
 Method = Literal[
     "attention",
@@ -54,7 +56,7 @@ class SearchOptions:
     max_symbols: int = Field(4, ge=1, le=100, description="transducer: most tokens at one encoder frame.")
     nbest: int = Field(0, ge=0, description="Also write lists of the n best word sequences (at most the beam).")
     batch_frames: int = Field(20_000, gt=0, description="Feature frames per batch.", json_schema_extra=_NO_STAMP)
-    device: str = Field("cpu", description="cpu or cuda.", json_schema_extra=_NO_STAMP)
+    device: Device = Field("cpu", description="cpu or cuda.", json_schema_extra=_NO_STAMP)
 
     def __post_init__(self) -> None:
         if any(not 0.0 <= w <= 1.0 for w in self.ctc_weights):
@@ -76,4 +78,4 @@ class NnLmOptions:
     learning_rate: float = Field(3e-3, gt=0, description="Peak learning rate (one cycle).")
     average: int = Field(1, ge=1, description="The final model is the mean of the best so many epochs by dev loss.")
     seed: int = Field(1, ge=0, description="Seed of everything random.")
-    device: str = Field("cpu", description="cpu or cuda.", json_schema_extra=_NO_STAMP)
+    device: Device = Field("cpu", description="cpu or cuda.", json_schema_extra=_NO_STAMP)
