@@ -58,8 +58,9 @@ def load_options(cls: type, config_file: Path | None, given: Mapping[str, Any]) 
             raise ConfigError(f"{flag} is required, on the command line or in the file of --config") from None
         raise said(name, first["msg"].removeprefix("Value error, ")) from None
     for name in fields:
-        if not _finite(getattr(options, name)):
-            raise said(name, "needs a finite number")
+        problem = _problem(getattr(options, name))
+        if problem is not None:
+            raise said(name, problem)
     return options
 
 
@@ -91,10 +92,13 @@ def extra_of(field: FieldInfo) -> Mapping[str, Any]:
     return field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
 
 
-def _finite(value: Any) -> bool:
-    """Whether there is no NaN and no infinity in a value: neither is a setting, and stamps cannot hold them."""
-    if isinstance(value, float):
-        return math.isfinite(value)
-    if isinstance(value, Mapping):
-        return all(map(_finite, value.values()))
-    return not isinstance(value, (tuple, list)) or all(map(_finite, value))
+def _problem(value: Any) -> str | None:
+    """What speaks against the numbers of a value: no setting is NaN or infinite, which stamps cannot hold, and compiled
+    loops count to 64 bits.
+    """
+    if isinstance(value, float) and not math.isfinite(value):
+        return "needs a finite number"
+    if isinstance(value, int) and not -(1 << 63) <= value < 1 << 63:
+        return "needs a number of at most 64 bits"
+    parts = value.values() if isinstance(value, Mapping) else value if isinstance(value, (tuple, list)) else ()
+    return next(filter(None, map(_problem, parts)), None)

@@ -104,6 +104,8 @@ def test_values(args, field, value):
         (["--required", "x", "--dims", "1,b"], ["--dims", "integer"]),
         (["--required", "x", "--window", "1"], ["--window"]),
         (["--required", "x", "--unknown", "1"], ["No such option"]),
+        (["--required", "x", "--count", "9" * 20], ["--count", "64 bits"]),
+        (["--required", "x", "--dims", f"1,-{'9' * 20}"], ["--dims", "64 bits"]),
         *(
             (["--required", "x", flag, value], [flag, "finite"])
             for flag, values in (("--scale", "{}"), ("--window", "1,{}"))
