@@ -86,7 +86,7 @@ def preparation(
         holds: about the folder that --corpus-root names.
     """
 
-    @click.command(help=text)
+    @cli.command(help=text)
     @click.argument("out", type=click.Path(path_type=Path))
     @click.option("--corpus-root", type=click.Path(path_type=Path), help=holds)
     @cli.options(options)

@@ -11,7 +11,7 @@ from pipeline.base import cli
 from pipeline.tasks.train_options import HoldOutOptions
 
 
-@click.command()
+@cli.command()
 @click.argument("data", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.argument("text", type=click.Path(exists=True, path_type=Path))
 @click.argument("lexicon", type=click.Path(exists=True, dir_okay=False, path_type=Path))

@@ -18,7 +18,7 @@ from pipeline.base.errors import DataError
 _WORD = re.compile(r"[a-z']*[a-z][a-z']*")
 
 
-@click.command(help=__doc__)
+@cli.command(help=__doc__)
 @click.argument("out", type=click.Path(path_type=Path))
 @cli.step_options
 def main(out: Path, overwrite: bool) -> None:

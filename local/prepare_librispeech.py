@@ -57,7 +57,7 @@ class LibriSpeechOptions:
     num_jobs: int = Field(2, ge=1, description="Threads.", json_schema_extra={"stamp": False})
 
 
-@click.command(help=__doc__)
+@cli.command(help=__doc__)
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option(
     "--corpus-root", type=click.Path(path_type=Path), help="Folder with the parts, or with LibriSpeech/ that has them."

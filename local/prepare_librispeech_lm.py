@@ -22,7 +22,7 @@ FILES = {
 }
 
 
-@click.command(help=__doc__)
+@cli.command(help=__doc__)
 @click.argument("what", type=click.Choice(list(FILES)))
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option("--lm-root", type=click.Path(path_type=Path), required=True, help="Folder with the files of OpenSLR 11.")

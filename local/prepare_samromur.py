@@ -23,7 +23,7 @@ PARTS = ("train", "dev", "test")
 COLUMNS = ("id", "speaker_id", "filename", "sentence_norm", "status")
 
 
-@click.command(help=__doc__)
+@cli.command(help=__doc__)
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option("--corpus-root", type=click.Path(path_type=Path), help="Folder with metadata.tsv.")
 @cli.step_options

@@ -32,7 +32,7 @@ LAYOUT = "TRAIN/DR1/SPEAKER/*.WAV with .PHN and .WRD beside them, and TEST/ like
 PUBLISHED = {"train": 3696, "dev": 400, "test": 192}  # utterances without SA sentences
 
 
-@click.command(help=__doc__)
+@cli.command(help=__doc__)
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option(
     "--corpus-root", type=click.Path(path_type=Path), help="Folder with TRAIN/ and TEST/, or with the sample."

@@ -27,7 +27,7 @@ SPEAKER = "global"
 _NAME = re.compile(r"[01](_[01]){7}")
 
 
-@click.command(help=__doc__)
+@cli.command(help=__doc__)
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option("--corpus-root", type=click.Path(path_type=Path), help="Folder with the .wav files.")
 @cli.step_options

@@ -11,7 +11,7 @@ from pipeline.base import cli
 from pipeline.gmm.options import AdaptOptions
 
 
-@click.command()
+@cli.command()
 @click.argument("model")
 @click.argument("corpus", type=click.Path(exists=True, path_type=Path))
 @click.argument("out", type=click.Path(path_type=Path))

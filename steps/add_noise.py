@@ -12,7 +12,7 @@ from pipeline.base import cli
 from pipeline.feats.options import NoiseOptions
 
 
-@click.command(help=__doc__)
+@cli.command(help=__doc__)
 @click.argument("data_in", type=click.Path(path_type=Path))
 @click.argument("out", type=click.Path(path_type=Path))
 @cli.options(NoiseOptions)

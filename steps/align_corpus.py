@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pipeline.base.digests import Digests
 
 
-@click.command(context_settings={"show_default": True})
+@cli.command(context_settings={"show_default": True})
 @click.argument("model")
 @click.argument("corpus", type=click.Path(exists=True, path_type=Path))
 @click.argument("out", type=click.Path(path_type=Path))

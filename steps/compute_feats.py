@@ -13,7 +13,7 @@ from pipeline.feats.options import FeatureOptions
 from pipeline.parallel.options import ParallelOptions
 
 
-@click.command(help=__doc__)
+@cli.command(help=__doc__)
 @click.argument("data_in", type=click.Path(path_type=Path))
 @click.argument("out", type=click.Path(path_type=Path))
 @cli.options(FeatureOptions)

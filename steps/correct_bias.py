@@ -13,7 +13,7 @@ from pipeline.tasks.bias import CorrectOptions
 DIR = click.Path(exists=True, file_okay=False, path_type=Path)
 
 
-@click.command(context_settings={"show_default": True})
+@cli.command(context_settings={"show_default": True})
 @click.argument("ali", type=DIR)
 @click.argument("bias", type=DIR)
 @click.argument("data", type=DIR)

@@ -12,7 +12,7 @@ from pipeline.graph.options import DecodeOptions
 from pipeline.parallel.options import ParallelOptions
 
 
-@click.command()
+@cli.command()
 @click.argument("model", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.argument("graph", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.argument("data", type=click.Path(exists=True, file_okay=False, path_type=Path))

@@ -12,7 +12,7 @@ from pipeline.graph.options import AliScoreOptions
 from pipeline.tasks.bias import BiasOptions
 
 
-@click.command(context_settings={"show_default": True})
+@cli.command(context_settings={"show_default": True})
 @click.argument("ali", type=click.Path(exists=True, path_type=Path))
 @click.argument("reference", type=click.Path(exists=True, path_type=Path))
 @click.argument("out", type=click.Path(path_type=Path))

@@ -12,7 +12,7 @@ from pipeline.gmm.options import EstimateFmllrOptions
 from pipeline.parallel.options import ParallelOptions
 
 
-@click.command()
+@cli.command()
 @click.argument("data", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.argument("lang", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.argument("model", type=click.Path(exists=True, file_okay=False, path_type=Path))

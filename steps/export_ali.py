@@ -12,7 +12,7 @@ from pipeline.base import cli
 from pipeline.graph.options import ExportOptions
 
 
-@click.command()
+@cli.command()
 @click.argument("ali", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option(

@@ -11,7 +11,7 @@ import click
 from pipeline.base import cli
 
 
-@click.command()
+@cli.command()
 @click.argument("model", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.argument("tokens", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.argument("lang", type=click.Path(exists=True, file_okay=False, path_type=Path))

@@ -11,7 +11,7 @@ from pipeline.base import cli
 from pipeline.feats.options import SharOptions
 
 
-@click.command()
+@cli.command()
 @click.argument("data", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.argument("out", type=click.Path(path_type=Path))
 @cli.options(SharOptions)

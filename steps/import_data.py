@@ -11,7 +11,7 @@ from pipeline.base import cli
 from pipeline.corpora.options import ImportOptions
 
 
-@click.command()
+@cli.command()
 @click.argument("source", type=click.Path(exists=True, path_type=Path))
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option(

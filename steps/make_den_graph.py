@@ -11,7 +11,7 @@ from pipeline.base import cli
 from pipeline.nn.sequence_options import PhoneLmOptions
 
 
-@click.command()
+@cli.command()
 @click.argument("data", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.argument("lang", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.argument("model", type=click.Path(exists=True, file_okay=False, path_type=Path))

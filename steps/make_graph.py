@@ -10,7 +10,7 @@ import click
 from pipeline.base import cli
 
 
-@click.command()
+@cli.command()
 @click.argument("lang", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.argument("lm", type=click.Path(exists=True, path_type=Path))
 @click.argument("model", type=click.Path(exists=True, file_okay=False, path_type=Path))

@@ -11,7 +11,7 @@ from pipeline.base import cli
 from pipeline.graph.options import LangOptions
 
 
-@click.command()
+@cli.command()
 @click.argument("lexicon", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option(

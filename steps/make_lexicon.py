@@ -11,7 +11,7 @@ from pipeline.artifacts.lexicon_formats import LexiconOptions
 from pipeline.base import cli
 
 
-@click.command()
+@cli.command()
 @click.argument("lexicon", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.argument("g2p", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.argument("texts", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))

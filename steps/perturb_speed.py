@@ -21,7 +21,7 @@ class SpeedOptions:
     factors: tuple[float, ...] = Field((0.9, 1.0, 1.1), description="Speeds; 1.0 keeps an utterance as it is.")
 
 
-@click.command(help=__doc__)
+@cli.command(help=__doc__)
 @click.argument("data_in", type=click.Path(path_type=Path))
 @click.argument("out", type=click.Path(path_type=Path))
 @cli.options(SpeedOptions)

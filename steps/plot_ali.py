@@ -13,7 +13,7 @@ from pipeline.base import cli
 DIRECTORY = click.Path(exists=True, file_okay=False, path_type=Path)
 
 
-@click.command()
+@cli.command()
 @click.argument("data", type=DIRECTORY)
 @click.argument("out", type=click.Path(path_type=Path))
 @click.argument("alis", nargs=-1, required=True, type=DIRECTORY, metavar="ALI...")

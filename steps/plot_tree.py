@@ -10,7 +10,7 @@ import click
 from pipeline.base import cli
 
 
-@click.command()
+@cli.command()
 @click.argument("model", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.argument("out", required=False, type=click.Path(dir_okay=False, path_type=Path))
 @click.option("--phone", help="Only the roots of this phone.")

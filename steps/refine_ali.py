@@ -14,7 +14,7 @@ from pipeline.tasks.boundaries import BoundaryOptions
 DIR = click.Path(exists=True, file_okay=False, path_type=Path)
 
 
-@click.command(context_settings={"show_default": True})
+@cli.command(context_settings={"show_default": True})
 @click.argument("ali", type=DIR)
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option(

@@ -14,7 +14,7 @@ from pipeline.experiments.html.options import ReportOptions
 DIRECTORY = click.Path(exists=True, file_okay=False, path_type=Path)
 
 
-@click.command()
+@cli.command()
 @click.argument("exp", type=DIRECTORY)
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option(

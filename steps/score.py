@@ -10,7 +10,7 @@ import click
 from pipeline.base import cli
 
 
-@click.command()
+@cli.command()
 @click.argument("decoded", type=click.Path(exists=True, path_type=Path))
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option(

@@ -11,7 +11,7 @@ from pipeline.base import cli
 from pipeline.graph.options import AliScoreOptions
 
 
-@click.command()
+@cli.command()
 @click.argument("ali", type=click.Path(exists=True, path_type=Path))
 @click.argument("reference", type=click.Path(exists=True, path_type=Path))
 @click.argument("out", type=click.Path(path_type=Path))

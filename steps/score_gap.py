@@ -12,7 +12,7 @@ from pipeline.base import cli
 DECODED = click.Path(exists=True, file_okay=False, path_type=Path)
 
 
-@click.command()
+@cli.command()
 @click.argument("first", type=DECODED)
 @click.argument("best", type=DECODED)
 @click.argument("decoded", type=DECODED)

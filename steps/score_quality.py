@@ -12,7 +12,7 @@ from pipeline.base import cli
 DIR = click.Path(exists=True, file_okay=False, path_type=Path)
 
 
-@click.command()
+@cli.command()
 @click.argument("ali", type=DIR)
 @click.argument("data", type=DIR)
 @click.argument("model", type=DIR)

@@ -11,7 +11,7 @@ from pipeline.base import cli
 from pipeline.graph.options import ScoreStmOptions
 
 
-@click.command()
+@cli.command()
 @click.argument("decoded", type=click.Path(exists=True, path_type=Path))
 @click.argument("stm", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.argument("out", type=click.Path(path_type=Path))

@@ -10,7 +10,7 @@ import click
 from pipeline.base import cli
 
 
-@click.command()
+@cli.command()
 @click.argument("out", type=click.Path(path_type=Path))
 @click.argument("made", type=click.Path(exists=True, file_okay=False, path_type=Path), nargs=-1, required=True)
 @click.option("--id", "row_id", default="chain", show_default=True, help="Id of the row for the tables of results.")

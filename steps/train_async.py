@@ -13,7 +13,7 @@ from pipeline.nn.asynchronous.nodes import place_of
 from pipeline.nn.asynchronous.options import AsyncViterbiOptions
 
 
-@click.command()
+@cli.command()
 @click.argument("data", type=click.Path(path_type=Path))
 @click.argument("lang", type=click.Path(path_type=Path))
 @click.argument("ali", type=click.Path(path_type=Path))

@@ -12,7 +12,7 @@ from pipeline.e2e.options import TrainEndToEndOptions
 from pipeline.nn.together import run_step
 
 
-@click.command()
+@cli.command()
 @click.argument("data", type=click.Path(path_type=Path))
 @click.argument("tokens", type=click.Path(path_type=Path))
 @click.argument("out", type=click.Path(path_type=Path))

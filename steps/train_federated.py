@@ -11,7 +11,7 @@ from pipeline.base import cli
 from pipeline.nn.federated_options import FederatedOptions
 
 
-@click.command()
+@cli.command()
 @click.argument("data", type=click.Path(path_type=Path))
 @click.argument("lang", type=click.Path(path_type=Path))
 @click.argument("ali", type=click.Path(path_type=Path))

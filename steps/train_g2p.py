@@ -11,7 +11,7 @@ from pipeline.base import cli
 from pipeline.g2p.options import G2pOptions
 
 
-@click.command()
+@cli.command()
 @click.argument("lexicon", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.argument("out", type=click.Path(path_type=Path))
 @cli.options(G2pOptions)

@@ -11,7 +11,7 @@ from pipeline.base import cli
 from pipeline.graph.options import LmOptions
 
 
-@click.command()
+@cli.command()
 @click.argument("text", type=click.Path(exists=True, path_type=Path))
 @click.argument("lang", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.argument("out", type=click.Path(path_type=Path))

@@ -12,7 +12,7 @@ from pipeline.gmm.options import SatOptions
 from pipeline.nn.together import run_step
 
 
-@click.command()
+@cli.command()
 @click.argument("data", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.argument("lang", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.argument("ali", type=click.Path(exists=True, file_okay=False, path_type=Path))

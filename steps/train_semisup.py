@@ -12,7 +12,7 @@ from pipeline.nn.together import run_step
 from pipeline.semisup.options import SemiSupervisedOptions, Sources
 
 
-@click.command()
+@cli.command()
 @click.argument("labelled", type=click.Path(path_type=Path))
 @click.argument("unlabelled", type=click.Path(path_type=Path))
 @click.argument("model", type=click.Path(path_type=Path))

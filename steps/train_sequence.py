@@ -12,7 +12,7 @@ from pipeline.nn.sequence_options import SequenceOptions
 from pipeline.nn.together import run_step
 
 
-@click.command()
+@cli.command()
 @click.argument("data", type=click.Path(path_type=Path))
 @click.argument("lang", type=click.Path(path_type=Path))
 @click.argument("model", type=click.Path(path_type=Path))

@@ -15,7 +15,7 @@ from pipeline.nn.asynchronous.nodes import place_of
 from pipeline.nn.asynchronous.options import AsyncSequenceOptions
 
 
-@click.command()
+@cli.command()
 @click.argument("data", type=click.Path(path_type=Path))
 @click.argument("lang", type=click.Path(path_type=Path))
 @click.argument("model", type=click.Path(path_type=Path))

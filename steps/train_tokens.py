@@ -11,7 +11,7 @@ from pipeline.artifacts.tokens import TokenOptions
 from pipeline.base import cli
 
 
-@click.command()
+@cli.command()
 @click.argument("text", type=click.Path(exists=True, path_type=Path))
 @click.argument("out", type=click.Path(path_type=Path))
 @cli.options(TokenOptions)

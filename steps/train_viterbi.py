@@ -12,7 +12,7 @@ from pipeline.nn.options import ViterbiOptions
 from pipeline.nn.together import run_step
 
 
-@click.command()
+@cli.command()
 @click.argument("data", type=click.Path(path_type=Path))
 @click.argument("lang", type=click.Path(path_type=Path))
 @click.argument("ali", type=click.Path(path_type=Path))

@@ -12,7 +12,7 @@ from pipeline.base import cli
 from pipeline.corpora.options import ValidateOptions
 
 
-@click.command()
+@cli.command()
 @click.argument("corpus", type=click.Path(exists=True, path_type=Path))
 @click.argument("model", required=False)
 @click.option(

@@ -17,7 +17,7 @@ from pipeline.experiments.table_report import verdicts
 ROOT = Path(__file__).resolve().parent.parent
 
 
-@click.command()
+@cli.command()
 @click.argument("out", type=click.Path(path_type=Path), default=ROOT / "docs" / "claims.md")
 @click.option(
     "--papers", type=click.Path(path_type=Path), default=ROOT / "docs" / "papers.yaml", help="What they claim."

@@ -17,14 +17,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import IO
 
-import click
-
 from pipeline.base import cli
 
 logger = logging.getLogger("pipeline")
 
 
-@click.command(help=__doc__)
+@cli.command(help=__doc__)
 @cli.log_options
 def main() -> None:
     """Serves until the end of stdin."""

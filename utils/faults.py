@@ -25,7 +25,7 @@ AGAIN = "again.jsonl"
 PAGE = ROOT / "docs" / "reliability.md"
 
 
-@click.command()
+@cli.command()
 @click.argument("directory", type=click.Path(path_type=Path))
 @click.option("--kind", "kinds", multiple=True, type=click.Choice(list(KINDS)), help="Of faults; may be repeated.")
 @click.option("--count", default=20, show_default=True, help="Trials of each kind.")

@@ -12,7 +12,7 @@ from pipeline.base import cli
 from pipeline.experiments.table_report import write_results
 
 
-@click.command()
+@cli.command()
 @click.argument("recipe", type=click.Path(path_type=Path))
 @click.option("--title", default=None, help="Heading of RESULTS.md; the name of the directory when not given.")
 @click.option("--edited", is_flag=True, help="Take rows too that were made by code with uncommitted changes.")

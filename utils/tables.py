@@ -15,7 +15,7 @@ from pipeline.experiments.table_report import write_results
 from pipeline.experiments.tables import load_tables, run_table
 
 
-@click.command()
+@cli.command()
 @click.argument("recipe", type=click.Path(path_type=Path))
 @click.argument("names", nargs=-1)
 @click.option("--parallel", type=click.IntRange(1), default=os.cpu_count(), show_default=True, help="Cells at a time.")

@@ -10,7 +10,7 @@ import click
 from pipeline.base import cli
 
 
-@click.command(help=__doc__)
+@cli.command(help=__doc__)
 @click.argument("data_dirs", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="DIR...")
 @click.option(
     "--decode", is_flag=True, help="Decode all audio to its end instead of reading headers and the last samples."

@@ -10,7 +10,7 @@ import click
 from pipeline.base import cli
 
 
-@click.command(help=__doc__)
+@cli.command(help=__doc__)
 @click.argument("lang_dirs", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="DIR...")
 @click.option(
     "--text", type=click.Path(path_type=Path), help="Text or data directory: all its words must be in the lang."

@@ -10,7 +10,7 @@ import click
 from pipeline.base import cli
 
 
-@click.command(help=__doc__)
+@cli.command(help=__doc__)
 @click.argument("models", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="FILE_OR_DIR...")
 @click.option("--lang", type=click.Path(path_type=Path), help="Lang directory: at least one word must be in common.")
 @click.option("--text", type=click.Path(path_type=Path), help="Text or data directory whose perplexity is shown.")

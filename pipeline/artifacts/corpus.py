@@ -30,7 +30,7 @@ from pipeline.artifacts.cut_checks import (
 )
 from pipeline.artifacts.cut_spool import CutSpool
 from pipeline.artifacts.shar import is_shar, shard_files
-from pipeline.base.errors import DataError
+from pipeline.base.errors import DataError, PipelineError
 from pipeline.base.files import write_jsonl
 
 if TYPE_CHECKING:
@@ -153,15 +153,20 @@ def store_audio(
         rate: in Hz.
         path: where to write; the file appears when it is complete.
         final_path: where the file will stand, for the manifest.
+    Raises:
+        PipelineError: the file cannot be written; libsndfile does not say why.
     """
     import numpy as np
     import soundfile
 
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
-    with soundfile.SoundFile(str(partial), "w", rate, 1, "PCM_16", format="FLAC") as file:
-        for block in [samples] if isinstance(samples, np.ndarray) else samples:
-            file.write(block)
+    try:
+        with soundfile.SoundFile(str(partial), "w", rate, 1, "PCM_16", format="FLAC") as file:
+            for block in [samples] if isinstance(samples, np.ndarray) else samples:
+                file.write(block)
+    except soundfile.LibsndfileError as err:
+        raise PipelineError(f"{path}: cannot be written ({err}); is the disk full, or does it fail?") from None
     partial.rename(path)
     recording = audio_recording(utt_id, path)
     recording.sources[0].source = str(final_path.resolve())

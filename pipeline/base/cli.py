@@ -2,7 +2,7 @@
 
 The only module of the package that knows of click, of the command line and of exit codes. A step looks like this::
 
-    @click.command()
+    @cli.command()
     @click.argument("data", type=click.Path(path_type=Path))
     @click.argument("out", type=click.Path(path_type=Path))
     @cli.options(MonoOptions)
@@ -12,8 +12,7 @@ The only module of the package that knows of click, of the command line and of e
         def action(tmp):
             from pipeline.gmm.train import train_mono  # heavy imports only when there is work to do
             ...
-        cli.run_step(out, inputs={"data": data}, options=config, action=action, overwrite=overwrite,
-                     command="train_mono")
+        cli.run_step(out, {"data": data}, config, action, overwrite, command="train_mono")
 """
 
 from __future__ import annotations
@@ -86,6 +85,23 @@ def environment(threads: int, own: bool = True) -> dict[str, str]:
     limits = {f"{of}_NUM_THREADS": number for of in ("OMP", "MKL", "OPENBLAS", "NUMBA")}
     found = {**limits, "PYTHONPATH": f"{ROOT}{os.pathsep}{path}" if path else str(ROOT)}
     return {**os.environ, **found} if own else found
+
+
+class _Command(click.Command):
+    """Ctrl-C ends it as ``main_guard`` says, also before that is reached; click's own say "Aborted!" and end with 1."""
+
+    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
+        with _interrupts():
+            return super().make_context(*args, **kwargs)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        with _interrupts():
+            return super().invoke(ctx)
+
+
+def command(**attributes: Any) -> Callable[[_Function], click.Command]:
+    """Decorator: ``click.command`` for all commands of this project."""
+    return click.command(cls=_Command, **attributes)
 
 
 def options(cls: type, name: str = "config") -> Callable[[_Function], _Function]:
@@ -282,12 +298,11 @@ def main_guard(out: Path | None = None) -> Iterator[None]:
     before = threading.excepthook
     threading.excepthook = functools.partial(_in_thread, before)
     try:
-        yield
+        with _interrupts():
+            yield
     except PipelineError as err:
         logger.debug("traceback", exc_info=True)
         _fail(f"{err}", 2)
-    except KeyboardInterrupt:
-        _fail("interrupted; the same command resumes the work", 130)
     except Exception as err:
         message = of_environment(err, out)
         if message is None:
@@ -298,6 +313,15 @@ def main_guard(out: Path | None = None) -> Iterator[None]:
         _fail(message, 2)
     finally:
         threading.excepthook = before
+
+
+@contextlib.contextmanager
+def _interrupts() -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        log.setup_default()
+        _fail("interrupted; the same command resumes the work", 130)
 
 
 def _in_thread(otherwise: Callable[[threading.ExceptHookArgs], Any], args: threading.ExceptHookArgs) -> None:

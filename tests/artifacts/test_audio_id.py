@@ -13,6 +13,7 @@ import pytest
 from pipeline.artifacts.audio_id import audio_files, audio_id
 from pipeline.artifacts.corpus import save_data_dir, store_audio, utterance
 from pipeline.base.digests import Digests
+from pipeline.base.errors import PipelineError
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -66,3 +67,12 @@ def test_steps_notice_replaced_audio(tmp_path, data, step):
     (tmp_path / "audio" / "u2.flac").unlink()
     done = run("--overwrite")
     assert done.returncode == 2 and "u2.flac" in done.stderr
+
+
+def test_audio_that_cannot_be_written(tmp_path):
+    """libsndfile tells of a full or failing disk by an error of its own, which says nothing of it."""
+    (tmp_path / "a.flac.partial").symlink_to("/dev/full")
+    samples = np.random.default_rng(1).integers(-3000, 3000, 1 << 18).astype(np.int16)
+    with pytest.raises(PipelineError, match="a.flac: cannot be written"):
+        store_audio("a", samples, 8000, tmp_path / "a.flac", tmp_path / "a.flac")
+    assert not (tmp_path / "a.flac").exists()

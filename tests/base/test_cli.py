@@ -129,6 +129,27 @@ def test_file_is_between_defaults_and_command_line(tmp_path):
     assert options == Options("y", **expected)
 
 
+def test_ctrl_c_while_options_are_read(caplog):
+    """click's own commands end with 1."""
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    @cli.command()
+    @click.option("--slow", callback=interrupted)
+    def parsing(slow):
+        pass
+
+    @cli.command()
+    def before_the_guard():
+        interrupted()
+
+    for main in (parsing, before_the_guard):
+        result = CliRunner().invoke(main, [])
+        assert result.exit_code == 130 and "Aborted" not in result.output
+        assert caplog.messages.pop() == "interrupted; the same command resumes the work"
+
+
 def test_none_on_the_command_line_beats_the_file(tmp_path):
     config = tmp_path / "a.yaml"
     config.write_text("required: y\nscale: 3\n")

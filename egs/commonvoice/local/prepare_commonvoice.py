@@ -35,7 +35,7 @@ COLUMNS = ("client_id", "path", "sentence", "locale")
 LAYOUT = "train.tsv, dev.tsv, test.tsv and clips/ of one language, as cv-corpus-17.0-2024-03-15/ro"
 
 
-@click.command(help=__doc__)
+@cli.command(help=__doc__)
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option("--corpus-root", type=click.Path(path_type=Path), help="Folder of the language, or one above it.")
 @cli.options(ImportOptions)

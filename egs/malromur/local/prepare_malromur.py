@@ -33,7 +33,7 @@ SUFFIXES = (".wav", ".flac")
 LAYOUT = "info.txt and correct/*.wav"
 
 
-@click.command(help=__doc__)
+@cli.command(help=__doc__)
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option("--corpus-root", type=click.Path(path_type=Path), help="Folder with info.txt and correct/.")
 @cli.step_options

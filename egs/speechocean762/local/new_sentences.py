@@ -12,7 +12,7 @@ import click
 from pipeline.base import cli
 
 
-@click.command(help=__doc__)
+@cli.command(help=__doc__)
 @click.argument("decoded", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.argument("texts", nargs=-1, required=True, type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.argument("out", type=click.Path(path_type=Path))

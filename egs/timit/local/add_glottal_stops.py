@@ -20,7 +20,7 @@ VOWELS = frozenset("aa ae ah ao aw ax ay eh el em en er ey ih ix iy ow oy uh uw"
 GLOTTAL_STOP = "q"
 
 
-@click.command(help=__doc__)
+@cli.command(help=__doc__)
 @click.argument("lexicon", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.argument("out", type=click.Path(path_type=Path))
 @cli.step_options

@@ -20,7 +20,7 @@ from pipeline.base.files import atomic_write
 PARTS = ("train", "dev", "test")
 
 
-@click.command(help=__doc__)
+@cli.command(help=__doc__)
 @click.argument("data", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.argument("out", type=click.Path(path_type=Path))
 @cli.step_options

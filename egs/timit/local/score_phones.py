@@ -19,7 +19,7 @@ from timit_labels import SCORED, SILENCE
 from pipeline.base import cli
 
 
-@click.command(help=__doc__)
+@cli.command(help=__doc__)
 @click.argument("decoded", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option("--id", "row_id", required=True, help="Id of the row for the tables of results.")

@@ -11,7 +11,7 @@ from pipeline.base import cli
 from pipeline.synth.options import TinyOptions
 
 
-@click.command(help=__doc__)
+@cli.command(help=__doc__)
 @click.argument("out", type=click.Path(path_type=Path))
 @cli.options(TinyOptions)
 @cli.step_options

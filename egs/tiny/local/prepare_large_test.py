@@ -12,7 +12,7 @@ from pipeline.base import cli
 from pipeline.synth.options import LargeTestOptions
 
 
-@click.command(help=__doc__)
+@cli.command(help=__doc__)
 @click.argument("corpus", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.argument("out", type=click.Path(path_type=Path))
 @cli.options(LargeTestOptions)
