@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
-"""What weak supervision costs: whole training steps of end-to-end models with and without a frame cross-entropy at a
-layer, with one label for each frame or the occupancies of several, as they are read from an alignment.
+"""What further losses of end-to-end models cost: whole training steps with and without a frame cross-entropy at a layer
+(weak supervision), with one label for each frame or the occupancies of several, and steps of the self-supervised loss
+in place of the supervised one.
 
 All run in one process, turn by turn, on the same batch. The clock is the processor time of one thread, so that other
-programs do not count. The target is at most 10 % more time; nothing is added to decoding, since the exported model has
-no such output.
+programs do not count. The target is at most 10 % more time for weak supervision, 15 % for the others; nothing is added
+to decoding, since the exported model has no such outputs.
 """
 
 from __future__ import annotations
@@ -13,10 +14,17 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+    from pipeline.feats.dataset import Batch
 
 NETWORKS = {
     "CTC, tdnn 128 x 6": dict(model="ctc", encoder="tdnn", dim=128, layers=6),
@@ -33,8 +41,9 @@ FEATURES = 80
 def steps_of(
     shape: dict, num: int, seconds: float, labels: int, vocab: int, subsampling: int
 ) -> dict[str, Callable[[], None]]:
-    """Training steps without the optimizer, by "without" and "with" a cross-entropy of `labels` classes at the middle
-    layer, and with that of "soft" labels, of five states each.
+    """Training steps without the optimizer: "without" further losses, with "frames" (a cross-entropy of `labels`
+    classes at the middle layer) or "soft" ones (of five states each), and of "contrast" (masked contrastive
+    prediction).
     """
     import numpy as np
     import torch
@@ -42,6 +51,7 @@ def steps_of(
     from pipeline.artifacts.posteriors import Posteriors
     from pipeline.e2e.auxiliary import Auxiliary, ModelWithAuxHeads
     from pipeline.e2e.criterion import EndToEndLoss
+    from pipeline.e2e.in_turns import InTurns
     from pipeline.e2e.labels import AuxTargets
     from pipeline.e2e.model import EndToEnd
     from pipeline.e2e.options import TrainEndToEndOptions
@@ -58,23 +68,44 @@ def steps_of(
         found = Posteriors(frame, pdf, np.full(len(pdf), 0.2, np.float32))
         return found.by_label(-(-frames // subsampling), subsampling, labels)
 
-    middle = (shape["layers"] // 2,)
+    middle = shape["layers"] // 2
+    variants: dict[str, dict] = {
+        "without": {},
+        "frames": dict(aux_layers=(middle,)),
+        "soft": dict(aux_layers=(middle,), aux_soft=True),
+        "contrast": dict(self_supervised="contrast", self_share=1.0),
+    }
     runs = {}
-    for name, layers in (("without", ()), ("with", middle), ("soft", middle)):
+    for name, more in variants.items():
         torch.manual_seed(0)
-        options = TrainEndToEndOptions(subsampling=subsampling, aux_layers=layers, **shape)
+        options = TrainEndToEndOptions(subsampling=subsampling, **shape, **more)
         model = EndToEnd(FEATURES, vocab, options)
-        hard = [rng.integers(0, labels, frames // subsampling) for _ in range(num)]
-        frame = {layer: Lazy(num, occupancies) if name == "soft" else hard for layer in layers}
+        aux = None
+        if options.aux_layers:
+            hard = [rng.integers(0, labels, frames // subsampling) for _ in range(num)]
+            frame = {middle: Lazy(num, occupancies) if name == "soft" else hard}
+            aux = AuxTargets(labels, 0, frame, [], [])
         with_heads = ModelWithAuxHeads(model, Auxiliary(model, labels, 0, options)).train()
-        criterion = EndToEndLoss(targets, options, AuxTargets(labels, 0, frame, [], []) if layers else None)
+        criterion: EndToEndLoss | InTurns = EndToEndLoss(targets, options, aux)
+        if name == "contrast":
+            criterion = InTurns(criterion, InMemory(batch), num, options, 0.01)
 
-        def run(with_heads: ModelWithAuxHeads = with_heads, criterion: EndToEndLoss = criterion) -> None:
+        def run(with_heads: ModelWithAuxHeads = with_heads, criterion: EndToEndLoss | InTurns = criterion) -> None:
             with_heads.zero_grad(set_to_none=True)
             criterion(with_heads, batch, 0.5).total.backward()
 
         runs[name] = run
     return runs
+
+
+class InMemory:
+    """A data set of which only one batch is asked for."""
+
+    def __init__(self, whole: Batch) -> None:
+        self.whole = whole
+
+    def batch(self, indices: np.ndarray, device: torch.device) -> Batch:
+        return self.whole
 
 
 @click.command()
@@ -87,9 +118,7 @@ def steps_of(
     "--subsampling", type=click.IntRange(1), default=4, show_default=True, help="Feature frames per encoder frame."
 )
 def main(repeats: int, num: int, seconds: float, labels: int, vocab: int, subsampling: int) -> None:
-    """Prints processor time per training step without and with a frame cross-entropy at the middle layer, and with one
-    of occupancies.
-    """
+    """Prints processor time per training step without and with each further loss."""
     import torch
     from train_step import seconds_of  # beside this file
 
@@ -101,15 +130,14 @@ def main(repeats: int, num: int, seconds: float, labels: int, vocab: int, subsam
         f"tied states, "
         f"{vocab} tokens, one thread"
     )
-    print("| model | without s | with s | more time % | soft s | more than with % |\n" + "| --- " * 6 + "|")
-    for name, shape in NETWORKS.items():
+    names = {"frames": "frame cross-entropy", "soft": "the same of occupancies", "contrast": "masked contrast"}
+    print("| model | without s |", " | ".join(f"{name} s | more time %" for name in names.values()), "|")
+    print("| --- |", " | ".join(["---"] * (1 + 2 * len(names))), "|")
+    for network, shape in NETWORKS.items():
         taken = seconds_of(steps_of(shape, num, seconds, labels, vocab, subsampling), repeats, time.process_time)
-        print(
-            f"| {name} | {taken['without']:.3f} | {taken['with']:.3f} | "
-            f"{100 * (taken['with'] / taken['without'] - 1):.1f} | {taken['soft']:.3f} | "
-            f"{100 * (taken['soft'] / taken['with'] - 1):.1f} |",
-            flush=True,
-        )
+        plain = taken["without"]
+        cells = [f"{taken[name]:.3f} | {100 * (taken[name] / plain - 1):.1f}" for name in names]
+        print(f"| {network} | {plain:.3f} |", " | ".join(cells), "|", flush=True)
 
 
 if __name__ == "__main__":

@@ -25,6 +25,11 @@ from pipeline.nn.together import run_step
     type=click.Path(path_type=Path),
     help="Model directory, hybrid or end-to-end, of any corpus, whose encoder is the first one here.",
 )
+@click.option(
+    "--unlabelled",
+    type=click.Path(path_type=Path),
+    help="Data directory for --self-supervised, whose transcripts, if it has any, are not read.",
+)
 @cli.options(TrainEndToEndOptions)
 @cli.torchrun_options
 @cli.step_options
@@ -35,6 +40,7 @@ def main(
     dev: Path | None,
     ali: Path | None,
     init_from: Path | None,
+    unlabelled: Path | None,
     config: TrainEndToEndOptions,
     processes: cli.Processes,
     overwrite: bool,
@@ -47,9 +53,9 @@ def main(
     def action(tmp: Path) -> dict:
         from pipeline.e2e.training import train_end_to_end
 
-        return train_end_to_end(data, tokens, tmp, config, dev, ali, init_from)
+        return train_end_to_end(data, tokens, tmp, config, dev, ali, init_from, unlabelled)
 
-    inputs = {"data": data, "tokens": tokens, "dev": dev, "ali": ali, "init_from": init_from}
+    inputs = {"data": data, "tokens": tokens, "dev": dev, "ali": ali, "init_from": init_from, "unlabelled": unlabelled}
     run_step(processes, config.device, out, inputs, config, action, overwrite, command="train_e2e")
 
 

@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from pipeline.base.errors import ConfigError
+from pipeline.e2e.contrast import Contrast
 from pipeline.e2e.model import EndToEnd
 from pipeline.e2e.options import TrainEndToEndOptions
 from pipeline.e2e.rnnt import rnnt_loss
@@ -36,6 +37,7 @@ class Auxiliary(nn.Module):
         frame, ctc, branches: outputs by the number of their layer, as text.
         token: output at the top for tokens in time, or None.
         simple_am, simple_lm: the cheap joint network of a pruned RNN-T loss, or None.
+        contrast: what masked contrastive prediction learns beside the encoder, or None.
     """
 
     def __init__(self, model: EndToEnd, num_labels: int, num_states: int, options: TrainEndToEndOptions) -> None:
@@ -68,6 +70,9 @@ class Auxiliary(nn.Module):
         if model.transducer is not None and options.rnnt == "pruned":
             self.simple_am = nn.Linear(dim, model.vocab_size)
             self.simple_lm = nn.Linear(model.transducer.predictor.out_dim, model.vocab_size)
+        self.contrast = None
+        if options.self_supervised == "contrast":
+            self.contrast = Contrast(dim, model.feature_dim, model.encoder.subsampling)
 
     @property
     def layers(self) -> set[int]:

@@ -155,3 +155,40 @@ class TrainEndToEndOptions(TrainOptions, EndToEndOptions):
     aux_kl_weight: float = Field(
         default=0.0, ge=0, description="Weight of the symmetric KL divergence between branch and decoder."
     )
+    self_supervised: Literal["none", "contrast"] = Field(
+        default="none",
+        description="A loss without transcripts that updates learn in turns with the others, from DATA and "
+        "--unlabelled. contrast: masked frames tell their own features from those of other frames (Baevski et al. "
+        "2020, Talnikar et al. 2020).",
+        json_schema_extra=IF_SET,
+    )
+    self_share: float = Field(
+        default=0.5,
+        gt=0,
+        le=1,
+        description="Share of the updates that learn it; 1: nothing else, an encoder for --init-from.",
+        json_schema_extra=IF_SET,
+    )
+    self_rate: float = Field(
+        default=1.0,
+        gt=0,
+        le=1000,
+        description="Learning rate of these updates relative to that of the others.",
+        json_schema_extra=IF_SET,
+    )
+    self_mask_share: float = Field(
+        default=0.5, gt=0, lt=1, description="contrast: share of the frames that is masked.", json_schema_extra=IF_SET
+    )
+    self_mask_seconds: float = Field(
+        default=0.2,
+        gt=0,
+        description="contrast: length of a masked span, in seconds.",
+        json_schema_extra=IF_SET,
+    )
+    repeat_labelled: int = Field(
+        default=1,
+        ge=1,
+        le=1000,
+        description="Times that an epoch sees an utterance with a transcript, beside --unlabelled.",
+        json_schema_extra=IF_SET,
+    )

@@ -19,6 +19,7 @@ from pipeline.base.errors import DataError, MismatchError
 from pipeline.base.records import from_json
 from pipeline.e2e.auxiliary import Auxiliary, ModelWithAuxHeads, check_layers
 from pipeline.e2e.criterion import EndToEndLoss
+from pipeline.e2e.in_turns import InTurns, check_self_supervision, in_turns
 from pipeline.e2e.labels import make_aux_targets
 from pipeline.e2e.model import EndToEnd, save_end_to_end
 from pipeline.e2e.options import EndToEndOptions, TrainEndToEndOptions
@@ -62,6 +63,7 @@ def train_end_to_end(
     dev_dir: Path | None = None,
     ali_dir: Path | None = None,
     init_dir: Path | None = None,
+    unlabelled_dir: Path | None = None,
 ) -> dict[str, Any]:
     """Trains a model and writes its directory; the auxiliary outputs stay behind.
 
@@ -72,10 +74,12 @@ def train_end_to_end(
         dev_dir: utterances for the choice of epochs.
         ali_dir: any alignment of the training data, for the auxiliary losses.
         init_dir: a hybrid or end-to-end model whose encoder is the first one here; of any corpus, tree or tokens.
+        unlabelled_dir: speech for the self-supervised loss; transcripts are not read.
     Returns:
         facts for the stamp.
     """
     check_layers(options)
+    check_self_supervision(options, unlabelled_dir is not None, dev_dir is not None)
     tokens, facts = Tokens.load(tokens_dir), FeatureFacts.load(data_dir)
     options = _with_policy(options, facts.dim)
     data, targets = learnable(data_dir, tokens, tokens_dir, facts, options)
@@ -85,16 +89,17 @@ def train_end_to_end(
         facts.kind.check_same(FeatureFacts.load(dev_dir).kind, data_dir, dev_dir)
         dev_data, dev_targets = learnable(dev_dir, tokens, tokens_dir, facts, options)
         dev = Task(dev_data, EndToEndLoss(dev_targets, options))
+    task = _with_turns(Task(data, EndToEndLoss(targets, options, aux)), data_dir, unlabelled_dir, facts, options)
     torch.manual_seed(options.seed)
     shape = EndToEndOptions(**{name: getattr(options, name) for name in asdict(EndToEndOptions())})
     model = EndToEnd(data.dim, len(tokens), shape)
-    model.set_normalisation(*World.current().of_first(data.moments))
+    model.set_normalisation(*World.current().of_first(task.data.moments))
     with_heads = ModelWithAuxHeads(
         model, Auxiliary(model, aux.num_labels if aux else 0, aux.num_states if aux else 0, options)
     )
     if init_dir is not None:
         load_encoder(model, init_dir, facts.kind)
-    history = train(with_heads, Task(data, EndToEndLoss(targets, options, aux)), dev, options, out, facts.frame_shift)
+    history = train(with_heads, task, dev, options, out, facts.frame_shift)
     if World.current().rank:
         return {}
     peak = peak_memory(options.device)
@@ -112,6 +117,23 @@ def train_end_to_end(
         **{k: v for k, v in best.items() if k.startswith("dev_") or k == "loss"},
         **lowest_entropy(history[-1]),
     }
+
+
+def _with_turns(
+    task: Task[EndToEndLoss],
+    data_dir: Path,
+    unlabelled_dir: Path | None,
+    facts: FeatureFacts,
+    options: TrainEndToEndOptions,
+) -> Task[EndToEndLoss] | Task[InTurns]:
+    """The task, or that of both losses where a self-supervised one is wanted."""
+    if options.self_supervised == "none":
+        return task
+    unlabelled = None
+    if unlabelled_dir is not None:
+        facts.kind.check_same(FeatureFacts.load(unlabelled_dir).kind, data_dir, unlabelled_dir)
+        unlabelled = short_enough(unlabelled_dir, facts.frame_shift, options)
+    return in_turns(task, unlabelled, options, facts.frame_shift)
 
 
 def load_encoder(model: EndToEnd, init_dir: Path, features: FeatureKind) -> None:
@@ -230,6 +252,15 @@ def learnable(
         raise DataError(f"{data_dir}: no utterance is left to train on")
     data = data.select(keep)
     return data, _encoded(data, tokens)
+
+
+def short_enough(data_dir: Path, frame_shift: float, options: TrainEndToEndOptions) -> Dataset:
+    """The utterances of up to --max-seconds, with or without transcripts; DataError where there are none."""
+    data = Dataset.open(data_dir, options.feat_options(), cache_mib=options.cache_mib)
+    short = data.lens * frame_shift <= options.max_seconds
+    if not short.any():
+        raise DataError(f"{data_dir}: no utterance is shorter than {options.max_seconds:g} s (--max-seconds)")
+    return data.select(short)
 
 
 def _encoded(data: Dataset, tokens: Tokens) -> Lazy[np.ndarray]:

@@ -55,6 +55,14 @@ class Batch:
     def num_frames(self) -> int:
         return int(self.lens.sum())
 
+    def take(self, keep: np.ndarray) -> Batch:
+        """The utterances of a mask (N,) bool, some at least, with as much padding as they need."""
+        if keep.all():
+            return self
+        rows = torch.from_numpy(np.flatnonzero(keep)).to(self.lens.device)
+        lens = self.lens[rows]
+        return Batch(self.indices[keep], self.feats[rows, : int(lens.max())], lens)
+
 
 class Names(Protocol):
     """What is known of M utterances beside their frames."""

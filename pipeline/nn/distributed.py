@@ -81,9 +81,14 @@ class World:
             tensor.copy_(there)
 
     def join_gradients(self, model: nn.Module, factor: float) -> None:
-        """Multiplies this process's gradients by a factor and adds up those of all processes."""
-        for parameter in model.parameters():
-            if not parameter.requires_grad or (parameter.grad is None and self.size == 1):
+        """Multiplies this process's gradients by a factor and adds up those of all processes.
+
+        Parameters of which no process has a gradient get none, so that optimizers leave them alone as in one process.
+        """
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        found = self.sum_tensor(torch.tensor([float(parameter.grad is not None) for parameter in trained]))
+        for parameter, anywhere in zip(trained, found.tolist()):
+            if not anywhere:
                 continue
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)

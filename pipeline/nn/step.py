@@ -19,6 +19,8 @@ from pipeline.nn.normalised import Network
 from pipeline.nn.options import TrainOptions
 from pipeline.nn.specaugment import spec_augment
 
+COUNT = "count of "  # name of a running sum: what a figure is counted in
+
 Trained = TypeVar("Trained", bound=Network, contravariant=True)
 Net = TypeVar("Net", bound=Network)
 
@@ -36,12 +38,14 @@ class Loss:
         frames: number of frames in the sum.
         skipped: utterances left out because they have no path.
         sums: further figures summed over the frames ("correct", "silence", ..), reported per frame.
+        counts: over how many the sums of some figures are instead, where batches differ in what their frames are.
     """
 
     total: torch.Tensor
     frames: int
     skipped: int = 0
     sums: dict[str, float] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
 
 
 class Criterion(Protocol[Trained]):
@@ -77,6 +81,14 @@ class FollowsUpdates(Protocol[Trained]):
 
     def updated(self, model: Trained) -> None:
         """Called after each update of the parameters."""
+
+
+@runtime_checkable
+class SetsRate(Protocol):
+    """A criterion that wants another learning rate for some updates, such as one of two losses in turns."""
+
+    def rate_factor(self, done: float) -> float:
+        """Factor of the learning rate of the update that `done` is given for."""
 
 
 Its = TypeVar("Its", bound=Criterion[Any], covariant=True)
@@ -216,14 +228,18 @@ def add_sums(sums: dict[str, float], loss: Loss) -> None:
         ("frames", loss.frames),
         ("skipped", loss.skipped),
         *loss.sums.items(),
+        *((f"{COUNT}{name}", count) for name, count in loss.counts.items()),
     ):
         sums[name] = sums.get(name, 0.0) + value
 
 
 def per_frame(sums: dict[str, float], prefix: str = "") -> dict[str, float]:
-    """Running sums as means per frame, with the number of utterances left out, if there are any."""
+    """Running sums as means per frame, or what they are counted in, with the number of utterances left out, if there
+    are any.
+    """
     frames = max(sums.get("frames", 0.0), 1.0)
-    out = {f"{prefix}{k}": v / frames for k, v in sums.items() if k not in ("frames", "skipped")}
+    figures = {k: v for k, v in sums.items() if k not in ("frames", "skipped") and not k.startswith(COUNT)}
+    out = {f"{prefix}{k}": v / max(sums.get(f"{COUNT}{k}", frames), 1.0) for k, v in figures.items()}
     if sums.get("skipped"):
         out[f"{prefix}skipped"] = sums["skipped"]
     return out

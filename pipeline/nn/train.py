@@ -32,6 +32,7 @@ from pipeline.nn.step import (
     KeepsStatistics,
     Loss,
     Net,
+    SetsRate,
     Task,
     add_gradient,
     add_sums,
@@ -183,7 +184,9 @@ class _Run(Generic[Net]):
         share.
         """
         state = self.state
-        set_rate(self.optimizer, self._rate(done))
+        criterion = self.task.criterion
+        factor = criterion.rate_factor(done) if isinstance(criterion, SetsRate) else 1.0
+        set_rate(self.optimizer, factor * self._rate(done))
         self.optimizer.zero_grad(set_to_none=True)
         sums: dict[str, float] = {"frames": 0}
         scale = 0.0  # what the gradients of this process's sums have been divided by
@@ -200,13 +203,13 @@ class _Run(Generic[Net]):
             return
         if len(group) > 1 or self.world.size > 1 or state.loss_scale != 1:
             self.world.join_gradients(self.model, scale / sums["frames"])
-        if self.world.size > 1 and isinstance(self.task.criterion, KeepsStatistics):
-            self.task.criterion.join(self.model, self.world)
+        if self.world.size > 1 and isinstance(criterion, KeepsStatistics):
+            criterion.join(self.model, self.world)
         finite = clip_gradient(self.model, self.options.clip)
         if finite:
             self.optimizer.step()
-            if isinstance(self.task.criterion, FollowsUpdates):
-                self.task.criterion.updated(self.model)
+            if isinstance(criterion, FollowsUpdates):
+                criterion.updated(self.model)
         if self.options.precision == "float16" and state.adapt_scale(finite):
             return
         if finite:

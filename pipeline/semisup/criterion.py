@@ -62,9 +62,9 @@ class SemiSupervised:
         labelled = batch.indices < self.targets.first
         out = Loss(torch.zeros((), device=batch.feats.device), 0)
         if labelled.any():
-            _add(out, self.base(pair.student, _part(batch, labelled), done), 1.0)
+            _add(out, self.base(pair.student, batch.take(labelled), done), 1.0)
         if not labelled.all() and done >= self.options.labelled_epochs / self.options.epochs:
-            self._add_unlabelled(out, pair, _part(batch, ~labelled), done)
+            self._add_unlabelled(out, pair, batch.take(~labelled), done)
         return out
 
     def _add_unlabelled(self, out: Loss, pair: Pair, batch: Batch, done: float) -> None:
@@ -76,7 +76,7 @@ class SemiSupervised:
             keep[n] = len(row) and not doubtful
         if not keep.any():
             return
-        batch, soft = _part(batch, keep), self.options.soft_share
+        batch, soft = batch.take(keep), self.options.soft_share
         rows = [row for row, kept in zip(given.rows, keep) if kept]
         if soft < 1.0:
             self.targets.given = dict(zip(batch.indices.tolist(), rows))
@@ -188,12 +188,3 @@ def _add(out: Loss, loss: Loss, weight: float) -> None:
     out.frames, out.skipped = out.frames + loss.frames, out.skipped + loss.skipped
     for name, value in loss.sums.items():
         out.sums[name] = out.sums.get(name, 0.0) + value
-
-
-def _part(batch: Batch, keep: np.ndarray) -> Batch:
-    """Some utterances of a batch, with as much padding as they need."""
-    if keep.all():
-        return batch
-    rows = torch.from_numpy(np.flatnonzero(keep)).to(batch.lens.device)
-    lens = batch.lens[rows]
-    return Batch(batch.indices[keep], batch.feats[rows, : int(lens.max())], lens)

@@ -13,14 +13,14 @@ import torch
 from pipeline.artifacts.features import FeatureFacts
 from pipeline.artifacts.hyp import load_hypotheses
 from pipeline.artifacts.tokens import BLANK_ID, EOS_ID, UNK_ID, Tokens
-from pipeline.base.errors import ConfigError, DataError
+from pipeline.base.errors import ConfigError
 from pipeline.e2e.auxiliary import Auxiliary, ModelWithAuxHeads
 from pipeline.e2e.criterion import EndToEndLoss
 from pipeline.e2e.model import EndToEnd, load_end_to_end, save_end_to_end
 from pipeline.e2e.options import TrainEndToEndOptions
 from pipeline.e2e.search.options import SearchOptions
 from pipeline.e2e.search.results import NEVER, Weights
-from pipeline.e2e.training import learnable
+from pipeline.e2e.training import learnable, short_enough
 from pipeline.feats.dataset import Dataset
 from pipeline.nn.options import TrainOptions
 from pipeline.nn.step import Criterion, Task, pick_device
@@ -56,11 +56,7 @@ class EndToEndSide:
             return learnable(directory, self.tokens, sources.tokens, facts, self.training)
 
         self.labelled, self.known = load(labelled)
-        everything = Dataset.open(unlabelled, self.meta.feat_options, cache_mib=options.cache_mib)
-        short = everything.lens * facts.frame_shift <= options.max_seconds
-        if not short.any():
-            raise DataError(f"{unlabelled}: no utterance is shorter than {options.max_seconds:g} s (--max-seconds)")
-        self.unlabelled = everything.select(short)
+        self.unlabelled = short_enough(unlabelled, facts.frame_shift, self.training)
         self.room = -(-self.unlabelled.lens // model.options.label_factor)
         self.dev: Task[Criterion[Any]] | None = None
         if sources.dev is not None:
