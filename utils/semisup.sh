@@ -75,19 +75,21 @@ semi_ctc() { # CTC on the transcripts that are left, on all of them, and in each
 }
 
 semi_hybrid() { # the same with networks of the states of monophones, of the labelled speech or of all
-  local name exp=exp/semi/hybrid from how
+  local name exp=exp/semi/hybrid from how dev_ali
   python "$steps/train_mono.py" data/semi/mfcc/labelled $semi_lang exp/semi/mono_labelled --config conf/mono.yaml "${force[@]}"
   python "$steps/align.py" data/semi/mfcc/labelled $semi_lang exp/semi/mono_labelled exp/semi/ali_labelled "${force[@]}"
+  # Dev is aligned by both: what their states mean differs.
   python "$steps/align.py" data/mfcc/$semi_dev $semi_lang exp/semi/mono_labelled exp/semi/ali_dev "${force[@]}"
   python "$steps/train_mono.py" data/mfcc/train $semi_lang exp/semi/mono_all --config conf/mono.yaml "${force[@]}"
   python "$steps/align.py" data/mfcc/train $semi_lang exp/semi/mono_all exp/semi/ali_all "${force[@]}"
+  python "$steps/align.py" data/mfcc/$semi_dev $semi_lang exp/semi/mono_all exp/semi/ali_dev_all "${force[@]}"
   for name in labelled all ${ways/by_hybrid/}; do
     case $name in
       labelled | all)
-        how=data/semi/fbank/labelled
-        [[ $name == labelled ]] || how=data/fbank/train
+        how=data/semi/fbank/labelled dev_ali=exp/semi/ali_dev
+        [[ $name == labelled ]] || how=data/fbank/train dev_ali=exp/semi/ali_dev_all
         python "$steps/train_viterbi.py" $how $semi_lang exp/semi/ali_$name ${exp}_$name --dev data/fbank/$semi_dev \
-          --dev-ali exp/semi/ali_dev --config conf/semi_hybrid_$name.yaml "${force[@]}"
+          --dev-ali $dev_ali --config conf/semi_hybrid_$name.yaml "${force[@]}"
         ;;
       *)
         how=(--teacher $name)
