@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """What further losses of end-to-end models cost: whole training steps with and without a frame cross-entropy at a layer
-(weak supervision), with one label for each frame or the occupancies of several, and steps of the self-supervised loss
-in place of the supervised one.
+(weak supervision), with one label for each frame or the occupancies of several, and steps of other losses in place of
+the supervised one: self-supervised, and of bags of tokens.
 
 All run in one process, turn by turn, on the same batch. The clock is the processor time of one thread, so that other
 programs do not count. The target is at most 10 % more time for weak supervision, 15 % for the others; nothing is added
@@ -42,8 +42,8 @@ def steps_of(
     shape: dict, num: int, seconds: float, labels: int, vocab: int, subsampling: int
 ) -> dict[str, Callable[[], None]]:
     """Training steps without the optimizer: "without" further losses, with "frames" (a cross-entropy of `labels`
-    classes at the middle layer) or "soft" ones (of five states each), and of "contrast" (masked contrastive
-    prediction).
+    classes at the middle layer) or "soft" ones (of five states each), of "contrast" (masked contrastive prediction),
+    and of CTC networks of "bag" (tokens without their order).
     """
     import numpy as np
     import torch
@@ -75,6 +75,8 @@ def steps_of(
         "soft": dict(aux_layers=(middle,), aux_soft=True),
         "contrast": dict(self_supervised="contrast", self_share=1.0),
     }
+    if shape["model"] == "ctc":
+        variants["bag"] = dict(bag_share=1.0)
     runs = {}
     for name, more in variants.items():
         torch.manual_seed(0)
@@ -130,13 +132,18 @@ def main(repeats: int, num: int, seconds: float, labels: int, vocab: int, subsam
         f"tied states, "
         f"{vocab} tokens, one thread"
     )
-    names = {"frames": "frame cross-entropy", "soft": "the same of occupancies", "contrast": "masked contrast"}
+    names = {
+        "frames": "frame cross-entropy",
+        "soft": "the same of occupancies",
+        "contrast": "masked contrast",
+        "bag": "bag of tokens",
+    }
     print("| model | without s |", " | ".join(f"{name} s | more time %" for name in names.values()), "|")
     print("| --- |", " | ".join(["---"] * (1 + 2 * len(names))), "|")
     for network, shape in NETWORKS.items():
         taken = seconds_of(steps_of(shape, num, seconds, labels, vocab, subsampling), repeats, time.process_time)
         plain = taken["without"]
-        cells = [f"{taken[name]:.3f} | {100 * (taken[name] / plain - 1):.1f}" for name in names]
+        cells = [f"{taken[n]:.3f} | {100 * (taken[n] / plain - 1):.1f}" if n in taken else "- | -" for n in names]
         print(f"| {network} | {plain:.3f} |", " | ".join(cells), "|", flush=True)
 
 

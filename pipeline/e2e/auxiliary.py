@@ -113,6 +113,8 @@ def check_layers(options: TrainEndToEndOptions) -> None:
         raise ConfigError("--aux-soft needs --aux-layers")
     if options.aux_alternate and not (options.aux_layers and options.aux_token_weight):
         raise ConfigError("--aux-alternate needs both --aux-layers and --aux-token-weight")
+    if options.bag_share and options.model != "ctc":
+        raise ConfigError(f"--bag-share needs --model ctc: the decoder of --model {options.model} learns an order")
 
 
 def smoothed_cross_entropy(logits: torch.Tensor, targets: torch.Tensor, smoothing: float) -> torch.Tensor:

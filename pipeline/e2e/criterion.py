@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from pipeline.artifacts.tokens import BLANK_ID, EOS_ID
 from pipeline.e2e.auxiliary import ModelWithAuxHeads, branch_losses, smoothed_cross_entropy, sums_of
 from pipeline.e2e.labels import AuxTargets
+from pipeline.e2e.model import EndToEnd
 from pipeline.e2e.options import TrainEndToEndOptions
 from pipeline.e2e.rnnt import rnnt_loss
 from pipeline.feats.dataset import Batch, Dataset
@@ -39,6 +40,7 @@ class EndToEndLoss:
         aux: of training data, where auxiliary losses need them.
         """
         self.targets, self.options, self.aux = targets, options, aux
+        self.unordered = np.random.default_rng(options.seed).random(len(targets)) < options.bag_share
 
     def __call__(self, with_heads: ModelWithAuxHeads, batch: Batch, done: float) -> Loss:
         """See ``pipeline.nn.train.Criterion``; frames are tokens, each sentence end included."""
@@ -52,8 +54,7 @@ class EndToEndLoss:
         errors = {}
         if model.ctc is not None:
             log_probs = model.ctc_log_probs(encoded)
-            weight = 1.0 if model.options.model == "ctc" else self.options.ctc_weight
-            terms["ctc"] = weight, _ctc(log_probs, tokens, lens, token_lens)
+            terms.update(self._ctc_output(model, log_probs, tokens, lens, token_lens, batch.indices))
             if not model.training:
                 errors["ctc"] = greedy_errors(log_probs, lens, rows)
         if model.decoder is not None:
@@ -66,6 +67,32 @@ class EndToEndLoss:
         if model.training:
             terms.update(self._supervision(with_heads, layers, encoded, lens, batch.indices, count))
         return self._sum(terms, errors, count, model.training)
+
+    def _ctc_output(
+        self,
+        model: EndToEnd,
+        log_probs: torch.Tensor,
+        tokens: torch.Tensor,
+        lens: torch.Tensor,
+        token_lens: torch.Tensor,
+        indices: np.ndarray,
+    ) -> Terms:
+        """CTC, and in training the bag of tokens of utterances whose order is not known, each per token and end of
+        the batch.
+        """
+        weight = 1.0 if model.options.model == "ctc" else self.options.ctc_weight
+        if not model.training or not self.options.bag_share:
+            return {"ctc": (weight, _ctc(log_probs, tokens, lens, token_lens))}
+        bags = torch.from_numpy(self.unordered[indices]).to(lens.device)
+        sizes = token_lens + 1
+        terms: Terms = {}
+        if not bags.all():
+            ctc = _ctc(log_probs[~bags], tokens[~bags], lens[~bags], token_lens[~bags])
+            terms["ctc"] = weight, ctc * sizes[~bags].sum() / sizes.sum()
+        if bags.any():
+            loss = bag_losses(log_probs[bags], lens[bags], tokens[bags], token_lens[bags])
+            terms["bag"] = self.options.bag_weight, loss.sum() / sizes.sum()
+        return terms
 
     def _sum(self, terms: Terms, errors: dict[str, int], count: int, training: bool) -> Loss:
         total = functools.reduce(operator.add, (weight * value for weight, value in terms.values())) * count
@@ -213,6 +240,27 @@ def _ctc(log_probs: torch.Tensor, tokens: torch.Tensor, lens: torch.Tensor, toke
     """CTC loss per token and end; utterances too short for their tokens count 0."""
     loss = F.ctc_loss(log_probs.transpose(0, 1).float(), tokens, lens, token_lens, BLANK_ID, "sum", zero_infinity=True)
     return loss / (token_lens.sum() + len(token_lens))
+
+
+def bag_losses(
+    log_probs: torch.Tensor, lens: torch.Tensor, tokens: torch.Tensor, token_lens: torch.Tensor
+) -> torch.Tensor:
+    """Cross-entropy between the tokens of an utterance, in any order, and what its frames say together (Pratap et al.
+    2021).
+
+        L = - sum_v n_v log r_v,    r_v = sum_t p_t(v) / sum_{w not blank} sum_t p_t(w)
+
+    n_v counts token v. Blanks are not asked for: they decide how much a frame counts.
+
+    Args:
+        log_probs: (N, T, V) natural logs. lens: (N,). tokens: (N, U). token_lens: (N,).
+    Returns:
+        (N,) nats.
+    """
+    hidden = ~mask_of(lens, log_probs.shape[1])[:, :, None]
+    together = log_probs.float().masked_fill(hidden, float("-inf")).logsumexp(1)  # (N, V)
+    said = together.index_fill(1, torch.tensor([BLANK_ID], device=lens.device), float("-inf")).log_softmax(1)
+    return -(said.gather(1, tokens).masked_fill(~mask_of(token_lens, tokens.shape[1]), 0.0)).sum(1)
 
 
 def _with_end(tokens: torch.Tensor, token_lens: torch.Tensor) -> torch.Tensor:

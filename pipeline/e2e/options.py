@@ -155,6 +155,17 @@ class TrainEndToEndOptions(TrainOptions, EndToEndOptions):
     aux_kl_weight: float = Field(
         default=0.0, ge=0, description="Weight of the symmetric KL divergence between branch and decoder."
     )
+    bag_share: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="ctc: share of the training utterances of which only the bag of tokens is learned, as if the order "
+        "of their words were not known (Pratap et al. 2021).",
+        json_schema_extra=IF_SET,
+    )
+    bag_weight: float = Field(
+        default=1.0, ge=0, description="Weight of the loss of these utterances beside CTC.", json_schema_extra=IF_SET
+    )
     self_supervised: Literal["none", "contrast"] = Field(
         default="none",
         description="A loss without transcripts that updates learn in turns with the others, from DATA and "
