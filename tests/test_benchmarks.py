@@ -116,8 +116,8 @@ def test_auxiliary_heads(run_script):
     done = run_script(sys.executable, ROOT / "benchmarks" / "auxiliary_heads.py", *options)
     assert done.returncode == 0, done.stderr
     rows = [line.strip("| ").split(" | ") for line in done.stdout.splitlines() if line.startswith("| ")][2:]
-    assert len(rows) == 7 and all(float(value) > 0 for row in rows for value in (row[1], row[2], row[4]))
-    assert [float(row[6]) > 0 for row in rows[:4]] == [True] * 4 and {row[6] for row in rows[4:]} == {"-"}
+    assert len(rows) == 7 and all(float(value) > 0 for row in rows for value in (row[1], row[2], row[4], row[6]))
+    assert [float(row[8]) > 0 for row in rows[:4]] == [True] * 4 and {row[8] for row in rows[4:]} == {"-"}
 
 
 def test_scaling(run_script, tmp_path):
