@@ -87,7 +87,8 @@ python() {
   local answer=
   if [[ ${1-} == "$steps"/*.py && $BASH_SUBSHELL == 0 ]]; then
     if [[ -z ${_ask-} ]]; then
-      coproc _current { exec python "$utils/current.py"; }
+      # What takes its place when it has ended answers nothing: bash forgets a coprocess that is gone, even before the next line.
+      coproc _current { command python "$utils/current.py" || :; exec cat >/dev/null; }
       exec {_ask}>&"${_current[1]}" {_hear}<&"${_current[0]}"
     fi
     trap '' PIPE # a process that is gone answers nothing, and the step runs

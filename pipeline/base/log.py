@@ -6,6 +6,7 @@ import contextlib
 import datetime
 import json
 import logging
+import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -64,6 +65,14 @@ class _Console(logging.Handler):
         except Exception:  # as in all handlers: a message that cannot be shown must not stop the work
             self.handleError(record)
 
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Without memory the bare message, which needs less than what logging itself would print."""
+        if isinstance(sys.exc_info()[1], MemoryError):
+            with contextlib.suppress(MemoryError, OSError):
+                os.write(2, f"{record.getMessage()}\n".encode())
+        else:
+            super().handleError(record)
+
 
 class _File(logging.FileHandler):
     """Appends to a file; a disk that is full, or fails, stops the messages there and nothing else."""
@@ -71,6 +80,8 @@ class _File(logging.FileHandler):
     def handleError(self, record: logging.LogRecord) -> None:
         """Tells of the first failure, in one line, where logging itself would print tracebacks for each."""
         error = sys.exc_info()[1]
+        if isinstance(error, MemoryError):
+            return  # the console has the message
         if not isinstance(error, OSError):
             super().handleError(record)
             return

@@ -166,3 +166,17 @@ def test_a_log_file_that_cannot_be_written_is_told_once_and_stops_nothing(tmp_pa
     told = capsys.readouterr().err
     assert [told.count(f"message {number}") for number in range(3)] == [1, 1, 1]
     assert told.count("a.log: no further messages (No space left on device)") == 1 and "Traceback" not in told
+
+
+def test_a_message_without_memory(capfd, monkeypatch, tmp_path):
+    """It is told bare, and no traceback of logging itself."""
+
+    def fails(*_):
+        raise MemoryError
+
+    for kind in (log._Console, log._File):
+        monkeypatch.setattr(kind, "format", fails)
+    log.setup()
+    with log.to_file(tmp_path / "x.log"):
+        logging.getLogger("pipeline").error("out of memory (%s)", "main memory")
+    assert capfd.readouterr().err == "out of memory (main memory)\n"

@@ -106,6 +106,19 @@ def test_what_is_said_holds_for_the_steps(write_script, place, code):
         assert quiet.endswith("true") and (where == place or where.endswith(f"/{place}"))
 
 
+def test_the_process_that_tells_what_is_up_to_date_may_end_at_once(write_script, tmp_path):
+    """Steps run then. On a busy machine it took a recipe down, before the shell had so much as asked."""
+    (tmp_path / "programs").mkdir()
+    python = tmp_path / "programs" / "python"
+    python.write_text('#!/bin/sh\ncase $1 in *current.py) exit 1;; esac\necho ran "$@"\n')
+    python.chmod(0o755)
+    busy = "set -o functrace\ntrap 'sleep 0.1; :' DEBUG\n"  # between any two commands of the shell
+    calls = 'python "$steps/align.py" 1\npython "$steps/align.py" 2\n'
+    done = write_script(f"{SCRIPT}\necho\nPATH={tmp_path}/programs:$PATH\n{busy}{calls}")()
+    assert done.returncode == 0, done.stderr
+    assert [line.split()[-1] for line in done.stdout.splitlines() if line.startswith("ran")] == ["1", "2"]
+
+
 @pytest.mark.parametrize(
     "ends, code, said",
     [

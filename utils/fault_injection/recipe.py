@@ -137,6 +137,8 @@ class Sandbox:
         for name in SOURCES:
             if (self.undisturbed / name).is_dir():
                 shutil.copytree(self.undisturbed / name, self.tree / name)
+        if (self.undisturbed / "run.sh").is_file():
+            shutil.copy(self.undisturbed / "run.sh", self.tree)
 
     def keep(self) -> None:
         """Remembers `tree` as what nobody disturbed."""
