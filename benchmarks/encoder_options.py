@@ -29,6 +29,8 @@ VARIANTS: dict[str, tuple[dict, dict[str, dict]]] = {
             "sigmoid attention": dict(attention="sigmoid"),
             "CAPE": dict(positions="cape"),
             "dMel, 16 levels": dict(levels=16),
+            "4 experts, shared router": dict(experts=4),
+            "4 experts, routers of layers": dict(experts=4, expert_router="layer"),
         },
     ),
     "conformer 192 x 4": (
@@ -61,6 +63,7 @@ def step_of(shape: dict, num: int, seconds: float, labels: int, subsampling: int
     from pipeline.nn.losses import CrossEntropy
     from pipeline.nn.model import AcousticModel
     from pipeline.nn.options import EncoderOptions
+    from pipeline.nn.step import training_loss
 
     rng = np.random.default_rng(0)
     torch.manual_seed(0)
@@ -72,7 +75,7 @@ def step_of(shape: dict, num: int, seconds: float, labels: int, subsampling: int
 
     def run() -> None:
         optimizer.zero_grad(set_to_none=True)
-        loss = criterion(model, batch, 0.5)
+        loss = training_loss(criterion, model, batch, 0.5)
         (loss.total / loss.frames).backward()
         optimizer.step()
 

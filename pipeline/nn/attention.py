@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from pipeline.base.errors import ConfigError
 from pipeline.nn.dropout import Dropout, dropout
+from pipeline.nn.experts import Experts
 from pipeline.nn.frames import Join, strides_of
 from pipeline.nn.masks import mask_of
 from pipeline.nn.options import EncoderOptions
@@ -128,19 +129,23 @@ class Block(nn.Module):
         dim = options.dim
         self.dropout = options.dropout
         self.norm, self.attention = nn.LayerNorm(dim), SelfAttention(options)
-        self.after = FeedForward(dim, options.dropout)
+        self.after: FeedForward | Experts = (
+            Experts(dim, options.dropout, options.experts, options.expert_balance)
+            if options.experts
+            else FeedForward(dim, options.dropout)
+        )
         self.before = FeedForward(dim, options.dropout) if conformer else None
         self.convolution = Convolution(dim, options.conv_kernel) if conformer else None
 
-    def forward(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """(N, T, D), (N, T) bool -> (N, T, D)."""
+    def forward(self, x: torch.Tensor, mask: torch.Tensor, router: nn.Module | None = None) -> torch.Tensor:
+        """(N, T, D), (N, T) bool, the router of experts -> (N, T, D)."""
         half = 1.0 if self.before is None else 0.5
         if self.before is not None:
             x = x + half * self._drop(self.before(x))
         x = x + self._drop(self.attention(self.norm(x), mask))
         if self.convolution is not None:
             x = x + self._drop(self.convolution(x, mask))
-        return x + half * self._drop(self.after(x))
+        return x + half * self._drop(self.after(x) if router is None else self.after(x, mask, router))
 
     def _drop(self, x: torch.Tensor) -> torch.Tensor:
         return dropout(x, self.dropout, self.training)
@@ -149,8 +154,9 @@ class Block(nn.Module):
 class PostNormBlock(Block):
     """A layer as Vaswani et al. 2017 have it: norm(x + attention(x)), then norm(x + feed_forward(x))."""
 
-    def forward(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """(N, T, D), (N, T) bool -> (N, T, D)."""
+    def forward(self, x: torch.Tensor, mask: torch.Tensor, router: nn.Module | None = None) -> torch.Tensor:
+        """See ``Block``; without experts."""
+        assert router is None and isinstance(self.after, FeedForward)
         norm, *layers = self.after
         x = y = self.norm(x + self._drop(self.attention(x, mask)))
         for layer in layers:
@@ -170,6 +176,8 @@ class Transformer(LayerStack):
                 raise ConfigError(f"{name} {getattr(options, name)} must be odd, so that a frame stays at its place")
         if options.norms == "post" and self.conformer:
             raise ConfigError("norms post are for the encoder transformer: a Conformer block has its norms in front")
+        if options.experts and (options.norms == "post" or self.conformer):
+            raise ConfigError("experts are for the encoder transformer with norms pre")
         self.input = nn.Conv1d(in_dim, options.dim, options.kernel, padding=options.kernel // 2)
         self.positions = (
             Cape(options.dim, options.cape_shift, options.cape_scale) if options.positions == "cape" else None
@@ -177,6 +185,8 @@ class Transformer(LayerStack):
         block = PostNormBlock if options.norms == "post" else Block
         self.blocks = nn.ModuleList(block(options, self.conformer) for _ in range(options.layers))
         self.joins = nn.ModuleList(Join(s, options.dim) for s in [*strides_of(options.strides, options.layers), 1])
+        routers = 0 if not options.experts else 1 if options.expert_router == "shared" else options.layers
+        self.routers = nn.ModuleList(nn.Linear(options.dim, options.experts, bias=False) for _ in range(routers))
         self.norm = nn.LayerNorm(options.dim)
         self.out_dim = options.dim
 
@@ -189,7 +199,7 @@ class Transformer(LayerStack):
         if self.positions is not None:
             x = x + self.positions(lens, x.shape[1]).to(x.dtype)
         for number, (block, join) in enumerate(zip(self.blocks, self.joins), 1):
-            x = block(x, mask)
+            x = block(x, mask, self.routers[(number - 1) % len(self.routers)] if self.routers else None)
             yield (self.norm(x) if number == len(self.blocks) else x) * mask[:, :, None], lens
             x, lens = join(x, lens)
             mask = mask_of(lens, x.shape[1])

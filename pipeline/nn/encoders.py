@@ -157,6 +157,8 @@ class Encoder(nn.Module):
         super().__init__()
         if options.encoder not in ENCODERS:
             raise ConfigError(f"unknown encoder {options.encoder!r}; known: {', '.join(ENCODERS)}")
+        if options.experts and options.encoder != "transformer":
+            raise ConfigError(f"encoder {options.encoder} has no experts; transformer has")
         k = options.frames_per_step
         if k > 1 and (options.strides or options.vgg):
             raise ConfigError(

@@ -36,7 +36,17 @@ from pipeline.nn.nhmm import encoder_options
 from pipeline.nn.priors import label_prior
 from pipeline.nn.privacy import add_noise, clip_change, epsilon
 from pipeline.nn.schedule import make_optimizer
-from pipeline.nn.step import Task, add_sums, backward, evaluate, per_frame, pick_device, prepare, seed_step
+from pipeline.nn.step import (
+    Task,
+    add_sums,
+    backward,
+    evaluate,
+    per_frame,
+    pick_device,
+    prepare,
+    seed_step,
+    training_loss,
+)
 from pipeline.nn.train import clean_up
 from pipeline.nn.train_state import TrainState, load_state, save_state
 
@@ -192,9 +202,8 @@ class Simulation:
                 seed_step(*place, step)
                 optimizer.zero_grad(set_to_none=True)
                 done = number / options.rounds
-                loss = criterion(
-                    self.model, prepare(self.model, data, batch, options, done, self.frame_shift, self.device), done
-                )
+                prepared = prepare(self.model, data, batch, options, done, self.frame_shift, self.device)
+                loss = training_loss(criterion, self.model, prepared, done)
                 add_sums(sums, loss)
                 if loss.frames and backward(self.model, loss, options.clip, f"round {number + 1}, client {index + 1}"):
                     optimizer.step()

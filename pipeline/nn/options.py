@@ -117,6 +117,25 @@ class EncoderOptions:
         "deep transformers train without a warm-up (blstm, lc_blstm and tdnn have none).",
         json_schema_extra=IF_SET,
     )
+    experts: int = Field(
+        default=0,
+        ge=0,
+        le=256,
+        description="transformer: each feed-forward layer is so many, of which a router chooses one for each frame; "
+        "0: it is one.",
+        json_schema_extra=IF_SET,
+    )
+    expert_router: Literal["shared", "layer"] = Field(
+        default="shared",
+        description="experts: one router for all layers, or one for each.",
+        json_schema_extra=IF_SET,
+    )
+    expert_balance: float = Field(
+        default=0.01,
+        ge=0,
+        description="experts: weight of a loss that is least when all of them have as many frames.",
+        json_schema_extra=IF_SET,
+    )
     strides: tuple[int, ...] = Field(
         default=(),
         description="How many frames are joined behind the first, second .. layer: 2,2 makes the third layer run at a "

@@ -15,6 +15,7 @@ from pipeline.base.errors import ConfigError, PipelineError
 from pipeline.feats.dataset import Batch, Dataset, plan
 from pipeline.nn.attention import SelfAttention
 from pipeline.nn.distributed import World
+from pipeline.nn.experts import take_balance
 from pipeline.nn.normalised import Network
 from pipeline.nn.options import TrainOptions
 from pipeline.nn.specaugment import spec_augment
@@ -147,6 +148,16 @@ def normalised(model: Network, batch: Batch) -> Batch:
     """The batch with normalised features, zeros behind each end."""
     mask = torch.arange(batch.feats.shape[1], device=batch.lens.device)[None, :] < batch.lens[:, None]
     return Batch(batch.indices, model.normalise(batch.feats) * mask[:, :, None], batch.lens)
+
+
+def training_loss(criterion: Criterion[Net], model: Net, batch: Batch, done: float) -> Loss:
+    """The criterion of a training batch, and for each of its frames what layers of experts add for their balance."""
+    loss = criterion(model, batch, done)
+    balance = take_balance(model)
+    if balance is not None and loss.frames:
+        loss.total = loss.total + loss.frames * balance[0]
+        loss.sums["expert_balance"] = loss.frames * balance[1]
+    return loss
 
 
 def backward(model: nn.Module, loss: Loss, clip: float, where: str) -> bool:

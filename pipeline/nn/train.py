@@ -43,6 +43,7 @@ from pipeline.nn.step import (
     pick_device,
     prepare,
     seed_step,
+    training_loss,
 )
 from pipeline.nn.tracking import tracked
 from pipeline.nn.train_state import (
@@ -228,7 +229,7 @@ class _Run(Generic[Net]):
         batch = prepare(self.model, self.task.data, indices, options, done, self.frame_shift, self.device)
         kind = torch.float16 if options.precision == "float16" else torch.bfloat16
         with torch.autocast(self.device.split(":")[0], kind, enabled=options.precision != "float32"):
-            return self.task.criterion(self.model, batch, done)
+            return training_loss(self.task.criterion, self.model, batch, done)
 
     def _rate(self, done: float) -> float:
         return learning_rate(min(done, 1.0), self.options, self.state.decays)

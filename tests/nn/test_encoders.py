@@ -34,6 +34,8 @@ SHAPES = [
     dict(encoder="tds", layers=3, dim=8, conv_kernel=4, conv_right=1, strides=(2,), subsampling=2),
     dict(encoder="transformer", layers=2, dim=8, heads=2, norms="post", sigma_reparam=True),
     dict(encoder="transformer", layers=2, dim=8, heads=2, attention="sigmoid", positions="cape"),
+    dict(encoder="transformer", layers=3, dim=8, heads=2, experts=3, strides=(2,)),
+    dict(encoder="transformer", layers=2, dim=8, heads=2, experts=2, expert_router="layer", sigma_reparam=True),
     dict(encoder="conformer", layers=2, dim=8, heads=2, conv_kernel=3),
     dict(encoder="conformer", layers=1, dim=8, heads=2, conv_kernel=3, subsampling=3),
     dict(encoder="blstm", layers=3, dim=8, strides=(2, 2)),
@@ -121,6 +123,9 @@ def test_frames_of_a_step_differ():
         dict(encoder="tds", dim=8, conv_kernel=2),
         dict(encoder="tds", dim=8, conv_kernel=3, conv_right=3),
         dict(encoder="transformer", dim=9, heads=1, positions="cape"),
+        dict(encoder="transformer", dim=8, heads=2, experts=2, norms="post"),
+        dict(encoder="conformer", dim=8, heads=2, experts=2),
+        dict(encoder="tdnn", dim=8, experts=2),
     ],
 )
 def test_impossible_shapes_are_refused(shape):

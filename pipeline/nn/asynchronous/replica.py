@@ -18,7 +18,7 @@ from pipeline.nn.asynchronous.ledger import Interval, Item, Key, Plan, Wait
 from pipeline.nn.asynchronous.options import AsyncTraining
 from pipeline.nn.asynchronous.service import Link
 from pipeline.nn.asynchronous.shard import REFUSED
-from pipeline.nn.step import DivergenceError, Loss, add_sums, backward, pick_device, prepare, seed_step
+from pipeline.nn.step import DivergenceError, Loss, add_sums, backward, pick_device, prepare, seed_step, training_loss
 from pipeline.nn.train import MAX_BAD_STEPS
 
 logger = logging.getLogger(__name__)
@@ -113,7 +113,7 @@ class Replica:
         indices = np.asarray(item.indices, dtype=np.int64)
         batch = prepare(self.model, self.built.data, indices, options, item.done, self.built.frame_shift, self.device)
         self.model.zero_grad(set_to_none=True)
-        loss = self.built.task.criterion(self.model, batch, item.done)
+        loss = training_loss(self.built.task.criterion, self.model, batch, item.done)
         self._decode(batch.num_frames)
         add_sums(self._sums.setdefault(key.epoch, {}), loss)
         if loss.frames:
