@@ -64,7 +64,7 @@ def span_mask(lens: torch.Tensor, num_frames: int, share: float, size: int) -> t
         (N, T) bool.
     """
     starts = torch.rand((len(lens), num_frames), device=lens.device) < 1.0 - (1.0 - share) ** (1.0 / size)
-    first = (torch.rand(len(lens), device=lens.device) * lens).long()
+    first = (torch.rand(len(lens), device=lens.device) * lens).long().minimum(lens - 1)  # products may round up
     starts = starts.scatter(1, first[:, None], True).float()
     covered = F.max_pool1d(F.pad(starts, (size - 1, 0))[:, None], size, 1)[:, 0] > 0
     return covered & mask_of(lens, num_frames)
