@@ -14,7 +14,7 @@ import pipeline
 # In the order of a recipe; a test holds it to the directory.
 GROUPS = {
     "Packed models": "train_aligner align_corpus validate adapt pack",
-    "Data and features": "import_data split_data split_labelled pseudo_label compute_feats transform_feats "
+    "Data and features": "import_data split_data split_labelled pseudo_label select_data compute_feats transform_feats "
     "perturb_speed add_noise export_shar import_shar",
     "Language": "pronounce_words make_lang train_lm train_g2p make_lexicon train_tokens train_nn_lm",
     "GMM chain": "choose_sizes train_mono train_deltas train_lda_mllt train_sat estimate_fmllr tie_states plot_tree",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
@@ -46,6 +48,22 @@ class LabelledOptions:
 
     share: float = Field(0.1, gt=0, lt=1, description="Share of the speakers who keep them.")
     seed: int = Field(1, ge=0, description="Seed of the choice.")
+
+
+@dataclass(frozen=True, config=_STRICT)
+class SelectOptions:
+    """Which utterances are chosen."""
+
+    share: float = Field(0.1, gt=0, lt=1, description="Share of the speech, by time.")
+    by: Literal["nearest", "diverse"] = Field(
+        "nearest",
+        description="nearest: those most like an utterance of --target, by the cosine of their means without that of "
+        "DATA; diverse: each the farthest from all before it (Sener and Savarese 2018).",
+    )
+    batch_frames: int = Field(
+        20_000, gt=0, description="Feature frames per batch; bounds the memory.", json_schema_extra={"stamp": False}
+    )
+    device: Device = Field("cpu", description="cpu or cuda.", json_schema_extra={"stamp": False})
 
 
 @dataclass(frozen=True, config=_STRICT)

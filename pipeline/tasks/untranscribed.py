@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
 from pipeline.artifacts.corpus import iter_cuts, save_data_dir
 from pipeline.artifacts.cut_checks import UNTRANSCRIBED
-from pipeline.artifacts.features import FEATURES_JSON, FeatureFacts
 from pipeline.artifacts.hyp import Hypothesis, load_hypotheses
 from pipeline.artifacts.index import load_index
 from pipeline.base.errors import ConfigError, DataError, MismatchError
-from pipeline.feats.cmvn import CMVN_JSON
+from pipeline.tasks.selection import write_part
 from pipeline.tasks.train_options import LabelledOptions, PseudoOptions
 
 logger = logging.getLogger(__name__)
@@ -97,13 +94,9 @@ def transcribe(data: Path, decoded: Path, out: Path, options: PseudoOptions) -> 
                 counts["utterances"] += 1
                 yield _with_text(cut, " ".join(hyp.hyp))
 
-    if not save_data_dir(out, told()):
+    if not write_part(data, out, told()):
         left = f"{counts['empty']} are empty, {counts['doubtful']} doubtful"
         raise DataError(f"{decoded}: no pseudo-label is left, {left}")
-    if (data / FEATURES_JSON).is_file():
-        index, facts = load_index(out), FeatureFacts.load(data)
-        replace(facts, num_utterances=len(index), num_frames=int(index.num_frames.sum())).save(out)
-        shutil.copyfile(data / CMVN_JSON, out / CMVN_JSON)
     logger.info("%s: %d pseudo-labels, %d empty, %d doubtful", data, *counts.values())
     return counts
 
