@@ -31,7 +31,7 @@ pytestmark = [
         shutil.which("gcc") is None or sys.platform != "linux", reason="utils/faults.py needs gcc, Linux"
     ),
 ]
-TIMES = "report/index.html"  # shows how long each step took
+TIMES = ("report/index.html", "report/stamp.json")  # how long each step took stands there, and an id of that
 RECIPES = ("commonvoice", "librispeech", "malromur", "swbd", "timit", "yesno")
 
 
