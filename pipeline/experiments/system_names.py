@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 # First parts of an id, longest first -> what was built. {} is what the next part of the id says, see SOURCES.
 _KINDS = {
     "nhmm_refined": "neural HMM, boundaries refined",
@@ -34,6 +36,8 @@ _SOURCES = {
     "cache": ("pseudo-labels from a cache",) * 2,
     "rounds": ("pseudo-labels in rounds",) * 2,
     "decoded": ("pseudo-labels by decoding",) * 2,
+    "decoded_again": ("pseudo-labels by decoding twice",) * 2,
+    "by_hybrid": ("pseudo-labels of the hybrid",) * 2,
 }
 # What further parts say.
 _DETAILS = {
@@ -55,20 +59,25 @@ def system_name(name: str) -> str:
     Args:
         name: id of a row, such as "hybrid_nhmm" or "e2e_ctc_none_1gram".
     """
-    kind = next((k for k in sorted(_KINDS, key=len, reverse=True) if name == k or name.startswith(f"{k}_")), None)
+    kind = _longest(_KINDS, name)
     if kind is None:
         return name
     words, rest = _KINDS[kind], name[len(kind) + 1 :]
     if kind == "phones":
         return f"{words} {system_name(rest)}" if rest else words.rstrip(",")
     if "{}" in words:
-        source, _, after = rest.partition("_")
-        if source not in _SOURCES:
+        source = _longest(_SOURCES, rest)
+        if source is None:
             return name
-        words, rest = words.format(_SOURCES[source][kind.startswith("e2e")]), after
+        words, rest = words.format(_SOURCES[source][kind.startswith("e2e")]), rest[len(source) + 1 :]
         words += ", adapted features" * (source == "sat")
     said = _said(rest)
     return name if said is None else ", ".join([words, *said])
+
+
+def _longest(known: Iterable[str], name: str) -> str | None:
+    """The longest of some words with which an id begins, None without one."""
+    return max((k for k in known if name == k or name.startswith(f"{k}_")), key=len, default=None)
 
 
 def _said(rest: str) -> list[str] | None:

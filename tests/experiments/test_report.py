@@ -127,6 +127,8 @@ def test_results_are_written_again_where_the_experiments_are_gone(recipe, caplog
         ("e2e_ctc_gmm_3gram", "CTC supervised by GMM alignments, with the 3-gram"),
         ("phones_tri1", "phone recogniser, GMM, triphones"),
         ("semi_ctc_ema", "CTC, pseudo-labels by a moving average"),
+        ("semi_hybrid_decoded_again", "network, pseudo-labels by decoding twice"),
+        ("semi_ctc_by_hybrid", "CTC, pseudo-labels of the hybrid"),
         ("semi_hybrid_all", "network, transcripts of all speakers"),
         ("hybrid", "hybrid"),
         ("hybrid_x", "hybrid_x"),
