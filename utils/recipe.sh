@@ -88,7 +88,7 @@ python() {
   if [[ ${1-} == "$steps"/*.py && $BASH_SUBSHELL == 0 ]]; then
     if [[ -z ${_ask-} ]]; then
       # What takes its place when it has ended answers nothing: bash forgets a coprocess that is gone, even before the next line.
-      coproc _current { command python "$utils/current.py" || :; exec cat >/dev/null; }
+      coproc _current { env python "$utils/current.py" || :; exec cat >/dev/null; }
       exec {_ask}>&"${_current[1]}" {_hear}<&"${_current[0]}"
     fi
     trap '' PIPE # a process that is gone answers nothing, and the step runs

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.artifacts.shards import Layout, Shards, ShardWriter, rewrite
+from pipeline.artifacts.shards import Layout, Shards, ShardWriter, join
+from pipeline.base.files import read_json, write_json
 
 LAYOUT = Layout(
     "test",
@@ -79,7 +80,22 @@ def test_neighbours_are_one_run(tmp_path):
 def test_rewritten_shards_are_those_of_one_writer(tmp_path, monkeypatch, most):
     known = records([(3, 2), (0, 0), (1, 4), (2, 2)], True)
     old = written(tmp_path / "old", "s", known.items(), most_records=most)
-    (tmp_path / "new").mkdir()
-    new = [tmp_path / "new" / name for name in rewrite(old, tmp_path / "new", "s", LAYOUT)]
+    write_json(tmp_path / "old" / "h.json", {"of": "all", "shards": [p.name for p in old]})
+    new = tmp_path / "new"
+    join([tmp_path / "old"], new, "h.json", "s", LAYOUT)
     whole = written(tmp_path / "whole", "s", known.items())
-    assert [p.read_bytes() for p in new] == [p.read_bytes() for p in whole]
+    header = read_json(new / "h.json")
+    assert header["of"] == "all"
+    assert [(new / name).read_bytes() for name in header["shards"]] == [p.read_bytes() for p in whole]
+
+
+def test_directories_are_joined_in_the_order_of_ids(tmp_path):
+    """Ids without a record are passed over."""
+    known = records([(3, 2), (0, 0), (1, 4), (2, 2)], True)
+    for name, ids in (("a", ["u2", "u0"]), ("b", ["u1", "u3"])):
+        shards = written(tmp_path / name, "s", [(i, known[i]) for i in ids])
+        write_json(tmp_path / name / "h.json", {"shards": [p.name for p in shards]})
+    order = ["u3", "u0", "none", "u1", "u2"]
+    join([tmp_path / "a", tmp_path / "b"], tmp_path / "new", "h.json", "s", LAYOUT, order)
+    whole = written(tmp_path / "whole", "s", [(i, known[i]) for i in order if i in known])
+    assert (tmp_path / "new" / "s.0.safetensors").read_bytes() == whole[0].read_bytes()

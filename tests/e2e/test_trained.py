@@ -34,7 +34,7 @@ SHAPE = dict(
 )
 MODELS = {
     "attention": dict(attention_dim=32, attention_heads=1, epochs=30),
-    "transducer": dict(predictor="stateless", joint_dim=48, epochs=50),
+    "transducer": dict(predictor="stateless", joint_dim=48, epochs=80),
 }
 
 

@@ -75,5 +75,5 @@ def test_arguments_may_hold_anything(recipe, tmp_path):
 
 
 def test_a_process_that_dies_answers_nothing_and_the_step_runs(recipe):
-    done, started = recipe(STEP + "kill -9 $_current_PID; sleep 0.3\n" + STEP)
+    done, started = recipe(STEP + "pkill -9 -P $_current_PID; sleep 0.3\n" + STEP)
     assert done.returncode == 0 and len(started) == 2, done.stderr
