@@ -198,7 +198,7 @@ class AliSet(Mapping[str, Alignment]):
         bounds = np.array([0, *(first + count for _, first, count in self.phone_segments(ali.cut_id))])
         moved = spread(np.ceil(bounds * (new / old) - 0.5).astype(np.int64), new)
         phone = np.repeat(np.arange(len(bounds) - 1), np.diff(moved))
-        source = ((np.arange(new) + 0.5) * old / new).astype(np.int64).clip(bounds[phone], bounds[phone + 1] - 1)
+        source = stretched(old, new).clip(bounds[phone], bounds[phone + 1] - 1)
         last = np.append(phone[1:] != phone[:-1], True)
         source[last] = bounds[phone[last] + 1] - 1
         # A frame that stands twice leaves its state once: even transition-ids are loops.
@@ -281,6 +281,11 @@ def subsample(labels: npt.NDArray[Any], factor: int, majority: bool = False) -> 
         return labels[::factor]
     blocks = [labels[i : i + factor] for i in range(0, len(labels), factor)]
     return np.array([np.bincount(b).argmax() for b in blocks], dtype=labels.dtype)
+
+
+def stretched(old: int, new: int) -> npt.NDArray[np.int64]:
+    """(new,) frames of `old` whose time the middles of as many frames of the same span have."""
+    return ((np.arange(new) + 0.5) * old / new).astype(np.int64)
 
 
 def spread(bounds: npt.NDArray[Any], total: int) -> npt.NDArray[Any]:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.artifacts.ali import AliSet, subsample
+from pipeline.artifacts.ali import AliSet, stretched, subsample
 from pipeline.artifacts.features import FeatureFacts
 from pipeline.artifacts.posteriors import POSTERIORS, PosteriorSet
 from pipeline.artifacts.tokens import BLANK_ID, WORD_START, Tokens
@@ -156,7 +156,7 @@ class _Supervision:
         if speed:
             old = self.ali.num_frames(base)
             new = max(1, round(old / float(speed)))
-            found = found.at(((np.arange(new) + 0.5) * old / new).astype(np.int64))
+            found = found.at(stretched(old, new))
         count = -(-int(self.data.lens[i]) // self._factors[layer])
         return found.by_label(count, self._rates[layer], self.num_pdfs)
 

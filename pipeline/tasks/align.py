@@ -127,6 +127,7 @@ def align(
     options: AlignOptions,
     producer: str,
     part: Part = Part(),
+    transforms_id: str = "",
 ) -> AlignReport:
     """Viterbi-aligns a data directory and writes an AliSet, in the order of the data.
 
@@ -137,6 +138,7 @@ def align(
         lang: gives the pronunciations; must have the model's phones.
         producer: name of the model directory for the header.
         part: which of the batches to align; they are the same for any number of parts.
+        transforms_id: of the speaker transforms that the model scores with; empty for none.
     """
     hmm = model.hmm
     check_data(model, data_dir)
@@ -153,7 +155,9 @@ def align(
     report = AlignReport(0, 0, 0.0, [])
     with ExitStack() as stack:
         writer = stack.enter_context(AliWriter(out_dir, header, hmm.tree, hmm.topo, hmm.transitions, lang.words))
-        soft = stack.enter_context(PosteriorWriter(out_dir, hmm.tree.id)) if options.occupancies else None
+        soft = (
+            stack.enter_context(PosteriorWriter(out_dir, hmm.tree.id, transforms_id)) if options.occupancies else None
+        )
         for path in _paths(model, lang, data_dir, options, report, part):
             if not np.isfinite(path.score):
                 report.failed.append((path.cut_id, "no path has a finite score"))

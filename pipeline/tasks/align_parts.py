@@ -18,6 +18,7 @@ from pipeline.artifacts.posteriors import LAYOUT as SOFT_LAYOUT
 from pipeline.artifacts.posteriors import POSTERIORS, STEM
 from pipeline.artifacts.shards import Run, Shards, join
 from pipeline.base.files import read_json
+from pipeline.base.stamp import artifact_id
 from pipeline.parallel.options import ParallelOptions
 from pipeline.parallel.parts import Done, Part, as_json
 from pipeline.parallel.run import done_in_parts
@@ -64,7 +65,8 @@ def _align(sources: AlignSources, out_dir: Path, options: AlignOptions, part: Pa
     lang = Lang.load(sources.lang)
     model = load_model(sources.model, options.prior_scale, sources.transforms, options.device)
     model.hmm.check_lang(lang, sources.lang)
-    return align(model, lang, sources.data, out_dir, options, sources.producer, part)
+    adapted = artifact_id(sources.transforms) if options.occupancies and sources.transforms is not None else ""
+    return align(model, lang, sources.data, out_dir, options, sources.producer, part, adapted)
 
 
 def merge_parts(parts: Sequence[Done], data_dir: Path, out_dir: Path) -> AlignReport:

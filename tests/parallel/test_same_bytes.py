@@ -9,6 +9,7 @@ import pytest
 
 from pipeline.artifacts.ali import AliSet
 from pipeline.artifacts.hyp import RECOGS, Hypothesis, save_hypotheses
+from pipeline.artifacts.lang import Lang
 from pipeline.artifacts.posteriors import PosteriorSet
 from pipeline.base.errors import DataError
 from pipeline.e2e.search.options import SearchOptions
@@ -26,6 +27,7 @@ from pipeline.tasks.align_parts import AlignSources, align_in_parts
 from pipeline.tasks.boundaries import BoundaryOptions, Source
 from pipeline.tasks.boundaries_parts import refine_in_parts
 from pipeline.tasks.decode_e2e_parts import Sources, decode_directory
+from pipeline.tasks.model import load_model
 from tests.e2e.test_decode_e2e import saved
 from tests.feats.test_feats import make_data
 from tests.gmm.world import World, draw, make_world_lang, random_speakers, write_corpus
@@ -124,6 +126,10 @@ def test_occupancies_hold_the_confidence_of_the_labels(trained, tmp_path):
         assert shares[np.arange(len(pdfs)), pdfs] == pytest.approx(confidence.astype(float), abs=2e-3)
         unsure += int((confidence < 0.9).sum())
     assert unsure > 5  # or nothing was tested
+    assert soft.transforms_id == ""
+    model, lang = load_model(trained / "mono"), Lang.load(trained / "lang")
+    align_module.align(model, lang, trained / "data", tmp_path / "b", options, "mono", transforms_id="t")
+    assert PosteriorSet(tmp_path / "b").transforms_id == "t"
 
 
 def test_refined_boundaries(trained, tmp_path):

@@ -63,8 +63,7 @@ class Trial:
             self.wrong.append(f"exit code {ended.code}")
         if "Traceback (most recent call last)" in ended.output or "Exception ignored" in ended.output:
             self.wrong.append("traceback")
-        # Ctrl-C may come between the system's open and Python's file, which the end of the process closes.
-        if warm.LEFT_OPEN in ended.output and ended.code != 130:
+        if warm.LEFT_OPEN in ended.output:
             self.wrong.append("files left open")
         if len(self.wrong) > before:
             self.output = f"{ended.output[:2000]}[...]{ended.output[-2000:]}"
