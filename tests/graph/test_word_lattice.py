@@ -14,6 +14,7 @@ from pipeline.graph.lattice_sums import oracle_errors
 from pipeline.graph.lattices import Lattices, arc_scores
 from pipeline.graph.mbr import least_risk
 from pipeline.graph.nbest import nbest
+from pipeline.tasks.lattice_words import BEAM
 from tests.graph.test_beam_search import PDFS, random_graph, real_case, run, search_graph
 
 
@@ -182,6 +183,21 @@ def test_a_word_that_may_be_missing() -> None:
     assert [w.word for w in heard] == [1, 3] and risk == pytest.approx(0.3, abs=1e-3)
     assert [w.confidence for w in heard] == pytest.approx([1.0, 1.0])
     assert [(w.begin, w.end) for w in heard] == [pytest.approx((0.0, 0.05)), pytest.approx((0.09, 0.2))]
+
+
+def test_the_beam_of_confidences_leaves_them_as_they_are() -> None:
+    """What it leaves out is most of some lattices, and is not probable."""
+    all_states = states = 0
+    for seed in range(30):
+        graph, log_probs = random_graph(seed)
+        scores = 6 * np.random.default_rng(seed).normal(size=(7, PDFS)).astype(np.float32)
+        lattice = run(search_graph(graph, log_probs), scores, Beams(1.0, 1e4, 1e4, 0, 10**6))
+        whole, cut = (word_lattice(lattice, 1.0, 0.0, beam) for beam in (np.inf, BEAM))
+        all_states, states = all_states + whole.num_states, states + cut.num_states
+        words = [h.word for h in least_risk(whole, 1.0, 0.0, 0.01)[0]]
+        one, other = (least_risk(x, 1.0, 0.0, 0.01, words)[0] for x in (whole, cut))
+        assert [h.confidence for h in other] == pytest.approx([h.confidence for h in one], abs=5e-3)
+    assert states < 0.7 * all_states
 
 
 @settings(max_examples=60, deadline=None)
