@@ -6,6 +6,7 @@
 #                   the lexicon and the language model; decoded_again: the model of decoded in its place; by_hybrid: CTC that learns what
 #                   the hybrid of decoded recognises
 #   semi_lexicon    pronouncing dictionary; semi_lang: its lang
+#   semi_dev_lang   lang by which dev is aligned, with the same phones; empty: semi_lang. It has the words of dev that the searches lack
 #   semi_lm         language model, of no transcript that is taken away; empty: a unigram of the other transcripts is made
 #   semi_dev        part by which epochs and weights are chosen; semi_test: the one that is tested
 # and conf/semi_*.yaml. Everything is put into data/semi and exp/semi.
@@ -79,10 +80,10 @@ semi_hybrid() { # the same with networks of the states of monophones, of the lab
   python "$steps/train_mono.py" data/semi/mfcc/labelled $semi_lang exp/semi/mono_labelled --config conf/mono.yaml "${force[@]}"
   python "$steps/align.py" data/semi/mfcc/labelled $semi_lang exp/semi/mono_labelled exp/semi/ali_labelled "${force[@]}"
   # Dev is aligned by both: what their states mean differs.
-  python "$steps/align.py" data/mfcc/$semi_dev $semi_lang exp/semi/mono_labelled exp/semi/ali_dev "${force[@]}"
+  python "$steps/align.py" data/mfcc/$semi_dev ${semi_dev_lang:-$semi_lang} exp/semi/mono_labelled exp/semi/ali_dev "${force[@]}"
   python "$steps/train_mono.py" data/mfcc/train $semi_lang exp/semi/mono_all --config conf/mono.yaml "${force[@]}"
   python "$steps/align.py" data/mfcc/train $semi_lang exp/semi/mono_all exp/semi/ali_all "${force[@]}"
-  python "$steps/align.py" data/mfcc/$semi_dev $semi_lang exp/semi/mono_all exp/semi/ali_dev_all "${force[@]}"
+  python "$steps/align.py" data/mfcc/$semi_dev ${semi_dev_lang:-$semi_lang} exp/semi/mono_all exp/semi/ali_dev_all "${force[@]}"
   for name in labelled all ${ways/by_hybrid/}; do
     case $name in
       labelled | all)

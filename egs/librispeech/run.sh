@@ -163,6 +163,14 @@ if stage 10 "report: RESULTS.md, results.json and the pages of exp/report"; then
 fi
 
 if stage 11 "semi-supervised: transcripts of some speakers, pseudo-labels of the others ($ways)"; then
-  semi_lang=data/lang_phone semi_lm=$lm semi_lexicon=data/lexicon/lexicon.txt semi_dev=$dev semi_test=${dev/#dev/test}
+  # Dev is aligned as well: the lexicon of its words has those too that the searches do not know.
+  dictionary=data/cmudict/lexicon.txt g2p=data/g2p
+  if [[ -n $lm_root ]]; then
+    dictionary=data/lexicon/lexicon.txt g2p=data/semi/g2p
+    python "$steps/train_g2p.py" $dictionary $g2p --config conf/g2p.yaml "${force[@]}"
+  fi
+  python "$steps/make_lexicon.py" $dictionary $g2p data/local/train data/local/$dev data/semi/lexicon_dev "${force[@]}"
+  python "$steps/make_lang.py" data/semi/lexicon_dev/lexicon.txt data/semi/lang_dev --config conf/lang_phone.yaml "${force[@]}"
+  semi_lang=data/lang_phone semi_dev_lang=data/semi/lang_dev semi_lm=$lm semi_lexicon=data/lexicon/lexicon.txt semi_dev=$dev semi_test=${dev/#dev/test}
   . "$utils/semisup.sh"
 fi
