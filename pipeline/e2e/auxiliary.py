@@ -12,6 +12,7 @@ from pipeline.base.errors import ConfigError
 from pipeline.e2e.contrast import Contrast
 from pipeline.e2e.model import EndToEnd
 from pipeline.e2e.options import TrainEndToEndOptions
+from pipeline.e2e.position import Position
 from pipeline.e2e.rnnt import rnnt_loss
 from pipeline.nn.encoders import Hidden, layer_factors
 from pipeline.nn.frames import Subsample
@@ -37,7 +38,7 @@ class Auxiliary(nn.Module):
         frame, ctc, branches: outputs by the number of their layer, as text.
         token: output at the top for tokens in time, or None.
         simple_am, simple_lm: the cheap joint network of a pruned RNN-T loss, or None.
-        contrast: what masked contrastive prediction learns beside the encoder, or None.
+        contrast, position: what this self-supervised loss learns beside the encoder, or None.
     """
 
     def __init__(self, model: EndToEnd, num_labels: int, num_states: int, options: TrainEndToEndOptions) -> None:
@@ -73,6 +74,7 @@ class Auxiliary(nn.Module):
         self.contrast = None
         if options.self_supervised == "contrast":
             self.contrast = Contrast(dim, model.feature_dim, model.encoder.subsampling)
+        self.position = Position(dim) if options.self_supervised == "position" else None
 
     @property
     def layers(self) -> set[int]:

@@ -19,8 +19,10 @@ from pipeline.e2e.auxiliary import ModelWithAuxHeads
 from pipeline.e2e.contrast import span_mask
 from pipeline.e2e.criterion import EndToEndLoss
 from pipeline.e2e.options import TrainEndToEndOptions
+from pipeline.e2e.position import some_frames
 from pipeline.feats.dataset import Batch, Dataset
 from pipeline.feats.joined import joined
+from pipeline.nn.attention import Transformer, content_alone
 from pipeline.nn.step import Loss, Task, normalised
 
 logger = logging.getLogger(__name__)
@@ -72,11 +74,17 @@ class InTurns:
         return self.options.self_rate if self.is_self_supervised(done) else 1.0
 
     def __call__(self, with_heads: ModelWithAuxHeads, batch: Batch, done: float) -> Loss:
-        """See ``pipeline.nn.step.Criterion``; frames are tokens and sentence ends, or masked frames of the encoder."""
+        """See ``pipeline.nn.step.Criterion``; frames are tokens and sentence ends, or those of the encoder that have a
+        self-supervised loss.
+        """
         if not with_heads.training or self.is_self_supervised(done):
             # The batch may have masks of SpecAugment, under which there would be nothing to predict.
             clean = normalised(with_heads, self.data.batch(batch.indices, batch.feats.device))
-            loss = self._contrast(with_heads, clean)
+            loss = (
+                self._contrast(with_heads, clean)
+                if self.options.self_supervised == "contrast"
+                else self._position(with_heads, clean)
+            )
         else:
             known = batch.indices < self.labelled * self.options.repeat_labelled
             if not known.any():
@@ -96,6 +104,17 @@ class InTurns:
         total, right = head(encoded, batch.feats, batch.lens, mask)
         return Loss(total, int(mask.sum()), sums={"contrast": float(total.detach()), "contrast_right": float(right)})
 
+    def _position(self, with_heads: ModelWithAuxHeads, batch: Batch) -> Loss:
+        head, factor = with_heads.auxiliary.position, self.options.label_factor
+        network = with_heads.model.encoder.network
+        assert head is not None and isinstance(network, Transformer)
+        lens = -(-batch.lens // factor)
+        context = some_frames(lens, -(-batch.feats.shape[1] // factor), 1.0 - self.options.self_mask_share)
+        with content_alone(network, context):
+            encoded, lens, _ = with_heads.model.encode_layers(batch.feats, batch.lens, ())
+        total, right = head(encoded, lens)
+        return Loss(total, int(lens.sum()), sums={"position": float(total.detach()), "position_right": float(right)})
+
     def end_epoch(self, model: ModelWithAuxHeads, data: Dataset, done: float) -> None:
         """Nothing to refresh."""
 
@@ -110,5 +129,7 @@ def check_self_supervision(options: TrainEndToEndOptions, with_unlabelled: bool,
         if with_unlabelled:
             raise ConfigError("--unlabelled is speech for --self-supervised, which is none")
         return
+    if options.self_supervised == "position" and (options.encoder != "transformer" or options.frames_per_step > 1):
+        raise ConfigError("--self-supervised position needs --encoder transformer with --frames-per-step 1")
     if options.self_share == 1.0 and with_dev:
         raise ConfigError("--self-share 1 trains nothing that writes tokens, so --dev cannot choose among its epochs")

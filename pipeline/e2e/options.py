@@ -166,11 +166,12 @@ class TrainEndToEndOptions(TrainOptions, EndToEndOptions):
     bag_weight: float = Field(
         default=1.0, ge=0, description="Weight of the loss of these utterances beside CTC.", json_schema_extra=IF_SET
     )
-    self_supervised: Literal["none", "contrast"] = Field(
+    self_supervised: Literal["none", "contrast", "position"] = Field(
         default="none",
         description="A loss without transcripts that updates learn in turns with the others, from DATA and "
         "--unlabelled. contrast: masked frames tell their own features from those of other frames (Baevski et al. "
-        "2020, Talnikar et al. 2020).",
+        "2020, Talnikar et al. 2020). position: frames tell where they are, by a Transformer that knows no positions "
+        "(Zhai et al. 2022).",
         json_schema_extra=IF_SET,
     )
     self_share: float = Field(
@@ -188,7 +189,11 @@ class TrainEndToEndOptions(TrainOptions, EndToEndOptions):
         json_schema_extra=IF_SET,
     )
     self_mask_share: float = Field(
-        default=0.5, gt=0, lt=1, description="contrast: share of the frames that is masked.", json_schema_extra=IF_SET
+        default=0.5,
+        gt=0,
+        lt=1,
+        description="Share of the frames that is masked; position: that self-attention does not look at.",
+        json_schema_extra=IF_SET,
     )
     self_mask_seconds: float = Field(
         default=0.2,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import nn
@@ -46,6 +47,7 @@ class SelfAttention(nn.Module):
 
     Attributes:
         rotary: whether queries and keys are rotated by their positions.
+        context: (N, T) bool, frames that are seen beside nothing else; None: all.
         watched: whether `entropy` is computed.
         entropy: nats, mean over the heads and real frames of the last batch.
     """
@@ -58,6 +60,7 @@ class SelfAttention(nn.Module):
         self.heads, self.dropout = heads, options.dropout
         self.sigmoid, self.rotary = options.attention == "sigmoid", options.positions == "rotary"
         self.inputs, self.output = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
+        self.context: torch.Tensor | None = None
         self.watched, self.entropy = False, 0.0
 
     def forward(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
@@ -67,7 +70,8 @@ class SelfAttention(nn.Module):
         query, key, value = parts.unbind()  # (N, H, T, D / H)
         if self.rotary:
             query, key = rotate(query), rotate(key)
-        keys = mask[:, None, None, :]
+        seen = mask if self.context is None else mask & self.context[:, :num_frames]
+        keys = seen[:, None, None, :]
         if SCALED_DOT_PRODUCT is not None and not (self.watched or self.sigmoid):
             out = SCALED_DOT_PRODUCT(query, key, value, keys, self.dropout if self.training else 0.0)
         else:
@@ -203,6 +207,29 @@ class Transformer(LayerStack):
             yield (self.norm(x) if number == len(self.blocks) else x) * mask[:, :, None], lens
             x, lens = join(x, lens)
             mask = mask_of(lens, x.shape[1])
+
+
+@contextmanager
+def content_alone(network: Transformer, context: torch.Tensor) -> Iterator[None]:
+    """Self-attention without positions, which sees some frames alone, while the context lasts.
+
+    Args:
+        context: (N, T') bool, the frames that are seen, at the rate of the network's output; one at least of each
+            utterance's real ones.
+    """
+    blocks = list(network.blocks)
+    before = network.positions, [block.attention.rotary for block in blocks]
+    factor = 1
+    for block, join in zip(reversed(blocks), reversed(list(network.joins))):
+        factor *= join.frames.factor
+        block.attention.rotary, block.attention.context = False, context.repeat_interleave(factor, 1)
+    network.positions = None
+    try:
+        yield
+    finally:
+        network.positions = before[0]
+        for block, rotary in zip(blocks, before[1]):
+            block.attention.rotary, block.attention.context = rotary, None
 
 
 class Conformer(Transformer):

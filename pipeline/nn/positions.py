@@ -1,4 +1,4 @@
-"""Continuous augmented positional embeddings (CAPE, Likhomanenko et al. 2021)."""
+"""Sinusoids of positions, and continuous augmented positional embeddings (CAPE, Likhomanenko et al. 2021)."""
 
 from __future__ import annotations
 
@@ -21,8 +21,6 @@ class Cape(nn.Module):
     of the first layer, of 30 to 40 ms there, where the paper's fastest component turns by 1 rad a frame as well.
     """
 
-    rates: torch.Tensor
-
     def __init__(self, dim: int, shift: float, scale: float) -> None:
         """Args:
         dim: D, even.
@@ -32,14 +30,11 @@ class Cape(nn.Module):
         super().__init__()
         if dim % 2:
             raise ConfigError(f"dim {dim} must be even for positions cape")
-        self.shift, self.scale = shift, scale
-        rates = LONGEST ** (-torch.arange(dim // 2) * 2 / dim)
-        self.register_buffer("rates", rates, persistent=False)
+        self.dim, self.shift, self.scale = dim, shift, scale
 
     def forward(self, lens: torch.Tensor, num_frames: int) -> torch.Tensor:
         """(N,) real frames of num_frames -> (N, T, D): cosines, then sines."""
-        angle = self.positions(lens, num_frames)[:, :, None] * self.rates
-        return torch.cat([angle.cos(), angle.sin()], -1)
+        return sinusoids(self.positions(lens, num_frames), self.dim)
 
     def positions(self, lens: torch.Tensor, num_frames: int) -> torch.Tensor:
         """(N, T) of the frames, random in training."""
@@ -50,6 +45,13 @@ class Cape(nn.Module):
         shift = self.shift * _uniform(whole, lens.device)
         stretch = (math.log(self.scale) * _uniform(whole, lens.device)).exp()
         return (place + shift + _uniform((len(lens), num_frames), lens.device) / 2) * stretch
+
+
+def sinusoids(places: torch.Tensor, dim: int) -> torch.Tensor:
+    """(..) positions in frames -> (.., D): cosines, then sines, of D / 2 wavelengths up to 2 pi LONGEST frames."""
+    rates = LONGEST ** (-torch.arange(dim // 2, device=places.device) * 2 / dim)
+    angle = places[..., None] * rates
+    return torch.cat([angle.cos(), angle.sin()], -1)
 
 
 def _uniform(shape: tuple[int, ...], device: torch.device) -> torch.Tensor:

@@ -1,5 +1,5 @@
-"""Self-supervised losses in turns with supervised ones: the contrastive loss against its definition, what is masked and
-learned when, resuming, and input that does not fit.
+"""Self-supervised losses in turns with supervised ones: both against their definitions, what is masked and learned
+when, resuming, and input that does not fit.
 """
 
 from __future__ import annotations
@@ -20,10 +20,14 @@ from pipeline.e2e.criterion import EndToEndLoss
 from pipeline.e2e.in_turns import InTurns, in_turns
 from pipeline.e2e.model import EndToEnd, load_end_to_end
 from pipeline.e2e.options import EndToEndOptions
+from pipeline.e2e.position import Position, some_frames
 from pipeline.e2e.training import train_end_to_end
 from pipeline.feats.compute import compute_feats
 from pipeline.feats.dataset import Batch, Dataset
 from pipeline.feats.options import FeatureOptions
+from pipeline.nn.attention import content_alone
+from pipeline.nn.encoders import Encoder
+from pipeline.nn.options import EncoderOptions
 from pipeline.nn.step import Loss, Task, add_sums, per_frame
 from pipeline.nn.train import CHECKPOINT
 from pipeline.tasks.train_options import LabelledOptions
@@ -34,6 +38,8 @@ from tests.torchrun import torchrun
 
 ROOT = Path(__file__).resolve().parents[2]
 TURNS = dict(self_supervised="contrast", self_mask_seconds=0.06)
+TRANSFORMER = dict(encoder="transformer", layers=2, dim=16, heads=2)
+PLACES = dict(self_supervised="position", **TRANSFORMER)
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +88,59 @@ def test_the_contrastive_loss_against_its_definition():
     assert float(total) == pytest.approx(expected, rel=1e-4) and int(right) == best
 
 
+def test_the_loss_of_positions_against_its_definition():
+    """Frame by frame: the sinusoids of the own place against those of all places of the utterance."""
+    torch.manual_seed(1)
+    head, encoded, lens = Position(6), torch.randn(2, 5, 6), torch.tensor([5, 3])
+    total, right = head(encoded, lens)
+    expected, best = 0.0, 0
+    for n, length in enumerate(lens.tolist()):
+        codes = [[f(s * 10_000.0 ** (-k / 3)) for f in (np.cos, np.sin) for k in range(3)] for s in range(length)]
+        for t in range(length):
+            scores = np.array(codes) @ head.query(encoded[n, t]).detach().numpy()
+            expected -= scores[t] - np.log(np.exp(scores).sum())
+            best += scores.argmax() == t
+    assert float(total) == pytest.approx(expected, rel=1e-4) and int(right) == best
+
+
+def test_some_frames_of_each_utterance():
+    torch.manual_seed(2)
+    lens = torch.tensor([4000, 1, 3])
+    seen = some_frames(lens, 4000, 0.3)
+    assert seen.any(1).all() and not seen[1, 1:].any() and not seen[2, 3:].any()
+    assert seen[0].float().mean() == pytest.approx(0.3, abs=0.03)
+
+
+@pytest.mark.parametrize("more", [{}, {"positions": "cape"}, {"norms": "post"}, {"attention": "sigmoid"}])
+def test_an_encoder_by_content_alone_knows_no_order(more):
+    """Frames in another order give the same in that order, and those out of sight reach nobody but themselves."""
+    torch.manual_seed(5)
+    encoder = Encoder(4, EncoderOptions(**TRANSFORMER, kernel=1, **more)).eval()
+    x, lens = torch.randn(1, 7, 4), torch.tensor([7])
+    order, seen = torch.tensor([3, 0, 6, 1, 5, 2, 4]), torch.tensor([[1, 0, 1, 1, 0, 0, 1]]).bool()
+    plain = encoder(x, lens)[0]
+    with content_alone(encoder.network, seen):
+        found, changed = encoder(x, lens)[0], encoder(x + 3.0 * ~seen[..., None], lens)[0]
+    with content_alone(encoder.network, seen[:, order]):
+        assert torch.allclose(encoder(x[:, order], lens)[0], found[:, order], atol=1e-5)
+    assert torch.allclose(changed[seen], found[seen], atol=1e-5) and not torch.allclose(changed, found, atol=0.1)
+    assert torch.equal(encoder(x, lens)[0], plain) and not torch.allclose(plain, found, atol=0.01)
+    with pytest.raises(ZeroDivisionError), content_alone(encoder.network, seen):
+        raise ZeroDivisionError
+    assert torch.equal(encoder(x, lens)[0], plain)
+
+
+def test_frames_out_of_sight_in_layers_of_other_rates():
+    """A layer in front of a stride sees the frames that the seen ones of the output are joined from."""
+    torch.manual_seed(6)
+    encoder = Encoder(4, EncoderOptions(**TRANSFORMER, kernel=1, strides=(3,))).eval()
+    x, lens, seen = torch.randn(1, 8, 4), torch.tensor([8]), torch.tensor([[1, 0, 1]]).bool()
+    hidden = torch.tensor([0, 0, 0, 1, 1, 1, 0, 0]).bool()[None, :, None]
+    with content_alone(encoder.network, seen):
+        found, changed = encoder(x, lens)[0], encoder(x + 3.0 * hidden, lens)[0]
+    assert torch.allclose(changed[seen], found[seen], atol=1e-5) and not torch.allclose(changed, found, atol=0.1)
+
+
 def test_spans_have_their_length_and_share():
     torch.manual_seed(2)
     lens = torch.tensor([4000, 3, 1, 4000])
@@ -123,9 +182,11 @@ def test_the_network_sees_no_masked_frame(tones, monkeypatch):
     assert torch.equal(*outputs)
 
 
-def test_an_update_learns_one_loss_from_the_utterances_that_have_it(parts):
+@pytest.mark.parametrize("own_loss", [TURNS, PLACES], ids=["contrast", "position"])
+def test_an_update_learns_one_loss_from_the_utterances_that_have_it(parts, own_loss):
     """Both sides of the turns by the gradients, and the targets of utterances that stand there several times."""
-    options = options_with(**TURNS, repeat_labelled=3)
+    options = options_with(**{**own_loss, "self_mask_seconds": 0.06}, repeat_labelled=3)
+    name = own_loss["self_supervised"]
     labelled, unlabelled = (Dataset.open(part, options.feat_options()) for part in parts)
     task = turns_of(labelled, options, unlabelled)
     assert len(task.data) == 3 * len(labelled) + len(unlabelled) and task.criterion.span == 3
@@ -137,10 +198,11 @@ def test_an_update_learns_one_loss_from_the_utterances_that_have_it(parts):
         batch = task.data.batch(np.array([len(labelled) + 1, 3 * len(labelled)]))
         loss = task.criterion(model, batch, done)
         loss.total.backward()
-        assert (model.auxiliary.contrast.target.weight.grad is not None) == own
+        head = model.auxiliary.contrast or model.auxiliary.position
+        assert all((p.grad is not None) == own for p in head.parameters())
         assert (model.model.ctc.weight.grad is not None) != own
         if own:
-            assert set(loss.sums) == {"contrast", "contrast_right"}
+            assert set(loss.sums) == {name, f"{name}_right"}
             continue
         alone = EndToEndLoss([np.array([3, 4, 5])] * len(labelled), options)
         expected = alone(model, labelled.batch(np.array([1])), done)
@@ -174,14 +236,16 @@ def test_rates_of_the_two_losses(parts, tokens, tmp_path, monkeypatch):
     assert rates == {True: {0.001}, False: {0.004}}
 
 
-def test_it_learns_and_helps_as_a_first_encoder(parts, tones, tokens, tmp_path):
-    """Frames are told apart better than by chance, and the encoder is taken over by a training of CTC."""
-    first = options_with(**TURNS, self_share=1.0, epochs=12, learning_rate=0.01, batch_frames=300)
+@pytest.mark.parametrize("own_loss", [TURNS, PLACES], ids=["contrast", "position"])
+def test_it_learns_and_helps_as_a_first_encoder(parts, tones, tokens, tmp_path, own_loss):
+    """Frames or places are told better than by chance, and the encoder is taken over by a training of CTC."""
+    name, shape = own_loss["self_supervised"], {k: v for k, v in own_loss.items() if not k.startswith("self_")}
+    first = options_with(**own_loss, self_share=1.0, epochs=12, learning_rate=0.01, batch_frames=300)
     train_end_to_end(parts[0], tokens, tmp_path / "first", first, unlabelled_dir=parts[1])
     figures = load_end_to_end(tmp_path / "first")[1].epochs
-    assert figures[-1]["contrast_right"] > 1.5 * figures[0]["contrast_right"]
-    assert figures[-1]["contrast"] < figures[0]["contrast"] - 0.3 and "ctc" not in figures[-1]
-    frozen = options_with(epochs=1, learning_rate=1e-12)
+    assert figures[-1][f"{name}_right"] > 1.5 * figures[0][f"{name}_right"]
+    assert figures[-1][name] < figures[0][name] - 0.3 and "ctc" not in figures[-1]
+    frozen = options_with(**shape, epochs=1, learning_rate=1e-12)
     train_end_to_end(parts[0], tokens, tmp_path / "then", frozen, init_dir=tmp_path / "first")
     there, here = (load_end_to_end(tmp_path / name)[0].state_dict() for name in ("first", "then"))
     assert all(torch.allclose(there[k], here[k], atol=1e-6) for k in there if k.startswith("encoder."))
@@ -249,6 +313,8 @@ def test_input_that_does_not_fit_is_refused(parts, tokens, tmp_path, run_script)
 
     refused(ConfigError, "--unlabelled is speech for --self-supervised, which is none", parts[1])
     refused(ConfigError, "--dev cannot choose among its epochs", dev=parts[0], self_share=1.0, **TURNS)
+    for shape in ({"encoder": "tdnn"}, {"frames_per_step": 2}):
+        refused(ConfigError, "position needs --encoder transformer with", **{**PLACES, **shape})
     refused(DataError, "stands in both data sets", parts[0], **TURNS)
     (tmp_path / "other").mkdir()
     local = parts[1].parent / "local" / "unlabelled"
