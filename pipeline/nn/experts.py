@@ -4,6 +4,9 @@ that all layers may share (Gu et al. 2025).
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import nn
 
@@ -16,8 +19,8 @@ class Experts(nn.Module):
     Real frames alone are routed, so padding costs nothing and changes nothing; no expert is ever full.
 
     Attributes:
-        balance: E sum_e f_e P_e of the last batch in training, f_e being the share of the frames that expert e has and
-            P_e its mean probability: 1 where both are even, E where all frames go to one expert.
+        routed: of each pass in training the frames that the experts have had and the sums of their probabilities, (E,)
+            each; None: not kept.
         weight: of the balance in the loss.
     """
 
@@ -29,7 +32,7 @@ class Experts(nn.Module):
             for _ in range(count)
         )
         self.weight = weight
-        self.balance: torch.Tensor | None = None
+        self.routed: list[tuple[torch.Tensor, torch.Tensor]] | None = None
 
     def forward(self, x: torch.Tensor, mask: torch.Tensor, router: nn.Module) -> torch.Tensor:
         """(N, T, D), (N, T) bool, a linear layer from D to the experts -> (N, T, D), 0 for padding."""
@@ -38,23 +41,40 @@ class Experts(nn.Module):
         share, choice = (shares := router(real).float().softmax(-1)).max(-1)
         order = choice.sort(stable=True).indices
         counts = torch.bincount(choice, minlength=len(self.experts))
-        if self.training:
-            self.balance = len(self.experts) * (counts / max(len(real), 1) * shares.mean(0)).sum()
+        if self.training and self.routed is not None:
+            self.routed.append((counts, shares.sum(0)))
         parts = real.index_select(0, order).split(counts.tolist())
         mixed = torch.cat([expert(part) for expert, part in zip(self.experts, parts)])
         weighted = (share.index_select(0, order)[:, None] * mixed).to(x.dtype)
         return torch.zeros_like(flat).index_copy(0, places.index_select(0, order), weighted).view_as(x)
 
+    def balance(self) -> torch.Tensor:
+        """E sum_e f_e P_e over all passes that were kept, f_e being the share of the frames that expert e has had and
+        P_e its mean probability: 1 where both are even, E where all frames went to one expert.
+        """
+        assert self.routed
+        counts, sums = (torch.stack(each).sum(0) for each in zip(*self.routed))
+        frames = counts.sum().clamp(min=1)
+        return len(self.experts) * (counts / frames * (sums / frames)).sum()
 
-def take_balance(model: nn.Module) -> tuple[torch.Tensor, float] | None:
-    """The sum over layers of the weighted balances of the last batch, and the mean of the plain ones; None without
-    experts. They are forgotten, and their gradients with them.
-    """
-    layers = [module for module in model.modules() if isinstance(module, Experts) and module.balance is not None]
-    if not layers:
-        return None
-    found = [layer.balance for layer in layers if layer.balance is not None]
-    total = torch.stack([layer.weight * balance for layer, balance in zip(layers, found)]).sum()
+
+@contextmanager
+def watched_experts(model: nn.Module) -> Iterator[list[Experts]]:
+    """The layers of experts, which keep what they route in training while the context lasts, and then forget it."""
+    layers = [module for module in model.modules() if isinstance(module, Experts)]
     for layer in layers:
-        layer.balance = None
-    return total, float(torch.stack(found).mean().detach())
+        layer.routed = []
+    try:
+        yield layers
+    finally:
+        for layer in layers:
+            layer.routed = None
+
+
+def balance_of(layers: Iterable[Experts]) -> tuple[torch.Tensor, float] | None:
+    """The sum over layers of their weighted balances, and the mean of the plain ones; None where nothing was routed."""
+    found = [(layer.weight, layer.balance()) for layer in layers if layer.routed]
+    if not found:
+        return None
+    total = torch.stack([weight * balance for weight, balance in found]).sum()
+    return total, float(torch.stack([balance for _, balance in found]).mean().detach())

@@ -36,6 +36,7 @@ from pipeline.nn.nhmm import encoder_options
 from pipeline.nn.priors import label_prior
 from pipeline.nn.privacy import add_noise, clip_change, epsilon
 from pipeline.nn.schedule import make_optimizer
+from pipeline.nn.sigma import SigmaLinear
 from pipeline.nn.step import (
     Task,
     add_sums,
@@ -47,6 +48,7 @@ from pipeline.nn.step import (
     seed_step,
     training_loss,
 )
+from pipeline.nn.tracking import tracked
 from pipeline.nn.train import clean_up
 from pipeline.nn.train_state import TrainState, load_state, save_state
 
@@ -137,13 +139,13 @@ class Simulation:
         for i in range(len(own.data)):
             rows.setdefault(own.data.speaker(i), []).append(i)
         self.own, self.clients = own, dict(sorted(rows.items()))
-        self.parameters = list(model.parameters())
+        self.parameters, self.buffers = list(model.parameters()), list(model.buffers())
         self.optimizer = _server_optimizer(self.parameters, options)
 
     def run(self, dev: Task | None, out: Path) -> list[dict[str, float]]:
         """All rounds that are left; returns the figures of each. The checkpoint after each round is in `out`."""
         state = load_state(out, self.model, self.optimizer) or TrainState()
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(), tracked(out, state.epoch, self.options.tracker) as put:
             for number in progress(range(state.epoch, self.options.rounds), desc="rounds"):
                 began = time.monotonic()
                 figures = self.round(number)
@@ -153,6 +155,7 @@ class Simulation:
                 state.history.append(figures)
                 state.epoch = number + 1
                 save_state(out, state, self.model, self.optimizer)
+                put({k: v for k, v in figures.items() if k != "seconds"}, state.epoch)
                 text = ", ".join(f"{name} {value:.3f}" for name, value in figures.items() if name != "seconds")
                 logger.info("round %d of %d: %s", state.epoch, self.options.rounds, text)
         self.model.eval()
@@ -161,7 +164,7 @@ class Simulation:
     def round(self, number: int) -> dict[str, float]:
         """One update of the server's model."""
         options = self.options
-        before = [p.detach().clone() for p in self.parameters]
+        before, buffers = ([p.detach().clone() for p in each] for each in (self.parameters, self.buffers))
         total = [torch.zeros_like(p) for p in before]
         drawn = np.random.default_rng((options.seed, number)).random(len(self.clients)) < options.share
         sums: dict[str, float] = {}
@@ -173,7 +176,7 @@ class Simulation:
                 clipped.append(clip_change(change, options.clip_norm, options.clipping == "layer"))
             for summed, own in zip(total, change):
                 summed.add_(own)
-            self._set(before)
+            self._set(before, buffers)
         if options.noise:
             add_noise(total, options.noise * options.clip_norm, (options.seed, number, len(self.clients)))
         self._step(before, [summed / (options.share * len(self.clients)) for summed in total])
@@ -209,9 +212,10 @@ class Simulation:
                     optimizer.step()
 
     @torch.no_grad()
-    def _set(self, values: list[torch.Tensor]) -> None:
-        for parameter, value in zip(self.parameters, values):
-            parameter.copy_(value)
+    def _set(self, parameters: list[torch.Tensor], buffers: list[torch.Tensor]) -> None:
+        """The server's model again: a client leaves nothing behind, in buffers either."""
+        for own, value in zip((*self.parameters, *self.buffers), (*parameters, *buffers)):
+            own.copy_(value)
 
     @torch.no_grad()
     def _step(self, before: list[torch.Tensor], mean: list[torch.Tensor]) -> None:
@@ -225,6 +229,9 @@ class Simulation:
                 step, size = parameter - old, old.norm()
                 if size > 0 and step.norm() > 0:
                     parameter.copy_(old + step * (self.options.server_rate * size / step.norm()))
+        for layer in self.model.modules():
+            if isinstance(layer, SigmaLinear):
+                layer.settle()
 
 
 def _server_optimizer(parameters: list[torch.nn.Parameter], options: FederatedOptions) -> torch.optim.Optimizer:

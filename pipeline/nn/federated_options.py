@@ -10,6 +10,10 @@ from pydantic.dataclasses import dataclass
 from pipeline.nn.options import STRICT, ViterbiOptions
 
 PLAIN = ViterbiOptions()
+_WITHOUT_EFFECT = (
+    *("accumulate", "average", "precision", "chunk_seconds", "realign_rounds", "realign_epochs"),
+    *("lr_rise", "lr_start", "lr_hold", "lr_final", "lr_decay"),
+)
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -60,7 +64,7 @@ class FederatedOptions(ViterbiOptions):
             raise ValueError(f"noise {self.noise} without clipping hides nothing: a client's change has no bound")
         if self.population and not self.noise:
             raise ValueError(f"population {self.population} is for epsilon, which there is none of without noise")
-        for name in ("accumulate", "average", "precision", "chunk_seconds", "realign_rounds"):
+        for name in _WITHOUT_EFFECT:
             if getattr(self, name) != getattr(PLAIN, name):
                 raise ValueError(f"{name} {getattr(self, name)} has no effect in federated training")
         return self

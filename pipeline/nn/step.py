@@ -15,7 +15,7 @@ from pipeline.base.errors import ConfigError, PipelineError
 from pipeline.feats.dataset import Batch, Dataset, plan
 from pipeline.nn.attention import SelfAttention
 from pipeline.nn.distributed import World
-from pipeline.nn.experts import take_balance
+from pipeline.nn.experts import balance_of, watched_experts
 from pipeline.nn.normalised import Network
 from pipeline.nn.options import TrainOptions
 from pipeline.nn.specaugment import spec_augment
@@ -152,8 +152,9 @@ def normalised(model: Network, batch: Batch) -> Batch:
 
 def training_loss(criterion: Criterion[Net], model: Net, batch: Batch, done: float) -> Loss:
     """The criterion of a training batch, and for each of its frames what layers of experts add for their balance."""
-    loss = criterion(model, batch, done)
-    balance = take_balance(model)
+    with watched_experts(model) as layers:
+        loss = criterion(model, batch, done)
+        balance = balance_of(layers)
     if balance is not None and loss.frames:
         loss.total = loss.total + loss.frames * balance[0]
         loss.sums["expert_balance"] = loss.frames * balance[1]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -49,11 +49,11 @@ def select_data(data: Path, model: Path, target: Path | None, out: Path, options
     centre = vectors.mean(0)
     facts: dict[str, Any] = {}
     if target is None:
-        order = farthest_first(vectors)
+        order: Iterable[int] = farthest_first(vectors)
     else:
         # Without the mean of the pool: what all utterances share, such as silence, says nothing about which is near.
         closeness = nearest(unit(vectors - centre), unit(embeddings(target, model, options) - centre))
-        order = np.argsort(-closeness, kind="stable")
+        order = np.argsort(-closeness, kind="stable").tolist()
     seconds = np.asarray(index.durations, dtype=np.float64)
     chosen = first_of(order, seconds, options.share)
     if target is not None:
@@ -119,26 +119,30 @@ def nearest(vectors: npt.NDArray[np.float32], others: npt.NDArray[np.float32]) -
     return out
 
 
-def farthest_first(vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
-    """(N,) order in which each row is the one farthest from all before it, as in k-centre greedy (Sener and Savarese
-    2018); the first is that nearest to the mean. Takes N passes over (N, D).
+def farthest_first(vectors: npt.NDArray[np.float32]) -> Iterator[int]:
+    """Rows of (N, D) in the order in which each is the one farthest from all before it, as in k-centre greedy (Sener
+    and Savarese 2018); the first is that nearest to the mean. Each takes a pass over (N, D).
     """
     away = np.linalg.norm(vectors - vectors.mean(0), axis=1)
-    order = np.empty(len(vectors), dtype=np.int64)
     best = int(np.argmin(away))
     left = np.full(len(vectors), np.inf, dtype=np.float32)
-    for k in range(len(vectors)):
-        order[k] = best
+    for _ in range(len(vectors)):
+        yield best
         left = np.minimum(left, np.linalg.norm(vectors - vectors[best], axis=1))
         left[best] = -np.inf
         best = int(np.argmax(left))
-    return order
 
 
-def first_of(order: npt.NDArray[np.int64], seconds: npt.NDArray[np.float64], share: float) -> npt.NDArray[np.int64]:
-    """The first of an order that make up a share of the time, one at least."""
-    passed = np.cumsum(seconds[order])
-    return order[: max(int(np.searchsorted(passed, share * passed[-1] * (1 + 1e-9), side="right")), 1)]
+def first_of(order: Iterable[int], seconds: npt.NDArray[np.float64], share: float) -> npt.NDArray[np.int64]:
+    """The first of an order that make up a share of the time, one at least; no more of it is asked for."""
+    limit, passed = share * seconds.sum() * (1 + 1e-9), 0.0
+    chosen: list[int] = []
+    for number in order:
+        passed += seconds[number]
+        if chosen and passed > limit:
+            break
+        chosen.append(number)
+    return np.array(chosen, dtype=np.int64)
 
 
 def write_part(data: Path, out: Path, cuts: Iterable[dict[str, Any]]) -> int:

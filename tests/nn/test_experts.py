@@ -10,7 +10,7 @@ import torch
 
 from pipeline.feats.dataset import Batch
 from pipeline.nn.encoders import Encoder
-from pipeline.nn.experts import Experts, take_balance
+from pipeline.nn.experts import Experts, watched_experts
 from pipeline.nn.losses import CrossEntropy
 from pipeline.nn.model import AcousticModel
 from pipeline.nn.options import EncoderOptions
@@ -23,7 +23,8 @@ def test_each_frame_goes_through_its_expert():
     torch.manual_seed(1)
     layer, router = Experts(8, 0.0, 3, 0.01), torch.nn.Linear(8, 3, bias=False)
     x, mask = torch.randn(2, 7, 8), torch.tensor([[True] * 7, [True] * 4 + [False] * 3])
-    out, chosen, probabilities = layer(x, mask, router), [], []
+    with watched_experts(layer):
+        out, balance, chosen, probabilities = layer(x, mask, router), layer.balance(), [], []
     for n, t in mask.nonzero().tolist():
         frame = layer.norm(x[n, t])
         shares = router(frame).softmax(-1)
@@ -34,15 +35,34 @@ def test_each_frame_goes_through_its_expert():
     assert not out[~mask].any() and len(set(chosen)) > 1
     f = np.bincount(chosen, minlength=3) / len(chosen)
     mean = torch.stack(probabilities).mean(0).detach().numpy()
-    assert float(layer.balance) == pytest.approx(3 * (f * mean).sum(), rel=1e-5)
+    assert float(balance) == pytest.approx(3 * (f * mean).sum(), rel=1e-5)
     # Experts without a frame, and a batch whose frames all go to one of them.
     router.weight.data[:] = 0.0
-    layer(x, mask, router)
-    assert float(layer.balance) == pytest.approx(1.0)  # ties go to the first, with even probabilities
+    with watched_experts(layer):
+        layer(x, mask, router)
+        assert float(layer.balance()) == pytest.approx(1.0)  # ties go to the first, with even probabilities
     router.weight.data[:] = 0.0
     router.weight.data[2] = 100.0 * layer.norm(x[0, 0]).detach()
-    layer(x[:1, :1], mask[:1, :1], router)
-    assert float(layer.balance) == pytest.approx(3.0)
+    with watched_experts(layer):
+        layer(x[:1, :1], mask[:1, :1], router)
+        assert float(layer.balance()) == pytest.approx(3.0)
+
+
+def test_the_balance_is_that_of_all_passes_of_an_update():
+    """As of one pass over the frames of all of them."""
+    torch.manual_seed(2)
+    layer, router = Experts(8, 0.0, 3, 0.01), torch.nn.Linear(8, 3, bias=False)
+    x, mask = torch.randn(3, 7, 8), torch.ones(3, 7, dtype=torch.bool)
+    with watched_experts(layer):
+        layer(x, mask, router)
+        whole = layer.balance()
+    with watched_experts(layer):
+        layer(x[:1], mask[:1], router)
+        first = layer.balance()
+        layer(x[1:], mask[1:], router)
+        assert float(layer.balance()) == pytest.approx(float(whole), rel=1e-5) and float(first) != float(whole)
+    layer(x, mask, router)
+    assert layer.routed is None
 
 
 def test_layers_share_a_router_or_have_their_own():
@@ -69,15 +89,18 @@ def test_the_balance_is_part_of_the_training_loss_alone():
     batch = Batch(np.arange(2), torch.randn(2, 9, 5), torch.tensor([9, 6]))
     criterion = CrossEntropy([np.zeros(9, dtype=np.int64), np.ones(6, dtype=np.int64)])
     model = model_of(expert_balance=0.5)
-    plain = criterion(model, batch, 0.5)
-    balances = [block.after.balance for block in model.encoder.network.blocks]
+    with watched_experts(model) as layers:
+        plain = criterion(model, batch, 0.5)
+        balances = [layer.balance() for layer in layers]
     loss = training_loss(criterion, model, batch, 0.5)
     expected = float(plain.total) + 15 * 0.5 * sum(float(b) for b in balances)
     assert float(loss.total) == pytest.approx(expected, rel=1e-5)
     assert loss.sums["expert_balance"] / 15 == pytest.approx(np.mean([float(b) for b in balances]), rel=1e-5)
     loss.total.backward()
     assert model.encoder.network.routers[0].weight.grad.abs().max() > 0
-    assert take_balance(model) is None and copy.deepcopy(model) is not None  # nothing of the graph is left
+    assert (
+        all(layer.routed is None for layer in layers) and copy.deepcopy(model) is not None
+    )  # nothing of the graph is left
     model.eval()
     assert float(training_loss(criterion, model, batch, 0.5).total) == pytest.approx(float(plain.total), rel=1e-5)
     dense = model_of(experts=0)

@@ -20,6 +20,7 @@ from pipeline.nn.losses import CrossEntropy
 from pipeline.nn.model import AcousticModel
 from pipeline.nn.options import EncoderOptions
 from pipeline.nn.privacy import add_noise, clip_change, epsilon
+from pipeline.nn.sigma import SigmaLinear
 from pipeline.nn.step import Task
 
 SHAPE = EncoderOptions(encoder="tdnn", layers=1, dim=6, dropout=0.0, dilations=(1,))
@@ -120,6 +121,35 @@ def test_the_mean_has_the_noise_of_the_sum():
     simulation.round(0)
     moved = parameters(simulation) - before
     assert float(moved.std()) == pytest.approx(1e-6 * 3e6 / (0.5 * 6), rel=0.15)
+
+
+def test_a_client_leaves_nothing_behind_but_its_change(tmp_path):
+    """With vectors of sigma-reparam, which training moves, a round ends the same in whatever order clients come, and
+    they are those of the server's weights.
+    """
+    found = []
+    for backwards in (False, True):
+        simulation = simulate(learning_rate=0.5)
+        torch.manual_seed(5)
+        shape = EncoderOptions(encoder="transformer", layers=1, dim=8, heads=2, dropout=0.0, sigma_reparam=True)
+        simulation = Simulation(AcousticModel(4, 2, shape), make_data(), simulation.options, 0.01)
+        if backwards:
+            simulation.clients = dict(reversed(simulation.clients.items()))
+        simulation.round(0)
+        found.append([*simulation.parameters, *simulation.buffers])
+        layers = [layer for layer in simulation.model.modules() if isinstance(layer, SigmaLinear)]
+        vectors = [layer.u.clone() for layer in layers]
+        for layer, vector in zip(layers, vectors):
+            largest = torch.linalg.svd(layer.weight.detach())[0][:, 0]
+            assert abs(float(vector @ largest)) == pytest.approx(1.0, abs=1e-3)
+    for one, other in zip(*found):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
+
+
+def test_figures_of_rounds_are_tracked(tmp_path):
+    simulate(rounds=2).run(None, tmp_path)
+    (events,) = (tmp_path / "log" / "tensorboard").iterdir()
+    assert b"accuracy" in events.read_bytes()
 
 
 def test_layers_are_normalised():

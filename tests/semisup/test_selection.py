@@ -76,7 +76,7 @@ def test_a_hybrid_chooses_as_well(tones, ali, tmp_path):
 def test_the_farthest_comes_first():
     """Two clusters and an outlier: after one of the middle, the outlier, then the other cluster."""
     rows = np.array([[0.0, 0], [0.1, 0], [5, 0], [5.1, 0], [0, 30]], dtype=np.float32)
-    order = farthest_first(rows)
+    order = np.array(list(farthest_first(rows)))
     assert order[1] == 4 and {int(order[0]) // 2, int(order[2]) // 2} == {0, 1} and sorted(order) == list(range(5))
 
 
