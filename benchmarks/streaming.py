@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Latency of the beam search when speech comes block by block: when the words of a stream are settled.
 
-After each block the best paths to all living tokens are traced back to where they meet: nothing that comes later can
+After each block the best paths to all active tokens are traced back to where they meet: nothing that comes later can
 change the words up to there. A word's delay is the time from the frame at which the final path puts it out, which the
 graph does as soon as it is sure of the word, to the end of the block after which it is settled. With blocks of one
 frame it is the search's own; scores are there at once (a model's look-ahead, and computing, come on top).

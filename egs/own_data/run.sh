@@ -3,6 +3,7 @@
 #
 # Usage: ./run.sh --data DIR [--lexicon FILE] [--language CODE] [--ali gmm|nhmm|both] [--models LIST] [--import-conf FILE]
 #                 [--espeak CODE] [--sizes DIR] [--work DIR] [--stage N] [--stop-stage N] [--list] [--overwrite]
+#                 [--jobs N] [--backend B]
 #   --data DIR            corpus in any format that steps/import_data.py reads: folders of audio and .txt, Kaldi, lhotse, tables,
 #                         TextGrids and more
 #   --lexicon FILE        pronunciations in any known format; words that it lacks are pronounced from their letters. Without it the
@@ -16,6 +17,8 @@
 #   --sizes DIR           options of the trainings, in place of those that stage 0 writes for the amount of speech (data/sizes)
 #   --work DIR            where data/ and exp/ are written; by default beside this script
 #   --overwrite           remake outputs whose options or inputs have changed
+#   --jobs N              parts into which features, alignments and decodings are divided; the results are the same
+#   --backend B           what runs the parts: local, slurm or dask; conf/cluster.yaml describes the cluster
 #
 # The aligner (exp/aligner, the same as of `fullsum train`) learns from all utterances and aligns all. The recogniser learns from
 # nine tenths or so; dev and test have other speakers, or, where there are too few, other utterances (the log tells).
@@ -33,6 +36,8 @@ import_conf=conf/import.yaml
 sizes=data/sizes
 work=.
 overwrite=false
+jobs=1
+backend=local
 . ../../utils/stage.sh
 . ../../utils/parse_options.sh
 . ../../utils/recipe.sh

@@ -2,7 +2,8 @@
 # speechocean762: English read by Mandarin speakers, half of them children; 2,500 training and 2,500 test utterances of 125 speakers each.
 #
 # Usage: ./run.sh [--stage N] [--stop-stage N] [--list] [--corpus-root DIR] [--models LIST] [--parts LIST]
-#                 [--ali gmm|nhmm|both|none|hybrid] [--e2e LIST] [--ways LIST] [--overwrite]
+#                 [--ali gmm|nhmm|both|none|hybrid] [--e2e LIST] [--ways LIST] [--overwrite] [--jobs N]
+#                 [--backend B]
 #   --corpus-root DIR     folder with train/, test/, resource/ and WAVE/, a Kaldi corpus; else ../shared/corpora/speechocean762 beside
 #                         the checkout. The archive is at https://www.openslr.org/101
 #   --models LIST         GMMs that are decoded, by default "mono tri1 tri2 tri3"; none: none
@@ -14,6 +15,8 @@
 #   --ways LIST           teachers of stage 11 among "fixed ema cache rounds decoded decoded_again by_hybrid",
 #                         by default "ema decoded decoded_again by_hybrid"
 #   --overwrite           remake outputs whose options or inputs have changed
+#   --jobs N              parts into which features, alignments and decodings are divided; the results are the same
+#   --backend B           what runs the parts: local, slurm or dask; conf/cluster.yaml describes the cluster
 #
 # The split into train and test is the publisher's; dev has every eighth speaker of train, and models and language model are trained on
 # the others. The weights of language model and word penalty are tuned on dev and used on test, which is decoded once. 52 sentences
@@ -27,6 +30,8 @@ ali=both
 e2e=ctc
 ways="ema decoded decoded_again by_hybrid"
 overwrite=false
+jobs=1
+backend=local
 . ../../utils/stage.sh
 . ../../utils/parse_options.sh
 more_teachers=hybrid

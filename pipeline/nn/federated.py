@@ -1,6 +1,6 @@
 """Federated training, simulated: speakers are clients that train the server's model on their own speech and hand back
 nothing but the change of its parameters (McMahan et al. 2017), bounded and with noise if wanted (McMahan et al. 2018;
-for speech, with bounds by layer, Pelikan et al. 2023).
+for speech, with per-layer clipping, Pelikan et al. 2023).
 
 A round: each client takes part with probability q. It makes steps of gradient descent from the server's parameters w on
 its own utterances, and its change d_k = w_k - w is clipped to the norm C. The server takes

@@ -54,7 +54,7 @@ class FederatedOptions(ViterbiOptions):
     population: int = Field(
         default=0,
         ge=0,
-        description="Epsilon is told for so many clients, of which the same share takes part and whose mean has "
+        description="Epsilon is reported for so many clients, of which the same share takes part and whose mean has "
         "the same noise; 0: for those that there are.",
     )
 

@@ -1,4 +1,4 @@
-"""What stored lattices say once weights are chosen: words of least risk, confidences and times, oracle errors."""
+"""What stored lattices say once weights are chosen: minimum Bayes risk, confidences and times, oracle errors."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ class LatticeWords:
         """Args:
         lattice_of: utterance -> its lattice.
         header, words: as of the ``LatticeSet``.
-        judge: "mbr" chooses words by least risk; "best" gives confidences to the words of the best path; "none" does
-            neither.
+        judge: "mbr" chooses the words of minimum Bayes risk; "best" gives confidences to those of the best path; "none"
+            does neither.
         """
         self._lattice_of, self._header, self._words, self._judge = lattice_of, header, words, judge
         self._heard = JsonSpool()  # utterance -> [[word, begin, end, confidence], ..]
