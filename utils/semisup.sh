@@ -42,8 +42,8 @@ semi_decode() { # NAME MODEL LANG CONF: with the lexicon and the language model;
 semi_teacher() { if [[ $1 == decoded_again ]]; then echo decoded; else echo labelled; fi; } # WAY: whose words it learns
 
 semi_recognise() { # NAME MODEL CONF: what a model recognises in the unlabelled speech
-  python "$steps/decode.py" $2 exp/semi/$1/graph data/semi/fbank/unlabelled exp/semi/$1/decode_unlabelled --confidences \
-    --config conf/$3.yaml --weights-from exp/semi/$1/decode_$semi_dev "${force[@]}"
+  python "$steps/decode.py" $2 exp/semi/$1/graph data/semi/fbank/unlabelled exp/semi/$1/decode_unlabelled \
+    ${semi_confidence:+--confidences} --config conf/$3.yaml --weights-from exp/semi/$1/decode_$semi_dev "${force[@]}"
 }
 
 semi_ctc() { # CTC on the transcripts that are left, on all of them, and in each way from the first of these
@@ -98,7 +98,8 @@ semi_hybrid() { # the same with networks of the states of monophones, of the lab
           from=$(semi_teacher $name)
           semi_recognise hybrid_$from ${exp}_$from decode_fbank
           python "$steps/pseudo_label.py" data/semi/fbank/unlabelled ${exp}_$from/decode_unlabelled data/semi/pseudo_$name "${force[@]}"
-          python "$steps/align.py" data/semi/pseudo_$name $semi_lang ${exp}_$from exp/semi/ali_pseudo_$name --confidence "${force[@]}"
+          python "$steps/align.py" data/semi/pseudo_$name $semi_lang ${exp}_$from exp/semi/ali_pseudo_$name \
+            ${semi_confidence:+--confidence} "${force[@]}"
           how=(--teacher fixed --pseudo exp/semi/ali_pseudo_$name)
         fi
         python "$steps/train_semisup.py" data/semi/fbank/labelled data/semi/fbank/unlabelled ${exp}_labelled ${exp}_$name \
@@ -110,6 +111,8 @@ semi_hybrid() { # the same with networks of the states of monophones, of the lab
   done
 }
 
+# Confidences take longer than the search where a model is sure of nothing, and are made only where a least one is set.
+semi_confidence=$(grep -ls '^min_confidence:' conf/semi_*.yaml || true)
 semi_data
 semi_hybrid
 semi_ctc
