@@ -1,14 +1,15 @@
 """Claims about the cells of a sweep: what is claimed, and what the measurements say of it.
 
 Of one recipe all claims are judged together: p values are adjusted for their number (Benjamini and Hochberg 1995), so
-that of those that are called supported one in twenty may be wrong. Nothing is called equal without a margin that stands
-in the table's file, and nothing is supported by less than three seeds.
+that of those that are called supported one in twenty may be wrong. What is asked of differences and of equality is
+adjusted apart. Nothing is called equal without a margin that stands in the table's file, and nothing is supported by
+less than three seeds.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +18,7 @@ from pydantic.dataclasses import dataclass
 
 from pipeline.base.errors import DataError
 from pipeline.base.files import read_json, write_json
-from pipeline.experiments.statistics import LEVEL, Effect, adjusted
+from pipeline.experiments.statistics import LEVEL, Effect, adjusted, level_of_next
 
 CLAIMS = "claims.json"  # of a recipe, beside its results.json
 LEAST_SEEDS = 3
@@ -64,7 +65,8 @@ class Verdict:
         table, claim: where it stands and what it says.
         outcome: one of OUTCOMES.
         effect: the difference, better minus than; None: nothing could be compared.
-        p: adjusted for the number of claims of the recipe.
+        p: of what decides, or of what is claimed where nothing does; adjusted for the number of claims of the recipe.
+        level: p value below which the claim would have been decided before the adjustment.
         added: seeds that were added after the first figures had been seen.
         edited: rows of the table were made by code with uncommitted changes.
     """
@@ -74,8 +76,14 @@ class Verdict:
     outcome: str
     effect: Effect | None = None
     p: float | None = None
+    level: float = LEVEL
     added: int = 0
     edited: bool = False
+
+    @property
+    def noticeable(self) -> float | None:
+        """The smallest true difference that a test like this one, so adjusted, notices with a probability of 80 %."""
+        return None if self.effect is None else self.effect.detectable(self.level)
 
     def called(self, decimals: int) -> str:
         """The outcome, with the margin of an equivalence."""
@@ -89,7 +97,7 @@ class Verdict:
         if effect is None:
             return self.outcome if self.outcome == NOT_MEASURED else f"**{self.outcome}**"
         low, high = effect.interval
-        decimals = digits_of(effect, decimals)
+        decimals = digits_of(self, decimals)
         margin = self.claim.width(effect.reference)
         said = f"**{self.called(decimals)}**; difference {effect.mean:+.{decimals}f}"
         said += f" [{low:+.{decimals}f}, {high:+.{decimals}f}]"
@@ -98,10 +106,11 @@ class Verdict:
         said += f" and {effect.speakers} speakers" if effect.speakers else ""
         said += f", p {_probability(self.p)}" if self.p is not None else ""
         if self.outcome == UNDECIDED:
-            said += f"; a difference of {effect.detectable:.{decimals}f} would have been noticed"
+            size = effect.detectable(self.level)
+            said += f"; a difference of {size:.{decimals}f} would have been noticed"
             if effect.reference:
-                said += f" ({100 * effect.detectable / abs(effect.reference):.1f} % relative)"
-            said += _needed(effect, margin, decimals)
+                said += f" ({100 * size / abs(effect.reference):.1f} % relative)"
+            said += _needed(effect, self.level, margin, decimals)
         return said + "; made in part by code with uncommitted changes" * self.edited
 
     def row(self) -> dict[str, Any]:
@@ -109,7 +118,7 @@ class Verdict:
         effect = None if self.effect is None else dataclasses.asdict(self.effect)
         claim = {key: value for key, value in dataclasses.asdict(self.claim).items() if value is not None}
         row = {"table": self.table, "claim": claim, "outcome": self.outcome, "effect": effect, "p": self.p}
-        return {**row, "added": self.added, "edited": self.edited}
+        return {**row, "level": self.level, "added": self.added, "edited": self.edited}
 
     @classmethod
     def of_row(cls, row: Any) -> Verdict:
@@ -118,12 +127,14 @@ class Verdict:
         if row["outcome"] not in OUTCOMES:
             raise ValueError(f"{row['outcome']!r} is no outcome")
         claim = Claim(**row["claim"])
-        return cls(str(row["table"]), claim, row["outcome"], effect, row["p"], int(row["added"]), bool(row["edited"]))
+        level, added = float(row["level"]), int(row["added"])
+        return cls(str(row["table"]), claim, row["outcome"], effect, row["p"], level, added, bool(row["edited"]))
 
 
-def digits_of(effect: Effect, decimals: int) -> int:
+def digits_of(verdict: Verdict, decimals: int) -> int:
     """Digits after the point: more than `decimals` where what can be noticed would be written as zero."""
-    while decimals < 4 and effect.detectable > 0 and float(f"{effect.detectable:.{decimals}f}") == 0:
+    size = verdict.noticeable or 0.0
+    while decimals < 4 and size > 0 and float(f"{size:.{decimals}f}") == 0:
         decimals += 1
     return decimals
 
@@ -132,12 +143,12 @@ def _probability(p: float | None) -> str:
     return "< 0.001" if p is not None and p < 0.001 else f"= {p:.3f}"
 
 
-def _needed(effect: Effect, margin: float | None, decimals: int) -> str:
+def _needed(effect: Effect, level: float, margin: float | None, decimals: int) -> str:
     """How many seeds would decide."""
     size = margin if margin is not None else abs(effect.mean)
     if not size:
         return ""
-    needed = effect.seeds_needed(size)
+    needed = effect.seeds_needed(size, level)
     of = f"{size:.{decimals}f}"
     if needed is None:
         return f"; one of {of} needs " + ("a test set of more speakers" if effect.speakers else "over 100 seeds")
@@ -156,35 +167,46 @@ class Compared(NamedTuple):
 
 def judge(claims: Sequence[Compared]) -> list[Verdict]:
     """Returns a verdict on each claim of a recipe, with p values adjusted for their number."""
-    tested = {i: c.effect for i, c in enumerate(claims) if c.effect is not None and c.effect.seeds >= LEAST_SEEDS}
-    differs = dict(zip(tested, adjusted([effect.p for effect in tested.values()])))
-    asked = dict(zip(tested, adjusted([_asked(claims[i].claim, effect) for i, effect in tested.items()])))
+    tested = {
+        i: (c.claim, c.effect, c.claim.width(c.effect.reference))
+        for i, c in enumerate(claims)
+        if c.effect is not None and c.effect.seeds >= LEAST_SEEDS
+    }
+    differ = _Family({i: e.p for i, (claim, e, _) in tested.items() if not claim.equal})
+    same = _Family({i: e.p_equivalent(w) for i, (c, e, w) in tested.items() if w is not None and not c.equal})
+    equal = _Family({i: e.p_equivalent(w) for i, (c, e, w) in tested.items() if w is not None and c.equal})
+    beyond = _Family({i: e.p_beyond(w) for i, (c, e, w) in tested.items() if w is not None and c.equal})
     verdicts = []
     for i, (table, claim, effect, added, edited) in enumerate(claims):
-        outcome, p = NOT_MEASURED if effect is None else TOO_FEW, None
-        if i in tested:
-            outcome = _outcome(claim, tested[i], differs[i], asked[i])
-            p = asked[i] if claim.equal else differs[i]
-        verdicts.append(Verdict(table, claim, outcome, effect, p, added, edited))
+        if effect is None or i not in tested:
+            outcome = NOT_MEASURED if effect is None else TOO_FEW
+            verdicts.append(Verdict(table, claim, outcome, effect, added=added, edited=edited))
+            continue
+        asked = equal if claim.equal else differ
+        if claim.equal:
+            outcome, decided = (CONTRADICTED, beyond) if i in beyond.decided else (SUPPORTED, equal)
+        elif i in same.decided and i not in differ.decided:
+            outcome, decided = EQUIVALENT, same
+        else:
+            outcome, decided = SUPPORTED if (effect.mean < 0) == claim.lower else CONTRADICTED, differ
+        if i not in decided.decided:
+            outcome, decided = UNDECIDED, asked
+        verdicts.append(Verdict(table, claim, outcome, effect, decided.p[i], asked.level, added, edited))
     return verdicts
 
 
-def _asked(claim: Claim, effect: Effect) -> float:
-    """Unadjusted p value of what a claim says."""
-    margin = claim.width(effect.reference)
-    return effect.p_equivalent(margin) if claim.equal and margin is not None else effect.p
+class _Family:
+    """Tests that are adjusted together.
 
+    Attributes:
+        p: adjusted, by number of the claim. decided: numbers of those below LEVEL.
+        level: see ``level_of_next``.
+    """
 
-def _outcome(claim: Claim, effect: Effect, p_differs: float, p_asked: float) -> str:
-    margin = claim.width(effect.reference)
-    if claim.equal:
-        assert margin is not None
-        low, high = effect.interval
-        beyond = low > margin or high < -margin
-        return SUPPORTED if p_asked < LEVEL else CONTRADICTED if beyond else UNDECIDED
-    if p_differs < LEVEL:
-        return SUPPORTED if (effect.mean < 0) == claim.lower else CONTRADICTED
-    return EQUIVALENT if margin is not None and effect.p_equivalent(margin) < LEVEL else UNDECIDED
+    def __init__(self, p_values: Mapping[int, float]) -> None:
+        self.p = dict(zip(p_values, adjusted(list(p_values.values()))))
+        self.decided = {i for i, p in self.p.items() if p < LEVEL}
+        self.level = level_of_next(list(self.p.values()))
 
 
 def write_claims(recipe: Path, verdicts: Sequence[Verdict]) -> None:

@@ -43,10 +43,12 @@ milliseconds (TSE, the mean error of phone starts and ends). In brackets is its 
 
 - **supported**, **contradicted**: the difference is larger than chance explains, in the direction of the claim or
   against it (p below 0.05, after Benjamini and Hochberg's adjustment for all claims of the recipe).
-- **equivalent**: any difference is smaller than a margin that stands in the table's file (two one-sided tests).
+- **equivalent**: any difference is smaller than a margin that stands in the table's file (two one-sided tests, adjusted
+  in the same way). Of a claim that two settings are equal, supported means the same, and contradicted that the
+  difference is larger than the margin.
 - **undecided**: none of these. The interval is not adjusted, so it may leave zero out where few of many claims do. The
-  difference that would have been noticed is the true one that such a test finds four times in five; smaller effects,
-  such as those of the papers, may be there.
+  difference that would have been noticed is the true one that such a test, adjusted as well, finds four times in five;
+  smaller effects, such as those of the papers, may be there.
 - **too few seeds**: less than three. **not measured**: the table's file is there and was not run with the present code.
 - *and N speakers*: seeds and test speakers both vary by chance, so the interval speaks of other speakers as well.
   Without speakers the test part is taken as it is, and the interval speaks of other seeds only.
@@ -214,7 +216,7 @@ def _noticed(lines: Sequence[_Line]) -> dict[str, float]:
     for verdict in (line.verdict for line in lines):
         if verdict.outcome == UNDECIDED and verdict.effect is not None and verdict.effect.reference:
             metric = verdict.claim.column.partition("/")[0]
-            share = verdict.effect.detectable / abs(verdict.effect.reference)
+            share = verdict.effect.detectable(verdict.level) / abs(verdict.effect.reference)
             least[metric] = min(share, least.get(metric, share))
     return least
 
@@ -225,7 +227,7 @@ class _Found:
     def __init__(self, recipes: Path) -> None:
         self._recipes = recipes
         self._verdicts: dict[str, list[Verdict]] = {}
-        self._named: set[tuple[str, str]] = set()  # RECIPE/TABLE and claim
+        self._named: list[tuple[str, Claim]] = []  # RECIPE/TABLE and claim
         self._tables: dict[str, Table] = {}
         self._rows: dict[str, list[Row]] = {}
 
@@ -246,7 +248,7 @@ class _Found:
         if len({claim.text for claim in claims}) != 1:
             raise DataError(f"{self._path(place)}: {len(claims)} claims begin with {start!r}")
         verdict = self._verdict(recipe, name, claims[0])
-        self._named.add((place, claims[0].text))
+        self._named.append((place, claims[0]))
         link, said = self._said(place, verdict)
         said += "; would speak against the paper" * against
         return _Line(link, _cost(table), verdict, against, said)
@@ -260,12 +262,12 @@ class _Found:
         return link, said + f"; measured with earlier settings: {table.measured_with}" * bool(table.measured_with)
 
     def others(self) -> str:
-        """What was measured of the same recipes and stands in no row."""
+        """What was measured of the same recipes and stands in no row; what tables claim no more is left out."""
         said = []
         for recipe, verdicts in sorted(self._verdicts.items()):
             for verdict in verdicts:
                 place = f"{recipe}/{verdict.table}"
-                if (place, verdict.claim.text) not in self._named:
+                if (place, verdict.claim) not in self._named and verdict.claim in self._table(place).claims:
                     said.append(f"- {self._said(place, verdict)[1]}")
         about = "What else was compared in the recipes above, so that nothing is left out for how it came out."
         return f"## Other comparisons\n\n{about}\n\n" + "\n".join(said or ["None."]) + "\n"

@@ -68,10 +68,9 @@ class Effect:
             return 1.0 if self.mean == 0 else 0.0
         return float(2 * t.sf(abs(self.mean) / self.error, self.dof))
 
-    @property
-    def detectable(self) -> float:
-        """Smallest true difference that a test like this one notices with a probability of 80 %."""
-        return (self.quantile(1 - LEVEL / 2) + self.quantile(POWER)) * self.error
+    def detectable(self, level: float = LEVEL) -> float:
+        """Smallest true difference that a test like this one at a level notices with a probability of 80 %."""
+        return (self.quantile(1 - level / 2) + self.quantile(POWER)) * self.error
 
     def p_equivalent(self, margin: float) -> float:
         """Probability of a difference as far inside of +-margin as this where the true one is on its edge: the larger
@@ -84,16 +83,25 @@ class Effect:
             return 0.0 if inside > 0 else 1.0
         return float(t.sf(inside / self.error, self.dof))
 
-    def seeds_needed(self, effect: float) -> int | None:
-        """Number of seeds with which a true difference of `effect` is noticed with a probability of 80 %, other things
-        equal; None: even a hundred would not do, since the speakers are too few.
+    def p_beyond(self, margin: float) -> float:
+        """Two-sided probability of a difference as far outside of +-margin as this where the true one is on its edge."""
+        from scipy.stats import t
+
+        outside = abs(self.mean) - margin
+        if self.error == 0:
+            return 0.0 if outside > 0 else 1.0
+        return float(min(2 * t.sf(outside / self.error, self.dof), 1.0))
+
+    def seeds_needed(self, effect: float, level: float = LEVEL) -> int | None:
+        """Number of seeds with which a test at a level notices a true difference of `effect` with a probability of
+        80 %, other things equal; None: even a hundred would not do, since the speakers are too few.
         """
         from scipy.stats import t
 
         fixed = max(self.error**2 - self.seed_variance / self.seeds, 0.0)
         for seeds in range(2, MOST_SEEDS + 1):
             dof = max(seeds - 1.0, self.dof)
-            quantiles = float(t.ppf(1 - LEVEL / 2, dof) + t.ppf(POWER, dof))
+            quantiles = float(t.ppf(1 - level / 2, dof) + t.ppf(POWER, dof))
             if quantiles * math.sqrt(fixed + self.seed_variance / seeds) <= abs(effect):
                 return seeds
         return None
@@ -181,3 +189,9 @@ def adjusted(p_values: Sequence[float]) -> list[float]:
     from scipy.stats import false_discovery_control
 
     return [float(p) for p in false_discovery_control(p_values)] if p_values else []
+
+
+def level_of_next(adjusted_values: Sequence[float]) -> float:
+    """P value, not adjusted, below which one more of these would be among those whose adjusted one is below LEVEL."""
+    below = sum(p < LEVEL for p in adjusted_values)
+    return LEVEL * min((below + 1) / max(len(adjusted_values), 1), 1.0)

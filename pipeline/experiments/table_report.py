@@ -31,8 +31,8 @@ HOW_TO_READ = """## Experiments
 Each table below is a grid of settings that was run with several seeds: mean ± standard deviation over the seeds, "(n)"
 where only n of them were run. Claims are tested on pairs of runs that share their seed. *Difference* is the first
 setting of the claim minus the second, with its 95 % interval; *p* is adjusted for the number of claims on this page;
-*noticeable* is the smallest true difference that as many seeds would have shown in four cases of five. So "undecided"
-beside a large noticeable difference says little about the claim.
+*noticeable* is the smallest true difference that as many seeds would have shown in four cases of five, adjusted as
+well. So "undecided" beside a large noticeable difference says little about the claim.
 """
 
 
@@ -160,15 +160,19 @@ def verdicts(recipe: Path, rows: Sequence[Row], grids: Mapping[str, tuple[Table,
         for name, (table, grid) in grids.items()
         for claim in table.claims
     ]
-    with_sums = {row["table"] for row in rows if row.get("table") and row.get(GROUPS)}
-    return judge([c if c.table in with_sums else _as_it_was(c, read_claims(recipe)) for c in compared])
+    before = read_claims(recipe)
+    return judge([_as_it_was(c, before) for c in compared])
 
 
 def _as_it_was(compared: Compared, before: Sequence[Verdict]) -> Compared:
-    """The stored comparison in place of one whose sums by speaker are gone, if it had them and was of as many seeds."""
+    """The stored comparison in place of one whose sums by speaker are gone, if it had them and was of the same values."""
+    now = compared.effect
+    if now is None or now.speakers:
+        return compared
     for old in before:
-        if old.table == compared.table and old.claim == compared.claim and not old.edited:
-            if old.effect and compared.effect and old.effect.speakers and old.effect.seeds == compared.effect.seeds:
+        if old.table == compared.table and old.claim == compared.claim and old.effect is not None and not old.edited:
+            same = math.isclose(old.effect.mean, now.mean, rel_tol=1e-6, abs_tol=1e-6)
+            if old.effect.speakers and old.effect.seeds == now.seeds and same:
                 return compared._replace(effect=old.effect)
     return compared
 
@@ -233,7 +237,7 @@ def claims_table(table: Table, verdicts: Sequence[Verdict]) -> str:
                 lines.append([verdict.claim.text, verdict.outcome, "", "", "", ""])
             continue
         low, high = effect.interval
-        digits = digits_of(effect, digits)
+        digits = digits_of(verdict, digits)
         about = f"{effect.seeds}" + f", {verdict.added} of them added" * bool(verdict.added)
         lines.append(
             [
@@ -242,7 +246,7 @@ def claims_table(table: Table, verdicts: Sequence[Verdict]) -> str:
                 f"{effect.mean:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]",
                 "" if verdict.p is None else "< 0.001" if verdict.p < 0.001 else f"{verdict.p:.3f}",
                 about + f" x {effect.speakers} speakers" * bool(effect.speakers),
-                f"{effect.detectable:.{digits}f}" if verdict.outcome == UNDECIDED else "",
+                f"{verdict.noticeable:.{digits}f}" if verdict.outcome == UNDECIDED else "",
             ]
         )
     return markdown_table(["claim", "outcome", "difference", "p", "seeds", "noticeable"], lines)

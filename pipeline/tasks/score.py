@@ -262,7 +262,8 @@ def unknown_word_rows(row_id: str, part: str, hyps: Sequence[Hypothesis], known:
     """Rows about words that are not in `known`, such as a lexicon or the texts of the training.
 
     Returns:
-        oov_found: percent of such words in the references that were recognised, with its interval; oov_right: percent
+        oov_found: percent of such words in the references that were recognised, with its interval if enough utterances
+        have any; oov_right: percent
         of such words in the recognised texts that were said, where there are any.
     Raises:
         DataError: no reference has such a word.
@@ -280,7 +281,10 @@ def unknown_word_rows(row_id: str, part: str, hyps: Sequence[Hypothesis], known:
     rows = []
     for metric, total in (("oov_found", said), ("oov_right", written)):
         if total.any():
-            low, high = interval(100 * bootstrap(found, total, by_speaker(speakers)))
+            ratios = 100 * bootstrap(found, total, by_speaker(speakers))
+            # Where draws without such a word are not rare, there is no interval, as in gap_row.
+            drawn = bootstrap(total, np.ones(len(total)), by_speaker(speakers))
+            low, high = interval(ratios) if (drawn <= 0).mean() < 0.01 else (None, None)
             counts = {"correct": int(found.sum()), "words": int(total.sum())}
             groups = sums_by_speaker(found, total, speakers, 100.0)
             value = 100 * float(found.sum() / total.sum())

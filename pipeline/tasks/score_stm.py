@@ -21,7 +21,16 @@ from pipeline.artifacts.glm import Glm
 from pipeline.artifacts.hyp import Hypothesis
 from pipeline.artifacts.stm import StmLine, Text, parse_text, read_stm
 from pipeline.base.errors import MismatchError
-from pipeline.tasks.score import GAP, Errors, bootstrap, interval, result_row, total_errors
+from pipeline.tasks.score import (
+    GAP,
+    Errors,
+    bootstrap,
+    by_speaker,
+    interval,
+    result_row,
+    sums_by_speaker,
+    total_errors,
+)
 
 SUBSTITUTION, INSERTION, DELETION, OPTIONAL = 4, 3, 3, 2  # costs; the last of a word that may be missing, and is
 
@@ -209,15 +218,17 @@ def subsets(scored: Iterable[Scored], parts: Mapping[str, str]) -> dict[str, lis
 
 
 def stm_row(row_id: str, part: str, scored: Sequence[Scored]) -> dict[str, Any]:
-    """Row of results: word error rate with its counts and a bootstrap interval over speakers."""
+    """Row of results: word error rate with its counts and a bootstrap interval, over speakers where there are enough."""
     total = total_errors([s.errors for s in scored])
     numerator, denominator = (np.array([getattr(s.errors, name) for s in scored]) for name in ("total", "words"))
-    low, high = interval(100 * bootstrap(numerator, denominator, [s.line.speaker for s in scored]))
+    speakers = [s.line.speaker for s in scored]
+    low, high = interval(100 * bootstrap(numerator, denominator, by_speaker(speakers)))
     counts = {
         "errors": total.total, "utterances": len(scored), "words": total.words, "ins": total.ins, "dels": total.dels,
-        "subs": total.subs,
+        "subs": total.subs, "speakers": len(set(speakers)),
     }  # fmt: skip
-    return result_row(row_id, part, "wer", total.wer, low, high, counts)
+    groups = sums_by_speaker(numerator, denominator, speakers, 100.0)
+    return result_row(row_id, part, "wer", total.wer, low, high, counts, groups=groups)
 
 
 def report(scored: Iterable[Scored]) -> Iterable[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from pipeline.base.errors import DataError
@@ -52,6 +54,30 @@ def test_what_is_significant_alone_need_not_be_so_among_many() -> None:
     assert alone.p < 0.05 and outcome(CLAIM, alone) == "supported"
     verdicts = judge([Compared("t", CLAIM, e) for e in [alone, *others]])
     assert verdicts[0].outcome == "undecided" and verdicts[0].p > 0.05
+
+
+def test_equality_is_adjusted_like_differences() -> None:
+    """Barely inside or outside of a margin alone, and not so among many claims of equality; p is that of the outcome."""
+    equal = Claim("same", "wer", {"a": "x"}, {"a": "y"}, equal=True, margin=0.5)
+    near = Claim("better", "wer", {"a": "x"}, {"a": "y"}, margin=0.5)
+    for claim, mean, alone in ((equal, 0.25, "supported"), (equal, 0.8, "contradicted"), (near, 0.25, "equivalent")):
+        (verdict,) = judge([Compared("t", claim, effect(mean))])
+        assert verdict.outcome == alone and 0.02 < verdict.p < 0.05
+        many = [Compared("t", replace(claim, text=str(i)), effect(0.5)) for i in range(20)]
+        assert judge([Compared("t", claim, effect(mean)), *many])[0].outcome == "undecided"
+    # Claims of equality say nothing about how many differences were tested.
+    differences = [Compared("t", replace(CLAIM, text=str(i)), effect(-0.35)) for i in range(2)]
+    alone, beside = judge(differences), judge([*differences, *(Compared("t", equal, effect(9.0)) for _ in range(9))])
+    assert [v.p for v in alone] == [v.p for v in beside[:2]] and beside[-1].outcome == "contradicted"
+
+
+def test_what_would_have_been_noticed_is_as_strict_as_the_test() -> None:
+    """No undecided difference is larger than what is said to be noticed, up to the margin of four times in five."""
+    found = [effect(-0.35), *(effect(0.02 * i) for i in range(20))]
+    verdicts = judge([Compared("t", CLAIM, e) for e in found])
+    assert verdicts[0].outcome == "undecided" and found[0].detectable() < 0.4 < 0.5 < verdicts[0].noticeable
+    text = verdicts[0].text()
+    assert f"a difference of {verdicts[0].noticeable:.2f} would" in text and "; one of 0.35 needs" in text
 
 
 def test_claims_that_were_not_measured_do_not_count() -> None:

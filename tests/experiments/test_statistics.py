@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import ttest_rel
 
-from pipeline.experiments.statistics import Effect, adjusted, crossed, paired, pooled
+from pipeline.experiments.statistics import Effect, adjusted, crossed, level_of_next, paired, pooled
 
 
 def test_paired_is_the_paired_t_test() -> None:
@@ -64,9 +64,10 @@ def test_seeds_alone_would_call_the_speakers_luck_an_effect() -> None:
 
 def test_detectable_differences_are_found_four_times_in_five() -> None:
     rng = np.random.default_rng(3)
-    expected = np.mean([crossed([_drawn(rng, 5, 30)]).detectable for _ in range(100)])
-    found = [crossed([_drawn(rng, 5, 30, shift=float(expected))]).p < 0.05 for _ in range(400)]
-    assert np.mean(found) == pytest.approx(0.8, abs=0.07)
+    for level in (0.05, 0.01):
+        expected = np.mean([crossed([_drawn(rng, 5, 30)]).detectable(level) for _ in range(100)])
+        found = [crossed([_drawn(rng, 5, 30, shift=float(expected))]).p < level for _ in range(400)]
+        assert np.mean(found) == pytest.approx(0.8, abs=0.07)
 
 
 def test_mean_is_the_difference_of_the_ratios() -> None:
@@ -122,6 +123,15 @@ def test_equivalence_is_two_one_sided_tests() -> None:
     assert effect.p_equivalent(0.3) > 0.5
 
 
+def test_beyond_a_margin_where_the_interval_is() -> None:
+    effect = Effect(-0.9, 0.2, 9.0, 10, 0, 20.0, 0.4)
+    edge = -effect.interval[1]
+    assert effect.p_beyond(edge) == pytest.approx(0.05) and effect.p_beyond(0.0) == pytest.approx(effect.p)
+    assert effect.p_beyond(edge - 0.1) < 0.05 < effect.p_beyond(edge + 0.1) and effect.p_beyond(1.5) == 1.0
+    certain = Effect(-0.9, 0.0, 9.0, 10, 0, 20.0, 0.0)
+    assert (certain.p_beyond(0.5), certain.p_beyond(1.0)) == (0.0, 1.0)
+
+
 def test_seeds_needed() -> None:
     all_seeds = Effect(0.4, 0.2, 3.0, 4, 20, 20.0, 4 * 0.2**2)  # no part of the error stays with more seeds
     needed = all_seeds.seeds_needed(0.4)
@@ -129,6 +139,16 @@ def test_seeds_needed() -> None:
     assert all_seeds.seeds_needed(4.0) == 2 and all_seeds.seeds_needed(0.001) is None
     all_speakers = Effect(0.4, 0.2, 30.0, 4, 31, 20.0, 0.0)
     assert all_speakers.seeds_needed(0.4) is None
+    assert all_seeds.seeds_needed(0.4, 0.01) > needed
+
+
+def test_level_of_the_next_one() -> None:
+    """With this p value, and with no larger one, a claim is decided beside the others."""
+    others = [0.001, 0.004, 0.3, 0.5, 0.7, 0.8, 0.9]
+    level = level_of_next(adjusted([*others, 0.99]))
+    assert level == pytest.approx(0.05 * 3 / 8)
+    assert adjusted([*others, level * 0.999])[-1] < 0.05 < adjusted([*others, level * 1.001])[-1]
+    assert level_of_next([0.01]) == 0.05 and level_of_next([0.9]) == 0.05
 
 
 def test_no_spread_at_all() -> None:

@@ -6,6 +6,7 @@ import random
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -174,6 +175,10 @@ def test_scores(stm, glm):
     assert counts == [(3, 0, 0, 1), (3, 1, 0, 0), (3, 0, 0, 0), (3, 0, 1, 0)]
     row = stm_row("tri", "hub5_00", scored)
     assert row["value"] == pytest.approx(100 * 3 / 12) and row["counts"]["ins"] == 1 and row["low"] <= row["value"]
+    assert "groups" not in row and row["counts"]["speakers"] < 5 and row["low"] < row["high"], "not drawn by speaker"
+    many = [replace(s, line=replace(s.line, speaker=f"s{i}")) for i, s in enumerate([*scored, *scored[:2]])]
+    row = stm_row("tri", "hub5_00", many)
+    assert row["counts"]["speakers"] == 6 and row["groups"]["s1"] == [100.0, 3.0] and len(row["groups"]) == 6
     parts = subsets(scored, {"swbd": "sw_", "callhome": "en_", "other": "xx"})
     assert {name: len(of) for name, of in parts.items()} == {"swbd": 2, "callhome": 2}
 
