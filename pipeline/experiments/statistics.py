@@ -84,7 +84,7 @@ class Effect:
         return float(t.sf(inside / self.error, self.dof))
 
     def p_beyond(self, margin: float) -> float:
-        """Two-sided probability of a difference as far outside of +-margin as this where the true one is on its edge."""
+        """Two-sided probability of a difference as far outside of +-margin where the true one is on its edge."""
         from scipy.stats import t
 
         outside = abs(self.mean) - margin

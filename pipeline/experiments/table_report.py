@@ -165,7 +165,7 @@ def verdicts(recipe: Path, rows: Sequence[Row], grids: Mapping[str, tuple[Table,
 
 
 def _as_it_was(compared: Compared, before: Sequence[Verdict]) -> Compared:
-    """The stored comparison in place of one whose sums by speaker are gone, if it had them and was of the same values."""
+    """The stored comparison in place of one whose sums by speaker are gone, if it had them and values are the same."""
     now = compared.effect
     if now is None or now.speakers:
         return compared

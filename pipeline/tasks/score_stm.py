@@ -218,7 +218,7 @@ def subsets(scored: Iterable[Scored], parts: Mapping[str, str]) -> dict[str, lis
 
 
 def stm_row(row_id: str, part: str, scored: Sequence[Scored]) -> dict[str, Any]:
-    """Row of results: word error rate with its counts and a bootstrap interval, over speakers where there are enough."""
+    """Row of results: word error rate, its counts and a bootstrap interval, over speakers where there are enough."""
     total = total_errors([s.errors for s in scored])
     numerator, denominator = (np.array([getattr(s.errors, name) for s in scored]) for name in ("total", "words"))
     speakers = [s.line.speaker for s in scored]
