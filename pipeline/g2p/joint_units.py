@@ -1,9 +1,8 @@
 """Grapheme-to-phoneme conversion: a joint-sequence model trained on a lexicon, for words that the lexicon lacks.
 
 A pronunciation is spelt with joint units of letters and phones, (A : AE), (C H : CH), (X : K S), (E : -). EM finds the
-    units and aligns the
-lexicon with them, an interpolated Kneser-Ney n-gram over units gives p(letters, phones), and a beam search the best
-phones for given letters. Cf. Bisani and Ney 2008, "Joint-sequence models for grapheme-to-phoneme conversion".
+units and aligns the lexicon with them, an interpolated Kneser-Ney n-gram over units gives p(letters, phones), and a
+beam search the best phones for given letters. Cf. Bisani and Ney 2008, "Joint-sequence models for grapheme-to-phoneme conversion".
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
@@ -33,23 +32,34 @@ MODEL = "g2p.json"
 SHAPES = ((1, 0), (1, 1), (1, 2), (2, 1))
 RARE = 3  # units that occur less often in the alignment are errors of the lexicon more than rules
 BEAM = 12
+TIE = 1e-9  # natural logs
 KEY_BITS = 62
 
 Entry = tuple[str, tuple[str, ...]]
 Unit = tuple[str, tuple[str, ...]]
+# Letters and phones before a unit and after it, and (N,) its number in each entry.
+Step = tuple[int, int, int, int, np.ndarray]
 
 
 @dataclass
 class _Group:
-    """Entries with equally many letters and phones, as (N, L) and (N, P) ids from 1."""
+    """Entries with equally many letters and phones, as (N, L) and (N, P) ids from 1, and the units that may stand
+    somewhere in them, in the order of positions.
+    """
 
     rows: np.ndarray
     letters: np.ndarray
     phones: np.ndarray
+    steps: list[Step] = field(default_factory=list)
 
 
 class _Aligner:
-    """EM over the units of a lexicon, many entries at a time."""
+    """EM over the units of a lexicon, many entries at a time.
+
+    Attributes:
+        units: (U,) codes of the units that may stand somewhere, sorted; of scripts with thousands of letters hardly any
+            of the possible ones do.
+    """
 
     def __init__(self, entries: Sequence[Entry]) -> None:
         self.letters = sorted({c for word, _ in entries for c in word})
@@ -69,18 +79,23 @@ class _Aligner:
             for rows in members.values()
         ]
         self.radix = (len(self.letters) + 1, len(self.phones) + 1)
-        code = np.arange(self.radix[0] ** 2 * self.radix[1] ** 2)
-        self._long = (code // self.radix[1] ** 2 % self.radix[0] > 0) | (code % self.radix[1] > 0)
+        self.units = np.zeros(0, dtype=np.int64)
+        for g in self.groups:
+            g.steps = list(self._steps(g))
+            self.units = np.unique(np.concatenate([self.units, *(np.unique(codes) for *_, codes in g.steps)]))
+        for g in self.groups:  # numbers in place of codes
+            g.steps = [(i, j, i2, j2, np.searchsorted(self.units, c).astype(np.int32)) for i, j, i2, j2, c in g.steps]
+        self._long = (self.units // self.radix[1] ** 2 % self.radix[0] > 0) | (self.units % self.radix[1] > 0)
 
     def _codes(self, g: _Group, i: int, j: int, shape: tuple[int, int]) -> np.ndarray:
-        """(N,) number of the unit that covers letters from i and phones from j."""
+        """(N,) code of the unit that covers letters from i and phones from j."""
         none = np.zeros(len(g.rows), dtype=np.int64)
         first, second = (g.letters[:, i + k] if k < shape[0] else none for k in range(2))
         one, two = (g.phones[:, j + k] if k < shape[1] else none for k in range(2))
         return ((first * self.radix[0] + second) * self.radix[1] + one) * self.radix[1] + two
 
-    def _steps(self, g: _Group) -> Iterator[tuple[int, int, int, int, np.ndarray]]:
-        """(i, j, i after, j after, codes) of all units in the order of positions."""
+    def _steps(self, g: _Group) -> Iterator[Step]:
+        """All units in the order of positions, with codes in place of numbers."""
         num_letters, num_phones = g.letters.shape[1], g.phones.shape[1]
         for i in range(num_letters):
             for j in range(num_phones + 1):
@@ -89,27 +104,25 @@ class _Aligner:
                         yield i, j, i + shape[0], j + shape[1], self._codes(g, i, j, shape)
 
     def train(self, iterations: int) -> np.ndarray:
-        """Weights of all possible units, (C,) by code: their probability, squared for units of two letters or two
-        phones.
+        """(U,) weights of the units: their probability, squared for units of two letters or two phones.
 
         Without the square fewer and longer units would win, (B A : B) (D : AA D), for a word then has fewer factors.
         """
-        size = self.radix[0] ** 2 * self.radix[1] ** 2
-        probs = np.full(size, 1e-3)
+        probs = np.full(len(self.units), 1e-3)
         for _ in range(iterations):
             probs[self._long] **= 2
-            counts = np.zeros(size)
+            counts = np.zeros(len(self.units))
             for g in self.groups:
-                codes, weights = self._occupancies(g, probs)
-                counts += np.bincount(codes, weights, minlength=size)
+                numbers, weights = self._occupancies(g, probs)
+                counts += np.bincount(numbers, weights, minlength=len(self.units))
             probs = counts / max(counts.sum(), 1e-300)
         probs[self._long] **= 2
         return probs
 
     def _occupancies(self, g: _Group, probs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Codes and posteriors of all units of a group (forward-backward in the lattice of positions)."""
+        """Numbers and posteriors of all units of a group (forward-backward in the lattice of positions)."""
         n, num_letters, num_phones = len(g.rows), g.letters.shape[1], g.phones.shape[1]
-        steps = [(i, j, i2, j2, codes, probs[codes]) for i, j, i2, j2, codes in self._steps(g)]
+        steps = [(*step, probs[step[4]]) for step in g.steps]
         alpha, beta = (np.zeros((num_letters + 1, num_phones + 1, n)) for _ in range(2))
         alpha[0, 0] = beta[num_letters, num_phones] = 1.0
         for i, j, i2, j2, _, p in steps:
@@ -129,9 +142,10 @@ class _Aligner:
             score = np.full((num_letters + 1, num_phones + 1, len(g.rows)), -np.inf)
             score[0, 0] = 0.0
             came = np.zeros(score.shape, dtype=np.int64)  # which shape led here
-            for i, j, i2, j2, codes in self._steps(g):
-                new = score[i, j] + log_probs[codes]
-                better = new > score[i2, j2]
+            for i, j, i2, j2, numbers in g.steps:
+                new = score[i, j] + log_probs[numbers]
+                # Of equal ones, such as (L : L) (L : -) and (L : -) (L : L), the first, whatever rounding says.
+                better = new > score[i2, j2] + TIE
                 score[i2, j2] = np.where(better, new, score[i2, j2])
                 came[i2, j2] = np.where(better, SHAPES.index((i2 - i, j2 - j)), came[i2, j2])
             for n, row in enumerate(g.rows.tolist()):

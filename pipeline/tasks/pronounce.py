@@ -56,13 +56,16 @@ class Pronounced:
         return Lexicon([*self.lexicon.entries, *more])
 
 
-def pronounce_words(words: Mapping[str, int], path: Path | None, options: PronounceOptions) -> Pronounced:
+def pronounce_words(
+    words: Mapping[str, int], path: Path | None, options: PronounceOptions, learn: bool = False
+) -> Pronounced:
     """Pronounces the words of a corpus.
 
     Args:
         words: word -> how often it stands in the corpus.
         path: lexicon in any known format; None: words are said by espeak, or spelt with their letters.
         options: how the lexicon is read, and espeak's language.
+        learn: whether a model of pronunciations is learned from a lexicon that lacks no word, too.
     Raises:
         DataError: words that cannot be pronounced, or a lexicon that has hardly any of them.
         ConfigError: a lexicon and espeak, or a language that espeak does not know.
@@ -70,7 +73,7 @@ def pronounce_words(words: Mapping[str, int], path: Path | None, options: Pronou
     if options.espeak is not None:
         if path is not None:
             raise ConfigError("--lexicon and --espeak both say how words are pronounced; give one of them")
-        return _said_by_espeak(words, options.espeak)
+        return _said_by_espeak(words, options.espeak, learn)
     if path is None:
         return Pronounced("grapheme", _spelt(words))
     given = read_lexicon(path, options.lexicon_format, options.stress)
@@ -80,13 +83,13 @@ def pronounce_words(words: Mapping[str, int], path: Path | None, options: Pronou
     _report(words, unknown, path)
     phones = {p for e in found for p in e.phones}
     further = Lexicon(e for e in given.entries if phones.issuperset(e.phones))
-    g2p = _learn(further, unknown, path)
+    g2p = _learn(further, unknown, path) if unknown or learn else None
     predicted = [] if g2p is None else predict(g2p, unknown, further.by_word)
     entries = sorted([*found, *predicted], key=lambda e: e.word)
     return Pronounced("phone", Lexicon(entries), further, tuple(unknown), g2p)
 
 
-def _said_by_espeak(words: Iterable[str], language: str) -> Pronounced:
+def _said_by_espeak(words: Iterable[str], language: str, learn: bool) -> Pronounced:
     said = espeak.pronounce(sorted(words), language)
     silent = [word for word, phones in said.items() if not phones]
     if silent:
@@ -97,7 +100,7 @@ def _said_by_espeak(words: Iterable[str], language: str) -> Pronounced:
     logger.info(
         "espeak-ng pronounces %s words with %d phones", f"{len(said):,}", len({p for s in said.values() for p in s})
     )
-    return Pronounced("phone", lexicon, g2p=_learn(lexicon, [], Path(f"espeak-{language}")))
+    return Pronounced("phone", lexicon, g2p=_learn(lexicon, [], Path(f"espeak-{language}")) if learn else None)
 
 
 def write_pronounced(data: Path, out: Path, path: Path | None, options: PronounceOptions) -> dict[str, Any]:

@@ -60,7 +60,7 @@ def train_aligner(
         shutil.copy(data / LEFT_OUT, out / LEFT_OUT)
     index = load_index(data)
     hours = _hours(index, source)
-    said = pronounce_words(words_of(data), lexicon, options)
+    said = pronounce_words(words_of(data), lexicon, options, learn=True)
     with naming(lexicon or source):
         lang = make_lang(said.lexicon, said.unit, silence_states=SILENCE_STATES)
     lang.save(work / "lang")
