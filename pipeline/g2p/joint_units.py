@@ -2,7 +2,8 @@
 
 A pronunciation is spelt with joint units of letters and phones, (A : AE), (C H : CH), (X : K S), (E : -). EM finds the
 units and aligns the lexicon with them, an interpolated Kneser-Ney n-gram over units gives p(letters, phones), and a
-beam search the best phones for given letters. Cf. Bisani and Ney 2008, "Joint-sequence models for grapheme-to-phoneme conversion".
+beam search the best phones for given letters. Cf. Bisani and Ney 2008, "Joint-sequence models for grapheme-to-phoneme
+conversion".
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ from pipeline.artifacts.index import load_index
 from pipeline.artifacts.lang import Lang
 from pipeline.artifacts.model_dir import HmmDir, load_hmm
 from pipeline.artifacts.posteriors import Posteriors, PosteriorSet
-from pipeline.base.errors import DataError, MismatchError
+from pipeline.base.errors import ConfigError, DataError, MismatchError
 from pipeline.base.files import read_json, write_json
 from pipeline.base.log import progress_of
 from pipeline.base.stamp import artifact_id
@@ -110,6 +110,8 @@ def fmllr_part(part: Part, out: Path, arguments: dict[str, Any]) -> None:
 def _task(sources: Sources, options: EstimateFmllrOptions) -> _Task:
     lang, places = Lang.load(sources.lang), (sources.data, sources.model)
     if options.source == "words":
+        if sources.transforms is not None:
+            raise ConfigError("--transforms are those of the pass that --source posteriors comes from; words need none")
         texts = {h.cut_id: " ".join(h.hyp) for h in load_hypotheses(sources.hyp)}
         return _FromWords(*places, lang, options, texts)
     found = PosteriorSet(sources.hyp)
@@ -181,6 +183,8 @@ class _Task:
     def __init__(self, data_dir: str | Path, model_dir: str | Path, lang: Lang, options: EstimateFmllrOptions) -> None:
         self.options = options
         self.model, self.hmm = GmmModel.load(model_dir), load_hmm(model_dir)
+        if not self.model.adapted:
+            raise MismatchError(f"{model_dir} was not trained with speaker transforms")
         self.hmm.check_lang(lang, "the lang directory")
         check_features(self.model, model_dir, data_dir)
         self.data = Dataset.open(data_dir, self.model.feat_options, cache_mib=0)  # each unit keeps its own
@@ -286,8 +290,6 @@ class _FromPosteriors(_Task):
         transforms: str | Path | None,
     ) -> None:
         super().__init__(data_dir, model_dir, lang, options)
-        if not self.model.adapted:
-            raise MismatchError(f"{model_dir} was not trained with speaker transforms")
         if not any(len(own.frame) for own in found.values()):
             raise DataError("there are no posteriors of any utterance of the data")
         self.found = found

@@ -90,7 +90,6 @@ class TieOptions(TreeOptions):
         "speaker", "Over what feature means are normalised."
     )
     deltas: int = _option(2, "Order of time derivatives appended to the features.", ge=0, le=3)
-    device: Device = _option("cpu", "cpu or cuda.", json_schema_extra={"stamp": False})
     cache_mib: int = cache_field()
 
 

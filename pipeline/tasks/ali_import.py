@@ -7,7 +7,7 @@ from __future__ import annotations
 import bisect
 import itertools
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from pipeline.artifacts.lang import SILENCE, SPOKEN_NOISE, Lang
 from pipeline.artifacts.transitions import TransitionModel
 from pipeline.artifacts.tree import monophone_tree
 from pipeline.base.errors import DataError, MismatchError
-from pipeline.tasks.tiers import GoldTiers, Tiers, tiers_of
+from pipeline.tasks.tiers import ChangedTiers, GoldTiers, Tiers, tiers_of
 
 logger = logging.getLogger(__name__)
 
@@ -76,24 +76,26 @@ def import_times(
     return len(tiers)
 
 
-def _labelled(data_dir: str | Path, labels: str | Path) -> dict[str, Tiers]:
+def _labelled(data_dir: str | Path, labels: str | Path) -> Mapping[str, Tiers]:
     """The tiers of label files, each as long as its utterance."""
-    cuts = {
-        cut["id"]: (float(cut["duration"]), int(cut["recording"]["sampling_rate"])) for _, cut in iter_cuts(data_dir)
-    }
-    out = {}
-    for cut_id, tier in tiers_of(labels, next(rate for _, rate in cuts.values())).items():
-        if cut_id not in cuts:
+    index = load_index(data_dir)
+    rate = next(int(cut["recording"]["sampling_rate"]) for _, cut in iter_cuts(data_dir))
+    found = tiers_of(labels, rate)
+    for cut_id in found:
+        if index.find(cut_id) is None:
             raise DataError(f"{labels}: {cut_id}: no such utterance in {data_dir}")
-        seconds = cuts[cut_id][0]
+
+    def of_its_length(cut_id: str, tier: Tiers) -> Tiers:
+        seconds = float(index.durations[index.positions([cut_id])[0]])
         last = max((s.end for s in (*tier.phones, *tier.words)), default=0.0)
         if last > seconds + LONGER:
             raise MismatchError(
                 f"{labels}: {cut_id}: the labels end at {last:.2f} s, and the utterance of {data_dir} at "
                 f"{seconds:.2f} s; they are of other audio"
             )
-        out[cut_id] = replace(tier, duration=seconds)
-    return out
+        return replace(tier, duration=seconds)
+
+    return ChangedTiers(found, of_its_length)
 
 
 def _marked(tier: Tiers, lang: Lang, where: str) -> Tiers:

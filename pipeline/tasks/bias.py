@@ -119,7 +119,9 @@ def estimate(found: dict[str, list[Difference]], options: BiasOptions) -> Bounda
     folds = min(options.folds, len(speakers))
     fold = {speaker: n % folds for n, speaker in enumerate(speakers)} if folds > 1 else {}
     every = _joined(found.values())
-    without = [_joined(own for s, own in found.items() if fold.get(s) != n) for n in range(folds if fold else 0)]
+    without = [
+        _joined(own for s, own in found.items() if s in fold and fold[s] != n) for n in range(folds if fold else 0)
+    ]
     tables = tuple(table_of(some, options.weight) for some in without)
     return BoundaryBias(table_of(every, options.weight), tables, fold, len(every))
 
@@ -137,7 +139,7 @@ def estimate_directory(
         ali, reference: see ``tiers_of``. scoring: how phones of both sides are matched.
     Returns:
         differences, and their mean size in milliseconds before and after correction: each speaker's by the table that
-        was estimated without them.
+        was estimated without them, that of speakers without a name by the table of all.
     Raises:
         MismatchError: no utterance in common. DataError: no phone in common.
     """

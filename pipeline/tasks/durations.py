@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
-from pipeline.artifacts.ali import HEADER, AliSet
+from pipeline.artifacts.ali import HEADER, AliSet, Segment
 from pipeline.artifacts.lang import SILENCE, without_position
 from pipeline.artifacts.model_dir import HmmDir
 from pipeline.artifacts.model_meta import SCORING, load_meta
 from pipeline.base.errors import DataError, MismatchError
 from pipeline.tasks.ali_score import Tiers
+from pipeline.tasks.tiers import ChangedTiers
 
 MIN_COUNT = 5  # phones that are rarer in the reference are left out
 
@@ -42,11 +43,14 @@ def implied_seconds(hmm: HmmDir, frame_shift: float) -> dict[str, float]:
 
 def measured_seconds(tiers: Mapping[str, Tiers]) -> dict[str, tuple[float, int]]:
     """Phone -> mean duration in seconds and number of instances."""
-    found: dict[str, list[float]] = defaultdict(list)
+    seconds: dict[str, float] = defaultdict(float)
+    count: Counter[str] = Counter()
     for tier in tiers.values():
         for segment in tier.phones:
-            found[without_position(segment.symbol, None)].append(segment.duration)
-    return {phone: (float(np.mean(seconds)), len(seconds)) for phone, seconds in found.items()}
+            phone = without_position(segment.symbol, None)
+            seconds[phone] += segment.duration
+            count[phone] += 1
+    return {phone: (seconds[phone] / count[phone], count[phone]) for phone in count}
 
 
 def compare_durations(implied: Mapping[str, float], measured: Mapping[str, tuple[float, int]]) -> dict[str, float]:
@@ -88,23 +92,22 @@ def _correlation(x: np.ndarray, y: np.ndarray, weight: np.ndarray) -> float:
     return float(weight @ (x * y) / spread) if spread > 1e-12 else 0.0
 
 
-def gold_silences(tiers: Mapping[str, Tiers]) -> dict[str, Tiers]:
+def gold_silences(tiers: Mapping[str, Tiers]) -> Mapping[str, Tiers]:
     """The same tiers with the gaps between phones as silences, where the reference itself names none.
 
     Raises:
         DataError: the reference has no phones.
     """
-    from pipeline.artifacts.ali import Segment
-
     if not any(tier.phones for tier in tiers.values()):
         raise DataError("the reference has no times of phones")
     if any(segment.symbol == SILENCE for tier in tiers.values() for segment in tier.phones):
-        return dict(tiers)
-    out = {}
-    for cut_id, tier in tiers.items():
+        return tiers
+
+    def with_gaps(cut_id: str, tier: Tiers) -> Tiers:
         bounds = [(0.0, 0.0), *((s.start, s.start + s.duration) for s in tier.phones), (tier.duration, tier.duration)]
         gaps = [
             Segment(SILENCE, end, start - end) for (_, end), (start, _) in zip(bounds, bounds[1:]) if start - end > 1e-3
         ]
-        out[cut_id] = Tiers([*tier.phones, *gaps], tier.words, tier.duration, tier.speaker)
-    return out
+        return Tiers([*tier.phones, *gaps], tier.words, tier.duration, tier.speaker)
+
+    return ChangedTiers(tiers, with_gaps)

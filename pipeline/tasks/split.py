@@ -86,7 +86,7 @@ def split(
 ) -> tuple[dict[str, list[str]], str]:
     """Deals utterances into train, dev and test, whole speakers where that comes near the shares.
 
-    The choice depends on names and seed alone, so that an utterance more moves no other.
+    The order of choice depends on names and seed alone, so that a speaker or utterance more moves few others.
 
     Args:
         seconds: utterance -> duration. speakers: utterance -> speaker.
@@ -153,8 +153,8 @@ def _deal(seconds: Mapping[str, float], options: SplitOptions) -> dict[str, list
                 have += seconds[name]
         if have < wanted / SLACK:
             return None
-        parts[part] = taken
-        left = [name for name in left if name not in set(taken)]
+        parts[part], gone = taken, set(taken)
+        left = [name for name in left if name not in gone]
     return {"train": left, **parts} if left else None
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -175,6 +175,25 @@ class LabelTiers(_TiersOf):
 
 def _is_silence(symbol: str) -> bool:
     return symbol.strip().casefold() in _SILENT
+
+
+class ChangedTiers(Mapping[str, Tiers]):
+    """Tiers of another mapping, changed when they are asked for: no more of them is in memory."""
+
+    def __init__(self, base: Mapping[str, Tiers], change: Callable[[str, Tiers], Tiers]) -> None:
+        """Args:
+        change: of an utterance's id and its tiers.
+        """
+        self._base, self._change = base, change
+
+    def __getitem__(self, cut_id: str) -> Tiers:
+        return self._change(cut_id, self._base[cut_id])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._base)
+
+    def __len__(self) -> int:
+        return len(self._base)
 
 
 def tiers_of(place: str | Path, rate: int = 16000) -> Mapping[str, Tiers]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -67,11 +68,11 @@ def validate(
             _check_import(source, root, data, options, report)
         if report.problems and not report.lines:
             return report  # nothing of it can be read any further
-        texts = [str(cut["supervisions"][0]["text"]).split() for _, cut in iter_cuts(data)]
+        words = Counter(w for _, cut in iter_cuts(data) for w in str(cut["supervisions"][0]["text"]).split())
         if aligner is None and lexicon is not None:
-            _check_words(texts, UnknownWords(set(read_words(lexicon, options.lexicon_format)), str(lexicon)), report)
+            _check_words(words, UnknownWords(set(read_words(lexicon, options.lexicon_format)), str(lexicon)), report)
         if aligner is not None:
-            _check_model(aligner, data, texts, lexicon, options, report)
+            _check_model(aligner, data, words, lexicon, options, report)
     return report
 
 
@@ -131,17 +132,16 @@ def _quiet() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _check_words(texts: list[list[str]], words: UnknownWords, report: Report) -> None:
-    for text in texts:
-        words.add(text)
-    if words.counts:
-        report.lines.append(f"{words.report()}; {WAYS_OUT}")
+def _check_words(words: Counter[str], unknown: UnknownWords, report: Report) -> None:
+    unknown.add(words.elements())
+    if unknown.counts:
+        report.lines.append(f"{unknown.report()}; {WAYS_OUT}")
     else:
-        report.lines.append(f"all {words.num_words:,} words have a pronunciation")
+        report.lines.append(f"all {unknown.num_words:,} words have a pronunciation")
 
 
 def _check_model(
-    aligner: Aligner, data: Path, texts: list[list[str]], lexicon: Path | None, options: ImportOptions, report: Report
+    aligner: Aligner, data: Path, words: Counter[str], lexicon: Path | None, options: ImportOptions, report: Report
 ) -> None:
     """Whether a packed model could align the corpus."""
     own = None if lexicon is None else read_lexicon(lexicon, options.lexicon_format)
@@ -149,15 +149,14 @@ def _check_model(
         aligner.check_rate(data)
     except ConfigError as err:
         report.problems.append(str(err))
-    running = {word for text in texts for word in text}
-    unknown = aligner.unknown_words(running, own)
+    unknown = aligner.unknown_words(words.keys(), own)
     name = aligner.card.name
     if not unknown:
-        report.lines.append(f"{name}: has pronunciations of all {len(running):,} different words")
+        report.lines.append(f"{name}: has pronunciations of all {len(words):,} different words")
         return
-    count = sum(word in unknown for text in texts for word in text)
+    count = sum(words[word] for word in unknown)
     shown = ", ".join(sorted(unknown)[:5])
-    told = f"{name}: {count:,} of {sum(map(len, texts)):,} words, {len(unknown):,} of {len(running):,} different ones"
+    told = f"{name}: {count:,} of {sum(words.values()):,} words, {len(unknown):,} of {len(words):,} different ones"
     try:
         aligner.pronounce(unknown, own)
     except DataError as err:

@@ -63,6 +63,15 @@ def test_a_speaker_is_corrected_without_their_own_differences():
     assert first.table("new") == first.whole == table_of([d for own in found.values() for d in own], 10.0)
 
 
+def test_speech_of_nobody_known_is_in_no_table_that_leaves_somebody_out():
+    """Who spoke it is not known, so it may be theirs."""
+    rng = np.random.default_rng(1)
+    speakers = {f"s{i}": planted(rng, 30, 0.01) for i in range(4)}
+    with_nobody = estimate({**speakers, "": planted(rng, 300, -0.05)}, BiasOptions())
+    assert with_nobody.without == estimate(speakers, BiasOptions()).without
+    assert with_nobody.whole != estimate(speakers, BiasOptions()).whole
+
+
 def test_speech_of_one_speaker_or_of_nobody_has_one_table():
     found = planted(np.random.default_rng(3), 50)
     for speakers in ({"s": found}, {"": found}):
