@@ -249,8 +249,8 @@ def flagged(score: np.ndarray, least: float = FLAGGED) -> np.ndarray:
 
 def write_words(path: Path, found: Sequence[Quality]) -> int:
     """Writes the words of all utterances in order, with their evidence, as CSV; returns how many are flagged."""
-    words = [(quality.cut_id, word) for quality in found for word in quality.words]
-    doubtful = flagged(np.array([-word.evidence for _, word in words]), 0.0)
+    doubtful = flagged(np.fromiter((-word.evidence for quality in found for word in quality.words), np.float64), 0.0)
+    words = ((quality.cut_id, word) for quality in found for word in quality.words)
     with atomic_write(path) as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["utterance", "word", "start", "end", "evidence", "flagged"])
