@@ -29,6 +29,8 @@ from pipeline.semisup.side import Given, drawn
 from pipeline.tasks.decode_e2e import PLAIN, check_inputs, choose_method, load_lm, search
 from pipeline.tasks.untranscribed import check_heard, mean_confidence
 
+SEVERAL = ("transducer_greedy", "transducer_beam")  # searches that find up to max_symbols tokens at a frame
+
 
 class EndToEndSide:
     """See ``pipeline.semisup.side.Side``."""
@@ -57,12 +59,13 @@ class EndToEndSide:
 
         self.labelled, self.known = load(labelled)
         self.unlabelled = short_enough(unlabelled, facts.frame_shift, self.training)
-        self.room = -(-self.unlabelled.lens // model.options.label_factor)
+        self.frames = -(-self.unlabelled.lens // model.options.label_factor)  # (N,) of the encoder's output
         self.dev: Task[Criterion[Any]] | None = None
         if sources.dev is not None:
             data, rows = load(sources.dev)
             self.dev = Task(data, EndToEndLoss(rows, self.training))
         self._prepare_search(model, sources)
+        self.room = self.frames * (self.search.max_symbols if self.method in SEVERAL else 1)
 
     def _prepare_search(self, model: EndToEnd, sources: Sources) -> None:
         o, self._lm = self.options, None
@@ -117,8 +120,9 @@ class EndToEndSide:
                 continue
             confidence = mean_confidence(hyp, self.options.min_confidence, pseudo)
             row = np.array(self.tokens.encode(" ".join(hyp.hyp)), dtype=np.int64)
-            fits = len(row) + (row[1:] == row[:-1]).sum() <= self.room[i]
-            yield (row, confidence) if fits else (row[:0], 0.0)
+            # CTC writes a token a frame, and a blank between equal ones; other models may write more.
+            least = len(row) + (row[1:] == row[:-1]).sum() if self.training.ctc else 0
+            yield (row, confidence) if least <= self.frames[i] else (row[:0], 0.0)
 
     def log_probs(self, network: Any, feats: torch.Tensor, lens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """See ``Side``: of the CTC output."""

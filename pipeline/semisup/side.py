@@ -38,7 +38,7 @@ class Side(Protocol):
         network: with the teacher's parameters, on the CPU. meta: facts of the teacher.
         labelled, unlabelled: utterances with the features that the network reads.
         known: (U_n,) labels of the labelled ones.
-        room: (N,) labels that an unlabelled utterance has at most.
+        room: (N,) labels that the network gives an unlabelled utterance at most.
         num_labels: C.
         dev: data for the choice of epochs, None without.
     """

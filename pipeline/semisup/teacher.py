@@ -79,7 +79,8 @@ class KeptLabels(nn.Module):
         room: (N,) labels that each has at most.
         """
         super().__init__()
-        self._begin = np.cumsum(room, dtype=np.int64) - room
+        self._room = np.asarray(room, dtype=np.int64)
+        self._begin = np.cumsum(self._room) - self._room
         self.register_buffer("labels", torch.zeros(int(room.sum()), dtype=torch.int32))
         self.register_buffer("lens", torch.full((len(room),), NEVER, dtype=torch.int64))
         self.register_buffer("confidence", torch.zeros(len(room)))
@@ -93,7 +94,8 @@ class KeptLabels(nn.Module):
         return self.labels[begin : begin + length].cpu().numpy().copy(), float(self.confidence[i])
 
     def put(self, i: int, row: np.ndarray, confidence: float) -> None:
-        """Keeps the (U,) labels of an utterance."""
+        """Keeps the (U,) labels of an utterance, for which there has to be room."""
+        assert len(row) <= self._room[i], (i, len(row), self._room[i])
         begin = int(self._begin[i])
         self.labels[begin : begin + len(row)] = torch.from_numpy(row.astype(np.int32))
         self.lens[i], self.confidence[i] = len(row), confidence

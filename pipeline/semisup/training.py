@@ -46,11 +46,7 @@ def train_semisup(
     first = side.labelled.select(np.tile(np.arange(len(side.labelled)), times))
     data = joined(first, side.unlabelled)
     keeps = options.teacher != "ema" and not options.soft_share
-    kept = KeptLabels(side.room) if keeps else None
-    if kept is not None and sources.pseudo is not None:
-        for i, (row, confidence) in enumerate(side.given(sources.pseudo)):
-            kept.put(i, row, confidence)
-    pair = make_pair(side, options, kept)
+    pair = make_pair(side, options, first_labels(side, sources.pseudo) if keeps else None)
     updates = _updates(data, options)
     frames = data.num_frames / updates
     momentum, rate = scaled(options, options.momentum, frames, options.reference_batch)
@@ -76,6 +72,15 @@ def train_semisup(
         "seconds_per_epoch": float(np.median([h["seconds"] for h in history])),
         **{k: v for k, v in best.items() if k.startswith("dev_") or k == "loss"},
     }
+
+
+def first_labels(side: Side, pseudo: Path | None) -> KeptLabels:
+    """Room for the labels of all unlabelled utterances, with those from a file where there is one (``Sources``)."""
+    given = [] if pseudo is None else list(side.given(pseudo))
+    kept = KeptLabels(np.maximum(side.room, [len(row) for row, _ in given]) if given else side.room)
+    for i, (row, confidence) in enumerate(given):
+        kept.put(i, row, confidence)
+    return kept
 
 
 def make_pair(side: Side, options: SemiSupervisedOptions, kept: KeptLabels | None) -> Pair:

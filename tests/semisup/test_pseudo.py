@@ -1,0 +1,84 @@
+"""Labels that are kept and labels from files: room for all of them, and which of them can be learned."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.artifacts.corpus import iter_cuts
+from pipeline.artifacts.hyp import Hypothesis, save_hypotheses
+from pipeline.artifacts.tokens import BLANK_ID, Tokens
+from pipeline.e2e.model import load_end_to_end, save_end_to_end
+from pipeline.e2e.training import train_end_to_end
+from pipeline.feats.joined import joined
+from pipeline.semisup.collapse import Watch
+from pipeline.semisup.criterion import SemiSupervised, Targets
+from pipeline.semisup.end_to_end import EndToEndSide
+from pipeline.semisup.options import Sources
+from pipeline.semisup.training import first_labels, make_pair, train_semisup
+from tests.e2e.test_training import ali, options_with, tokens  # noqa: F401
+from tests.nn.conftest import tones  # noqa: F401
+from tests.semisup.test_training import OPTIONS, Split, split  # noqa: F401
+
+
+@pytest.fixture(scope="module")
+def talker(split, tokens, tmp_path_factory) -> Path:
+    """A transducer without CTC that says A as often as it may."""
+    out = tmp_path_factory.mktemp("talker")
+    train_end_to_end(split.labelled, tokens, out / "first", options_with(model="transducer", ctc=False, epochs=1))
+    model, meta = load_end_to_end(out / "first")
+    with torch.no_grad():
+        model.transducer.output.bias[[BLANK_ID, 4]] = torch.tensor([-50.0, 50.0])
+    save_end_to_end(out / "m", model, meta.tokens_id, meta.features, meta.feat_options, meta.epochs)
+    return out / "m"
+
+
+def side_of(split: Split, model: Path, sources: Sources, **changes) -> EndToEndSide:
+    options = dataclasses.replace(OPTIONS, **{"teacher": "fixed", **changes})
+    return EndToEndSide(split.labelled, split.unlabelled, model, options, sources)
+
+
+@pytest.mark.parametrize("method", ["transducer_greedy", "transducer_beam", "transducer_one"])
+def test_several_tokens_a_frame_are_all_kept(method, split, talker, tokens):
+    """Labels of one utterance do not reach into those of the next."""
+    side = side_of(split, talker, Sources(tokens=tokens), method=method, beam=2, length_bonus=90.0)
+    data = joined(side.labelled, side.unlabelled)
+    watch = Watch(side.known, side.num_labels, side.name_of, side.options)
+    criterion = SemiSupervised(side, data, Targets(side.known, 1), side.options, 0.9, watch)
+    pair = make_pair(side, side.options, first_labels(side, None))
+    indices = np.arange(len(side.labelled), len(data))
+    with torch.no_grad():
+        given = criterion._labels(pair, data.batch(indices)).rows
+    most = 1 if method == "transducer_one" else side.search.max_symbols
+    assert [len(row) for row in given] == (side.frames * most).tolist()
+    assert all((pair.labels[i][0] == row).all() for i, row in enumerate(given))
+
+
+def test_there_is_no_room_beyond_the_end_of_kept_labels(split, talker, tokens, tmp_path):
+    side = side_of(split, talker, Sources(tokens=tokens))
+    kept = first_labels(side, None)
+    with pytest.raises(AssertionError):
+        kept.put(0, np.zeros(side.room[0] + 1, dtype=np.int64), 1.0)
+    facts = train_semisup(
+        split.labelled, split.unlabelled, talker, tmp_path / "m", side.options, Sources(tokens=tokens)
+    )
+    assert np.isfinite(facts["loss"])
+
+
+def test_long_transcripts_are_for_models_without_ctc(split, talker, tokens, tmp_path):
+    """A transducer may write more tokens than there are frames, even more than its search would find; CTC cannot."""
+    ids = [cut["id"] for _, cut in iter_cuts(split.unlabelled)]
+    words = {cut_id: ("AB", "CA") * (60 if n else 1) for n, cut_id in enumerate(ids)}
+    save_hypotheses(tmp_path / "recogs.jsonl.gz", [Hypothesis(c, "s", (), w) for c, w in words.items()])
+    sources = Sources(tokens=tokens, pseudo=tmp_path)
+    side = side_of(split, talker, sources)
+    kept = first_labels(side, sources.pseudo)
+    for i in range(len(side.unlabelled)):
+        expected = Tokens.load(tokens).encode(" ".join(words[side.unlabelled.id(i)]))
+        assert kept[i][0].tolist() == expected and (len(expected) > side.room[i]) == (len(expected) > 50)
+    with_ctc = side_of(split, split.e2e, sources)
+    assert sum(len(row) > 0 for row, _ in with_ctc.given(tmp_path)) == 1
