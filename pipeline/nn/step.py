@@ -21,6 +21,7 @@ from pipeline.nn.options import TrainOptions
 from pipeline.nn.specaugment import spec_augment
 
 COUNT = "count of "  # name of a running sum: what a figure is counted in
+NUMBER = "number of "  # name of a running sum that is a figure as it is, not per frame
 
 Trained = TypeVar("Trained", bound=Network, contravariant=True)
 Net = TypeVar("Net", bound=Network)
@@ -38,7 +39,8 @@ class Loss:
         total: scalar, summed over frames; carries the gradient.
         frames: number of frames in the sum.
         skipped: utterances left out because they have no path.
-        sums: further figures summed over the frames ("correct", "silence", ..), reported per frame.
+        sums: further figures summed over the frames ("correct", "silence", ..), reported per frame; or numbers, whose
+            names begin with NUMBER.
         counts: over how many the sums of some figures are instead, where batches differ in what their frames are.
     """
 
@@ -65,7 +67,11 @@ class Criterion(Protocol[Trained]):
         """Called after each training epoch, to refresh what is estimated on the whole data (priors)."""
 
     def diagnose(self, model: Trained, figures: dict[str, float], done: float) -> str | None:
-        """Names the trouble that an epoch's figures show, with the usual cures; None when all is well."""
+        """Names the trouble that an epoch's figures show, with the usual cures; None when all is well.
+
+        Figures that nobody else is to see may be taken out. They are the sums over the whole epoch, be it interrupted,
+        and over all processes.
+        """
 
 
 @runtime_checkable
@@ -251,7 +257,10 @@ def per_frame(sums: dict[str, float], prefix: str = "") -> dict[str, float]:
     """
     frames = max(sums.get("frames", 0.0), 1.0)
     figures = {k: v for k, v in sums.items() if k not in ("frames", "skipped") and not k.startswith(COUNT)}
-    out = {f"{prefix}{k}": v / max(sums.get(f"{COUNT}{k}", frames), 1.0) for k, v in figures.items()}
+    out = {
+        f"{prefix}{k}": v if k.startswith(NUMBER) else v / max(sums.get(f"{COUNT}{k}", frames), 1.0)
+        for k, v in figures.items()
+    }
     if sums.get("skipped"):
         out[f"{prefix}skipped"] = sums["skipped"]
     return out

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
-import torch
 
-from pipeline.nn.distributed import World
+from pipeline.nn.step import NUMBER
 from pipeline.semisup.options import SemiSupervisedOptions
 
 logger = logging.getLogger(__name__)
@@ -19,8 +18,16 @@ CURES = (
 )
 
 
+SEEN, EMPTY, DOUBTFUL = (f"{NUMBER}{what}" for what in ("pseudo-labels", "empty ones", "doubtful ones"))
+OF_LABEL = f"{NUMBER}label "  # followed by its id
+
+
 class Watch:
-    """Counts an epoch's pseudo-labels and compares their frequencies with those of the labelled data."""
+    """Compares the frequencies of an epoch's pseudo-labels with those of the labelled data.
+
+    What it counts are sums of the losses (``pipeline.nn.step.Loss``), so that processes add theirs up and a training
+    that was interrupted is judged as one that was not.
+    """
 
     def __init__(
         self,
@@ -37,36 +44,37 @@ class Watch:
         self.expected = np.zeros(num_labels)
         for row in labelled:
             self.expected += np.bincount(row, minlength=num_labels)
-        self._clear()
 
-    def _clear(self) -> None:
-        self.counts = np.zeros_like(self.expected)
-        self.seen = self.empty = self.doubtful = 0
+    def numbers(self, rows: Sequence[np.ndarray], doubtful: int) -> dict[str, float]:
+        """What a batch adds to the sums.
 
-    def saw(self, row: np.ndarray, doubtful: bool) -> None:
-        """Counts the labels of an utterance; doubtful: they are left out for their confidence."""
-        self.counts += np.bincount(row, minlength=len(self.counts))
-        self.seen, self.empty, self.doubtful = self.seen + 1, self.empty + (not len(row)), self.doubtful + doubtful
+        Args:
+            rows: (U_n,) pseudo-labels of its utterances.
+            doubtful: how many of them are left out for their confidence.
+        """
+        counts = np.bincount(np.concatenate(rows))
+        found = {f"{OF_LABEL}{label}": float(counts[label]) for label in np.flatnonzero(counts).tolist()}
+        return {SEEN: len(rows), EMPTY: sum(not len(row) for row in rows), DOUBTFUL: doubtful, **found}
 
-    def trouble(self, world: World) -> str | None:
-        """Logs what an epoch has shown and begins the next one; names a collapse, with cures."""
-        own = torch.tensor([*self.counts, self.seen, self.empty, self.doubtful], dtype=torch.float64)
-        *counts, seen, empty, doubtful = world.sum_tensor(own).tolist()
-        self._clear()
-        if not seen:
+    def trouble(self, figures: dict[str, float]) -> str | None:
+        """Takes these numbers out of an epoch's figures and logs what they show; names a collapse, with cures."""
+        numbers = {name: figures.pop(name) for name in list(figures) if name.startswith(NUMBER)}
+        if not numbers.get(SEEN):
             return None
-        found, expected = entropy(np.array(counts)), entropy(self.expected)
+        seen, empty, doubtful = (numbers[name] for name in (SEEN, EMPTY, DOUBTFUL))
+        counts = np.array([numbers.get(f"{OF_LABEL}{label}", 0.0) for label in range(len(self.expected))])
+        found, expected = entropy(counts), entropy(self.expected)
         logger.info(
             "pseudo-labels: %d, %.1f %% empty, %.1f %% left out by confidence, entropy %.2f nats (labelled data: %.2f)",
             *(seen, 100 * empty / seen, 100 * doubtful / seen, found, expected),
         )
         if empty / seen > self.options.max_empty:
             return f"the pseudo-labels have collapsed: {empty / seen:.0%} of them are empty. {CURES}"
-        if sum(counts) and found < self.options.min_entropy * expected:
+        if counts.any() and found < self.options.min_entropy * expected:
             most = int(np.argmax(counts))
             return (
                 f"the pseudo-labels have collapsed to a few labels: entropy {found:.2f} nats, in the labelled data "
-                f"{expected:.2f}; {self.name_of(most)!r} is {counts[most] / sum(counts):.0%} of them. {CURES}"
+                f"{expected:.2f}; {self.name_of(most)!r} is {counts[most] / counts.sum():.0%} of them. {CURES}"
             )
         return None
 

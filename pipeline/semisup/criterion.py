@@ -16,7 +16,6 @@ import numpy as np
 import torch
 
 from pipeline.feats.dataset import Batch, Dataset
-from pipeline.nn.distributed import World
 from pipeline.nn.masks import mask_of
 from pipeline.nn.step import Criterion, Loss, normalised
 from pipeline.semisup.collapse import Watch
@@ -69,11 +68,10 @@ class SemiSupervised:
 
     def _add_unlabelled(self, out: Loss, pair: Pair, batch: Batch, done: float) -> None:
         given = self._labels(pair, batch)
-        keep = np.zeros(len(given.rows), dtype=bool)
-        for n, (row, confidence) in enumerate(zip(given.rows, given.confidence)):
-            doubtful = confidence < self.options.min_confidence
-            self.watch.saw(row, bool(len(row)) and doubtful)
-            keep[n] = len(row) and not doubtful
+        spoken = np.array([len(row) > 0 for row in given.rows])
+        doubtful = spoken & (np.array(given.confidence) < self.options.min_confidence)
+        keep = spoken & ~doubtful
+        out.sums.update(self.watch.numbers(given.rows, int(doubtful.sum())))
         if not keep.any():
             return
         batch, soft = batch.take(keep), self.options.soft_share
@@ -157,7 +155,7 @@ class SemiSupervised:
 
     def diagnose(self, pair: Pair, figures: dict[str, float], done: float) -> str | None:
         """Names a collapse of the pseudo-labels."""
-        return self.watch.trouble(World.current())
+        return self.watch.trouble(figures)
 
 
 class OfKept:

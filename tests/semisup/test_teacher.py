@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from pipeline.base.errors import ConfigError
-from pipeline.nn.distributed import World
 from pipeline.nn.normalised import Normalised
 from pipeline.nn.options import TrainOptions
+from pipeline.nn.step import Loss, add_sums, per_frame
 from pipeline.semisup.collapse import Watch, entropy
 from pipeline.semisup.end_to_end import best_tokens
 from pipeline.semisup.options import SemiSupervisedOptions
@@ -127,22 +127,27 @@ def watch(**changes) -> Watch:
     return Watch(labelled, 8, lambda i: f"<{i}>", SemiSupervisedOptions(**changes))
 
 
+def figures_of(watch: Watch, *batches: list[list[int]], doubtful: int = 0) -> dict[str, float]:
+    """An epoch's, in each batch of which so many are doubtful."""
+    sums: dict[str, float] = {}
+    for rows in batches:
+        numbers = watch.numbers([np.array(row, dtype=np.int64) for row in rows], doubtful)
+        add_sums(sums, Loss(torch.tensor(3.0), 7, sums=numbers))
+    return per_frame(sums)
+
+
 def test_a_collapse_is_named_with_cures(caplog):
     caplog.set_level(logging.INFO)
     healthy = watch()
-    for row in ([3, 4], [5, 6], []):
-        healthy.saw(np.array(row, dtype=np.int64), False)
-    assert healthy.trouble(World()) is None
-    assert "pseudo-labels: 3, 33.3 % empty, 0.0 % left out by confidence, entropy 1.39 nats" in caplog.text
-    assert healthy.trouble(World()) is None  # nothing was seen in this epoch
+    figures = figures_of(healthy, [[3, 4], []], [[5, 6]], doubtful=1)
+    assert healthy.trouble(figures) is None and figures == {"loss": 3 / 7}
+    assert "pseudo-labels: 3, 33.3 % empty, 66.7 % left out by confidence, entropy 1.39 nats" in caplog.text
+    assert healthy.trouble({"loss": 1.0}) is None  # nothing was seen in this epoch
     empty = watch(max_empty=0.6)
-    for row in ([], [], [3, 4]):
-        empty.saw(np.array(row, dtype=np.int64), False)
-    assert "67% of them are empty. Usual cures: " in empty.trouble(World())
+    assert "67% of them are empty. Usual cures: " in empty.trouble(figures_of(empty, [[], [], [3, 4]]))
     few = watch()
-    few.saw(np.array([5] * 99 + [4]), False)
     assert "collapsed to a few labels: entropy 0.06 nats, in the labelled data 1.39; '<5>' is 99%" in few.trouble(
-        World()
+        figures_of(few, [[5] * 99 + [4]])
     )
 
 

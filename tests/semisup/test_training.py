@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import sys
 from pathlib import Path
 from typing import NamedTuple
@@ -24,7 +25,7 @@ from pipeline.base.errors import ConfigError, DataError, MismatchError
 from pipeline.e2e.model import load_end_to_end
 from pipeline.e2e.training import train_end_to_end
 from pipeline.feats.compute import compute_feats
-from pipeline.feats.dataset import Dataset, validate_feats
+from pipeline.feats.dataset import Dataset, plan, validate_feats
 from pipeline.feats.joined import joined
 from pipeline.feats.options import FeatureOptions
 from pipeline.nn.hybrid import train_viterbi
@@ -253,6 +254,54 @@ def test_a_collapse_ends_the_training(split, tones, tokens, ali, tmp_path):
         trained(split, Sources(tokens=tokens), tmp_path / "m", **start, **{**WATCHED, "min_entropy": 1.0})
 
 
+@pytest.mark.parametrize("collapsed", [False, True])
+def test_an_interruption_changes_no_verdict(collapsed, split, tokens, tmp_path, monkeypatch, caplog):
+    """All labels of the epoch's last batch are empty; or those of all others, so that its own would acquit it."""
+    caplog.set_level(logging.INFO)
+    changes = dict(epochs=1, max_empty=0.5)
+    options, known = dataclasses.replace(OPTIONS, **changes), Sources(tokens=tokens)
+    side = EndToEndSide(split.labelled, split.unlabelled, split.e2e, options, known)
+    data = joined(side.labelled, side.unlabelled)
+    batches = plan(data.lens, options.batch_frames, options.max_batch, (options.seed, 0))
+    last = set(batches[-1].tolist())
+    assert 0 < sum(i >= len(side.labelled) for i in last) < 8
+
+    def labels(self, pair, batch):
+        rows = [np.array([] if (i in last) != collapsed else [3, 4, 5], dtype=np.int64) for i in batch.indices.tolist()]
+        return Given(rows, [1.0] * len(rows), None, batch.lens)
+
+    def verdict(name: str) -> tuple[str, str]:
+        caplog.clear()
+        found = ""
+        try:
+            trained(split, known, tmp_path / name, **changes)
+        except DivergenceError as e:
+            found = str(e)
+        return found, next(line for line in caplog.messages if line.startswith("pseudo-labels: 16, "))
+
+    monkeypatch.setattr(SemiSupervised, "_labels", labels)
+    whole = verdict("whole")
+    assert ("have collapsed" in whole[0]) == collapsed
+    monkeypatch.setattr("pipeline.nn.train.SAVE_SECONDS", 0.0)
+    plain, calls = SemiSupervised.__call__, iter(range(len(batches) - 1))
+
+    def stopping(*args):
+        if next(calls, None) is None:
+            raise Stop
+        return plain(*args)
+
+    monkeypatch.setattr(SemiSupervised, "__call__", stopping)
+    with pytest.raises(Stop):
+        trained(split, known, tmp_path / "broken", **changes)
+    monkeypatch.setattr(SemiSupervised, "__call__", plain)
+    assert verdict("broken") == whole
+    if collapsed:
+        assert verdict("broken") == whole
+    else:
+        assert bits(tmp_path / "whole") == bits(tmp_path / "broken")
+        assert not any("number of" in name for name in load_end_to_end(tmp_path / "whole")[1].epochs[0])
+
+
 def test_labels_without_confidence_are_left_out(split, tokens, tmp_path):
     """All of them, so that the training is that of the labelled data alone."""
     trained(split, Sources(tokens=tokens), tmp_path / "none", min_confidence=1.0)
@@ -388,6 +437,8 @@ def test_processes_do_what_one_does_with_accumulation(split, tokens, tmp_path, r
     assert one.returncode == 0, one.stderr
     two = run_script(*torchrun(2), *step, tmp_path / "two", *loop, OMP_NUM_THREADS="1")
     assert two.returncode == 0, two.stderr
+    # Each process tells what all have seen.
+    assert [done.stderr.count("pseudo-labels: 16, ") for done in (one, two)] == [2, 4], two.stderr
     models = [load_end_to_end(tmp_path / name)[0].state_dict() for name in ("one", "two")]
     for name, tensor in models[0].items():
         assert torch.allclose(tensor, models[1][name], atol=1e-4), name
