@@ -25,7 +25,7 @@ from pipeline.feats.dataset import Dataset
 from pipeline.nn.options import TrainOptions
 from pipeline.nn.step import Criterion, Task, pick_device
 from pipeline.semisup.options import SemiSupervisedOptions, Sources
-from pipeline.semisup.side import Given, drawn
+from pipeline.semisup.side import Given, Label, drawn
 from pipeline.tasks.decode_e2e import PLAIN, check_inputs, choose_method, load_lm, search
 from pipeline.tasks.untranscribed import check_heard, mean_confidence
 
@@ -109,20 +109,20 @@ class EndToEndSide:
         """See ``Side``."""
         return EndToEndLoss(targets, self.training)
 
-    def given(self, pseudo: Path) -> Iterator[tuple[np.ndarray, float]]:
+    def given(self, pseudo: Path) -> Iterator[Label | None]:
         """See ``Side``: the tokens of recognised words, and the mean of their confidences."""
         heard = {hyp.cut_id: hyp for hyp in load_hypotheses(pseudo)}
         check_heard(self.unlabelled, heard, pseudo)
         for i in range(len(self.unlabelled)):
             hyp = heard.get(self.unlabelled.id(i))
             if hyp is None or not hyp.hyp:
-                yield np.zeros(0, dtype=np.int64), 0.0
+                yield None if hyp is None else (np.zeros(0, dtype=np.int64), 0.0)
                 continue
             confidence = mean_confidence(hyp, self.options.min_confidence, pseudo)
             row = np.array(self.tokens.encode(" ".join(hyp.hyp)), dtype=np.int64)
             # CTC writes a token a frame, and a blank between equal ones; other models may write more.
             least = len(row) + (row[1:] == row[:-1]).sum() if self.training.ctc else 0
-            yield (row, confidence) if least <= self.frames[i] else (row[:0], 0.0)
+            yield (row, confidence) if least <= self.frames[i] else None
 
     def log_probs(self, network: Any, feats: torch.Tensor, lens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """See ``Side``: of the CTC output."""

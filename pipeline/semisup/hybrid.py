@@ -23,7 +23,7 @@ from pipeline.nn.options import TrainOptions, ViterbiOptions
 from pipeline.nn.priors import label_prior
 from pipeline.nn.step import Criterion, Task
 from pipeline.semisup.options import SemiSupervisedOptions, Sources
-from pipeline.semisup.side import Given, drawn
+from pipeline.semisup.side import Given, Label, drawn
 
 
 class HybridSide:
@@ -73,7 +73,7 @@ class HybridSide:
         """See ``Side``."""
         return CrossEntropy(targets, self.options.label_smoothing)
 
-    def given(self, pseudo: Path) -> Iterator[tuple[np.ndarray, float]]:
+    def given(self, pseudo: Path) -> Iterator[Label | None]:
         """See ``Side``: the states of an alignment, and the mean of their confidences."""
         ali, data = AliSet.load(pseudo), self.unlabelled
         ali.check_tree(self.hmm.tree, self.hmm.topo, self.hmm.directory)
@@ -86,7 +86,7 @@ class HybridSide:
         place = {int(i): n for n, i in enumerate(present)}
         for i in range(len(data)):
             if i not in place:
-                yield np.zeros(0, dtype=np.int32), 0.0
+                yield None
                 continue
             row, sure = labels[place[i]], ali[data.id(i)].confidence
             if sure is None and self.options.min_confidence:

@@ -31,6 +31,9 @@ class Given(NamedTuple):
     lens: torch.Tensor
 
 
+Label = tuple[np.ndarray, float]  # (U,) labels of an utterance, and a confidence
+
+
 class Side(Protocol):
     """A kind of model and its data.
 
@@ -66,8 +69,8 @@ class Side(Protocol):
     def criterion(self, targets: Sequence[np.ndarray]) -> Criterion[Any]:
         """The loss of the network with the labels of each utterance."""
 
-    def given(self, pseudo: Path) -> Iterator[tuple[np.ndarray, float]]:
-        """Labels and a confidence for each unlabelled utterance, from a file; no labels where it has none.
+    def given(self, pseudo: Path) -> Iterator[Label | None]:
+        """Labels for each unlabelled utterance, from a file; None where it has none that can be learned.
 
         Args:
             pseudo: see ``Sources``.

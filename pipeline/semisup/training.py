@@ -44,16 +44,16 @@ def train_semisup(
     _check(options, side, sources)
     times = options.repeat_labelled
     first = side.labelled.select(np.tile(np.arange(len(side.labelled)), times))
-    data = joined(first, side.unlabelled)
-    keeps = options.teacher != "ema" and not options.soft_share
-    pair = make_pair(side, options, first_labels(side, sources.pseudo) if keeps else None)
+    unlabelled_data, kept = first_labels(side, options, sources.pseudo)
+    data = joined(first, unlabelled_data)
+    pair = make_pair(side, options, kept)
     updates = _updates(data, options)
     frames = data.num_frames / updates
     momentum, rate = scaled(options, options.momentum, frames, options.reference_batch)
     logger.info(
         "%d labelled and %d unlabelled utterances, %d updates an epoch of %.0f frames on average; momentum %.6g, "
         "learning rate %.3g",
-        *(len(side.labelled), len(side.unlabelled), updates, frames, momentum, rate),
+        *(len(side.labelled), len(unlabelled_data), updates, frames, momentum, rate),
     )
     watch = Watch(side.known, side.num_labels, side.name_of, options)
     criterion = SemiSupervised(side, data, Targets(side.known, times), options, momentum, watch)
@@ -67,20 +67,41 @@ def train_semisup(
     best = min(history, key=lambda h: h.get("dev_loss", h["loss"]))
     return {
         "labelled": len(side.labelled),
-        "unlabelled": len(side.unlabelled),
+        "unlabelled": len(unlabelled_data),
         "momentum": momentum,
         "seconds_per_epoch": float(np.median([h["seconds"] for h in history])),
         **{k: v for k, v in best.items() if k.startswith("dev_") or k == "loss"},
     }
 
 
-def first_labels(side: Side, pseudo: Path | None) -> KeptLabels:
-    """Room for the labels of all unlabelled utterances, with those from a file where there is one (``Sources``)."""
-    given = [] if pseudo is None else list(side.given(pseudo))
-    kept = KeptLabels(np.maximum(side.room, [len(row) for row, _ in given]) if given else side.room)
-    for i, (row, confidence) in enumerate(given):
-        kept.put(i, row, confidence)
-    return kept
+def first_labels(side: Side, options: SemiSupervisedOptions, pseudo: Path | None) -> tuple[Dataset, KeptLabels | None]:
+    """The unlabelled utterances, and room for their labels if these are kept, with those from a file (``Sources``).
+
+    A fixed teacher has no others then, so that utterances without are left out; other teachers label them.
+
+    Raises:
+        DataError: no utterance has labels there that can be learned.
+    """
+    data, room = side.unlabelled, side.room
+    if pseudo is None:
+        return data, None if options.teacher == "ema" or options.soft_share else KeptLabels(room)
+    given = list(side.given(pseudo))
+    told = np.array([label is not None for label in given])
+    if not told.any():
+        raise DataError(f"{pseudo}: has labels that can be learned for none of the {len(data)} unlabelled utterances")
+    if not told.all():
+        what = "they are left out" if options.teacher == "fixed" else "the teacher labels them"
+        first = data.id(int(np.argmin(told)))
+        logger.warning(
+            "%s: no labels for %d of %d utterances, the first: %r; %s", pseudo, (~told).sum(), len(told), first, what
+        )
+    if options.teacher == "fixed":
+        data, room, given = data.select(told), room[told], [label for label in given if label is not None]
+    kept = KeptLabels(np.maximum(room, [0 if label is None else len(label[0]) for label in given]))
+    for i, label in enumerate(given):
+        if label is not None:
+            kept.put(i, *label)
+    return data, kept
 
 
 def make_pair(side: Side, options: SemiSupervisedOptions, kept: KeptLabels | None) -> Pair:

@@ -9,8 +9,11 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline.artifacts.ali import AliSet, AliWriter
+from pipeline.artifacts.ali_source import Alignment
 from pipeline.artifacts.corpus import iter_cuts
 from pipeline.artifacts.hyp import Hypothesis, save_hypotheses
+from pipeline.artifacts.model_dir import load_hmm
 from pipeline.artifacts.tokens import BLANK_ID, Tokens
 from pipeline.e2e.model import load_end_to_end, save_end_to_end
 from pipeline.e2e.training import train_end_to_end
@@ -18,6 +21,7 @@ from pipeline.feats.joined import joined
 from pipeline.semisup.collapse import Watch
 from pipeline.semisup.criterion import SemiSupervised, Targets
 from pipeline.semisup.end_to_end import EndToEndSide
+from pipeline.semisup.hybrid import HybridSide
 from pipeline.semisup.options import Sources
 from pipeline.semisup.training import first_labels, make_pair, train_semisup
 from tests.e2e.test_training import ali, options_with, tokens  # noqa: F401
@@ -49,7 +53,7 @@ def test_several_tokens_a_frame_are_all_kept(method, split, talker, tokens):
     data = joined(side.labelled, side.unlabelled)
     watch = Watch(side.known, side.num_labels, side.name_of, side.options)
     criterion = SemiSupervised(side, data, Targets(side.known, 1), side.options, 0.9, watch)
-    pair = make_pair(side, side.options, first_labels(side, None))
+    pair = make_pair(side, side.options, first_labels(side, side.options, None)[1])
     indices = np.arange(len(side.labelled), len(data))
     with torch.no_grad():
         given = criterion._labels(pair, data.batch(indices)).rows
@@ -60,7 +64,7 @@ def test_several_tokens_a_frame_are_all_kept(method, split, talker, tokens):
 
 def test_there_is_no_room_beyond_the_end_of_kept_labels(split, talker, tokens, tmp_path):
     side = side_of(split, talker, Sources(tokens=tokens))
-    kept = first_labels(side, None)
+    kept = first_labels(side, side.options, None)[1]
     with pytest.raises(AssertionError):
         kept.put(0, np.zeros(side.room[0] + 1, dtype=np.int64), 1.0)
     facts = train_semisup(
@@ -76,9 +80,47 @@ def test_long_transcripts_are_for_models_without_ctc(split, talker, tokens, tmp_
     save_hypotheses(tmp_path / "recogs.jsonl.gz", [Hypothesis(c, "s", (), w) for c, w in words.items()])
     sources = Sources(tokens=tokens, pseudo=tmp_path)
     side = side_of(split, talker, sources)
-    kept = first_labels(side, sources.pseudo)
+    _, kept = first_labels(side, side.options, sources.pseudo)
     for i in range(len(side.unlabelled)):
         expected = Tokens.load(tokens).encode(" ".join(words[side.unlabelled.id(i)]))
         assert kept[i][0].tolist() == expected and (len(expected) > side.room[i]) == (len(expected) > 50)
     with_ctc = side_of(split, split.e2e, sources)
-    assert sum(len(row) > 0 for row, _ in with_ctc.given(tmp_path)) == 1
+    assert sum(label is not None for label in with_ctc.given(tmp_path)) == 1
+
+
+@pytest.fixture(scope="module")
+def few(split, tones, ali, tmp_path_factory) -> tuple[Path, Path]:
+    """A decoding directory with the true words of 4 of 16 unlabelled utterances, and an alignment of these."""
+    out = tmp_path_factory.mktemp("few")
+    texts = {cut["id"]: cut["supervisions"][0]["text"].split() for _, cut in iter_cuts(tones.data)}
+    ids = [cut["id"] for _, cut in iter_cuts(split.unlabelled)][2:6]
+    (out / "heard").mkdir()
+    save_hypotheses(out / "heard" / "recogs.jsonl.gz", [Hypothesis(c, "s", (), tuple(texts[c])) for c in ids])
+    return out / "heard", write_ali(out / "ali", ali, [AliSet.load(ali)[c] for c in ids])
+
+
+def write_ali(out: Path, like: Path, alignments: list[Alignment]) -> Path:
+    """An alignment directory with the tree of another one."""
+    old, hmm = AliSet.load(like), load_hmm(like)
+    with AliWriter(out, old.header, hmm.tree, hmm.topo, hmm.transitions, old.word_symbols) as to:
+        for alignment in alignments:
+            to.write(alignment)
+    return out
+
+
+@pytest.mark.parametrize("kind", ["e2e", "hybrid"])
+@pytest.mark.parametrize("teacher", ["fixed", "cache", "rounds"])
+def test_utterances_without_labels_are_no_collapse(
+    teacher, kind, few, split, tones, tokens, ali, tmp_path, monkeypatch, caplog
+):
+    """A fixed teacher has none for them, so that they are left out; the others label them."""
+    asked: list[int] = []
+    side = HybridSide if kind == "hybrid" else EndToEndSide
+    plain = side.label
+    monkeypatch.setattr(side, "label", lambda self, n, x, lens: asked.append(len(lens)) or plain(self, n, x, lens))
+    options = dataclasses.replace(OPTIONS, teacher=teacher, max_empty=0.5, renew=0.0, epochs=1)
+    own = dict(lang=tones.lang, ali=ali, pseudo=few[1]) if kind == "hybrid" else dict(tokens=tokens, pseudo=few[0])
+    model, sources = getattr(split, kind), Sources(**own)
+    facts = train_semisup(split.labelled, split.unlabelled, model, tmp_path / "m", options, sources)
+    assert (facts["unlabelled"], sum(asked)) == ((4, 0) if teacher == "fixed" else (16, 12))
+    assert "no labels for 12 of 16 utterances, the first: " in caplog.text

@@ -384,12 +384,14 @@ def test_first_labels_from_a_decoding(split, heard, tokens, tmp_path, monkeypatc
     assert np.isfinite(facts["loss"])
     options = dataclasses.replace(OPTIONS, teacher="fixed")
     side = EndToEndSide(split.labelled, split.unlabelled, split.e2e, options, sources)
-    given = {side.unlabelled.id(i): row for i, row in enumerate(side.given(heard))}
+    given = {side.unlabelled.id(i): label for i, label in enumerate(side.given(heard))}
     for hyp in load_hypotheses(heard):
         row, confidence = given[hyp.cut_id]
         assert row.tolist() == Tokens.load(tokens).encode(" ".join(hyp.hyp))
         assert confidence == pytest.approx(np.mean(hyp.confidence) if hyp.hyp else 0.0)
-    assert sum(not len(row) for row, _ in given.values()) == 2
+    (missing,) = [cut_id for cut_id, label in given.items() if label is None]
+    assert missing not in {hyp.cut_id for hyp in load_hypotheses(heard)} and facts["unlabelled"] == 15
+    assert sum(not len(label[0]) for label in given.values() if label is not None) == 1
 
 
 def test_first_labels_from_an_alignment(split, tones, ali, tmp_path, monkeypatch):
