@@ -85,13 +85,20 @@ class HybridSide:
         labels = aligned_labels(data.select(present), cuts, self.room[present], rate, False, pseudo)
         place = {int(i): n for n, i in enumerate(present)}
         for i in range(len(data)):
-            if i not in place:
-                yield None
-                continue
-            row, sure = labels[place[i]], ali[data.id(i)].confidence
-            if sure is None and self.options.min_confidence:
-                raise ConfigError(f"{pseudo}: has no confidences (--confidence of steps/align.py) for --min-confidence")
-            yield row, 1.0 if sure is None else float(sure.astype(np.float64).mean())
+            yield (labels[place[i]], self._confidence(cuts, data.id(i))) if i in place else None
+
+    def _confidence(self, cuts: AlignedCuts, cut_id: str) -> float:
+        """Mean over the frames of an alignment, of a copy's original; 1 where nobody asks."""
+        if not self.options.min_confidence:
+            return 1.0
+        origin = cuts.origin(cut_id)
+        assert origin is not None, cut_id
+        sure = cuts.ali[origin[0]].confidence
+        if sure is None:
+            raise ConfigError(
+                f"{cuts.ali.directory}: has no confidences (--confidence of steps/align.py) for --min-confidence"
+            )
+        return float(sure.astype(np.float64).mean())
 
     def log_probs(self, network: Any, feats: torch.Tensor, lens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """See ``Side``."""

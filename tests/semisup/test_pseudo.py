@@ -11,13 +11,16 @@ import torch
 
 from pipeline.artifacts.ali import AliSet, AliWriter
 from pipeline.artifacts.ali_source import Alignment
-from pipeline.artifacts.corpus import iter_cuts
+from pipeline.artifacts.corpus import iter_cuts, save_data_dir
 from pipeline.artifacts.hyp import Hypothesis, save_hypotheses
 from pipeline.artifacts.model_dir import load_hmm
 from pipeline.artifacts.tokens import BLANK_ID, Tokens
 from pipeline.e2e.model import load_end_to_end, save_end_to_end
 from pipeline.e2e.training import train_end_to_end
+from pipeline.feats.augment import perturb_speed
+from pipeline.feats.compute import compute_feats
 from pipeline.feats.joined import joined
+from pipeline.feats.options import FeatureOptions
 from pipeline.semisup.collapse import Watch
 from pipeline.semisup.criterion import SemiSupervised, Targets
 from pipeline.semisup.end_to_end import EndToEndSide
@@ -124,3 +127,46 @@ def test_utterances_without_labels_are_no_collapse(
     facts = train_semisup(split.labelled, split.unlabelled, model, tmp_path / "m", options, sources)
     assert (facts["unlabelled"], sum(asked)) == ((4, 0) if teacher == "fixed" else (16, 12))
     assert "no labels for 12 of 16 utterances, the first: " in caplog.text
+
+
+def noisy(cut: dict) -> dict:
+    """What steps/add_noise.py calls such a copy, without the noise."""
+    name = f"{cut['id']}_noise1"
+    return {**cut, "id": name, "supervisions": [{**cut["supervisions"][0], "id": name}]}
+
+
+def test_copies_have_the_labels_and_the_confidence_of_their_originals(few, split, tones, ali, tmp_path):
+    """Utterances at another speed and with noise, without an alignment of their own."""
+    local = tmp_path / "local"
+    ids = [cut["id"] for _, cut in iter_cuts(split.unlabelled)][2:6]
+    (tmp_path / "sp").mkdir()
+    perturb_speed(split.unlabelled, tmp_path / "sp", (0.9, 1.0))
+    cuts = [cut for _, cut in iter_cuts(tmp_path / "sp")]
+    save_data_dir(local, [*cuts, *map(noisy, cuts)])
+    (tmp_path / "data").mkdir()
+    compute_feats(local, tmp_path / "data", tmp_path / "data", FeatureOptions(type="fbank", dim=16))
+    old = AliSet.load(ali)
+    rows = [
+        dataclasses.replace(old[c], confidence=np.full(len(old[c].transition_ids), 0.2 * (n + 1), dtype=np.float16))
+        for n, c in enumerate(ids)
+    ]
+    pseudo = write_ali(tmp_path / "ali", ali, rows)
+    sources = Sources(lang=tones.lang, ali=ali, pseudo=pseudo)
+    options = dataclasses.replace(OPTIONS, teacher="fixed", min_confidence=0.5, epochs=1)
+    side = HybridSide(split.labelled, tmp_path / "data", split.hybrid, options, sources)
+    data, kept = first_labels(side, options, pseudo)
+    suffixes = ("", "_noise1", "_sp0.9", "_sp0.9_noise1")
+    assert sorted(data.ids) == sorted(f"{c}{suffix}" for c in ids for suffix in suffixes)
+    for i, cut_id in enumerate(data.ids):
+        row, confidence = kept[i]
+        origin = cut_id.split("_")[0]
+        assert len(row) == side.room[side.unlabelled.ids.index(cut_id)]
+        assert confidence == pytest.approx(0.2 * (ids.index(origin) + 1), abs=1e-3)
+        if "_sp" not in cut_id:
+            rate = side.network.options.label_factor
+            assert row.tolist() == old.pdf_ids(origin, rate, False).tolist()
+    facts = train_semisup(split.labelled, tmp_path / "data", split.hybrid, tmp_path / "m", options, sources)
+    assert facts["unlabelled"] == 16 and np.isfinite(facts["loss"])
+    # Without a least confidence none is read.
+    plain = HybridSide(split.labelled, tmp_path / "data", split.hybrid, OPTIONS, sources)
+    assert [label[1] for label in plain.given(few[1]) if label is not None] == [1.0] * 16
