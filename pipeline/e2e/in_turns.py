@@ -77,7 +77,7 @@ class InTurns:
         """See ``pipeline.nn.step.Criterion``; frames are tokens and sentence ends, or those of the encoder that have a
         self-supervised loss.
         """
-        if not with_heads.training or self.is_self_supervised(done):
+        if self.is_self_supervised(done):
             # The batch may have masks of SpecAugment, under which there would be nothing to predict.
             clean = normalised(with_heads, self.data.batch(batch.indices, batch.feats.device))
             loss = (

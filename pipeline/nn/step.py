@@ -15,6 +15,7 @@ from pipeline.base.errors import ConfigError, PipelineError
 from pipeline.feats.dataset import Batch, Dataset, plan
 from pipeline.nn.attention import SelfAttention
 from pipeline.nn.distributed import World
+from pipeline.nn.encoders import Encoder
 from pipeline.nn.experts import balance_of, watched_experts
 from pipeline.nn.normalised import Network
 from pipeline.nn.options import TrainOptions
@@ -96,6 +97,15 @@ class SetsRate(Protocol):
 
     def rate_factor(self, done: float) -> float:
         """Factor of the learning rate of the update that `done` is given for."""
+
+
+@runtime_checkable
+class KeepsOne(Protocol):
+    """A model of several networks, such as a teacher and its student, of which one is written in the end."""
+
+    @property
+    def kept(self) -> Network:
+        """The one."""
 
 
 Its = TypeVar("Its", bound=Criterion[Any], covariant=True)
@@ -216,18 +226,24 @@ def evaluate(
 def attention_entropy(
     model: Net, task: Task[Criterion[Net]], options: TrainOptions, device: str, done: float
 ) -> dict[str, float]:
-    """Mean entropy, in nats, of each layer of self-attention over the first batch of a task; {} where there is none.
+    """Mean entropy, in nats, of each layer of self-attention in a model's encoder over the first batch of a task's
+    data, without masks and dropout; {} where there is none. Of a model with several networks, that which it keeps.
 
     When it falls to 0 in a layer, its gradients vanish and the training stalls (entropy collapse, Zhai et al. 2023).
     """
-    layers = [module for module in model.modules() if isinstance(module, SelfAttention)]
+    network = model.kept if isinstance(model, KeepsOne) else model
+    encoders = [module for module in network.modules() if isinstance(module, Encoder)]
+    layers = [module for encoder in encoders for module in encoder.modules() if isinstance(module, SelfAttention)]
     if not layers:
         return {}
     model.eval()
+    indices = plan(task.data.lens, options.batch_frames, options.max_batch)[0]
+    batch = normalised(model, task.data.batch(indices, device))
     for layer in layers:
         layer.watched = True
-    indices = plan(task.data.lens, options.batch_frames, options.max_batch)[0]
-    task.criterion(model, normalised(model, task.data.batch(indices, device)), done)
+    # The criterion is not asked: it may draw random numbers, or note what it has seen.
+    for encoder in encoders:
+        encoder(batch.feats, batch.lens)
     for layer in layers:
         layer.watched = False
     return {f"{ENTROPY}{number}": layer.entropy for number, layer in enumerate(layers, 1)}

@@ -161,12 +161,12 @@ class SemiSupervised:
 class OfKept:
     """A criterion on dev data, of the network that is written in the end."""
 
-    def __init__(self, base: Criterion[Any], keep: str) -> None:
-        self.base, self.keep = base, keep
+    def __init__(self, base: Criterion[Any]) -> None:
+        self.base = base
 
     def __call__(self, pair: Pair, batch: Batch, done: float) -> Loss:
         """See ``pipeline.nn.step.Criterion``."""
-        return self.base(kept_network(pair, self.keep), batch, done)
+        return self.base(pair.kept, batch, done)
 
     def end_epoch(self, pair: Pair, data: Dataset, done: float) -> None:
         """Nothing to refresh."""
@@ -174,11 +174,6 @@ class OfKept:
     def diagnose(self, pair: Pair, figures: dict[str, float], done: float) -> str | None:
         """Nothing beyond what the training shows."""
         return None
-
-
-def kept_network(pair: Pair, keep: str) -> Any:
-    """The student, or the teacher where it is wanted and there is one."""
-    return pair.teacher if keep == "teacher" and pair.teacher is not None else pair.student
 
 
 def _add(out: Loss, loss: Loss, weight: float) -> None:

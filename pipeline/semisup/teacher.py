@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 import torch
 from torch import nn
@@ -22,10 +24,27 @@ class Pair(Network):
         labels: those that the teacher has given; None: they are not kept.
     """
 
-    def __init__(self, student: Network, teacher: Network | None, labels: KeptLabels | None = None) -> None:
+    def __init__(
+        self,
+        student: Network,
+        teacher: Network | None,
+        labels: KeptLabels | None = None,
+        keep: Literal["student", "teacher"] = "student",
+    ) -> None:
+        """Args:
+        keep: which of the two is wanted in the end.
+        """
         super().__init__()
-        self.student, self.labels = student, labels
+        self.student, self.labels, self._keep = student, labels, keep
         self.teacher = None if teacher is None else teacher.requires_grad_(False).eval()
+
+    @property
+    def kept(self) -> Network:
+        """The network that is evaluated on dev data and written in the end."""
+        if self._keep == "student":
+            return self.student
+        assert self.teacher is not None
+        return self.teacher
 
     def normalise(self, feats: torch.Tensor) -> torch.Tensor:
         """See ``Network``; the same for both."""

@@ -17,7 +17,7 @@ from pipeline.feats.joined import joined
 from pipeline.nn.distributed import World
 from pipeline.nn.train import Task, clean_up, train
 from pipeline.semisup.collapse import Watch
-from pipeline.semisup.criterion import OfKept, SemiSupervised, Targets, kept_network
+from pipeline.semisup.criterion import OfKept, SemiSupervised, Targets
 from pipeline.semisup.end_to_end import EndToEndSide
 from pipeline.semisup.hybrid import HybridSide
 from pipeline.semisup.options import SemiSupervisedOptions, Sources
@@ -57,12 +57,12 @@ def train_semisup(
     )
     watch = Watch(side.known, side.num_labels, side.name_of, options)
     criterion = SemiSupervised(side, data, Targets(side.known, times), options, momentum, watch)
-    dev = None if side.dev is None else Task(side.dev.data, OfKept(side.dev.criterion, options.keep))
+    dev = None if side.dev is None else Task(side.dev.data, OfKept(side.dev.criterion))
     shift = side.meta.features.frame_shift
     history = train(pair, Task(data, criterion), dev, replace(options, learning_rate=rate), out, shift)
     if World.current().rank:
         return {}
-    side.save(out, kept_network(pair, options.keep), history)
+    side.save(out, pair.kept, history)
     clean_up(out)
     best = min(history, key=lambda h: h.get("dev_loss", h["loss"]))
     return {
@@ -110,7 +110,7 @@ def make_pair(side: Side, options: SemiSupervisedOptions, kept: KeptLabels | Non
     if options.start == "random":
         side.randomise()
     teachers = {"fixed": given, "rounds": given, "ema": copy.deepcopy(side.network), "cache": None}
-    return Pair(side.network, teachers[options.teacher], kept)
+    return Pair(side.network, teachers[options.teacher], kept, options.keep)
 
 
 def _side(labelled: Path, unlabelled: Path, teacher: Path, options: SemiSupervisedOptions, sources: Sources) -> Side:

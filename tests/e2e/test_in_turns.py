@@ -23,12 +23,12 @@ from pipeline.e2e.options import EndToEndOptions
 from pipeline.e2e.position import Position, some_frames
 from pipeline.e2e.training import train_end_to_end
 from pipeline.feats.compute import compute_feats
-from pipeline.feats.dataset import Batch, Dataset
+from pipeline.feats.dataset import Batch, Dataset, plan
 from pipeline.feats.options import FeatureOptions
 from pipeline.nn.attention import content_alone
 from pipeline.nn.encoders import Encoder
 from pipeline.nn.options import EncoderOptions
-from pipeline.nn.step import Loss, Task, add_sums, per_frame
+from pipeline.nn.step import Loss, Task, add_sums, attention_entropy, normalised, per_frame
 from pipeline.nn.train import CHECKPOINT
 from pipeline.tasks.train_options import LabelledOptions
 from pipeline.tasks.untranscribed import split_labelled
@@ -209,6 +209,21 @@ def test_an_update_learns_one_loss_from_the_utterances_that_have_it(parts, own_l
         assert float(loss.total) == pytest.approx(float(expected.total), rel=1e-4) and loss.frames == expected.frames
         assert task.criterion(model, task.data.batch(np.array([3 * len(labelled)])), done).frames == 0
         assert task.criterion.rate_factor(done) == 1.0
+
+
+def test_entropy_of_attention_is_measured_without_masks(tones):
+    """Of the encoder with its positions, and of all frames; no random number is drawn."""
+    options = options_with(**PLACES, self_share=1.0)
+    data, model = Dataset.open(tones.data, options.feat_options()), with_heads(options)
+    task, state = turns_of(data, options), torch.get_rng_state()
+    found = attention_entropy(model, task, options, "cpu", 0.5)
+    assert torch.equal(torch.get_rng_state(), state)
+    layers = [block.attention for block in model.model.encoder.network.blocks]
+    batch = normalised(model, data.batch(plan(data.lens, options.batch_frames, options.max_batch)[0]))
+    for layer in layers:
+        layer.watched = True
+    EndToEndLoss([np.array([3, 4, 5])] * len(data), options)(model, batch, 0.5)
+    assert found == {f"attention_entropy_{number}": layer.entropy for number, layer in enumerate(layers, 1)}
 
 
 def test_figures_are_per_what_they_are_counted_in():

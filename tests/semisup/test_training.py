@@ -31,7 +31,7 @@ from pipeline.feats.options import FeatureOptions
 from pipeline.nn.hybrid import train_viterbi
 from pipeline.nn.model import load_acoustic_model
 from pipeline.nn.options import ViterbiOptions
-from pipeline.nn.step import DivergenceError, normalised
+from pipeline.nn.step import DivergenceError, Task, attention_entropy, normalised
 from pipeline.semisup.collapse import Watch
 from pipeline.semisup.criterion import SemiSupervised, Targets
 from pipeline.semisup.end_to_end import EndToEndSide
@@ -181,15 +181,10 @@ class Stop(Exception):
     """Stands for kill -9."""
 
 
-@pytest.mark.parametrize(
-    "changes", [dict(teacher="ema", momentum=0.8), dict(teacher="cache", renew=0.4, renew_by="change")], ids=str
-)
-def test_resumed_is_bit_equal(changes, split, tokens, tmp_path, monkeypatch):
-    """The average and the kept labels are parts of the checkpoint."""
-    changes |= dict(epochs=3, time_masks=2, feature_masks=2)
-    trained(split, Sources(tokens=tokens), tmp_path / "whole", **changes)
+def stop_after(monkeypatch: pytest.MonkeyPatch, batches: int) -> None:
+    """A checkpoint after each update, and an interruption in front of a batch."""
     monkeypatch.setattr("pipeline.nn.train.SAVE_SECONDS", 0.0)
-    plain, calls = SemiSupervised.__call__, iter(range(14))
+    plain, calls = SemiSupervised.__call__, iter(range(batches))
 
     def stopping(*args):
         if next(calls, None) is None:
@@ -197,11 +192,73 @@ def test_resumed_is_bit_equal(changes, split, tokens, tmp_path, monkeypatch):
         return plain(*args)
 
     monkeypatch.setattr(SemiSupervised, "__call__", stopping)
+
+
+@pytest.mark.parametrize(
+    "changes", [dict(teacher="ema", momentum=0.8), dict(teacher="cache", renew=0.4, renew_by="change")], ids=str
+)
+def test_resumed_is_bit_equal(changes, split, tokens, tmp_path, monkeypatch):
+    """The average and the kept labels are parts of the checkpoint."""
+    changes |= dict(epochs=3, time_masks=2, feature_masks=2)
+    trained(split, Sources(tokens=tokens), tmp_path / "whole", **changes)
+    stop_after(monkeypatch, 14)
     with pytest.raises(Stop):
         trained(split, Sources(tokens=tokens), tmp_path / "broken", **changes)
-    monkeypatch.setattr(SemiSupervised, "__call__", plain)
+    monkeypatch.undo()
     trained(split, Sources(tokens=tokens), tmp_path / "broken", **changes)
     assert bits(tmp_path / "whole") == bits(tmp_path / "broken")
+
+
+@pytest.fixture(scope="module")
+def attentive(split, tokens, tmp_path_factory) -> Path:
+    """A Transformer with dropout, and random positions in training."""
+    out = tmp_path_factory.mktemp("attentive") / "m"
+    shape = dict(encoder="transformer", layers=2, dim=16, heads=2, strides=(), subsampling=2, positions="cape")
+    train_end_to_end(split.labelled, tokens, out, options_with(**shape, dropout=0.1, **SEED))
+    return out
+
+
+@pytest.mark.parametrize("dev", [False, True])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        dict(teacher="ema", momentum=0.8, keep="student"),
+        dict(teacher="ema", momentum=0.8, keep="teacher"),
+        dict(teacher="cache", renew=0.4, renew_by="change"),
+    ],
+    ids=str,
+)
+def test_entropy_of_attention_is_that_of_the_network_kept(
+    changes, dev, split, attentive, tones, tokens, tmp_path, monkeypatch
+):
+    """Measuring it is no part of the training: no label is asked for or counted, no random number drawn."""
+    changes = {**changes, "epochs": 3, "average": 1, "time_masks": 2, "max_empty": 1.0}
+    options = dataclasses.replace(OPTIONS, **changes)
+    sources = Sources(tokens=tokens, dev=tones.data if dev else None)
+
+    def train_to(name: str) -> list[dict[str, float]]:
+        train_semisup(split.labelled, split.unlabelled, attentive, tmp_path / name, options, sources)
+        epochs = load_end_to_end(tmp_path / name)[1].epochs
+        return [{k: v for k, v in figures.items() if k != "seconds"} for figures in epochs]
+
+    whole = train_to("whole")
+    names = ["attention_entropy_1", "attention_entropy_2"]
+    assert all([k for k in figures if "entropy" in k] == names for figures in whole)
+    assert all(0 < figures[name] < np.log(80) for figures in whole for name in names)
+    if not dev:
+        side = EndToEndSide(split.labelled, split.unlabelled, tmp_path / "whole", options, sources)
+        task = Task(joined(side.labelled, side.unlabelled), side.criterion([]))
+        assert attention_entropy(side.network, task, options, "cpu", 1.0) == {name: whole[-1][name] for name in names}
+    with monkeypatch.context() as patched:
+        patched.setattr("pipeline.nn.train.attention_entropy", lambda *_: {})
+        unmeasured = train_to("unmeasured")
+    assert bits(tmp_path / "unmeasured") == bits(tmp_path / "whole")
+    assert unmeasured == [{k: v for k, v in figures.items() if k not in names} for figures in whole]
+    stop_after(monkeypatch, 14)
+    with pytest.raises(Stop):
+        train_to("broken")
+    monkeypatch.undo()
+    assert train_to("broken") == whole and bits(tmp_path / "broken") == bits(tmp_path / "whole")
 
 
 def test_transcripts_of_unlabelled_speech_are_not_read(split, tones, tokens, tmp_path, monkeypatch):
@@ -282,18 +339,10 @@ def test_an_interruption_changes_no_verdict(collapsed, split, tokens, tmp_path, 
     monkeypatch.setattr(SemiSupervised, "_labels", labels)
     whole = verdict("whole")
     assert ("have collapsed" in whole[0]) == collapsed
-    monkeypatch.setattr("pipeline.nn.train.SAVE_SECONDS", 0.0)
-    plain, calls = SemiSupervised.__call__, iter(range(len(batches) - 1))
-
-    def stopping(*args):
-        if next(calls, None) is None:
-            raise Stop
-        return plain(*args)
-
-    monkeypatch.setattr(SemiSupervised, "__call__", stopping)
-    with pytest.raises(Stop):
-        trained(split, known, tmp_path / "broken", **changes)
-    monkeypatch.setattr(SemiSupervised, "__call__", plain)
+    with monkeypatch.context() as patched:
+        stop_after(patched, len(batches) - 1)
+        with pytest.raises(Stop):
+            trained(split, known, tmp_path / "broken", **changes)
     assert verdict("broken") == whole
     if collapsed:
         assert verdict("broken") == whole
