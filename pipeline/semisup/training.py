@@ -136,8 +136,16 @@ def _check(options: SemiSupervisedOptions, side: Side, sources: Sources) -> None
         raise ConfigError(
             f"--labelled-epochs {options.labelled_epochs} leaves none of {options.epochs} for unlabelled data"
         )
-    if options.teacher == "fixed" and options.keep == "teacher":
-        raise ConfigError("--keep teacher would write the fixed teacher as it is")
+    if options.keep == "teacher":
+        if options.teacher == "cache":
+            raise ConfigError("--keep teacher: --teacher cache has none, the student labels for itself")
+        if options.teacher == "fixed":
+            raise ConfigError("--keep teacher would write the fixed teacher as it is")
+        if options.teacher == "rounds" and options.epochs <= options.round_epochs:
+            raise ConfigError(
+                f"--keep teacher could write the model given as it is: it teaches all {options.epochs} epochs of the "
+                f"first round (--round-epochs {options.round_epochs})"
+            )
     if World.current().size > 1 and options.teacher in ("cache", "rounds", "fixed") and not options.soft_share:
         raise ConfigError("several processes would keep different labels: --teacher ema, or --soft-share, keeps none")
 

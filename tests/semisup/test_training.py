@@ -134,7 +134,7 @@ def test_two_data_sets_as_one(tones):
         dict(teacher="ema", soft_share=1.0),
         dict(teacher="ema", soft_share=0.5, temperature=0.5),
         dict(teacher="cache", renew=0.5, renew_by="change", start="random", labelled_epochs=1),
-        dict(teacher="rounds", round_epochs=1, method="ctc_prefix", beam=3, repeat_labelled=2),
+        dict(teacher="rounds", round_epochs=1, method="ctc_prefix", beam=3, repeat_labelled=2, keep="teacher"),
     ],
     ids=str,
 )
@@ -373,6 +373,10 @@ def test_input_that_does_not_fit_is_named(split, tokens, tmp_path, monkeypatch):
     refused(ConfigError, "--teacher cache keeps hard labels", known, teacher="cache", soft_share=0.5)
     refused(ConfigError, "--labelled-epochs 2 leaves none", known, labelled_epochs=2)
     refused(ConfigError, "--keep teacher would write", known, teacher="fixed", keep="teacher")
+    refused(ConfigError, "--teacher cache has none", known, teacher="cache", keep="teacher")
+    rounds = dict(teacher="rounds", keep="teacher")
+    refused(ConfigError, "it teaches all 2 epochs of the first round", known, round_epochs=2, **rounds)
+    refused(ConfigError, "--labelled-epochs 2 leaves none", known, round_epochs=1, labelled_epochs=2, **rounds)
     refused(ConfigError, "--temperature draws labels of frames", known, temperature=1.0, method="ctc_prefix")
     refused(ConfigError, "have to say what the teacher's features are", known, cmvn="utterance")
     refused(DataError, "no utterance is left", known, max_seconds=0.1, max_skipped=1.0)
