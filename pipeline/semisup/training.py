@@ -26,6 +26,12 @@ from pipeline.semisup.teacher import KeptLabels, Pair, scaled
 
 logger = logging.getLogger(__name__)
 
+# By kind of model: its name, and sources and options of the other kind alone.
+OF_OTHERS: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
+    "e2e": ("an end-to-end", ("lang", "ali", "dev_ali"), ()),
+    "nn": ("a hybrid", ("tokens", "lm"), ("method", "beam", "lm_weight", "length_bonus", "ctc_weight", "max_seconds")),
+}
+
 
 def train_semisup(
     labelled: Path, unlabelled: Path, teacher: Path, out: Path, options: SemiSupervisedOptions, sources: Sources
@@ -119,7 +125,21 @@ def _side(labelled: Path, unlabelled: Path, teacher: Path, options: SemiSupervis
     kind = model_kind(teacher)
     if kind not in kinds:
         raise DataError(f"{teacher / META}: a model of kind {kind!r} is no teacher; hybrid and end-to-end networks are")
+    _refuse_without_effect(kind, teacher, options, sources)
     return kinds[kind](labelled, unlabelled, teacher, options, sources)
+
+
+def _refuse_without_effect(kind: str, teacher: Path, options: SemiSupervisedOptions, sources: Sources) -> None:
+    """ConfigError for what no training of this kind of model reads."""
+    mine, no_sources, no_options = OF_OTHERS[kind]
+    defaults = SemiSupervisedOptions()
+    given = [name for name in no_sources if getattr(sources, name) is not None]
+    given += [name for name in no_options if getattr(options, name) != getattr(defaults, name)]
+    if given:
+        names = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+        raise ConfigError(f"{names}: without effect, {teacher} is {mine} model")
+    if sources.dev_ali is not None and sources.dev is None:
+        raise ConfigError("--dev-ali aligns the data of --dev, which are not there")
 
 
 def _check(options: SemiSupervisedOptions, side: Side, sources: Sources) -> None:

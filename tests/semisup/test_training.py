@@ -385,6 +385,25 @@ def test_input_that_does_not_fit_is_named(split, tokens, tmp_path, monkeypatch):
     refused(DataError, "unlabelled: no utterance is shorter than 0.1 s", known, max_seconds=0.1)
 
 
+def test_what_has_no_effect_is_refused(split, tones, ali, tokens, tmp_path, run_script):
+    def refused(text, sources, hybrid=False, **changes):
+        with pytest.raises(ConfigError, match=text):
+            trained(split, sources, tmp_path / "m", hybrid, **changes)
+
+    known = dict(lang=tones.lang, ali=ali)
+    refused("--lang, --ali: without effect, .*e2e is an end-to-end model", Sources(tokens=tokens, **known))
+    refused("--dev-ali: without effect", Sources(tokens=tokens, dev=tones.data, dev_ali=ali))
+    refused("--tokens, --lm: without effect, .*hybrid is a hybrid", Sources(**known, tokens=tokens, lm=tokens), True)
+    refused("--dev-ali aligns the data of --dev", Sources(**known, dev_ali=ali), True)
+    for name, value in dict(
+        method="ctc_greedy", beam=4, lm_weight=0.1, length_bonus=1.0, ctc_weight=0.5, max_seconds=9.0
+    ).items():
+        refused(f"--{name.replace('_', '-')}: without effect", Sources(**known), True, **{name: value})
+    step = [sys.executable, ROOT / "steps" / "train_semisup.py", split.labelled, split.unlabelled, split.hybrid]
+    done = run_script(*step, tmp_path / "out", "--lang", tones.lang, "--ali", ali, "--tokens", tokens)
+    assert done.returncode == 2 and "--tokens: without effect" in done.stderr and not (tmp_path / "out").exists()
+
+
 def test_an_alignment_with_another_tree_is_refused(split, tones, ali, tmp_path):
     """Two states of it are exchanged."""
     lang, old = Lang.load(tones.lang), AliSet.load(ali)
