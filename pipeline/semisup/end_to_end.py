@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -28,6 +29,8 @@ from pipeline.semisup.options import SemiSupervisedOptions, Sources
 from pipeline.semisup.side import Given, Label, drawn
 from pipeline.tasks.decode_e2e import PLAIN, check_inputs, choose_method, load_lm, search
 from pipeline.tasks.untranscribed import check_heard, mean_confidence
+
+logger = logging.getLogger(__name__)
 
 SEVERAL = ("transducer_greedy", "transducer_beam")  # searches that find up to max_symbols tokens at a frame
 
@@ -113,16 +116,30 @@ class EndToEndSide:
         """See ``Side``: the tokens of recognised words, and the mean of their confidences."""
         heard = {hyp.cut_id: hyp for hyp in load_hypotheses(pseudo)}
         check_heard(self.unlabelled, heard, pseudo)
+        unknown: list[str] = []  # ids
+        too_long: list[str] = []
         for i in range(len(self.unlabelled)):
             hyp = heard.get(self.unlabelled.id(i))
-            if hyp is None or not hyp.hyp:
-                yield None if hyp is None else (np.zeros(0, dtype=np.int64), 0.0)
+            if hyp is None:
+                yield None
                 continue
-            confidence = mean_confidence(hyp, self.options.min_confidence, pseudo)
             row = np.array(self.tokens.encode(" ".join(hyp.hyp)), dtype=np.int64)
             # CTC writes a token a frame, and a blank between equal ones; other models may write more.
             least = len(row) + (row[1:] == row[:-1]).sum() if self.training.ctc else 0
-            yield (row, confidence) if least <= self.frames[i] else None
+            if UNK_ID in row:
+                unknown.append(hyp.cut_id)
+                yield None
+            elif least > self.frames[i]:
+                too_long.append(hyp.cut_id)
+                yield None
+            else:
+                yield row, mean_confidence(hyp, self.options.min_confidence, pseudo) if hyp.hyp else 0.0
+        for ids, what in (
+            (unknown, "words that the tokens cannot spell"),
+            (too_long, "more tokens than CTC has frames for"),
+        ):
+            if ids:
+                logger.warning("%s: %d utterances have %s, the first: %r", pseudo, len(ids), what, ids[0])
 
     def log_probs(self, network: Any, feats: torch.Tensor, lens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """See ``Side``: of the CTC output."""

@@ -14,7 +14,8 @@ from pipeline.artifacts.ali_source import Alignment
 from pipeline.artifacts.corpus import iter_cuts, save_data_dir
 from pipeline.artifacts.hyp import Hypothesis, save_hypotheses
 from pipeline.artifacts.model_dir import load_hmm
-from pipeline.artifacts.tokens import BLANK_ID, Tokens
+from pipeline.artifacts.tokens import BLANK_ID, UNK_ID, Tokens
+from pipeline.base.errors import DataError
 from pipeline.e2e.model import load_end_to_end, save_end_to_end
 from pipeline.e2e.training import train_end_to_end
 from pipeline.feats.augment import perturb_speed
@@ -76,7 +77,7 @@ def test_there_is_no_room_beyond_the_end_of_kept_labels(split, talker, tokens, t
     assert np.isfinite(facts["loss"])
 
 
-def test_long_transcripts_are_for_models_without_ctc(split, talker, tokens, tmp_path):
+def test_long_transcripts_are_for_models_without_ctc(split, talker, tokens, tmp_path, caplog):
     """A transducer may write more tokens than there are frames, even more than its search would find; CTC cannot."""
     ids = [cut["id"] for _, cut in iter_cuts(split.unlabelled)]
     words = {cut_id: ("AB", "CA") * (60 if n else 1) for n, cut_id in enumerate(ids)}
@@ -89,6 +90,22 @@ def test_long_transcripts_are_for_models_without_ctc(split, talker, tokens, tmp_
         assert kept[i][0].tolist() == expected and (len(expected) > side.room[i]) == (len(expected) > 50)
     with_ctc = side_of(split, split.e2e, sources)
     assert sum(label is not None for label in with_ctc.given(tmp_path)) == 1
+    assert "15 utterances have more tokens than CTC has frames for, the first: " in caplog.text
+
+
+@pytest.mark.parametrize("word", ["AZ", "<unk>"])
+def test_words_without_tokens_teach_no_unknown_token(word, split, tokens, tmp_path, caplog):
+    ids = [cut["id"] for _, cut in iter_cuts(split.unlabelled)]
+    rows = [Hypothesis(c, "s", (), ("AB", word) if n in (3, 7) else ("AB",)) for n, c in enumerate(ids)]
+    save_hypotheses(tmp_path / "recogs.jsonl.gz", rows)
+    sources = Sources(tokens=tokens, pseudo=tmp_path)
+    side = side_of(split, split.e2e, sources)
+    data, kept = first_labels(side, side.options, tmp_path)
+    assert sorted(data.ids) == sorted({*ids} - {ids[3], ids[7]}) and UNK_ID not in kept.labels
+    assert f"2 utterances have words that the tokens cannot spell, the first: '{ids[3]}'" in caplog.text
+    save_hypotheses(tmp_path / "recogs.jsonl.gz", [dataclasses.replace(row, hyp=(word,)) for row in rows])
+    with pytest.raises(DataError, match="has labels that can be learned for none of the 16 unlabelled utterances"):
+        train_semisup(split.labelled, split.unlabelled, split.e2e, tmp_path / "m", side.options, sources)
 
 
 @pytest.fixture(scope="module")
