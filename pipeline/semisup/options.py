@@ -91,8 +91,9 @@ class SemiSupervisedOptions(TrainOptions):
         default=0.0,
         ge=0,
         le=1,
-        description="Labels with a lower confidence are left out: the mean posterior of the tokens of an utterance, or "
-        "of the best states of its frames.",
+        description="Labels with a lower confidence are left out: the mean posterior of an utterance's tokens "
+        "(ctc_greedy) or of the states of its frames (hybrids); exp(score / (tokens + 1)) by the model's log "
+        "probability of the tokens (other searches); the mean over words, or frames, of what --pseudo says.",
     )
     start: Literal["teacher", "random"] = Field(
         default="teacher", description="First parameters of the student: those of the model given, or random ones."

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional as F
 
 from pipeline.artifacts.ali import AliSet, AliWriter
 from pipeline.artifacts.ali_source import Alignment
@@ -22,6 +23,7 @@ from pipeline.feats.augment import perturb_speed
 from pipeline.feats.compute import compute_feats
 from pipeline.feats.joined import joined
 from pipeline.feats.options import FeatureOptions
+from pipeline.nn.step import normalised
 from pipeline.semisup.collapse import Watch
 from pipeline.semisup.criterion import SemiSupervised, Targets
 from pipeline.semisup.end_to_end import EndToEndSide
@@ -187,3 +189,16 @@ def test_copies_have_the_labels_and_the_confidence_of_their_originals(few, split
     # Without a least confidence none is read.
     plain = HybridSide(split.labelled, tmp_path / "data", split.hybrid, OPTIONS, sources)
     assert [label[1] for label in plain.given(few[1]) if label is not None] == [1.0] * 16
+
+
+def test_confidence_of_a_search(split, tokens):
+    """As the help of --min-confidence says: of the sum over all alignments, but for those that left the beam."""
+    side = side_of(split, split.e2e, Sources(tokens=tokens), method="ctc_prefix", beam=50)
+    batch = normalised(side.network, side.unlabelled.batch(np.arange(3)))
+    with torch.no_grad():
+        given = side.label(side.network.eval(), batch.feats, batch.lens)
+    for n, (row, confidence) in enumerate(zip(given.rows, given.confidence)):
+        frames = given.log_probs[n, : given.lens[n], None]  # (T, 1, V)
+        lens = given.lens[[n]], torch.tensor([len(row)])
+        exact = np.exp(-float(F.ctc_loss(frames, torch.from_numpy(row)[None], *lens, reduction="sum")) / (len(row) + 1))
+        assert len(row) and 0.95 * exact < confidence < 1.0001 * exact
