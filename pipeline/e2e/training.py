@@ -255,11 +255,16 @@ def learnable(
 
 
 def short_enough(data_dir: Path, frame_shift: float, options: TrainEndToEndOptions) -> Dataset:
-    """The utterances of up to --max-seconds, with or without transcripts; DataError where there are none."""
+    """The utterances of up to --max-seconds, with or without transcripts; a warning names how many are longer.
+
+    Raises:
+        DataError: all are.
+    """
     data = Dataset.open(data_dir, options.feat_options(), cache_mib=options.cache_mib)
     short = data.lens * frame_shift <= options.max_seconds
     if not short.any():
         raise DataError(f"{data_dir}: no utterance is shorter than {options.max_seconds:g} s (--max-seconds)")
+    _report(~short, data, f"{data_dir}: utterances longer than {options.max_seconds:g} s (--max-seconds)")
     return data.select(short)
 
 
@@ -268,7 +273,7 @@ def _encoded(data: Dataset, tokens: Tokens) -> Lazy[np.ndarray]:
     return Lazy(len(data), lambda i: np.array(tokens.encode(data.text(i)), dtype=np.int64))
 
 
-def _report(bad: np.ndarray, data: Dataset, what: str, cure: str, max_skipped: float) -> None:
+def _report(bad: np.ndarray, data: Dataset, what: str, cure: str = "", max_skipped: float = 1.0) -> None:
     if not bad.any():
         return
     text = f"{what}: {bad.sum():,} of {len(bad):,}, the first: {data.id(int(np.argmax(bad)))!r}"

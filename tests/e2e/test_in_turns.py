@@ -320,6 +320,18 @@ def test_processes_do_what_one_does_with_accumulation(parts, tokens, tmp_path, r
         assert torch.allclose(tensor, models[1][name], atol=1e-4), name
 
 
+def test_long_speech_without_transcripts_is_left_out_aloud(parts, tokens, tmp_path, caplog):
+    data = Dataset.open(parts[1], options_with().feat_options())
+    longest = float(np.sort(data.lens)[-4]) * 0.01
+    first = data.id(int(np.argmax(data.lens * 0.01 > longest)))
+    options = options_with(**TURNS, epochs=1, max_seconds=longest, max_skipped=1.0)
+    train_end_to_end(parts[0], tokens, tmp_path / "m", options, unlabelled_dir=parts[1])
+    assert (
+        f"unlabelled: utterances longer than {longest:g} s (--max-seconds): 3 of 16, the first: '{first}'"
+        in caplog.text
+    )
+
+
 def test_input_that_does_not_fit_is_refused(parts, tokens, tmp_path, run_script):
     def refused(error, text, unlabelled=None, dev=None, **changes):
         with pytest.raises(error, match=text):

@@ -95,6 +95,16 @@ def test_long_transcripts_are_for_models_without_ctc(split, talker, tokens, tmp_
     assert "15 utterances have more tokens than CTC has frames for, the first: " in caplog.text
 
 
+def test_long_speech_is_left_out_aloud(split, tokens, caplog):
+    whole = side_of(split, split.e2e, Sources(tokens=tokens)).unlabelled
+    longest = float(np.sort(whole.lens)[-2]) * 0.01
+    side = side_of(split, split.e2e, Sources(tokens=tokens), max_seconds=longest, max_skipped=1.0)
+    (first,) = {*whole.ids} - {*side.unlabelled.ids}
+    assert (
+        f"utterances longer than {longest:g} s (--max-seconds): 1 of 16, the first: '{first}'; left out" in caplog.text
+    )
+
+
 @pytest.mark.parametrize("word", ["AZ", "<unk>"])
 def test_words_without_tokens_teach_no_unknown_token(word, split, tokens, tmp_path, caplog):
     ids = [cut["id"] for _, cut in iter_cuts(split.unlabelled)]
