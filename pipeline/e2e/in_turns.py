@@ -28,6 +28,7 @@ from pipeline.nn.step import Loss, Task, normalised
 logger = logging.getLogger(__name__)
 
 PLACES = 1 << 32  # that the turns of a training tell apart
+OF_TURNS = ("self_share", "self_rate", "self_mask_share", "self_mask_seconds", "repeat_labelled")  # options
 
 
 def in_turns(
@@ -128,6 +129,11 @@ def check_self_supervision(options: TrainEndToEndOptions, with_unlabelled: bool,
     if options.self_supervised == "none":
         if with_unlabelled:
             raise ConfigError("--unlabelled is speech for --self-supervised, which is none")
+        defaults = TrainEndToEndOptions()
+        changed = [name for name in OF_TURNS if getattr(options, name) != getattr(defaults, name)]
+        if changed:
+            flags = ", ".join(f"--{name.replace('_', '-')}" for name in changed)
+            raise ConfigError(f"{flags}: without effect, --self-supervised is none")
         return
     if options.self_supervised == "position" and (options.encoder != "transformer" or options.frames_per_step > 1):
         raise ConfigError("--self-supervised position needs --encoder transformer with --frames-per-step 1")

@@ -340,6 +340,9 @@ def test_input_that_does_not_fit_is_refused(parts, tokens, tmp_path, run_script)
 
     refused(ConfigError, "--unlabelled is speech for --self-supervised, which is none", parts[1])
     refused(ConfigError, "--dev cannot choose among its epochs", dev=parts[0], self_share=1.0, **TURNS)
+    refused(ConfigError, "--self-rate, --repeat-labelled: without effect, --self-sup", self_rate=0.1, repeat_labelled=3)
+    for name, value in dict(self_share=1.0, self_mask_share=0.3, self_mask_seconds=0.1).items():
+        refused(ConfigError, f"--{name.replace('_', '-')}: without effect", **{name: value})
     for shape in ({"encoder": "tdnn"}, {"frames_per_step": 2}):
         refused(ConfigError, "position needs --encoder transformer with", **{**PLACES, **shape})
     refused(DataError, "stands in both data sets", parts[0], **TURNS)
