@@ -167,6 +167,67 @@ def test_a_teacher_that_knows_the_words_gives_the_supervised_gradient(tones, spl
     assert all(torch.allclose(a, b, atol=1e-4) for a, b in zip(*gradients))
 
 
+@pytest.mark.parametrize("kind", ["e2e", "hybrid"])
+@pytest.mark.parametrize("soft", [0.0, 0.3, 1.0])
+def test_the_loss_against_its_formula(soft, kind, split, tones, ali, tokens):
+    """Utterance by utterance, without padding; one of the unlabelled ones is left out for its confidence."""
+    w, hybrid = 0.5, kind == "hybrid"
+    sources = Sources(lang=tones.lang, ali=ali) if hybrid else Sources(tokens=tokens)
+    options = dataclasses.replace(OPTIONS, pseudo_weight=w, soft_share=soft, teacher="ema")
+    make = HybridSide if hybrid else EndToEndSide
+    side = make(split.labelled, split.unlabelled, getattr(split, kind), options, sources)
+    data, first = joined(side.labelled, side.unlabelled), len(side.labelled)
+    pair = make_pair(side, options, None).train()
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for parameter in pair.student.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    chosen = np.array([9, 0, 3, 20, 14])  # two labelled, three unlabelled ones
+    assert len(set(data.lens[chosen])) == 5
+
+    def posteriors(network, i: int) -> torch.Tensor:
+        alone = normalised(pair, data.batch(np.array([i])))
+        return side.log_probs(network, alone.feats, alone.lens)[0][0]
+
+    def given(i: int) -> tuple[np.ndarray, float]:
+        alone = normalised(pair, data.batch(np.array([i])))
+        found = side.label(pair.teacher, alone.feats, alone.lens)
+        return found.rows[0], found.confidence[0]
+
+    def of_labels(log_probs: torch.Tensor, row: np.ndarray) -> torch.Tensor:
+        labels = torch.from_numpy(row.astype(np.int64))
+        if hybrid:
+            return -log_probs[torch.arange(len(labels)), labels].sum()
+        lens = torch.tensor([len(log_probs)]), torch.tensor([len(labels)])
+        return torch.nn.functional.ctc_loss(log_probs[:, None], labels[None], *lens, reduction="sum")
+
+    told = {i: given(i) for i in chosen.tolist() if i >= first}
+    least = sorted(confidence for _, confidence in told.values())[:2]
+    options = dataclasses.replace(options, min_confidence=sum(least) / 2)
+    rows = {i: row for i, (row, confidence) in told.items() if confidence >= options.min_confidence}
+    assert len(rows) == 2 and all(map(len, rows.values()))
+    sizes = {i: len(row) + (not hybrid) for i, row in rows.items()}
+    known = {i: side.known[i] for i in chosen.tolist() if i < first}
+    total = sum(of_labels(posteriors(pair.student, i), row) for i, row in known.items())
+    total = total + w * (1 - soft) * sum(of_labels(posteriors(pair.student, i), row) for i, row in rows.items())
+    frames, num_frames = 0.0, 0
+    for i in rows:
+        wanted, found = posteriors(pair.teacher, i).detach().exp(), posteriors(pair.student, i)
+        frames, num_frames = frames - (wanted * found).sum(), num_frames + len(found)
+    total = total + w * soft * frames / num_frames * sum(sizes.values())
+    count = sum(sizes.values()) + sum(len(row) + (not hybrid) for row in known.values())
+
+    watch = Watch(side.known, side.num_labels, side.name_of, options)
+    criterion = SemiSupervised(side, data, Targets(side.known, 1), options, 0.9, watch)
+    loss = criterion(pair, normalised(pair, data.batch(chosen)), 0.5)
+    assert loss.frames == count and float(loss.total) == pytest.approx(float(total), rel=1e-4)
+    parameters = [p for p in pair.student.parameters() if p.requires_grad]
+    gradients = [torch.autograd.grad(x, parameters, allow_unused=True) for x in (loss.total, total)]
+    assert any(gradient is not None for gradient in gradients[0])
+    for a, b in zip(*gradients):
+        assert (a is None) == (b is None) and (a is None or torch.allclose(a, b, rtol=1e-3, atol=1e-3))
+
+
 @pytest.mark.parametrize("changes", [dict(soft_share=1.0), dict(teacher="rounds", round_epochs=1)], ids=str)
 def test_hybrids_train(changes, split, tones, ali, tmp_path):
     sources = Sources(lang=tones.lang, ali=ali, dev=tones.data, dev_ali=ali)
@@ -195,17 +256,26 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, batches: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "changes", [dict(teacher="ema", momentum=0.8), dict(teacher="cache", renew=0.4, renew_by="change")], ids=str
+    "changes, pseudo",
+    [
+        (dict(teacher="ema", momentum=0.8), False),
+        (dict(teacher="cache", renew=0.4, renew_by="change"), False),
+        (dict(teacher="rounds", round_epochs=1), False),
+        (dict(teacher="rounds", round_epochs=2), True),
+        (dict(teacher="fixed"), True),
+    ],
+    ids=str,
 )
-def test_resumed_is_bit_equal(changes, split, tokens, tmp_path, monkeypatch):
+def test_resumed_is_bit_equal(changes, pseudo, split, heard, tokens, tmp_path, monkeypatch):
     """The average and the kept labels are parts of the checkpoint."""
-    changes |= dict(epochs=3, time_masks=2, feature_masks=2)
-    trained(split, Sources(tokens=tokens), tmp_path / "whole", **changes)
+    changes = {**changes, "epochs": 3, "time_masks": 2, "feature_masks": 2}
+    sources = Sources(tokens=tokens, pseudo=heard if pseudo else None)
+    trained(split, sources, tmp_path / "whole", **changes)
     stop_after(monkeypatch, 14)
     with pytest.raises(Stop):
-        trained(split, Sources(tokens=tokens), tmp_path / "broken", **changes)
+        trained(split, sources, tmp_path / "broken", **changes)
     monkeypatch.undo()
-    trained(split, Sources(tokens=tokens), tmp_path / "broken", **changes)
+    trained(split, sources, tmp_path / "broken", **changes)
     assert bits(tmp_path / "whole") == bits(tmp_path / "broken")
 
 
