@@ -70,8 +70,8 @@ class Criterion(Protocol[Trained]):
     def diagnose(self, model: Trained, figures: dict[str, float], done: float) -> str | None:
         """Names the trouble that an epoch's figures show, with the usual cures; None when all is well.
 
-        Figures that nobody else is to see may be taken out. They are the sums over the whole epoch, be it interrupted,
-        and over all processes.
+        The figures are those of all processes, and of the whole epoch even if it was interrupted. What nobody else is
+        to see may be taken out of them.
         """
 
 

@@ -16,8 +16,6 @@ CURES = (
     "Usual cures: a better first model, --labelled-epochs, --soft-share 0 (hard labels), a lower --pseudo-weight, a "
     "higher --repeat-labelled, --min-confidence, a higher --momentum (ema) or lower --renew (cache)"
 )
-
-
 SEEN, EMPTY, DOUBTFUL = (f"{NUMBER}{what}" for what in ("pseudo-labels", "empty ones", "doubtful ones"))
 OF_LABEL = f"{NUMBER}label "  # followed by its id
 

@@ -88,7 +88,7 @@ class HybridSide:
             yield (labels[place[i]], self._confidence(cuts, data.id(i))) if i in place else None
 
     def _confidence(self, cuts: AlignedCuts, cut_id: str) -> float:
-        """Mean over the frames of an alignment, of a copy's original; 1 where nobody asks."""
+        """Mean over the frames of an alignment, for a copy of its original's; 1 where no least one is wanted."""
         if not self.options.min_confidence:
             return 1.0
         origin = cuts.origin(cut_id)

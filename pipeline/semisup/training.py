@@ -50,8 +50,8 @@ def train_semisup(
     _check(options, side, sources)
     times = options.repeat_labelled
     first = side.labelled.select(np.tile(np.arange(len(side.labelled)), times))
-    unlabelled_data, kept = first_labels(side, options, sources.pseudo)
-    data = joined(first, unlabelled_data)
+    others, kept = first_labels(side, options, sources.pseudo)
+    data = joined(first, others)
     pair = make_pair(side, options, kept)
     updates = _updates(data, options)
     frames = data.num_frames / updates
@@ -59,7 +59,7 @@ def train_semisup(
     logger.info(
         "%d labelled and %d unlabelled utterances, %d updates an epoch of %.0f frames on average; momentum %.6g, "
         "learning rate %.3g",
-        *(len(side.labelled), len(unlabelled_data), updates, frames, momentum, rate),
+        *(len(side.labelled), len(others), updates, frames, momentum, rate),
     )
     watch = Watch(side.known, side.num_labels, side.name_of, options)
     criterion = SemiSupervised(side, data, Targets(side.known, times), options, momentum, watch)
@@ -73,7 +73,7 @@ def train_semisup(
     best = min(history, key=lambda h: h.get("dev_loss", h["loss"]))
     return {
         "labelled": len(side.labelled),
-        "unlabelled": len(unlabelled_data),
+        "unlabelled": len(others),
         "momentum": momentum,
         "seconds_per_epoch": float(np.median([h["seconds"] for h in history])),
         **{k: v for k, v in best.items() if k.startswith("dev_") or k == "loss"},
