@@ -223,9 +223,7 @@ def evaluate(
 
 
 @torch.no_grad()
-def attention_entropy(
-    model: Net, task: Task[Criterion[Net]], options: TrainOptions, device: str, done: float
-) -> dict[str, float]:
+def attention_entropy(model: Net, task: Task[Criterion[Net]], options: TrainOptions, device: str) -> dict[str, float]:
     """Mean entropy, in nats, of each layer of self-attention in a model's encoder over the first batch of a task's
     data, without masks and dropout; {} where there is none. Of a model with several networks, that which it keeps.
 

@@ -165,7 +165,7 @@ class _Run(Generic[Net]):
         figures["learning_rate"] = self._rate(done)
         if self.dev is not None:
             figures.update(evaluate(self.model, self.dev, options, self.device, done, self.world))
-        figures.update(attention_entropy(self.model, self.dev or self.task, options, self.device, done))
+        figures.update(attention_entropy(self.model, self.dev or self.task, options, self.device))
         self._plateau(figures)
         figures["seconds"] = time.monotonic() - began
         trouble = self.task.criterion.diagnose(self.model, figures, done)

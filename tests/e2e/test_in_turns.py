@@ -216,7 +216,7 @@ def test_entropy_of_attention_is_measured_without_masks(tones):
     options = options_with(**PLACES, self_share=1.0)
     data, model = Dataset.open(tones.data, options.feat_options()), with_heads(options)
     task, state = turns_of(data, options), torch.get_rng_state()
-    found = attention_entropy(model, task, options, "cpu", 0.5)
+    found = attention_entropy(model, task, options, "cpu")
     assert torch.equal(torch.get_rng_state(), state)
     layers = [block.attention for block in model.model.encoder.network.blocks]
     batch = normalised(model, data.batch(plan(data.lens, options.batch_frames, options.max_batch)[0]))

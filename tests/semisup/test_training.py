@@ -318,7 +318,7 @@ def test_entropy_of_attention_is_that_of_the_network_kept(
     if not dev:
         side = EndToEndSide(split.labelled, split.unlabelled, tmp_path / "whole", options, sources)
         task = Task(joined(side.labelled, side.unlabelled), side.criterion([]))
-        assert attention_entropy(side.network, task, options, "cpu", 1.0) == {name: whole[-1][name] for name in names}
+        assert attention_entropy(side.network, task, options, "cpu") == {name: whole[-1][name] for name in names}
     with monkeypatch.context() as patched:
         patched.setattr("pipeline.nn.train.attention_entropy", lambda *_: {})
         unmeasured = train_to("unmeasured")
