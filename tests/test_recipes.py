@@ -209,6 +209,23 @@ def test_recipe_sources(path):
         assert result.returncode == 2 and f"--{option} is " in result.stderr
 
 
+@pytest.mark.parametrize(
+    "recipe, options, said",
+    [
+        ("librispeech", "--units grapheme", "--ali nhmm or none"),
+        ("librispeech", "--models tri3", "tri1, which has to stand before it"),
+        ("speechocean762", "--models mono tri3 tri2", "tri2, which has to stand before it"),
+        ("librispeech", "--units grapheme --ali nhmm --models mono tri1 tri3", None),
+        ("speechocean762", "--models tri2 tri3", None),
+    ],
+)
+def test_options_that_would_fail_after_hours_are_refused(recipe, options, said):
+    words = re.split(r" (?=--)", options)
+    call = [str(ROOT / "egs" / recipe / "run.sh"), *(w for word in words for w in word.split(" ", 1)), "--list"]
+    result = subprocess.run(call, capture_output=True, text=True)
+    assert result.returncode == (0 if said is None else 2) and (said or "") in result.stderr, result.stderr
+
+
 @pytest.mark.parametrize("path", RECIPES, ids=ids(RECIPES))
 def test_recipe_configs(path):
     """A YAML file that a step gets by --config holds only options that the step has."""

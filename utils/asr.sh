@@ -103,7 +103,7 @@ recognise() { # STEP OUT ID PART ARGUMENT..: decodes into OUT_PART with weights 
   fi
 }
 
-recognise_gmm() { # MODEL: tri3 adapts to the words of a first pass, which the weights of tri1 serve
+recognise_gmm() { # MODEL: tri3 adapts to the lattices of a first pass
   local model=$1 exp=exp/$1 part adapted
   python "$steps/make_graph.py" $lang $lm $exp $exp/graph "${force[@]}"
   for part in dev $tested; do

@@ -11,8 +11,8 @@
 #   --lm-root DIR         folder with librispeech-lexicon.txt and 3-gram.pruned.3e-7.arpa.gz, for the graph, and ..1e-7.arpa.gz, for the
 #                         lattices of GMMs and hybrid networks (OpenSLR 11); by default the CMU dictionary, and a 3-gram of
 #                         lm_text.txt.gz or else of the training transcripts
-#   --units UNITS         chains that are trained: of phones (senones), of graphemes (chenones), or both
-#   --models LIST         GMMs that are decoded, by default "mono tri1 tri2 tri3"
+#   --units UNITS         chains that are trained: of phones (senones), of graphemes (chenones; with --ali nhmm or none), or both
+#   --models LIST         GMMs that are decoded, by default "mono tri1 tri2 tri3"; tri3 needs tri1 before it
 #   --parts LIST          parts that are decoded, by default all of dev and test; test needs dev's weights, test_clean dev_clean's
 #   --ali gmm|nhmm|both   alignments that the networks of stages 6 and 7 are trained on, and by which the end-to-end models of
 #                         stage 8 are supervised; none: no such networks, and end-to-end models without supervision
@@ -50,6 +50,12 @@ esac
 decoded=${parts:-$evaluated} parts="train $evaluated" dev=${evaluated%% *}
 [[ $units =~ ^(phone|grapheme|both)$ ]] || { echo "$0: --units is phone, grapheme or both, not '$units'" >&2; exit 2; }
 units=${units/both/phone grapheme}
+if [[ $units == grapheme && " $sources " == *" gmm "* ]]; then
+  echo "$0: with --units grapheme there is no GMM of phones to align for the networks; --ali nhmm or none" >&2 && exit 2
+fi
+if [[ " $models " == *" tri3 "* && " ${models%%tri3*}" != *" tri1 "* ]]; then
+  echo "$0: --models: the first pass of tri3 takes the weights of tri1, which has to stand before it" >&2 && exit 2
+fi
 lang=data/lang_phone lm=data/lm_3gram feats=fbank aux_layers=3 larger=(${lm_root:+--rescore-lm data/lm_medium})
 exp_of() { if [[ $1 == phone ]]; then echo exp; else echo exp/$1; fi; }                # UNIT: where its models stand
 id_of() { if [[ $1 == phone ]]; then echo "$2"; else echo "${2}_chenone"; fi; }        # UNIT MODEL: name in the tables
@@ -126,7 +132,9 @@ if stage 5 "neural HMM: full-sum training with learned transitions, alignment, t
   python "$steps/train_nhmm.py" data/fbank/train data/lang_phone exp/nhmm_speech_silence --config conf/nhmm.yaml "${force[@]}"
   python "$steps/align.py" data/fbank/train data/lang_phone exp/nhmm_speech_silence exp/nhmm_ali "${force[@]}"
   python "$steps/tie_states.py" data/mfcc/train data/lang_phone exp/nhmm_ali exp/nhmm_tied_ali --config conf/tie.yaml "${force[@]}"
-  python "$steps/score_ali.py" exp/nhmm_ali exp/tri3_ali exp/nhmm_ali/score_train --id nhmm_speech_silence --part train "${force[@]}"
+  if [[ " $units " == *" phone "* ]]; then
+    python "$steps/score_ali.py" exp/nhmm_ali exp/tri3_ali exp/nhmm_ali/score_train --id nhmm_speech_silence --part train "${force[@]}"
+  fi
 fi
 
 if stage 6 "Viterbi training of a network on each alignment ($sources)"; then hybrids; fi

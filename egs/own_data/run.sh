@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # own_data: any corpus of recordings and text: alignments of all of it, a packed aligner, and a recogniser with error rates.
 #
-# Usage: ./run.sh --data DIR [--lexicon FILE] [--language CODE] [--ali gmm|nhmm|both] [--models LIST] [--import-conf FILE]
-#                 [--espeak CODE] [--sizes DIR] [--work DIR] [--stage N] [--stop-stage N] [--list] [--overwrite]
+# Usage: ./run.sh --data DIR [--lexicon FILE] [--language CODE] [--ali gmm|nhmm|both|none] [--models LIST]
+#                 [--import-conf FILE] [--espeak CODE] [--sizes DIR] [--work DIR] [--stage N] [--stop-stage N] [--list] [--overwrite]
 #                 [--jobs N] [--backend B]
 #   --data DIR            corpus in any format that steps/import_data.py reads: folders of audio and .txt, Kaldi, lhotse, tables,
 #                         TextGrids and more
@@ -10,7 +10,8 @@
 #                         units are letters
 #   --espeak CODE         in place of a lexicon: espeak-ng pronounces all words by the rules of this language, such as de, fr or sw
 #   --language CODE       such as en or de: numbers in digits are written out
-#   --ali gmm|nhmm|both   alignments that networks are trained on: gmm (default), or a neural HMM's, which takes most of the time
+#   --ali gmm|nhmm|both   alignments that networks are trained on: gmm (default), or a neural HMM's, which takes most of the time;
+#                         none: no networks
 #   --models LIST         what is trained for recognition among "mono tri1 tri2 tri3 hybrid"; by default what the amount of speech
 #                         is enough for
 #   --import-conf FILE    options of steps/import_data.py in place of conf/import.yaml
@@ -148,7 +149,7 @@ fi
 
 if stage 9 "decoding: weights tuned on dev, reported on test"; then
   held_out || echo "nothing is held out of so few utterances, so there are no error rates"
-  for model in mono tri1 tri2 tri3 $(printf 'hybrid_%s ' $sources); do
+  for model in mono tri1 tri2 tri3 ${sources:+$(printf 'hybrid_%s ' $sources)}; do
     wanted ${model%_*} && held_out || continue
     feats=mfcc adapted=()
     if [[ $model == hybrid_* ]]; then feats=fbank; fi

@@ -6,7 +6,7 @@
 #                 [--backend B]
 #   --corpus-root DIR     folder with train/, test/, resource/ and WAVE/, a Kaldi corpus; else ../shared/corpora/speechocean762 beside
 #                         the checkout. The archive is at https://www.openslr.org/101
-#   --models LIST         GMMs that are decoded, by default "mono tri1 tri2 tri3"; none: none
+#   --models LIST         GMMs that are decoded, by default "mono tri1 tri2 tri3"; tri3 needs tri2 before it; none: none
 #   --parts LIST          parts that are decoded, by default "dev test"; test needs dev's weights
 #   --ali gmm|nhmm|both   alignments that the networks of stages 6 and 7 are trained on, and by which the end-to-end models of
 #                         stage 8 are supervised; none: no such networks, and end-to-end models without supervision
@@ -38,6 +38,9 @@ more_teachers=hybrid
 . ../../utils/recipe.sh
 corpus_root=${corpus_root:-$FULLSUM_ROOT/../shared/corpora/speechocean762}
 if [[ $models == none ]]; then models=; fi
+if [[ " $models " == *" tri3 "* && " ${models%%tri3*}" != *" tri2 "* ]]; then
+  echo "$0: --models: the first pass of tri3 takes the weights of tri2, which has to stand before it" >&2 && exit 2
+fi
 lang=data/lang_phone
 lm=data/lm_ngram
 feats=fbank

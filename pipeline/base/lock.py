@@ -62,6 +62,8 @@ def tidy(out: Path) -> None:
         fd = no_link(path, os.O_RDWR | os.O_CREAT)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.stat(path).st_ino != os.fstat(fd).st_ino:
+                return  # its holder has gone, and another process has made a new one
             shutil.rmtree(beside(out, ".old"), ignore_errors=True)
             path.unlink()
         finally:

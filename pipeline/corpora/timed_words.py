@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -95,32 +96,38 @@ class _Ctm(_Timed):
 
     def utterances(self) -> Iterator[SourceUtterance]:
         words: list[tuple[str, float, float]] = []  # of one utterance: word, start, end
-        last, place = ("", ""), ""
+        last, place, before = ("", ""), "", math.inf  # before: seconds since the last word of the utterance before
         for where, fields in self.rows(5):
             with self.out.refusing(fields[0], "line that cannot be read"):
                 start, length = self.times(fields[2], fields[3], where)
                 if words and (tuple(fields[:2]) != last or self._ends(words, start)):
-                    yield from self._utterance(*last, words, place)
-                    words = []
+                    gap = start - words[-1][2] if tuple(fields[:2]) == last else math.inf
+                    yield from self._utterance(*last, words, place, (before, gap))
+                    words, before = [], gap
                 if not words:
                     last, place = (fields[0], fields[1]), where
                 words.append((fields[4], start, start + length))
         if words:
-            yield from self._utterance(*last, words, place)
+            yield from self._utterance(*last, words, place, (before, math.inf))
 
     def _ends(self, words: list[tuple[str, float, float]], start: float) -> bool:
         gap = start - words[-1][2]
         return gap >= self.options.pause or (gap > 0 and start - words[0][1] > LONGEST)
 
     def _utterance(
-        self, recording: str, channel: str, words: list[tuple[str, float, float]], where: str
+        self,
+        recording: str,
+        channel: str,
+        words: list[tuple[str, float, float]],
+        where: str,
+        gaps: tuple[float, float],
     ) -> Iterator[SourceUtterance]:
         # Half of the pause on each side at most, as recognisers cut speech.
-        margin = min(self.options.pause / 2, MARGIN)
-        first, last = max(words[0][1] - margin, 0.0), words[-1][2]
+        before, after = (min(self.options.pause / 2, MARGIN, gap / 2) for gap in gaps)
+        first, last = max(words[0][1] - before, 0.0), words[-1][2]
         utt_id = f"{recording}-{channel}-{round(words[0][1] * 1000):08d}-{round(last * 1000):08d}"
         with self.out.refusing(utt_id, "no audio"):
             audio = self.audio(recording, channel, where)
             tier = [(word, round(start - first, 6), round(end - start, 6)) for word, start, end in words]
             text = " ".join(word for word, _, _ in words)
-            yield SourceUtterance(utt_id, audio, text, where, recording, first, last + margin, {"word": tier})
+            yield SourceUtterance(utt_id, audio, text, where, recording, first, last + after, {"word": tier})

@@ -26,7 +26,7 @@ from pipeline.base.log import progress_of
 from pipeline.feats.cmvn import CmvnStats, frame_sums
 from pipeline.feats.options import FeatureOptions
 from pipeline.parallel.options import ParallelOptions
-from pipeline.parallel.parts import Done, Part, as_json
+from pipeline.parallel.parts import Done, Part, as_json, in_process
 from pipeline.parallel.run import done_in_parts
 
 if TYPE_CHECKING:
@@ -72,6 +72,13 @@ def make_extractor(options: FeatureOptions, sampling_rate: int) -> FeatureExtrac
     return Mfcc(MfccConfig(num_ceps=options.feature_dim, num_filters=options.num_mel_bins, **shared))
 
 
+def true_shift(options: FeatureOptions, sampling_rate: int) -> float:
+    """Seconds from one frame to the next: a whole number of samples, rounded as the extractors do."""
+    wanted = options.frame_shift * sampling_rate
+    samples = round(wanted) if options.type == "gammatone" else int(wanted)
+    return options.frame_shift if abs(samples - wanted) < 1e-6 else samples / sampling_rate
+
+
 def frame_offset(options: FeatureOptions, sampling_rate: int) -> float:
     """Centre of frame 0 in seconds.
 
@@ -108,7 +115,7 @@ def compute_in_parts(
     data_in: Path, work_dir: Path, final_dir: Path, options: FeatureOptions, parallel: ParallelOptions
 ) -> FeatureFacts:
     """As ``compute_feats``, with the same bytes, in parts that run side by side."""
-    if parallel.in_process:
+    if in_process(parallel, work_dir):
         return compute_feats(data_in, work_dir, final_dir, options)
     load_index(data_in)  # checks the manifest as a whole, and the parts find it
     arguments = {"data": str(data_in.resolve()), "options": as_json(options)}
@@ -185,7 +192,8 @@ def _computed(
         for start in range(0, len(cuts), AT_ONCE):
             some = [as_cut(cuts[i]) for i in range(start, min(start + AT_ONCE, len(cuts)))]
             for cut, feats in zip(some, pool.map(lambda cut: _extract(cut, extractor, options), some)):
-                cut = _with_features(cut, extractor, feats.shape, writer.write(cut.id, feats))
+                shift = true_shift(options, cut.sampling_rate)
+                cut = _with_features(cut, extractor, shift, feats.shape, writer.write(cut.id, feats))
                 yield cut_entry(cut), frame_sums(torch.from_numpy(feats))
                 done(1)
 
@@ -216,7 +224,7 @@ def _finish(
     facts = FeatureFacts(
         type=options.type,
         dim=options.feature_dim,
-        frame_shift=options.frame_shift,
+        frame_shift=true_shift(options, extractor["sampling_rate"]),
         window=options.window,
         frame_offset=frame_offset(options, extractor["sampling_rate"]),
         sampling_rate=extractor["sampling_rate"],
@@ -298,7 +306,9 @@ def _in_chunks(
     return np.concatenate(out)
 
 
-def _with_features(cut: MonoCut, extractor: FeatureExtractor, shape: tuple[int, ...], key: str) -> MonoCut:
+def _with_features(
+    cut: MonoCut, extractor: FeatureExtractor, frame_shift: float, shape: tuple[int, ...], key: str
+) -> MonoCut:
     """The cut with features; where their file will stand is filled in at the end."""
     from lhotse import Features
     from lhotse.utils import fastcopy
@@ -307,7 +317,7 @@ def _with_features(cut: MonoCut, extractor: FeatureExtractor, shape: tuple[int, 
         type=extractor.name,
         num_frames=shape[0],
         num_features=shape[1],
-        frame_shift=extractor.frame_shift,
+        frame_shift=frame_shift,
         sampling_rate=cut.sampling_rate,
         start=cut.start,
         duration=cut.duration,

@@ -12,6 +12,7 @@ import numpy as np
 
 from pipeline.artifacts.corpus import as_cut, checked_cuts, load_samples, save_data_dir, store_audio
 from pipeline.artifacts.cut_spool import CutSpool
+from pipeline.base.errors import DataError
 from pipeline.feats.options import NoiseOptions
 
 if TYPE_CHECKING:
@@ -47,6 +48,8 @@ def _without_features(cut: MonoCut) -> MonoCut:
 def _copies(cuts: CutSpool, work_dir: Path, out_dir: Path, options: NoiseOptions) -> Iterator[MonoCut]:
     from lhotse.utils import fastcopy
 
+    if options.kind == "babble" and len(cuts) < 2:
+        raise DataError("babble is the voices of other utterances, and there is one alone")
     for number in range(len(cuts)):
         cut = as_cut(cuts[number])
         dry = load_samples(cut).astype(np.float64)
@@ -54,8 +57,8 @@ def _copies(cuts: CutSpool, work_dir: Path, out_dir: Path, options: NoiseOptions
             rng = np.random.default_rng((options.seed, zlib.crc32(cut.id.encode()), copy))
             speech = reverberate(dry, options.rt60 * cut.sampling_rate, options.drr, rng) if options.rt60 else dry
             if options.kind == "babble":
-                chosen = rng.integers(0, len(cuts), options.voices)
-                voices = [load_samples(as_cut(cuts[int(i)])) for i in chosen]
+                others = rng.integers(0, len(cuts) - 1, options.voices)
+                voices = [load_samples(as_cut(cuts[int(i + (i >= number))])) for i in others]
                 noise = babble(voices, len(speech), rng)
             elif options.kind == "none":
                 noise = np.zeros(len(speech))

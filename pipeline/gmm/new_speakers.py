@@ -40,7 +40,7 @@ from pipeline.gmm.options import EstimateFmllrOptions
 from pipeline.gmm.sat import Speakers, base_features
 from pipeline.gmm.train import clean_up
 from pipeline.parallel.options import ParallelOptions
-from pipeline.parallel.parts import Part, as_json
+from pipeline.parallel.parts import Part, as_json, in_process
 from pipeline.parallel.run import done_in_parts
 
 logger = logging.getLogger(__name__)
@@ -93,7 +93,7 @@ def estimate_in_parts(
         facts for the stamp.
     """
     task = _task(sources, options)
-    if parallel.in_process:
+    if in_process(parallel, out_dir):
         return task.finish(list(task.estimate(out_dir, Part())), out_dir)
     arguments = {"sources": as_json(sources), "options": as_json(options)}
     with done_in_parts(fmllr_part, arguments, out_dir, parallel) as parts:

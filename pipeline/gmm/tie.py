@@ -26,7 +26,7 @@ from pipeline.gmm.tree_stats import TreeStats, convert_tids
 from pipeline.gmm.triphone import make_tree, tree_from, tree_sums
 from pipeline.nn.distributed import World
 from pipeline.parallel.options import ParallelOptions
-from pipeline.parallel.parts import Done, Part, as_json
+from pipeline.parallel.parts import Done, Part, as_json, in_process
 from pipeline.parallel.run import done_in_parts
 
 # Of a part: keys and sums of its nodes.
@@ -60,7 +60,7 @@ def tie_states(
     lang = Lang.load(lang_dir)
     aligned = _load(data_dir, lang, ali_dir, options, World())
     data, ali = aligned.data, aligned.ali
-    if parallel.in_process:
+    if in_process(parallel, out_dir):
         tree = make_tree(aligned, data, lang, options, out_dir, questions_file)
     else:
         places = {"data": data_dir, "lang": lang_dir, "ali": ali_dir}

@@ -41,11 +41,6 @@ class ParallelOptions:
         json_schema_extra=_env("CLUSTER"),
     )
 
-    @property
-    def in_process(self) -> bool:
-        """Whether nothing is divided."""
-        return self.jobs == 1 and self.backend == "local"
-
     def cluster_options(self) -> ClusterOptions:
         """What the file of --cluster says; ConfigError for an unknown or wrong value."""
         options: ClusterOptions = cli.load_options(ClusterOptions, self.cluster, {})

@@ -3,7 +3,8 @@
 A part is a contiguous run of units, balanced by their cost. A unit (an utterance, or a batch of a network) is the same
 for every n, and whoever merges the parts goes through the units in their order, so no result depends on n. A part
 writes DIRECTORY/3-of-7.HOST-PID.tmp and renames it to DIRECTORY/3-of-7 when all its files are on disk; part.json in it
-lists them with their sizes. A directory without a complete part.json is none, whoever died while writing it.
+lists them with their sizes, and says of what arguments they are. A directory without a complete part.json is none,
+whoever died while writing it.
 """
 
 from __future__ import annotations
@@ -28,11 +29,12 @@ import pydantic
 import pipeline.base.cli  # noqa: F401  chooses the code path of MKL, as in the process that merges
 from pipeline.base import errors, log
 from pipeline.base.errors import DataError, PipelineError
-from pipeline.base.files import read_json, sync_dir, sync_file, write_json
+from pipeline.base.files import content_id, read_json, sync_dir, sync_file, write_json
+from pipeline.parallel.options import ParallelOptions
 
 logger = logging.getLogger(__name__)
 
-PART = "part.json"
+PARTS, PART = "parts", "part.json"
 PROGRESS_SECONDS = 2.0  # between two reports of how far a part is
 
 
@@ -156,7 +158,8 @@ def _make(part: Part, directory: Path, work: Work, arguments: Any) -> None:
     for name in sizes:
         sync_file(tmp / name)
     seconds = round(time.monotonic() - start, 3)
-    write_json(tmp / PART, {"facts": dict(facts or {}), "files": sizes, "seconds": seconds})
+    made_of = content_id(arguments)
+    write_json(tmp / PART, {"facts": dict(facts or {}), "files": sizes, "seconds": seconds, "arguments": made_of})
     target = directory / part.name
     try:
         os.rename(tmp, target)
@@ -231,11 +234,22 @@ def _missing(place: Path) -> Path | None:
     return None
 
 
-def clean(directory: Path, of: int) -> None:
-    """Leaves of earlier runs only the complete parts of the same number of parts."""
+def in_process(parallel: ParallelOptions, out: Path) -> bool:
+    """Whether a step is not divided; parts that an interrupted run of it has left in OUT are removed then."""
+    if parallel.jobs > 1 or parallel.backend != "local":
+        return False
+    shutil.rmtree(out / PARTS, ignore_errors=True)
+    return True
+
+
+def clean(directory: Path, of: int, arguments: Any) -> None:
+    """Leaves of earlier runs only the complete parts of the same number of parts and the same arguments: even options
+    that change no result, such as the size of batches, may change what is in which part.
+    """
     if not directory.is_dir():
         return
+    made_of = content_id(arguments)
     for path in directory.iterdir():
         whole = re.fullmatch(rf"\d+-of-{of}", path.name) and path.is_dir() and _missing(path) is None
-        if not whole:
+        if not whole or read_json(path / PART).get("arguments") != made_of:
             shutil.rmtree(path) if path.is_dir() else path.unlink()

@@ -15,7 +15,7 @@ from pipeline.base import errors, log
 from pipeline.base.errors import PipelineError
 from pipeline.parallel.backends import open_executor
 from pipeline.parallel.options import ParallelOptions
-from pipeline.parallel.parts import Done, Part, Work, arrived, clean, log_file, perform, share_done, task
+from pipeline.parallel.parts import PARTS, Done, Part, Work, arrived, clean, log_file, perform, share_done, task
 
 logger = logging.getLogger(__name__)
 
@@ -39,9 +39,9 @@ def done_in_parts(
         PipelineError: names the parts that failed and their logs; of the class that the first one raised. The others
             are complete and are not made again.
     """
-    directory, cluster = out / "parts", parallel.cluster_options()
+    directory, cluster = out / PARTS, parallel.cluster_options()
     parts = [Part(number, parallel.jobs) for number in range(parallel.jobs)]
-    clean(directory, parallel.jobs)
+    clean(directory, parallel.jobs, dict(arguments))
     directory.mkdir(parents=True, exist_ok=True)
     waiting = [part for part in parts if share_done(directory, part) < 1]
     if len(waiting) < len(parts):

@@ -20,7 +20,7 @@ from pipeline.artifacts.shards import Run, Shards, join
 from pipeline.base.files import read_json
 from pipeline.base.stamp import artifact_id
 from pipeline.parallel.options import ParallelOptions
-from pipeline.parallel.parts import Done, Part, as_json
+from pipeline.parallel.parts import Done, Part, as_json, in_process
 from pipeline.parallel.run import done_in_parts
 from pipeline.tasks.align import AlignOptions, AlignReport, align, write_failed
 from pipeline.tasks.model import load_model
@@ -47,7 +47,7 @@ def align_in_parts(
     sources: AlignSources, out_dir: Path, options: AlignOptions, parallel: ParallelOptions
 ) -> AlignReport:
     """Loads everything and aligns, with the same bytes for any number of parts."""
-    if parallel.in_process:
+    if in_process(parallel, out_dir):
         return _align(sources, out_dir, options, Part())
     load_index(sources.data)  # made once, and found by the parts
     arguments = {"sources": as_json(sources), "options": as_json(options)}

@@ -10,7 +10,7 @@ from typing import Any
 from pipeline.artifacts.ali import AliSet
 from pipeline.artifacts.index import load_index
 from pipeline.parallel.options import ParallelOptions
-from pipeline.parallel.parts import Part, as_json
+from pipeline.parallel.parts import Part, as_json, in_process
 from pipeline.parallel.run import done_in_parts
 from pipeline.tasks.align_parts import merged
 from pipeline.tasks.boundaries import BoundaryOptions, Source, refine
@@ -33,7 +33,7 @@ def refine_in_parts(
     Args:
         ali: directory of the alignment.
     """
-    if parallel.in_process:
+    if in_process(parallel, out_dir):
         facts = refine(AliSet.load(ali), sources, out_dir, options, producer)
     else:
         for source in sources:

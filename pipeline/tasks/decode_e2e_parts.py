@@ -17,7 +17,7 @@ from pipeline.base.files import read_jsonl, write_jsonl
 from pipeline.e2e.search.options import SearchOptions
 from pipeline.e2e.search.results import Weights
 from pipeline.parallel.options import ParallelOptions
-from pipeline.parallel.parts import Done, Part, as_json
+from pipeline.parallel.parts import Done, Part, as_json, in_process
 from pipeline.parallel.run import done_in_parts
 from pipeline.tasks.decode_e2e import (
     DecodedTokens,
@@ -106,7 +106,7 @@ def decode_directory(
         facts for the stamp.
     """
     loaded = _Loaded(sources, options)
-    if parallel.in_process:
+    if in_process(parallel, out_dir):
         decoded = loaded.decode(sources, options, Part())
     else:
         references(sources.data)  # makes the index, which the parts find

@@ -21,7 +21,7 @@ from pipeline.base.errors import ConfigError
 from pipeline.base.files import read_jsonl, write_jsonl
 from pipeline.graph.options import DecodeOptions
 from pipeline.parallel.options import ParallelOptions
-from pipeline.parallel.parts import Done, Part, as_json
+from pipeline.parallel.parts import Done, Part, as_json, in_process
 from pipeline.parallel.run import done_in_parts
 from pipeline.tasks.decode import DecodedWords, Keep, check_graph, decode, report
 from pipeline.tasks.decoded import Spool, references, write_rows
@@ -79,7 +79,7 @@ def decode_directory(
         facts for the stamp.
     """
     check_options(sources, options)
-    if parallel.in_process:
+    if in_process(parallel, out_dir):
         decoded, words = _search(sources, out_dir, options, Part())
     else:
         references(sources.data)  # makes the index, which the parts find

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
@@ -299,7 +300,7 @@ def test_a_copy_that_was_taken_while_the_step_ended_is_made_again(tmp_path, data
     assert (out / "result").read_text() == "one" and sorted(os.listdir(tmp_path)) == ["data", "mono"]
 
 
-def test_what_a_kill_at_the_very_end_leaves_goes_with_the_next_run(tmp_path, data):
+def test_what_a_kill_at_the_very_end_leaves_goes_with_the_next_run(tmp_path, data, monkeypatch):
     """The output has its name, but its lock and the output before it are still there."""
     out = tmp_path / "mono"
     run(out, data, writer("one"))
@@ -307,6 +308,19 @@ def test_what_a_kill_at_the_very_end_leaves_goes_with_the_next_run(tmp_path, dat
     (tmp_path / "mono.old").mkdir()
     assert leftovers(out) and not run(out, data, never)
     assert sorted(os.listdir(tmp_path)) == ["data", "mono"]
+    (tmp_path / "mono.lock").touch()
+    plain = fcntl.flock
+
+    def replaced(*arguments):  # the process that held the lock goes, and another one makes its own
+        (tmp_path / "mono.lock").rename(tmp_path / "gone")
+        (tmp_path / "mono.lock").touch()
+        return plain(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fcntl, "flock", replaced)
+        assert not run(out, data, never)
+    assert sorted(os.listdir(tmp_path)) == ["data", "gone", "mono", "mono.lock"]
+    (tmp_path / "gone").unlink()
     with lock(out):
         assert not run(out, data, never)  # another process, which would make it anew, is not waited for
         assert sorted(os.listdir(tmp_path)) == ["data", "mono", "mono.lock"]

@@ -50,6 +50,16 @@ def test_ctm(tmp_path):
     assert one.texts() == {"talk-1-00000100-00003950": "hello world again and again"}
 
 
+def test_ctm_without_pauses(tmp_path):
+    """After 30 s any gap ends an utterance, of which each side gets half."""
+    audio(tmp_path / "talk.flac", seconds=60.0)
+    words = [f"talk 1 {i * 0.5:.2f} 0.{50 if i != 64 else 46} word" for i in range(118)]
+    made = Imported(lines(tmp_path / "talk.ctm", *words), tmp_path / "out")
+    (_, end), (begin, _) = made.spans().values()
+    assert (end, begin) == (pytest.approx(32.48), pytest.approx(32.48))
+    assert sum(len(text.split()) for text in made.texts().values()) == 118
+
+
 def test_ctm_whose_words_overlap(tmp_path):
     audio(tmp_path / "talk.flac", seconds=4.0)
     path = lines(tmp_path / "talk.ctm", "talk 1 0.10 0.90 hello", "talk 1 0.45 0.25 world", "talk 1 x 0.2 bad")

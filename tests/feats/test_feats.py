@@ -87,6 +87,23 @@ def test_facts_and_shapes(kind, rate, tmp_path):
 
 
 @pytest.mark.parametrize("kind", TYPES)
+@pytest.mark.parametrize("rate", [22050, 11025])
+def test_the_shift_is_the_one_that_frames_have(kind, rate, tmp_path):
+    """10 ms are 220.5 samples at 22,050 Hz; the burst in the last second is found where it is."""
+    data = make_data(tmp_path, rate, (0.5, 15.0))
+    samples = np.zeros(15 * rate)
+    samples[14 * rate : 14 * rate + 200] = 20_000 * (-1.0) ** (np.arange(200) // 5)
+    soundfile.write(str(tmp_path / "audio" / "a-2.flac"), samples.astype(np.int16), rate, subtype="PCM_16")
+    out = tmp_path / "feats"
+    out.mkdir()
+    facts = compute_feats(data, out, out, FeatureOptions(type=kind, high_freq=0))
+    assert facts == validate_feats(out) and facts.frame_shift != 0.01
+    feats = load_whole(out, PLAIN).feats[-round(15.0 / facts.frame_shift) :]
+    loud = float((feats - feats[100]).abs().sum(1).argmax()) * facts.frame_shift + facts.frame_offset
+    assert loud == pytest.approx(14.0 + 100 / rate, abs=0.013)  # with 10 ms it would be 32 ms late
+
+
+@pytest.mark.parametrize("kind", TYPES)
 @pytest.mark.parametrize("rate, window, shift", [(16000, 0.025, 0.01), (8000, 0.025, 0.01), (16000, 0.032, 0.0125)])
 def test_centre_of_frames(kind, rate, window, shift):
     """A short tone burst is loudest in the frames around it, and their weighted centre is the stated one."""

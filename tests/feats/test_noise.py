@@ -8,6 +8,8 @@ import pytest
 import soundfile
 
 from pipeline.artifacts.corpus import Span, audio_recording, load_cuts, save_data_dir, utterance, validate_data_dir
+from pipeline.base.errors import DataError
+from pipeline.feats import noise
 from pipeline.feats.noise import add_noise, babble, coloured, mix, reverberate
 from pipeline.feats.options import NoiseOptions
 
@@ -76,6 +78,26 @@ def test_copies(data_dir, tmp_path, kind):
     )
     again = load_cuts(tmp_path / "again")
     assert len(again) == 6 and np.array_equal(again["u1_noise2"].load_audio(), cut.load_audio())
+
+
+def test_babble_is_the_voices_of_others(data_dir, tmp_path, monkeypatch):
+    """Never that of the utterance itself; one utterance alone has no others."""
+    heard = []
+    plain = noise.babble
+    monkeypatch.setattr(noise, "babble", lambda voices, *more: heard.append(voices) or plain(voices, *more))
+    add_noise(data_dir, tmp_path, tmp_path, NoiseOptions(kind="babble", copies=20, voices=3, keep=False))
+    cuts = list(load_cuts(data_dir))
+    own = [cut.load_audio()[0] for cut in cuts for _ in range(20)]
+    assert len(heard) == len(own) == 60
+    for voices, speech in zip(heard, own):
+        assert len(voices) == 3 and not any(np.array_equal(voice, speech) for voice in voices)
+    assert {round(float(np.abs(v).sum()), 3) for voices in heard for v in voices} == {
+        round(float(np.abs(speech).sum()), 3) for speech in own
+    }
+    alone = tmp_path / "alone"
+    save_data_dir(alone, cuts[:1])
+    with pytest.raises(DataError, match="voices of other utterances"):
+        add_noise(alone, tmp_path / "more", tmp_path / "more", NoiseOptions(kind="babble"))
 
 
 def test_limits_the_wrong_way_round():

@@ -21,7 +21,7 @@ from pipeline.base.files import read_json, write_json
 from pipeline.parallel import parts as parts_module
 from pipeline.parallel.local import LocalExecutor, WorkerDied
 from pipeline.parallel.options import ClusterOptions, ParallelOptions
-from pipeline.parallel.parts import PART, Part, arrived, clean, perform, share_done, task
+from pipeline.parallel.parts import PART, Part, arrived, clean, in_process, perform, share_done, task
 from pipeline.parallel.run import done_in_parts
 from tests.parallel.works import place, squares
 
@@ -41,7 +41,8 @@ def test_parts_are_balanced_within_one_unit(costs, of):
 
 
 def run(out: Path, jobs: int, wrong: dict | None = None, **parallel: Any):
-    arguments = {"count": 10, "ran": str(out / "ran"), "wrong": wrong or {}, "mended": str(out / "mended")}
+    write_json(out / "wrong.json", wrong or {})  # what goes wrong differs from run to run; the arguments do not
+    arguments = {"count": 10, "ran": str(out / "ran"), "wrong": str(out / "wrong.json"), "mended": str(out / "mended")}
     with done_in_parts(squares, arguments, out, ParallelOptions(jobs=jobs, **parallel)) as done:
         numbers = "".join((d.directory / "numbers.txt").read_text() for d in done)
         return [int(n) for n in numbers.split()], done
@@ -109,13 +110,29 @@ def test_a_part_whose_machine_died_while_it_renamed_is_made_again(tmp_path):
     call, parts = described(tmp_path), tmp_path / "parts"
     (parts / "1-of-1.other-77-abc.tmp").mkdir(parents=True)
     (parts / "1-of-1.other-77-abc.tmp" / "numbers.txt").write_text("0\n")
-    clean(parts, 1)
+    clean(parts, 1, call["arguments"])
     assert list(parts.iterdir()) == []
     assert perform(call) == {} and arrived(parts, Part(0, 1), 0).facts["sum"] == 5
     (parts / "1-of-1" / "numbers.txt").write_text("0")  # lost what the machine had not written to its disk
-    clean(parts, 1)
+    clean(parts, 1, call["arguments"])
     assert share_done(parts, Part(0, 1)) == 0
     assert perform(call) == {} and (parts / "1-of-1" / "numbers.txt").read_text() == "0\n1\n4\n"
+
+
+def test_parts_of_other_arguments_are_made_again(tmp_path):
+    """Such as smaller batches, after which another part has some of the units."""
+    call, parts = described(tmp_path), tmp_path / "parts"
+    assert perform(call) == {}
+    clean(parts, 1, {**call["arguments"], "count": 4})
+    assert list(parts.iterdir()) == []
+
+
+def test_parts_of_an_interrupted_run_go_where_nothing_is_divided(tmp_path):
+    with pytest.raises(PipelineError):
+        run(tmp_path, 3, {"1": "data"})
+    assert (tmp_path / "parts" / "1-of-3").is_dir()
+    assert not in_process(ParallelOptions(jobs=3), tmp_path) and (tmp_path / "parts").is_dir()
+    assert in_process(ParallelOptions(), tmp_path) and not (tmp_path / "parts").exists()
 
 
 @pytest.mark.parametrize("how", ["dies before it renames", "dies when it has renamed"])

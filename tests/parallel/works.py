@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.base.errors import DataError
+from pipeline.base.files import read_json
 from pipeline.parallel.parts import Part
 
 PRELOAD = ("colorsys",)
@@ -24,7 +25,7 @@ def place() -> dict[str, Any]:
 def squares(part: Part, out: Path, arguments: dict[str, Any]) -> dict[str, Any]:
     """Writes the squares of the part's numbers; some parts may go wrong until a file is there."""
     mended = Path(arguments.get("mended", "/")).exists()
-    wrong = {} if mended else arguments.get("wrong", {})
+    wrong = {} if mended or "wrong" not in arguments else read_json(Path(arguments["wrong"]))
     how = wrong.get(str(part.number))
     if how == "data":
         raise DataError(f"line {part.number}: broken")
