@@ -424,6 +424,31 @@ def test_memory_for_held_gradients_is_bounded(shuffle, tmp_path, monkeypatch):
     assert set(held) == {1} and link.coordinator.ledger.complete == 1
 
 
+def test_killed_after_epochs_were_dropped(tmp_path, monkeypatch):
+    """What follows the end of the training in another process reads no epoch whose file is gone."""
+    options = dict(average=1, checkpoint_seconds=1000.0)
+    replica, link = local(tmp_path, **options)
+    replica.run()
+    dropped = Coordinator._drop_epochs
+
+    def killed(self):
+        dropped(self)
+        if len(self.history) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Coordinator, "_drop_epochs", killed)
+    link.coordinator.evaluate()
+    with pytest.raises(KeyboardInterrupt):
+        link.coordinator.evaluate()
+    monkeypatch.undo()
+    assert len(list((tmp_path / "epochs").iterdir())) == 3  # the better one of two, and two that are not evaluated
+    lead = local(tmp_path, **options)[1].coordinator
+    assert lead.history == link.coordinator.history and not lead.finished
+    while not lead.finished:
+        lead.evaluate()
+    assert len(list((tmp_path / "epochs").iterdir())) == 1
+
+
 def test_damaged_state_is_refused(tmp_path):
     (tmp_path / STATE).write_text("{}")
     with pytest.raises(DataError, match=STATE):

@@ -181,6 +181,7 @@ class Coordinator:
             figures.update(self._ended.pop(number))
             self.history.append(figures)
             self._sums.pop(number, None)
+            self._save()  # first: a checkpoint that still asks for this epoch needs its file
             self._drop_epochs()
         text = ", ".join(
             f"{k} {v:.3g}" if k == "learning_rate" else f"{k} {v:.3f}"
