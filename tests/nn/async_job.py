@@ -78,13 +78,39 @@ class Hanging(CrossEntropy):
         return super().__call__(model, batch, done)
 
 
+class Returning(CrossEntropy):
+    """Sleeps in the third call of the first process that comes to it until the server's log says that it is lost, and
+    goes on; the others wait for it a little at each call, so that there is work left when it is back.
+    """
+
+    def __init__(self, labels: list[np.ndarray], once: Path) -> None:
+        super().__init__(labels)
+        self.left, self.once, self.back = 2, once, once.with_name("back")
+        self.log = once.with_name("log") / "server0.log"
+
+    def __call__(self, model: Any, batch: Any, done: float) -> Any:
+        self.left -= 1
+        if self.left < 0 and not self.once.exists():
+            try:
+                self.once.touch(exist_ok=False)
+                until = time.monotonic() + 60
+                while "is lost" not in self.log.read_text() and time.monotonic() < until:
+                    time.sleep(0.1)
+                self.back.touch()
+            except FileExistsError:
+                pass
+        elif self.once.exists():
+            time.sleep(0.05 if self.back.exists() else 0.5)
+        return super().__call__(model, batch, done)
+
+
 @dataclass(frozen=True)
 class SignJob:
     """Learns the sign of a feature.
 
     Attributes:
         trouble: "kill_replica" at its third batch; "kill_server" when it evaluates the second epoch; "hang";
-            "bad_data".
+            "return"; "bad_data".
         once: file that is made when the trouble has happened.
     """
 
@@ -106,6 +132,8 @@ class SignJob:
             criterion = Killing(labels, 2, self.once)
         if self.trouble == "hang":
             criterion = Hanging(labels, self.once)
+        if self.trouble == "return":
+            criterion = Returning(labels, self.once)
         if self.trouble == "kill_server":
             dev = Killing(labels, 5, self.once)
         return Built(model, Task(data, criterion), FrameTargets(labels), Task(data, dev), 0.01)

@@ -80,6 +80,14 @@ def test_hanging_replica_is_given_up(tmp_path):
     assert trained.facts["replicas_lost"] == 1
 
 
+def test_replica_that_comes_back_after_it_was_given_up(tmp_path):
+    """Its gradient is refused and it ends; the training does not."""
+    trained = run(tmp_path, "return", replicas=2, epochs=20, heartbeat_seconds=3.0)
+    assert trained.facts["replicas_lost"] == 1 and len(trained.history) == 20
+    logs = [(tmp_path / "log" / f"replica{k}.log").read_text() for k in range(2)]
+    assert sum("has been given up by the server" in log for log in logs) == 1
+
+
 def test_killed_server_resumes_bit_for_bit(plain, tmp_path):
     """Killed in the evaluation of an epoch: what follows is made again from the checkpoint of that epoch."""
     trained = run(tmp_path, "kill_server", checkpoint_seconds=0.0)

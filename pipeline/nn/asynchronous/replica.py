@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 import torch
 
-from pipeline.base.errors import ConfigError
+from pipeline.base.errors import PipelineError
 from pipeline.feats.dataset import plan
 from pipeline.nn.asynchronous.coordinator import Sums
 from pipeline.nn.asynchronous.frames import FrameBatches
@@ -24,6 +24,10 @@ from pipeline.nn.train import MAX_BAD_STEPS
 logger = logging.getLogger(__name__)
 
 WAIT_SECONDS = 0.05  # before asking again when there is nothing to do for now
+
+
+class GivenUpError(PipelineError):
+    """The servers have given this replica up, and the others do its work."""
 
 
 def make_plan(lens: np.ndarray, parts: Sequence[np.ndarray], options: AsyncTraining) -> Plan:
@@ -69,7 +73,7 @@ class Replica:
         self._sums: Sums = {}
 
     def run(self) -> None:
-        """Works until the servers have nothing more to do."""
+        """Works until the servers have nothing more to do; GivenUpError when they have given this replica up."""
         self.model.train()
         if self.options.shuffle == "utterances":
             for item in self._items():
@@ -189,7 +193,7 @@ class Replica:
         assert self.fetched is not None
         ages = self.link.push(gradients, rate, self.fetched)
         if REFUSED in ages:
-            raise ConfigError(
+            raise GivenUpError(
                 f"replica {self.number} has been given up by the server, since it was silent for too long; "
                 f"a longer --heartbeat-seconds helps"
             )

@@ -22,7 +22,7 @@ from pipeline.nn.asynchronous.coordinator import Coordinator
 from pipeline.nn.asynchronous.job import Built, Job, trained_parameters
 from pipeline.nn.asynchronous.ledger import partition
 from pipeline.nn.asynchronous.options import AsyncTraining
-from pipeline.nn.asynchronous.replica import Replica, make_plan
+from pipeline.nn.asynchronous.replica import GivenUpError, Replica, make_plan
 from pipeline.nn.asynchronous.service import (
     Access,
     RemoteLink,
@@ -166,7 +166,10 @@ def _replicate(member: Member, job: Job, out: Path, pipe: Connection, access: Ac
     pulse = threading.Thread(target=_pulse, args=(link, training.heartbeat_seconds / BEATS, stop), daemon=True)
     pulse.start()
     try:
-        Replica(member.number, built, parameters, names, training, link).run()
+        try:
+            Replica(member.number, built, parameters, names, training, link).run()
+        except GivenUpError as e:  # the training goes on without it
+            logger.warning("%s", e)
         link.leave()
         failures = getattr(built.objective, "failures", None)
         return {} if failures is None else {built.data.id(i): why for i, why in failures.reasons().items()}
