@@ -59,7 +59,8 @@ def additive_scores(am: torch.Tensor, lm: torch.Tensor, tokens: torch.Tensor) ->
     """
     # log sum_v exp(am + lm), as a product of exponentials with their maxima taken out
     am_top, lm_top = am.detach().amax(2, keepdim=True), lm.detach().amax(2, keepdim=True)
-    product = (am - am_top).exp() @ (lm - lm_top).exp().transpose(1, 2)  # (N, T, U + 1)
+    with torch.autocast(am.device.type, enabled=False):  # a product of 16 bits would be a normaliser of 16 bits
+        product = (am - am_top).exp() @ (lm - lm_top).exp().transpose(1, 2)  # (N, T, U + 1)
     norm = (product + torch.finfo(am.dtype).tiny).log() + am_top + lm_top.transpose(1, 2)
     alone = lm.log_softmax(2)
     num_tokens = tokens.shape[1]

@@ -90,6 +90,14 @@ def random_problem(seed: int, spread: float):
     return scores, lens, tokens, token_lens, lambda a, b: (a + b).tanh() @ output
 
 
+def test_mixed_precision_leaves_the_cheap_network_its_32_bits():
+    scores, _, tokens, _, _ = random_problem(0, 3.0)
+    expected = additive_scores(scores[0], scores[1], tokens)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = additive_scores(scores[0], scores[1], tokens)
+    assert all(torch.equal(*pair) for pair in zip(found, expected))
+
+
 @pytest.mark.parametrize("seed", range(20))
 @pytest.mark.parametrize("width", [2, 3, 5])
 def test_windows_lead_from_the_first_position_to_the_last(seed, width):
