@@ -119,7 +119,11 @@ def test_what_does_not_go_together_is_refused(tones, root, tmp_path):
             tones.data, tones.lang, root / "ali", AsyncViterbiOptions(**{**CE, "encoder": "blstm", "shuffle": "full"})
         )
         train_viterbi_async(job, tmp_path / "m")
-    for options, match in ((dict(schedule="plateau"), "plateau"), (dict(accumulate=2), "--accumulate")):
+    for options, match in (
+        (dict(schedule="plateau"), "plateau"),
+        (dict(accumulate=2), "--accumulate"),
+        (dict(precision="bfloat16"), "--precision bfloat16"),
+    ):
         job = ViterbiJob(tones.data, tones.lang, root / "ali", AsyncViterbiOptions(**CE, **options))
         with pytest.raises(ConfigError, match=match):
             train_viterbi_async(job, tmp_path / "m")

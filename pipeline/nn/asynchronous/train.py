@@ -55,6 +55,8 @@ def train_async(job: Job, out: Path, node: Node = Node()) -> Trained:
         raise ConfigError(
             "--accumulate: a replica sends the gradient of each batch; larger batches (--batch-frames) do the same"
         )
+    if training.precision != "float32":
+        raise ConfigError(f"--precision {training.precision}: replicas compute in float32")
     partition(built.data.lens, training.replicas, training.seed)
     check_frames(built, training)
     if training.simulate_decode_rtf:
