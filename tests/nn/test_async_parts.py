@@ -25,6 +25,7 @@ from pipeline.nn.asynchronous.replica import Replica, make_plan
 from pipeline.nn.asynchronous.shard import REFUSED, Shard, SynchronousShard, partition_tensors
 from pipeline.nn.asynchronous.shuffle import consecutive, in_order, on_the_fly, shuffled
 from pipeline.nn.asynchronous.train import seconds_to
+from pipeline.nn.asynchronous.worker import _limit
 
 
 def pairs(batches) -> list[tuple[int, int]]:
@@ -485,6 +486,19 @@ class FakeStore(dict):
         self[key] = value.encode()
 
     get = dict.__getitem__
+
+
+def test_replicas_of_a_machine_spread_over_its_gpus(monkeypatch):
+    """Two machines with two GPUs each and five replicas: 0, 2 and 4 on the first one, 1 and 3 on the second."""
+    taken = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", taken.append)
+    for index in range(2):
+        for member in Node(index, 2, "h").members(dataclasses.replace(TRAINING, replicas=5)):
+            if member.role == "replica":
+                _limit(member, torch.get_num_threads())
+    assert taken == [0, 1, 0] + [0, 1]
 
 
 def test_machines_agree():

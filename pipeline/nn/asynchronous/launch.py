@@ -67,8 +67,9 @@ class Node:
             raise ConfigError(
                 f"--replicas {training.replicas} on {self.count} machines: each machine needs one at least"
             )
-        servers = [Member("server", k) for k in range(training.servers)] if self.index == 0 else []
-        return servers + [Member("replica", r) for r in range(self.index, training.replicas, self.count)]
+        servers = [Member("server", k, k) for k in range(training.servers)] if self.index == 0 else []
+        mine = range(self.index, training.replicas, self.count)
+        return servers + [Member("replica", number, place) for place, number in enumerate(mine)]
 
     def agree(self, training: AsyncTraining, ports: Sequence[int] = ()) -> list[int]:
         """The ports of the servers, none if the first machine has nothing to do; ConfigError when the machines were

@@ -45,10 +45,15 @@ BEATS = 5  # signs of life in the time after which a replica is given up
 
 @dataclass(frozen=True)
 class Member:
-    """A process: the number-th server or replica."""
+    """A process: the number-th server or replica.
+
+    Attributes:
+        place: its number among those of its role on its machine.
+    """
 
     role: str
     number: int
+    place: int
 
     @property
     def name(self) -> str:
@@ -86,7 +91,7 @@ def _limit(member: Member, threads: int) -> None:
     numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
     torch.set_num_threads(threads)  # last: numba's call may set the number for all users of OpenMP
     if torch.cuda.is_available():
-        torch.cuda.set_device(member.number % torch.cuda.device_count())
+        torch.cuda.set_device(member.place % torch.cuda.device_count())
 
 
 def _serve(member: Member, job: Job, out: Path, pipe: Connection, access: Access) -> dict[str, Any] | None:
