@@ -51,6 +51,21 @@ def test_long_utterances_keep_their_precision():
     assert float(scorer.final(state)) == pytest.approx(ctc_log_prob(log_probs[0], labels), rel=1e-9)
 
 
+def test_few_candidates_take_no_copy_of_all_labels():
+    """30 hypotheses of one utterance with 2 candidates among 2,000 labels."""
+    from torch.profiler import ProfilerActivity, profile
+
+    scorer = PrefixScorer(random_ctc(1, 50, 2000, seed=1), torch.tensor([50]))
+    state = scorer.start().select(torch.zeros(30, dtype=torch.int64))
+    labels = torch.arange(3, 63).view(30, 2)
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as watch:
+        scores = scorer.scores(state, labels)
+        later = scorer.extend(state, labels[:, 0])
+    whole = 30 * 50 * 2000 * 8
+    assert max(event.cpu_memory_usage for event in watch.events()) < whole / 20
+    assert torch.equal(scorer.scores(state, labels[:, :1])[:, 0], scores[:, 0]) and len(later.label) == 30
+
+
 def test_padding_changes_nothing():
     log_probs = random_ctc(1, 6, 6)
     padded = torch.cat([log_probs, random_ctc(1, 3, 6, seed=9)], 1)

@@ -65,12 +65,16 @@ class PrefixScorer:
             (R, K) float64.
         """
         rows = state.utterance
-        index = candidates[:, None, :].expand(-1, self.log_probs.shape[1], -1)
-        frames = self.log_probs[rows].gather(2, index)  # (R, T, K)
+        frames = self._frames(rows, candidates)
         total = torch.logaddexp(state.label, state.blank)[:, :-1, None]
         same = (candidates == state.last[:, None])[:, None, :]
         before = torch.where(same, state.blank[:, :-1, None], total)
         return torch.logsumexp((before + frames).masked_fill(self._outside[rows][:, :, None], -torch.inf), dim=1)
+
+    def _frames(self, rows: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """(R, T, K) log probabilities of labels (R, K) in utterances (R,), without a copy of all labels."""
+        steps = torch.arange(self.log_probs.shape[1], device=rows.device)
+        return self.log_probs[rows[:, None, None], steps[None, :, None], labels[:, None, :]]
 
     def final(self, state: PrefixState) -> torch.Tensor:
         """(R,) log probability that nothing follows the prefix."""
@@ -85,7 +89,7 @@ class PrefixScorer:
         cumulative sums: label[t] = c[t] + log sum_{s <= t} exp(before[s - 1] - c[s - 1]), and likewise for blank.
         """
         rows = state.utterance
-        frames = self.log_probs[rows].gather(2, labels[:, None, None].expand(-1, self.log_probs.shape[1], 1))[:, :, 0]
+        frames = self._frames(rows, labels[:, None])[:, :, 0]
         sums = torch.nn.functional.pad(frames.cumsum(1), (1, 0))  # (R, T + 1)
         same = (labels == state.last)[:, None]
         before = torch.where(same, state.blank, torch.logaddexp(state.label, state.blank))
