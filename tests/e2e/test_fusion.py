@@ -80,6 +80,19 @@ def test_batches_and_selection(tokens):
         assert torch.equal(log_probs[0], together[row])
 
 
+@pytest.mark.parametrize("unit", ["words", "tokens"])
+def test_what_is_kept_of_scores_is_bounded(tokens, unit, monkeypatch):
+    """Room for three rows: the scores are the same, and no more rows are kept."""
+    pieces = [[tokens.pieces[i] for i in tokens.encode(" ".join(s))] for s in SENTENCES]
+    arpa = train_kneser_ney(SENTENCES if unit == "words" else pieces, 3)
+    ids = tokens.encode("THE DOG SAT ON A CAT")
+    expected = walk(ngram_lm(arpa, tokens), ids)
+    monkeypatch.setattr("pipeline.e2e.search.fusion.ROW_BYTES", 3 * 4 * len(tokens))
+    lm = ngram_lm(arpa, tokens)
+    assert walk(lm, ids) == expected == walk(lm, ids)
+    assert lm._row.cache_info().currsize == 3 and lm._row.cache_info().misses > 3
+
+
 @pytest.mark.parametrize("order", [1, 2, 3])
 def test_looking_ahead_gives_distributions(tokens, order):
     arpa = train_unigram(SENTENCES) if order == 1 else train_kneser_ney(SENTENCES, order)

@@ -17,6 +17,7 @@ from pipeline.e2e.search.results import NEVER
 UNKNOWN_WORD = -20.0  # natural log; for words without probability, so that a word outside the model stays possible
 LEAST = 1e-12  # probability below which a prefix counts as hardly possible
 HISTORIES = 500  # whose sums over the vocabulary are kept
+ROW_BYTES = 2**28  # of rows of scores that a model keeps
 
 
 class TokenLm(Protocol):
@@ -49,7 +50,7 @@ class NgramLm:
 
     def __init__(self, arpa: Arpa, tokens: Tokens) -> None:
         self.arpa, self.tokens = arpa, tokens
-        self._rows: dict[tuple[str, ...], torch.Tensor] = {}
+        self._row = functools.lru_cache(maxsize=_rows_kept(tokens))(self._scores)
 
     def start(self, n: int) -> ListState:
         """No tokens yet."""
@@ -63,15 +64,14 @@ class NgramLm:
             new.append(_shortened(self.arpa, (*history, piece)))
         return torch.stack([self._row(h) for h in new]).to(tokens.device), ListState(new)
 
-    def _row(self, history: tuple[str, ...]) -> torch.Tensor:
-        if history not in self._rows:
-            names = [EOS if i == EOS_ID else UNK if i == UNK_ID else p for i, p in enumerate(self.tokens.pieces)]
-            row = [
-                NEVER if i == BLANK_ID else max(self.arpa.log_prob(history, name), UNKNOWN_WORD)
-                for i, name in enumerate(names)
-            ]
-            self._rows[history] = torch.tensor(row, dtype=torch.float32)
-        return self._rows[history]
+    def _scores(self, history: tuple[str, ...]) -> torch.Tensor:
+        """(V,) natural logs behind a history."""
+        names = [EOS if i == EOS_ID else UNK if i == UNK_ID else p for i, p in enumerate(self.tokens.pieces)]
+        row = [
+            NEVER if i == BLANK_ID else max(self.arpa.log_prob(history, name), UNKNOWN_WORD)
+            for i, name in enumerate(names)
+        ]
+        return torch.tensor(row, dtype=torch.float32)
 
 
 class WordNgramLm:
@@ -103,7 +103,7 @@ class WordNgramLm:
                     self._children.setdefault(ids[: k - 1], []).append(ids[k - 1])
                 self._ranges[ids[:k]] = first, i + 1
         self._own = _by_history(arpa, {word: i for i, word in enumerate(self._words)})
-        self._rows: dict[tuple, torch.Tensor] = {}
+        self._row = functools.lru_cache(maxsize=_rows_kept(tokens))(self._scores)
         self._masses = functools.lru_cache(maxsize=HISTORIES)(self._sums)
 
     def start(self, n: int) -> ListState:
@@ -154,26 +154,29 @@ class WordNgramLm:
         sums, (first, last) = self._masses(history), self._ranges[prefix]
         return math.log(max(sums[last] - sums[first], LEAST))
 
-    def _row(self, history: tuple[str, ...], word: tuple[int, ...] | None) -> torch.Tensor:
-        key = (history, word)
-        if key not in self._rows:
-            row = np.full(len(self.tokens), 0.0 if word is None else UNKNOWN_WORD)
-            end, after = 0.0, history
-            if word:
-                base = self._mass(history, word)
-                for token in self._children.get(word, []):
-                    row[token] = self._mass(history, (*word, token)) - base
-                known = self._word_of.get(word)
-                end = UNKNOWN_WORD if known is None else self.arpa.log_prob(history, self._words[known]) - base
-            if word != ():
-                after = self._after(history, word)
-            row[self._starts] = end + UNKNOWN_WORD
-            for token in self._children.get((), []):
-                row[token] = end + self._mass(after, (token,))
-            row[EOS_ID] = end + max(self.arpa.log_prob(after, EOS), UNKNOWN_WORD)
-            row[BLANK_ID] = NEVER
-            self._rows[key] = torch.from_numpy(row).float()
-        return self._rows[key]
+    def _scores(self, history: tuple[str, ...], word: tuple[int, ...] | None) -> torch.Tensor:
+        """(V,) natural logs in a state."""
+        row = np.full(len(self.tokens), 0.0 if word is None else UNKNOWN_WORD)
+        end, after = 0.0, history
+        if word:
+            base = self._mass(history, word)
+            for token in self._children.get(word, []):
+                row[token] = self._mass(history, (*word, token)) - base
+            known = self._word_of.get(word)
+            end = UNKNOWN_WORD if known is None else self.arpa.log_prob(history, self._words[known]) - base
+        if word != ():
+            after = self._after(history, word)
+        row[self._starts] = end + UNKNOWN_WORD
+        for token in self._children.get((), []):
+            row[token] = end + self._mass(after, (token,))
+        row[EOS_ID] = end + max(self.arpa.log_prob(after, EOS), UNKNOWN_WORD)
+        row[BLANK_ID] = NEVER
+        return torch.from_numpy(row).float()
+
+
+def _rows_kept(tokens: Tokens) -> int:
+    """How many rows of scores fit into ROW_BYTES."""
+    return max(1, ROW_BYTES // (4 * len(tokens)))
 
 
 def _by_history(arpa: Arpa, places: dict[str, int]) -> dict[tuple[str, ...], tuple[list[int], list[float]]]:
@@ -197,5 +200,5 @@ def _shortened(arpa: Arpa, history: tuple[str, ...]) -> tuple[str, ...]:
 
 def ngram_lm(arpa: Arpa, tokens: Tokens) -> NgramLm | WordNgramLm:
     """The n-gram as ``TokenLm``; it is one over tokens when its words hold the mark of word beginnings."""
-    is_token_level = any(word in tokens.pieces and word.startswith("▁") for word in arpa.words())
+    is_token_level = any(word.startswith("▁") and word in tokens.pieces for word in arpa.words())
     return NgramLm(arpa, tokens) if is_token_level else WordNgramLm(arpa, tokens)
