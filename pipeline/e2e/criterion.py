@@ -17,6 +17,7 @@ from pipeline.e2e.labels import AuxTargets
 from pipeline.e2e.model import EndToEnd
 from pipeline.e2e.options import TrainEndToEndOptions
 from pipeline.e2e.rnnt import rnnt_loss
+from pipeline.e2e.transducer import Transducer
 from pipeline.feats.dataset import Batch, Dataset
 from pipeline.nn.encoders import Hidden
 from pipeline.nn.losses import padded
@@ -123,7 +124,10 @@ class EndToEndLoss:
         assert net is not None
         count = token_lens.sum() + len(token_lens)
         predicted = net.predict(tokens)
-        if aux.simple_am is not None and aux.simple_lm is not None and encoded.requires_grad:
+        if aux.simple_am is not None and aux.simple_lm is not None:
+            if not encoded.requires_grad:
+                loss = _one_by_one(net, encoded, predicted, lens, tokens, token_lens)
+                return {"transducer": (1.0, loss.sum() / count)}
             from pipeline.e2e.pruned_rnnt import pruned_rnnt_loss
 
             simple, full = pruned_rnnt_loss(
@@ -234,6 +238,28 @@ def states_loss(head: nn.Module, hidden: Hidden, states: Sequence[np.ndarray], i
     pick = torch.tensor(known, device=device)
     x, lens = hidden.x.index_select(0, pick), hidden.lens.index_select(0, pick.to(hidden.lens.device))
     return _ctc(head(x).log_softmax(-1), targets, lens, row_lens)
+
+
+def _one_by_one(
+    net: Transducer,
+    encoded: torch.Tensor,
+    predicted: torch.Tensor,
+    lens: torch.Tensor,
+    tokens: torch.Tensor,
+    token_lens: torch.Tensor,
+) -> torch.Tensor:
+    """(N,) RNN-T losses over full lattices, of which memory holds one at a time: batches for pruned ones are larger
+    than full ones would allow.
+
+    Args:
+        encoded: (N, T, D). predicted: (N, U + 1, E). lens, token_lens: (N,). tokens: (N, U).
+    """
+    losses = []
+    for n, (length, size) in enumerate(zip(lens.tolist(), token_lens.tolist())):
+        own = slice(n, n + 1)
+        logits = net.logits(encoded[own, :length], predicted[own, : size + 1])
+        losses.append(rnnt_loss(logits, lens[own], tokens[own, :size], token_lens[own]))
+    return torch.cat(losses)
 
 
 def _ctc(log_probs: torch.Tensor, tokens: torch.Tensor, lens: torch.Tensor, token_lens: torch.Tensor) -> torch.Tensor:

@@ -21,6 +21,7 @@ from pipeline.e2e.criterion import EndToEndLoss, frame_losses, greedy_errors, st
 from pipeline.e2e.labels import AuxTargets, jitter
 from pipeline.e2e.model import EndToEnd
 from pipeline.e2e.options import TrainEndToEndOptions
+from pipeline.e2e.transducer import Transducer
 from pipeline.feats.dataset import Batch
 from pipeline.nn.encoders import Hidden
 
@@ -300,6 +301,22 @@ def test_dev_sees_neither_auxiliary_losses_nor_smoothing():
     criterion.options = TrainEndToEndOptions(**SMALL, choose_by="errors")
     with torch.no_grad():
         assert float(criterion(with_heads, batch, 1.0).total) == loss.sums["ctc_errors"]
+
+
+def test_dev_loss_of_pruned_training_is_the_full_one_utterance_by_utterance(monkeypatch):
+    """What full training sees of the same model, with one lattice at a time."""
+    lattices = []
+    logits = Transducer.logits
+    monkeypatch.setattr(Transducer, "logits", lambda self, *args: lattices.append(out := logits(self, *args)) or out)
+    losses, batch = [], make(model="ctc")[2]
+    for rnnt in ("pruned", "full"):
+        with_heads, criterion, _ = make(model="transducer", rnnt=rnnt, choose_by="loss")
+        with_heads.eval()
+        with torch.no_grad():
+            losses.append(criterion(with_heads, batch, 1.0))
+    assert losses[0].sums["transducer"] == pytest.approx(losses[1].sums["transducer"], rel=1e-5)
+    assert losses[0].total == pytest.approx(float(losses[1].total), rel=1e-5) and losses[0].frames == 7
+    assert [tuple(each.shape[:3]) for each in lattices] == [(1, 7, 4), (1, 4, 3), (2, 7, 4)]
 
 
 def test_company_changes_no_loss():
