@@ -7,6 +7,7 @@ occupancies of its lattice choose a window of token positions for each frame, an
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from pipeline.hmm.numba_cache import cached_njit
 LM_SCALE = 0.25  # weight of the predictor's scores alone in those of the cheap network, as in icefall's recipes
 
 Joint = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+Lengths = TypeVar("Lengths", np.ndarray, torch.Tensor)
 
 
 def pruned_rnnt_loss(
@@ -40,7 +42,8 @@ def pruned_rnnt_loss(
         joint: from two (N, T, width, J) to (N, T, width, V) logits.
         width: token positions per frame, at least 2; memory falls from T (U + 1) V to T width V.
     Returns:
-        (N,) losses of the cheap and (N,) of the full network.
+        (N,) losses of the cheap and (N,) of the full network, whose windows cannot reach the end of an utterance with
+        more than ``most_tokens``: its second loss is 0.
     """
     assert width >= 2, width
     blank, label = additive_scores(am.float(), lm.float(), tokens)
@@ -50,7 +53,13 @@ def pruned_rnnt_loss(
     frames = encoded[:, :, None].expand(-1, -1, positions.shape[2], -1)
     rows = torch.arange(len(lens), device=am.device)[:, None, None]
     logits = joint(frames, predicted[rows, positions]).float()
-    return simple, windowed_loss(logits, positions, lens, tokens, token_lens)
+    full = windowed_loss(logits, positions, lens, tokens, token_lens)
+    return simple, full.masked_fill(token_lens > most_tokens(lens, width), 0.0)
+
+
+def most_tokens(num_frames: Lengths, width: int) -> Lengths:
+    """How many tokens windows of `width` positions can reach: each begins no later than the one before it ends."""
+    return num_frames * (width - 1)
 
 
 def additive_scores(am: torch.Tensor, lm: torch.Tensor, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -23,6 +23,7 @@ from pipeline.e2e.in_turns import InTurns, check_self_supervision, in_turns
 from pipeline.e2e.labels import make_aux_targets
 from pipeline.e2e.model import EndToEnd, save_end_to_end
 from pipeline.e2e.options import EndToEndOptions, TrainEndToEndOptions
+from pipeline.e2e.pruned_rnnt import most_tokens
 from pipeline.feats.dataset import Dataset
 from pipeline.nn.distributed import World
 from pipeline.nn.labels import Lazy
@@ -225,6 +226,7 @@ def learnable(
         unknown[i] = (row == UNK_ID).sum() > data.text(i).split().count(UNK)  # that word is meant
     frames = -(-data.lens // options.label_factor)
     limit = int(options.max_seconds / facts.frame_shift)
+    pruned = options.model == "transducer" and options.rnnt == "pruned"
     keep = np.ones(len(data), dtype=bool)
     if unknown.mean() > options.max_skipped:
         first = int(np.argmax(unknown))
@@ -244,6 +246,11 @@ def learnable(
             options.ctc & (frames < sizes + repeats),
             f"shorter than their tokens at {options.label_factor} feature frames per encoder frame",
             "fewer --strides, a lower --subsampling or longer tokens would admit them",
+        ),
+        (
+            pruned & (sizes > most_tokens(frames, options.prune_range)),
+            f"with more tokens than --prune-range {options.prune_range} lets their frames reach",
+            "a larger one would admit them",
         ),
     ):
         keep &= ~bad

@@ -7,7 +7,7 @@ import itertools
 import pytest
 import torch
 
-from pipeline.e2e.pruned_rnnt import additive_scores, pruned_rnnt_loss, windows
+from pipeline.e2e.pruned_rnnt import additive_scores, most_tokens, pruned_rnnt_loss, windows
 from pipeline.e2e.rnnt import occupancies_of, rnnt_loss
 
 LENS, TOKENS, TOKEN_LENS = (
@@ -74,6 +74,19 @@ def test_pruned_loss_with_room_for_all_is_the_full_loss():
     assert (narrow[:2] > whole[:2]).all() and torch.allclose(narrow[2], whole[2], atol=1e-4)
     (simple.sum() + full.sum()).backward()
     assert all(x.grad.abs().sum() > 0 for x in (am, lm, encoded, predicted))
+
+
+def test_tokens_that_windows_cannot_reach_count_nothing():
+    """Two frames and windows of two positions reach two tokens; the third utterance has three."""
+    torch.manual_seed(2)
+    scores = [torch.randn(3, size, 3, requires_grad=True) for size in (3, 4, 3, 4)]
+    lens, tokens, token_lens = torch.tensor([3, 2, 2]), torch.ones(3, 3, dtype=torch.int64), torch.tensor([3, 2, 3])
+    assert (token_lens <= most_tokens(lens, 2)).tolist() == [True, True, False]
+    simple, full = pruned_rnnt_loss(*scores, lens, tokens, token_lens, lambda a, b: (a + b).tanh(), 2)
+    assert torch.isfinite(simple).all() and (full[:2] > 0).all() and torch.isfinite(full).all() and full[2] == 0
+    full.sum().backward()
+    for x in scores[2:]:
+        assert torch.isfinite(x.grad).all() and x.grad[:2].abs().sum() > 0 and x.grad[2].abs().sum() == 0
 
 
 def random_problem(seed: int, spread: float):

@@ -309,6 +309,23 @@ def test_the_state_of_a_phone_is_its_middle_one(ali):
         assert thirds != firsts
 
 
+def test_utterances_that_windows_cannot_cover_are_left_out(tones, tokens, monkeypatch, caplog):
+    """Of 24 one has more tokens than twice its frames; without CTC the full lattice and wider windows have room."""
+    data, text = Dataset.open(tones.data, OPTIONS.feat_options()), Dataset.text
+    first, frames = data.id(5), -(-int(data.lens[5]) // OPTIONS.label_factor)
+    long = " ".join(["ABC"] * (frames * 3 // 4))  # four tokens in each word and the blank behind it
+    monkeypatch.setattr(Dataset, "text", lambda self, i: long if self.id(i) == first else text(self, i))
+
+    def left(**changes) -> int:
+        options = options_with(**{**dict(model="transducer", ctc=False, rnnt="pruned"), **changes})
+        return len(learnable(tones.data, Tokens.load(tokens), tokens, FeatureFacts.load(tones.data), options)[0])
+
+    assert [left(rnnt="full"), left(prune_range=3), left(prune_range=4)] == [24, 23, 24]
+    assert f"--prune-range 3 lets their frames reach: 1 of 24, the first: {first!r}; left out" in caplog.text
+    with pytest.raises(DataError, match="a larger one would admit them"):
+        left(prune_range=3, max_skipped=0.0)
+
+
 @pytest.mark.parametrize("word", ["<unk>", "<other>"])
 def test_the_word_for_what_nobody_understood_is_a_token(word, tones, tokens, monkeypatch):
     """Transcripts with <unk> are trained on; other characters without a token are refused as ever."""
