@@ -94,7 +94,7 @@ class SequenceOptions:
         default=0.05,
         ge=0,
         le=1,
-        description="Share of utterances without lattice or numerator above which the step fails.",
+        description="Share of utterances without lattice, numerator or alignment above which the step fails.",
     )
     max_missing: float = Field(
         default=0.5, ge=0, le=1, description="Share of references missing in their lattice above which the step fails."

@@ -21,14 +21,14 @@ from pipeline.artifacts.features import FeatureFacts
 from pipeline.artifacts.lang import Lang
 from pipeline.artifacts.model_dir import HmmDir
 from pipeline.artifacts.model_meta import NetworkMeta
-from pipeline.base.errors import ConfigError, DataError, MismatchError
+from pipeline.base.errors import ConfigError, DataError
 from pipeline.base.files import atomic_write
 from pipeline.feats.dataset import Dataset, plan
 from pipeline.graph.decoding import DecodingGraph
 from pipeline.graph.denominator import GraphSum, LatticeSum
 from pipeline.hmm.graph_source import GraphSource
 from pipeline.nn.distributed import World
-from pipeline.nn.labels import LabelFile, Lazy, word_ids
+from pipeline.nn.labels import AlignedCuts, LabelFile, Lazy, aligned_labels, check_missing, frames_per_label, word_ids
 from pipeline.nn.mmi import Denominator, MmiOptions, SequenceObjective
 from pipeline.nn.model import AcousticModel, load_acoustic_model, save_acoustic_model
 from pipeline.nn.nhmm import silence_pdfs
@@ -161,29 +161,24 @@ def sequence_task(
     whole = Dataset.open(data_dir, meta.feat_options, cache_mib=options.cache_mib)
     words = word_ids(whole, lang)
     graphs = GraphSource(lang, hmm.tree, hmm.transitions, words.__getitem__, len(whole), options.cache_mib)
-    keep = model.encoder.out_lens(torch.from_numpy(whole.lens)).numpy() >= graphs.min_frames
+    lens = model.encoder.out_lens(torch.from_numpy(whole.lens)).numpy()
+    keep = lens >= graphs.min_frames
     short = int((~keep).sum())
     if short > options.max_failed * len(whole):
         raise DataError(f"{data_dir}: {short:,} of {len(whole):,} utterances are shorter than their HMM")
     scores = np.zeros(len(whole)) if sources.lm is None else lm_scores(sources.lm, lang, words, strict=not held_out)
     keep &= np.isfinite(scores)
+    labels = None
+    if ali_dir is not None:
+        ali = AliSet.load(ali_dir)
+        ali.check_tree(hmm.tree, hmm.topo, hmm.directory)
+        rate, cuts = frames_per_label(ali, facts.frame_shift, model.encoder.subsampling, data_dir), AlignedCuts(ali)
+        present = cuts.present(whole)
+        check_missing(whole, present, ali, data_dir, options.max_failed)
+        keep &= present
+        labels = aligned_labels(whole.select(keep), cuts, lens[keep], rate, False, data_dir)
     data = whole.select(keep)
-    labels = (
-        None if ali_dir is None else aligned_labels(data, ali_dir, hmm, facts.frame_shift * model.encoder.subsampling)
-    )
-    prior = meta.scales.prior
     smoothed = options.criterion == "bmmi" or options.criterion == "smbr"
-    criterion = MmiOptions(
-        kind=options.criterion if options.criterion in ("smbr", "realign") else "mmi",
-        acoustic_scale=options.acoustic_scale,
-        prior_scale=prior if options.prior_scale is None else options.prior_scale,
-        boost=options.boost if options.criterion == "bmmi" else 0.0,
-        accuracy=options.accuracy,
-        cross_entropy=options.cross_entropy,
-        reject_below=options.reject_below,
-        cancel_below=options.cancel_below,
-        add_lost=options.lost_references == "add",
-    )
     same = same_phone(hmm) if smoothed and options.accuracy == "phone" else None
     lookup = word_ids(data, lang) if isinstance(denominator, LatticeSum) and sources.lm is not None else None
     transitions = torch.from_numpy(hmm.transitions.log_probs()) * _transition_scale(meta, options)
@@ -192,7 +187,7 @@ def sequence_task(
         transitions,
         denominator,
         model.log_prior.detach().clone(),
-        criterion,
+        _mmi_options(options, meta.scales.prior),
         words=lookup,
         lm_scores=None if sources.lm is None else scores[keep],
         alignment=labels,
@@ -205,23 +200,19 @@ def sequence_task(
     return Task(data, SequenceCriterion(objective, options.refresh))
 
 
-def aligned_labels(data: Dataset, ali_dir: Path, hmm: HmmDir, frame_shift: float) -> Lazy[np.ndarray]:
-    """(T_n,) pdf-ids of each utterance at the label frame rate, from an alignment by the same tree."""
-    ali = AliSet.load(ali_dir)
-    ali.check_tree(hmm.tree, hmm.topo, hmm.directory)
-    factor = max(1, round(frame_shift / ali.header.frame_shift))
-    if abs(factor * ali.header.frame_shift - frame_shift) > 1e-6:
-        raise MismatchError(
-            f"{ali_dir} has a frame every {ali.header.frame_shift * 1000:g} ms, {hmm.directory} one every "
-            f"{frame_shift * 1000:g} ms"
-        )
-    missing = np.flatnonzero([data.id(i) not in ali for i in range(len(data))])
-    if len(missing):
-        raise DataError(
-            f"{ali_dir} has no alignment for {len(missing):,} of {len(data):,} utterances, the first: "
-            f"{data.id(int(missing[0]))!r}"
-        )
-    return Lazy(len(data), lambda i: ali.pdf_ids(data.id(i), factor))
+def _mmi_options(options: SequenceOptions, prior_scale: float) -> MmiOptions:
+    """What the criterion goes by; the model's prior scale where the options have none."""
+    return MmiOptions(
+        kind=options.criterion if options.criterion in ("smbr", "realign") else "mmi",
+        acoustic_scale=options.acoustic_scale,
+        prior_scale=prior_scale if options.prior_scale is None else options.prior_scale,
+        boost=options.boost if options.criterion == "bmmi" else 0.0,
+        accuracy=options.accuracy,
+        cross_entropy=options.cross_entropy,
+        reject_below=options.reject_below,
+        cancel_below=options.cancel_below,
+        add_lost=options.lost_references == "add",
+    )
 
 
 def _transition_scale(meta: NetworkMeta, options: SequenceOptions) -> float:

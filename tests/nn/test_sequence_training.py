@@ -196,16 +196,38 @@ def test_too_narrow_a_beam_stops_the_training_with_advice(tones, root, tmp_path,
         run(tones, root, tmp_path / "out", retries=0, max_missing=0.05, **narrow)
 
 
-def test_missing_alignments_are_named(tones, root, tmp_path) -> None:
-    ali = AliSet.load(root / "ali")
-    hmm = load_hmm(root / "ali")
-    with AliWriter(
-        tmp_path / "ali", ali.header, hmm.tree, hmm.topo, hmm.transitions, Lang.load(tones.lang).words
-    ) as writer:
-        for cut_id in list(ali)[1:]:
-            writer.write(ali[cut_id])
-    with pytest.raises(DataError, match="no alignment for 1 of 24 utterances, the first: 'utt00'"):
-        run(tones, root, tmp_path / "out", ali=tmp_path / "ali")
+def changed_alignment(tones, root, out: Path, change) -> Path:
+    """The alignment with what `change` makes of each of its items, which may be none."""
+    ali, hmm = AliSet.load(root / "ali"), load_hmm(root / "ali")
+    with AliWriter(out, ali.header, hmm.tree, hmm.topo, hmm.transitions, Lang.load(tones.lang).words) as writer:
+        for cut_id in ali:
+            item = change(ali[cut_id])
+            if item is not None:
+                writer.write(item)
+    return out
+
+
+def test_alignments_that_do_not_fit_are_named(tones, root, tmp_path, caplog) -> None:
+    """One that is missing is left out, more than 5 % are an error; so is one of another length."""
+    for number, missing in enumerate((("utt00",), ("utt00", "utt01"))):
+        ali = changed_alignment(
+            tones, root, tmp_path / f"ali{number}", lambda item: None if item.cut_id in missing else item
+        )
+        if number:
+            with pytest.raises(DataError, match="no alignment for 2 of the 24 utterances of .*, the first: 'utt00'"):
+                run(tones, root, tmp_path / "out", ali=ali)
+        else:
+            facts = run(tones, root, tmp_path / "one", epochs=1, ali=ali, ali_tolerance=2)
+            assert facts["utterances"] == 23 and "no alignment for 1 of the 24 utterances" in caplog.text
+
+    def shorter(item):
+        if item.cut_id != "utt03":
+            return item
+        return dataclasses.replace(item, transition_ids=item.transition_ids[:-9], confidence=None)
+
+    ali = changed_alignment(tones, root, tmp_path / "short", shorter)
+    with pytest.raises(MismatchError, match="do not belong together: utterance 'utt03' has .* labels and .* label fr"):
+        run(tones, root, tmp_path / "out", ali=ali)
 
 
 def test_benchmark_of_denominators(tones, root, run_script) -> None:
