@@ -165,19 +165,33 @@ def _utterances(data_dir: Path, lang: Lang, hmm: HmmDir, options: NhmmOptions) -
         lang, hmm.tree, hmm.transitions, word_ids(data, lang).__getitem__, len(data), options.cache_mib
     )
     lens = -(-data.lens // options.label_factor)
+    cure = "a lower --subsampling or a topology with fewer states would admit them"
+    keep = long_enough(data_dir, data, graphs, lens, options.max_skipped, cure)
+    return (data, graphs) if keep.all() else (data.select(keep), graphs.select(keep))
+
+
+def long_enough(
+    data_dir: Path, data: Dataset, graphs: GraphSource, lens: np.ndarray, max_short: float, cure: str
+) -> np.ndarray:
+    """(N,) bool, which utterances are as long as their HMM; a warning when some are shorter.
+
+    Args:
+        lens: (N,) label frames.
+        max_short: DataError when a larger share is shorter.
+        cure: what the error advises.
+    """
     keep = lens >= graphs.min_frames
     if keep.all():
-        return data, graphs
-    short = int((~keep).sum())
-    first = int(np.argmin(keep))
+        return keep
+    short, first = int((~keep).sum()), int(np.argmin(keep))
     text = (
         f"{data_dir}: {short:,} of {len(lens):,} utterances are shorter than their HMM, the first: "
         f"{data.id(first)!r}, {lens[first]} label frames for at least {graphs.min_frames[first]} states"
     )
-    if short > options.max_skipped * len(lens):
-        raise DataError(f"{text}; a lower --subsampling or a topology with fewer states would admit them")
+    if short > max_short * len(lens):
+        raise DataError(f"{text}; {cure}")
     logger.warning("%s", text)
-    return data.select(keep), graphs.select(keep)
+    return keep
 
 
 def criterion_of(graphs: GraphSource, silence: list[int], options: NhmmOptions, blank: bool, training: bool) -> FullSum:

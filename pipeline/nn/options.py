@@ -366,4 +366,11 @@ class TransitionEmOptions:
     transition_scale: float | None = Field(
         default=None, ge=0, le=5, description="Exponent of the transitions; none: the model's."
     )
+    max_skipped: float = Field(
+        default=0.05,
+        ge=0,
+        le=1,
+        description="Largest share of utterances that may be left out (too short for their states).",
+        json_schema_extra=IF_SET,
+    )
     cache_mib: int = cache_field()

@@ -31,7 +31,7 @@ from pipeline.nn.distributed import World
 from pipeline.nn.labels import AlignedCuts, LabelFile, Lazy, aligned_labels, check_missing, frames_per_label, word_ids
 from pipeline.nn.mmi import Denominator, MmiOptions, SequenceObjective
 from pipeline.nn.model import AcousticModel, load_acoustic_model, save_acoustic_model
-from pipeline.nn.nhmm import silence_pdfs
+from pipeline.nn.nhmm import long_enough, silence_pdfs
 from pipeline.nn.sequence import FrameCrossEntropy, SequenceCriterion
 from pipeline.nn.sequence_options import SequenceOptions
 from pipeline.nn.train import Criterion, Task, clean_up, pick_device, train
@@ -162,10 +162,7 @@ def sequence_task(
     words = word_ids(whole, lang)
     graphs = GraphSource(lang, hmm.tree, hmm.transitions, words.__getitem__, len(whole), options.cache_mib)
     lens = model.encoder.out_lens(torch.from_numpy(whole.lens)).numpy()
-    keep = lens >= graphs.min_frames
-    short = int((~keep).sum())
-    if short > options.max_failed * len(whole):
-        raise DataError(f"{data_dir}: {short:,} of {len(whole):,} utterances are shorter than their HMM")
+    keep = long_enough(data_dir, whole, graphs, lens, options.max_failed, "--max-failed is the share that may be")
     scores = np.zeros(len(whole)) if sources.lm is None else lm_scores(sources.lm, lang, words, strict=not held_out)
     keep &= np.isfinite(scores)
     labels = None

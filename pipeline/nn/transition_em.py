@@ -20,7 +20,7 @@ from pipeline.hmm.graph_source import GraphSource
 from pipeline.nn.labels import word_ids
 from pipeline.nn.losses import FullSum, Ramp
 from pipeline.nn.model import load_acoustic_model, save_acoustic_model
-from pipeline.nn.nhmm import silence_pdfs
+from pipeline.nn.nhmm import long_enough, silence_pdfs
 from pipeline.nn.options import TransitionEmOptions
 from pipeline.nn.transitions import TransitionNet, check_closed_form
 
@@ -57,7 +57,8 @@ def estimate_transitions(
     graphs = GraphSource(
         lang, hmm.tree, hmm.transitions, word_ids(whole, lang).__getitem__, len(whole), options.cache_mib
     )
-    keep = model.encoder.out_lens(torch.from_numpy(whole.lens)).numpy() >= graphs.min_frames
+    lens = model.encoder.out_lens(torch.from_numpy(whole.lens)).numpy()
+    keep = long_enough(data_dir, whole, graphs, lens, options.max_skipped, "--max-skipped is the share that may be")
     data, silence = whole.select(keep), silence_pdfs(hmm.transitions, lang)
     model.transitions = TransitionNet(options.transitions, hmm.transitions, model.encoder.out_dim)
     criterion = FullSum(

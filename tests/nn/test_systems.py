@@ -254,6 +254,22 @@ def test_estimated_transitions_of_a_hybrid(nhmm_ali, tones, tmp_path):
     assert load_scorer(tmp_path / "em").prior_scale == load_scorer(tmp_path / "hybrid").prior_scale == 1.0
 
 
+def test_utterances_that_are_too_short_for_transitions_are_counted(nhmm, tones, tmp_path, monkeypatch, caplog):
+    """Of 24 one is left out with a warning; three are more than 5 %."""
+    text, data = Dataset.text, Dataset.open(tones.data, NHMM.feat_options())
+    long, em = " ".join(["AB"] * int(data.lens.max())), TransitionEmOptions(transitions="speech_silence", rounds=1)
+    short = {data.id(7)}
+    monkeypatch.setattr(Dataset, "text", lambda self, i: long if self.id(i) in short else text(self, i))
+    facts = estimate_transitions(tones.data, tones.lang, nhmm, tmp_path / "em", em)
+    assert facts["utterances"] == 23
+    assert f"1 of 24 utterances are shorter than their HMM, the first: {data.id(7)!r}" in caplog.text
+    short.update((data.id(3), data.id(9)))
+    with pytest.raises(DataError, match=f"3 of 24 .*, the first: {data.id(3)!r}, .*--max-skipped"):
+        estimate_transitions(tones.data, tones.lang, nhmm, tmp_path / "no", em)
+    em = dataclasses.replace(em, max_skipped=0.2)
+    assert estimate_transitions(tones.data, tones.lang, nhmm, tmp_path / "few", em)["utterances"] == 21
+
+
 def test_flat_start_and_schedules(tones, tmp_path):
     options = dataclasses.replace(
         NHMM, flat_start_epochs=1, label_scale_start=0.1, transition_scale_start=0.0, prior_scale_start=0.0, epochs=6
