@@ -242,7 +242,11 @@ class TrainOptions:
     )
     time_mask_seconds: float = Field(default=0.1, ge=0, description="SpecAugment: longest time mask, in seconds.")
     time_mask_share: float = Field(
-        default=0.2, ge=0, le=1, description="SpecAugment: masked share of an utterance at most."
+        default=0.2,
+        ge=0,
+        le=1,
+        description="SpecAugment: an utterance has no more time masks than it takes, all of the longest size, to cover "
+        "this share of it.",
     )
     feature_masks: int = Field(default=2, ge=0, description="SpecAugment: feature masks per utterance.")
     feature_mask_size: int = Field(default=5, ge=0, description="SpecAugment: features in a mask at most.")

@@ -21,7 +21,8 @@ def spec_augment(
     Args:
         feats: (N, T, F), normalised, so that 0 is the mean.
         lens: (N,).
-        time_masks: masks per utterance, fewer for short ones so that at most time_share of the frames is masked.
+        time_masks: masks per utterance, of T frames ceil(T time_share / time_size) at most: masks may cover
+            time_share of it and up to one mask more.
         time_size: longest time mask in frames; lengths are uniform in 0..time_size.
         feature_masks, feature_size: the same over features.
     Returns:
