@@ -179,6 +179,16 @@ if stage 11 "semi-supervised: transcripts of some speakers, pseudo-labels of the
   fi
   python "$steps/make_lexicon.py" $dictionary $g2p data/local/train data/local/$dev data/semi/lexicon_dev "${force[@]}"
   python "$steps/make_lang.py" data/semi/lexicon_dev/lexicon.txt data/semi/lang_dev --config conf/lang_phone.yaml "${force[@]}"
-  semi_lang=data/lang_phone semi_dev_lang=data/semi/lang_dev semi_lm=$lm semi_lexicon=data/lexicon/lexicon.txt semi_dev=$dev semi_test=${dev/#dev/test}
+  # Its text may hold the transcripts that are taken away, as that of the subset does; of transcripts alone nothing is left.
+  semi_lm=$lm
+  if [[ -z $lm_root ]]; then
+    semi_lm=
+    if [[ -f ${corpus_root:-$FULLSUM_ROOT/../shared/corpora/librispeech_subset}/lm_text.txt.gz ]]; then
+      semi_lm=data/semi/lm
+      python "$steps/train_lm.py" data/local/lm_text.txt data/lang_phone $semi_lm --leave-out data/local/train \
+        --dev data/local/$dev --config conf/lm.yaml "${force[@]}"
+    fi
+  fi
+  semi_lang=data/lang_phone semi_dev_lang=data/semi/lang_dev semi_lexicon=data/lexicon/lexicon.txt semi_dev=$dev semi_test=${dev/#dev/test}
   . "$utils/semisup.sh"
 fi

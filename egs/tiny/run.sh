@@ -118,6 +118,8 @@ if stage 10 "report: RESULTS.md, results.json, the pages of exp/report and a pic
 fi
 
 if stage 11 "semi-supervised: transcripts of some speakers, pseudo-labels of the others (${ways:-none})" && [[ -n $ways ]]; then
-  semi_lang=data/lang_phone semi_lm=data/lm_2gram semi_lexicon=data/local/lexicon.txt semi_dev=dev semi_test=test
+  # The text of the other 2-gram holds the transcripts that are taken away.
+  python "$steps/train_lm.py" data/local/lm_text.txt data/lang_phone data/semi/lm --order 2 --leave-out data/local/train "${force[@]}"
+  semi_lang=data/lang_phone semi_lm=data/semi/lm semi_lexicon=data/local/lexicon.txt semi_dev=dev semi_test=test
   . "$utils/semisup.sh"
 fi
