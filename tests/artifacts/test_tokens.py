@@ -8,7 +8,7 @@ import pytest
 
 from pipeline.artifacts.tokens import BLANK_ID, EOS_ID, UNK_ID, TokenOptions, Tokens, train_tokens
 from pipeline.base.errors import ConfigError, DataError
-from pipeline.base.files import content_id
+from pipeline.base.files import content_id, read_json
 
 TEXT = ["THE LONG HOUSE", "FIVE ONE EIGHT TWO SIX", "þÆTTI ÖLL HÚSIN", "IT'S THE SIX LONG HOUSES", "ONE"]
 SENTENCES = [line.split() for line in TEXT]
@@ -148,3 +148,13 @@ def test_language_models_over_tokens(tmp_path, run_script):
     assert set(arpa.words()) <= set(tokens.pieces) and len(arpa.words()) > 20
     assert tokens.spell(["ONE"]) == [tokens.pieces[i] for i in tokens.encode("ONE")]
     assert run_script(steps / "train_tokens.py", "text", "other", "--vocab-size", "4000").returncode == 2
+    # Without the sentences of another text, whatever blanks stand between its words.
+    (tmp_path / "heard").write_text("\n".join(TEXT[1:]).replace(" ", "  ") + "\n", encoding="utf-8")
+    for left_out, returned in (("heard", 0), ("text", 2)):
+        done = run_script(
+            steps / "train_lm.py", "text", "tokens", f"without_{left_out}", "--order", "1", "--leave-out", left_out
+        )
+        assert done.returncode == returned, done.stderr
+    assert "has no sentence that" in done.stderr and not (tmp_path / "without_text").exists()
+    facts = read_json(tmp_path / "without_heard" / "stamp.json")["facts"]
+    assert facts["words"] == TEXT.count(TEXT[0]) * len(tokens.spell(TEXT[0].split()))
