@@ -183,8 +183,6 @@ class _Task:
     def __init__(self, data_dir: str | Path, model_dir: str | Path, lang: Lang, options: EstimateFmllrOptions) -> None:
         self.options = options
         self.model, self.hmm = GmmModel.load(model_dir), load_hmm(model_dir)
-        if not self.model.adapted:
-            raise MismatchError(f"{model_dir} was not trained with speaker transforms")
         self.hmm.check_lang(lang, "the lang directory")
         check_features(self.model, model_dir, data_dir)
         self.data = Dataset.open(data_dir, self.model.feat_options, cache_mib=0)  # each unit keeps its own
@@ -290,6 +288,8 @@ class _FromPosteriors(_Task):
         transforms: str | Path | None,
     ) -> None:
         super().__init__(data_dir, model_dir, lang, options)
+        if not self.model.adapted:
+            raise MismatchError(f"{model_dir} was not trained with speaker transforms")
         if not any(len(own.frame) for own in found.values()):
             raise DataError("there are no posteriors of any utterance of the data")
         self.found = found
