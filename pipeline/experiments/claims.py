@@ -81,9 +81,11 @@ class Verdict:
     edited: bool = False
 
     @property
-    def noticeable(self) -> float | None:
-        """The smallest true difference that a test like this one, so adjusted, notices with a probability of 80 %."""
-        return None if self.effect is None else self.effect.detectable(self.level)
+    def noticeable(self) -> float:
+        """The smallest true difference that a test like this one, so adjusted, notices with a probability of 80 %; 0
+        where nothing was compared.
+        """
+        return 0.0 if self.effect is None else self.effect.detectable(self.level)
 
     def called(self, decimals: int) -> str:
         """The outcome, with the margin of an equivalence."""
@@ -106,7 +108,7 @@ class Verdict:
         said += f" and {effect.speakers} speakers" if effect.speakers else ""
         said += f", p {_probability(self.p)}" if self.p is not None else ""
         if self.outcome == UNDECIDED:
-            size = effect.detectable(self.level)
+            size = self.noticeable
             said += f"; a difference of {size:.{decimals}f} would have been noticed"
             if effect.reference:
                 said += f" ({100 * size / abs(effect.reference):.1f} % relative)"
@@ -133,7 +135,7 @@ class Verdict:
 
 def digits_of(verdict: Verdict, decimals: int) -> int:
     """Digits after the point: more than `decimals` where what can be noticed would be written as zero."""
-    size = verdict.noticeable or 0.0
+    size = verdict.noticeable
     while decimals < 4 and size > 0 and float(f"{size:.{decimals}f}") == 0:
         decimals += 1
     return decimals

@@ -216,7 +216,7 @@ def _noticed(lines: Sequence[_Line]) -> dict[str, float]:
     for verdict in (line.verdict for line in lines):
         if verdict.outcome == UNDECIDED and verdict.effect is not None and verdict.effect.reference:
             metric = verdict.claim.column.partition("/")[0]
-            share = verdict.effect.detectable(verdict.level) / abs(verdict.effect.reference)
+            share = verdict.noticeable / abs(verdict.effect.reference)
             least[metric] = min(share, least.get(metric, share))
     return least
 

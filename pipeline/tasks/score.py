@@ -106,6 +106,18 @@ def by_speaker(names: Sequence[str]) -> Sequence[str] | None:
     return names if len(set(names)) >= LEAST_SPEAKERS else None
 
 
+def percent_interval(
+    numerator: np.ndarray, denominator: np.ndarray, speakers: Sequence[str]
+) -> tuple[float, float] | tuple[None, None]:
+    """95 % interval of a ratio of sums in percent, over speakers where there are enough; none where draws whose sum of
+    denominators is not positive are not rare: their ratios mean nothing, and neither would an interval.
+    """
+    groups = by_speaker(speakers)
+    if (bootstrap(denominator, np.ones(len(denominator)), groups) <= 0).mean() >= 0.01:
+        return None, None
+    return interval(100 * bootstrap(numerator, denominator, groups))
+
+
 def sums_by_speaker(
     numerator: np.ndarray, denominator: np.ndarray, names: Sequence[str], scale: float
 ) -> dict[str, list[float]] | None:
@@ -281,10 +293,7 @@ def unknown_word_rows(row_id: str, part: str, hyps: Sequence[Hypothesis], known:
     rows = []
     for metric, total in (("oov_found", said), ("oov_right", written)):
         if total.any():
-            ratios = 100 * bootstrap(found, total, by_speaker(speakers))
-            # Where draws without such a word are not rare, there is no interval, as in gap_row.
-            drawn = bootstrap(total, np.ones(len(total)), by_speaker(speakers))
-            low, high = interval(ratios) if (drawn <= 0).mean() < 0.01 else (None, None)
+            low, high = percent_interval(found, total, speakers)
             counts = {"correct": int(found.sum()), "words": int(total.sum())}
             groups = sums_by_speaker(found, total, speakers, 100.0)
             value = 100 * float(found.sum() / total.sum())
