@@ -52,7 +52,9 @@ def test_links(path):
         assert where.exists(), f"{name_of(path)}: {link} leads nowhere"
         assert where.resolve().is_relative_to(ROOT), f"{name_of(path)}: {link} leaves the repository"
         # A recipe's run writes its RESULTS.md again, with the headings of what was run.
-        assert not (target and anchor and where.name == "RESULTS.md"), f"{name_of(path)}: {link}: headings of results come and go"
+        assert not (target and anchor and where.name == "RESULTS.md"), (
+            f"{name_of(path)}: {link}: headings of results change"
+        )
         if anchor:
             assert anchor in anchors(where), f"{name_of(path)}: {link}: no such heading"
 

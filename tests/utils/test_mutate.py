@@ -78,12 +78,11 @@ def test_faults_are_run_once_and_counted(mutate, tmp_path, monkeypatch):
     assert "pipeline/m/x.py:6: 'a < b' -> '(a <= b)'" in first.output
     rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     assert [row["outcome"] for row in rows] == ["killed", "survived"]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(mutate, "run_tests", lambda *_: ("failed", 1.0))
-        (tmp_path / "tests/m/test_x.py").write_text("from pipeline.m.x import f\n")  # other tests, other outcomes
-        other = CliRunner().invoke(mutate.main, arguments)
-        assert other.exit_code == 1 and "its tests fail without any fault" in other.output
-        (tmp_path / "tests/m/test_x.py").write_text(test)
+    assert [row["by"] for row in rows] == ["tests/m/test_x.py::test_f", ""]
+    (tmp_path / "tests/m/test_x.py").write_text("from pipeline.m.x import h\n")  # other tests, other outcomes
+    other = CliRunner().invoke(mutate.main, arguments)
+    assert other.exit_code == 1 and "its tests fail without any fault: tests/m/test_x.py" in other.output
+    (tmp_path / "tests/m/test_x.py").write_text(test)
     monkeypatch.setattr(mutate, "run_tests", None)
     again = CliRunner().invoke(mutate.main, [*arguments, "--least-score", "0.9"], catch_exceptions=False)
     assert again.exit_code == 1 and again.output == first.output
