@@ -205,16 +205,42 @@ def cell_commands(table: Table, cell: Cell, seed: int, directory: Path) -> list[
     return [re.sub(r"\{(\w+)\}", fill, c if isinstance(c, str) else c.run) for c in chosen]
 
 
+def chosen(table: Table, only: Sequence[str]) -> list[Cell]:
+    """Returns the cells that have one of the values given for each axis that is named; all cells where none is.
+
+    Args:
+      only: AXIS=VALUE, any number of each axis.
+    Raises:
+      DataError: no axis or value of that name.
+    """
+    wanted: dict[str, set[str]] = {}
+    for text in only:
+        axis, _, value = text.partition("=")
+        if axis not in table.axes or value not in map(str, table.axes[axis]):
+            there = "; ".join(f"{name}={', '.join(map(str, values))}" for name, values in table.axes.items())
+            raise DataError(f"no cells with {text}; there are {there}")
+        wanted.setdefault(axis, set()).add(value)
+    return [cell for cell in table.cells() if all(str(cell[axis]) in values for axis, values in wanted.items())]
+
+
 def run_table(
-    recipe: Path, name: str, table: Table, parallel: int = 1, threads: int = 1, overwrite: bool = False
+    recipe: Path,
+    name: str,
+    table: Table,
+    parallel: int = 1,
+    threads: int = 1,
+    overwrite: bool = False,
+    only: Sequence[str] = (),
 ) -> list[str]:
     """Runs the cells of a table, `parallel` at a time; steps that are up to date cost next to nothing.
 
+    Args:
+      only: see ``chosen``.
     Returns:
       names of the cells that failed; their logs are RECIPE/exp/tables/NAME/log/CELL.log.
     """
     jobs = []
-    for cell, seed in itertools.product(table.cells(), table.all_seeds):
+    for cell, seed in itertools.product(chosen(table, only), table.all_seeds):
         directory = cell_dir(name, cell, seed)
         write_json(recipe / directory / CELL, {"table": name, "cell": cell, "seeds": [seed]})
         lines = ["set -euo pipefail"]

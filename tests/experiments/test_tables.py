@@ -134,6 +134,22 @@ def test_run_and_report(recipe):
         assert "</svg>" in (recipe / "plots" / name).read_text()
 
 
+def test_some_cells(recipe):
+    """Those with the values that are named; of no axis or value, the message says what there is."""
+    table = tables.load_table(recipe / "conf/tables/transitions.yaml")
+    only = tables.chosen(table, ["transition=learned", "ali=gmm", "ali=nhmm"])
+    assert only == [cell for cell in table.cells() if cell["transition"] == "learned"] and len(only) == 2
+    assert tables.run_table(recipe, "transitions", table, only=["transition=learned", "ali=nhmm"]) == []
+    assert {line.split("_seed")[0] for line in (recipe / "trace").read_text().splitlines()} == {
+        "exp/tables/transitions/transition=learned_ali=nhmm"
+    }
+    for wrong in ("ali=sat", "lexicon=none", "ali"):
+        with pytest.raises(
+            DataError, match=f"no cells with {wrong}; there are transition=fixed, learned; ali=gmm, nhmm"
+        ):
+            tables.chosen(table, [wrong])
+
+
 def test_rows_of_a_sweep_that_no_column_shows_are_left_out(recipe):
     keep = table_report.shown(recipe)
     cell = {"table": "transitions", "cell": {"transition": "fixed", "ali": "gmm"}, "seeds": [1]}
