@@ -2,8 +2,9 @@
 
 Of one recipe all claims are judged together: p values are adjusted for their number (Benjamini and Hochberg 1995), so
 that of those that are called supported one in twenty may be wrong. What is asked of differences and of equality is
-adjusted apart. Nothing is called equal without a margin that stands in the table's file, and nothing is supported by
-less than three seeds.
+adjusted apart. Where seeds were added after figures had been seen, p is doubled before that, since there were two looks
+(Bonferroni). Nothing is called equal without a margin that stands in the table's file, and nothing is supported by less
+than three seeds.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from pipeline.experiments.statistics import LEVEL, Effect, adjusted, level_of_ne
 
 CLAIMS = "claims.json"  # of a recipe, beside its results.json
 LEAST_SEEDS = 3
+LOOKS = 2  # at figures whose seeds were added after the first of them
 NOT_MEASURED, TOO_FEW, UNDECIDED = "not measured", "too few seeds", "undecided"
 SUPPORTED, CONTRADICTED, EQUIVALENT = "supported", "contradicted", "equivalent"
 OUTCOMES = (SUPPORTED, CONTRADICTED, EQUIVALENT, UNDECIDED, TOO_FEW, NOT_MEASURED)
@@ -46,11 +48,28 @@ class Claim:
         default=None, gt=0, lt=1, description="The same as a share of the second value, such as 0.03."
     )
 
+    afterwards: bool = Field(
+        default=False, description="Whether it was written down after figures of the table had been seen."
+    )
+
     def __post_init__(self) -> None:
         if self.margin is not None and self.relative_margin is not None:
             raise ValueError("margin or relative_margin, not both")
         if self.equal and self.margin is None and self.relative_margin is None:
             raise ValueError("a claim of equality needs a margin")
+
+    @property
+    def decides(self) -> bool:
+        """Whether it may decide what a paper says: not if it was written down afterwards, nor on the part on which
+        settings were chosen.
+        """
+        return not (self.afterwards or self.column.endswith("/dev"))
+
+    def same_as(self, other: Claim) -> bool:
+        """Whether both compare the same, whatever the words."""
+        return dataclasses.replace(self, text="", afterwards=False) == dataclasses.replace(
+            other, text="", afterwards=False
+        )
 
     def width(self, reference: float) -> float | None:
         """The margin in the unit of the column; None: there is none."""
@@ -83,9 +102,12 @@ class Verdict:
     @property
     def noticeable(self) -> float:
         """The smallest true difference that a test like this one, so adjusted, notices with a probability of 80 %; 0
-        where nothing was compared.
+        where nothing was compared. Of a claim of equality it is one that is noticed to be larger than the margin.
         """
-        return 0.0 if self.effect is None else self.effect.detectable(self.level)
+        if self.effect is None:
+            return 0.0
+        beyond = self.claim.width(self.effect.reference) if self.claim.equal else None
+        return self.effect.detectable(self.level) + (beyond or 0.0)
 
     def called(self, decimals: int) -> str:
         """The outcome, with the margin of an equivalence."""
@@ -112,7 +134,8 @@ class Verdict:
             said += f"; a difference of {size:.{decimals}f} would have been noticed"
             if effect.reference:
                 said += f" ({100 * size / abs(effect.reference):.1f} % relative)"
-            said += _needed(effect, self.level, margin, decimals)
+            said += _needed(self, margin, decimals)
+        said += "; written down after figures had been seen" * self.claim.afterwards
         return said + "; made in part by code with uncommitted changes" * self.edited
 
     def row(self) -> dict[str, Any]:
@@ -145,16 +168,18 @@ def _probability(p: float | None) -> str:
     return "< 0.001" if p is not None and p < 0.001 else f"= {p:.3f}"
 
 
-def _needed(effect: Effect, level: float, margin: float | None, decimals: int) -> str:
+def _needed(verdict: Verdict, margin: float | None, decimals: int) -> str:
     """How many seeds would decide."""
+    effect, equal = verdict.effect, verdict.claim.equal
+    assert effect is not None
     size = margin if margin is not None else abs(effect.mean)
     if not size:
         return ""
-    needed = effect.seeds_needed(size, level)
-    of = f"{size:.{decimals}f}"
+    needed = effect.seeds_to_equal(size, verdict.level) if equal else effect.seeds_needed(size, verdict.level)
+    of = f"equality within {size:.{decimals}f}" if equal else f"one of {size:.{decimals}f}"
     if needed is None:
-        return f"; one of {of} needs " + ("a test set of more speakers" if effect.speakers else "over 100 seeds")
-    return f"; one of {of} needs {needed} seeds" if needed > effect.seeds else ""
+        return f"; {of} needs " + ("a test set of more speakers" if effect.speakers else "over 100 seeds")
+    return f"; {of} needs {needed} seeds" if needed > effect.seeds else ""
 
 
 class Compared(NamedTuple):
@@ -174,10 +199,13 @@ def judge(claims: Sequence[Compared]) -> list[Verdict]:
         for i, c in enumerate(claims)
         if c.effect is not None and c.effect.seeds >= LEAST_SEEDS
     }
-    differ = _Family({i: e.p for i, (claim, e, _) in tested.items() if not claim.equal})
-    same = _Family({i: e.p_equivalent(w) for i, (c, e, w) in tested.items() if w is not None and not c.equal})
-    equal = _Family({i: e.p_equivalent(w) for i, (c, e, w) in tested.items() if w is not None and c.equal})
-    beyond = _Family({i: e.p_beyond(w) for i, (c, e, w) in tested.items() if w is not None and c.equal})
+    looks = {i: LOOKS if c.added else 1 for i, c in enumerate(claims)}
+    differ = _Family({i: looks[i] * e.p for i, (claim, e, _) in tested.items() if not claim.equal})
+    same = _Family(
+        {i: looks[i] * e.p_equivalent(w) for i, (c, e, w) in tested.items() if w is not None and not c.equal}
+    )
+    equal = _Family({i: looks[i] * e.p_equivalent(w) for i, (c, e, w) in tested.items() if w is not None and c.equal})
+    beyond = _Family({i: looks[i] * e.p_beyond(w) for i, (c, e, w) in tested.items() if w is not None and c.equal})
     verdicts = []
     for i, (table, claim, effect, added, edited) in enumerate(claims):
         if effect is None or i not in tested:
@@ -193,7 +221,8 @@ def judge(claims: Sequence[Compared]) -> list[Verdict]:
             outcome, decided = SUPPORTED if (effect.mean < 0) == claim.lower else CONTRADICTED, differ
         if i not in decided.decided:
             outcome, decided = UNDECIDED, asked
-        verdicts.append(Verdict(table, claim, outcome, effect, decided.p[i], asked.level, added, edited))
+        level = asked.level / looks[i]
+        verdicts.append(Verdict(table, claim, outcome, effect, decided.p[i], level, added, edited))
     return verdicts
 
 
@@ -206,7 +235,7 @@ class _Family:
     """
 
     def __init__(self, p_values: Mapping[int, float]) -> None:
-        self.p = dict(zip(p_values, adjusted(list(p_values.values()))))
+        self.p = dict(zip(p_values, adjusted([min(p, 1.0) for p in p_values.values()])))
         self.decided = {i for i, p in self.p.items() if p < LEVEL}
         self.level = level_of_next(list(self.p.values()))
 

@@ -29,17 +29,18 @@ from pipeline.experiments.claims import (
 from pipeline.experiments.report import ROWS, Row
 from pipeline.experiments.results_page import markdown_table
 from pipeline.experiments.table_report import decimals_of
-from pipeline.experiments.tables import Table, load_table
+from pipeline.experiments.tables import Table, load_table, matches
 
 STRICT = ConfigDict(extra="forbid")
 HEAD = """# What the papers claim and what we found
 
 Written by `utils/claims.py` from [papers.yaml](papers.yaml) and the claims.json of the recipes; not edited by hand.
 
-Each row below is a row of a paper's table or a sentence of it. Each line under it is a comparison that was fixed in a
+Each row below is a row of a paper's table or a sentence of it. Each line under it is a comparison that stands in a
 table's file (`egs/RECIPE/conf/tables/TABLE.yaml`) together with its seeds. A network is trained in two ways with the
-same seeds; the difference is the first minus the second, in the unit of the column: percent of words (WER), or
-milliseconds (TSE, the mean error of phone starts and ends). In brackets is its 95 % interval. How to read the rest:
+same seeds; the difference is the first minus the second, in the unit of the column: percent of words (WER),
+milliseconds (TSE, the mean error of phone starts and ends; it leaves out utterances without an alignment, which the
+line counts), or what the table says. In brackets is its 95 % interval. How to read the rest:
 
 - **supported**, **contradicted**: the difference is larger than chance explains, in the direction of the claim or
   against it (p below 0.05, after Benjamini and Hochberg's adjustment for all claims of the recipe).
@@ -52,6 +53,10 @@ milliseconds (TSE, the mean error of phone starts and ends). In brackets is its 
 - **too few seeds**: less than three. **not measured**: the table's file is there and was not run with the present code.
 - *and N speakers*: seeds and test speakers both vary by chance, so the interval speaks of other speakers as well.
   Without speakers the test part is taken as it is, and the interval speaks of other seeds only.
+  Where one alignment, network or teacher serves all seeds, its chance is not in the interval either.
+- *written down after figures had been seen*: the others stood in the table's file before. Such a comparison decides no
+  row below, nor does one on dev, where weights and some settings were chosen. Where *seeds were added after the first
+  figures*, p is doubled, since the figures were looked at twice.
 - *would speak against the paper*: a claim that contradicts the paper if it is supported.
 """
 _PICTURE = re.compile(r"\s*!\[[^]]*\]\([^)]*\)")
@@ -124,6 +129,7 @@ class _Line:
     Attributes:
         link: RECIPE/TABLE, and where its results stand.
         cost: what the runs of the table cost.
+        measured: whether the table has any figures.
         verdict: on its claim.
         against: whether the claim contradicts the paper if it holds.
         text: the line about it.
@@ -131,6 +137,7 @@ class _Line:
 
     link: str
     cost: str
+    measured: bool
     verdict: Verdict
     against: bool
     text: str
@@ -154,23 +161,35 @@ def _summary(row: PaperRow, lines: Sequence[_Line]) -> str:
     """What the comparisons of a row come to, in a few words."""
     if not lines:
         return "seen, without a test" if row.seen else "not run"
-    outcomes = [line.verdict.outcome for line in lines]
+    deciding = [line for line in lines if line.verdict.claim.decides]
+    outcomes = [line.verdict.outcome for line in deciding]
     measured = sum(outcome not in (NOT_MEASURED, TOO_FEW) for outcome in outcomes)
-    holds = {SUPPORTED: 1, CONTRADICTED: -1}
-    signs = [
-        holds[line.verdict.outcome] * (-1 if line.against else 1) for line in lines if line.verdict.outcome in holds
-    ]
+    signs = _signs(deciding)
     if not measured:
-        return "not run" if all(outcome == NOT_MEASURED for outcome in outcomes) else "too few seeds"
+        if TOO_FEW in outcomes:
+            return "too few seeds"
+        if any(line.verdict.outcome != NOT_MEASURED for line in lines):
+            return "compared afterwards or on dev alone"
+        return "run in part, not compared" if any(line.measured for line in lines) else "not run"
     if not signs:
         word = "no difference beyond the margin" if EQUIVALENT in outcomes else UNDECIDED
         return f"{word} ({_comparisons(measured)})"
     of = f"{len(signs)} of {_comparisons(measured)} decided"
+    if any(-sign in signs for sign in _signs([line for line in lines if not line.verdict.claim.decides])):
+        of += "; one that was written down afterwards or is on dev disagrees"
     if row.theirs.startswith(NO_FIGURE):
         ways = Counter(SUPPORTED if sign > 0 else CONTRADICTED for sign in signs)
         return f"{', '.join(f'{count} {way}' for way, count in ways.items())} ({of})"
     word = "as in the paper" if min(signs) > 0 else "not as in the paper" if max(signs) < 0 else "mixed"
     return f"{word} ({of})"
+
+
+def _signs(lines: Sequence[_Line]) -> list[int]:
+    """1 for each decided comparison that agrees with the paper, -1 for one that does not."""
+    holds = {SUPPORTED: 1, CONTRADICTED: -1}
+    return [
+        holds[line.verdict.outcome] * (-1 if line.against else 1) for line in lines if line.verdict.outcome in holds
+    ]
 
 
 def _comparisons(count: int) -> str:
@@ -187,7 +206,7 @@ def _overview(papers: Sequence[Paper], compared: Sequence[Sequence[Sequence[_Lin
             rows += 1
             never += said == "not run"
             noticed = ", ".join(
-                f"{METRICS.get(name, name)} {100 * share:.2g} %" for name, share in _noticed(lines).items()
+                f"{METRICS.get(name, name)} {_percent(share)}" for name, share in _noticed(lines).items()
             )
             table.append([paper.paper.partition(":")[0], row.row, row.theirs, said, noticed])
     said = ", ".join(f"{counts[outcome]} {outcome}" for outcome in OUTCOMES if counts[outcome])
@@ -198,6 +217,10 @@ def _overview(papers: Sequence[Paper], compared: Sequence[Sequence[Sequence[_Lin
         "Would have been noticed: the smallest relative difference that one of the undecided comparisons of this "
         "metric finds four times in five.\n"
     )
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %" if share >= 0.095 else f"{100 * share:.2g} %"
 
 
 def _cost(table: Table) -> str:
@@ -214,6 +237,8 @@ def _noticed(lines: Sequence[_Line]) -> dict[str, float]:
     """Metric -> smallest relative difference that one of the undecided comparisons of it would have noticed."""
     least: dict[str, float] = {}
     for verdict in (line.verdict for line in lines):
+        if not verdict.claim.decides:
+            continue
         if verdict.outcome == UNDECIDED and verdict.effect is not None and verdict.effect.reference:
             metric = verdict.claim.column.partition("/")[0]
             share = verdict.noticeable / abs(verdict.effect.reference)
@@ -251,15 +276,39 @@ class _Found:
         self._named.append((place, claims[0]))
         link, said = self._said(place, verdict)
         said += "; would speak against the paper" * against
-        return _Line(link, _cost(table), verdict, against, said)
+        cost, mine = _cost(table), self._mine(recipe, name)
+        if mine:
+            cells = list(table.cells())
+            there = sum(any(row.get("cell") == cell for row in mine) for cell in cells)
+            cost += f"; {there} of {len(cells)} cells have figures"
+        return _Line(link, cost, bool(mine), verdict, against, said)
 
     def _said(self, place: str, verdict: Verdict) -> tuple[str, str]:
         """Link to the results of a table, and a line about a claim of it."""
         table = self._table(place)
         digits = decimals_of(next(c for c in table.columns if c.key == verdict.claim.column))
         link = f"[{place}](../egs/{place.partition('/')[0]}/RESULTS.md)"
-        said = f"{link}, {verdict.claim.text}: {verdict.text(digits)}"
+        said = f"{link}, {verdict.claim.text}: {verdict.text(digits)}{self._skipped(place, table, verdict)}"
         return link, said + f"; measured with earlier settings: {table.measured_with}" * bool(table.measured_with)
+
+    def _skipped(self, place: str, table: Table, verdict: Verdict) -> str:
+        """How many utterances of either side have no alignment, of a column of times."""
+        metric, _, part = verdict.claim.column.partition("/")
+        if metric != "tse_ms" or verdict.effect is None:
+            return ""
+        recipe, _, name = place.partition("/")
+        said = []
+        for wanted in (verdict.claim.better, verdict.claim.than):
+            counts = [
+                row["counts"]
+                for row in self._mine(recipe, name)
+                if row["metric"] == metric and row["part"] == part and matches(row.get("cell", {}), wanted)
+            ]
+            lost = [count["skipped"] + count["missing"] for count in counts if count]
+            if lost:
+                least, most = min(lost), max(lost)
+                said.append(f"{least} to {most}" if least < most else f"{most}")
+        return f"; utterances left out: {' and '.join(said)}" if said and set(said) != {"0"} else ""
 
     def others(self) -> str:
         """What was measured of the same recipes and stands in no row; what tables claim no more is left out."""
@@ -287,12 +336,16 @@ class _Found:
             said.append(f"- **{place}**, {table.title}: {about} Seeds {seeds}.{tested}")
         return "\n".join(said) + "\n"
 
-    def _parts(self, recipe: str, name: str) -> str:
-        """Words of the parts whose word errors were counted; "nothing but alignments" where none were."""
+    def _mine(self, recipe: str, name: str) -> list[Row]:
+        """The rows of a table."""
         if recipe not in self._rows:
             path = self._recipes / recipe / ROWS
             self._rows[recipe] = read_json(path) if path.is_file() else []
-        mine = [row for row in self._rows[recipe] if row.get("table") == name]
+        return [row for row in self._rows[recipe] if row.get("table") == name]
+
+    def _parts(self, recipe: str, name: str) -> str:
+        """Words of the parts whose word errors were counted; "nothing but alignments" where none were."""
+        mine = self._mine(recipe, name)
         words = {row["part"]: row["counts"]["words"] for row in mine if (row.get("counts") or {}).get("words")}
         if mine and not words:
             return "alignments only"

@@ -11,8 +11,9 @@ times are ratios of sums over speakers, whose influence is taken in first order 
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -70,7 +71,7 @@ class Effect:
 
     def detectable(self, level: float = LEVEL) -> float:
         """Smallest true difference that a test like this one at a level notices with a probability of 80 %."""
-        return (self.quantile(1 - level / 2) + self.quantile(POWER)) * self.error
+        return _detectable(level, self.dof) * self.error
 
     def p_equivalent(self, margin: float) -> float:
         """Probability of a difference as far inside of +-margin as this where the true one is on its edge: the larger
@@ -96,15 +97,44 @@ class Effect:
         """Number of seeds with which a test at a level notices a true difference of `effect` with a probability of
         80 %, other things equal; None: even a hundred would not do, since the speakers are too few.
         """
+        return self._seeds(abs(effect), lambda dof: _detectable(level, dof))
+
+    def seeds_to_equal(self, margin: float, level: float = LEVEL) -> int | None:
+        """The same of two one-sided tests that find equal what is equal, within +-margin."""
         from scipy.stats import t
 
+        # Without a difference they both reject where |mean| < margin - t error, of which four cases in five are within
+        # the 90 % quantile of a t (approximately: the error is drawn, too).
+        return self._seeds(margin, lambda dof: float(t.ppf(1 - level, dof) + t.ppf((1 + POWER) / 2, dof)))
+
+    def _seeds(self, size: float, errors: Callable[[float], float]) -> int | None:
         fixed = max(self.error**2 - self.seed_variance / self.seeds, 0.0)
         for seeds in range(2, MOST_SEEDS + 1):
-            dof = max(seeds - 1.0, self.dof)
-            quantiles = float(t.ppf(1 - level / 2, dof) + t.ppf(POWER, dof))
-            if quantiles * math.sqrt(fixed + self.seed_variance / seeds) <= abs(effect):
+            error = math.sqrt(fixed + self.seed_variance / seeds)
+            if errors(max(seeds - 1.0, self.dof)) * error <= size:
                 return seeds
         return None
+
+
+@functools.cache
+def _detectable(level: float, dof: float) -> float:
+    """True difference, in standard errors, that a two-sided t test at a level notices with a probability of POWER.
+
+    The standard error is drawn as well: of t's denominator 2,000 quantiles stand for its distribution. (scipy's
+    noncentral t gives NaN for few degrees of freedom.)
+    """
+    from scipy.optimize import brentq
+    from scipy.special import ndtr
+    from scipy.stats import chi2, t
+
+    errors = np.sqrt(chi2.ppf((np.arange(2000) + 0.5) / 2000, dof) / dof)
+    bound = float(t.ppf(1 - level / 2, dof)) * errors
+
+    def missing(size: float) -> float:
+        return float((ndtr(size - bound) + ndtr(-size - bound)).mean()) - POWER
+
+    most = 2.0 * float(bound.max()) + 4.0
+    return float(brentq(missing, 0.0, most))
 
 
 def paired(pairs: Sequence[tuple[Mapping[int, float], Mapping[int, float]]]) -> Effect | None:

@@ -170,7 +170,12 @@ def _as_it_was(compared: Compared, before: Sequence[Verdict]) -> Compared:
     if now is None or now.speakers:
         return compared
     for old in before:
-        if old.table == compared.table and old.claim == compared.claim and old.effect is not None and not old.edited:
+        if (
+            old.table == compared.table
+            and old.claim.same_as(compared.claim)
+            and old.effect is not None
+            and not old.edited
+        ):
             same = math.isclose(old.effect.mean, now.mean, rel_tol=1e-6, abs_tol=1e-6)
             if old.effect.speakers and old.effect.seeds == now.seeds and same:
                 return compared._replace(effect=old.effect)
@@ -241,7 +246,7 @@ def claims_table(table: Table, verdicts: Sequence[Verdict]) -> str:
         about = f"{effect.seeds}" + f", {verdict.added} of them added" * bool(verdict.added)
         lines.append(
             [
-                verdict.claim.text,
+                verdict.claim.text + " (written down after figures had been seen)" * verdict.claim.afterwards,
                 f"**{verdict.called(digits)}**" + ", in part by edited code" * verdict.edited,
                 f"{effect.mean:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]",
                 "" if verdict.p is None else "< 0.001" if verdict.p < 0.001 else f"{verdict.p:.3f}",

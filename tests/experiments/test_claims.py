@@ -80,6 +80,29 @@ def test_what_would_have_been_noticed_is_as_strict_as_the_test() -> None:
     assert f"a difference of {verdicts[0].noticeable:.2f} would" in text and "; one of 0.35 needs" in text
 
 
+def test_claims_of_equality_notice_what_is_beyond_the_margin() -> None:
+    equal = Claim("same", "wer", {"a": "x"}, {"a": "y"}, equal=True, margin=0.5)
+    (verdict,) = judge([Compared("t", equal, effect(0.45))])
+    assert verdict.outcome == "undecided" and verdict.noticeable == 0.5 + effect(0.45).detectable(verdict.level)
+    assert "; equality within 0.50 needs" not in verdict.text()  # five seeds would find equal what is
+    wide = Effect(0.45, 0.4, 2.0, 3, 0, 20.0, 0.48)
+    assert "; equality within 0.50 needs " in judge([Compared("t", equal, wide)])[0].text()
+
+
+def test_seeds_that_were_added_cost_a_second_look() -> None:
+    once, twice = (judge([Compared("t", CLAIM, effect(-0.3), added)])[0] for added in (0, 2))
+    assert once.outcome == "supported" and twice.outcome == "undecided"
+    assert twice.p == pytest.approx(2 * once.p) and twice.level == once.level / 2
+    assert judge([Compared("t", CLAIM, effect(0.01), 2)])[0].p == 1.0
+
+
+def test_claims_that_were_written_down_afterwards_say_so() -> None:
+    late = replace(CLAIM, afterwards=True)
+    assert judge([Compared("t", late, effect(-1.0))])[0].text().endswith("; written down after figures had been seen")
+    assert CLAIM.decides and not late.decides and not replace(CLAIM, column="wer/dev").decides
+    assert late.same_as(replace(CLAIM, text="other words")) and not late.same_as(replace(CLAIM, lower=False))
+
+
 def test_claims_that_were_not_measured_do_not_count() -> None:
     verdicts = judge([Compared("t", CLAIM, e) for e in (effect(-0.35), *[None] * 20, effect(-9.0, seeds=1))])
     assert verdicts[0].outcome == "supported"
@@ -90,7 +113,7 @@ def test_text() -> None:
     assert text.startswith(
         "**supported**; difference -1.00 [-1.28, -0.72] over 5 seeds, 2 of them added after the first"
     )
-    assert text.endswith("and 20 speakers, p < 0.001")
+    assert text.endswith("and 20 speakers, p = 0.001")  # twice 0.0006
     text = judge([Compared("t", CLAIM, effect(-0.1))])[0].text(1)
     assert "a difference of 0.4 would have been noticed (1.9 % relative); one of 0.1 needs" in text
     small = judge([Compared("t", CLAIM, effect(-0.001, 0.005))])[0].text(1)

@@ -50,7 +50,8 @@ def recipes(tmp_path: Path) -> Path:
 
 
 def test_page(recipes):
-    rows = [{"table": "t", "metric": "wer", "part": "test", "counts": {"words": 1234}}, {"metric": "wer"}]
+    row = {"table": "t", "metric": "wer", "part": "test", "counts": {"words": 1234}, "cell": {"a": "x"}}
+    rows = [row, {"metric": "wer"}]
     write_json(recipes / "egs/corpus/results.json", rows)
     text = page(load_papers(recipes / "papers.yaml"), recipes / "egs")
     assert "5 rows, 1 of them not run; 4 comparisons: 3 supported, 1 not measured." in text
@@ -62,10 +63,66 @@ def test_page(recipes):
     assert "- Not the paper's setting: of another size." in text
     line = "- [corpus/t](../egs/corpus/RESULTS.md), X is better: **supported**; difference -1.00"
     assert text.count(line) == 3 and text.count("; would speak against the paper\n") == 1
-    place = "[corpus/t](../egs/corpus/RESULTS.md) (6 runs of about 15 minutes, 90 minutes of one core)"
+    place = "[corpus/t](../egs/corpus/RESULTS.md) (6 runs of about 15 minutes, 90 minutes of one core; "
+    place += "1 of 2 cells have figures)"
     assert f"- Not measured, {place}: X is not worse." in text and "- Not run: 3 hours." in text
     assert "- Seen, without a test: nothing." in text
     assert "- **corpus/t**, T: Four networks. Seeds 1, 2, 3. Scored on test (1,234 words)." in text
+
+
+def test_what_decides_a_row(recipes):
+    """Not what was written down afterwards or is on dev, which is told where it disagrees."""
+    table = recipes / "egs/corpus/conf/tables/t.yaml"
+    dev = "columns: [{metric: wer, part: dev}, {metric: wer, part: test}]\nclaims:\n"
+    dev += "  - {text: X is better on dev, column: wer/dev, better: {a: x}, than: {a: y}}\n"
+    late = TABLE.replace("than: {a: y}}\n", "than: {a: y}, afterwards: true}\n", 1)
+    table.write_text(late.replace("columns: [{metric: wer, part: test}]\nclaims:\n", dev))
+    papers = recipes / "papers.yaml"
+    papers.write_text("""
+- paper: "P: a paper"
+  setting: Theirs is large.
+  rows:
+    - {row: Alone, theirs: 1 %, claims: {corpus/t: [X is better, X is better on dev]}}
+    - {row: Beside, theirs: 1 %, claims: {corpus/t: [X is better, X is not worse]}}
+    - {row: Against, theirs: 1 %, claims: {corpus/t: [X is not worse]}, against: {corpus/t: [X is better]}}
+    - {row: Nothing, theirs: 1 %, claims: {corpus/t: [X is not worse]}}
+""")
+    claims = [
+        Claim("X is better on dev", "wer/dev", {"a": "x"}, {"a": "y"}),
+        Claim("X is better", "wer/test", {"a": "x"}, {"a": "y"}, afterwards=True),
+    ]
+    effect = Effect(-1.0, 0.1, 4.0, 5, 20, 20.0, 0.05)
+    write_claims(recipes / "egs/corpus", judge([Compared("t", claim, effect) for claim in claims]))
+    text = page(load_papers(papers), recipes / "egs")
+    assert "**Alone.** Paper: 1 %. Here: compared afterwards or on dev alone." in text
+    assert "**Beside.** Paper: 1 %. Here: compared afterwards or on dev alone." in text
+    assert "**Nothing.** Paper: 1 %. Here: not run." in text
+    write_json(recipes / "egs/corpus/results.json", [{"table": "t", "metric": "wer", "part": "test", "cell": {}}])
+    assert "**Nothing.** Paper: 1 %. Here: run in part, not compared." in page(load_papers(papers), recipes / "egs")
+    claims.append(Claim("X is not worse", "wer/test", {"a": "x"}, {"a": "y"}))
+    write_claims(recipes / "egs/corpus", judge([Compared("t", claim, effect) for claim in claims]))
+    text = page(load_papers(papers), recipes / "egs")
+    of = "Here: as in the paper (1 of 1 comparison decided"
+    assert f"**Beside.** Paper: 1 %. {of})." in text
+    assert f"**Against.** Paper: 1 %. {of}; one that was written down afterwards or is on dev disagrees)." in text
+
+
+def test_times_say_how_many_utterances_have_none(recipes):
+    table = recipes / "egs/corpus/conf/tables/t.yaml"
+    table.write_text(
+        TABLE.replace("metric: wer, part", "metric: tse_ms, part").replace("column: wer", "column: tse_ms")
+    )
+    counts = {"x": (10, 12), "y": (0, 0)}
+    rows = [
+        {"table": "t", "metric": "tse_ms", "part": "test", "cell": {"a": a}, "counts": {"skipped": n, "missing": 1}}
+        for a in counts
+        for n in counts[a]
+    ]
+    write_json(recipes / "egs/corpus/results.json", rows)
+    claim = Claim("X is better", "tse_ms/test", {"a": "x"}, {"a": "y"})
+    write_claims(recipes / "egs/corpus", judge([Compared("t", claim, Effect(-1.0, 0.1, 4.0, 5, 0, 20.0, 0.05))]))
+    text = page(load_papers(recipes / "papers.yaml"), recipes / "egs")
+    assert "p < 0.001; utterances left out: 11 to 13 and 1" in text
 
 
 def test_nothing_that_was_measured_is_left_out(recipes):

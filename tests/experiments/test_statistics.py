@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
+import scipy.stats
 from scipy.stats import ttest_rel
 
 from pipeline.experiments.statistics import Effect, adjusted, crossed, level_of_next, paired, pooled
@@ -68,6 +71,18 @@ def test_detectable_differences_are_found_four_times_in_five() -> None:
         expected = np.mean([crossed([_drawn(rng, 5, 30)]).detectable(level) for _ in range(100)])
         found = [crossed([_drawn(rng, 5, 30, shift=float(expected))]).p < level for _ in range(400)]
         assert np.mean(found) == pytest.approx(0.8, abs=0.07)
+
+
+def test_detectable_differences_of_few_seeds() -> None:
+    """With two degrees of freedom the error itself is so uncertain that quantiles of t added up are a tenth too few."""
+    rng, error = np.random.default_rng(6), 1 / math.sqrt(3)
+    for level in (0.05, 0.01):
+        size = Effect(0.0, error, 2.0, 3, 0, 20.0, 1.0).detectable(level)
+        drawn = rng.normal(size, 1.0, (40000, 3))
+        t = drawn.mean(1) / (drawn.std(1, ddof=1) / math.sqrt(3))
+        assert np.mean(np.abs(t) > scipy.stats.t.ppf(1 - level / 2, 2)) == pytest.approx(0.8, abs=0.01)
+    many = Effect(0.0, 1.0, 1e6, 3, 0, 20.0, 1.0).detectable()
+    assert many == pytest.approx(1.95996 + 0.84162, abs=1e-3)
 
 
 def test_mean_is_the_difference_of_the_ratios() -> None:
@@ -140,6 +155,21 @@ def test_seeds_needed() -> None:
     all_speakers = Effect(0.4, 0.2, 30.0, 4, 31, 20.0, 0.0)
     assert all_speakers.seeds_needed(0.4) is None
     assert all_seeds.seeds_needed(0.4, 0.01) > needed
+
+
+def test_seeds_to_find_two_settings_equal() -> None:
+    """So many are enough in four cases of five where there is no difference, and one less is not."""
+    spread = 0.8
+    needed = Effect(0.1, spread / 2, 3.0, 4, 0, 20.0, spread**2).seeds_to_equal(0.7)
+    rng = np.random.default_rng(7)
+
+    def found(seeds: int) -> float:
+        drawn = rng.normal(0.0, spread, (20000, seeds))
+        error = drawn.std(1, ddof=1) / math.sqrt(seeds)
+        return float(np.mean(np.abs(drawn.mean(1)) + scipy.stats.t.ppf(0.95, seeds - 1) * error < 0.7))
+
+    assert needed is not None and found(needed - 1) < 0.8 < found(needed) + 0.03
+    assert Effect(0.1, 0.2, 30.0, 4, 31, 20.0, 0.0).seeds_to_equal(0.3) is None  # speakers are too few
 
 
 def test_level_of_the_next_one() -> None:
