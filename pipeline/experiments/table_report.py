@@ -30,10 +30,10 @@ HOW_TO_READ = """## Experiments
 
 Each table below is a grid of settings that was run with several seeds: mean ± standard deviation over the seeds, "(n)"
 where only n of them were run. Claims are tested on pairs of runs that share their seed. *Difference* is the first
-setting of the claim minus the second, with its 95 % interval; *p* is adjusted for the number of claims on this page, and
-doubled where seeds were added after the first figures; *noticeable* is the smallest true difference that as many seeds
-would have shown in four cases of five, adjusted as well (of a claim of equality: shown to be beyond its margin). So
-"undecided" beside a large noticeable difference says little about the claim.
+setting of the claim minus the second, with its 95 % interval; *p* is adjusted for the number of claims on this page,
+and doubled where seeds were added after the first figures; *noticeable* is the smallest true difference that as many
+seeds would have shown in four cases of five, adjusted as well (of a claim of equality: shown to be beyond its margin).
+So "undecided" beside a large noticeable difference says little about the claim.
 """
 
 

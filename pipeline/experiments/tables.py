@@ -75,7 +75,7 @@ class Command:
     """A command of some cells only."""
 
     run: str = Field(description="The command.")
-    when: dict[str, Scalar] = Field(description="Axis -> value of the cells that need it.")
+    when: dict[str, Scalar | list[Scalar]] = Field(description="Axis -> value, or values, of the cells that need it.")
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -126,9 +126,10 @@ class Table:
         cells += [command.when for command in self.commands if isinstance(command, Command)]
         cells += [cell for claim in self.claims for cell in (claim.better, claim.than)]
         for cell in cells:
-            for axis, value in cell.items():
-                if axis not in self.axes or value not in list(self.axes[axis]):
-                    raise ValueError(f"{{{axis}: {value}}} is no value of an axis")
+            for axis, wanted in cell.items():
+                for value in _listed(wanted):
+                    if axis not in self.axes or value not in list(self.axes[axis]):
+                        raise ValueError(f"{{{axis}: {value}}} is no value of an axis")
         variables = [v for axis in self.axes.values() if isinstance(axis, dict) for v in axis.values()]
         for name, value in (item for found in variables for item in found.items()):
             if isinstance(value, str) and re.match(r"--\S+\s", value):
@@ -181,8 +182,12 @@ def load_tables(recipe: Path, names: Sequence[str] = ()) -> dict[str, Table]:
 
 
 def matches(cell: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
-    """True when the cell has all the values of `wanted`."""
-    return all(cell.get(axis) == value for axis, value in wanted.items())
+    """True when the cell has all the values of `wanted`; of a list, one of them."""
+    return all(cell.get(axis) in _listed(value) for axis, value in wanted.items())
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
 
 
 def cell_dir(name: str, cell: Cell, seed: int) -> Path:

@@ -95,9 +95,14 @@ def test_commands_of_some_cells_and_variables_with_the_seed(recipe):
         "local/measure.py d/score fixed 0 2 --source 'exp/mono 2/ali'"
     ]
     assert tables.cell_commands(table, nhmm, 2, Path("d"))[1:] == ["local/more.py d"]
-    path.write_text(path.read_text().replace("when: {ali: nhmm}", "when: {ali: ctc}"))
-    with pytest.raises(DataError, match=r"\{ali: ctc\} is no value"):
-        tables.load_table(path)
+    text = path.read_text()
+    path.write_text(text.replace("when: {ali: nhmm}", "when: {ali: [nhmm, gmm], transition: [learned]}"))
+    both = [len(tables.cell_commands(tables.load_table(path), cell, 2, Path("d"))) for cell in table.cells()]
+    assert both == [1, 1, 2, 2]
+    for wrong in ("ctc", "[nhmm, ctc]"):
+        path.write_text(text.replace("when: {ali: nhmm}", f"when: {{ali: {wrong}}}"))
+        with pytest.raises(DataError, match=r"\{ali: ctc\} is no value"):
+            tables.load_table(path)
 
 
 def test_excluded_cells(recipe):
