@@ -122,7 +122,7 @@ class Table:
         for name in shown:
             if name not in keys:
                 raise ValueError(f"no column {name!r}; there are {', '.join(keys)}")
-        cells = [*(k.cell for k in self.known), *self.exclude]
+        cells: list[Mapping[str, Any]] = [*(k.cell for k in self.known), *self.exclude]
         cells += [command.when for command in self.commands if isinstance(command, Command)]
         cells += [cell for claim in self.claims for cell in (claim.better, claim.than)]
         for cell in cells:
