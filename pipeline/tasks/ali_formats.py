@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,6 +13,10 @@ from pipeline.artifacts.lang import SILENCE
 from pipeline.base.errors import DataError
 from pipeline.base.files import FileNames, atomic_write, read_lines, write_jsonl
 from pipeline.base.spool import JsonSpool
+
+logger = logging.getLogger(__name__)
+
+OVERLAP = 0.001  # seconds that symbols of a tier may overlap by, from rounding
 
 
 @dataclass(frozen=True)
@@ -134,16 +139,18 @@ def write_textgrids(directory: str | Path, cuts: Iterable[TimedCut]) -> list[Pat
 def write_recording_textgrids(directory: str | Path, cuts: Iterable[TimedCut]) -> list[Path]:
     """One TextGrid per recording, in its own times, with the tiers "words" and "phones", or two for each speaker.
 
-    Tiers of several speakers are called "SPEAKER - words" and "SPEAKER - phones". Between utterances they are
-    empty.
+    Tiers of several speakers are called "SPEAKER - words" and "SPEAKER - phones"; utterances whose speaker is nobody
+    else's, named like the utterance itself, have no known one and share tiers without a name. Between utterances they
+    are empty. Where speech of a speaker overlaps, what overlaps goes into further tiers, "SPEAKER (2) - words", and a
+    warning names the recordings; silence gives way to the speech of a neighbour.
 
     Raises:
-        DataError: two utterances of a speaker overlap, or two recordings would get the same file.
+        DataError: two recordings would get the same file.
     """
     from praatio import textgrid
 
     spool = JsonSpool()
-    recordings: dict[str, tuple[float, dict[str, list[tuple[float, str]]]]] = {}
+    recordings: dict[str, tuple[float, dict[str, list[tuple[float, float, str]]]]] = {}
     for cut in cuts:
         assert cut.supervision is not None, cut.cut_id
         speaker = str(cut.supervision["speaker"])
@@ -151,25 +158,57 @@ def write_recording_textgrids(directory: str | Path, cuts: Iterable[TimedCut]) -
             [[s.symbol, cut.start + s.start, s.duration] for s in cut.words],
             [[s.symbol, cut.start + s.start, s.duration] for s in cut.phones],
         )
-        seconds, speakers = recordings.setdefault(cut.recording, (cut.recording_duration, {}))
-        speakers.setdefault(speaker, []).append((cut.start, cut.cut_id))
-    out, names = [], FileNames(directory, ".TextGrid", "recordings")
+        _, speakers = recordings.setdefault(cut.recording, (cut.recording_duration, {}))
+        spoken = [s for s in cut.phones if s.symbol != SILENCE] or cut.phones
+        span = (cut.start + spoken[0].start, cut.start + spoken[-1].end, cut.cut_id)
+        speakers.setdefault("" if speaker == cut.cut_id else speaker, []).append(span)
+    out, names, overlapping = [], FileNames(directory, ".TextGrid", "recordings"), []
     Path(directory).mkdir(parents=True, exist_ok=True)
     for recording, (seconds, speakers) in recordings.items():
         file = names.of(recording)
         grid = textgrid.Textgrid(0.0, seconds)
-        for speaker, utterances in sorted(speakers.items()):
-            told = [spool[cut_id] for _, cut_id in sorted(utterances)]
+        rows = _rows(speakers)
+        if len(rows) > len(speakers):
+            overlapping.append(recording)
+        for name, spans in rows.items():
+            # Behind the speech of an utterance there is only silence, which may last until the next one speaks.
+            ends = [*(begin for begin, _, _ in spans[1:]), seconds]
+            told = [(spool[cut_id], end) for (_, _, cut_id), end in zip(spans, ends)]
             for number, tier in enumerate(("words", "phones")):
-                segments = [Segment(*s) for one in told for s in one[number]]
-                for a, b in zip(segments, segments[1:]):
-                    if b.start < a.end - 1e-3:
-                        raise DataError(f"{recording}: utterances of {speaker!r} overlap at {b.start:.2f} s")
-                shown = tier if len(speakers) == 1 else f"{speaker} - {tier}"
+                segments = [Segment(x, at, min(lasts, end - at)) for one, end in told for x, at, lasts in one[number]]
+                shown = f"{name} - {tier}" if name and len(rows) > 1 else tier
                 intervals = list(_contiguous(segments, seconds, ""))
                 grid.addTier(textgrid.IntervalTier(shown, intervals, 0.0, seconds))
         out.append(Path(directory) / file)
         grid.save(str(out[-1]), format="long_textgrid", includeBlankSpaces=True)
+    if overlapping:
+        logger.warning(
+            "utterances of one speaker overlap in %d of %d recordings; what overlaps has tiers of its own: %s",
+            *(len(overlapping), len(recordings), ", ".join(overlapping)),
+        )
+    return out
+
+
+def _rows(
+    speakers: Mapping[str, Sequence[tuple[float, float, str]]],
+) -> dict[str, list[tuple[float, float, str]]]:
+    """Speakers' utterances, as seconds at which speech begins and ends and the id, in rows without overlap, by name."""
+    out: dict[str, list[tuple[float, float, str]]] = {}
+    for speaker, spans in sorted(speakers.items()):
+        rows: list[list[tuple[float, float, str]]] = []
+        for span in sorted(spans):
+            free = next((row for row in rows if row[-1][1] <= span[0] + OVERLAP), None)
+            if free is None:
+                rows.append([span])
+            else:
+                free.append(span)
+        number = 1
+        for row in rows:
+            name = speaker
+            while name in out or (number > 1 and name in speakers):
+                number += 1
+                name = f"{speaker} ({number})".strip()
+            out[name] = row
     return out
 
 

@@ -61,7 +61,6 @@ def align_corpus(
         shutil.copy(data / LEFT_OUT, out / LEFT_OUT)
     given = aligner.options(max_failed=options.max_failed, beam=options.beam, skip_speech=options.skip_speech)
     ali, report = aligner.align_data(data, work, given, lexicon, bias)
-    write_formats(ali, data, out, options)
     if options.skip_speech:
         _tell_unknown(ali)
     _write_words(Lang.load(work / "lang"), out / "words.txt")
@@ -74,6 +73,7 @@ def align_corpus(
         logger.warning(told, doubtful, sum(len(q.words) for q in found))
     if flagged:
         logger.warning("%d of %d utterances are suspicious; quality.csv has them first", flagged, len(found))
+    write_formats(ali, data, out, options)
     if not options.keep:
         shutil.rmtree(work)
     elif final is not None:

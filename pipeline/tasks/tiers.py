@@ -19,7 +19,7 @@ from pipeline.corpora.folder import id_of
 from pipeline.corpora.label_files import read_labels
 from pipeline.corpora.text_files import whole_text
 from pipeline.corpora.textgrid import interval_tiers
-from pipeline.tasks.ali_formats import read_ctm
+from pipeline.tasks.ali_formats import OVERLAP, read_ctm
 
 LABELS = {".textgrid": "TextGrid", ".ctm": "CTM", ".phn": "labels in samples", ".wrd": "labels in samples"}
 _PHONES = re.compile(r"(^|.*[\W_])(phones?|phonemes?|phon|phn|segments?|mau)", re.IGNORECASE)
@@ -28,7 +28,6 @@ _SILENT = {"", "sil", "sp", "<sil>", "<eps>", "<p:>", "h#", "#h", "pau", "epi", 
 ID_TIER = (
     "utterance-id"  # whose text is the id, where the file's name is not; what pages of steps/report.py save has it
 )
-OVERLAP = 0.001  # seconds that symbols of a tier may overlap by, from rounding
 
 
 @dataclass(frozen=True)

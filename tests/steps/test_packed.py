@@ -92,8 +92,54 @@ def test_textgrids_are_by_recording_with_tiers_of_each_speaker(tmp_path):
         ("A", 1.2, 1.7), ("A", 6.2, 6.7),
     ]  # fmt: skip
     assert [round(s.start, 3) for s in tiers["bob - phones"]] == [2.7, 2.9]
-    with pytest.raises(DataError, match="overlap at 1.30 s"):
-        write_recording_textgrids(tmp_path / "other", [*cuts, cut("u4", 1.1, "ann")])
+
+
+def test_overlapping_utterances_of_a_speaker_get_further_tiers(tmp_path, caplog):
+    """Nothing is lost; where only silence overlaps there is no further tier."""
+    from pipeline.artifacts.ali import Segment
+    from pipeline.tasks.ali_formats import TimedCut, read_textgrid, write_recording_textgrids
+
+    def cut(name: str, start: float, recording: str = "talk") -> TimedCut:
+        words = [Segment(name, 0.2, 1.7)]
+        phones = [Segment("SIL", 0.0, 0.2), Segment(name, 0.2, 1.7), Segment("SIL", 1.9, 0.2)]
+        return TimedCut(name, phones, words, 2.1, start, {"speaker": "ann"}, recording, 10.0)
+
+    def times(tier: list[Segment]) -> list[tuple[str, float, float]]:
+        return [(s.symbol, round(s.start, 3), round(s.end, 3)) for s in tier]
+
+    (path,) = write_recording_textgrids(tmp_path / "silence", [cut("a", 0.0), cut("b", 1.8)])
+    tiers = read_textgrid(path)
+    assert list(tiers) == ["words", "phones"] and times(tiers["words"]) == [("a", 0.2, 1.9), ("b", 2.0, 3.7)]
+    assert [s.symbol for s in tiers["phones"]] == ["SIL", "a", "SIL", "b", "SIL"] and not caplog.records
+    assert times(tiers["phones"])[2:4] == [("SIL", 1.9, 2.0), ("b", 2.0, 3.7)]
+
+    cuts = [cut("a", 0.0), cut("b", 1.0), cut("c", 2.0), cut("d", 5.0, "other")]
+    path, other = write_recording_textgrids(tmp_path / "speech", cuts)
+    tiers = read_textgrid(path)
+    assert list(tiers) == ["ann - words", "ann - phones", "ann (2) - words", "ann (2) - phones"]
+    assert times(tiers["ann - words"]) == [("a", 0.2, 1.9), ("c", 2.2, 3.9)]
+    assert times(tiers["ann (2) - words"]) == [("b", 1.2, 2.9)]
+    assert list(read_textgrid(other)) == ["words", "phones"]
+    assert "overlap in 1 of 2 recordings; what overlaps has tiers of its own: talk" in caplog.text
+
+
+def test_utterances_without_a_speaker_share_tiers(tmp_path):
+    """Each is a speaker of its own to the data, which would be two tiers for each."""
+    from pipeline.artifacts.ali import Segment
+    from pipeline.tasks.ali_formats import TimedCut, read_textgrid, write_recording_textgrids
+
+    def cut(name: str, start: float, speaker: str) -> TimedCut:
+        return TimedCut(
+            name, [Segment("a", 0, 1)], [Segment("A", 0, 1)], 1.0, start, {"speaker": speaker}, "talk", 10.0
+        )
+
+    cuts = [cut("u1", 1.0, "u1"), cut("u2", 3.0, "u2"), cut("u3", 5.0, "u3")]
+    (path,) = write_recording_textgrids(tmp_path, cuts)
+    assert {name: [s.start for s in tier] for name, tier in read_textgrid(path).items()} == {
+        "words": [1.0, 3.0, 5.0], "phones": [1.0, 3.0, 5.0],
+    }  # fmt: skip
+    (path,) = write_recording_textgrids(tmp_path / "named", [*cuts, cut("u4", 5.5, "u4"), cut("u5", 5.5, "ann")])
+    assert list(read_textgrid(path))[::2] == ["words", "(2) - words", "ann - words"]
 
 
 def test_words_that_are_new_are_pronounced_and_case_does_not_matter(recipe, packed):
