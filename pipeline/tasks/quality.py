@@ -31,6 +31,7 @@ import numpy as np
 
 from pipeline.artifacts.ali import AliSet
 from pipeline.artifacts.lang import SILENCE, SPOKEN_NOISE
+from pipeline.base.errors import MismatchError
 from pipeline.base.files import atomic_write
 from pipeline.tasks.durations import implied_seconds
 from pipeline.tasks.model import Model, check_data
@@ -81,12 +82,15 @@ def measure(model: Model, ali: AliSet, data_dir: str | Path, device: str = "cpu"
         ali: the alignment.
         data_dir: features for the model, with the audio that they are of.
         audio: read the audio for the signal-to-noise ratio.
+    Raises:
+        MismatchError: the model has other phones or other frames than the alignment, or other features than the data.
     """
     import torch
 
     from pipeline.feats.dataset import Dataset, plan
 
     check_data(model, data_dir)
+    _check_frames(model, ali)
     data = Dataset.open(data_dir, model.feat_options, cache_mib=0)
     judge = _Judge(model, ali)
     out: dict[int, Quality] = {}
@@ -100,6 +104,22 @@ def measure(model: Model, ali: AliSet, data_dir: str | Path, device: str = "cpu"
             out[n] = judge.of(data.id(n), scores[i, : int(lens[i])].cpu().numpy())
     found = [out[n] for n in sorted(out)]
     return _with_snr(found, ali, data_dir, data) if audio else found
+
+
+def _check_frames(model: Model, ali: AliSet) -> None:
+    header, where = ali.header, f"{ali.directory} and {model.hmm.directory} do not belong together"
+    if abs(header.frame_shift - model.frame_shift) > 1e-6:
+        raise MismatchError(
+            f"{where}: an alignment with a frame every {header.frame_shift * 1000:g} ms, a model with one every "
+            f"{model.frame_shift * 1000:g} ms"
+        )
+    if abs(header.frame_offset - model.frame_offset) > model.frame_shift / 2:
+        raise MismatchError(
+            f"{where}: the alignment's first frame begins at {header.frame_offset * 1000:g} ms, the model's at "
+            f"{model.frame_offset * 1000:g} ms"
+        )
+    if list(ali.transitions.phones) != list(model.hmm.phones):
+        raise MismatchError(f"{where}: their phones.txt differ")
 
 
 class _Judge:

@@ -3,12 +3,31 @@
 from __future__ import annotations
 
 import csv
-import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from pipeline.tasks.quality import FEWEST, FLAGGED, Quality, flagged, suspicion, write_quality, write_words
+from pipeline.artifacts.ali import AliHeader, AliSet
+from pipeline.artifacts.ali_source import Alignment
+from pipeline.artifacts.lang import make_lang
+from pipeline.artifacts.lexicon import Lexicon, Pronunciation
+from pipeline.artifacts.model_dir import HmmDir
+from pipeline.artifacts.transitions import TransitionModel
+from pipeline.artifacts.tree import monophone_tree
+from pipeline.base.errors import MismatchError
+from pipeline.tasks.quality import (
+    FEWEST,
+    FLAGGED,
+    Quality,
+    _Judge,
+    _snr,
+    flagged,
+    measure,
+    suspicion,
+    write_quality,
+    write_words,
+)
 
 NAN = float("nan")
 
@@ -50,39 +69,53 @@ def test_few_utterances_have_nothing_to_stand_out_from():
     assert not suspicion([*corpus(FEWEST - 2), quality("bad", gop=-50.0)]).any()
 
 
-def test_figures_of_an_utterance(tmp_path):
-    """Scores that put every frame on the aligned phone give 0; a frame on another one counts with its distance."""
-    from pipeline.artifacts.ali import AliHeader, AliSet
-    from pipeline.artifacts.ali_source import Alignment
-    from pipeline.artifacts.lang import make_lang
-    from pipeline.artifacts.lexicon import Lexicon, Pronunciation
-    from pipeline.artifacts.transitions import TransitionModel
-    from pipeline.artifacts.tree import monophone_tree
-    from pipeline.tasks.quality import _Judge
-
-    lang = make_lang(Lexicon([Pronunciation("A", ("a",)), Pronunciation("B", ("b",))]), speech_states=1)
+def aligned(names: tuple[str, str] = ("a", "b"), spans: tuple[int, ...] = (10, 4, 6), **times: float):
+    """A scorer and an alignment of an utterance: silence and two words of one phone each, of so many frames."""
+    lang = make_lang(Lexicon([Pronunciation(x, (p,)) for x, p in zip("AB", names)]), speech_states=1)
     tree = monophone_tree(lang.phones, lang.topo)
     transitions = TransitionModel(tree, lang.topo)
     state = {lang.phones.name(int(p)): i for i, p in enumerate(transitions.phone)}
-    spelt = ["SIL"] * 10 + ["a"] * 4 + ["b"] * 6
-    tids = np.array([2 * state[p] for p in spelt], dtype=np.int32)
-    for end in (9, 13, 19):
-        tids[end] += 1
-    words = np.array([[lang.words.id("A"), 10], [lang.words.id("B"), 14]], dtype=np.int32)
-    header = AliHeader(lang.topo.id, tree.id, lang.id, 0.01, 0.0, "test")
-    ali = AliSet(header, transitions, lang.words, [Alignment("u", tids, -40.0, words)])
+    tids = np.repeat([2 * state[p] for p in ("SIL", *names)], spans).astype(np.int32)
+    tids[np.cumsum(spans) - 1] += 1
+    words = np.array([[lang.words.id("A"), spans[0]], [lang.words.id("B"), sum(spans[:2])]], dtype=np.int32)
+    header = AliHeader(
+        lang.topo.id, tree.id, lang.id, producer="test", **{"frame_shift": 0.01, "frame_offset": 0.0} | times
+    )
+    ali = AliSet(header, transitions, lang.words, [Alignment("u", tids, -40.0, words)], "exp/ali")
 
     class Scorer:
-        hmm = dataclasses.make_dataclass("Hmm", ["transitions"])(transitions)
+        hmm = HmmDir(Path("exp/mono"), lang.phones, lang.topo, tree, transitions)
+        frame_shift, frame_offset = 0.01, 0.0
 
-    scores = np.full((20, tree.num_pdfs), -10.0)
+    return Scorer(), ali
+
+
+@pytest.mark.parametrize(
+    "other, message",
+    [
+        ({"frame_shift": 0.0025}, "exp/ali and exp/mono .* frame every 2.5 ms, a model with one every 10 ms"),
+        ({"frame_offset": 0.03}, "first frame begins at 30 ms, the model's at 0 ms"),
+        ({"names": ("a", "c")}, "their phones.txt differ"),
+    ],
+)
+def test_a_model_of_other_frames_or_phones_is_refused(other, message, monkeypatch):
+    monkeypatch.setattr("pipeline.tasks.quality.check_data", lambda model, data_dir: None)
+    with pytest.raises(MismatchError, match=message):
+        measure(aligned()[0], aligned(**other)[1], "data")
+
+
+def test_figures_of_an_utterance(tmp_path):
+    """Scores that put every frame on the aligned phone give 0; a frame on another one counts with its distance."""
+    scorer, ali = aligned()
+    transitions, tids = ali.transitions, ali["u"].transition_ids
+    scores = np.full((20, transitions.num_pdfs), -10.0)
     pdf = transitions.tid_pdf()[tids]
     scores[np.arange(20), pdf] = 0.0
-    told = _Judge(Scorer(), ali).of("u", scores)
+    told = _Judge(scorer, ali).of("u", scores)
     assert told.gop == told.worst_word == told.silence == 0 and told.log_like == -2 and told.speech == 0.5
     assert told.words_per_second == pytest.approx(20) and np.isnan(told.confidence)
     scores[15, pdf[15]], scores[3, pdf[3]] = -13.0, -15.0
-    told = _Judge(Scorer(), ali).of("u", scores)
+    told = _Judge(scorer, ali).of("u", scores)
     assert told.gop == pytest.approx(-3 / 10) and told.worst_word == pytest.approx(-3 / 6)
     assert told.silence == pytest.approx(-5 / 10)
     assert [(w.symbol, w.start, w.end) for w in told.words] == [
@@ -93,7 +126,7 @@ def test_figures_of_an_utterance(tmp_path):
     assert told.words[1].evidence == pytest.approx((own - mean)[14:].mean())
     scores[14:, pdf[14]] -= 5.0  # below all other labels: the word was not said
     scores[14:, :2] = -10.0
-    told = _Judge(Scorer(), ali).of("u", scores)
+    told = _Judge(scorer, ali).of("u", scores)
     assert write_words(tmp_path / "words.csv", [told]) == 1
     rows = list(csv.DictReader((tmp_path / "words.csv").open()))
     assert [(r["utterance"], r["word"], r["flagged"]) for r in rows] == [("u", "A", "0"), ("u", "B", "1")]
@@ -108,3 +141,21 @@ def test_the_limit_follows_how_widely_right_texts_scatter(scale, wrong):
     found = flagged(score)
     assert found[2000:].all() and found[:2000].mean() < 0.05
     assert flagged(np.array([6.0, 8.0])).tolist() == [False, True] and not len(flagged(np.zeros(0)))
+
+
+@pytest.mark.parametrize("frames, looked_at", [(5, True), (4, False)])
+def test_silences_of_50_ms_are_looked_at(frames, looked_at):
+    scorer, ali = aligned(spans=(frames, 4, 6))
+    tids = ali["u"].transition_ids
+    scores = np.full((len(tids), ali.transitions.num_pdfs), -10.0)
+    scores[np.arange(len(tids)), ali.transitions.tid_pdf()[tids]] = 0.0
+    scores[:frames] = [0.0 if pdf == scores[-1].argmax() else -2.0 for pdf in range(scores.shape[1])]
+    assert _Judge(scorer, ali).of("u", scores).silence == (-2.0 if looked_at else 0.0)
+
+
+def test_the_signal_to_noise_ratio_is_of_speech_over_silence():
+    """100 ms of silence at amplitude 10, 100 ms of speech at 1000: 40 dB."""
+    _, ali = aligned()
+    samples = np.repeat([10, -1000], 1600).astype(np.int16)
+    assert _snr(samples, 16000, ali, "u") == pytest.approx(40.0)
+    assert np.isnan(_snr(np.repeat([0, 1000], 1600).astype(np.int16), 16000, ali, "u"))
