@@ -10,10 +10,11 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
-from pipeline.artifacts.ali import AliHeader, AliWriter, Segment
+from pipeline.artifacts.ali import AliHeader, AliWriter, Segment, spread
 from pipeline.artifacts.ali_source import Alignment
 from pipeline.artifacts.corpus import iter_cuts
 from pipeline.artifacts.index import load_index
@@ -33,7 +34,8 @@ def import_times(
 ) -> int:
     """Writes known phone times of the utterances of a data directory as an AliSet over one pdf per phone state.
 
-    The states of a phone share its frames evenly; what no phone covers is silence. Phones are named without the
+    A frame belongs to the phone that its middle lies in, and each phone has one frame at least. The states of a phone
+    share its frames evenly; what no phone covers is silence. Phones are named without the
     position markers of the lang, which follow from the times of the words.
 
     Args:
@@ -42,8 +44,8 @@ def import_times(
     Returns:
         number of utterances.
     Raises:
-        DataError: no times, an utterance that the data lack, a phone that the lang lacks, or one outside all words
-            where its place in a word counts.
+        DataError: no times, an utterance that the data lack, a phone that the lang lacks, one outside all words where
+            its place in a word counts, or more phones than frames.
         MismatchError: times beyond the end of an utterance.
     """
     tree = monophone_tree(lang.phones, lang.topo)
@@ -61,11 +63,13 @@ def import_times(
                 raise DataError(
                     f"{where}: " + (f"phone {missing[0]!r} is not in the lang" if missing else "no phone has a time")
                 )
-            tids = _transition_ids(tier, lang, first_state, transitions, frame_shift)
+            num_frames = _num_frames(tier.duration, index.sampling_rate, frame_shift)
+            spans = _spans(tier.phones, num_frames, frame_shift, where)
             ids = lang.word_ids(index.text(int(index.positions([cut_id])[0])), where)
             starts = _word_starts(tier, ids, lang, where)
             unknown += len(starts) < len(ids)
-            writer.write(Alignment(cut_id, tids, 0.0, _words(starts, ids, len(tids), frame_shift)))
+            tids = _transition_ids(spans, tier.phones, lang, first_state, transitions)
+            writer.write(Alignment(cut_id, tids, 0.0, _words(starts, ids, spans, frame_shift)))
     if unknown:
         logger.warning(
             "%d of %d utterances have no times of words, and other phones than their words in the lang; the alignment "
@@ -121,21 +125,61 @@ def _word_at(words: Sequence[Segment], starts: Sequence[float], time: float) -> 
     return number if number >= 0 and time < words[number].end else None
 
 
-def _transition_ids(
-    tier: Tiers, lang: Lang, first_state: dict[int, int], transitions: TransitionModel, shift: float
-) -> np.ndarray:
-    """(T,) int32; frame i belongs to what is spoken in its middle."""
-    num_frames = max(1, int(round(tier.duration / shift)))
+class _Spans(NamedTuple):
+    """What follows each other in an utterance.
+
+    Attributes:
+        phone: (K,) position among the phones that have times, -1 for silence.
+        seconds: (K,) where each begins by its time.
+        timed: (K,) the frame in which that is: the first one whose middle does not lie before it.
+        frames: (K + 1,) first frame of each and the number of frames; each has one at least.
+    """
+
+    phone: np.ndarray
+    seconds: np.ndarray
+    timed: np.ndarray
+    frames: np.ndarray
+
+
+def _num_frames(seconds: float, rate: int, shift: float) -> int:
+    """Frames of features: one for each shift, and one more for half a shift that is left (as lhotse's extractors)."""
+    return max(1, int(round(seconds * rate) / round(shift * rate, 6) + 0.5))
+
+
+def _spans(phones: Sequence[Segment], num_frames: int, shift: float, where: str) -> _Spans:
+    """Raises:
+    DataError: fewer frames than phones and silences between them.
+    """
     middles = (np.arange(num_frames) + 0.5) * shift
-    owner = np.full(num_frames, -1)
-    for number, segment in enumerate(tier.phones):
-        if segment.symbol != "SIL":
-            owner[(middles >= segment.start) & (middles < segment.end)] = number
-    bounds = np.concatenate([[0], np.nonzero(np.diff(owner))[0] + 1, [num_frames]])
-    tids = np.empty(num_frames, dtype=np.int32)
-    for begin, end in zip(bounds[:-1], bounds[1:]):
-        number = owner[begin]
-        phone = lang.silence_id if number < 0 else lang.phones.id(tier.phones[number].symbol)
+    rows: list[tuple[int, float, int]] = []
+    seconds, at = 0.0, 0
+    for number, segment in enumerate(phones):
+        if segment.symbol == SILENCE:
+            continue
+        begin, end = (int(np.searchsorted(middles, time)) for time in (segment.start, segment.end))
+        if begin > at:
+            rows.append((-1, seconds, at))
+        rows.append((number, segment.start, max(begin, at)))
+        seconds, at = segment.end, max(end, at)
+    if at < num_frames:
+        rows.append((-1, seconds, at))
+    if len(rows) > num_frames:
+        raise DataError(f"{where}: {num_frames} frames of {shift * 1000:g} ms are too few for {len(rows)} phones")
+    phone, times, timed = (np.array(column) for column in zip(*rows))
+    return _Spans(phone, times, timed, spread(np.append(timed, num_frames), num_frames))
+
+
+def _transition_ids(
+    spans: _Spans,
+    phones: Sequence[Segment],
+    lang: Lang,
+    first_state: dict[int, int],
+    transitions: TransitionModel,
+) -> np.ndarray:
+    """(T,) int32; the states of a phone share its frames evenly."""
+    tids = np.empty(spans.frames[-1], dtype=np.int32)
+    for number, begin, end in zip(spans.phone.tolist(), spans.frames[:-1].tolist(), spans.frames[1:].tolist()):
+        phone = lang.silence_id if number < 0 else lang.phones.id(phones[number].symbol)
         states = int(transitions.num_states_of[phone])
         state = (np.arange(end - begin) * states) // (end - begin)
         leaves = np.append(state[1:] != state[:-1], True)
@@ -166,7 +210,10 @@ def _word_starts(tier: Tiers, ids: list[int], lang: Lang, where: str) -> list[fl
     return [spoken[first].start for first in reached.get(len(symbols), ())]
 
 
-def _words(starts: list[float], ids: list[int], num_frames: int, shift: float) -> np.ndarray:
-    """(W, 2) word ids and first frames; W is 0 where no start is known."""
-    first = [min(int(np.ceil(start / shift - 0.5)), num_frames - 1) for start in starts]
+def _words(starts: list[float], ids: list[int], spans: _Spans, shift: float) -> np.ndarray:
+    """(W, 2) word ids and first frames; W is 0 where no start is known. A word moves with the phone it starts in."""
+    middles = (np.arange(spans.frames[-1]) + 0.5) * shift
+    owner = np.searchsorted(spans.seconds, np.array(starts) + 1e-6, side="right").clip(min=1) - 1
+    within = np.searchsorted(middles, starts) - spans.timed[owner]
+    first = spans.frames[owner] + within.clip(0, np.diff(spans.frames)[owner] - 1)
     return np.array(list(zip(ids, first)), dtype=np.int32).reshape(-1, 2)

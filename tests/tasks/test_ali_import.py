@@ -19,14 +19,14 @@ PHONES = [("a", 0.103, 0.05), ("b", 0.153, 0.012), ("b", 0.3, 0.1), ("a", 0.4, 0
 WORDS = [("AB", 0.103, 0.062), ("BA", 0.3, 0.3)]
 
 
-def save(directory, phones=PHONES, words=WORDS):
+def save(directory, phones=PHONES, words=WORDS, samples=11200):
     import numpy as np
     import soundfile
 
     from pipeline.artifacts.corpus import audio_recording
 
     directory.mkdir()
-    soundfile.write(directory / "u.wav", np.zeros(11200), 16000)
+    soundfile.write(directory / "u.wav", np.zeros(samples), 16000)
     cut = utterance(
         "u",
         audio_recording("u", directory / "u.wav"),
@@ -211,3 +211,36 @@ def test_phones_that_look_like_positions_keep_their_names(tmp_path):
     wanted = [names[p] for p, *_ in PHONES]
     assert [p.symbol for p in cut.phones if p.symbol != "SIL"] == wanted
     assert [p.symbol for p in AliTiers(ali)["u"].phones if p.symbol != "SIL"] == wanted
+
+
+@pytest.mark.parametrize("shift", [0.01, 0.005, 55 / 16000])
+@pytest.mark.parametrize("samples", [16080, 16079, 16040, 16027, 16028])
+def test_frames_are_those_of_features(tmp_path, shift, samples):
+    """Halves of a shift count as lhotse counts them."""
+    import numpy as np
+    from lhotse import Fbank, FbankConfig
+
+    data = save(tmp_path / "d", samples=samples)
+    import_times(data, LANG, tmp_path / "ali", shift)
+    extractor = Fbank(FbankConfig(frame_shift=shift, frame_length=0.025))
+    features = extractor.extract(np.zeros((1, samples), dtype=np.float32), 16000)
+    assert AliSet.load(tmp_path / "ali").num_frames("u") == len(features)
+
+
+def test_phones_between_the_middles_of_frames_have_one_frame(tmp_path):
+    """At 40 ms, b lies between two middles, and so does the word after it that is as short."""
+    phones = [("a", 0.1, 0.045), ("b", 0.145, 0.013), ("b", 0.158, 0.012), ("a", 0.17, 0.2)]
+    data = save(tmp_path / "d", phones=phones, words=[("AB", 0.1, 0.058), ("BA", 0.158, 0.212)])
+    import_times(data, LANG, tmp_path / "ali", 0.04)
+    ali = AliSet.load(tmp_path / "ali")
+    names = ["SIL", "a", "b", "b", "a", "SIL"]
+    assert [(p.symbol, round(p.start, 3), round(p.end, 3)) for p in ali.phones("u")] == list(
+        zip(names, [0.0, 0.08, 0.16, 0.2, 0.24, 0.36], [0.08, 0.16, 0.2, 0.24, 0.36, 0.72])
+    )
+    assert [(w.symbol, round(w.start, 3)) for w in ali.words("u")] == [("AB", 0.08), ("BA", 0.2)]
+
+
+def test_more_phones_than_frames_are_refused(tmp_path):
+    data = save(tmp_path / "d")
+    with pytest.raises(DataError, match="u: 4 frames of 200 ms are too few for 6 phones"):
+        import_times(data, LANG, tmp_path / "ali", 0.2)
