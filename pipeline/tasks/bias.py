@@ -173,7 +173,8 @@ def correct(
     Args:
         data_dir: says who speaks.
     Returns:
-        utterances, and by how many milliseconds boundaries were moved on average.
+        utterances, how many of them are left out since they are too short for the new resolution, and by how many
+        milliseconds boundaries were moved on average.
     Raises:
         MismatchError: the bias is one of other phones.
     """
@@ -181,13 +182,18 @@ def correct(
     if not set(map(ali.base_phone, hmm.phones)) & {*bias.whole.left, *bias.whole.right} - {SILENCE}:
         raise MismatchError(f"{ali.directory} has none of the phones that the bias is known of")
     header = replace(ali.header, frame_shift=frame_shift, frame_offset=0.0)
-    cut_ids, moved, count = list(ali), 0.0, 0
+    cut_ids, moved, count, too_short = list(ali), 0.0, 0, 0
     with AliWriter(out_dir, header, hmm.tree, hmm.topo, hmm.transitions, ali.word_symbols) as writer:
         for cut_id, n in zip(cut_ids, index.positions(cut_ids).tolist()):
             phones = [ali.base_phone(hmm.phones.name(p)) for p, _, _ in ali.phone_segments(cut_id)]
             table = bias.table(index.speaker_of(n))
             shifts = np.array([0.0, *(table.of(a, b) for a, b in zip(phones, phones[1:]))]) / frame_shift
             starts = starts_of(ali, cut_id, frame_shift)
-            writer.write(respaced(ali, hmm, cut_id, np.round(starts - shifts).astype(np.int64), frame_shift))
+            made = respaced(ali, hmm, cut_id, np.round(starts - shifts).astype(np.int64), frame_shift)
+            if made is None:
+                too_short += 1
+                continue
+            writer.write(made)
             moved, count = moved + float(np.abs(shifts).sum()), count + len(phones) - 1
-    return {"utterances": len(cut_ids), "moved_ms": 1000 * frame_shift * moved / max(count, 1)}
+    moved_ms = 1000 * frame_shift * moved / max(count, 1)
+    return {"utterances": len(cut_ids), "too_short": too_short, "moved_ms": moved_ms}

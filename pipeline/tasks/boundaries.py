@@ -57,7 +57,9 @@ class BoundaryOptions:
     transition_scale: float = Field(1.0, ge=0, description="Weight of the transition log probabilities.")
     prior_scale: float | None = Field(None, ge=0, description="Weight of a network's label prior.")
     frame_shift: float = Field(0.0025, gt=0, description="Resolution of the new alignment in seconds.")
-    batch_frames: int = Field(20_000, gt=0, description="Feature frames per batch.", json_schema_extra={"stamp": False})
+    batch_frames: int = Field(
+        20_000, gt=0, description="Feature frames per batch, padding included.", json_schema_extra={"stamp": False}
+    )
     device: Device = Field("cpu", description="cpu or cuda.", json_schema_extra={"stamp": False})
 
 
@@ -139,11 +141,11 @@ class Posteriors:
 
     def of(self, cut_ids: Sequence[str]) -> dict[str, list[Distribution]]:
         """Cut id -> distributions of all phones, stretch by stretch; cuts without a path are left out."""
-        from pipeline.feats.frames import pieces
+        from pipeline.feats.dataset import plan
 
         out: dict[str, list[Distribution]] = {}
         rows = self.index.positions(cut_ids)
-        for some in pieces(self.data.lens[rows], self.options.batch_frames):
+        for some in plan(self.data.lens[rows], self.options.batch_frames, max(len(rows), 1)):
             out.update(self._batch(rows[some]))
         return out
 
@@ -294,7 +296,7 @@ def refine(
     """Writes the alignment again with refined boundaries, at the resolution of the options.
 
     Phones and words stay; the states of a phone share its time equally. Utterances for which a model has no path keep
-    their boundaries.
+    their boundaries; those that are too short for the new resolution are left out.
 
     Args:
         ali: gives the phone sequences; its tree becomes that of the result.
@@ -309,7 +311,7 @@ def refine(
     models = [Posteriors(source, ali, options) for source in sources]
     hmm = load_hmm(ali.directory)
     header = replace(ali.header, frame_shift=options.frame_shift, frame_offset=0.0, producer=producer)
-    cut_ids, kept, count = list(ali), 0, 0
+    cut_ids, kept, count, too_short = list(ali), 0, 0, 0
     lens = models[0].data.lens[models[0].index.positions(cut_ids)]
     batches = list(pieces(lens, options.batch_frames))
     batches = batches[part.of_costs([lens[rows].sum() for rows in batches])]
@@ -320,9 +322,13 @@ def refine(
             found = [model.of(some) for model in models]
             for cut_id in some:
                 complete = all(cut_id in d for d in found)
+                made = _refined(ali, hmm, cut_id, [d[cut_id] for d in found] if complete else [], options)
+                if made is None:
+                    too_short += 1
+                    continue
                 kept += not complete
-                writer.write(_refined(ali, hmm, cut_id, [d[cut_id] for d in found] if complete else [], options))
-    return {"utterances": count, "kept": kept}
+                writer.write(made)
+    return {"utterances": count, "kept": kept, "too_short": too_short}
 
 
 def _refined(
@@ -331,7 +337,7 @@ def _refined(
     cut_id: str,
     distributions: Sequence[Sequence[Distribution]],
     options: BoundaryOptions,
-) -> Alignment:
+) -> Alignment | None:
     starts = starts_of(ali, cut_id, options.frame_shift)
     if distributions:
         grid = np.arange(frames_of(ali, cut_id, options.frame_shift) + 1) * options.frame_shift

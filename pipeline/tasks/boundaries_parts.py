@@ -47,8 +47,9 @@ def refine_in_parts(
         with done_in_parts(refine_part, arguments, out_dir, parallel) as parts:
             for _ in merged(parts, out_dir):
                 pass
-            facts = {name: sum(part.facts[name] for part in parts) for name in ("utterances", "kept")}
-    logger.info("%d utterances refined, %d kept as they were", facts["utterances"] - facts["kept"], facts["kept"])
+            facts = {name: sum(part.facts[name] for part in parts) for name in ("utterances", "kept", "too_short")}
+    refined = facts["utterances"] - facts["kept"] - facts["too_short"]
+    logger.info("%d utterances refined, %d kept as they were, %d too short", refined, facts["kept"], facts["too_short"])
     return facts
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,7 +12,8 @@ from pipeline.artifacts.ali import AliSet
 from pipeline.artifacts.ali_source import Alignment
 from pipeline.artifacts.model_dir import HmmDir
 from pipeline.artifacts.tree import BOUNDARY
-from pipeline.base.errors import DataError
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -42,8 +44,7 @@ def chain_of(hmm: HmmDir, phones: Sequence[int]) -> Chain:
 
 def separate(starts: np.ndarray, shortest: np.ndarray, length: int) -> np.ndarray:
     """Moves starts as little as needed so that each phone gets at least `shortest` (K,) frames of `length` in all."""
-    if shortest.sum() > length:
-        raise DataError(f"{length} frames are too few for {len(starts)} phones that need {int(shortest.sum())}")
+    assert shortest.sum() <= length, (shortest.sum(), length)
     room = np.cumsum(shortest) - shortest  # frames that the phones before need
     forward = np.maximum.accumulate(starts - room)
     behind = length - shortest.sum()
@@ -65,19 +66,25 @@ def starts_of(ali: AliSet, cut_id: str, frame_shift: float) -> np.ndarray:
     return starts
 
 
-def respaced(ali: AliSet, hmm: HmmDir, cut_id: str, starts: np.ndarray, frame_shift: float) -> Alignment:
+def respaced(ali: AliSet, hmm: HmmDir, cut_id: str, starts: np.ndarray, frame_shift: float) -> Alignment | None:
     """An alignment whose phones begin at other times; the states of a phone share its time equally.
 
     Args:
         hmm: tree, topology and transitions of the alignment.
         starts: (K,) points of the grid of `frame_shift`; moved as little as needed for each phone to have its states.
-    Raises:
-        DataError: the utterance is too short for that.
+    Returns:
+        None, after a warning, where the grid has fewer points than the phones have states.
     """
     segments, old = ali.phone_segments(cut_id), ali[cut_id]
     length = frames_of(ali, cut_id, frame_shift)
     chain = chain_of(hmm, [p for p, _, _ in segments])
     num_states = np.bincount(chain.position)
+    if len(chain.pdf) > length:
+        logger.warning(
+            "%s: %s is left out: %d frames of %g ms are too few for the %d states of its phones",
+            *(ali.directory, cut_id, length, frame_shift * 1000, len(chain.pdf)),
+        )
+        return None
     starts = separate(starts, num_states, length)
     frames = np.diff(np.append(starts, length))
     # State i of n gets the frames from i * f // n to (i + 1) * f // n of a phone with f frames.
@@ -87,7 +94,8 @@ def respaced(ali: AliSet, hmm: HmmDir, cut_id: str, starts: np.ndarray, frame_sh
     tids = np.repeat(2 * chain.transition_state, spans)
     tids[np.cumsum(spans) - 1] += 1
     words = old.words.copy()
-    words[:, 1] = starts[np.searchsorted([b for _, b, _ in segments], old.words[:, 1])]
+    # A word that starts within a phone, as imported ones may, starts with it.
+    words[:, 1] = starts[np.searchsorted([b for _, b, _ in segments], old.words[:, 1], side="right") - 1]
     confidence = None
     if old.confidence is not None:  # a phone keeps that of its frames, on the mean
         means = [old.confidence[b : b + n].astype(np.float64).mean() for _, b, n in segments]

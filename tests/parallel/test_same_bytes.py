@@ -146,7 +146,7 @@ def test_refined_boundaries(trained, tmp_path):
         facts = refine_in_parts(
             tmp_path / "ali", sources, tmp_path / str(jobs), options, "m", ParallelOptions(jobs=jobs)
         )
-        assert facts == {"utterances": 30, "kept": 0}
+        assert facts == {"utterances": 30, "kept": 0, "too_short": 0}
         found[jobs] = content(tmp_path / str(jobs))
     assert "ali.0.safetensors" in found[1] and all(found[jobs] == found[1] for jobs in JOBS)
 

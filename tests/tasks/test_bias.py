@@ -130,7 +130,7 @@ def test_boundaries_and_words_move_by_the_speakers_table(aligned, tmp_path):
     table = BiasTable(left={"A": -0.01}, pair={"SIL A": 0.012})
     bias = BoundaryBias(BiasTable(left={"SIL": 0.005, "A": 0.005}), (table,), {"s1": 0}, 9)
     facts = correct(aligned, bias, tmp_path, tmp_path / "out", CorrectOptions(frame_shift=0.005))
-    assert facts == {"utterances": 1, "moved_ms": pytest.approx(11.0)}
+    assert facts == {"utterances": 1, "too_short": 0, "moved_ms": pytest.approx(11.0)}
     assert times(AliSet.load(tmp_path / "out")) == [
         ("SIL", 0.0, 0.02),
         ("A", 0.02, 0.06),
@@ -145,6 +145,13 @@ def test_every_phone_keeps_its_states(aligned, tmp_path):
     found = times(AliSet.load(tmp_path / "out"))
     assert [end - begin >= 0.01 - 1e-9 for _, begin, end in found[1:3]] == [True, True]
     assert found[0][1] == 0.0 and found[2][2] == 0.09
+
+
+def test_an_utterance_too_short_for_the_grid_is_left_out(aligned, tmp_path, caplog):
+    bias = BoundaryBias(BiasTable(right={"A": 0.01}))
+    facts = correct(aligned, bias, tmp_path, tmp_path / "out", CorrectOptions(frame_shift=0.03))
+    assert facts == {"utterances": 1, "too_short": 1, "moved_ms": 0.0} and list(AliSet.load(tmp_path / "out")) == []
+    assert "is left out: 3 frames of 30 ms are too few for the 5 states" in caplog.text
 
 
 def test_a_bias_of_other_phones_is_a_mismatch(aligned, tmp_path):

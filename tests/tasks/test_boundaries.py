@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import types
 from pathlib import Path
@@ -15,14 +16,15 @@ from hypothesis import strategies as st
 from pipeline.artifacts.ali import Alignment, AliHeader, AliSet, AliWriter
 from pipeline.artifacts.lang import make_lang
 from pipeline.artifacts.lexicon import Lexicon, Pronunciation
-from pipeline.artifacts.model_dir import HmmDir, save_hmm
+from pipeline.artifacts.model_dir import HmmDir, load_hmm, save_hmm
 from pipeline.artifacts.transitions import TransitionModel
 from pipeline.artifacts.tree import monophone_tree
-from pipeline.base.errors import DataError, MismatchError
+from pipeline.base.errors import MismatchError
 from pipeline.feats.dataset import Dataset
 from pipeline.parallel.parts import as_json
-from pipeline.tasks.boundaries import BoundaryOptions, Posteriors, Source, medians, refine
-from pipeline.tasks.respacing import chain_of, separate
+from pipeline.tasks import boundaries
+from pipeline.tasks.boundaries import BoundaryOptions, Posteriors, Source, medians, refine, stretches
+from pipeline.tasks.respacing import chain_of, frames_of, respaced, separate, starts_of
 
 LANG = make_lang(Lexicon([Pronunciation("AB", ("A", "B"))]), speech_states=2)
 TREE = monophone_tree(LANG.phones, LANG.topo)
@@ -106,7 +108,7 @@ def test_sure_scores_move_boundaries_and_words(aligned, monkeypatch, tmp_path):
     source = Source(aligned[1], aligned[1])
     facts = refine(AliSet.load(aligned[0]), [source, source], tmp_path / "out", options, "models")
     out = AliSet.load(tmp_path / "out")
-    assert facts == {"utterances": 1, "kept": 0} and out.header.producer == "models"
+    assert facts == {"utterances": 1, "kept": 0, "too_short": 0} and out.header.producer == "models"
     assert [(s.symbol, round(s.start, 6), round(s.end, 6)) for s in out.phones("u")] == [
         ("SIL", 0.0, 0.02),
         ("A", 0.02, 0.06),
@@ -119,7 +121,7 @@ def test_an_utterance_without_path_keeps_its_boundaries(aligned, monkeypatch, tm
     use_scores(monkeypatch, np.full((FRAMES, TREE.num_pdfs), -np.inf))
     ali = AliSet.load(aligned[0])
     facts = refine(ali, [Source(aligned[1], aligned[1])], tmp_path / "out", BoundaryOptions(frame_shift=0.005), "m")
-    assert facts == {"utterances": 1, "kept": 1}
+    assert facts == {"utterances": 1, "kept": 1, "too_short": 0}
     new = AliSet.load(tmp_path / "out")
     assert [(s.symbol, round(s.start, 6), round(s.end, 6)) for s in new.phones("u")] == [
         (s.symbol, round(s.start, 6), round(s.end, 6)) for s in ali.phones("u")
@@ -157,9 +159,59 @@ def test_separated_phones_are_long_enough(phones, spare):
     assert not fine or (new == starts).all()
 
 
-def test_too_few_frames_are_refused():
-    with pytest.raises(DataError, match="too few"):
-        separate(np.array([0, 1]), np.array([3, 3]), 5)
+def test_an_utterance_too_short_for_the_grid_is_left_out(aligned, monkeypatch, tmp_path, caplog):
+    use_scores(monkeypatch, np.zeros((FRAMES, TREE.num_pdfs)))
+    options = BoundaryOptions(frame_shift=0.03)
+    facts = refine(AliSet.load(aligned[0]), [Source(aligned[1], aligned[1])], tmp_path / "out", options, "m")
+    assert facts == {"utterances": 1, "kept": 0, "too_short": 1} and list(AliSet.load(tmp_path / "out")) == []
+    assert "u is left out: 3 frames of 30 ms are too few for the 5 states" in caplog.text
+
+
+def of_header(directory: Path, **header: float) -> AliSet:
+    ali = AliSet.load(directory)
+    return AliSet(dataclasses.replace(ali.header, **header), ali.transitions, ali.word_symbols, ali.values(), directory)
+
+
+def test_the_offset_of_the_first_frame_counts(aligned, monkeypatch):
+    """4 ms: 9 frames of 10 ms end at 94 ms, and phones begin at 34 and 54 ms."""
+    ali = of_header(aligned[0], frame_offset=0.004)
+    assert frames_of(ali, "u", 0.005) == 19 and starts_of(ali, "u", 0.005).tolist() == [0, 7, 11]
+    made = respaced(ali, load_hmm(aligned[0]), "u", starts_of(ali, "u", 0.005), 0.005)
+    assert made is not None and len(made.transition_ids) == 19 and made.words[:, 1].tolist() == [7]
+    assert [(p.start, p.end) for p in ali.phones("u")] == [
+        (pytest.approx(0.004), pytest.approx(0.034)), (pytest.approx(0.034), pytest.approx(0.054)),
+        (pytest.approx(0.054), pytest.approx(0.094)),
+    ]  # fmt: skip
+    asked = []
+    monkeypatch.setattr(boundaries, "stretches", lambda *args: asked.append(args) or stretches(*args))
+    use_scores(monkeypatch, np.zeros((FRAMES, TREE.num_pdfs)))
+    Posteriors(Source(aligned[1], aligned[1]), ali, BoundaryOptions()).of(["u"])
+    ((begins, end),) = asked
+    assert begins.tolist() == pytest.approx([0.004, 0.034, 0.054]) and end == pytest.approx(0.094)
+
+
+@pytest.mark.parametrize("start, moved", [(3, 6), (4, 6), (7, 10), (8, 10)])
+def test_a_word_that_starts_within_a_phone_starts_with_it(aligned, start, moved):
+    """Not with the next one, which the last phone does not have."""
+    old = AliSet.load(aligned[0])
+    own = dataclasses.replace(old["u"], words=np.array([[LANG.words.id("AB"), start]], dtype=np.int32))
+    ali = AliSet(old.header, old.transitions, old.word_symbols, [own], aligned[0])
+    made = respaced(ali, load_hmm(aligned[0]), "u", starts_of(ali, "u", 0.005), 0.005)
+    assert made is not None and made.words[:, 1].tolist() == [moved]
+
+
+def test_batches_are_bounded_with_their_padding(monkeypatch):
+    """One long utterance among short ones would make each of them as long."""
+    lens = [10] * 50 + [500]
+    posteriors = Posteriors.__new__(Posteriors)
+    posteriors.data = Dataset.of([torch.zeros(n, 1) for n in lens], [f"u{i}" for i in range(len(lens))])
+    posteriors.index = types.SimpleNamespace(positions=lambda cut_ids: np.arange(len(cut_ids)))
+    posteriors.options = BoundaryOptions(batch_frames=1000)
+    batches: list[list[int]] = []
+    monkeypatch.setattr(posteriors, "_batch", lambda rows: batches.append(rows.tolist()) or ())
+    posteriors.of([posteriors.data.id(n) for n in range(len(lens))])
+    assert sorted(sum(batches, [])) == list(range(len(lens)))
+    assert all(len(rows) * max(lens[n] for n in rows) <= 1000 for rows in batches)
 
 
 def test_sources_travel_to_parts_whole(tmp_path) -> None:
