@@ -18,7 +18,7 @@ from pipeline.artifacts.lang import SILENCE
 from pipeline.base.errors import MismatchError
 from pipeline.base.files import atomic_write, write_json
 from pipeline.graph.options import AliScoreOptions
-from pipeline.tasks.score import GAP, bootstrap, by_speaker, interval, result_row, sums_by_speaker
+from pipeline.tasks.score import GAP, ratio_interval, result_row, sums_by_speaker
 from pipeline.tasks.tiers import Tiers, tiers_of
 
 SHOWN = {
@@ -249,10 +249,10 @@ def figures(score: AliScore, options: AliScoreOptions) -> dict[str, dict[str, An
 
 
 def _ratio(num: np.ndarray, den: np.ndarray, scale: float, speakers: Sequence[str]) -> dict[str, Any]:
-    low, high = interval(bootstrap(num, den, by_speaker(speakers), replications=2000))
+    low, high = ratio_interval(num, den, speakers, scale, replications=2000)
     value = scale * float(num.sum() / den.sum())
     groups = sums_by_speaker(num, den, speakers, scale)
-    return {"value": value, "low": scale * low, "high": scale * high, "groups": groups}
+    return {"value": value, "low": low, "high": high, "groups": groups}
 
 
 def phone_table(score: AliScore) -> Iterator[str]:

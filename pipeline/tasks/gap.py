@@ -10,7 +10,7 @@ import numpy as np
 
 from pipeline.artifacts.hyp import Hypothesis
 from pipeline.base.errors import MismatchError
-from pipeline.tasks.score import count_errors, percent_interval, result_row, sums_by_speaker
+from pipeline.tasks.score import count_errors, ratio_interval, result_row, sums_by_speaker
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ def gap_row(
         logger.warning("%s on %s: there is no gap, %d errors and %d", row_id, part, errors[0].sum(), errors[1].sum())
         return None
     speakers = [h.speaker for h in first]
-    low, high = percent_interval(closed, gap, speakers)
+    low, high = ratio_interval(closed, gap, speakers)
     counts = {"errors_first": int(errors[0].sum()), "errors_best": int(errors[1].sum()), "errors": int(errors[2].sum())}
     counts |= {"utterances": len(first), "speakers": len(set(speakers))}
     groups = sums_by_speaker(closed, gap, speakers, 100.0)

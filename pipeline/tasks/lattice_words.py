@@ -17,7 +17,7 @@ from pipeline.artifacts.symbols import SymbolTable
 from pipeline.base.log import progress_of
 from pipeline.base.spool import JsonSpool
 from pipeline.tasks.ali_formats import TimedCut, write_ctm
-from pipeline.tasks.score import bootstrap, by_speaker, interval, result_row
+from pipeline.tasks.score import ratio_interval, result_row
 
 CTM = "words.ctm"
 NOT_A_WORD = -1  # stands for words of references that the lang lacks
@@ -104,6 +104,6 @@ class LatticeWords:
     def oracle_row(self, row_id: str, part: str, config: dict[str, Any] | None = None) -> dict[str, Any]:
         """The row for results.json."""
         errors, words = np.array(self._errors), np.array(self._lengths)
-        low, high = interval(100 * bootstrap(errors, words, by_speaker(self._speakers)))
+        low, high = ratio_interval(errors, words, self._speakers)
         counts = {"errors": sum(self._errors), "words": sum(self._lengths), "utterances": len(self._errors)}
         return result_row(row_id, part, "oracle_wer", self.oracle_wer, low, high, counts, config)

@@ -106,16 +106,30 @@ def by_speaker(names: Sequence[str]) -> Sequence[str] | None:
     return names if len(set(names)) >= LEAST_SPEAKERS else None
 
 
-def percent_interval(
-    numerator: np.ndarray, denominator: np.ndarray, speakers: Sequence[str]
+def ratio_interval(
+    numerator: np.ndarray,
+    denominator: np.ndarray,
+    speakers: Sequence[str],
+    scale: float = 100.0,
+    replications: int = REPLICATIONS,
 ) -> tuple[float, float] | tuple[None, None]:
-    """95 % interval of a ratio of sums in percent, over speakers where there are enough; none where draws whose sum of
-    denominators is not positive are not rare: their ratios mean nothing, and neither would an interval.
+    """95 % interval of a ratio of sums, in percent by default, over speakers where there are enough; none where draws
+    whose sum of denominators is not positive are not rare: their ratios mean nothing, and neither would an interval.
     """
     groups = by_speaker(speakers)
-    if (bootstrap(denominator, np.ones(len(denominator)), groups) <= 0).mean() >= 0.01:
-        return None, None
-    return interval(100 * bootstrap(numerator, denominator, groups))
+    if np.min(denominator, initial=1.0) <= 0:
+        sums = bootstrap(denominator, np.ones(len(denominator)), groups, replications=replications)
+        if (sums <= 0).mean() >= 0.01:
+            return None, None
+    low, high = interval(bootstrap(numerator, denominator, groups, replications=replications))
+    return scale * low, scale * high
+
+
+def shown_interval(low: float | None, high: float | None) -> str:
+    """An interval in percent for the user."""
+    if low is None or high is None:
+        return "no 95 % interval: too few utterances have words in the reference"
+    return f"95 % interval {low:.2f} to {high:.2f}"
 
 
 def sums_by_speaker(
@@ -132,19 +146,18 @@ def sums_by_speaker(
     return {str(k): [round(float(n), 6), round(float(d), 6)] for k, n, d in zip(unique, num, den)}
 
 
-def wer_interval(hyps: Sequence[Hypothesis], errors: Sequence[Errors]) -> tuple[float, float]:
-    """95 % interval of the word error rate in percent, over speakers where there are enough, else over utterances."""
-    groups = by_speaker([h.speaker for h in hyps])
-    low, high = interval(bootstrap(np.array([e.total for e in errors]), np.array([e.words for e in errors]), groups))
-    return 100 * low, 100 * high
+def wer_interval(hyps: Sequence[Hypothesis], errors: Sequence[Errors]) -> tuple[float, float] | tuple[None, None]:
+    """95 % interval of the word error rate in percent, see ``ratio_interval``."""
+    wrong, words = np.array([e.total for e in errors]), np.array([e.words for e in errors])
+    return ratio_interval(wrong, words, [h.speaker for h in hyps])
 
 
-def compare(first: Sequence[Hypothesis], second: Sequence[Hypothesis]) -> dict[str, float]:
+def compare(first: Sequence[Hypothesis], second: Sequence[Hypothesis]) -> dict[str, float | None]:
     """Paired comparison of two systems on the same utterances, over speakers where there are enough.
 
     Returns:
-        wer_first, wer_second, difference (second minus first, percent absolute) with low and high, and p_better, the
-        share of bootstrap draws in which the second has fewer errors.
+        wer_first, wer_second, difference (second minus first, percent absolute) with low and high as
+        ``ratio_interval`` gives them, and p_better, the share of bootstrap draws in which the second has fewer errors.
     """
     other = {h.cut_id: h for h in second}
     if {h.cut_id for h in first} != set(other) or any(h.ref != other[h.cut_id].ref for h in first):
@@ -152,9 +165,8 @@ def compare(first: Sequence[Hypothesis], second: Sequence[Hypothesis]) -> dict[s
     paired = [other[h.cut_id] for h in first]
     a, b = count_errors(first), count_errors(paired)
     delta = np.array([y.total - x.total for x, y in zip(a, b)])
-    groups = by_speaker([h.speaker for h in first])
-    ratios = 100 * bootstrap(delta, np.array([e.words for e in a]), groups)
-    low, high = interval(ratios)
+    words, speakers = np.array([e.words for e in a]), [h.speaker for h in first]
+    low, high = ratio_interval(delta, words, speakers)
     wer_first, wer_second = total_errors(a).wer, total_errors(b).wer
     return {
         "wer_first": wer_first,
@@ -162,7 +174,7 @@ def compare(first: Sequence[Hypothesis], second: Sequence[Hypothesis]) -> dict[s
         "difference": wer_second - wer_first,
         "low": low,
         "high": high,
-        "p_better": float((ratios < 0).mean()),
+        "p_better": float((bootstrap(delta, words, by_speaker(speakers)) < 0).mean()),
     }
 
 
@@ -293,7 +305,7 @@ def unknown_word_rows(row_id: str, part: str, hyps: Sequence[Hypothesis], known:
     rows = []
     for metric, total in (("oov_found", said), ("oov_right", written)):
         if total.any():
-            low, high = percent_interval(found, total, speakers)
+            low, high = ratio_interval(found, total, speakers)
             counts = {"correct": int(found.sum()), "words": int(total.sum())}
             groups = sums_by_speaker(found, total, speakers, 100.0)
             value = 100 * float(found.sum() / total.sum())

@@ -24,9 +24,7 @@ from pipeline.base.errors import MismatchError
 from pipeline.tasks.score import (
     GAP,
     Errors,
-    bootstrap,
-    by_speaker,
-    interval,
+    ratio_interval,
     result_row,
     sums_by_speaker,
     total_errors,
@@ -222,7 +220,7 @@ def stm_row(row_id: str, part: str, scored: Sequence[Scored]) -> dict[str, Any]:
     total = total_errors([s.errors for s in scored])
     numerator, denominator = (np.array([getattr(s.errors, name) for s in scored]) for name in ("total", "words"))
     speakers = [s.line.speaker for s in scored]
-    low, high = interval(100 * bootstrap(numerator, denominator, by_speaker(speakers)))
+    low, high = ratio_interval(numerator, denominator, speakers)
     counts = {
         "errors": total.total, "utterances": len(scored), "words": total.words, "ins": total.ins, "dels": total.dels,
         "subs": total.subs, "speakers": len(set(speakers)),

@@ -9,7 +9,7 @@ from pipeline.artifacts.arpa import read_sentences
 from pipeline.artifacts.hyp import load_hypotheses
 from pipeline.artifacts.lang import Lang
 from pipeline.base.files import atomic_write, write_json
-from pipeline.tasks.score import compare, error_report, unknown_word_rows, wer_row
+from pipeline.tasks.score import compare, error_report, shown_interval, unknown_word_rows, wer_row
 
 
 def write_scores(
@@ -39,16 +39,16 @@ def write_scores(
     row = wer_row(name, part, hyps)
     others = [] if known is None else unknown_word_rows(name, part, hyps, _words(known))
     kept = ("value", "low", "high", "counts")
-    by_metric = {other["metric"]: {key: other[key] for key in kept} for other in others}
-    write_json(out / "score.json", {**{key: row[key] for key in kept}, **by_metric})
+    by_metric = {other["metric"]: {key: other.get(key) for key in kept} for other in others}
+    write_json(out / "score.json", {**{key: row.get(key) for key in kept}, **by_metric})
     if row_id is not None:
         write_json(out / "results.json", [row, *others])
-    facts = {"wer": row["value"], "low": row["low"], "high": row["high"]}
+    facts = {"wer": row["value"], "low": row.get("low"), "high": row.get("high")}
     facts |= {metric: other["value"] for metric, other in by_metric.items()}
     if against is not None:
         facts["compare"] = compare(load_hypotheses(against), hyps)
         write_json(out / "compare.json", facts["compare"])
-    lines = [f"{errors[0]}  95 % interval {row['low']:.2f} to {row['high']:.2f}"]
+    lines = [f"{errors[0]}  {shown_interval(facts['low'], facts['high'])}"]
     for metric, other in by_metric.items():
         what = "recognised" if metric == "oov_found" else "right where one was recognised"
         counts = f"{other['counts']['correct']} / {other['counts']['words']}"

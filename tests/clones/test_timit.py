@@ -113,6 +113,18 @@ def test_errors_against_enumeration(phones):
     assert (exact.ins, exact.dels, exact.subs) == (1, 0, 1)
 
 
+def test_phone_error_rate(phones, tmp_path):
+    from pipeline.artifacts.hyp import Hypothesis, save_hypotheses
+    from pipeline.base.files import read_json
+
+    hyps = [Hypothesis(f"u{i}", f"s{i % 2}", ("h#", "aa", "ix"), ("h#", "aa", "t")) for i in range(4)]
+    save_hypotheses(tmp_path / "recogs.jsonl.gz", hyps)
+    facts = phones[1].score(tmp_path / "recogs.jsonl.gz", tmp_path, "mono", "dev")
+    assert facts == {name: pytest.approx(100 / 3) for name in ("per", "low", "high")}
+    (row,) = read_json(tmp_path / "results.json")
+    assert row["metric"] == "per" and row["counts"] == {"phones": 12, "ins": 0, "del": 0, "sub": 4}
+
+
 def edit(pattern: str, change):
     def damage(root: Path) -> None:
         path = sorted(root.glob(pattern))[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from pipeline.artifacts.hyp import Hypothesis, save_hypotheses
 from pipeline.artifacts.lang import make_lang
 from pipeline.artifacts.lexicon import Lexicon, Pronunciation
 from pipeline.base.errors import DataError, MismatchError
-from pipeline.base.files import write_json
+from pipeline.base.files import read_json, write_json
 from pipeline.experiments.report import read_rows
 from pipeline.tasks import score as score_module
 from pipeline.tasks.score import (
@@ -85,6 +86,33 @@ def test_interval_agrees_with_kaldialign() -> None:
     assert low == pytest.approx(100 * theirs["ci95min"], abs=0.4) and high == pytest.approx(
         100 * theirs["ci95max"], abs=0.4
     )
+
+
+def _mostly_empty() -> list[Hypothesis]:
+    """One of two references has words: a quarter of the draws have none."""
+    return [Hypothesis("u", "s", ("A", "B"), ("A",)), Hypothesis("v", "s", (), ("C",))]
+
+
+def test_there_is_no_interval_where_draws_without_words_are_not_rare() -> None:
+    hyps = _mostly_empty()
+    row = wer_row("a", "test", hyps)
+    assert wer_interval(hyps, count_errors(hyps)) == (None, None)
+    assert row["value"] == 100.0 and "low" not in row and "high" not in row
+    found = compare(hyps, [Hypothesis(h.cut_id, h.speaker, h.ref, h.ref) for h in hyps])
+    assert found["difference"] == -100.0 and found["low"] is None and found["high"] is None and found["p_better"] == 1.0
+    several = [replace(h, cut_id=f"{h.cut_id}{i}") for i in range(10) for h in hyps]  # one draw of a million is empty
+    low, high = wer_interval(several, count_errors(several))
+    assert 50 < low < 100 < high < 300
+
+
+def test_score_step_without_an_interval(tmp_path) -> None:
+    save_hypotheses(tmp_path / "recogs.jsonl.gz", _mostly_empty())
+    arguments = [str(tmp_path / "recogs.jsonl.gz"), str(tmp_path / "out"), "--known", str(tmp_path / "known")]
+    (tmp_path / "known").write_text("A\n", encoding="utf-8")
+    result = CliRunner().invoke(main, [*arguments, "--id", "m"])
+    assert result.exit_code == 0 and "[ 2 / 2, 1 ins, 1 del, 0 sub ]  no 95 % interval" in result.output, result.output
+    kept = read_json(tmp_path / "out/score.json")
+    assert kept["value"] == 100.0 and kept["low"] is None and kept["oov_found"]["low"] is None
 
 
 def _with_speakers(number: int) -> list[Hypothesis]:

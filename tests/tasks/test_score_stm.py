@@ -179,6 +179,8 @@ def test_scores(stm, glm):
     many = [replace(s, line=replace(s.line, speaker=f"s{i}")) for i, s in enumerate([*scored, *scored[:2]])]
     row = stm_row("tri", "hub5_00", many)
     assert row["counts"]["speakers"] == 6 and row["groups"]["s1"] == [100.0, 3.0] and len(row["groups"]) == 6
+    none = [replace(scored[0], errors=replace(scored[0].errors, words=0)), scored[1]]
+    assert "low" not in stm_row("tri", "hub5_00", none), "a quarter of the draws have no word"
     parts = subsets(scored, {"swbd": "sw_", "callhome": "en_", "other": "xx"})
     assert {name: len(of) for name, of in parts.items()} == {"swbd": 2, "callhome": 2}
 

@@ -36,18 +36,18 @@ def score(decoded: Path, work_dir: Path, row_id: str, part: str) -> dict:
     """Write the row; returns facts for the stamp."""
     from pipeline.artifacts.hyp import load_hypotheses
     from pipeline.base.files import atomic_write, write_json
-    from pipeline.tasks.score import result_row, total_errors, wer_interval
+    from pipeline.tasks.score import result_row, shown_interval, total_errors, wer_interval
 
     hyps = load_hypotheses(decoded)
     errors = [count(fold(h.ref), fold(h.hyp)) for h in hyps]
     total = total_errors(errors)
-    low, high = wer_interval(hyps, errors, by_speaker=True)
+    low, high = wer_interval(hyps, errors)
     counts = {"phones": total.words, "ins": total.ins, "del": total.dels, "sub": total.subs}
     write_json(work_dir / "results.json", [result_row(row_id, part, "per", total.wer, low, high, counts)])
     line = total.line().replace("%WER", "%PER")
     with atomic_write(work_dir / "per.txt") as f:
         f.write(f"{line}\n")
-    click.echo(f"{line}  95 % interval {low:.2f} to {high:.2f}")
+    click.echo(f"{line}  {shown_interval(low, high)}")
     return {"per": total.wer, "low": low, "high": high}
 
 

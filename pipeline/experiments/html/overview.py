@@ -29,7 +29,7 @@ from pipeline.experiments.html.utterances import Utterances
 from pipeline.experiments.results_page import DETAILS, FAMILIES, METRICS, Metric, value_text
 from pipeline.experiments.system_names import system_name
 from pipeline.tasks.durations import MIN_COUNT, frame_shift_of, implied_seconds
-from pipeline.tasks.score import bootstrap, by_speaker, interval
+from pipeline.tasks.score import ratio_interval
 
 CONFUSIONS = 50  # pairs of words that are listed
 EXAMPLES = 5  # links to utterances of each
@@ -158,9 +158,10 @@ def _systems(o: Overview) -> str:
         errors, words = (np.array([e.errors[name][i] for e in mine], dtype=float) for i in (0, 1))
         if not words.sum():
             continue
-        low, high = interval(bootstrap(errors, words, by_speaker([e.speaker for e in mine]), replications=1000))
+        low, high = ratio_interval(errors, words, [e.speaker for e in mine], replications=1000)
         value = 100 * float(errors.sum() / words.sum())
-        rate = Cell(f"{value:.2f} [{100 * low:.2f}, {100 * high:.2f}]", value, value / max(most, 1e-9))
+        around = "" if low is None else f" [{low:.2f}, {high:.2f}]"
+        rate = Cell(f"{value:.2f}{around}", value, value / max(most, 1e-9))
         counts = [_number(float(n), 0) for n in (errors.sum(), words.sum(), len(mine))]
         rows.append([_named(name), Cell(text(part)), rate, *counts])
     if rows:
