@@ -13,7 +13,7 @@ from pipeline.hmm import Graphs, feasible, full_sum, occupancies
 from pipeline.hmm.graph_source import GraphSource
 from pipeline.nn.distributed import World
 from pipeline.nn.linear import linear_labels
-from pipeline.nn.masks import mask_of
+from pipeline.nn.masks import all_finite, mask_of
 from pipeline.nn.model import AcousticModel
 from pipeline.nn.priors import running_prior, softmax_prior
 from pipeline.nn.train import Loss
@@ -75,10 +75,12 @@ class FullSum:
         self.silence = torch.tensor(sorted(silence_pdfs), dtype=torch.int64)
 
     def __call__(self, model: AcousticModel, batch: Batch, done: float) -> Loss:
-        """See ``pipeline.nn.train.Criterion``; frames are label frames."""
+        """See ``pipeline.nn.train.Criterion``; frames are label frames. NaN where the scores are not finite."""
         encoded, lens = model.encode(batch.feats, batch.lens, normalised=True)
         log_post = model.log_posteriors(encoded)
         mask = mask_of(lens, log_post.shape[1])
+        if not all_finite(log_post, mask):  # to the engine NaN is an utterance without a path, which is left out
+            return Loss(log_post.new_tensor(float("nan")), int(mask.sum()))
         silence = float(log_post.detach()[..., self.silence.to(lens.device)].exp().sum(-1)[mask].sum())
         if done < self.linear_until and model.training:
             labels = linear_labels(self.graphs.of(batch.indices).graphs, lens.tolist(), self.linear_silence)
@@ -88,6 +90,8 @@ class FullSum:
         if self.prior == "on_the_fly" and model.training:
             model.log_prior.copy_(running_prior(model.log_prior, log_post, mask))
         graphs, scores, transitions = self._scaled(model, batch.indices, encoded, log_post, lens, done)
+        if transitions is not None and not all_finite(transitions.expand(*mask.shape, -1), mask):
+            return Loss(log_post.new_tensor(float("nan")), int(mask.sum()))
         log_z = full_sum(graphs, scores, lens, transitions)
         good = feasible(log_z)
         total = -log_z.masked_fill(~good, 0.0).sum()

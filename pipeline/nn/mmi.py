@@ -25,7 +25,7 @@ from pipeline.graph.denominator import Competitors, References
 from pipeline.hmm import full_sum
 from pipeline.hmm.graph_source import GraphSource
 from pipeline.nn.distributed import World
-from pipeline.nn.masks import mask_of
+from pipeline.nn.masks import all_finite, mask_of
 from pipeline.nn.sequence import Outer
 
 logger = logging.getLogger(__name__)
@@ -181,6 +181,8 @@ class SequenceObjective:
     def outer(self, log_posteriors: torch.Tensor, lens: torch.Tensor, indices: np.ndarray) -> Outer:
         """See ``pipeline.nn.sequence.OuterGradient``."""
         c, mask = self.criterion, mask_of(lens, log_posteriors.shape[1])
+        if not all_finite(log_posteriors, mask):  # the network's failure, not that of the references
+            return Outer(torch.zeros_like(log_posteriors), float("nan"), int(mask.sum()))
         scores = self._scores(log_posteriors)
         log_num, numerator = self._numerator(scores, lens, indices)
         failed = ~torch.isfinite(log_num)

@@ -3,6 +3,7 @@ for the training loop in one process (``pipeline.nn.train``) and for replicas of
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
@@ -11,7 +12,7 @@ import torch
 from torch import nn
 
 from pipeline.artifacts.model_meta import ENTROPY
-from pipeline.base.errors import ConfigError, PipelineError
+from pipeline.base.errors import ConfigError, DataError, PipelineError
 from pipeline.feats.dataset import Batch, Dataset, plan
 from pipeline.nn.attention import SelfAttention
 from pipeline.nn.distributed import World
@@ -22,6 +23,7 @@ from pipeline.nn.options import TrainOptions
 from pipeline.nn.specaugment import spec_augment
 
 COUNT = "count of "  # name of a running sum: what a figure is counted in
+CURES = "a lower --learning-rate, a lower --clip, features that were normalised (--cmvn)"  # of losses like NaN
 NUMBER = "number of "  # name of a running sum that is a figure as it is, not per frame
 
 Trained = TypeVar("Trained", bound=Network, contravariant=True)
@@ -195,10 +197,7 @@ def add_gradient(loss: Loss, scale: float, where: str) -> None:
     In float16 small gradients would vanish, so the caller divides by less and multiplies the sum of all later.
     """
     if not bool(torch.isfinite(loss.total)):
-        raise DivergenceError(
-            f"{where}: the loss is {float(loss.total)} (NaN or infinity). Usual cures: "
-            f"a lower --learning-rate, a lower --clip, features that were normalised (--cmvn)"
-        )
+        raise DivergenceError(f"{where}: the loss is {float(loss.total)} (NaN or infinity). Usual cures: {CURES}")
     (loss.total / scale).backward()
 
 
@@ -212,14 +211,20 @@ def evaluate(
     model: Net, task: Task[Criterion[Net]], options: TrainOptions, device: str, done: float, world: World = World()
 ) -> dict[str, float]:
     """Figures of a task under a model that stays as it is, with names that begin with "dev_"; each process does its
-    share.
+    share. An error when there is no finite loss, by which epochs could be compared.
     """
     model.eval()
     sums: dict[str, float] = {}
     batches = plan(task.data.lens, options.batch_frames, options.max_batch)
     for indices in batches[world.rank :: world.size]:
         add_sums(sums, task.criterion(model, normalised(model, task.data.batch(indices, device)), done))
-    return per_frame(world.sum_of(sums), "dev_")
+    sums = world.sum_of(sums)
+    if not sums.get("frames"):
+        raise DataError("dev data: every utterance was left out, so that no loss can choose among epochs")
+    figures = per_frame(sums, "dev_")
+    if not math.isfinite(figures["dev_loss"]):
+        raise DivergenceError(f"the loss on dev data is {figures['dev_loss']} (NaN or infinity). Usual cures: {CURES}")
+    return figures
 
 
 @torch.no_grad()

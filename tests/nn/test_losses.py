@@ -107,6 +107,31 @@ def test_impossible_utterance_is_counted_and_has_no_gradient():
     assert torch.isfinite(gradient).all() and torch.allclose(gradient, model.output.weight.grad, atol=1e-5)
 
 
+@pytest.mark.parametrize("broken", ["output.bias", "transitions.bias", "transitions.weight"])
+def test_a_network_that_knows_no_number_is_not_an_impossible_utterance(broken):
+    model, batch = make_model("linear"), make_batch()
+    with torch.no_grad():
+        model.get_parameter(broken)[0] = float("nan")
+    criterion = FullSum(graphs_of("A", "A"), [0], Ramp(1.0), Ramp(1.0), Ramp(0.3), prior="on_the_fly")
+    loss = criterion(model.train(), batch, 0.0)
+    assert np.isnan(float(loss.total)) and loss.frames == 9 and loss.skipped == 0
+    assert torch.isfinite(model.log_prior).all()
+
+
+def test_what_stands_behind_an_end_is_no_failure(monkeypatch):
+    model, batch = make_model(), make_batch()
+    criterion = FullSum(graphs_of("A", "A"), [0], Ramp(1.0), Ramp(1.0))
+    expected = float(criterion(model, batch, 0.0).total)
+    whole = model.log_posteriors
+
+    def padded(encoded):
+        mask = torch.arange(5)[None, :, None] < LENS[:, None, None]
+        return whole(encoded).masked_fill(~mask, float("nan"))
+
+    monkeypatch.setattr(model, "log_posteriors", padded)
+    assert float(criterion(model, batch, 0.0).total) == pytest.approx(expected, rel=1e-6)
+
+
 def test_scales_change_until_half_time():
     ramp = Ramp(1.0, 0.2)
     assert [ramp(d) for d in (0.0, 0.25, 0.5, 1.0)] == pytest.approx([0.2, 0.6, 1.0, 1.0])

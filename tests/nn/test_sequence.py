@@ -259,6 +259,16 @@ def test_failed_utterances_are_left_out_and_counted() -> None:
     assert sorted(objective.failures.reasons()) == [1, 2]
 
 
+def test_posteriors_that_are_no_numbers_are_not_failures_of_the_references() -> None:
+    world = World()
+    objective = world.objective(**NONE)
+    broken = world.log_post.clone()
+    broken[0, 2] = float("nan")
+    loss = SequenceCriterion(objective)(Net(broken), batch_of(world), 0.0)
+    assert np.isnan(float(loss.total)) and loss.frames == 10 and loss.skipped == 0
+    assert not objective.failures.reasons()
+
+
 @pytest.mark.parametrize(
     "name, advice",
     [("zero_numerator", "transcripts"), ("empty", "--beam"), ("narrow", "--beam"), ("missing", "--lattice-beam")],

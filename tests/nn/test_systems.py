@@ -245,6 +245,16 @@ def test_collapse_to_silence_is_named(tones, tmp_path):
         train_nhmm(tones.data, tones.lang, tmp_path / "em", options)
 
 
+def test_an_explosion_is_no_model(tones, tmp_path):
+    options = dataclasses.replace(
+        NHMM,
+        **dict(prior="none", transitions="fixed", optimizer="sgd"),
+        **dict(schedule="constant", learning_rate=1e25, clip=1e30, epochs=4),
+    )
+    with pytest.raises(DivergenceError, match="loss.* is nan"):
+        train_nhmm(tones.data, tones.lang, tmp_path / "m", options, tones.data)
+
+
 def test_estimated_transitions_of_a_hybrid(nhmm_ali, tones, tmp_path):
     train_viterbi(tones.data, tones.lang, nhmm_ali, tmp_path / "hybrid", VITERBI)
     facts = estimate_transitions(

@@ -197,6 +197,32 @@ def test_nan_is_named(tmp_path):
         run(tmp_path, criterion=Nan(make_data()[1]))
 
 
+def test_a_dev_loss_that_is_no_number_ends_the_training(tmp_path):
+    class Nan(CrossEntropy):
+        def __call__(self, model, batch, done):
+            loss = super().__call__(model, batch, done)
+            return loss if model.training else Loss(loss.total * float("nan"), loss.frames)
+
+    class Nothing(CrossEntropy):
+        def __call__(self, model, batch, done):
+            loss = super().__call__(model, batch, done)
+            return loss if model.training else Loss(loss.total * 0.0, 0, len(batch.indices))
+
+    data, labels = make_data()
+    for kind, error, said in (
+        (Nan, DivergenceError, "dev data is nan.*learning-rate"),
+        (Nothing, DataError, "every utterance was left out"),
+    ):
+        with pytest.raises(error, match=said):
+            train(
+                fresh_model(),
+                Task(data, CrossEntropy(labels)),
+                Task(data, kind(labels)),
+                OPTIONS,
+                tmp_path / kind.__name__,
+            )
+
+
 def test_nan_gradients_are_skipped_up_to_a_point(tmp_path):
     class Bad(CrossEntropy):
         def __call__(self, model, batch, done):
