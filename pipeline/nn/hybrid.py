@@ -39,6 +39,7 @@ from pipeline.nn.options import ViterbiOptions
 from pipeline.nn.priors import label_prior
 from pipeline.nn.step import lowest_entropy
 from pipeline.nn.train import Task, clean_up, train
+from pipeline.nn.transitions import at_frame_rate
 
 logger = logging.getLogger(__name__)
 
@@ -57,8 +58,9 @@ def train_viterbi(
     Args:
         data_dir: data directory with features.
         lang_dir: must have the phones and topology of the alignment.
-        ali_dir: alignment of the training data; its tree and transitions become the model's. Utterances at another
-            speed (``pipeline.feats.augment``) take the labels of the original, stretched.
+        ali_dir: alignment of the training data; its tree and transitions become the model's, the latter at the frame
+            rate of the labels. Utterances at another speed (``pipeline.feats.augment``) take the labels of the
+            original, stretched.
         out: model directory to write; an interrupted training resumes from its checkpoint there.
         dev_dir, dev_ali_dir: the same for the choice of epochs.
     Returns:
@@ -115,10 +117,11 @@ def load_labelled(
     """What a training on an alignment reads; arguments as for ``train_viterbi``.
 
     Returns:
-        lang, the alignment's HMM, facts of the features; the training data with their labels, then the dev data, if
+        lang, HMM, see ``label_hmm``, facts of the features; the training data with their labels, then the dev data, if
         any.
     """
-    lang, hmm, facts = Lang.load(lang_dir), load_hmm(ali_dir), FeatureFacts.load(data_dir)
+    lang, facts = Lang.load(lang_dir), FeatureFacts.load(data_dir)
+    hmm = label_hmm(ali_dir, data_dir, options)
     hmm.check_lang(lang, lang_dir)
     sets = [_utterances(data_dir, ali_dir, hmm, facts, options)]
     if dev_dir is not None:
@@ -127,6 +130,17 @@ def load_labelled(
         facts.kind.check_same(FeatureFacts.load(dev_dir).kind, data_dir, dev_dir)
         sets.append(_utterances(dev_dir, dev_ali_dir, hmm, facts, options))
     return lang, hmm, facts, sets
+
+
+def label_hmm(ali_dir: Path, data_dir: Path, options: ViterbiOptions) -> HmmDir:
+    """An alignment's HMM, with its transition probabilities at the frame rate of the labels; MismatchError when labels
+    cannot be taken from the alignment.
+    """
+    hmm, shift = load_hmm(ali_dir), FeatureFacts.load(data_dir).frame_shift
+    rate = frames_per_label(AliSet.load(ali_dir), shift, options.label_factor, data_dir)
+    if rate > 1:
+        hmm.transitions.forward_prob = at_frame_rate(hmm.transitions.forward_prob, rate)
+    return hmm
 
 
 def first_model(data: Dataset, hmm: HmmDir, options: ViterbiOptions) -> AcousticModel:
@@ -182,7 +196,8 @@ def _train_rounds(
 def realign(model: AcousticModel, hmm: HmmDir, lang: Lang, own: Labelled, directory: Path) -> Labelled:
     """Labels by the model's own Viterbi alignment; utterances without a path keep what they have.
 
-    Scores are log posterior minus log prior; transitions are those of the alignment that the model was trained on.
+    Scores are log posterior minus log prior; transitions are those of the alignment that the model was trained on, at
+    the frame rate of the labels.
 
     Args:
         directory: for the temporary file that holds the labels.

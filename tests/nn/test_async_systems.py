@@ -90,6 +90,15 @@ def test_viterbi_training_by_one_replica_is_the_ordinary_one(tones, root, tmp_pa
     assert len(list((tmp_path / "m").glob("epoch-*"))) == 3 and not list((tmp_path / "m").glob("shard*"))
 
 
+def test_transitions_are_at_the_rate_of_the_labels(tones, root, tmp_path):
+    shared = {**CE, "epochs": 1, "subsampling": 2}
+    job = ViterbiJob(tones.data, tones.lang, root / "ali", AsyncViterbiOptions(replicas=1, **shared))
+    train_viterbi_async(job, tmp_path / "async")
+    train_viterbi(tones.data, tones.lang, root / "ali", tmp_path / "plain", ViterbiOptions(**shared))
+    files = [(tmp_path / d / "transitions.json").read_bytes() for d in ("async", "plain")]
+    assert files[0] == files[1] != (root / "ali" / "transitions.json").read_bytes()
+
+
 def test_mmi_by_one_replica_is_the_ordinary_one(tones, root, tmp_path):
     facts = train_sequence_async(sequence_job(tones, root, replicas=1), tmp_path / "m")
     assert same(tmp_path / "m", root / "mmi")

@@ -22,7 +22,7 @@ from pipeline.feats.dataset import Dataset
 from pipeline.feats.options import FeatureOptions
 from pipeline.nn.federated import train_federated
 from pipeline.nn.federated_options import FederatedOptions
-from pipeline.nn.hybrid import train_viterbi
+from pipeline.nn.hybrid import load_labelled, realign, share_changed, train_viterbi
 from pipeline.nn.model import load_acoustic_model, load_scorer
 from pipeline.nn.nhmm import train_nhmm
 from pipeline.nn.options import NhmmOptions, TransitionEmOptions, ViterbiOptions
@@ -217,6 +217,26 @@ def test_viterbi_training_at_a_lower_frame_rate(nhmm_ali, tones, tmp_path):
     options = dataclasses.replace(VITERBI, subsampling=3, majority=True, epochs=1)
     train_viterbi(tones.data, tones.lang, nhmm_ali, tmp_path / "m", options)
     assert load_scorer(tmp_path / "m").frame_shift == pytest.approx(0.03)
+    before, after = (load_hmm(d).transitions.forward_prob for d in (nhmm_ali, tmp_path / "m"))
+    assert np.allclose(after, np.minimum(1.0 - (1.0 - before) ** 3, 0.9)) and (after > 1.5 * before).all()
+    align_with(tmp_path / "m", tones, tmp_path / "ali")  # whose frames are those of the labels
+    train_viterbi(tones.data, tones.lang, tmp_path / "ali", tmp_path / "again", options)
+    assert np.array_equal(load_hmm(tmp_path / "again").transitions.forward_prob, after)
+
+
+@pytest.mark.parametrize("subsampling", [1, 2])
+def test_realignment_is_the_alignment_of_the_model(subsampling, nhmm_ali, tones, tmp_path):
+    """Transition probabilities are those of the model's directory, and the prior is taken out."""
+    options = dataclasses.replace(VITERBI, subsampling=subsampling, epochs=1, learning_rate=1e-3)
+    train_viterbi(tones.data, tones.lang, nhmm_ali, tmp_path / "m", options)
+    lang, hmm, _, sets = load_labelled(tones.data, tones.lang, nhmm_ali, options)
+    model = load_acoustic_model(tmp_path / "m")[0]
+    found = realign(model, hmm, lang, sets[0], tmp_path)
+    ali, pdf = align_with(tmp_path / "m", tones, tmp_path / "ali"), hmm.transitions.tid_pdf()
+    for i, labels in enumerate(found.labels):
+        assert np.array_equal(labels, pdf[ali[found.data.id(i)].transition_ids])
+    model.log_prior.zero_()
+    assert share_changed(found.labels, realign(model, hmm, lang, sets[0], tmp_path).labels) > 0.02
 
 
 def test_closed_form_instead_of_gradients(nhmm, nhmm_ali, tones, tmp_path):

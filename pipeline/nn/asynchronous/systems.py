@@ -13,7 +13,6 @@ from typing import Any
 from pipeline.artifacts.checkpoint import load_tensors
 from pipeline.artifacts.features import FeatureFacts
 from pipeline.artifacts.lang import Lang
-from pipeline.artifacts.model_dir import load_hmm
 from pipeline.artifacts.model_meta import Scales
 from pipeline.base.errors import ConfigError
 from pipeline.base.files import atomic_write
@@ -22,7 +21,7 @@ from pipeline.nn.asynchronous.job import Built
 from pipeline.nn.asynchronous.launch import Node, run_processes
 from pipeline.nn.asynchronous.options import AsyncSequenceOptions, AsyncTraining, AsyncViterbiOptions, training_of
 from pipeline.nn.asynchronous.train import Trained, clean_up, seconds_to, train_async
-from pipeline.nn.hybrid import first_model, load_labelled
+from pipeline.nn.hybrid import first_model, label_hmm, load_labelled
 from pipeline.nn.losses import CrossEntropy
 from pipeline.nn.model import AcousticModel, load_acoustic_model, save_acoustic_model
 from pipeline.nn.priors import label_prior
@@ -80,7 +79,8 @@ class ViterbiJob:
 def train_viterbi_async(job: ViterbiJob, out: Path, node: Node = Node()) -> dict[str, Any]:
     """Trains a hybrid network with replicas and writes its model directory; returns facts for the stamp."""
     trained = train_async(job, out, node)
-    lang, hmm, facts = Lang.load(job.lang_dir), load_hmm(job.ali_dir), FeatureFacts.load(job.data_dir)
+    lang, facts = Lang.load(job.lang_dir), FeatureFacts.load(job.data_dir)
+    hmm = label_hmm(job.ali_dir, job.data_dir, job.options)
 
     def save(directory: Path, model: AcousticModel, extra: dict[str, Any]) -> None:
         save_acoustic_model(
