@@ -22,7 +22,7 @@ Encode = Callable[[torch.Tensor, torch.Tensor], "tuple[torch.Tensor, torch.Tenso
 def encode_windows(
     encode: Encode, feats: torch.Tensor, lens: torch.Tensor, subsampling: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Encodes a batch; utterances above LONGEST frames in windows.
+    """Encodes a batch; utterances above LONGEST frames in windows, the others in one piece, whatever the batch holds.
 
     Args:
         encode: (N, T, F), (N,) -> (N, T', D), (N,) with T' = ceil(T / subsampling).
@@ -37,13 +37,14 @@ def encode_windows(
     out, out_lens = None, torch.div(lens + subsampling - 1, subsampling, rounding_mode="floor")
     window, overlap = (n // subsampling * subsampling for n in (WINDOW, OVERLAP))
     for n, length in enumerate(lens.tolist()):
-        for begin in range(0, max(length, 1), window):
-            first, last = max(0, begin - overlap), min(length, begin + window + overlap)
+        size = window if length > LONGEST else max(length, 1)
+        for begin in range(0, max(length, 1), size):
+            first, last = max(0, begin - overlap), min(length, begin + size + overlap)
             piece, _ = encode(feats[n : n + 1, first:last], torch.tensor([last - first], device=lens.device))
             if out is None:
                 out = piece.new_zeros((len(lens), int(out_lens.max()), piece.shape[2]))
             to, skip = begin // subsampling, (begin - first) // subsampling
-            used = piece[0, skip : skip + window // subsampling]
+            used = piece[0, skip : skip - (-size // subsampling)]
             out[n, to : to + len(used)] = used
     assert out is not None
     return out, out_lens

@@ -48,3 +48,21 @@ def test_attention_sees_one_window_at_a_time(monkeypatch):
     differs = (a - b).abs().sum(2)[0] > 0
     frames = differs.nonzero()[:, 0] * encoder.subsampling
     assert frames.min() >= 120 and frames.max() < 160 and differs.any()
+
+
+def test_an_utterance_passes_as_it_does_alone(monkeypatch):
+    """An encoder with attention would notice windows; a long neighbour in the batch brings none."""
+    torch.manual_seed(1)
+    encoder = Encoder(4, EncoderOptions(encoder="conformer", layers=1, dim=8, heads=2, dropout=0.0)).eval()
+    feats, lens = torch.randn(3, 203, 4), torch.tensor([203, 101, 70])
+    for name, value in (("LONGEST", 101), ("WINDOW", 40), ("OVERLAP", 12)):
+        monkeypatch.setattr(windows, name, value)
+    with torch.no_grad():
+        together, _ = windows.encode_windows(encoder, feats, lens, encoder.subsampling)
+        for n, length in enumerate(lens.tolist()):
+            alone, own = windows.encode_windows(
+                encoder, feats[n : n + 1, :length], lens[n : n + 1], encoder.subsampling
+            )
+            assert torch.allclose(together[n, : int(own)], alone[0], atol=1e-5), n
+            whole, _ = encoder(feats[n : n + 1, :length], lens[n : n + 1])
+            assert torch.allclose(alone, whole, atol=1e-5) == (length <= 101)
