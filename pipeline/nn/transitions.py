@@ -112,7 +112,7 @@ class TransitionNet(nn.Module):
         Returns:
             (n_tid,), or (N, T', n_tid) for a dynamic kind.
         """
-        w = self.logits(encoded, lens)
+        w = self.logits(encoded, lens).float()  # sums over paths need 32 bits in mixed precision, too
         both = torch.stack([F.logsigmoid(-w), F.logsigmoid(w)], -1)  # (.., K, 2)
         return both[..., self.classes, :].flatten(-2)
 

@@ -93,6 +93,18 @@ def test_gradient_is_observed_minus_expected(hmm):
     assert torch.allclose(net.bias.grad, torch.tensor([3 * (1 - f) - 5 * f, 0.0]), atol=1e-6)
 
 
+@pytest.mark.parametrize("kind", DYNAMIC)
+def test_scores_stay_in_32_bits(hmm, kind):
+    net = TransitionNet(kind, hmm, 4, width=3)
+    encoded, lens = torch.randn(1, 5, 4), torch.tensor([5])
+    with torch.autocast("cpu", torch.bfloat16):
+        assert net.logits(encoded, lens).dtype == torch.bfloat16
+        scores = net(encoded, lens)
+    assert scores.dtype == torch.float32
+    sums = scores.unflatten(-1, (-1, 2)).exp().sum(-1)
+    assert torch.allclose(sums, torch.ones(()), atol=1e-6)
+
+
 def test_padding_does_not_reach_a_blstm(hmm):
     torch.manual_seed(0)
     net = TransitionNet("blstm", hmm, 6, width=4)
