@@ -70,7 +70,7 @@ def train_nhmm(
         return {}
     model.cpu()
     finish_transitions(model, hmm.transitions, data)
-    if options.prior == "none":
+    if options.prior in ("none", "softmax"):  # of the final model, which no epoch had
         model.log_prior.copy_(softmax_prior(model, data.batches(20_000, 64)))
     kappa = options.prior_scale if options.prior != "none" else 0.0
     scales = Scales(options.label_scale, options.transition_scale, kappa / options.label_scale)

@@ -5,6 +5,7 @@ written.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, field
 from pathlib import Path
@@ -23,6 +24,7 @@ from pipeline.nn.schedule import load_optimizer_tensors, optimizer_tensors
 CHECKPOINT = "train.ckpt.safetensors"
 FIRST_SCALE = 65536.0  # of losses in float16
 GROW_STEPS = 2000
+LOG_PROBS = "log_prior"  # name of a buffer that holds log probabilities
 _MODEL, _OPTIMIZER = "model.", "optimizer."
 
 
@@ -106,10 +108,15 @@ def best_epochs(history: Sequence[dict[str, float]], count: int) -> list[int]:
 
 
 def average(paths: Sequence[Path]) -> dict[str, torch.Tensor]:
-    """Mean of the floating-point tensors of several files; others from the last file."""
+    """Mean of the floating-point tensors of several files; others from the last file. Of log probabilities, the log of
+    the probabilities' mean.
+    """
     loaded = [load_tensors(p) for p in paths]
     out = dict(loaded[-1])
     for name, tensor in out.items():
         if tensor.is_floating_point():
-            out[name] = torch.stack([t[name].double() for t in loaded]).mean(0).to(tensor.dtype)
+            values = torch.stack([t[name].double() for t in loaded])
+            is_log = name.rpartition(".")[2] == LOG_PROBS
+            mean = values.logsumexp(0) - math.log(len(values)) if is_log else values.mean(0)
+            out[name] = mean.to(tensor.dtype)
     return out

@@ -26,6 +26,7 @@ from pipeline.nn.hybrid import load_labelled, realign, share_changed, train_vite
 from pipeline.nn.model import load_acoustic_model, load_scorer
 from pipeline.nn.nhmm import train_nhmm
 from pipeline.nn.options import NhmmOptions, TransitionEmOptions, ViterbiOptions
+from pipeline.nn.priors import softmax_prior
 from pipeline.nn.train import DivergenceError
 from pipeline.nn.transition_em import estimate_transitions
 from pipeline.tasks.align import AlignOptions, align
@@ -263,6 +264,16 @@ def test_collapse_to_silence_is_named(tones, tmp_path):
     options = dataclasses.replace(NHMM, transition_update="em", label_scale=1.0, transition_scale=1.0)
     with pytest.raises(DivergenceError, match="silence collapse.*Usual cures: a lower --transition-scale"):
         train_nhmm(tones.data, tones.lang, tmp_path / "em", options)
+
+
+def test_the_prior_is_that_of_the_final_model(tones, tmp_path):
+    """The mean of epochs has posteriors of its own."""
+    options = dataclasses.replace(NHMM, prior="softmax", epochs=3, average=3)
+    train_nhmm(tones.data, tones.lang, tmp_path / "m", options)
+    model, _, meta = load_acoustic_model(tmp_path / "m")
+    assert torch.allclose(model.log_prior.exp().sum(), torch.ones(()), atol=1e-5)
+    own = softmax_prior(model, Dataset.open(tones.data, meta.feat_options).batches(20_000, 64))
+    assert torch.allclose(model.log_prior, own, atol=1e-4)
 
 
 def test_an_explosion_is_no_model(tones, tmp_path):

@@ -187,6 +187,18 @@ def test_best_epochs():
     assert best_epochs(history, 2) == [2, 4] and best_epochs([{"loss": 1.0}] * 4, 2) == [3, 4]
 
 
+def test_the_mean_of_priors_is_a_prior(tmp_path):
+    probs = torch.tensor([[0.98, 0.01, 0.01], [0.02, 0.18, 0.8]])
+    for n, row in enumerate(probs):
+        save_tensors(tmp_path / str(n), {"log_prior": row.log(), "student.log_prior": row.log(), "w": row})
+    mean = average([tmp_path / "0", tmp_path / "1"])
+    for name in ("log_prior", "student.log_prior"):
+        assert torch.allclose(mean[name].exp(), probs.mean(0))
+    assert torch.allclose(mean["w"], probs.mean(0))
+    same = average([tmp_path / "0"] * 3)
+    assert torch.equal(same["log_prior"], probs[0].log())
+
+
 def test_nan_is_named(tmp_path):
     class Nan(CrossEntropy):
         def __call__(self, model, batch, done):
