@@ -133,6 +133,11 @@ def make_denominator(
     graph = DecodingGraph.load(sources.graph_dir)
     check_same("tree", graph.tree_id, sources.graph_dir, hmm.tree.id, hmm.directory)
     check_same("topo", graph.topo_id, sources.graph_dir, hmm.topo.id, hmm.directory)
+    if sources.lm is not None and (options.criterion == "lfmmi" or not graph.word.any()):
+        raise ConfigError(
+            f"--lm {sources.lm}: without it, since the paths of a graph of phones ({sources.graph_dir}) have no words; "
+            f"a language model of words would score the references alone"
+        )
     log_probs = hmm.transitions.log_probs()
     if options.denominator == "lattice":
         return LatticeSum(graph, log_probs, hmm.transitions.tid_pdf(), transition_scale, options.search(device))

@@ -165,6 +165,13 @@ def test_what_does_not_fit_is_refused(tones, root, tmp_path) -> None:
         train_sequence(tones.data, Sources(tones.lang, root / "hybrid", other), tmp_path / "out", OPTIONS)
 
 
+@pytest.mark.parametrize("criterion, graph", [("lfmmi", "den"), ("lfmmi", "graph"), ("mmi", "den")])
+def test_a_graph_of_phones_has_no_language_model_of_words(tones, root, tmp_path, criterion, graph) -> None:
+    found = dataclasses.replace(sources(tones, root, graph), lm=root / "lm.arpa")
+    with pytest.raises(ConfigError, match="--lm .*graph of phones"):
+        train_sequence(tones.data, found, tmp_path / "out", dataclasses.replace(OPTIONS, criterion=criterion))
+
+
 def test_a_language_model_without_a_word_of_the_transcripts(tones, root, tmp_path) -> None:
     train_unigram([["AB", "CA"]]).save(tmp_path / "lm.arpa")
     with pytest.raises(DataError, match="gives no probability to the transcript .*BC"):
