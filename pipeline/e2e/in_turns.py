@@ -28,7 +28,11 @@ from pipeline.nn.step import Loss, Task, normalised
 logger = logging.getLogger(__name__)
 
 PLACES = 1 << 32  # that the turns of a training tell apart
-OF_TURNS = ("self_share", "self_rate", "self_mask_share", "self_mask_seconds", "repeat_labelled")  # options
+WITHOUT_EFFECT = {  # options, by the kind of loss
+    "none": ("self_share", "self_rate", "self_mask_share", "self_mask_seconds", "repeat_labelled"),
+    "contrast": (),
+    "position": ("self_mask_seconds",),
+}
 
 
 def in_turns(
@@ -126,16 +130,17 @@ class InTurns:
 
 def check_self_supervision(options: TrainEndToEndOptions, with_unlabelled: bool, with_dev: bool) -> None:
     """ConfigError for options that do not go together."""
-    if options.self_supervised == "none":
-        if with_unlabelled:
-            raise ConfigError("--unlabelled is speech for --self-supervised, which is none")
-        defaults = TrainEndToEndOptions()
-        changed = [name for name in OF_TURNS if getattr(options, name) != getattr(defaults, name)]
-        if changed:
-            flags = ", ".join(f"--{name.replace('_', '-')}" for name in changed)
-            raise ConfigError(f"{flags}: without effect, --self-supervised is none")
+    kind = options.self_supervised
+    if kind == "none" and with_unlabelled:
+        raise ConfigError("--unlabelled is speech for --self-supervised, which is none")
+    defaults = TrainEndToEndOptions()
+    changed = [name for name in WITHOUT_EFFECT[kind] if getattr(options, name) != getattr(defaults, name)]
+    if changed:
+        flags = ", ".join(f"--{name.replace('_', '-')}" for name in changed)
+        raise ConfigError(f"{flags}: without effect, --self-supervised is {kind}")
+    if kind == "none":
         return
-    if options.self_supervised == "position" and (options.encoder != "transformer" or options.frames_per_step > 1):
+    if kind == "position" and (options.encoder != "transformer" or options.frames_per_step > 1):
         raise ConfigError("--self-supervised position needs --encoder transformer with --frames-per-step 1")
     if options.self_share == 1.0 and with_dev:
         raise ConfigError("--self-share 1 trains nothing that writes tokens, so --dev cannot choose among its epochs")

@@ -178,20 +178,25 @@ def aligned_labels(
     return Lazy(len(data), make)
 
 
-def frames_per_label(ali: AliSet, frame_shift: float, factor: int, data_dir: Path) -> int:
+def frames_per_label(
+    ali: AliSet, frame_shift: float, factor: int, data_dir: Path, model_dir: Path | None = None
+) -> int:
     """Alignment frames per label; MismatchError when the alignment is too coarse or does not divide.
 
     Args:
         frame_shift: seconds between the features of data_dir.
         factor: feature frames per label.
+        model_dir: the model that has this factor already; None: it is an option.
     """
     shift = frame_shift * factor
     count = int(round(shift / ali.header.frame_shift))
     if count < 1 or abs(count * ali.header.frame_shift - shift) > 1e-6:
+        cure = f"--subsampling {max(1, round(ali.header.frame_shift / frame_shift))} fits"
+        if model_dir is not None:
+            cure = f"an alignment by {model_dir} itself fits, or one of finer frames"
         raise MismatchError(
             f"alignment {ali.directory} has a frame every {ali.header.frame_shift * 1000:g} ms; labels every "
-            f"{shift * 1000:g} ms (features of {data_dir}, {factor} of them per label) cannot be taken from it; "
-            f"--subsampling {max(1, round(ali.header.frame_shift / frame_shift))} fits"
+            f"{shift * 1000:g} ms (features of {data_dir}, {factor} of them per label) cannot be taken from it; {cure}"
         )
     return count
 

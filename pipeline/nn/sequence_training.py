@@ -174,7 +174,8 @@ def sequence_task(
     if ali_dir is not None:
         ali = AliSet.load(ali_dir)
         ali.check_tree(hmm.tree, hmm.topo, hmm.directory)
-        rate, cuts = frames_per_label(ali, facts.frame_shift, model.encoder.subsampling, data_dir), AlignedCuts(ali)
+        factor, cuts = model.encoder.subsampling, AlignedCuts(ali)
+        rate = frames_per_label(ali, facts.frame_shift, factor, data_dir, sources.model_dir)
         present = cuts.present(whole)
         check_missing(whole, present, ali, data_dir, options.max_failed)
         keep &= present

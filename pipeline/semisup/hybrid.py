@@ -78,7 +78,7 @@ class HybridSide:
         ali, data = AliSet.load(pseudo), self.unlabelled
         ali.check_tree(self.hmm.tree, self.hmm.topo, self.hmm.directory)
         cuts, factor = AlignedCuts(ali), self.network.options.label_factor
-        rate = frames_per_label(ali, self.meta.features.frame_shift, factor, pseudo)
+        rate = frames_per_label(ali, self.meta.features.frame_shift, factor, pseudo, self.hmm.directory)
         present = np.flatnonzero(cuts.present(data))
         if not len(present):
             raise DataError(f"{pseudo}: aligns none of the unlabelled utterances")

@@ -343,6 +343,7 @@ def test_input_that_does_not_fit_is_refused(parts, tokens, tmp_path, run_script)
     refused(ConfigError, "--self-rate, --repeat-labelled: without effect, --self-sup", self_rate=0.1, repeat_labelled=3)
     for name, value in dict(self_share=1.0, self_mask_share=0.3, self_mask_seconds=0.1).items():
         refused(ConfigError, f"--{name.replace('_', '-')}: without effect", **{name: value})
+    refused(ConfigError, "--self-mask-seconds: without effect, .* is position", **PLACES, self_mask_seconds=0.1)
     for shape in ({"encoder": "tdnn"}, {"frames_per_step": 2}):
         refused(ConfigError, "position needs --encoder transformer with", **{**PLACES, **shape})
     refused(DataError, "stands in both data sets", parts[0], **TURNS)

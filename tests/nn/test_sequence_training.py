@@ -18,7 +18,7 @@ from pipeline.artifacts.arpa import Arpa, train_unigram
 from pipeline.artifacts.lang import Lang
 from pipeline.artifacts.model_dir import load_hmm
 from pipeline.base.errors import ConfigError, DataError, MismatchError
-from pipeline.base.files import read_json
+from pipeline.base.files import read_json, write_json
 from pipeline.graph.decoding import build_decoding_graph, expand_phone_graph
 from pipeline.graph.phone_lm import phone_ngram
 from pipeline.nn.hybrid import train_viterbi
@@ -235,6 +235,12 @@ def test_alignments_that_do_not_fit_are_named(tones, root, tmp_path, caplog) -> 
     ali = changed_alignment(tones, root, tmp_path / "short", shorter)
     with pytest.raises(MismatchError, match="do not belong together: utterance 'utt03' has .* labels and .* label fr"):
         run(tones, root, tmp_path / "out", ali=ali)
+    header = read_json(ali / "ali.json")
+    header["header"]["frame_shift"] = 0.02
+    write_json(ali / "ali.json", header)
+    with pytest.raises(MismatchError, match="every 20 ms.*an alignment by .*/hybrid itself fits") as caught:
+        run(tones, root, tmp_path / "out", ali=ali)
+    assert "--subsampling" not in str(caught.value)  # which the step lacks
 
 
 def test_benchmark_of_denominators(tones, root, run_script) -> None:
