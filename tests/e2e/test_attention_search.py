@@ -12,6 +12,7 @@ from pipeline.e2e.search.results import Weights
 from .toys import ToyDecoder, ToyLm, ctc_log_prob, random_ctc, sequences
 
 VOCABULARY = 5  # two labels beside the special ones
+MOST = 5  # tokens
 
 
 def encoded(lens: list[int]) -> torch.Tensor:
@@ -95,3 +96,18 @@ def test_search_ends_early_when_all_have_ended():
         0
     ]
     assert decoder.steps == 6 and len(found[0].tokens) <= 5
+
+
+@pytest.mark.parametrize("weights", [Weights(), Weights(ctc=0.3), Weights(length=2.5)])
+@pytest.mark.parametrize("number", [1, 3])
+def test_an_early_end_loses_nothing(weights, number):
+    """Among so few tokens a bonus cannot gain more than the search waits for."""
+    log_probs, steps = random_ctc(1, MOST, VOCABULARY), 0
+    for seed in range(6):
+        decoder = ToyDecoder(VOCABULARY, seed, end=2.0)
+        search = AttentionSearch(decoder, log_probs, torch.tensor([MOST]), weights, beam=64)
+        found = search.search(encoded([MOST]), number)[0]
+        steps += decoder.steps
+        expected = brute_force(decoder, log_probs, MOST, 0, weights, None, MOST)[:number]
+        assert [f.tokens for f in found] == [tokens for _, tokens in expected], seed
+    assert weights.length or steps < 6 * (MOST + 1)  # some have ended before the limit

@@ -87,3 +87,23 @@ def test_internal_lm_is_subtracted():
     assert best.tokens
     assert best.model == pytest.approx(transducer_log_prob(model, encoded[0, :, 0], best.tokens, 2), abs=1e-5)
     assert best.total == pytest.approx(best.model - 0.7 * ilm, abs=1e-4)
+
+
+class Surprising(ToyTransducer):
+    """Two improbable tokens, then one that the audio is sure of and the predictor alone is not."""
+
+    def row(self, frame: float, history: tuple[int, ...]) -> torch.Tensor:
+        heard = {(): [0.5, 0.3, 0.2], (3, 4): [0.001, 0.998, 0.001]}.get(history, [0.9, 0.05, 0.05])
+        alone = [0.9, 1e-5, 0.1] if history == (3, 4) else [0.8, 0.1, 0.1]
+        blank, first, second = heard if frame else alone
+        return torch.tensor([blank, 1e-30, 1e-30, first, second]).log()
+
+
+@pytest.mark.parametrize("beam", [2, 100])
+def test_what_the_internal_lm_hides_survives_the_beam_of_a_frame(beam):
+    """A further token can gain more than its bonus there, so that no hypothesis is left behind within a frame."""
+    search = TransducerSearch(Surprising(VOCABULARY), Weights(ilm=1.0), beam=beam, max_symbols=3)
+    found = search.search(torch.ones(1, 1, 1, dtype=torch.float64), torch.tensor([1]))[0][0]
+    assert found.tokens == (3, 4, 3)
+    expected = torch.tensor([0.3 / 0.5, 0.05 / 0.5, 0.998 * 0.10001 / 1e-5, 0.9]).log().sum()
+    assert found.total == pytest.approx(float(expected), abs=1e-4)

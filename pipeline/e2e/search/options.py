@@ -45,7 +45,12 @@ class SearchOptions:
     lm_weights: tuple[float, ...] = Field(
         (0.3, 0.6, 0.9), min_length=1, description="Weights of the language model tried, where there is one."
     )
-    length_bonuses: tuple[float, ...] = Field((0.0, 1.0, 2.0), min_length=1, description="Bonuses per token tried.")
+    length_bonuses: tuple[float, ...] = Field(
+        (0.0, 1.0, 2.0),
+        min_length=1,
+        description="Bonuses per token tried. attention: with those above 0 the search ends when not even five further "
+        "tokens' bonus would bring a hypothesis among the best, though more tokens might.",
+    )
     ilm_weights: tuple[float, ...] = Field(
         (0.0,),
         min_length=1,
