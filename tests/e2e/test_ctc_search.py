@@ -46,6 +46,14 @@ def test_small_beams_find_what_is_clear():
         assert b[0].tokens == a[0].tokens
 
 
+@pytest.mark.parametrize("posterior, found", [(1e-3, (4,)), (1e-5, ())])
+def test_labels_of_next_to_no_posterior_extend_nothing(posterior, found):
+    """A bonus brings in what is improbable, and not what is next to impossible."""
+    row = torch.tensor([1.0 - 3.0 * posterior, 1e-30, 1e-30, 1e-30, posterior, 1e-30]).log()
+    search = CtcPrefixSearch(Weights(length=15.0))
+    assert search.search(row[None, None], torch.tensor([1]))[0][0].tokens == found
+
+
 def test_greedy_merges_repetitions():
     path = [0, 3, 3, 0, 3, 4, 4, 5, 0, 1, 2]  # the last two are forbidden, so the next best counts
     logits = torch.zeros(1, len(path), 6)

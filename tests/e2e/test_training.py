@@ -24,7 +24,7 @@ from pipeline.base.errors import ConfigError, DataError, MismatchError
 from pipeline.e2e.labels import make_aux_targets, state_sequence, tokens_in_time
 from pipeline.e2e.model import load_end_to_end
 from pipeline.e2e.options import TrainEndToEndOptions
-from pipeline.e2e.training import learnable, train_end_to_end
+from pipeline.e2e.training import _with_policy, learnable, train_end_to_end
 from pipeline.feats.dataset import Dataset
 from pipeline.nn.hybrid import train_viterbi
 from pipeline.nn.options import ViterbiOptions
@@ -141,6 +141,17 @@ def test_all_kinds_train(changes, tones, tokens, ali, tmp_path):
     facts = train_end_to_end(tones.data, tokens, tmp_path / "m", options_with(**changes), tones.data, ali)
     first, last = (load_end_to_end(tmp_path / "m")[1].epochs[i]["loss"] for i in (0, -1))
     assert np.isfinite(facts["dev_loss"]) and last < first
+
+
+@pytest.mark.parametrize("dim, size", [(80, 27), (40, 14), (16, 5)])
+def test_the_policy_is_that_of_the_paper(dim, size):
+    """LD of Park et al. 2019, table 1: F = 27 (of 80), mF = 2, T = 100 (frames of 10 ms), p = 1, mT = 2."""
+    options = options_with(spec_augment="ld", time_masks=7, feature_masks=7, time_mask_share=0.1)
+    found = _with_policy(options, dim)
+    assert (found.feature_masks, found.feature_mask_size) == (2, size)
+    assert (found.time_masks, found.time_mask_seconds, found.time_mask_share) == (2, 1.0, 1.0)
+    custom = dataclasses.replace(options, spec_augment="custom")
+    assert _with_policy(custom, dim) == custom
 
 
 class Stop(Exception):

@@ -146,6 +146,19 @@ def test_a_client_leaves_nothing_behind_but_its_change(tmp_path):
         torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
 
 
+def test_what_is_random_depends_on_the_place_alone():
+    """With dropout, a round is the same whatever has drawn random numbers in the process before, as it is resumed."""
+    found = []
+    for dropout, seed in ((0.4, 1), (0.4, 2), (0.0, 1)):
+        torch.manual_seed(5)
+        model = AcousticModel(4, 2, dataclasses.replace(SHAPE, dropout=dropout))
+        simulation = Simulation(model, make_data(), dataclasses.replace(OPTIONS, learning_rate=0.5), 0.01)
+        torch.manual_seed(seed)
+        simulation.round(1)
+        found.append(parameters(simulation))
+    assert torch.equal(found[0], found[1]) and not torch.equal(found[0], found[2])
+
+
 def test_figures_of_rounds_are_tracked(tmp_path):
     simulate(rounds=2).run(None, tmp_path)
     (events,) = (tmp_path / "log" / "tensorboard").iterdir()

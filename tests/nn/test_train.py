@@ -315,6 +315,23 @@ def test_one_cycle_shape():
     assert learning_rate(0.0, TrainOptions(learning_rate=1.0, schedule="constant")) == 1.0
 
 
+def test_the_rate_falls_after_an_epoch_that_is_no_best_one(tmp_path):
+    """On a plateau, one whose dev loss is not below that of all epochs before; an equal one is not below."""
+
+    class Scripted(CrossEntropy):
+        def __call__(self, model, batch, done):
+            loss = super().__call__(model, batch, done)
+            value = (3.0, 1.0, 2.0, 1.0, 0.5, 0.4)[round(done * 6) - 1]
+            return Loss(loss.total * 0.0 + value * loss.frames, loss.frames)
+
+    data, labels = make_data()
+    options = dataclasses.replace(OPTIONS, epochs=6, schedule="plateau", lr_decay=0.5, learning_rate=0.01)
+    history = train(fresh_model(), Task(data, CrossEntropy(labels)), Task(data, Scripted(labels)), options, tmp_path)
+    assert [h["dev_loss"] for h in history] == pytest.approx([3.0, 1.0, 2.0, 1.0, 0.5, 0.4])
+    rates = [h["learning_rate"] / 0.01 for h in history]  # of an epoch's end, before its dev loss is known
+    assert rates == pytest.approx([1.0, 1.0, 1.0, 0.5, 0.25, 0.25])
+
+
 def test_device():
     assert pick_device("cpu") == "cpu"
     if not torch.cuda.is_available():
