@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.artifacts.arpa import BOS, EOS, LOG10, ZERO, Arpa, Ngram
+from pipeline.artifacts.arpa import BOS, EOS, LOG10, UNK, ZERO, Arpa, Ngram
 from pipeline.artifacts.symbols import SymbolTable
 from pipeline.base.errors import DataError
 
@@ -44,16 +44,16 @@ def grammar_from_arpa(arpa: Arpa, words: SymbolTable) -> Grammar:
     """Builds G as Kaldi's arpa2fst does (the tests compare it with kaldilm, which cannot be used itself because it
     ends the process when a file is broken and takes the back-off label from the vocabulary).
 
-    A state is a history that some n-gram extends; the arc of n-gram h w leads to the longest suffix of h w that is a
-    state. N-grams with words outside the vocabulary are dropped.
+    N-grams with words outside the vocabulary are dropped. A state is a history that some n-gram left extends; the arc
+    of n-gram h w leads to the longest suffix of h w that is a state, and has the back-off weights on the way there.
 
     Args:
         words: the lang's word table.
     Raises:
-        DataError: no word of the model is in the vocabulary.
+        DataError: no word of the model is in the vocabulary, or <unk> alone.
     """
     known = {w for w in words if (w,) in arpa.probs}
-    if not known:
+    if known <= {UNK}:
         raise DataError("the language model and the lang have no word in common")
     kept = [n for n in arpa.probs if n[-1] != BOS and all(w in known or w in (BOS, EOS) for w in n)]
     state_of: dict[Ngram, int] = {(): 0}
@@ -69,19 +69,17 @@ def grammar_from_arpa(arpa: Arpa, words: SymbolTable) -> Grammar:
         if ngram[-1] == EOS:
             final[state] = prob
             continue
+        after, score = _longest_suffix(arpa, ngram, state_of, prob)
         src.append(state)
-        dst.append(_longest_suffix(ngram, state_of))
+        dst.append(after)
         word.append(words.id(ngram[-1]))
-        weight.append(prob)
+        weight.append(score)
     backoff = np.full(len(state_of), -1, dtype=np.int64)
     backoff_weight = np.zeros(len(state_of))
     for history, state in state_of.items():
-        while history:  # a shorter history that is no state is passed through, with its own back-off weight
-            backoff_weight[state] += arpa.backoffs.get(history, 0.0)
-            history = history[1:]
-            if history in state_of:
-                backoff[state] = state_of[history]
-                break
+        if history:
+            own = arpa.backoffs.get(history, 0.0)
+            backoff[state], backoff_weight[state] = _longest_suffix(arpa, history[1:], state_of, own)
     order = np.argsort(np.array(src, dtype=np.int64), kind="stable")
     ends = {name: np.array(x, dtype=np.int64)[order] for name, x in (("src", src), ("dst", dst), ("word", word))}
     dropped = tuple(w for w in arpa.words() if w not in known)
@@ -96,7 +94,9 @@ def grammar_from_arpa(arpa: Arpa, words: SymbolTable) -> Grammar:
     )
 
 
-def _longest_suffix(ngram: Ngram, state_of: dict[Ngram, int]) -> int:
-    while ngram not in state_of:
-        ngram = ngram[1:]
-    return state_of[ngram]
+def _longest_suffix(arpa: Arpa, history: Ngram, state_of: dict[Ngram, int], score: float) -> tuple[int, float]:
+    """The state of the longest suffix that has one, and the score with the back-off weights of the longer ones."""
+    while history not in state_of:
+        score += arpa.backoffs.get(history, 0.0)
+        history = history[1:]
+    return state_of[history], score

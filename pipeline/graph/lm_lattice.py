@@ -19,10 +19,12 @@ from pipeline.graph.grammar import grammar_from_arpa
 from pipeline.graph.lattices import Lattices, arc_scores
 from pipeline.hmm.numba_cache import cached_njit
 
+NEVER = ZERO * LOG10  # score of what a model gives no probability
+
 
 class _Model(NamedTuple):
-    """A back-off model: arcs out of history h are splits[h]:splits[h + 1], sorted by word; `unknown` (V,) is the score
-    of a word without unigram."""
+    """A back-off model: arcs out of history h are splits[h]:splits[h + 1], sorted by word; `counts_as` (V,) int64 is
+    the word itself, or <unk> for one that the model lacks."""
 
     splits: np.ndarray
     word: np.ndarray
@@ -31,12 +33,15 @@ class _Model(NamedTuple):
     backoff: np.ndarray
     backoff_weight: np.ndarray
     final: np.ndarray
-    unknown: float
+    counts_as: np.ndarray
     start: int
 
 
 def _model_of(arpa: Arpa, words: SymbolTable) -> _Model:
-    grammar = grammar_from_arpa(arpa, words)
+    names, known = list(words), set(arpa.words())
+    table = SymbolTable([*names[1:], UNK]) if UNK in known and UNK not in words else words
+    grammar = grammar_from_arpa(arpa, table)
+    counts_as = [i if name in known or UNK not in known else table.id(UNK) for i, name in enumerate(names)]
     order = np.lexsort((grammar.word, grammar.src))
     return _Model(
         np.searchsorted(grammar.src[order], np.arange(grammar.num_states + 1)),
@@ -46,7 +51,7 @@ def _model_of(arpa: Arpa, words: SymbolTable) -> _Model:
         grammar.backoff,
         grammar.backoff_weight,
         grammar.final,
-        arpa.probs.get((UNK,), ZERO * LOG10),
+        np.array(counts_as, dtype=np.int64),
         grammar.start,
     )
 
@@ -140,7 +145,7 @@ class _SortedArcs(NamedTuple):
 @cached_njit()
 def _advance(history, word, model):
     """(history after a word, its log probability)."""
-    score = 0.0
+    score, word = 0.0, model.counts_as[word]
     while True:
         low, high = model.splits[history], model.splits[history + 1]
         while low < high:
@@ -152,7 +157,7 @@ def _advance(history, word, model):
         if low < model.splits[history + 1] and model.word[low] == word:
             return model.dst[low], score + model.weight[low]
         if model.backoff[history] < 0:
-            return history, score + model.unknown
+            return history, score + NEVER
         score += model.backoff_weight[history]
         history = model.backoff[history]
 
@@ -164,7 +169,7 @@ def _end(history, model):
     while model.final[history] == -np.inf and model.backoff[history] >= 0:
         score += model.backoff_weight[history]
         history = model.backoff[history]
-    return score + max(model.final[history], model.unknown)
+    return score + max(model.final[history], NEVER)
 
 
 @cached_njit(nogil=True)

@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import torch
 
-from pipeline.artifacts.arpa import Arpa, train_kneser_ney, train_unigram
+from pipeline.artifacts.arpa import BOS, EOS, UNK, ZERO, Arpa, train_kneser_ney, train_unigram
 from pipeline.artifacts.lang import Lang, make_lang
 from pipeline.artifacts.lexicon import Lexicon, Pronunciation
 from pipeline.artifacts.model_dir import HmmDir
@@ -39,6 +39,20 @@ def small_lang(silence_prob: float = 0.3, states: int = 2, position: str = "none
 
 def language_model(order: int) -> Arpa:
     return train_unigram(SENTENCES) if order == 1 else train_kneser_ney(SENTENCES, order)
+
+
+def random_lm(order: int, seed: int, words: str = "ABC") -> Arpa:
+    """A model over some words of the lang, <unk> and Q, which the lang lacks; all its numbers are random."""
+    rng = np.random.default_rng(seed)
+    vocabulary = [*words, "Q", UNK, EOS]
+    histories, probs = [()], {(BOS,): ZERO}
+    backoffs = {(BOS,): 0.0}
+    for n in range(1, order + 1):
+        grown = [(*h, w) for h in histories for w in vocabulary if n == 1 or rng.random() < 0.4]
+        probs |= {ngram: -rng.uniform(0.1, 9.0) for ngram in grown}
+        histories = [ngram for ngram in ([(BOS,)] if n == 1 else []) + grown if ngram[-1] != EOS]
+        backoffs |= {ngram: rng.uniform(-4.0, 1.0) for ngram in histories if n < order}
+    return Arpa(order, probs, backoffs)
 
 
 def random_tree(lang: Lang, left: int, right: int, seed: int = 0) -> Tree:
@@ -91,6 +105,18 @@ def best_in_grammar(grammar: Grammar, words: list[int]) -> float:
                 reached[dst] = max(reached.get(dst, -np.inf), scores[int(grammar.src[a])] + grammar.weight[a])
         scores = backed_off(reached)
     return max((s + grammar.final[q] for q, s in scores.items()), default=-np.inf)
+
+
+def score_in_grammar(grammar: Grammar, words: list[int]) -> float:
+    """Score of a word sequence through G, where back-off is taken only if the n-gram is not listed."""
+    state, score = grammar.start, 0.0
+    for word in words:
+        while not (found := np.flatnonzero((grammar.src == state) & (grammar.word == word))).size:
+            score, state = score + grammar.backoff_weight[state], int(grammar.backoff[state])
+        score, state = score + grammar.weight[found[0]], int(grammar.dst[found[0]])
+    while grammar.final[state] == -np.inf:
+        score, state = score + grammar.backoff_weight[state], int(grammar.backoff[state])
+    return score + grammar.final[state]
 
 
 def brute_force(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 import sys
 from pathlib import Path
@@ -9,8 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pipeline.artifacts.arpa import LOG10, UNK, ZERO, Arpa
+from pipeline.artifacts.symbols import SymbolTable
+from pipeline.base.errors import DataError
 from pipeline.graph.grammar import Grammar, grammar_from_arpa
-from tests.graph.cases import best_in_grammar, language_model, small_lang
+from tests.graph.cases import best_in_grammar, language_model, random_lm, score_in_grammar, small_lang
 
 SCRIPT = """
 import sys, kaldilm
@@ -69,3 +73,30 @@ def test_words_outside_the_vocabulary_are_dropped_and_named() -> None:
     grammar = grammar_from_arpa(arpa, lang.words)
     assert grammar.dropped == ("Q",)
     assert len(grammar.word) == len(grammar_from_arpa(language_model(2), lang.words).word)
+
+
+def test_histories_that_only_dropped_words_extend_cost_their_back_off() -> None:
+    probs = {("<s>",): ZERO, ("</s>",): -1.0, ("A",): -0.5, ("B",): -0.4, ("Q",): -0.8, ("A", "Q"): -0.05}
+    arpa = Arpa(2, {n: p * LOG10 for n, p in probs.items()}, {("A",): -1.0 * LOG10})
+    grammar = grammar_from_arpa(arpa, SymbolTable(["A", "B"]))
+    assert score_in_grammar(grammar, [1, 2]) == pytest.approx((-0.5 - 1.0 - 0.4 - 1.0) * LOG10)
+
+
+@pytest.mark.parametrize("order", [1, 2, 3, 4])
+@pytest.mark.parametrize("seed", range(4))
+def test_sentences_have_the_models_probability_where_the_lang_lacks_words(order: int, seed: int) -> None:
+    """Random models with words, and <unk>, that the lang lacks."""
+    lang, arpa = small_lang(), random_lm(order, seed)
+    grammar = grammar_from_arpa(arpa, lang.words)
+    assert grammar.dropped == ("Q", UNK)
+    for n in range(4):
+        for text in itertools.product("ABC", repeat=n):
+            found = score_in_grammar(grammar, [lang.words.id(w) for w in text])
+            assert found == pytest.approx(arpa.sentence_log_prob(text)), text
+
+
+def test_a_model_without_words_of_the_lang_is_refused() -> None:
+    arpa = random_lm(2, 0, words="")
+    for words in (["A"], ["A", UNK]):
+        with pytest.raises(DataError, match="no word in common"):
+            grammar_from_arpa(arpa, SymbolTable(words))

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
+
+import numpy as np
 import pytest
 import torch
 
-from pipeline.artifacts.arpa import Arpa, train_kneser_ney
+from pipeline.artifacts.arpa import LOG10, UNK, ZERO, Arpa, train_kneser_ney
+from pipeline.artifacts.symbols import SymbolTable
 from pipeline.graph.decoding import build_decoding_graph
 from pipeline.graph.options import DecodeOptions
-from tests.graph.cases import SENTENCES, hmm_of, language_model, random_tree, small_lang
+from tests.graph.cases import SENTENCES, hmm_of, language_model, random_lm, random_tree, small_lang
 
 
 def lattices_of(left: int, right: int, frames: tuple[int, ...], silence_prob: float = 0.3, states: int = 1):
@@ -83,3 +87,37 @@ def test_unknown_words_score_as_unk() -> None:
     a = lang.words.id("A")
     said = [LatticeRescorer(Arpa(1, probs), lang.words).best_words(lattices, 3.0, 0.0)[0] for probs in (low, high)]
     assert set(said[0]) <= {a} and said[1] and a not in said[1]
+
+
+def log_prob_of(lm, words: list[int]) -> float:
+    """Of a sentence under a ``WordLm``."""
+    total, (states, _) = 0.0, lm.start()
+    for word in words:
+        score, after, _ = lm.step(np.array([states]), np.array([word]))
+        total, states = total + score[0], after[0]
+    return total + lm.end(np.array([states]))[0]
+
+
+@pytest.mark.parametrize("order", [1, 2, 3])
+@pytest.mark.parametrize("in_lang", [False, True])
+def test_sentences_score_as_in_lists_of_the_n_best(order: int, in_lang: bool) -> None:
+    """Words that the model lacks are its <unk>, with all its n-grams, whether or not the lang has it; Q is dropped."""
+    from pipeline.graph.lm_lattice import NgramWordLm
+    from pipeline.tasks.rescore import _log_prob
+
+    words = SymbolTable(["A", UNK, "D", "B"] if in_lang else ["A", "D", "B"])
+    for seed in range(3):
+        arpa = random_lm(order, seed, "AB")
+        lm, known = NgramWordLm(arpa, words), set(arpa.words())
+        for n in range(4):
+            for text in itertools.product(range(1, len(words)), repeat=n):
+                expected = _log_prob(arpa, known, [words.name(i) for i in text])
+                assert log_prob_of(lm, list(text)) == pytest.approx(expected, abs=1e-9), (seed, text)
+
+
+def test_an_improbable_end_is_no_unknown_word() -> None:
+    from pipeline.graph.lm_lattice import NgramWordLm
+
+    probs = {("<s>",): ZERO, ("</s>",): -1.0, ("A",): -0.5, (UNK,): -1.5, ("A", "</s>"): -4.0}
+    lm = NgramWordLm(Arpa(2, {n: p * LOG10 for n, p in probs.items()}), SymbolTable(["A"]))
+    assert log_prob_of(lm, [1]) == pytest.approx(-4.5 * LOG10)
