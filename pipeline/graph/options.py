@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field, field_validator, model_validator
 from pydantic.config import JsonDict
@@ -14,6 +14,7 @@ from pipeline.base.option_values import Device
 _STRICT = ConfigDict(extra="forbid")
 _NO_STAMP: JsonDict = {"stamp": False}
 _IF_SET: JsonDict = {"stamp": "if_set"}  # options added later: what was made before them stays up to date
+LmWeight = Annotated[float, Field(gt=0)]  # acoustic scores are divided by it
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -114,7 +115,7 @@ class DecodeOptions:
         ge=0,
         description="How often a search that reaches no end is repeated with doubled beam and max_active.",
     )
-    lm_weights: tuple[float, ...] = Field(
+    lm_weights: tuple[LmWeight, ...] = Field(
         default=tuple(float(w) for w in range(4, 21)),
         min_length=1,
         description="LM weights tried: acoustic scores count 1 / weight against the graph's.",
@@ -163,7 +164,7 @@ class DecodeOptions:
 class RescoreOptions:
     """How n-best lists are ranked with another language model."""
 
-    lm_weights: tuple[float, ...] = Field(
+    lm_weights: tuple[LmWeight, ...] = Field(
         default=tuple(float(w) for w in range(4, 21)), min_length=1, description="LM weights tried."
     )
     word_penalties: tuple[float, ...] = Field(
@@ -178,7 +179,7 @@ class RescoreOptions:
 class RescoreLatticesOptions:
     """How lattices are expanded by another language model, and tuned."""
 
-    lm_weights: tuple[float, ...] = Field(
+    lm_weights: tuple[LmWeight, ...] = Field(
         default=tuple(float(w) for w in range(4, 21)), min_length=1, description="LM weights tried."
     )
     word_penalties: tuple[float, ...] = Field(
