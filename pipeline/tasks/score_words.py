@@ -39,7 +39,7 @@ def write_scores(
     row = wer_row(name, part, hyps)
     others = [] if known is None else unknown_word_rows(name, part, hyps, _words(known))
     kept = ("value", "low", "high", "counts")
-    by_metric = {other["metric"]: {key: other.get(key) for key in kept} for other in others}
+    by_metric: dict[str, dict[str, Any]] = {other["metric"]: {key: other.get(key) for key in kept} for other in others}
     write_json(out / "score.json", {**{key: row.get(key) for key in kept}, **by_metric})
     if row_id is not None:
         write_json(out / "results.json", [row, *others])
