@@ -14,7 +14,7 @@ from pydantic.dataclasses import dataclass as record
 
 from pipeline.artifacts.ali_source import LAYOUT, Alignment, AliShards, AliSource, Derived, InMemory, record_of
 from pipeline.artifacts.features import Seconds
-from pipeline.artifacts.lang import SILENCE, Position, without_position
+from pipeline.artifacts.lang import SILENCE, Position, position_of, without_position
 from pipeline.artifacts.model_dir import load_hmm, save_hmm
 from pipeline.artifacts.shards import MOST_RECORDS, Run, ShardNames, ShardWriter
 from pipeline.artifacts.symbols import SymbolTable
@@ -95,6 +95,7 @@ class AliSet(Mapping[str, Alignment]):
         self._source: AliSource = (
             alignments if isinstance(alignments, AliSource) else InMemory(alignments, str(directory))
         )
+        self._position = position_of(transitions.phones) if header.position is None else header.position
         self._last: Alignment | None = None  # several questions about one cut follow each other
 
     def __getitem__(self, cut_id: str) -> Alignment:
@@ -118,7 +119,7 @@ class AliSet(Mapping[str, Alignment]):
 
     def base_phone(self, symbol: str) -> str:
         """A phone's name without its position marker, if the lang had any."""
-        return without_position(symbol, self.header.position)
+        return without_position(symbol, self._position)
 
     def num_frames(self, cut_id: str) -> int:
         """Frames of an alignment, without reading it where it stands in a file."""

@@ -24,13 +24,19 @@ POSITIONS = ("_B", "_I", WORD_END, "_S")  # first, inner, last and only phone of
 Position = Literal["none", "word_end", "full"]
 
 
-def without_position(symbol: str, position: Position | None) -> str:
-    """A phone's name without its position marker.
+def without_position(symbol: str, position: Position) -> str:
+    """A phone's name without its position marker."""
+    return symbol[:-2] if symbol[-2:] in _markers(position) else symbol
 
-    Args:
-        position: of the lang; None where that is not known, so that all that looks like a marker counts as one.
+
+def position_of(phones: Iterable[str]) -> Position:
+    """Whether the names of a lang's phones have position markers, where only they can tell: in "full" all end with one,
+    in "word_end" some with _E. X-SAMPA's t_S and d_Z beside other phones are no markers.
     """
-    return symbol[:-2] if symbol[-2:] in (POSITIONS if position is None else _markers(position)) else symbol
+    spoken = [p for p in phones if p not in (SILENCE, SPOKEN_NOISE) and not p.startswith(("<", "#"))]
+    if spoken and all(p.endswith(POSITIONS) for p in spoken):
+        return "full"
+    return "word_end" if any(p.endswith(WORD_END) for p in spoken) else "none"
 
 
 @record(frozen=True, config=STRICT)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.artifacts.ali import HEADER, AliSet, Segment
-from pipeline.artifacts.lang import SILENCE, without_position
+from pipeline.artifacts.lang import SILENCE, position_of, without_position
 from pipeline.artifacts.model_dir import HmmDir
 from pipeline.artifacts.model_meta import SCORING, load_meta
 from pipeline.base.errors import DataError, MismatchError
@@ -33,24 +33,31 @@ def implied_seconds(hmm: HmmDir, frame_shift: float) -> dict[str, float]:
     the mean over their positions.
     """
     t = hmm.transitions
+    position = position_of(hmm.phones)
     found: dict[str, list[float]] = defaultdict(list)
     for phone in np.unique(t.phone):
         mine = t.phone == phone
         states = [(frame_shift / t.forward_prob[mine & (t.state == s)]).mean() for s in np.unique(t.state[mine])]
-        found[without_position(t.phones.name(int(phone)), None)].append(float(sum(states)))
+        found[without_position(t.phones.name(int(phone)), position)].append(float(sum(states)))
     return {phone: float(np.mean(seconds)) for phone, seconds in found.items()}
 
 
 def measured_seconds(tiers: Mapping[str, Tiers]) -> dict[str, tuple[float, int]]:
-    """Phone -> mean duration in seconds and number of instances."""
+    """Phone, without position markers -> mean duration in seconds and number of instances."""
     seconds: dict[str, float] = defaultdict(float)
     count: Counter[str] = Counter()
     for tier in tiers.values():
         for segment in tier.phones:
-            phone = without_position(segment.symbol, None)
-            seconds[phone] += segment.duration
-            count[phone] += 1
-    return {phone: (seconds[phone] / count[phone], count[phone]) for phone in count}
+            seconds[segment.symbol] += segment.duration
+            count[segment.symbol] += 1
+    position = position_of(count)
+    total: dict[str, float] = defaultdict(float)
+    times: Counter[str] = Counter()
+    for symbol, number in count.items():
+        phone = without_position(symbol, position)
+        total[phone] += seconds[symbol]
+        times[phone] += number
+    return {phone: (total[phone] / times[phone], times[phone]) for phone in times}
 
 
 def compare_durations(implied: Mapping[str, float], measured: Mapping[str, tuple[float, int]]) -> dict[str, float]:

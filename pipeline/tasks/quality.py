@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from pipeline.artifacts.ali import AliSet
-from pipeline.artifacts.lang import SILENCE, SPOKEN_NOISE
+from pipeline.artifacts.lang import SILENCE, SPOKEN_NOISE, position_of, without_position
 from pipeline.base.errors import MismatchError
 from pipeline.base.files import atomic_write
 from pipeline.tasks.durations import implied_seconds
@@ -135,9 +135,8 @@ class _Judge:
         unknown = self.pdfs[names.id(SPOKEN_NOISE)] if SPOKEN_NOISE in names else []
         self.labels = np.setdiff1d(np.arange(transitions.num_pdfs), unknown)
         seconds = implied_seconds(model.hmm, ali.header.frame_shift)
-        from pipeline.artifacts.lang import without_position
-
-        self.expected = {p: seconds[without_position(transitions.phones.name(p), None)] for p in self.pdfs}
+        position = position_of(model.hmm.phones)
+        self.expected = {p: seconds[without_position(transitions.phones.name(p), position)] for p in self.pdfs}
 
     def of(self, cut_id: str, scores: np.ndarray) -> Quality:
         """Args:

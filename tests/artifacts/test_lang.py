@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from pipeline.artifacts.lang import Lang, make_lang, without_position
+from pipeline.artifacts.lang import Lang, make_lang, position_of, without_position
 from pipeline.artifacts.lexicon import Lexicon, Pronunciation
 from pipeline.artifacts.topo import PhoneTopo, Topo
 from pipeline.base.errors import DataError
@@ -39,9 +39,17 @@ def test_full_positions_are_kaldi_s_four():
     assert sorted(set(lang.base_phones().values())) == ["AE", "AH", "EY", "K", "SIL", "SPN", "T"]
     marked = ("K_B", "AE_I", "T_E", "AH_S", "SIL", "X_")
     assert [without_position(p, "full") for p in marked] == ["K", "AE", "T", "AH", "SIL", "X_"]
-    assert [without_position(p, None) for p in marked] == ["K", "AE", "T", "AH", "SIL", "X_"]
     assert [without_position(p, "word_end") for p in marked] == ["K_B", "AE_I", "T", "AH_S", "SIL", "X_"]
     assert [without_position(p, "none") for p in marked] == list(marked)
+
+
+@pytest.mark.parametrize("position", ["none", "word_end", "full"])
+@pytest.mark.parametrize("phones", [("K", "t_S"), ("a", "b")])
+def test_names_of_phones_tell_the_position(position, phones):
+    if position == "full" and "t_S" in phones:
+        pytest.skip("make_lang refuses such names")
+    lang = make_lang(Lexicon([Pronunciation("X", phones), Pronunciation("Y", phones[:1])]), "phone", position, "<UNK>")
+    assert position_of(lang.phones) == position
 
 
 @pytest.mark.parametrize("position, phone", [("word_end", "T_E"), ("full", "T_B"), ("full", "T_E")])

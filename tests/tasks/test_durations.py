@@ -44,6 +44,16 @@ def test_positions_count_together():
     assert set(implied) == {"SIL", "a", "b"} and implied["a"] == pytest.approx(2 * 0.01 / (1 / 3))
 
 
+def test_phones_of_x_sampa_stay_apart():
+    """t_S is no t at the end of a word where the lang has no positions."""
+    lang = make_lang(Lexicon([Pronunciation("A", ("t", "t_S")), Pronunciation("B", ("s",))]))
+    tree = monophone_tree(lang.phones, lang.topo)
+    implied = implied_seconds(HmmDir(Path("x"), lang.phones, lang.topo, tree, TransitionModel(tree, lang.topo)), 0.01)
+    assert set(implied) == {"SIL", "t", "t_S", "s"}
+    tiers = {"u": Tiers([Segment("t", 0.0, 0.05), Segment("t_S", 0.05, 0.15)], [], 1.0)}
+    assert measured_seconds(tiers) == {"t": (0.05, 1), "t_S": (0.15, 1)}
+
+
 def test_figures():
     tiers = {
         "u": Tiers(
