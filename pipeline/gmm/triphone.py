@@ -14,6 +14,7 @@ from pipeline.artifacts.features import FeatLoadOptions, FeatureFacts
 from pipeline.artifacts.lang import Lang
 from pipeline.artifacts.transitions import TransitionModel
 from pipeline.artifacts.tree import Tree
+from pipeline.base.errors import DataError
 from pipeline.base.files import write_json
 from pipeline.feats.dataset import Dataset
 from pipeline.feats.frames import offsets_of
@@ -193,6 +194,9 @@ def train_lda_mllt(
 ) -> dict[str, Any]:
     """Tied triphones on spliced features with LDA and MLLT (tri2), cf. Kaldi train_lda_mllt.sh. Arguments as
     train_deltas.
+
+    Raises:
+        DataError: the alignment has nothing but silence.
     """
     feat_options = FeatLoadOptions(
         cmvn=options.cmvn, deltas=options.deltas, splice_left=options.splice_left, splice_right=options.splice_right
@@ -202,6 +206,8 @@ def train_lda_mllt(
     loaded, blocks = aligned.data, aligned.blocks
     centre, weights = moments(loaded, blocks)[0].float(), (aligned.silence_pdfs(lang), 0.0)
     sums = blocks.total(lambda rows: lda_sums(aligned.pieces(weights=weights, rows=rows), centre))
+    if not sums[0].sum() > 0:
+        raise DataError(f"{ali_dir}: no frame of any utterance is speech, so there are no classes for LDA")
     matrix = lda(sums, min(options.dim, loaded.dim))
     data = MlltAdaptation(aligned, matrix, [], options).data()
     tree = make_tree(aligned, data, lang, options.tree, tmp_dir, questions_file)
