@@ -39,7 +39,8 @@ def main(
 ) -> None:
     """Estimates a transform for each speaker of DATA from HYP, a first-pass decoding directory, and writes OUT.
 
-    decode.py and align.py take them as --transforms OUT. Estimating and decoding may be repeated with the better
+    decode.py and align.py take them as --transforms OUT where MODEL was trained with such transforms;
+    transform_feats.py takes those of any MODEL. Estimating and decoding may be repeated with the better
     result. cf. Kaldi steps/decode_fmllr.sh.
     """
 

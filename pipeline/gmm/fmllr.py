@@ -2,7 +2,7 @@
 
 x' = A x + b = W [x; 1] maximises  beta log |det A| + sum_d ( w_d k_d' - 1/2 w_d G_d w_d' )  with
 G_d = sum gamma / v_d [x; 1][x; 1]' and k_d = sum gamma m_d / v_d [x; 1]  (Gales 1998). Each row has a closed form
-given the others, so the objective never falls. All speakers are computed side by side.
+given the others, so the objective never falls. Speakers are computed side by side, TOGETHER of them at a time.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from pipeline.gmm.parallel import for_each, share_out
 
 logger = logging.getLogger(__name__)
 
+TOGETHER = 256  # speakers whose statistics are in memory at once: 2 MiB each with 40 dimensions
 BLOCK = 512  # frames whose outer products are held at once: they should stay in the processor's cache
 
 
@@ -78,28 +79,40 @@ def fmllr_stats_blocks(
     pieces: Callable[[np.ndarray], Iterable[Piece]],
     speaker: np.ndarray,
     num_speakers: int,
-) -> FmllrStats:
-    """Statistics of all speakers over the data of all processes, block by block.
+) -> Iterator[FmllrStats]:
+    """Statistics over the data of all processes, block by block, of TOGETHER speakers after the other.
 
     Args:
-        pieces: positions of the utterances of a block -> its frames; see ``fmllr_stats``.
+        pieces: positions of utterances of a block that follow each other -> their frames; see ``fmllr_stats``.
         speaker: (N,) speakers of the utterances of this process.
     """
+    for first in range(0, num_speakers, TOGETHER):
+        yield _stats_of(evaluator, blocks, pieces, speaker, range(first, min(first + TOGETHER, num_speakers)))
 
+
+def _stats_of(
+    evaluator: Evaluator,
+    blocks: Blocks,
+    pieces: Callable[[np.ndarray], Iterable[Piece]],
+    speaker: np.ndarray,
+    group: range,
+) -> FmllrStats:
     def sums(rows: np.ndarray) -> Arrays:
-        there = np.unique(speaker[rows]).astype(np.int64)
+        mine = rows[(speaker[rows] >= group.start) & (speaker[rows] < group.stop)]
+        there = np.unique(speaker[mine]).astype(np.int64)
 
         def renumbered() -> Iterator[Piece]:
-            for piece in pieces(rows):
-                assert piece.speaker is not None
-                yield piece._replace(speaker=np.searchsorted(there, piece.speaker))
+            for run in np.split(mine, np.flatnonzero(np.diff(mine) > 1) + 1):
+                for piece in pieces(run) if len(run) else ():
+                    assert piece.speaker is not None
+                    yield piece._replace(speaker=np.searchsorted(there, piece.speaker))
 
         return (there, *speaker_sums(evaluator, renumbered(), len(there)))
 
     there, *found = blocks.total(sums, added_by_key)
-    complete = [np.zeros((num_speakers, *x.shape[1:])) for x in found]
+    complete = [np.zeros((len(group), *x.shape[1:])) for x in found]
     for array, own in zip(complete, found):
-        array[there] = own
+        array[there - group.start] = own
     return FmllrStats.of(*complete)
 
 

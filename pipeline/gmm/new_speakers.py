@@ -136,7 +136,7 @@ def estimate_fmllr(
     any recognised word get the identity.
 
     Args:
-        model_dir: a model trained by train_sat.
+        model_dir: a model trained by train_sat; what another one gives is for transform_feats alone.
         texts: cut id -> recognised words; empty ones count as missing.
         tmp_dir: gets fmllr.safetensors.
     Returns:
@@ -261,7 +261,7 @@ class _FromWords(_Task):
             failed.append(found.failed)
             pieces = found.pieces(aligner.data, options.device, self.weights, own, speakers.index)
             count, fits = len(speakers.names), model.gmms.to(options.device)
-            gain = speakers.estimate(fmllr.fmllr_stats(Evaluator(mixtures), pieces, count, fits), options)
+            gain = speakers.estimate([fmllr.fmllr_stats(Evaluator(mixtures), pieces, count, fits)], options)
             found.file.remove()
         clean_up(work)
         return Estimated.of(speakers, gain, failed)
@@ -314,7 +314,7 @@ class _FromPosteriors(_Task):
         )
         evaluator = Evaluator(mixtures.to(options.device))
         stats = fmllr.fmllr_stats(evaluator, pieces, len(speakers.names), model.gmms.to(options.device))
-        return Estimated.of(speakers, speakers.estimate(stats, options))
+        return Estimated.of(speakers, speakers.estimate([stats], options))
 
     def finish(self, found: Sequence[Estimated], out_dir: Path) -> dict[str, Any]:
         """See ``_Task``."""

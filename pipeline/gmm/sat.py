@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -69,14 +69,19 @@ class Speakers:
 
         return data.mapped(adapt, data.dim, cache_mib)
 
-    def estimate(self, stats: fmllr.FmllrStats, options: FmllrOptions) -> tuple[float, float]:
+    def estimate(self, stats: Iterable[fmllr.FmllrStats], options: FmllrOptions) -> tuple[float, float]:
         """Replaces the transforms; returns the gain in objective over no transforms, and the frames.
 
         Args:
-            stats: whose target are features without transforms.
+            stats: of the speakers in their order, some at a time; the target are features without transforms.
         """
-        self.transforms, gain = fmllr.estimate(stats, options.fmllr_min_count, options.bias_min_count)
-        total, frames = float((gain * stats.beta).sum()), float(stats.beta.sum())
+        found, total, frames = [], 0.0, 0.0
+        for some in stats:
+            transforms, gain = fmllr.estimate(some, options.fmllr_min_count, options.bias_min_count)
+            found.append(transforms)
+            total, frames = total + float((gain * some.beta).sum()), frames + float(some.beta.sum())
+            del some  # before the next ones are taken
+        self.transforms = np.concatenate(found)
         logger.info("fMLLR: %d speakers, objective gains %.4f per frame", len(self.names), total / max(frames, 1.0))
         return total, frames
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -10,8 +12,11 @@ from hypothesis import strategies as st
 
 from pipeline.feats.dataset import Dataset
 from pipeline.gmm import fmllr
+from pipeline.gmm.blocks import Blocks
 from pipeline.gmm.diag import DiagGmms, Evaluator
 from pipeline.gmm.frame_labels import FrameLabels, Piece
+from pipeline.gmm.options import FmllrOptions
+from pipeline.gmm.sat import Speakers
 from pipeline.gmm.stats import accumulate
 from pipeline.gmm.transforms import lda, lda_sums, mllt, mllt_objective, mllt_stats, transform_means
 from tests.gmm.test_diag import random_gmms
@@ -243,3 +248,32 @@ def test_no_projection_separates_better_than_lda(seed, dim):
     rng = np.random.default_rng(seed)
     assert all(separation(rng.standard_normal((dim, 5))) <= best + 1e-3 for _ in range(20))
     assert separation(np.eye(5)[:dim]) <= best + 1e-3
+
+
+def test_speakers_are_estimated_some_at_a_time(monkeypatch):
+    """Though their utterances stand among each other, and only some that follow each other are read at once."""
+    rng = np.random.default_rng(5)
+    lens, speaker = rng.integers(20, 40, 60), rng.integers(0, 7, 60)
+    bounds = np.concatenate([[0], np.cumsum(lens)])
+    feats, pdfs = classes(3, int(bounds[-1]), 4)
+    feats += torch.from_numpy(np.repeat(speaker, lens)).float()[:, None]  # no two speakers have the same transform
+    evaluator = Evaluator(random_gmms([2, 1, 2], 4))
+
+    def pieces(rows: np.ndarray):
+        assert (np.diff(rows) == 1).all()
+        span = slice(int(bounds[rows[0]]), int(bounds[rows[-1] + 1]))
+        yield Piece(feats[span], FrameLabels.from_pdfs(pdfs[span], 3), None, np.repeat(speaker[rows], lens[rows]))
+
+    blocks = dataclasses.replace(Blocks.of(lens), own=np.split(np.arange(60), [25, 31]))
+    (whole,) = fmllr.fmllr_stats_blocks(evaluator, blocks, pieces, speaker, 7)
+    monkeypatch.setattr(fmllr, "TOGETHER", 3)
+    some = list(fmllr.fmllr_stats_blocks(evaluator, blocks, pieces, speaker, 7))
+    assert [len(stats.beta) for stats in some] == [3, 3, 1] and whole.beta.min() > 100
+    for name in ("beta", "k", "g"):
+        found = np.concatenate([getattr(stats, name) for stats in some])
+        np.testing.assert_allclose(found, getattr(whole, name), rtol=1e-4, atol=1e-3)
+    data, options = Dataset.of([feats[:1]], ["u"]), FmllrOptions(fmllr_min_count=100.0)
+    one, other = (Speakers(list("abcdefg"), speaker, data, fmllr.identity(7, 4)) for _ in range(2))
+    gains = one.estimate([whole], options), other.estimate(some, options)
+    assert gains[0] == pytest.approx(gains[1], rel=1e-3) and gains[0][0] > 0
+    np.testing.assert_allclose(one.transforms, other.transforms, atol=0.05)  # of a group all end with the last one
