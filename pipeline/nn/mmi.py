@@ -13,22 +13,29 @@ expected number of right frames instead.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 import torch
 
 from pipeline.base.errors import DataError
+from pipeline.base.files import atomic_write
+from pipeline.feats.dataset import Dataset
 from pipeline.graph.denominator import Competitors, References
 from pipeline.hmm import full_sum
 from pipeline.hmm.graph_source import GraphSource
-from pipeline.nn.distributed import World
 from pipeline.nn.masks import all_finite, mask_of
 from pipeline.nn.sequence import Outer
+from pipeline.nn.step import NUMBER
 
 logger = logging.getLogger(__name__)
+
+FAILED = "failed.txt"
+OF_UTTERANCE = f"{NUMBER}utterance "  # followed by the set of failures that has it, and its index
 
 MIN_UTTERANCES = 20  # shares of failures say little before so many
 ROUNDING = 0.01  # natural logs of an utterance's score, within which two computations of the same sum may differ
@@ -73,7 +80,7 @@ class MmiOptions:
 
 @dataclass
 class Failures:
-    """What went wrong, by utterance index; an utterance has the last reason found.
+    """What went wrong, by utterance index, when each was met last.
 
     Attributes:
         added: whether references that were lost have joined their denominator.
@@ -85,21 +92,49 @@ class Failures:
     missing: set[int] = field(default_factory=set)
     narrow: set[int] = field(default_factory=set)
 
-    def reasons(self) -> dict[int, str]:
-        """Utterance -> reason in words."""
+    def texts(self) -> dict[str, str]:
+        """Set -> reason in words; of the later sets if an utterance is in several."""
         fate = "added to the denominator" if self.added else "frames that the denominator does not know are left out"
-        texts = {
+        return {
             "missing": f"the reference is not in the lattice: {fate}",
             "narrow": f"the search lost the better scored reference (beam too narrow): {fate}",
             "empty": "empty lattice: left out",
             "zero_numerator": "the reference has no path: left out",
         }
-        return {index: text for name, text in texts.items() for index in getattr(self, name)}
 
-    def join(self, world: World) -> None:
-        """Takes over what has gone wrong in other processes."""
-        for found in (self.zero_numerator, self.empty, self.missing, self.narrow):
-            found.update(*world.of_all(found))
+    def reasons(self) -> dict[int, str]:
+        """Utterance -> reason in words."""
+        return {index: text for name, text in self.texts().items() for index in getattr(self, name)}
+
+    def forget(self, indices: Sequence[int]) -> None:
+        """Utterances are about to be met again."""
+        for name in self.texts():
+            getattr(self, name).difference_update(indices)
+
+    def numbers(self, indices: Sequence[int]) -> dict[str, float]:
+        """What a batch adds to the sums of an epoch, which outlive an interruption and are those of all processes."""
+        return {f"{OF_UTTERANCE}{name} {i}": 1.0 for name in self.texts() for i in indices if i in getattr(self, name)}
+
+    @classmethod
+    def taken_from(cls, figures: dict[str, float], added: bool) -> Failures:
+        """Takes these numbers out of an epoch's figures, and those of dev data, which nobody asks for."""
+        out = cls(added)
+        for number in [n for n in figures if n.startswith((OF_UTTERANCE, f"dev_{OF_UTTERANCE}"))]:
+            del figures[number]
+            if number.startswith(OF_UTTERANCE):
+                name, index = number[len(OF_UTTERANCE) :].split()
+                getattr(out, name).add(int(index))
+        return out
+
+    def write(self, path: Path, data: Dataset) -> None:
+        """A line for each utterance: its id, a tab, the reason."""
+        with atomic_write(path) as f:
+            f.writelines(f"{data.id(index)}\t{reason}\n" for index, reason in sorted(self.reasons().items()))
+
+    def count(self, path: Path) -> dict[str, int]:
+        """How many utterances of such a file have which reason."""
+        found = Counter(line.split("\t")[1] for line in path.read_text(encoding="utf-8").splitlines())
+        return {name: found[text] for name, text in self.texts().items()}
 
     def check(self, seen: int, max_failed: float, max_missing: float) -> None:
         """DataError with advice when too many of the utterances seen have failed."""
@@ -130,7 +165,8 @@ class SequenceObjective:
     """An ``OuterGradient`` of the MMI family.
 
     Attributes:
-        failures: found so far.
+        failures: found so far by this process.
+        on_epoch: called after each epoch with the failures of all processes in it.
     """
 
     def __init__(
@@ -175,6 +211,7 @@ class SequenceObjective:
         )
         self.same, self.ignore = same, torch.tensor(sorted(ignore), dtype=torch.int64)
         self.max_failed, self.max_missing = max_failed, max_missing
+        self.on_epoch: Callable[[Failures], None] | None = None
         self.failures, self._seen = Failures(criterion.add_lost), np.zeros(len(graphs), dtype=bool)
 
     @torch.no_grad()
@@ -186,6 +223,7 @@ class SequenceObjective:
         scores = self._scores(log_posteriors)
         log_num, numerator = self._numerator(scores, lens, indices)
         failed = ~torch.isfinite(log_num)
+        self.failures.forget(indices.tolist())
         self.failures.zero_numerator.update(int(i) for i in indices[failed.numpy()])
         reference = numerator.argmax(2)  # (N, T)
         rejected = torch.zeros_like(mask)
@@ -213,7 +251,7 @@ class SequenceObjective:
             int(cancelled.sum()),
             int(rejected.sum()),
             failed.nonzero()[:, 0].tolist(),
-            {"accuracy": right},
+            {"accuracy": right, **self.failures.numbers(indices.tolist())},
         )
 
     @torch.no_grad()
@@ -229,7 +267,10 @@ class SequenceObjective:
         ]
 
     def diagnose(self, figures: dict[str, float]) -> str | None:
-        """An epoch in which hardly any frame is left to learn from."""
+        """An epoch in which hardly any frame is left to learn from; takes the failures out of its figures."""
+        found = Failures.taken_from(figures, self.failures.added)
+        if self.on_epoch is not None:
+            self.on_epoch(found)
         gone = figures.get("rejected", 0.0)
         if gone > 0.5:
             return (
@@ -340,7 +381,4 @@ class SequenceObjective:
             (self.failures.narrow if lost[row] else self.failures.missing).add(int(indices[row]))
             if self.criterion.add_lost:
                 found.add(row, boosted[row], numerator[row], accuracy)
-        for index in indices[~np.isin(np.arange(len(indices)), lacking)]:
-            self.failures.missing.discard(int(index))
-            self.failures.narrow.discard(int(index))
         return found

@@ -22,14 +22,13 @@ from pipeline.artifacts.lang import Lang
 from pipeline.artifacts.model_dir import HmmDir
 from pipeline.artifacts.model_meta import NetworkMeta
 from pipeline.base.errors import ConfigError, DataError
-from pipeline.base.files import atomic_write
 from pipeline.feats.dataset import Dataset, plan
 from pipeline.graph.decoding import DecodingGraph
 from pipeline.graph.denominator import GraphSum, LatticeSum
 from pipeline.hmm.graph_source import GraphSource
 from pipeline.nn.distributed import World
 from pipeline.nn.labels import AlignedCuts, LabelFile, Lazy, aligned_labels, check_missing, frames_per_label, word_ids
-from pipeline.nn.mmi import Denominator, MmiOptions, SequenceObjective
+from pipeline.nn.mmi import FAILED, Denominator, MmiOptions, SequenceObjective
 from pipeline.nn.model import AcousticModel, load_acoustic_model, save_acoustic_model
 from pipeline.nn.nhmm import long_enough, silence_pdfs
 from pipeline.nn.sequence import FrameCrossEntropy, SequenceCriterion
@@ -38,7 +37,6 @@ from pipeline.nn.train import Criterion, Task, clean_up, pick_device, train
 
 logger = logging.getLogger(__name__)
 
-FAILED = "failed.txt"
 SequenceTask = Task[SequenceCriterion[SequenceObjective]]
 COST_BATCHES = 2  # batches on which the cost of a step is measured
 
@@ -88,8 +86,10 @@ def train_sequence(
     select_parameters(model, options.update)
     cost = step_cost(model.to(device), task, options, device)
     logger.info("a step of %s takes %.2f times the CPU time of a cross-entropy step", options.criterion, cost)
+    objective = task.criterion.objective
+    if not World.current().rank:
+        objective.on_epoch = lambda failures: failures.write(out / FAILED, task.data)
     history = train(model, task, dev, options.training(meta.feat_options), out, meta.features.frame_shift)
-    task.criterion.objective.failures.join(World.current())
     if World.current().rank:
         return {}
     model.requires_grad_(True)
@@ -105,7 +105,7 @@ def train_sequence(
         start=str(sources.model_dir),
         epochs=history,
     )
-    failed = write_failures(out, task)
+    failed = count_failures(out, objective)
     clean_up(out)
     errors = watch.report(model.to(device))
     logger.info(
@@ -326,15 +326,12 @@ def step_cost(model: AcousticModel, task: SequenceTask, options: SequenceOptions
     return taken["own"] / max(taken["ce"], 1e-9)
 
 
-def write_failures(out: Path, task: SequenceTask) -> dict[str, int]:
-    """Lists what went wrong in failed.txt; returns the counts for the stamp."""
-    failures = task.criterion.objective.failures
-    with atomic_write(out / FAILED) as f:
-        f.writelines(f"{task.data.id(index)}\t{reason}\n" for index, reason in sorted(failures.reasons().items()))
-    counts = {name: len(getattr(failures, name)) for name in ("zero_numerator", "empty", "missing", "narrow")}
+def count_failures(out: Path, objective: SequenceObjective) -> dict[str, int]:
+    """What went wrong in the last epoch by failed.txt, which outlives an interruption after it; for the stamp."""
+    counts = objective.failures.count(out / FAILED)
     logger.info(
-        "left out: %d references without a path, %d empty lattices; %d references that their lattice lacks, %d that "
-        "the search lost; listed in %s",
+        "last epoch: %d references that their lattice lacks, %d that the search lost; left out: %d empty lattices, %d "
+        "references without a path; listed in %s",
         *counts.values(),
         FAILED,
     )

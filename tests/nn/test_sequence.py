@@ -9,13 +9,14 @@ import pytest
 import torch
 
 from pipeline.base.errors import DataError
-from pipeline.feats.dataset import Batch
+from pipeline.feats.dataset import Batch, Dataset
 from pipeline.graph.decoding import build_decoding_graph
 from pipeline.graph.denominator import Competitors, GraphSum, LatticeSum
 from pipeline.graph.options import DecodeOptions
 from pipeline.hmm.graph_source import GraphSource
 from pipeline.nn.mmi import Failures, MmiOptions, SequenceObjective
 from pipeline.nn.sequence import FrameCrossEntropy, Outer, SequenceCriterion
+from pipeline.nn.step import Loss, add_sums, per_frame
 from tests.graph.cases import hmm_of, language_model, random_tree, small_lang
 
 WIDE = DecodeOptions(acoustic_scale=1.0, beam=1e4, lattice_beam=1e4, max_active=100_000, retries=0)
@@ -257,6 +258,38 @@ def test_failed_utterances_are_left_out_and_counted() -> None:
     found = world.outer(objective)
     assert found.failed == [1, 2] and found.frames == 6 and objective.failures.empty == {1, 2}
     assert sorted(objective.failures.reasons()) == [1, 2]
+
+
+def test_failures_of_an_epoch_are_those_met_last_in_all_processes(tmp_path) -> None:
+    """They travel in an epoch's sums; what has been repaired since is none."""
+    world = World(("A B", "C C C C C", "C"), (6, 4, 4))
+    objective, seen = world.objective(**NONE), []
+    criterion, model = SequenceCriterion(objective), Net(world.log_post)
+    objective.on_epoch = seen.append
+    working = objective.denominator
+    empty = Competitors(torch.tensor([0.0, -np.inf, 0.0], dtype=torch.float64), torch.zeros(3, 6, world.num_pdfs))
+    sums: dict[str, float] = {}
+    objective.denominator = Known(empty)
+    add_sums(sums, criterion(model, batch_of(world), 0.0))
+    assert objective.failures.empty == {1} and objective.failures.zero_numerator == {1}
+    other = Loss(torch.zeros(()), 1, sums=Failures(missing={2}).numbers([0, 2]))  # by another process
+    add_sums(sums, other)
+    figures = {**per_frame(sums), **per_frame(sums, "dev_")}
+    assert criterion.diagnose(model, figures, 0.5) is None
+    assert not any("utterance" in name for name in figures) and "loss" in figures and "dev_accuracy" in figures
+    assert seen == [Failures(zero_numerator={1}, empty={1}, missing={2})]
+    data = Dataset.of([torch.zeros(2, 1)] * 3)
+    seen[0].write(tmp_path / "failed.txt", data)
+    assert (tmp_path / "failed.txt").read_text().splitlines() == [
+        f"{data.id(1)}\tthe reference has no path: left out",
+        f"{data.id(2)}\tthe reference is not in the lattice: added to the denominator",
+    ]
+    counts = Failures().count(tmp_path / "failed.txt")
+    assert counts == {"zero_numerator": 1, "missing": 1, "empty": 0, "narrow": 0}
+    objective.denominator = working
+    found = world.outer(objective)
+    assert objective.failures.reasons().keys() == {1} and not objective.failures.empty
+    assert [name for name in found.sums if "utterance" in name] == ["number of utterance zero_numerator 1"]
 
 
 def test_posteriors_that_are_no_numbers_are_not_failures_of_the_references() -> None:

@@ -125,6 +125,36 @@ def test_equal_seeds_give_equal_bits_also_when_interrupted(tones, root, tmp_path
     assert all(torch.equal(states[0][k], states[1][k]) for k in states[0])
 
 
+@pytest.mark.parametrize("place", ["batch", "end"])
+def test_failures_outlive_an_interruption(tones, root, tmp_path, monkeypatch, place) -> None:
+    """In the last epoch, or between it and the model's directory."""
+    from pipeline.nn import sequence_training
+    from pipeline.nn import train as loop
+
+    narrow = dict(graph_beam=1.2, graph_max_active=12, retries=0, max_missing=1.0, max_failed=1.0, batch_frames=200)
+    whole = run(tones, root, tmp_path / "a", **narrow)
+    assert 2 < whole["narrow"] < 24
+    monkeypatch.setattr(loop, "SAVE_SECONDS", 0.0)
+    save = loop._Run._save
+
+    def stopping(self):
+        save(self)
+        if self.state.epoch == OPTIONS.epochs - 1 and self.state.step >= 4:
+            raise ZeroDivisionError
+
+    if place == "batch":
+        monkeypatch.setattr(loop._Run, "_save", stopping)
+    else:
+        monkeypatch.setattr(sequence_training, "save_acoustic_model", lambda *_, **__: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        run(tones, root, tmp_path / "b", **narrow)
+    monkeypatch.undo()
+    resumed = run(tones, root, tmp_path / "b", **narrow)
+    names = ("zero_numerator", "empty", "missing", "narrow")
+    assert [resumed[name] for name in names] == [whole[name] for name in names]
+    assert (tmp_path / "a" / "failed.txt").read_bytes() == (tmp_path / "b" / "failed.txt").read_bytes()
+
+
 def test_only_the_last_layer(tones, root, tmp_path) -> None:
     run(tones, root, tmp_path / "out", update="last", epochs=1)
     before, after = (load_acoustic_model(d)[0].state_dict() for d in (root / "hybrid", tmp_path / "out"))

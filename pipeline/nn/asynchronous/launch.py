@@ -105,8 +105,8 @@ def run_processes(job: Job, out: Path, node: Node = Node()) -> dict[str, Any] | 
     Args:
         out: directory for checkpoints and logs.
     Returns:
-        {"history": figures of each epoch, "facts": figures of the training, "lost": replicas that were given up,
-        "failed": utterance id -> what was wrong, of the replicas of this machine} on the first machine, else None.
+        {"history": figures of each epoch, "facts": figures of the training, "lost": replicas that were given up} on the
+        first machine, else None.
     """
     restarts = job.training.max_restarts if node.count == 1 else 0
     for attempt in range(restarts + 1):
@@ -208,8 +208,7 @@ class _Fleet:
             if servers and servers[0].done:
                 self._let_end(servers[0].result["lost"])
                 self._messages()
-                failed = [m.result for m in self.members if m.member.role == "replica" and m.result]
-                return {**servers[0].result, "failed": {cut_id: why for some in failed for cut_id, why in some.items()}}
+                return servers[0].result
             lost = [m for m in self.members if m.member.role == "replica" and not m.done and not m.process.is_alive()]
             for member in lost:
                 if member.member.name not in told:

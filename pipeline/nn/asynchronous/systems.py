@@ -15,7 +15,6 @@ from pipeline.artifacts.features import FeatureFacts
 from pipeline.artifacts.lang import Lang
 from pipeline.artifacts.model_meta import Scales
 from pipeline.base.errors import ConfigError
-from pipeline.base.files import atomic_write
 from pipeline.nn.asynchronous.frames import FrameTargets
 from pipeline.nn.asynchronous.job import Built
 from pipeline.nn.asynchronous.launch import Node, run_processes
@@ -23,10 +22,10 @@ from pipeline.nn.asynchronous.options import AsyncSequenceOptions, AsyncTraining
 from pipeline.nn.asynchronous.train import Trained, clean_up, seconds_to, train_async
 from pipeline.nn.hybrid import first_model, label_hmm, load_labelled
 from pipeline.nn.losses import CrossEntropy
+from pipeline.nn.mmi import FAILED
 from pipeline.nn.model import AcousticModel, load_acoustic_model, save_acoustic_model
 from pipeline.nn.priors import label_prior
 from pipeline.nn.sequence_training import (
-    FAILED,
     FrameErrors,
     Sources,
     make_denominator,
@@ -151,11 +150,10 @@ def train_sequence_async(job: SequenceJob, out: Path, node: Node = Node()) -> di
             **extra,
         )
 
-    with atomic_write(out / FAILED) as f:
-        f.writelines(f"{cut_id}\t{reason}\n" for cut_id, reason in sorted(trained.failed.items()))
+    failed = len((out / FAILED).read_text(encoding="utf-8").splitlines())
     watch = FrameErrors(start, trained.built.dev or trained.built.task, "cpu", out)
     facts = _finish(trained, out, job.training, save, watch.of)
-    return {**facts, **watch.report(trained.built.model), "failed": len(trained.failed)}
+    return {**facts, **watch.report(trained.built.model), "failed": failed}
 
 
 def help_train(job: ViterbiJob | SequenceJob, out: Path, node: Node) -> None:

@@ -31,13 +31,11 @@ class Trained:
         built: its model holds the mean of the best epochs, in evaluation mode.
         history: figures of each epoch.
         facts: figures of the whole training: updates, staleness, lost replicas, seconds.
-        failed: utterance id -> what was wrong with it.
     """
 
     built: Built
     history: list[dict[str, float]]
     facts: dict[str, Any]
-    failed: dict[str, str]
 
 
 def train_async(job: Job, out: Path, node: Node = Node()) -> Trained:
@@ -75,7 +73,7 @@ def train_async(job: Job, out: Path, node: Node = Node()) -> Trained:
         ", ".join(map(str, chosen)),
         *(result["facts"][k] for k in ("updates", "staleness", "staleness_max", "replicas_lost")),
     )
-    return Trained(built, result["history"], result["facts"], result["failed"])
+    return Trained(built, result["history"], result["facts"])
 
 
 def seconds_to(history: Sequence[dict[str, float]], loss: float) -> float | None:

@@ -35,6 +35,7 @@ from pipeline.nn.asynchronous.service import (
 )
 from pipeline.nn.asynchronous.shard import Shard, SynchronousShard, partition_tensors
 from pipeline.nn.asynchronous.transport import Server
+from pipeline.nn.mmi import FAILED, SequenceObjective
 from pipeline.nn.tracking import tracked
 
 logger = logging.getLogger(__name__)
@@ -135,6 +136,8 @@ def _lead(
     """The first server: coordinates until all epochs are done and the replicas have left."""
     parts = partition(built.data.lens, training.replicas, training.seed)
     plan = make_plan(built.data.lens, parts, training)
+    if isinstance(built.objective, SequenceObjective):
+        built.objective.on_epoch = lambda failures: failures.write(out / FAILED, built.data)
     lead = Coordinator(built, training, out, [service.shard, *others], names, plan)
     lead.expect(range(training.replicas))
     service.open(lead)
@@ -159,8 +162,8 @@ def _lead(
     return {"history": lead.history, "facts": facts, "lost": sorted(set(range(training.replicas)) - lead.ledger.alive)}
 
 
-def _replicate(member: Member, job: Job, out: Path, pipe: Connection, access: Access) -> dict[str, str]:
-    """A replica; returns what was wrong with single utterances, by their ids."""
+def _replicate(member: Member, job: Job, out: Path, pipe: Connection, access: Access) -> None:
+    """A replica."""
     training, built = job.training, job.build()
     parameters = trained_parameters(built)
     names = partition_tensors(parameters, training.servers)
@@ -176,8 +179,6 @@ def _replicate(member: Member, job: Job, out: Path, pipe: Connection, access: Ac
         except GivenUpError as e:  # the training goes on without it
             logger.warning("%s", e)
         link.leave()
-        failures = getattr(built.objective, "failures", None)
-        return {} if failures is None else {built.data.id(i): why for i, why in failures.reasons().items()}
     except ServerLostError:
         raise
     except PipelineError as e:
