@@ -292,7 +292,7 @@ def _next(kept, prob, right, begin, end, top, splits, arcs, row, floor, max_acti
     )
     last = _keep(kept, prob, right, end, value, gained, reached, count, floor * best)
     if last - end < min(FEW, states):
-        limit = FEW
+        limit = min(FEW, max_active)
         count, best = _reach(
             kept, prob, right, begin, end, top, splits, arcs, emission, accuracy, deep, value, gained, reached
         )

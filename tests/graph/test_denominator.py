@@ -12,7 +12,7 @@ import torch
 
 from pipeline.graph.decoding import DecodingGraph, build_decoding_graph
 from pipeline.graph.denominator import Competitors, GraphSum, LatticeSum
-from pipeline.graph.graph_sums import arrange, graph_sums
+from pipeline.graph.graph_sums import _forward, arrange, graph_sums
 from pipeline.graph.lattice_sums import contains, posteriors
 from pipeline.graph.options import DecodeOptions
 from pipeline.hmm import full_sum
@@ -172,6 +172,39 @@ def test_few_states_are_kept_down_to_the_square_of_the_floor(behind: float, foun
         none,
     )
     assert log_z == (pytest.approx(behind * np.log(floor)) if found else -np.inf)
+
+
+def crowd(num_states: int, step: float, frames: int = 4) -> tuple[np.ndarray, tuple, np.ndarray, np.ndarray]:
+    """All states lead to all others, and each is less probable by `step` nats than the one before it: dense weights,
+    arranged arcs, probabilities of ending, and emissions."""
+    rng = np.random.default_rng(0)
+    weight = np.exp(-step * np.arange(num_states)) * rng.uniform(0.9, 1.0, (num_states, num_states))
+    src, dst = (x.reshape(-1) for x in np.indices(weight.shape))
+    arcs = src, dst, dst % 3, weight.reshape(-1)
+    arranged = (*arrange(*arcs, num_states), *arrange(dst, src, *arcs[2:], num_states))
+    return weight, arranged, np.ones(num_states), rng.uniform(0.5, 1.0, (frames, 3))
+
+
+@pytest.mark.parametrize(
+    "max_active, floor", [(250, 1e-30), (40, 1e-30), (40, np.exp(-5.0))], ids=["many", "fewer", "few within the floor"]
+)
+def test_no_more_than_max_active_states_are_kept(max_active: int, floor: float) -> None:
+    """And these are the most probable ones. With the last floor a hundred states are within it, and two hundred within
+    its square, which is asked for where few states are left."""
+    weight, arranged, final, emission = crowd(450, 0.05)
+    none = np.zeros((0, 0))
+    kept, prob, _, first, _, _ = _forward(*arranged[:2], emission, none, floor, max_active)
+    assert max_active / 2 < np.diff(first).max() <= max_active
+    for t in range(len(emission)):
+        here, there = slice(first[t], first[t + 1]), slice(first[t + 1], first[t + 2])
+        reached = (prob[here] @ weight[kept[here]]) * emission[t][np.arange(450) % 3]
+        left_out = np.setdiff1d(np.arange(450), kept[there])
+        assert reached[kept[there]].min() >= reached[left_out].max()
+    sums = [
+        graph_sums(*arranged, final, emission, none, floor, limit, np.zeros(emission.shape), none)[0]
+        for limit in (max_active, 1 << 30)
+    ]
+    assert sums[0] < sums[1] - 1e-9
 
 
 def test_threads_change_nothing() -> None:
