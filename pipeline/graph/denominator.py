@@ -159,7 +159,9 @@ class GraphSum:
         """
         from pipeline.graph.graph_sums import LEAST, graph_sums
 
+        scores = torch.where(scores < np.inf, scores, -np.inf)  # NaN and infinity are impossible, as in the engine
         best = scores.max(1, keepdim=True).values
+        best = torch.where(best > -np.inf, best, 0.0)  # of a frame that is impossible altogether
         emission = (scores - best).double().exp().numpy()
         right = np.zeros((0, 0)) if accuracy is None else accuracy.double().numpy()
         beam, max_active = self._beam, self._max_active

@@ -229,6 +229,21 @@ def test_no_path_is_no_occupancy() -> None:
     assert bool(torch.isfinite(found.log_z[0])) and float(found.log_z[1]) == -np.inf and not found.occupancy[1].any()
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_scores_that_are_no_numbers_are_impossible(value: float) -> None:
+    """As in the engine: one of them leaves the utterance its other paths, and a frame of them leaves none."""
+    case = Case(frames=(6, 5, 4))
+    scores, total = case.scores.clone(), case.graph_sum()
+    scores[0, 2, 1] = scores[1, 3] = value
+    found = total(scores, case.lens)
+    for n, length in enumerate(case.lens.tolist()):
+        log_z, occupancy = total._by_engine(scores[n, :length])
+        assert float(found.log_z[n]) == pytest.approx(log_z, abs=1e-4)
+        torch.testing.assert_close(found.occupancy[n, :length], occupancy, atol=1e-4, rtol=1e-3)
+    assert bool(found.occupancy[0].any()) and float(found.occupancy[0, 2, 1]) == 0.0
+    assert float(found.log_z[1]) == -np.inf and not found.occupancy[1].any()
+
+
 def test_occupancies_are_the_derivatives_of_the_sum() -> None:
     case = Case()
     scores, total = case.scores.double(), case.graph_sum()
