@@ -36,6 +36,7 @@ FAR = np.float32(1e30)  # how much worse than the best path one is that leads no
 UNLIMITED = 1e20  # a lattice beam that keeps all that leads somewhere
 DELTA = np.float32(0.5)  # where max_active or min_active sets the beam, the next frame's tokens get that much more
 BINS = 1024
+NEAR = np.float32(1e-6)  # the bins' span where all tokens are equally good
 AHEAD = 8  # tokens by which the arcs to come are fetched
 
 
@@ -169,7 +170,7 @@ def threshold(after, count, best, within, furthest, limits, histogram):
     if count <= min(limits.min_active, limits.max_active):  # so few that all of them and of the next frame are welcome
         return np.float32(-FAR), np.float32(UNLIMITED)
     wanted = limits.max_active if within > limits.max_active else min(limits.min_active, count)
-    span = beam if within > limits.max_active else furthest
+    span = max(min(beam, furthest) if within > limits.max_active else furthest, NEAR)
     histogram[:] = 0
     step = np.float32(BINS) / span
     for k in range(count):
@@ -345,8 +346,8 @@ def drop_stale_code(*more: str) -> None:
     Args:
         more: source files of further functions that the loops here are compiled with.
     """
-    stem = Path(__file__).stem
-    numba_cache.drop_stale_code(str(advance.stats.cache_path), [stem], [*more, __file__, *map(str, SOURCES)])
+    stems = [Path(file).stem for file in (__file__, str(search_scores.__file__))]
+    numba_cache.drop_stale_code(str(advance.stats.cache_path), stems, [*more, __file__, *SOURCES])
 
 
 drop_stale_code()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pathlib
+
 import numpy as np
 import pytest
 import torch
@@ -20,6 +22,7 @@ from pipeline.graph.lattice_paths import best_labels
 from pipeline.graph.lattices import arc_scores
 from pipeline.graph.options import DecodeOptions
 from pipeline.graph.search import Searcher
+from pipeline.graph.search_scores import memory_of
 from tests.graph.cases import hmm_of, language_model, random_tree, small_lang
 
 WIDE = Beams(1.0, 1e4, 1e4, 0, 10**6)
@@ -252,9 +255,12 @@ def test_an_hour_in_bounded_memory() -> None:
 
 
 def test_limits_of_active_tokens() -> None:
-    """About max_active where the beam would keep more; about min_active where it would keep fewer."""
+    """About max_active where the beam would keep more, however wide it is; about min_active where it would keep
+    fewer.
+    """
     graph, scores = real_case(60)
-    for beams, low, high in ((Beams(0.5, 50.0, None, 0, 40), 40, 60), (Beams(0.5, 0.01, None, 30, 1000), 30, 60)):
+    wide = [(Beams(0.5, beam, None, 0, 40), 40, 60) for beam in (1e9, np.inf, 50.0)]
+    for beams, low, high in (*wide, (Beams(0.5, 0.01, None, 30, 1000), 30, 60)):
         search, counts = BeamSearch(graph, beams), []
         for row in scores:
             search.advance(row[None])
@@ -328,6 +334,26 @@ def test_scores_that_are_no_numbers_stand_for_impossible_pdfs(value: float) -> N
     assert lattice.complete and pdf not in lattice.pdf and same(lattice, run(graph, low, Beams(1.0, 1e3, 5.0)))
     for name in ("acoustic", "graph", "lm"):
         assert np.isfinite(getattr(lattice, name)).all()
+
+
+def test_code_that_is_compiled_with_scores_on_demand_goes_with_their_source(monkeypatch) -> None:
+    """That of all loops which take a source."""
+    asked = []
+    monkeypatch.setattr("pipeline.hmm.numba_cache.drop_stale_code", lambda *arguments: asked.append(arguments))
+    kernels.drop_stale_code.__wrapped__("scores.py")
+    ((where, stems, sources),) = asked
+    for loop in (kernels.advance, memory_of):
+        assert where == str(loop.stats.cache_path) and pathlib.Path(loop.py_func.__code__.co_filename).stem in stems
+    assert "scores.py" in sources
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_arcs_that_are_read_in_slices_are_the_same(monkeypatch, dynamic: bool) -> None:
+    whole, _ = real_case(1)
+    arguments = np.linspace(-3.0, -1.0, whole.graph.num_tids), np.zeros(whole.graph.num_tids, int), 0.7, dynamic
+    arcs = SearchGraph(whole.graph, *arguments).arcs
+    monkeypatch.setattr("pipeline.graph.beam_search.SLICE", 7)
+    assert len(arcs) > 70 and np.array_equal(SearchGraph(whole.graph, *arguments).arcs, arcs)
 
 
 def test_where_no_path_is_left_the_result_is_partial() -> None:
