@@ -46,7 +46,10 @@ class Occupancies:
         return out
 
     def of_path(self, pdfs: torch.Tensor) -> torch.Tensor:
-        """(N, T) float32 posterior of the pdf named at each frame (N, T), summed over the states that share it."""
+        """(N, T) float32 posterior of the pdf named at each frame (N, T), summed over the states that share it; on the
+        device of the occupancies, wherever the names are.
+        """
+        pdfs = pdfs.to(self.state.device)
         out = torch.zeros(pdfs.shape, dtype=torch.float32, device=pdfs.device)
         splits = self.graphs.state_splits.tolist()
         for n in range(len(pdfs)):

@@ -11,6 +11,7 @@ from pipeline.hmm.compile import compile_graphs
 from pipeline.hmm.windows import too_long, window_posteriors
 from tests.hmm.table import Table
 from tests.hmm.test_graph_source import MODEL, WORDS
+from tests.pretend_cuda import pretend_cuda
 
 
 def recordings(known: float, seed: int = 0):
@@ -68,3 +69,16 @@ def test_what_is_too_long(monkeypatch):
     for limit, expected in ((most, False), (most - 1, True)):
         monkeypatch.setattr(windows, "LONG", limit)
         assert too_long(graphs, lengths) is expected
+
+
+@pytest.mark.skipif(torch.__version__.startswith("1."), reason="the modes of torch 1 do not see properties of tensors")
+def test_scores_on_a_gpu():
+    graphs, scores, _ = recordings(2.0)
+    graphs, scores, lengths = graphs[torch.tensor([0])], scores[:1, :100], torch.tensor([100])
+    moves = torch.zeros(MODEL[2].num_tids)
+    expected = window_posteriors(graphs, scores, lengths, moves, viterbi(graphs, scores, lengths, moves), 30, 20)
+    with pretend_cuda() as gpu:
+        inputs = graphs, scores.to("cuda"), lengths, moves.to("cuda")
+        found = window_posteriors(*inputs, viterbi(*inputs), 30, 20)
+        assert not found.is_cuda and gpu.calls > 100
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=0.0)
