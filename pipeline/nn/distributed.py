@@ -9,7 +9,7 @@ files.
 from __future__ import annotations
 
 import atexit
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -71,11 +71,11 @@ class World:
         result: T = found[0]
         return result
 
-    def copy_first(self, model: nn.Module) -> None:
-        """Gives all processes the parameters and buffers of the first one's model."""
+    def copy_first(self, tensors: Iterable[torch.Tensor]) -> None:
+        """Gives all processes the values that the tensors have in the first one."""
         if self.size == 1:
             return
-        for tensor in model.state_dict().values():
+        for tensor in tensors:
             there = tensor.to(_meeting_device())
             distributed.broadcast(there, src=0)
             tensor.copy_(there)

@@ -76,6 +76,11 @@ def reparametrise(network: nn.Module) -> int:
     return count
 
 
+def vectors_of(network: nn.Module) -> list[torch.Tensor]:
+    """The vector u of each of its layers of this kind."""
+    return [layer.u for layer in network.modules() if isinstance(layer, SigmaLinear)]
+
+
 def _left_vector(weight: torch.Tensor, u: torch.Tensor, iterations: int) -> torch.Tensor:
     for _ in range(iterations):
         u = _unit(weight @ (u @ weight))

@@ -25,6 +25,7 @@ from pipeline.feats.dataset import plan
 from pipeline.nn.distributed import World
 from pipeline.nn.options import TrainOptions
 from pipeline.nn.schedule import learning_rate, make_optimizer, set_rate
+from pipeline.nn.sigma import vectors_of
 from pipeline.nn.step import (
     Criterion,
     DivergenceError,
@@ -127,7 +128,7 @@ class _Run(Generic[Net]):
         (self.out / EPOCHS).mkdir(parents=True, exist_ok=True)
         if self.world.rank:
             self._follow()
-            return self.world.copy_first(self.model)
+            return self.world.copy_first(self.model.state_dict().values())
         if self.state.epoch or self.state.step:
             logger.info("resuming after epoch %d, batch %d", self.state.epoch, self.state.step)
         with (
@@ -139,7 +140,7 @@ class _Run(Generic[Net]):
                 meter.at(self.state.epoch)
                 put(figures, self.state.epoch)
         self._finish()
-        self.world.copy_first(self.model)
+        self.world.copy_first(self.model.state_dict().values())
 
     def _follow(self) -> None:
         """The part of a process that has no files to write."""
@@ -197,6 +198,7 @@ class _Run(Generic[Net]):
             if loss.frames:
                 scale = scale or loss.frames / state.loss_scale
                 add_gradient(loss, scale, f"epoch {state.epoch + 1}, batch {step + 1}")
+        self.world.copy_first(vectors_of(self.model))  # which each pass moves, and not all have as many
         sums = self.world.sum_of(sums)
         for name, value in sums.items():
             state.sums[name] = state.sums.get(name, 0.0) + value

@@ -19,6 +19,8 @@ from tests.conftest import ROOT
 from tests.torchrun import torchrun
 
 SHAPE = "--encoder tdnn --layers 1 --dim 8 --dropout 0 --epochs 3 --average 1 --batch-frames 400 --device cpu".split()
+# An odd number of batches: at an epoch's end the first process has one more.
+SIGMA = [*SHAPE, "--encoder", "transformer", "--heads", "2", "--sigma-reparam", "--batch-frames", "500"]
 PLAIN = ["--time-masks", "0", "--feature-masks", "0"]
 DYING = Path(__file__).with_name("dying_step.py")
 
@@ -65,12 +67,13 @@ def test_two_processes_do_what_one_does_with_accumulation(tones, start, tmp_path
 
 
 @pytest.mark.slow
-def test_a_process_that_is_killed_costs_no_bit(tones, start, tmp_path, run_script):
-    """torchrun starts both again, and they go on from the checkpoint."""
+@pytest.mark.parametrize("shape", [SHAPE, SIGMA], ids=["tdnn", "sigma"])
+def test_a_process_that_is_killed_costs_no_bit(tones, start, tmp_path, run_script, shape):
+    """torchrun starts both again, and they go on from the checkpoint, in which all is that of the first one."""
     step = [ROOT / "steps" / "train_viterbi.py", tones.data, tones.lang, start / "ali"]
     for name in ("whole", "killed"):
         how = [DYING, "3", tmp_path / "died"] if name == "killed" else []
-        done = run_script(*torchrun(2, 1), *how, *step, tmp_path / name, *SHAPE, *PLAIN, OMP_NUM_THREADS="1")
+        done = run_script(*torchrun(2, 1), *how, *step, tmp_path / name, *shape, *PLAIN, OMP_NUM_THREADS="1")
         assert done.returncode == 0, done.stderr
     assert (tmp_path / "died").exists() and "resuming after epoch 2" in done.stderr
     whole, killed = (load_tensors(tmp_path / name / "model.safetensors") for name in ("whole", "killed"))
