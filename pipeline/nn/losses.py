@@ -90,7 +90,7 @@ class FullSum:
         if self.prior == "on_the_fly" and model.training:
             model.log_prior.copy_(running_prior(model.log_prior, log_post, mask))
         graphs, scores, transitions = self._scaled(model, batch.indices, encoded, log_post, lens, done)
-        if transitions is not None and not all_finite(transitions.expand(*mask.shape, -1), mask):
+        if transitions is not None and not all_finite(transitions, mask):
             return Loss(log_post.new_tensor(float("nan")), int(mask.sum()))
         log_z = full_sum(graphs, scores, lens, transitions)
         good = feasible(log_z)

@@ -11,7 +11,9 @@ def mask_of(lens: torch.Tensor, num_frames: int) -> torch.Tensor:
 
 
 def all_finite(scores: torch.Tensor, mask: torch.Tensor) -> bool:
-    """Whether (N, T, ..) scores are finite on the real frames of an (N, T) mask."""
+    """Whether (N, T, ..) scores are finite on the real frames of an (N, T) mask, or those of all frames at once."""
+    if scores.dim() < 3:
+        return bool(torch.isfinite(scores).all())
     return bool((torch.isfinite(scores).flatten(2).all(2) | ~mask).all())
 
 

@@ -133,7 +133,8 @@ class Failures:
 
     def count(self, path: Path) -> dict[str, int]:
         """How many utterances of such a file have which reason."""
-        found = Counter(line.split("\t")[1] for line in path.read_text(encoding="utf-8").splitlines())
+        with path.open(encoding="utf-8") as f:
+            found = Counter(line.rstrip("\n").split("\t")[1] for line in f)
         return {name: found[text] for name, text in self.texts().items()}
 
     def check(self, seen: int, max_failed: float, max_missing: float) -> None:

@@ -107,9 +107,17 @@ def test_impossible_utterance_is_counted_and_has_no_gradient():
     assert torch.isfinite(gradient).all() and torch.allclose(gradient, model.output.weight.grad, atol=1e-5)
 
 
-@pytest.mark.parametrize("broken", ["output.bias", "transitions.bias", "transitions.weight"])
-def test_a_network_that_knows_no_number_is_not_an_impossible_utterance(broken):
-    model, batch = make_model("linear"), make_batch()
+@pytest.mark.parametrize(
+    "kind, broken",
+    [
+        ("linear", "output.bias"),
+        ("linear", "transitions.bias"),
+        ("linear", "transitions.weight"),
+        ("label", "transitions.bias"),
+    ],
+)
+def test_a_network_that_knows_no_number_is_not_an_impossible_utterance(kind, broken):
+    model, batch = make_model(kind), make_batch()
     with torch.no_grad():
         model.get_parameter(broken)[0] = float("nan")
     criterion = FullSum(graphs_of("A", "A"), [0], Ramp(1.0), Ramp(1.0), Ramp(0.3), prior="on_the_fly")
