@@ -19,6 +19,7 @@ from pipeline.artifacts.text_norm import spell_numbers
 from pipeline.base.digests import Digests
 from pipeline.base.errors import ConfigError, DataError
 from pipeline.base.files import atomic_write, write_jsonl
+from pipeline.base.spool import JsonSpool
 from pipeline.corpora.importer import LEFT_OUT, audio_identity, import_corpus
 from pipeline.corpora.options import ImportOptions
 from pipeline.tasks import ali_formats
@@ -65,12 +66,13 @@ def align_corpus(
         _tell_unknown(ali)
     _write_words(Lang.load(work / "lang"), out / "words.txt")
     shutil.copy(work / "ali" / FAILED, out / FAILED)
-    found = measure(aligner.model_for(work), AliSet.load(work / "ali"), work / "feats", options.device)
+    model, words = aligner.model_for(work), JsonSpool()
+    found = measure(model, AliSet.load(work / "ali"), work / "feats", options.device, words=words)
     flagged = write_quality(out / "quality.csv", found)
-    doubtful = write_words(out / "quality_words.csv", found)
+    doubtful, num_words = write_words(out / "quality_words.csv", found, words)
     if doubtful:
         told = "%d of %d words do not sound like their phones; they are flagged in quality_words.csv"
-        logger.warning(told, doubtful, sum(len(q.words) for q in found))
+        logger.warning(told, doubtful, num_words)
     if flagged:
         logger.warning("%d of %d utterances are suspicious; quality.csv has them first", flagged, len(found))
     write_formats(ali, data, out, options)

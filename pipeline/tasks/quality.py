@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -33,6 +33,7 @@ from pipeline.artifacts.ali import AliSet
 from pipeline.artifacts.lang import SILENCE, SPOKEN_NOISE, position_of, without_position
 from pipeline.base.errors import MismatchError
 from pipeline.base.files import atomic_write
+from pipeline.base.spool import JsonSpool
 from pipeline.tasks.durations import implied_seconds
 from pipeline.tasks.model import Model, check_data
 
@@ -71,10 +72,16 @@ class Quality:
     speech: float
     words_per_second: float
     snr: float
-    words: tuple[Word, ...] = ()
 
 
-def measure(model: Model, ali: AliSet, data_dir: str | Path, device: str = "cpu", audio: bool = True) -> list[Quality]:
+def measure(
+    model: Model,
+    ali: AliSet,
+    data_dir: str | Path,
+    device: str = "cpu",
+    audio: bool = True,
+    words: JsonSpool | None = None,
+) -> list[Quality]:
     """Figures of all aligned utterances, in the order of the data.
 
     Args:
@@ -82,6 +89,7 @@ def measure(model: Model, ali: AliSet, data_dir: str | Path, device: str = "cpu"
         ali: the alignment.
         data_dir: features for the model, with the audio that they are of.
         audio: read the audio for the signal-to-noise ratio.
+        words: gets the words of each utterance by cut id, as ``write_words`` takes them.
     Raises:
         MismatchError: the model has other phones or other frames than the alignment, or other features than the data.
     """
@@ -101,7 +109,9 @@ def measure(model: Model, ali: AliSet, data_dir: str | Path, device: str = "cpu"
         with torch.no_grad():
             scores, lens = model.log_likes(padded.feats, padded.lens, [data.speaker(n) for n in some.tolist()])
         for i, n in enumerate(some.tolist()):
-            out[n] = judge.of(data.id(n), scores[i, : int(lens[i])].cpu().numpy())
+            out[n], spoken = judge.of(data.id(n), scores[i, : int(lens[i])].cpu().numpy())
+            if words is not None:
+                words[data.id(n)] = spoken
     found = [out[n] for n in sorted(out)]
     return _with_snr(found, ali, data_dir, data) if audio else found
 
@@ -138,9 +148,11 @@ class _Judge:
         position = position_of(model.hmm.phones)
         self.expected = {p: seconds[without_position(transitions.phones.name(p), position)] for p in self.pdfs}
 
-    def of(self, cut_id: str, scores: np.ndarray) -> Quality:
+    def of(self, cut_id: str, scores: np.ndarray) -> tuple[Quality, list[Word]]:
         """Args:
-        scores: (T, P) natural logs.
+            scores: (T, P) natural logs.
+        Returns:
+            figures, and words with their evidence; unknown speech is none.
         """
         alignment, shift = self.ali[cut_id], self.ali.header.frame_shift
         segments = [s for s in self.ali.phone_segments(cut_id) if s[1] < len(scores)]
@@ -158,7 +170,7 @@ class _Judge:
         if alignment.confidence is not None:
             means = [float(alignment.confidence[b : b + n].astype(np.float64).mean()) for _, b, n in spoken]
         nan = float("nan")
-        return Quality(
+        found = Quality(
             cut_id,
             float(gop) if spoken else nan,
             self._worst_word(cut_id, behind, spoken),
@@ -173,11 +185,10 @@ class _Judge:
             frames / max(len(alignment.transition_ids), 1),
             len(words) / (frames * shift) if frames else nan,
             nan,
-            words,
         )
+        return found, words
 
-    def _words(self, cut_id: str, scores: np.ndarray, segments: Sequence[tuple[int, int, int]]) -> tuple[Word, ...]:
-        """The words with their evidence; unknown speech is none."""
+    def _words(self, cut_id: str, scores: np.ndarray, segments: Sequence[tuple[int, int, int]]) -> list[Word]:
         known = scores[:, self.labels]
         top = known.max(1, keepdims=True)
         mean = top[:, 0] + np.log(np.exp(known - top).mean(1))
@@ -192,7 +203,7 @@ class _Judge:
             frames, end = sum(n for _, _, n in own), own[-1][1] + own[-1][2]
             start, end_s = (t * header.frame_shift + header.frame_offset for t in (begin, end))
             out.append(Word(self.ali.word_symbols.name(symbol), start, end_s, float(sum(sums)) / frames))
-        return tuple(out)
+        return out
 
     def _worst_word(self, cut_id: str, behind: np.ndarray, spoken: Sequence[tuple[int, int, int]]) -> float:
         starts = self.ali[cut_id].words[:, 1]
@@ -266,16 +277,27 @@ def flagged(score: np.ndarray, least: float = FLAGGED) -> np.ndarray:
     return np.asarray(score > max(least, float(passed)))
 
 
-def write_words(path: Path, found: Sequence[Quality]) -> int:
-    """Writes the words of all utterances in order, with their evidence, as CSV; returns how many are flagged."""
-    doubtful = flagged(np.fromiter((-word.evidence for quality in found for word in quality.words), np.float64), 0.0)
-    words = ((quality.cut_id, word) for quality in found for word in quality.words)
+def write_words(path: Path, found: Sequence[Quality], words: Mapping[str, Sequence[Sequence[Any]]]) -> tuple[int, int]:
+    """Writes the words of all utterances in order, with their evidence, as CSV.
+
+    Args:
+        words: fields of each ``Word``, by cut id.
+    Returns:
+        how many are flagged, and how many there are.
+    """
+
+    def each() -> Iterator[tuple[str, Word]]:
+        for quality in found:
+            for fields in words[quality.cut_id]:
+                yield quality.cut_id, Word(*fields)
+
+    doubtful = flagged(np.fromiter((-word.evidence for _, word in each()), np.float64), 0.0)
     with atomic_write(path) as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["utterance", "word", "start", "end", "evidence", "flagged"])
-        for (cut_id, w), bad in zip(words, doubtful.tolist()):
+        for (cut_id, w), bad in zip(each(), doubtful.tolist()):
             writer.writerow([cut_id, w.symbol, f"{w.start:.3f}", f"{w.end:.3f}", f"{w.evidence:.3f}", int(bad)])
-    return int(doubtful.sum())
+    return int(doubtful.sum()), len(doubtful)
 
 
 def write_quality(path: Path, found: Sequence[Quality]) -> int:
@@ -284,7 +306,7 @@ def write_quality(path: Path, found: Sequence[Quality]) -> int:
     suspicious = flagged(score)
     with atomic_write(path) as file:
         writer = csv.writer(file, lineterminator="\n")
-        names = [field.name for field in dataclasses.fields(Quality) if field.name not in ("cut_id", "words")]
+        names = [field.name for field in dataclasses.fields(Quality) if field.name != "cut_id"]
         writer.writerow(["utterance", "flagged", "suspicion", *names])
         for i in np.argsort(-score, kind="stable").tolist():
             writer.writerow([found[i].cut_id, int(suspicious[i]), f"{score[i]:.2f}", *_cells(found[i], names)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import sys
 import zipfile
@@ -53,6 +54,10 @@ def test_a_packed_model_aligns_as_the_one_it_was_made_of(recipe, packed, tmp_pat
         assert [w["symbol"] for w in t["words"]] == t["text"].split()
         assert all(a["end"] <= b["start"] + 1e-6 for a, b in zip(t["words"], t["words"][1:]))
     assert len(list((tmp_path / "out/textgrids").iterdir())) == len(told)
+    with (tmp_path / "out/quality_words.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    for t in told:
+        assert [r["word"] for r in rows if r["utterance"] == t["id"]] == t["text"].split()
 
 
 def test_a_bias_is_taken_off(recipe, packed, tmp_path):
