@@ -1,7 +1,8 @@
 """k2 as a backend of the HMM engine, the reference in its tests; and conversion between `Graphs` and k2 automata.
 
 k2 knows emissions only. Scores of transitions that depend on time fit in all the same: the emission is put on the arc
-that leaves the state, so that each pair (pdf, transition-id) becomes a column of scores.
+that leaves the state, so that each pair (pdf, transition-id) becomes a column of scores. These have 32 bits in k2,
+whatever comes; its sums have 64.
 """
 
 from __future__ import annotations
@@ -179,7 +180,7 @@ def _scored(fsa: k2.Fsa, graphs: Graphs, transitions: torch.Tensor) -> None:
     """Add static transition scores to an automaton, with their gradient."""
     device = transitions.device
     tid = torch.cat([graphs.arc_tid, torch.tensor([-1], dtype=torch.int32)]).to(device)[fsa.hmm_arc.long()].long()
-    added = transitions.float()[tid.clamp(min=0)]
+    added = transitions[tid.clamp(min=0)]
     fsa.scores = fsa.scores.detach() + torch.where(tid >= 0, added, torch.zeros_like(added))
 
 
@@ -191,10 +192,15 @@ def _columns(graphs: Graphs, emissions: torch.Tensor, transitions: torch.Tensor)
     unique, column = np.unique(keys, return_inverse=True)
     unique, column = torch.from_numpy(unique).long().to(emissions.device), column.reshape(-1)
     # The arc that leaves frame t is scored by the transitions into frame t + 1; column 0 is "no transition-id".
-    ahead = torch.nn.functional.pad(transitions[:, 1:].float(), (1, 0, 0, 1))
+    ahead = torch.nn.functional.pad(transitions[:, 1:], (1, 0, 0, 1))
     pdf = torch.div(unique, width, rounding_mode="floor")
-    scores = emissions.float()[:, :, pdf] + ahead[:, :, unique % width]
+    scores = emissions[:, :, pdf] + ahead[:, :, unique % width]
     return column[: graphs.num_arcs], column[graphs.num_arcs :], scores
+
+
+def _clean(values: torch.Tensor) -> torch.Tensor:
+    """As k2 takes them, in float32; NaN and +inf count as impossible."""
+    return torch.where(values < float("inf"), values, torch.full_like(values, NEG_INF)).float()
 
 
 def _lattice(
@@ -205,14 +211,14 @@ def _lattice(
     kept = torch.argsort(lengths, descending=True)[: int((lengths > 0).sum())]  # k2 wants the longest first
     if len(kept) == 0:
         return None
-    graphs = graphs.to("cpu")[kept]
+    graphs, scores = graphs.to("cpu")[kept], _clean(emissions)
+    transitions = None if transitions is None else _clean(transitions)
     timed = False
     if transitions is not None and transitions.dim() == 3 and transitions.shape[-1] > 0:
         timed = True
-        column, last_column, scores = _columns(graphs, emissions, transitions)
+        column, last_column, scores = _columns(graphs, scores, transitions)
         fsa = _fsa(_leaving(graphs, column, last_column), len(graphs)).to(emissions.device)
     else:
-        scores = emissions.float()
         fsa = _fsa(_entering(graphs, 0), len(graphs)).to(emissions.device)
         if transitions is not None and transitions.shape[-1] > 0:
             _scored(fsa, graphs, transitions)
@@ -222,13 +228,17 @@ def _lattice(
     return _Lattice(fsa, graphs, kept, timed)
 
 
-def _totals(lattice: _Lattice | None, num: int, log_semiring: bool) -> torch.Tensor:
+def _dtype(emissions: torch.Tensor) -> torch.dtype:
+    """Of results."""
+    return torch.float64 if emissions.dtype == torch.float64 else torch.float32
+
+
+def _totals(lattice: _Lattice | None, emissions: torch.Tensor, log_semiring: bool) -> torch.Tensor:
     """Scores (N,) in the order of the call, -inf without a path."""
-    totals = torch.full((num,), NEG_INF)
+    totals = torch.full(emissions.shape[:1], NEG_INF, dtype=_dtype(emissions), device=emissions.device)
     if lattice is None:
         return totals
-    found = lattice.fsa.get_tot_scores(log_semiring=log_semiring, use_double_scores=True).float()
-    totals = totals.to(found.device)
+    found = lattice.fsa.get_tot_scores(log_semiring=log_semiring, use_double_scores=True).to(totals.dtype)
     has_path = torch.isfinite(found.detach())
     # Only utterances with a path enter the graph of autograd: k2's gradient of -inf is NaN.
     return totals.index_put((lattice.kept.to(found.device)[has_path],), found[has_path])
@@ -238,7 +248,7 @@ def full_sum(
     graphs: Graphs, emissions: torch.Tensor, lengths: torch.Tensor, transitions: torch.Tensor | None
 ) -> torch.Tensor:
     """Scores (N,), differentiable through k2."""
-    return _totals(_lattice(graphs, emissions, lengths, transitions), len(graphs), True)
+    return _totals(_lattice(graphs, emissions, lengths, transitions), emissions, True)
 
 
 def _cells(fsa: k2.Fsa) -> tuple:
@@ -262,12 +272,12 @@ def occupancies(
     """Scores (N,), state occupancies (sum of T_n S_n,) frame by frame of each graph, expected counts of arcs (A,)."""
     graphs = graphs.to("cpu")
     lattice = _lattice(graphs, emissions, lengths, transitions)
-    scores = _totals(lattice, len(graphs), True)
+    scores = _totals(lattice, emissions, True)
     sizes = (graphs.state_splits[1:] - graphs.state_splits[:-1]).long()
     cells = torch.cat([sizes.new_zeros(1), torch.cumsum(sizes * lengths.cpu(), 0)])
-    state, arc = torch.zeros(int(cells[-1])), torch.zeros(graphs.num_arcs)
+    state, arc = (torch.zeros(n, dtype=_dtype(emissions)) for n in (int(cells[-1]), graphs.num_arcs))
     if lattice is not None:
-        posterior = lattice.fsa.get_arc_post(use_double_scores=True, log_semiring=True).exp().float().cpu()
+        posterior = lattice.fsa.get_arc_post(use_double_scores=True, log_semiring=True).exp().to(state.dtype).cpu()
         index, n, frame, node, taken = _cells(lattice.fsa)
         local = node - lattice.graphs.state_splits.long()[n]
         called = lattice.kept[n]
@@ -290,7 +300,7 @@ def viterbi(
     """Best paths by an exact search, whatever the beams."""
     graphs = graphs.to("cpu")
     lattice = _lattice(graphs, emissions, lengths, transitions)
-    scores = _totals(lattice, len(graphs), False)
+    scores = _totals(lattice, emissions, False)
     states = torch.full(emissions.shape[:2], -1, dtype=torch.long)
     arcs = torch.full((len(graphs), emissions.shape[1] + 1), -1, dtype=torch.long)
     if lattice is not None:

@@ -134,7 +134,7 @@ def test_infeasible_has_no_gradient_whatever_arrives(backend):
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("backend", EXACT)
+@pytest.mark.parametrize("backend", ALL)
 def test_what_is_no_score_is_impossible(backend, kind, bad):
     """NaN and infinity, in some emissions or transitions: the same as minus infinity there."""
     for seed in range(4):
@@ -212,6 +212,18 @@ def test_half_precision_emissions(backend, dtype):
     a, b = (viterbi(graphs, x.detach(), lengths, backend=backend) for x in (half, wide))
     assert a.tids.equal(b.tids) and a.pdfs.equal(b.pdfs)
     torch.testing.assert_close(a.scores.float(), b.scores, rtol=1e-6, atol=1e-5)
+
+
+@pytest.mark.parametrize("backend", ALL)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16])
+def test_results_have_the_precision_that_is_promised(backend, dtype):
+    graphs, emissions = make_chains(2, 6, 3, 4, dtype=torch.float64)
+    expected = dtype if dtype == torch.float64 else torch.float32
+    for frames in ([6, 4], [0, 0]):
+        inputs = graphs, emissions.to(dtype), torch.tensor(frames)
+        occupied = occupancies(*inputs, backend=backend)
+        found = full_sum(*inputs, backend=backend), viterbi(*inputs, backend=backend).scores
+        assert {x.dtype for x in (*found, occupied.scores, occupied.state, occupied.arc)} == {expected}
 
 
 @pytest.mark.parametrize("backend", backends("numba", "torch", "k2"))
