@@ -142,8 +142,8 @@ def build(
     Args:
         src, dst: (A,) states counted over the batch; the other arguments as the fields of `Graphs`.
     Returns:
-        The graphs; arcs into a state are ordered loop, s - 1, s - 2, ... so that equal Viterbi scores resolve alike
-        everywhere.
+        The graphs; arcs into a state are ordered loop, s - 1, s - 2, ... whatever the order here, so that equal Viterbi
+        scores of a backend always resolve alike.
     """
     num_states = len(pdf)
     order = np.lexsort(((dst - src) % max(num_states, 1), dst))

@@ -21,7 +21,7 @@ class BestPaths:
         tids: (N, T) int64, transition-id at each frame: the label of the arc that leaves the frame's state, that is,
             of the arc into frame t + 1; at the last frame the state's final_tid. So each frame names its own state,
             as in Kaldi's alignments.
-        tries: (N,) int64, how many beams were tried.
+        tries: (N,) integers, how many beams were tried.
         confidence: (N, T) float32, posterior of the frame's pdf given the utterance (0 behind the end); None unless
             asked for.
     """

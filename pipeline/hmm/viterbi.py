@@ -29,7 +29,9 @@ def viterbi(
     confidence: bool = False,
     beams: Sequence[float] = (math.inf,),
 ) -> BestPaths:
-    """Best path of each utterance. Equal scores resolve to the first arc into a state, so results repeat.
+    """Best path of each utterance. Results repeat, equal scores included; those resolve by backend: to the first arc
+    into a state with torch and Triton; on the CPU, where both halves are searched towards the middle frame, to the
+    first state of that frame, and on either side of it to the loop before steps by one, by two, and other arcs.
 
     Args:
         graphs, lengths, transitions, backend: as for `full_sum`.

@@ -89,6 +89,19 @@ def test_lists_under_their_own_language_model_keep_their_order() -> None:
     assert [h.hyp for h in rescore(lists, arpa, [(2.0, 0.0)])[2.0, 0.0]] == [x.alternatives[0].words for x in lists]
 
 
+def test_weights_that_are_tried_in_turns_change_nothing(monkeypatch) -> None:
+    """Of long recordings a few weights at a time, here one or two."""
+    from tests.graph.test_lm_lattice import lattices_of
+
+    weights = [(w, p) for w in (0.3, 1.0, 4.0) for p in (-2.0, 0.7, 3.0)]
+    _, lattices = lattices_of(1, 1, (6, 4, 1))
+    together = lattices.best_words_of(weights)
+    assert len({str(texts) for texts in together}) > 2
+    for most in (1, 2 * lattices[0].num_states):
+        monkeypatch.setattr("pipeline.graph.lattices.MOST_CELLS", most)
+        assert lattices.best_words_of(weights) == together
+
+
 def test_best_paths_under_many_weights_are_those_of_the_lists() -> None:
     """The best of all word sequences, one pair of weights after the other; failed searches stay empty."""
     from pipeline.graph.nbest import nbest
