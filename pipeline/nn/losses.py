@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -18,7 +19,10 @@ from pipeline.nn.model import AcousticModel
 from pipeline.nn.priors import running_prior, softmax_prior
 from pipeline.nn.train import Loss
 
+logger = logging.getLogger(__name__)
+
 SILENCE_COLLAPSE = 0.95  # mean posterior of silence (or of any one label) that no speech corpus has
+MUCH_SILENCE, HURRIED = 0.5, 1.6  # more silence, with speech in less than so many times the fewest frames it needs
 ALL_LOOP = 0.01  # mean forward probability of speech states below which phones would last for seconds
 ALL_FORWARD = 0.98  # above which each state of a phone lasts for one frame and silence has the rest
 
@@ -59,6 +63,7 @@ class FullSum:
         linear_until: float = 0.0,
         linear_silence: Sequence[int] = (),
         em: bool = False,
+        least_speech: float = 0.0,
     ) -> None:
         """Args:
         graphs: by utterance index.
@@ -69,10 +74,12 @@ class FullSum:
         linear_until: share of the training in which a linear alignment gives the targets of a cross-entropy instead.
         linear_silence: labels of silence in that alignment.
         em: transitions are updated in closed form after each epoch; their w must not require gradients then.
+        least_speech: share of the frames that speech has if each of its states lasts for one of them; 0: unknown.
         """
         self.graphs, self.alpha, self.beta, self.kappa, self.em = graphs, alpha, beta, kappa, em
         self.prior, self.linear_until, self.linear_silence = prior, linear_until, linear_silence
         self.silence = torch.tensor(sorted(silence_pdfs), dtype=torch.int64)
+        self.least_speech, self._warned = least_speech, False
 
     def __call__(self, model: AcousticModel, batch: Batch, done: float) -> Loss:
         """See ``pipeline.nn.train.Criterion``; frames are label frames. NaN where the scores are not finite."""
@@ -154,6 +161,7 @@ class FullSum:
                 f"silence collapse: silence has {figures['silence']:.0%} of the label posterior. Usual cures: a prior "
                 f"(--prior transcripts), a lower --label-scale, --flat-start-epochs 1, a lower --learning-rate"
             )
+        self._warn_of_hurried_speech(figures.get("silence", 0.0), done)
         net = model.transitions
         # Of input-dependent probabilities only those at an encoder output of 0 are known here, which say little.
         if net is not None and net.kind != "fixed" and not net.dynamic:
@@ -171,6 +179,21 @@ class FullSum:
                     f"--transition-update gradient"
                 )
         return None
+
+    def _warn_of_hurried_speech(self, silence: float, done: float) -> None:
+        """Once, where silence has so much that phones last hardly longer than they must: the look of a collapse, which
+        a corpus may have by right.
+        """
+        hurried = 1 - silence < HURRIED * self.least_speech
+        if silence > MUCH_SILENCE and hurried and done > self.linear_until and not self._warned:
+            self._warned = True
+            logger.warning(
+                "silence has %.0f %% of the label posterior, and phones last %.1f times as long as their states must "
+                "at least: unless the recordings are that quiet, the training is collapsing into silence. Usual cures: a "
+                "higher --prior-scale (up to the label scale), --flat-start-epochs 1, a lower --learning-rate",
+                100 * silence,
+                (1 - silence) / self.least_speech,
+            )
 
 
 class CrossEntropy:

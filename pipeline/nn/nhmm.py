@@ -63,8 +63,9 @@ def train_nhmm(
     dev = None
     if dev_dir is not None:
         dev_data, dev_graphs = _utterances(dev_dir, lang, hmm, options)
-        dev = Task(dev_data, criterion_of(dev_graphs, silence, options, lang.blank, training=False))
-    criterion = criterion_of(graphs, silence, options, lang.blank, training=True)
+        dev = Task(dev_data, criterion_of(dev_graphs, silence, options, lang.blank))
+    frames = int((-(-data.lens // options.label_factor)).sum())
+    criterion = criterion_of(graphs, silence, options, lang.blank, frames)
     history = train(model, Task(data, criterion), dev, options, out, facts.frame_shift)
     if World.current().rank:
         return {}
@@ -194,12 +195,15 @@ def long_enough(
     return keep
 
 
-def criterion_of(graphs: GraphSource, silence: list[int], options: NhmmOptions, blank: bool, training: bool) -> FullSum:
+def criterion_of(
+    graphs: GraphSource, silence: list[int], options: NhmmOptions, blank: bool, frames: int | None = None
+) -> FullSum:
     """The criterion of some graphs.
 
     Args:
         blank: silence is CTC's blank, which rightly takes nearly everything: no watch over collapse.
-        training: with what only training data need: a flat start, transitions by EM.
+        frames: label frames of the training data, with what only these need: a flat start, transitions by EM, a watch
+            over the length of phones; None: dev data.
     """
     return FullSum(
         graphs,
@@ -208,9 +212,10 @@ def criterion_of(graphs: GraphSource, silence: list[int], options: NhmmOptions, 
         Ramp(options.transition_scale, options.transition_scale_start),
         Ramp(options.prior_scale, options.prior_scale_start),
         options.prior,
-        options.flat_start_epochs / options.epochs if training else 0.0,
+        options.flat_start_epochs / options.epochs if frames else 0.0,
         silence,
-        training and options.transition_update == "em",
+        bool(frames) and options.transition_update == "em",
+        float(graphs.min_frames.sum()) / frames if frames and not blank else 0.0,
     )
 
 

@@ -228,6 +228,20 @@ def test_troubles_are_named():
     assert "silence has all the time" in criterion.diagnose(model, {"silence": 0.4}, 0.5)
 
 
+def test_phones_that_hardly_last_are_told_once(caplog):
+    """Much silence alone may be right, and so may short phones; the training goes on in any case."""
+    model = make_model()
+    criterion = FullSum(graphs_of("A"), [0], Ramp(0.3), Ramp(0.3), least_speech=0.14, linear_until=0.2)
+    for silence, done in ((0.49, 0.5), (0.77, 0.5), (0.79, 0.1)):
+        assert criterion.diagnose(model, {"silence": silence}, done) is None and not caplog.text
+    for _ in range(2):
+        assert criterion.diagnose(model, {"silence": 0.79}, 0.5) is None
+    assert caplog.text.count("collapsing into silence") == 1 and "phones last 1.5 times as long" in caplog.text
+    caplog.clear()
+    FullSum(graphs_of("A"), [0], Ramp(0.3), Ramp(0.3)).diagnose(model, {"silence": 0.79}, 0.5)  # length unknown
+    assert not caplog.text
+
+
 def test_cross_entropy_is_torch_s():
     model, batch = make_model(), make_batch()
     labels = [np.array([0, 1, 1, 2, 0]), np.array([2, 2, 0, 1])]
