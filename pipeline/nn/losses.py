@@ -189,8 +189,8 @@ class FullSum:
             self._warned = True
             logger.warning(
                 "silence has %.0f %% of the label posterior, and phones last %.1f times as long as their states must "
-                "at least: unless the recordings are that quiet, the training is collapsing into silence. Usual cures: a "
-                "higher --prior-scale (up to the label scale), --flat-start-epochs 1, a lower --learning-rate",
+                "at least: unless the recordings are that quiet, the training is collapsing into silence. Usual cures: "
+                "a higher --prior-scale (up to the label scale), --flat-start-epochs 1, a lower --learning-rate",
                 100 * silence,
                 (1 - silence) / self.least_speech,
             )
