@@ -157,9 +157,9 @@ class Verdict:
 
 
 def digits_of(verdict: Verdict, decimals: int) -> int:
-    """Digits after the point: more than `decimals` where what can be noticed would be written as zero."""
-    size = verdict.noticeable
-    while decimals < 4 and size > 0 and float(f"{size:.{decimals}f}") == 0:
+    """Digits after the point: more than `decimals` where what can be noticed or the error would be written as zero."""
+    sizes = [verdict.noticeable, verdict.effect.error if verdict.effect else 0.0]
+    while decimals < 4 and any(size > 0 and float(f"{size:.{decimals}f}") == 0 for size in sizes):
         decimals += 1
     return decimals
 
@@ -173,7 +173,7 @@ def _needed(verdict: Verdict, margin: float | None, decimals: int) -> str:
     effect, equal = verdict.effect, verdict.claim.equal
     assert effect is not None
     size = margin if margin is not None else abs(effect.mean)
-    if not size:
+    if float(f"{size:.{decimals}f}") == 0:
         return ""
     needed = effect.seeds_to_equal(size, verdict.level) if equal else effect.seeds_needed(size, verdict.level)
     of = f"equality within {size:.{decimals}f}" if equal else f"one of {size:.{decimals}f}"

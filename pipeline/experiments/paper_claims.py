@@ -39,8 +39,9 @@ Written by `utils/claims.py` from [papers.yaml](papers.yaml) and the claims.json
 Each row below is a row of a paper's table or a sentence of it. Each line under it is a comparison that stands in a
 table's file (`egs/RECIPE/conf/tables/TABLE.yaml`) together with its seeds. A network is trained in two ways with the
 same seeds; the difference is the first minus the second, in the unit of the column: percent of words (WER),
-milliseconds (TSE, the mean error of phone starts and ends; it leaves out utterances without an alignment, which the
-line counts), or what the table says. In brackets is its 95 % interval. How to read the rest:
+milliseconds (TSE, the mean error of phone starts and ends; utterances that have another number of them than the
+reference are left out, as in paper A, and counted in the line; the two settings may leave out different ones, so small
+differences can come from that), or what the table says. In brackets is its 95 % interval. How to read the rest:
 
 - **supported**, **contradicted**: the difference is larger than chance explains, in the direction of the claim or
   against it (p below 0.05, after Benjamini and Hochberg's adjustment for all claims of the recipe).
@@ -51,9 +52,10 @@ line counts), or what the table says. In brackets is its 95 % interval. How to r
   difference that would have been noticed is the true one that such a test, adjusted as well, finds four times in five;
   smaller effects, such as those of the papers, may be there.
 - **too few seeds**: less than three. **not measured**: the table's file is there and was not run with the present code.
-- *and N speakers*: seeds and test speakers both vary by chance, so the interval speaks of other speakers as well.
-  Without speakers the test part is taken as it is, and the interval speaks of other seeds only.
-  Where one alignment, network or teacher serves all seeds, its chance is not in the interval either.
+- *and N speakers*: seeds and speakers both vary by chance, so the interval speaks of other speakers as well. WER is
+  that of test speakers; TSE is that of the training speakers, so it speaks of others that are trained on. Without
+  speakers the part is taken as it is, and the interval speaks of other seeds only. Where one alignment, network or
+  teacher serves all seeds, its chance is not in the interval either.
 - *written down after figures had been seen*: the others stood in the table's file before. Such a comparison decides no
   row below, nor does one on dev, where weights and some settings were chosen. Where *seeds were added after the first
   figures*, p is doubled, since the figures were looked at twice.
@@ -164,7 +166,7 @@ def _summary(row: PaperRow, lines: Sequence[_Line]) -> str:
     deciding = [line for line in lines if line.verdict.claim.decides]
     outcomes = [line.verdict.outcome for line in deciding]
     measured = sum(outcome not in (NOT_MEASURED, TOO_FEW) for outcome in outcomes)
-    signs = _signs(deciding)
+    holds, signs = (SUPPORTED, CONTRADICTED), _signs(deciding)
     if not measured:
         if TOO_FEW in outcomes:
             return "too few seeds"
@@ -175,13 +177,19 @@ def _summary(row: PaperRow, lines: Sequence[_Line]) -> str:
         word = "no difference beyond the margin" if EQUIVALENT in outcomes else UNDECIDED
         return f"{word} ({_comparisons(measured)})"
     of = f"{len(signs)} of {_comparisons(measured)} decided"
-    if any(-sign in signs for sign in _signs([line for line in lines if not line.verdict.claim.decides])):
-        of += "; one that was written down afterwards or is on dev disagrees"
+    decided = [line for line in deciding if line.verdict.outcome in holds]
+    if not any(line.verdict.effect is not None and line.verdict.effect.speakers for line in decided):
+        of += ", over seeds alone"
+    others = sum(-sign in signs for sign in _signs([line for line in lines if not line.verdict.claim.decides]))
+    if others:
+        of += f"; {others} written down afterwards or on dev disagree{'s' * (others == 1)}"
     if row.theirs.startswith(NO_FIGURE):
         ways = Counter(SUPPORTED if sign > 0 else CONTRADICTED for sign in signs)
         return f"{', '.join(f'{count} {way}' for way, count in ways.items())} ({of})"
     word = "as in the paper" if min(signs) > 0 else "not as in the paper" if max(signs) < 0 else "mixed"
-    return f"{word} ({of})"
+    if 2 * len(signs) < measured:
+        return f"undecided for the most part, {word} in part ({of})"
+    return f"{word} in part ({of})" if len(signs) < measured else f"{word} ({of})"
 
 
 def _signs(lines: Sequence[_Line]) -> list[int]:
@@ -198,7 +206,12 @@ def _comparisons(count: int) -> str:
 
 def _overview(papers: Sequence[Paper], compared: Sequence[Sequence[Sequence[_Line]]]) -> str:
     """Counts, and a line for each row."""
-    counts = Counter(line.verdict.outcome for paper in compared for lines in paper for line in lines)
+    # Some comparisons stand in two rows.
+    unique = {(line.link, line.verdict.claim.text): line for paper in compared for lines in paper for line in lines}
+    counts = Counter(line.verdict.outcome for line in unique.values())
+    late = sum(
+        v.outcome in (SUPPORTED, CONTRADICTED) and not v.claim.decides for v in (x.verdict for x in unique.values())
+    )
     table, rows, never = [], 0, 0
     for paper, mine in zip(papers, compared):
         for row, lines in zip(paper.rows, mine):
@@ -212,7 +225,9 @@ def _overview(papers: Sequence[Paper], compared: Sequence[Sequence[Sequence[_Lin
     said = ", ".join(f"{counts[outcome]} {outcome}" for outcome in OUTCOMES if counts[outcome])
     head = ["paper", "row", "paper's figure", "here", "would have been noticed"]
     return (
-        f"## In short\n\n{rows} rows, {never} of them not run; {sum(counts.values())} comparisons: {said}.\n\n"
+        f"## In short\n\n{rows} rows, {never} of them not run; {sum(counts.values())} comparisons: {said}. "
+        f"Of the decided ones {late} were written down afterwards or are on dev; whether a claim agrees with its paper "
+        f"is said row by row.\n\n"
         f"{markdown_table(head, table)}\n"
         "Would have been noticed: the smallest relative difference that one of the undecided comparisons of this "
         "metric finds four times in five.\n"
@@ -237,7 +252,7 @@ def _noticed(lines: Sequence[_Line]) -> dict[str, float]:
     """Metric -> smallest relative difference that one of the undecided comparisons of it would have noticed."""
     least: dict[str, float] = {}
     for verdict in (line.verdict for line in lines):
-        if not verdict.claim.decides:
+        if not verdict.claim.decides or verdict.claim.equal:
             continue
         if verdict.outcome == UNDECIDED and verdict.effect is not None and verdict.effect.reference:
             metric = verdict.claim.column.partition("/")[0]

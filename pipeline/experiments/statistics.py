@@ -1,6 +1,6 @@
 """Paired comparisons that carry the seeds and the test set, and what may be said of them.
 
-Two settings are compared on the same test speakers with the same seeds. Seeds and speakers are crossed random effects
+Two settings are compared on the same speakers with the same seeds. Seeds and speakers are crossed random effects
 (Clark 1973; Baayen, Davidson and Bates 2008): with the difference d[s, k] of seed s on speaker k and its mean squares
 MS_seed, MS_speaker and MS_rest of a two-way analysis of variance without replication, the mean difference has variance
 (MS_seed + MS_speaker - MS_rest) / (S K), at least MS_rest / (S K), and Satterthwaite's degrees of freedom. Of equal
