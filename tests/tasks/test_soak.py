@@ -36,5 +36,6 @@ def test_alignments_in_one_process(tmp_path, monkeypatch):
         assert [w.symbol for w in aligner.align(samples, "a boat", aligner.sampling_rate).words] == ["a", "boat"]
         if number + 1 == WARM:
             memory, files = resident_mib(), open_files()
-    assert resident_mib() - memory < MOST_MIB and open_files() == files
+    # Files of tests before this one in the same process may be closed meanwhile.
+    assert resident_mib() - memory < MOST_MIB and open_files() <= files
     assert sorted(path.name for path in tmp_path.iterdir()) == kept
