@@ -47,7 +47,6 @@ class Claim:
     relative_margin: float | None = Field(
         default=None, gt=0, lt=1, description="The same as a share of the second value, such as 0.03."
     )
-
     afterwards: bool = Field(
         default=False, description="Whether it was written down after figures of the table had been seen."
     )

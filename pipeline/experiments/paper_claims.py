@@ -62,6 +62,7 @@ differences can come from that), or what the table says. In brackets is its 95 %
 - *would speak against the paper*: a claim that contradicts the paper if it is supported.
 """
 _PICTURE = re.compile(r"\s*!\[[^]]*\]\([^)]*\)")
+HOLDS = {SUPPORTED: 1, CONTRADICTED: -1}  # outcomes that decide, and whether the claim holds
 METRICS = {"wer": "WER", "tse_ms": "TSE"}
 NO_FIGURE = (
     "not tried",
@@ -166,7 +167,7 @@ def _summary(row: PaperRow, lines: Sequence[_Line]) -> str:
     deciding = [line for line in lines if line.verdict.claim.decides]
     outcomes = [line.verdict.outcome for line in deciding]
     measured = sum(outcome not in (NOT_MEASURED, TOO_FEW) for outcome in outcomes)
-    holds, signs = (SUPPORTED, CONTRADICTED), _signs(deciding)
+    signs = _signs(deciding)
     if not measured:
         if TOO_FEW in outcomes:
             return "too few seeds"
@@ -177,8 +178,8 @@ def _summary(row: PaperRow, lines: Sequence[_Line]) -> str:
         word = "no difference beyond the margin" if EQUIVALENT in outcomes else UNDECIDED
         return f"{word} ({_comparisons(measured)})"
     of = f"{len(signs)} of {_comparisons(measured)} decided"
-    decided = [line for line in deciding if line.verdict.outcome in holds]
-    if not any(line.verdict.effect is not None and line.verdict.effect.speakers for line in decided):
+    effects = [line.verdict.effect for line in deciding if line.verdict.outcome in HOLDS]
+    if not any(effect is not None and effect.speakers for effect in effects):
         of += ", over seeds alone"
     others = sum(-sign in signs for sign in _signs([line for line in lines if not line.verdict.claim.decides]))
     if others:
@@ -194,9 +195,8 @@ def _summary(row: PaperRow, lines: Sequence[_Line]) -> str:
 
 def _signs(lines: Sequence[_Line]) -> list[int]:
     """1 for each decided comparison that agrees with the paper, -1 for one that does not."""
-    holds = {SUPPORTED: 1, CONTRADICTED: -1}
     return [
-        holds[line.verdict.outcome] * (-1 if line.against else 1) for line in lines if line.verdict.outcome in holds
+        HOLDS[line.verdict.outcome] * (-1 if line.against else 1) for line in lines if line.verdict.outcome in HOLDS
     ]
 
 
@@ -209,9 +209,7 @@ def _overview(papers: Sequence[Paper], compared: Sequence[Sequence[Sequence[_Lin
     # Some comparisons stand in two rows.
     unique = {(line.link, line.verdict.claim.text): line for paper in compared for lines in paper for line in lines}
     counts = Counter(line.verdict.outcome for line in unique.values())
-    late = sum(
-        v.outcome in (SUPPORTED, CONTRADICTED) and not v.claim.decides for v in (x.verdict for x in unique.values())
-    )
+    late = sum(line.verdict.outcome in HOLDS and not line.verdict.claim.decides for line in unique.values())
     table, rows, never = [], 0, 0
     for paper, mine in zip(papers, compared):
         for row, lines in zip(paper.rows, mine):
@@ -307,7 +305,7 @@ class _Found:
         return link, said + f"; measured with earlier settings: {table.measured_with}" * bool(table.measured_with)
 
     def _skipped(self, place: str, table: Table, verdict: Verdict) -> str:
-        """How many utterances of either side have no alignment, of a column of times."""
+        """How many utterances of either side a column of times leaves out."""
         metric, _, part = verdict.claim.column.partition("/")
         if metric != "tse_ms" or verdict.effect is None:
             return ""
