@@ -237,7 +237,8 @@ def run_table(
     overwrite: bool = False,
     only: Sequence[str] = (),
 ) -> list[str]:
-    """Runs the cells of a table, `parallel` at a time; steps that are up to date cost next to nothing.
+    """Runs the cells of a table, `parallel` at a time; steps that are up to date cost next to nothing. Seeds come one
+    after the other, each in all cells: pairs of runs, which the claims compare, are there before all has been run.
 
     Args:
       only: see ``chosen``.
@@ -245,7 +246,7 @@ def run_table(
       names of the cells that failed; their logs are RECIPE/exp/tables/NAME/log/CELL.log.
     """
     jobs = []
-    for cell, seed in itertools.product(chosen(table, only), table.all_seeds):
+    for seed, cell in itertools.product(table.all_seeds, chosen(table, only)):
         directory = cell_dir(name, cell, seed)
         write_json(recipe / directory / CELL, {"table": name, "cell": cell, "seeds": [seed]})
         lines = ["set -euo pipefail"]

@@ -155,6 +155,16 @@ def test_some_cells(recipe):
             tables.chosen(table, [wrong])
 
 
+def test_all_cells_of_a_seed_come_before_the_next_seed(recipe, monkeypatch):
+    """What is there when a run is stopped are pairs of runs with the same seed."""
+    names: list[str] = []
+    monkeypatch.setattr(tables, "run_jobs", lambda jobs, *args: names.extend(job.name for job in jobs) or [])
+    tables.run_table(recipe, "transitions", tables.load_tables(recipe)["transitions"], only=["ali=gmm"])
+    assert [name.removeprefix("transition=") for name in names] == [
+        f"{transition}_ali=gmm_seed{seed}" for seed in (1, 2, 3) for transition in ("fixed", "learned")
+    ]
+
+
 def test_rows_of_a_sweep_that_no_column_shows_are_left_out(recipe):
     keep = table_report.shown(recipe)
     cell = {"table": "transitions", "cell": {"transition": "fixed", "ali": "gmm"}, "seeds": [1]}
