@@ -43,20 +43,24 @@ held_out="exp/fold0 exp/fold1 exp/fold2 exp/fold3"
 . local/e2e.sh
 
 # Alignments by the GMM have more states for silence than those by the neural HMM, so each source has its lang.
-lang_of() { if [[ $1 == nhmm ]]; then echo $lang; else echo $gmm_lang; fi; }
+lang_of() { if [[ $1 == nhmm* ]]; then echo $lang; else echo $gmm_lang; fi; }
 
 # Networks learn tied states of either alignment: those of the last GMM, or of a tree built on the neural HMM's alignment. With
-# the GMM there is also a network on its speaker-adapted features ("sat"), which likewise learns the GMM's states.
+# the GMM there are also networks on the features that it has adapted to the speakers ("sat" with its states, "nhmm_sat").
 labels_of() {
   case $1 in
-    nhmm) echo nhmm_tied_ali ;;
+    nhmm*) echo nhmm_tied_ali ;;
     hybrid | chenone) echo $1_ali ;;
     *) echo gmm_ali ;;
   esac
 }
-feats_of() { if [[ $1 == sat ]]; then echo fmllr; else echo fbank; fi; }
-conf_of() { if [[ $1 == sat ]]; then echo conf/$2_sat.yaml; else echo conf/$2.yaml; fi; } # SOURCE STEP
-networks=${sources/gmm/gmm sat}
+feats_of() { if [[ $1 == *sat ]]; then echo fmllr; else echo fbank; fi; }
+conf_of() { if [[ $1 == *sat ]]; then echo conf/$2_sat.yaml; else echo conf/$2.yaml; fi; } # SOURCE STEP
+case $sources in
+  "gmm nhmm") networks="gmm sat nhmm nhmm_sat" ;;
+  gmm) networks="gmm sat" ;;
+  *) networks=$sources ;;
+esac
 
 graphs() { # MODEL LANG
   python "$steps/make_graph.py" $2 data/lm_1gram_cv exp/cv/$1 exp/cv/$1/graph_1gram "${force[@]}"

@@ -28,6 +28,7 @@ _SOURCES = {
     "gmm": ("GMM", "supervised by GMM alignments"),
     "nhmm": ("neural HMM", "supervised by neural HMM alignments"),
     "sat": ("GMM", "supervised by GMM alignments"),
+    "nhmm_sat": ("neural HMM", "supervised by neural HMM alignments"),
     "none": ("no", "alone"),
     "labelled": ("transcripts of some speakers",) * 2,
     "all": ("transcripts of all speakers",) * 2,
@@ -70,7 +71,7 @@ def system_name(name: str) -> str:
         if source is None:
             return name
         words, rest = words.format(_SOURCES[source][kind.startswith("e2e")]), rest[len(source) + 1 :]
-        words += ", adapted features" * (source == "sat")
+        words += ", adapted features" * source.endswith("sat")
     said = _said(rest)
     return name if said is None else ", ".join([words, *said])
 

@@ -122,6 +122,7 @@ def test_results_are_written_again_where_the_experiments_are_gone(recipe, caplog
         ("nhmm_refined_own", "neural HMM, boundaries refined, the corpus's own speakers"),
         ("hybrid_nhmm", "network on neural HMM alignments"),
         ("mmi_sat", "network on GMM alignments, then MMI, adapted features"),
+        ("hybrid_nhmm_sat", "network on neural HMM alignments, adapted features"),
         ("e2e_ctc_none", "CTC alone"),
         ("e2e_ctc_nhmm_ctc_1gram", "CTC supervised by neural HMM alignments, lexicon and 1-gram"),
         ("e2e_ctc_gmm_3gram", "CTC supervised by GMM alignments, with the 3-gram"),
