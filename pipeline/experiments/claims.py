@@ -85,6 +85,7 @@ class Verdict:
         effect: the difference, better minus than; None: nothing could be compared.
         p: of what decides, or of what is claimed where nothing does; adjusted for the number of claims of the recipe.
         level: p value below which the claim would have been decided before the adjustment.
+        beyond_level: of a claim of equality, that of the test for a difference larger than its margin.
         added: seeds that were added after the first figures had been seen.
         edited: rows of the table were made by code with uncommitted changes.
     """
@@ -97,6 +98,7 @@ class Verdict:
     level: float = LEVEL
     added: int = 0
     edited: bool = False
+    beyond_level: float = LEVEL
 
     @property
     def noticeable(self) -> float:
@@ -105,8 +107,9 @@ class Verdict:
         """
         if self.effect is None:
             return 0.0
-        beyond = self.claim.width(self.effect.reference) if self.claim.equal else None
-        return self.effect.detectable(self.level) + (beyond or 0.0)
+        if not self.claim.equal:
+            return self.effect.detectable(self.level)
+        return self.effect.detectable(self.beyond_level) + (self.claim.width(self.effect.reference) or 0.0)
 
     def called(self, decimals: int) -> str:
         """The outcome, with the margin of an equivalence."""
@@ -142,6 +145,8 @@ class Verdict:
         effect = None if self.effect is None else dataclasses.asdict(self.effect)
         claim = {key: value for key, value in dataclasses.asdict(self.claim).items() if value is not None}
         row = {"table": self.table, "claim": claim, "outcome": self.outcome, "effect": effect, "p": self.p}
+        if self.claim.equal:
+            row["beyond_level"] = self.beyond_level
         return {**row, "level": self.level, "added": self.added, "edited": self.edited}
 
     @classmethod
@@ -151,8 +156,9 @@ class Verdict:
         if row["outcome"] not in OUTCOMES:
             raise ValueError(f"{row['outcome']!r} is no outcome")
         claim = Claim(**row["claim"])
-        level, added = float(row["level"]), int(row["added"])
-        return cls(str(row["table"]), claim, row["outcome"], effect, row["p"], level, added, bool(row["edited"]))
+        beyond = float(row.get("beyond_level", row["level"])) if claim.equal else LEVEL  # older files lack it
+        level, added, edited = float(row["level"]), int(row["added"]), bool(row["edited"])
+        return cls(str(row["table"]), claim, row["outcome"], effect, row["p"], level, added, edited, beyond)
 
 
 def digits_of(verdict: Verdict, decimals: int) -> int:
@@ -220,8 +226,8 @@ def judge(claims: Sequence[Compared]) -> list[Verdict]:
             outcome, decided = SUPPORTED if (effect.mean < 0) == claim.lower else CONTRADICTED, differ
         if i not in decided.decided:
             outcome, decided = UNDECIDED, asked
-        level = asked.level / looks[i]
-        verdicts.append(Verdict(table, claim, outcome, effect, decided.p[i], level, added, edited))
+        level, further = asked.level / looks[i], beyond.level / looks[i] if claim.equal else LEVEL
+        verdicts.append(Verdict(table, claim, outcome, effect, decided.p[i], level, added, edited, further))
     return verdicts
 
 

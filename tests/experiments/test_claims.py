@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from pipeline.base.errors import DataError
-from pipeline.experiments.claims import Claim, Compared, judge, read_claims, write_claims
+from pipeline.experiments.claims import Claim, Compared, Verdict, judge, read_claims, write_claims
 from pipeline.experiments.statistics import Effect
 
 CLAIM = Claim("x is better", "wer", {"a": "x"}, {"a": "y"})
@@ -83,10 +83,15 @@ def test_what_would_have_been_noticed_is_as_strict_as_the_test() -> None:
 def test_claims_of_equality_notice_what_is_beyond_the_margin() -> None:
     equal = Claim("same", "wer", {"a": "x"}, {"a": "y"}, equal=True, margin=0.5)
     (verdict,) = judge([Compared("t", equal, effect(0.45))])
-    assert verdict.outcome == "undecided" and verdict.noticeable == 0.5 + effect(0.45).detectable(verdict.level)
+    assert verdict.outcome == "undecided" and verdict.noticeable == 0.5 + effect(0.45).detectable(verdict.beyond_level)
     assert "; equality within 0.50 needs" not in verdict.text()  # five seeds would find equal what is
     wide = Effect(0.45, 0.4, 2.0, 3, 0, 20.0, 0.48)
     assert "; equality within 0.50 needs " in judge([Compared("t", equal, wide)])[0].text()
+    found = [Compared("t", equal, Effect(0.0, 0.01, 10.0, 11, 0, 20.0, 0.001))] * 9  # equal, and none of them beyond
+    among = judge([Compared("t", equal, effect(0.45)), *found])[0]
+    assert among.beyond_level == pytest.approx(0.05 / 10) and among.level == pytest.approx(0.05)
+    assert among.noticeable == 0.5 + effect(0.45).detectable(0.05 / 10)
+    assert Verdict.of_row(among.row()) == among
 
 
 def test_seeds_that_were_added_cost_a_second_look() -> None:
