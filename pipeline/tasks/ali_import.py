@@ -22,6 +22,7 @@ from pipeline.artifacts.lang import SILENCE, SPOKEN_NOISE, Lang
 from pipeline.artifacts.transitions import TransitionModel
 from pipeline.artifacts.tree import monophone_tree
 from pipeline.base.errors import DataError, MismatchError
+from pipeline.tasks.ali_formats import OVERLAP
 from pipeline.tasks.tiers import ChangedTiers, GoldTiers, Tiers, tiers_of
 
 logger = logging.getLogger(__name__)
@@ -97,6 +98,12 @@ def _labelled(data_dir: str | Path, labels: str | Path) -> Mapping[str, Tiers]:
                 f"{labels}: {cut_id}: the labels end at {last:.2f} s, and the utterance of {data_dir} at "
                 f"{seconds:.2f} s; they are of other audio"
             )
+        for first, second in (*itertools.pairwise(tier.phones), *itertools.pairwise(tier.words)):
+            if second.start < first.end - OVERLAP:
+                raise DataError(
+                    f"{labels}: {cut_id}: {first.symbol!r} and {second.symbol!r} overlap at {second.start:.2f} s; an "
+                    "alignment has one after the other"
+                )
         return replace(tier, duration=seconds)
 
     return ChangedTiers(found, of_its_length)

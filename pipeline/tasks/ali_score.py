@@ -18,6 +18,7 @@ from pipeline.artifacts.lang import SILENCE
 from pipeline.base.errors import MismatchError
 from pipeline.base.files import atomic_write, write_json
 from pipeline.graph.options import AliScoreOptions
+from pipeline.tasks.ali_formats import OVERLAP
 from pipeline.tasks.score import GAP, ratio_interval, result_row, sums_by_speaker
 from pipeline.tasks.tiers import Tiers, tiers_of
 
@@ -175,7 +176,7 @@ def _stamps(phones: Sequence[Segment]) -> np.ndarray:
     out: list[list[float]] = []
     last = None
     for p in phones:
-        if last is not None and p.symbol == last.symbol and p.start - last.end < 1e-6:
+        if last is not None and p.symbol == last.symbol and -2 * OVERLAP < p.start - last.end < 1e-6:
             out[-1][1] = p.end
         else:
             out.append([p.start, p.end])

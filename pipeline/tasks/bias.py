@@ -86,10 +86,16 @@ def _named(phones: Sequence[Segment], options: AliScoreOptions) -> list[Segment]
 
 def _beside(phones: Sequence[Segment], at: int, step: int) -> str:
     """The phone before or after another one, SIL where a gap or the utterance's end is."""
-    if not 0 <= at + step < len(phones):
-        return SILENCE
-    first, second = sorted((phones[at], phones[at + step]), key=lambda p: p.start)
-    return phones[at + step].symbol if second.start - first.end < TOUCHING else SILENCE
+    own, n = phones[at], at + step
+    while 0 <= n < len(phones):
+        first, second = (own, phones[n]) if step > 0 else (phones[n], own)
+        gap = second.start - first.end
+        if gap >= TOUCHING:
+            break
+        if gap > -2 * TOUCHING:
+            return phones[n].symbol
+        n += step  # spoken by somebody else at the same time
+    return SILENCE
 
 
 def table_of(found: Sequence[Difference], weight: float) -> BiasTable:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter, defaultdict
 from collections.abc import Mapping
 from pathlib import Path
@@ -111,10 +112,9 @@ def gold_silences(tiers: Mapping[str, Tiers]) -> Mapping[str, Tiers]:
         return tiers
 
     def with_gaps(cut_id: str, tier: Tiers) -> Tiers:
-        bounds = [(0.0, 0.0), *((s.start, s.start + s.duration) for s in tier.phones), (tier.duration, tier.duration)]
-        gaps = [
-            Segment(SILENCE, end, start - end) for (_, end), (start, _) in zip(bounds, bounds[1:]) if start - end > 1e-3
-        ]
+        ends = [0.0, *itertools.accumulate((s.end for s in tier.phones), max)]  # of several speakers, the last one's
+        starts = [*(s.start for s in tier.phones), tier.duration]
+        gaps = [Segment(SILENCE, end, start - end) for end, start in zip(ends, starts) if start - end > 1e-3]
         return Tiers([*tier.phones, *gaps], tier.words, tier.duration, tier.speaker)
 
     return ChangedTiers(tiers, with_gaps)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -33,7 +33,7 @@ ID_TIER = (
 @dataclass(frozen=True)
 class Tiers:
     """Times of one utterance in seconds from its start; silence is left out of the words and may be among the
-    phones.
+    phones. Symbols overlap where several people speak.
     """
 
     phones: list[Segment]
@@ -99,10 +99,10 @@ class GoldTiers(_TiersOf):
 class LabelTiers(_TiersOf):
     """Tiers of label files, which wait in a temporary file; those named like silence are silence.
 
-    Praat's TextGrids have tiers whose names end in words and phones (as ``ann - words``, those of several speakers
-    together); of .ctm files those named like phones hold phones, others words; .phn and .wrd are TIMIT's. A file stands
-    for an utterance that is named by its path below the folder, as in imported corpora; .ctm files name theirs, and
-    TextGrids may, in a tier called utterance-id.
+    Praat's TextGrids have tiers whose names end in words and phones (as ``ann - words``; those of several speakers
+    together, in the order in which symbols start, where they may overlap); of .ctm files those named like phones hold
+    phones, others words; .phn and .wrd are TIMIT's. A file stands for an utterance that is named by its path below the
+    folder, as in imported corpora; .ctm files name theirs, and TextGrids may, in a tier called utterance-id.
     """
 
     def __init__(self, source: str | Path, rate: int) -> None:
@@ -126,10 +126,10 @@ class LabelTiers(_TiersOf):
                 self._textgrid(path, name, speaker)
             elif suffix == ".ctm":
                 for utt_id, segments in read_ctm(path).items():
-                    self._add(utt_id, bool(_PHONES.fullmatch(path.stem)), segments, "", f"{path}: {utt_id}")
+                    self._add(utt_id, bool(_PHONES.fullmatch(path.stem)), [segments], "", f"{path}: {utt_id}")
             else:
                 labels = [Segment(s, b, e - b) for s, b, e in read_labels(path, rate)]
-                self._add(name, suffix == ".phn", labels, speaker, str(path))
+                self._add(name, suffix == ".phn", [labels], speaker, str(path))
         if not self._kept:
             raise DataError(f"{source}: no alignment, data directory or label files ({', '.join(LABELS)})")
 
@@ -140,31 +140,40 @@ class LabelTiers(_TiersOf):
             raise DataError(f"{path}: the tier {ID_TIER} has {len(names)} names")
         name = names[0] if names else name
         for pattern in (_PHONES, _WORDS):
-            chosen = [rows for tier, rows in tiers if pattern.fullmatch(tier.strip())]
+            chosen = [
+                [Segment(text.strip(), b, e - b) for b, e, text, _ in sorted(rows, key=lambda row: row[0])]
+                for tier, rows in tiers
+                if pattern.fullmatch(tier.strip())
+            ]
             found = found or bool(chosen)
-            segments = [Segment(text.strip(), b, e - b) for rows in chosen for b, e, text, _ in rows]
-            if len(chosen) > 1:  # of several speakers, who are silent at different times
-                segments = [s for s in segments if not _is_silence(s.symbol)]
-            self._add(name, pattern is _PHONES, sorted(segments, key=lambda s: s.start), speaker, str(path))
+            self._add(name, pattern is _PHONES, chosen, speaker, str(path))
         if not found:
             there = ", ".join(repr(tier) for tier, _ in tiers) or "none"
             raise DataError(f"{path}: has no tier named like words or phones, but {there}")
 
-    def _add(self, name: str, phones: bool, segments: list[Segment], speaker: str, where: str) -> None:
-        """Adds a tier of an utterance; DataError for times that cannot be."""
-        rows, end = [], 0.0
-        for s in segments:
-            if not (s.duration >= 0 and s.start >= end - OVERLAP and s.end < math.inf):
-                raise DataError(f"{where}: {s.symbol!r} spans [{s.start}, {s.end}] s, before the end of the one before")
-            end = s.end
-            if not _is_silence(s.symbol):
-                rows.append([s.symbol, s.start, s.duration])
-            elif phones:
-                rows.append([SILENCE, s.start, s.duration])
+    def _add(self, name: str, phones: bool, tiers: Sequence[Sequence[Segment]], speaker: str, where: str) -> None:
+        """Adds tiers of an utterance, one for each of those who speak in it; DataError for times that cannot be."""
+        rows: list[tuple[str, float, float]] = []
+        last = 0.0
+        for tier in tiers:
+            end = 0.0
+            for s in tier:
+                if not (s.duration >= 0 and s.start >= end - OVERLAP and s.end < math.inf):
+                    raise DataError(
+                        f"{where}: {s.symbol!r} spans [{s.start}, {s.end}] s, before the end of the one before"
+                    )
+                end = s.end
+                if not _is_silence(s.symbol):
+                    rows.append((s.symbol, s.start, s.duration))
+                elif phones and len(tiers) == 1:  # several speakers are silent at different times
+                    rows.append((SILENCE, s.start, s.duration))
+            last = max(last, end)
+        if len(tiers) > 1:
+            rows.sort(key=lambda row: row[1])
         known = self._kept.get(name) or [[], [], 0.0, speaker]
         if known[0 if phones else 1] and rows:
             raise DataError(f"{where}: has {'phones' if phones else 'words'} that another file has already")
-        known[0 if phones else 1], known[2] = rows or known[0 if phones else 1], max(known[2], end)
+        known[0 if phones else 1], known[2] = rows or known[0 if phones else 1], max(known[2], last)
         self._kept[name] = known
 
     def __getitem__(self, name: str) -> Tiers:

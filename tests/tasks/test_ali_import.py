@@ -170,6 +170,18 @@ def test_labels_of_something_else(tmp_path):
         import_times(data, LANG, tmp_path / "ali", 0.01, longer.joinpath("some.TextGrid"))
 
 
+def test_labels_of_several_at_once_are_no_alignment(tmp_path):
+    """One sequence of phones cannot hold what two speakers say at the same time."""
+    from praatio import textgrid
+
+    grid = textgrid.Textgrid(0.0, 0.7)
+    for name, phones in (("ann - phones", [(0.1, 0.3, "a"), (0.3, 0.5, "b")]), ("bob - phones", [(0.4, 0.6, "a")])):
+        grid.addTier(textgrid.IntervalTier(name, phones, 0.0, 0.7))
+    grid.save(str(tmp_path / "u.TextGrid"), "long_textgrid", includeBlankSpaces=True)
+    with pytest.raises(DataError, match=r"u.TextGrid: u: 'b' and 'a' overlap at 0.40 s"):
+        import_times(save(tmp_path / "d"), LANG, tmp_path / "ali", 0.01, tmp_path / "u.TextGrid")
+
+
 def test_a_phone_outside_all_words_has_no_place_in_one(tmp_path):
     lang = make_lang(Lexicon([Pronunciation("AB", ("a", "b")), Pronunciation("BA", ("b", "a"))]), position="word_end")
     data = save(tmp_path / "d", words=[("AB", 0.103, 0.062), ("BA", 0.45, 0.1)])

@@ -99,6 +99,13 @@ TREE = monophone_tree(LANG.phones, LANG.topo)
 TRANSITIONS = TransitionModel(TREE, LANG.topo)
 
 
+def test_neighbours_are_those_of_the_same_speaker_where_speech_overlaps():
+    """d is said from 0.15 to 0.22 by somebody else; b follows a all the same, and SIL stands before and behind d."""
+    ours = tiers(("a", 0.1, 0.2), ("d", 0.15, 0.22), ("b", 0.2, 0.3))
+    found = [(d.left, d.right) for d in differences(ours, ours, AliScoreOptions())]
+    assert found == [("SIL", "a"), ("a", "b"), ("SIL", "d"), ("d", "SIL"), ("a", "b"), ("b", "SIL")]
+
+
 @pytest.fixture
 def aligned(tmp_path, monkeypatch):
     """SIL 3, A 2, B 4 frames of 10 ms by a speaker s1; the word is A B."""

@@ -87,3 +87,8 @@ def test_nothing_to_compare():
         compare_durations({"a": 0.1}, {"x": (0.1, 50)})
     with pytest.raises(DataError, match="no times of phones"):
         gold_silences({"u": Tiers([], [], 1.0)})
+
+
+def test_speech_within_that_of_another_speaker_ends_in_no_silence():
+    tiers = {"u": Tiers([Segment("a", 0.0, 0.8), Segment("b", 0.1, 0.2), Segment("a", 0.8, 0.1)], [], 1.0)}
+    assert measured_seconds(gold_silences(tiers))["SIL"] == (pytest.approx(0.1), 1)

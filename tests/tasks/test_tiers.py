@@ -77,6 +77,47 @@ def test_a_shift_is_the_error(ours, gold, tmp_path):
     assert found["within_20ms"]["value"] == 0.0 and found["within_50ms"]["value"] == 100.0
 
 
+def conversation(out: Path, shift: float = 0.0) -> Path:
+    """A recording of 4 s of which ann says two utterances that overlap each other, and bob one that overlaps both."""
+
+    def spoken(name: str, speaker: str, start: float) -> TimedCut:
+        phones = [Segment("SIL", 0.0, 0.2), Segment(name, 0.2 + shift, 0.2), Segment("n", 0.4 + shift, 0.3)]
+        words = [Segment(name.upper(), 0.2 + shift, 0.5)]
+        return TimedCut(name, phones, words, 1.0, start, {"speaker": speaker}, "talk", 4.0)
+
+    write_recording_textgrids(out, [spoken("a", "ann", 0.5), spoken("b", "ann", 0.85), spoken("c", "bob", 0.6)])
+    return out
+
+
+def test_tiers_of_one_recording_may_overlap(tmp_path):
+    """As export writes them: "ann - words", "ann (2) - words", "bob - words"; nothing of them is lost or moved."""
+    path = conversation(tmp_path / "talk") / "talk.TextGrid"
+    assert '"ann (2) - words"' in path.read_text() and '"bob - phones"' in path.read_text()
+    found = tiers_of(tmp_path / "talk")["talk"]
+    assert [(s.symbol, round(s.start, 3), round(s.end, 3)) for s in found.words] == [
+        ("A", 0.7, 1.2), ("C", 0.8, 1.3), ("B", 1.05, 1.55),
+    ]  # fmt: skip
+    assert [s.symbol for s in found.phones] == ["a", "c", "n", "n", "b", "n"]
+    assert found.duration == 4.0, "what follows the last word is silence"
+    (tmp_path / "out").mkdir()
+    ours = conversation(tmp_path / "ours", 0.03)
+    score_directory(ours, tmp_path / "talk", tmp_path / "out", AliScoreOptions(), None, "x")
+    scored = read_json(tmp_path / "out/score.json")
+    for metric, matched in (("boundary_mae_ms", 6), ("word_boundary_mae_ms", 3)):
+        assert scored[metric]["value"] == pytest.approx(30.0, abs=0.1)
+        assert scored[metric]["counts"]["matched"] == matched
+    assert scored["silence_share"]["value"] == pytest.approx(100 * (1 - 1.5 / 4))
+
+
+def test_an_error_in_a_tier_is_one_beside_others_too(tmp_path):
+    path = conversation(tmp_path / "talk") / "talk.TextGrid"
+    broken = path.read_text().replace("xmin = 0.9 \n", "xmin = 0.8 \n", 1)
+    assert broken != path.read_text()
+    path.write_text(broken)
+    with pytest.raises(DataError, match="talk.TextGrid: 'n' spans .* before the end of the one before"):
+        tiers_of(tmp_path / "talk")
+
+
 def test_what_is_broken_is_named(tmp_path):
     def broken(name: str, text: str) -> Path:
         path = tmp_path / name / name
