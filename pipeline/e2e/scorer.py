@@ -23,6 +23,7 @@ from pipeline.artifacts.tree import monophone_tree
 from pipeline.base.errors import ConfigError, DataError
 from pipeline.e2e.forced import attention_path, transducer_path
 from pipeline.e2e.model import EndToEnd, load_end_to_end, load_network
+from pipeline.hmm.on_demand import FrameScores
 from pipeline.nn.windows import encode_windows
 
 
@@ -81,11 +82,24 @@ class EndToEndScorer:
         self, feats: torch.Tensor, lens: torch.Tensor, speakers: Sequence[str] | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """(N, T, F), (N,) -> (N, T', P) natural logs, (N,); `speakers` is not read."""
+        encoded, lens = self._encode(feats, lens)
+        return self._scores(encoded), lens
+
+    def _encode(self, feats: torch.Tensor, lens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         subsampling = self.model.encoder.subsampling
-        encoded, lens = encode_windows(self.model.encode, feats.to(self.device), lens.to(self.device), subsampling)
+        return encode_windows(self.model.encode, feats.to(self.device), lens.to(self.device), subsampling)
+
+    def _scores(self, encoded: torch.Tensor) -> torch.Tensor:
+        """(.., D) -> (.., P)."""
         log_probs = self.model.ctc_log_probs(encoded)
-        log_probs[:, :, BLANK_ID] -= self.blank_penalty
-        return log_probs[:, :, self._columns], lens
+        log_probs[..., BLANK_ID] -= self.blank_penalty
+        return log_probs[..., self._columns]
+
+    @torch.no_grad()
+    def frame_scores(self, feats: torch.Tensor, speaker: str) -> FrameScores:
+        """See ``pipeline.tasks.model.Model``; `speaker` is not read."""
+        encoded, lens = self._encode(feats[None], torch.tensor([len(feats)]))
+        return FrameScores(int(lens), lambda begin, end: self._scores(encoded[0, begin:end]))
 
     def transition_scores(self, feats: torch.Tensor, lens: torch.Tensor) -> None:
         """CTC has none."""

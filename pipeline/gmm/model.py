@@ -21,6 +21,7 @@ from pipeline.base.errors import DataError, MismatchError
 from pipeline.feats.frames import offsets_of
 from pipeline.gmm.diag import DiagGmms, Evaluator
 from pipeline.gmm.parallel import for_each
+from pipeline.hmm.on_demand import FrameScores
 
 if TYPE_CHECKING:
     from pipeline.gmm.on_demand import MixtureScores
@@ -219,6 +220,11 @@ class GmmScorer:
 
         for_each(score, range(len(feats)), feats.device)
         return out, lens
+
+    def frame_scores(self, feats: torch.Tensor, speaker: str) -> FrameScores:
+        """See ``pipeline.tasks.model.Model``."""
+        own = self._adapted.of(feats.to(self.evaluator.matrix.device), speaker)
+        return FrameScores(len(own), lambda begin, end: self.evaluator.log_likes(own[begin:end]))
 
     def on_demand(self, feats: Sequence[torch.Tensor], speakers: Sequence[str]) -> MixtureScores:
         """See ``pipeline.tasks.model.OnDemandModel``."""

@@ -1,9 +1,9 @@
-"""Emission scores that are computed where a path needs them, in place of a tensor of all."""
+"""Emission scores that are computed where they are needed, in place of a tensor of all."""
 
 from __future__ import annotations
 
 import abc
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -41,3 +41,34 @@ class OnDemand(abc.ABC):
     @abc.abstractmethod
     def compiled(self) -> NamedTuple:
         """Arrays of a type for which `pipeline.hmm.numba_scores` has the functions that score a frame."""
+
+
+class FrameScores:
+    """Scores of one utterance by the frames that are asked for, of which all would be too many: frames x pdfs of an
+    hour and a few thousand pdfs are gigabytes.
+    """
+
+    def __init__(
+        self,
+        num_frames: int,
+        scores: Callable[[int, int], torch.Tensor],
+        transitions: Callable[[int, int], torch.Tensor | None] = lambda begin, end: None,
+    ) -> None:
+        """Args:
+        num_frames: T.
+        scores, transitions: compute what the methods of these names return.
+        """
+        self.num_frames, self._scores, self._transitions = num_frames, scores, transitions
+
+    @torch.no_grad()
+    def scores(self, begin: int, end: int) -> torch.Tensor:
+        """(end - begin, P) natural-log scores of frames begin..end."""
+        assert 0 <= begin < end <= self.num_frames, (begin, end, self.num_frames)
+        return self._scores(begin, end)
+
+    @torch.no_grad()
+    def transitions(self, begin: int, end: int) -> torch.Tensor | None:
+        """(end - begin, n_tid) log probabilities of the transitions into frames begin..end; None: they do not depend on
+        the input.
+        """
+        return self._transitions(begin, end)

@@ -18,6 +18,7 @@ from pipeline.artifacts.model_dir import HmmDir, load_hmm, save_hmm
 from pipeline.artifacts.model_meta import META, Figures, NetworkMeta, Scales, TransitionShape
 from pipeline.base.errors import DataError
 from pipeline.base.records import from_json
+from pipeline.hmm.on_demand import FrameScores
 from pipeline.nn.encoders import Encoder
 from pipeline.nn.normalised import Normalised
 from pipeline.nn.options import EncoderOptions
@@ -185,6 +186,21 @@ class NnScorer:
         if net is None or not net.dynamic:
             return None
         return net(*self._encode(feats, lens))
+
+    @torch.no_grad()
+    def frame_scores(self, feats: torch.Tensor, speaker: str) -> FrameScores:
+        """See ``pipeline.tasks.model.Model``; `speaker` is not read."""
+        batch, lens = feats[None], torch.tensor([len(feats)])
+        encoded, out_lens = self._encode(batch, lens)
+        net, prior = self.model.transitions, self.prior_scale * self.model.log_prior
+
+        def scores(begin: int, end: int) -> torch.Tensor:
+            return self.model.log_posteriors(encoded[0, begin:end]) - prior
+
+        if net is None or not net.dynamic:
+            return FrameScores(int(out_lens), scores)
+        context = net.context(encoded, out_lens)
+        return FrameScores(int(out_lens), scores, lambda begin, end: net.log_probs(context[0, begin:end]))
 
     def _encode(self, feats: torch.Tensor, lens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The encoder's output; that of the last call is kept, since both kinds of scores are asked for one batch."""

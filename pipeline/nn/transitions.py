@@ -98,10 +98,14 @@ class TransitionNet(nn.Module):
         if self.weight is None:
             return self.bias
         assert encoded is not None and lens is not None, self.kind
-        if self.blstm is not None:
-            packed = nn.utils.rnn.pack_padded_sequence(encoded, lens.cpu(), batch_first=True, enforce_sorted=False)
-            encoded = nn.utils.rnn.pad_packed_sequence(self.blstm(packed)[0], batch_first=True)[0]
-        return F.linear(encoded, self.weight, self.bias)
+        return F.linear(self.context(encoded, lens), self.weight, self.bias)
+
+    def context(self, encoded: torch.Tensor, lens: torch.Tensor) -> torch.Tensor:
+        """(N, T', D') what the logits of a frame are an affine function of, from the (N, T', D) encoder output."""
+        if self.blstm is None:
+            return encoded
+        packed = nn.utils.rnn.pack_padded_sequence(encoded, lens.cpu(), batch_first=True, enforce_sorted=False)
+        return nn.utils.rnn.pad_packed_sequence(self.blstm(packed)[0], batch_first=True)[0]
 
     def forward(self, encoded: torch.Tensor | None = None, lens: torch.Tensor | None = None) -> torch.Tensor:
         """Log probabilities by transition-id (2 ts: loop, 2 ts + 1: forward).
@@ -112,7 +116,15 @@ class TransitionNet(nn.Module):
         Returns:
             (n_tid,), or (N, T', n_tid) for a dynamic kind.
         """
-        w = self.logits(encoded, lens).float()  # sums over paths need 32 bits in mixed precision, too
+        return self._by_tid(self.logits(encoded, lens))
+
+    def log_probs(self, context: torch.Tensor) -> torch.Tensor:
+        """(.., D') some frames of the context of a dynamic kind -> (.., n_tid) as ``forward``."""
+        assert self.weight is not None, self.kind
+        return self._by_tid(F.linear(context, self.weight, self.bias))
+
+    def _by_tid(self, logits: torch.Tensor) -> torch.Tensor:
+        w = logits.float()  # sums over paths need 32 bits in mixed precision, too
         both = torch.stack([F.logsigmoid(-w), F.logsigmoid(w)], -1)  # (.., K, 2)
         return both[..., self.classes, :].flatten(-2)
 

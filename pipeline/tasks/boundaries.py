@@ -11,13 +11,13 @@ HMM-states under scaled scores, the boundary before phone k lies before frame t 
 which grows with t. Its median is the time with the smallest expected absolute error. Several models are averaged in F.
 
 Long recordings are taken in stretches of phones, each with further phones on either side, whose outer ends stay where
-the alignment has them.
+the alignment has them. Neither their scores nor their distributions are ever all in memory.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -27,8 +27,7 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from pipeline.artifacts.ali import AliSet, AliWriter
-from pipeline.artifacts.ali_source import Alignment
-from pipeline.artifacts.model_dir import HmmDir, load_hmm
+from pipeline.artifacts.model_dir import load_hmm
 from pipeline.base.errors import MismatchError
 from pipeline.base.log import progress
 from pipeline.base.option_values import Device
@@ -39,12 +38,13 @@ if TYPE_CHECKING:
     import torch
 
     from pipeline.hmm import Occupancies
+    from pipeline.hmm.on_demand import FrameScores
 
 logger = logging.getLogger(__name__)
 
 WHOLE_SECONDS = 120.0  # recordings up to this are no long ones
-STRETCH_SECONDS, CONTEXT_SECONDS = 20.0, 5.0  # distributions are kept until a recording is done, so stretches are short
-STRETCHES_AT_ONCE = 8
+STRETCH_SECONDS, CONTEXT_SECONDS = 20.0, 5.0
+STRETCHES_AT_ONCE, SCORED_SECONDS = 8, 200.0  # as many stretches at once as span so many seconds, or one
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -85,15 +85,13 @@ class Stretch(NamedTuple):
 
 
 class Distribution(NamedTuple):
-    """When the phones first..last of a sequence begin.
+    """When the phones of a stretch begin.
 
     Attributes:
         times: (T,) centres of the model's frames in seconds.
         after: (T, last - first) F_k.
     """
 
-    first: int
-    last: int
     times: np.ndarray
     after: np.ndarray
 
@@ -139,79 +137,77 @@ class Posteriors:
         self.index = load_index(source.data)
         self.data = Dataset.open(source.data, self.model.feat_options, cache_mib=0)
 
-    def of(self, cut_ids: Sequence[str]) -> dict[str, list[Distribution]]:
-        """Cut id -> distributions of all phones, stretch by stretch; cuts without a path are left out."""
+    def of(self, cut_ids: Sequence[str]) -> dict[str, Iterable[Distribution | None]]:
+        """Cut id -> distributions of all phones, stretch by stretch, None where there is no path. Those of long
+        recordings are made when they are asked for.
+        """
         from pipeline.feats.dataset import plan
 
-        out: dict[str, list[Distribution]] = {}
+        out: dict[str, Iterable[Distribution | None]] = {}
         rows = self.index.positions(cut_ids)
         for some in plan(self.data.lens[rows], self.options.batch_frames, max(len(rows), 1)):
             out.update(self._batch(rows[some]))
         return out
 
-    def _batch(self, rows: np.ndarray) -> Iterator[tuple[str, list[Distribution]]]:
+    def _batch(self, rows: np.ndarray) -> Iterator[tuple[str, Iterable[Distribution | None]]]:
         import torch
 
         model, ali = self.model, self.ali
-        batch = self.data.batch(rows, self.options.device)
-        with torch.no_grad():
-            speakers = [self.data.speaker(n) for n in rows.tolist()]
-            scores, lens = model.log_likes(batch.feats, batch.lens, speakers)
-            dynamic = model.transition_scores(batch.feats, batch.lens)
-        whole: list[tuple[str, Chain, Stretch]] = []
-        places: list[int] = []
-        for place, n in enumerate(rows.tolist()):
+        whole: list[tuple[int, Chain, Stretch]] = []
+        for n in rows.tolist():
             cut_id = self.data.id(n)
             segments = ali.phone_segments(cut_id)
             chain = chain_of(model.hmm, [p for p, _, _ in segments])
             begins = np.array([b for _, b, _ in segments]) * ali.header.frame_shift + ali.header.frame_offset
             found = stretches(begins, begins[-1] + segments[-1][2] * ali.header.frame_shift)
             if len(found) == 1:
-                whole.append((cut_id, chain, found[0]))
-                places.append(place)
-                continue
-            own = scores[place, : int(lens[place])], None if dynamic is None else dynamic[place]
-            distributions = self._long(chain, found, begins, *own)
-            if distributions:
-                yield cut_id, distributions
+                whole.append((n, chain, found[0]))
+            else:
+                yield cut_id, self._long(n, chain, found, begins)
         if not whole:
             return
-        chosen = slice(None) if len(places) == len(rows) else places
-        occupancies = self._occupancies([chain for _, chain, _ in whole], scores[chosen], lens[chosen], dynamic, chosen)
-        for n, (cut_id, chain, stretch) in enumerate(whole):
-            if np.isfinite(float(occupancies.scores[n])):
-                yield cut_id, [self._distribution(occupancies, n, chain.position, stretch, 0)]
+        batch = self.data.batch(np.array([n for n, _, _ in whole]), self.options.device)
+        with torch.no_grad():
+            speakers = [self.data.speaker(n) for n, _, _ in whole]
+            scores, lens = model.log_likes(batch.feats, batch.lens, speakers)
+            dynamic = model.transition_scores(batch.feats, batch.lens)
+        occupancies = self._occupancies([chain for _, chain, _ in whole], scores, lens, dynamic)
+        for i, (n, chain, stretch) in enumerate(whole):
+            yield self.data.id(n), [self._distribution(occupancies, i, chain.position, stretch, 0)]
 
     def _long(
-        self,
-        chain: Chain,
-        found: Sequence[Stretch],
-        begins: np.ndarray,
-        scores: torch.Tensor,
-        dynamic: torch.Tensor | None,
-    ) -> list[Distribution]:
-        """Distributions of a long recording from its (T, P) scores, none if a stretch has no path."""
-        import torch
-
-        model, out = self.model, []
-        edges = np.round((begins - model.frame_offset) / model.frame_shift).astype(np.int64).clip(0, len(scores))
-        edges = np.append(edges, len(scores))
+        self, n: int, chain: Chain, found: Sequence[Stretch], begins: np.ndarray
+    ) -> Iterator[Distribution | None]:
+        """Distributions of a long recording, of which a few minutes are scored at once."""
+        model = self.model
+        source = model.frame_scores(self.data.flat(np.array([n])).to(self.options.device), self.data.speaker(n))
+        edges = np.round((begins - model.frame_offset) / model.frame_shift).astype(np.int64).clip(0, source.num_frames)
+        edges = np.append(edges, source.num_frames)
         edges[0] = 0
-        for at in range(0, len(found), STRETCHES_AT_ONCE):
-            some = found[at : at + STRETCHES_AT_ONCE]
-            inside = [(chain.position >= s.low) & (chain.position < s.high) for s in some]
-            chains = [Chain(chain.pdf[i], chain.transition_state[i], chain.position[i]) for i in inside]
-            spans = [(int(edges[s.low]), int(edges[s.high])) for s in some]
-            pad = torch.nn.utils.rnn.pad_sequence
-            moves = None if dynamic is None else pad([dynamic[b:e] for b, e in spans], batch_first=True)
-            lens = torch.tensor([e - b for b, e in spans])
-            parts = pad([scores[b:e] for b, e in spans], batch_first=True)
-            occupancies = self._occupancies(chains, parts, lens, moves, slice(None))
-            for n, (own, stretch, (begin, _)) in enumerate(zip(chains, some, spans)):
-                if not np.isfinite(float(occupancies.scores[n])):
-                    return []
-                out.append(self._distribution(occupancies, n, own.position - stretch.low, stretch, begin))
-        return out
+        spans = [(int(edges[s.low]), int(edges[s.high])) for s in found]
+        at = 0
+        for size in _group_sizes(spans, round(SCORED_SECONDS / model.frame_shift)):
+            yield from self._some(source, chain, found[at : at + size], spans[at : at + size])
+            at += size
+
+    def _some(
+        self, source: FrameScores, chain: Chain, some: Sequence[Stretch], spans: Sequence[tuple[int, int]]
+    ) -> Iterator[Distribution | None]:
+        """Distributions of neighbouring stretches, each with its frames (begin, end)."""
+        import torch
+        from torch.nn.utils.rnn import pad_sequence
+
+        first, last = min(b for b, _ in spans), max(e for _, e in spans)
+        scores, moves = source.scores(first, last), source.transitions(first, last)
+        inside = [(chain.position >= s.low) & (chain.position < s.high) for s in some]
+        chains = [Chain(chain.pdf[i], chain.transition_state[i], chain.position[i]) for i in inside]
+        lens = torch.tensor([e - b for b, e in spans])
+        parts = pad_sequence([scores[b - first : e - first] for b, e in spans], batch_first=True)
+        if moves is not None:
+            moves = pad_sequence([moves[b - first : e - first] for b, e in spans], batch_first=True)
+        occupancies = self._occupancies(chains, parts, lens, moves)
+        for i, (own, stretch, (begin, _)) in enumerate(zip(chains, some, spans)):
+            yield self._distribution(occupancies, i, own.position - stretch.low, stretch, begin)
 
     def _occupancies(
         self,
@@ -219,7 +215,6 @@ class Posteriors:
         scores: torch.Tensor,
         lens: torch.Tensor,
         dynamic: torch.Tensor | None,
-        chosen: slice | list[int],
     ) -> Occupancies:
         import torch
 
@@ -234,53 +229,70 @@ class Posteriors:
             transitions.num_pdfs,
             transitions.num_tids,
         )
-        moves = torch.from_numpy(transitions.log_probs()).to(scores.device) if dynamic is None else dynamic[chosen]
+        moves = torch.from_numpy(transitions.log_probs()).to(scores.device) if dynamic is None else dynamic
         return occupancies(graphs, scores * self.options.acoustic_scale, lens, moves * self.options.transition_scale)
 
     def _distribution(
         self, occupancies: Occupancies, n: int, position: np.ndarray, stretch: Stretch, begin: int
-    ) -> Distribution:
+    ) -> Distribution | None:
         """Args:
         position: (S,) phone of each state, from 0. begin: frame in which they begin.
         """
+        if not np.isfinite(float(occupancies.scores[n])):
+            return None
         gamma = occupancies.of(n).cpu().numpy()  # (T, S)
         first = np.searchsorted(position, np.arange(position[-1] + 1))
         after = np.cumsum(gamma[:, ::-1], axis=1)[:, ::-1][:, first]  # (T, K)
         centres = (begin + np.arange(len(gamma)) + 0.5) * self.model.frame_shift + self.model.frame_offset
         asked = slice(stretch.first - stretch.low, stretch.last - stretch.low)
-        return Distribution(stretch.first, stretch.last, centres, np.ascontiguousarray(after[:, asked]))
+        return Distribution(centres, np.ascontiguousarray(after[:, asked]))
 
 
-def begins_of(found: Sequence[Sequence[Distribution]], grid: np.ndarray) -> np.ndarray:
-    """(K,) int64 points of a grid at which the phones of a sequence begin, by the distributions of each model."""
-    if len(found[0]) == 1:
-        return medians([(d.times, d.after) for (d,) in found], grid)
-    out = np.zeros(found[0][-1].last, dtype=np.int64)
+def _group_sizes(spans: Sequence[tuple[int, int]], most: int) -> Iterator[int]:
+    """How many neighbouring stretches are taken at once: some, as long as they span so many frames at most."""
+    begin = size = 0
+    for first, last in spans:
+        if size and (size == STRETCHES_AT_ONCE or last - begin > most):
+            yield size
+            size = 0
+        if not size:
+            begin = first
+        size += 1
+    if size:
+        yield size
+
+
+def begins_of(found: Sequence[Iterable[Distribution | None]], grid: np.ndarray) -> np.ndarray | None:
+    """(K,) int64 points of a grid at which the phones of a sequence begin, by the distributions of each model; None
+    where one of them has no path.
+    """
+    begins: list[np.ndarray] = []
     for parts in zip(*found):
-        near = (min(d.times[0] for d in parts), max(d.times[-1] for d in parts))
+        known = [d for d in parts if d is not None]
+        if len(known) < len(parts):
+            return None
+        near = (min(d.times[0] for d in known), max(d.times[-1] for d in known))
         low, high = np.searchsorted(grid, near) + (-2, 2)
         low = max(int(low), 0)
-        # A column of ones in front stands for what comes before the first phone that is asked for.
-        columns = [(d.times, np.concatenate([np.ones((len(d.times), 1)), d.after], 1)) for d in parts]
-        out[parts[0].first : parts[0].last] = low + medians(columns, grid[low : int(high)])[1:]
+        begins.append(low + medians(known, grid[low : int(high)]))
+    out: np.ndarray = np.concatenate(begins)
     out[0] = 0
     return out
 
 
-def medians(distributions: Sequence[tuple[np.ndarray, np.ndarray]], grid: np.ndarray) -> np.ndarray:
+def medians(distributions: Sequence[Distribution], grid: np.ndarray) -> np.ndarray:
     """Points of a grid next to where the averaged distributions reach one half.
 
     Args:
-        distributions: per model (T,) times and (T, K) F_k, linear in between.
+        distributions: of the same K phones by each model, linear between its frames.
         grid: (G,) ascending times.
     Returns:
-        (K,) int64 indices into the grid; 0 for the first phone.
+        (K,) int64 indices into the grid.
     """
-    num_phones = distributions[0][1].shape[1]
-    out = np.zeros(num_phones, dtype=np.int64)
+    out = np.zeros(distributions[0].after.shape[1], dtype=np.int64)
     between = (grid[:-1] + grid[1:]) / 2
-    for k in range(1, num_phones):
-        average = sum(np.interp(between, times, after[:, k], left=0.0, right=1.0) for times, after in distributions)
+    for k in range(len(out)):
+        average = sum(np.interp(between, d.times, d.after[:, k], left=0.0, right=1.0) for d in distributions)
         out[k] = np.searchsorted(average, 0.5 * len(distributions))
     return out
 
@@ -321,25 +333,13 @@ def refine(
             count += len(some)
             found = [model.of(some) for model in models]
             for cut_id in some:
-                complete = all(cut_id in d for d in found)
-                made = _refined(ali, hmm, cut_id, [d[cut_id] for d in found] if complete else [], options)
+                grid = np.arange(frames_of(ali, cut_id, options.frame_shift) + 1) * options.frame_shift
+                starts = begins_of([of_model[cut_id] for of_model in found], grid)
+                old = starts_of(ali, cut_id, options.frame_shift) if starts is None else starts
+                made = respaced(ali, hmm, cut_id, old, options.frame_shift)
                 if made is None:
                     too_short += 1
                     continue
-                kept += not complete
+                kept += starts is None
                 writer.write(made)
     return {"utterances": count, "kept": kept, "too_short": too_short}
-
-
-def _refined(
-    ali: AliSet,
-    hmm: HmmDir,
-    cut_id: str,
-    distributions: Sequence[Sequence[Distribution]],
-    options: BoundaryOptions,
-) -> Alignment | None:
-    starts = starts_of(ali, cut_id, options.frame_shift)
-    if distributions:
-        grid = np.arange(frames_of(ali, cut_id, options.frame_shift) + 1) * options.frame_shift
-        starts = begins_of(distributions, grid)
-    return respaced(ali, hmm, cut_id, starts, options.frame_shift)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import torch
 
     from pipeline.hmm import OnDemand
+    from pipeline.hmm.on_demand import FrameScores
 
 
 class Model(Protocol):
@@ -56,6 +57,11 @@ class Model(Protocol):
     def transition_scores(self, feats: torch.Tensor, lens: torch.Tensor) -> torch.Tensor | None:
         """(N, T', n_tid) log probabilities of an input-dependent transition model; None: those in transitions.json
         hold.
+        """
+
+    def frame_scores(self, feats: torch.Tensor, speaker: str) -> FrameScores:
+        """The same scores of one long utterance, (T, F) loaded features, a stretch at a time: all that depends on other
+        frames is computed at once.
         """
 
 

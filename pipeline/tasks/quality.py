@@ -21,9 +21,11 @@ right words often fall below that.
 
 from __future__ import annotations
 
+import bisect
 import csv
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
     from pipeline.feats.dataset import Dataset
 
 BATCH_FRAMES = 20_000
+STRETCH = 2_000  # frames whose scores are looked at side by side
 FLAGGED = 7.0  # sum of bad z-scores above which an utterance is flagged, where its corpus does not ask for more
 FALSE_ALARMS = 0.04  # share of right texts that is to be flagged at most
 FEWEST = 20  # utterances below which there is nothing to stand out from
@@ -93,8 +96,6 @@ def measure(
     Raises:
         MismatchError: the model has other phones or other frames than the alignment, or other features than the data.
     """
-    import torch
-
     from pipeline.feats.dataset import Dataset, plan
 
     check_data(model, data_dir)
@@ -104,16 +105,44 @@ def measure(
     out: dict[int, Quality] = {}
     rows = np.array([n for n in range(len(data)) if data.id(n) in ali], dtype=np.int64)
     for batch in plan(data.lens[rows], BATCH_FRAMES, 64) if len(rows) else []:
-        some = rows[batch]
-        padded = data.batch(some, device)
-        with torch.no_grad():
-            scores, lens = model.log_likes(padded.feats, padded.lens, [data.speaker(n) for n in some.tolist()])
-        for i, n in enumerate(some.tolist()):
-            out[n], spoken = judge.of(data.id(n), scores[i, : int(lens[i])].cpu().numpy())
+        for n, scores in _scores(model, data, rows[batch], device):
+            out[n], spoken = judge.of(data.id(n), scores)
             if words is not None:
                 words[data.id(n)] = spoken
     found = [out[n] for n in sorted(out)]
     return _with_snr(found, ali, data_dir, data) if audio else found
+
+
+def _scores(model: Model, data: Dataset, rows: np.ndarray, device: str) -> Iterator[tuple[int, Iterable[np.ndarray]]]:
+    """The utterances of a batch with their (T, P) natural-log scores, in stretches of some frames: those of hours under
+    thousands of labels would take gigabytes.
+    """
+    import torch
+
+    if data.lens[rows[0]] > BATCH_FRAMES:  # which makes it a batch of its own
+        (n,) = rows.tolist()
+        own = model.frame_scores(data.flat(rows).to(device), data.speaker(n))
+        bounds = [*range(0, own.num_frames, STRETCH), own.num_frames]
+        yield n, (own.scores(begin, end).cpu().numpy() for begin, end in itertools.pairwise(bounds))
+        return
+    padded = data.batch(rows, device)
+    with torch.no_grad():
+        scores, lens = model.log_likes(padded.feats, padded.lens, [data.speaker(n) for n in rows.tolist()])
+    for i, n in enumerate(rows.tolist()):
+        yield n, [part.cpu().numpy() for part in scores[i, : int(lens[i])].split(STRETCH)]
+
+
+class _Levels(NamedTuple):
+    """What counts of the scores of T frames, natural logs each.
+
+    Attributes:
+        own: (T,) of the phone that the frame is aligned with, the best of its labels; 0 where there is none.
+        best, mean: (T,) of the best label, and the mean of all but that of unknown speech.
+    """
+
+    own: np.ndarray
+    best: np.ndarray
+    mean: np.ndarray
 
 
 def _check_frames(model: Model, ali: AliSet) -> None:
@@ -148,21 +177,21 @@ class _Judge:
         position = position_of(model.hmm.phones)
         self.expected = {p: seconds[without_position(transitions.phones.name(p), position)] for p in self.pdfs}
 
-    def of(self, cut_id: str, scores: np.ndarray) -> tuple[Quality, list[Word]]:
+    def of(self, cut_id: str, scores: Iterable[np.ndarray]) -> tuple[Quality, list[Word]]:
         """Args:
-            scores: (T, P) natural logs.
+            scores: (T, P) natural logs, in stretches of frames.
         Returns:
             figures, and words with their evidence; unknown speech is none.
         """
         alignment, shift = self.ali[cut_id], self.ali.header.frame_shift
-        segments = [s for s in self.ali.phone_segments(cut_id) if s[1] < len(scores)]
+        levels = self._levels(cut_id, scores)
+        segments = [s for s in self.ali.phone_segments(cut_id) if s[1] < len(levels.best)]
         spoken = [s for s in segments if s[0] not in self.unspoken]
-        best = scores.max(1)
-        behind = np.zeros(len(scores))
-        for phone, begin, num in segments:
-            own = scores[begin : begin + num][:, self.pdfs[phone]].max(1)
-            behind[begin : begin + num] = own - best[begin : begin + num]
-        words = self._words(cut_id, scores, segments)
+        behind = np.zeros(len(levels.best))
+        for _, begin, num in segments:
+            of = slice(begin, begin + num)
+            behind[of] = levels.own[of] - levels.best[of]
+        words = self._words(cut_id, levels, segments)
         frames, least = sum(num for _, _, num in spoken), max(1, round(SHORT_SILENCE / shift))
         gop = sum(behind[b : b + n].sum() for _, b, n in spoken) / max(frames, 1)
         ratios = [abs(np.log(n * shift / self.expected[p])) for p, _, n in spoken]
@@ -188,18 +217,30 @@ class _Judge:
         )
         return found, words
 
-    def _words(self, cut_id: str, scores: np.ndarray, segments: Sequence[tuple[int, int, int]]) -> list[Word]:
-        known = scores[:, self.labels]
-        top = known.max(1, keepdims=True)
-        mean = top[:, 0] + np.log(np.exp(known - top).mean(1))
+    def _levels(self, cut_id: str, scores: Iterable[np.ndarray]) -> _Levels:
+        segments, parts, at = self.ali.phone_segments(cut_id), [], 0
+        phone = np.repeat([p for p, _, _ in segments], [n for _, _, n in segments])
+        for some in scores:
+            here, own = phone[at : at + len(some)], np.zeros(len(some), dtype=some.dtype)
+            for p in np.unique(here).tolist():
+                rows = np.flatnonzero(here == p)
+                own[rows] = some[np.ix_(rows, self.pdfs[p])].max(1)
+            known = some[:, self.labels]
+            top = known.max(1, keepdims=True)
+            parts.append((own, some.max(1), top[:, 0] + np.log(np.exp(known - top).mean(1))))
+            at += len(some)
+        return _Levels(*(np.concatenate(column) for column in zip(*parts)))
+
+    def _words(self, cut_id: str, levels: _Levels, segments: Sequence[tuple[int, int, int]]) -> list[Word]:
         out, header = [], self.ali.header
         table = self.ali[cut_id].words
-        limits = np.append(table[1:, 1], len(scores))
-        for (symbol, begin), limit in zip(table.tolist(), limits.tolist()):
-            own = [s for s in segments if begin <= s[1] < limit and s[0] not in self.unspoken]
+        begins = [begin for _, begin, _ in segments]
+        firsts = [*(bisect.bisect_left(begins, begin) for _, begin in table.tolist()), len(segments)]
+        for (symbol, begin), first, last in zip(table.tolist(), firsts, firsts[1:]):
+            own = [s for s in segments[first:last] if s[0] not in self.unspoken]
             if not own:
                 continue
-            sums = [(scores[b : b + n][:, self.pdfs[p]].max(1) - mean[b : b + n]).sum() for p, b, n in own]
+            sums = [(levels.own[b : b + n] - levels.mean[b : b + n]).sum() for _, b, n in own]
             frames, end = sum(n for _, _, n in own), own[-1][1] + own[-1][2]
             start, end_s = (t * header.frame_shift + header.frame_offset for t in (begin, end))
             out.append(Word(self.ali.word_symbols.name(symbol), start, end_s, float(sum(sums)) / frames))

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from pipeline.gmm.diag import DiagGmms
     from pipeline.gmm.model import GmmScorer
+    from pipeline.hmm.on_demand import FrameScores
 
 UNKNOWN = "<unk>"
 # Twenty states of one label: at least 0.2 s, and four seconds on the mean, so it is costly to begin and cheap to go on.
@@ -106,21 +107,40 @@ class _Extended:
         self, feats: torch.Tensor, lens: torch.Tensor, speakers: Sequence[str] | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """See ``Model``."""
-        import torch
-
         scores, lengths = self._model.log_likes(feats, lens, speakers)  # (N, T', P)
-        mean = torch.logsumexp(scores, dim=2, keepdim=True) - math.log(scores.shape[2]) - COST
-        return torch.cat([scores, mean], dim=2), lengths
+        return _with_mean(scores), lengths
 
     def transition_scores(self, feats: torch.Tensor, lens: torch.Tensor) -> torch.Tensor | None:
         """See ``Model``."""
+        scores = self._model.transition_scores(feats, lens)  # (N, T', n_tid)
+        return None if scores is None else self._with_transitions(scores)
+
+    def frame_scores(self, feats: torch.Tensor, speaker: str) -> FrameScores:
+        """See ``Model``."""
+        from pipeline.hmm.on_demand import FrameScores
+
+        own = self._model.frame_scores(feats, speaker)
+
+        def transitions(begin: int, end: int) -> torch.Tensor | None:
+            found = own.transitions(begin, end)
+            return None if found is None else self._with_transitions(found)
+
+        return FrameScores(own.num_frames, lambda begin, end: _with_mean(own.scores(begin, end)), transitions)
+
+    def _with_transitions(self, scores: torch.Tensor) -> torch.Tensor:
+        """(.., n_tid) with those of the new label, which do not depend on the input."""
         import torch
 
-        scores = self._model.transition_scores(feats, lens)  # (N, T', n_tid)
-        if scores is None:
-            return None
-        new = torch.from_numpy(self.hmm.transitions.log_probs()[scores.shape[2] :]).to(scores)
-        return torch.cat([scores, new.expand(*scores.shape[:2], -1)], dim=2)
+        new = torch.from_numpy(self.hmm.transitions.log_probs()[scores.shape[-1] :]).to(scores)
+        return torch.cat([scores, new.expand(*scores.shape[:-1], -1)], dim=-1)
+
+
+def _with_mean(scores: torch.Tensor) -> torch.Tensor:
+    """(.., P) with the score of the new label."""
+    import torch
+
+    mean = torch.logsumexp(scores, dim=-1, keepdim=True) - math.log(scores.shape[-1]) - COST
+    return torch.cat([scores, mean], dim=-1)
 
 
 def with_found(words: Sequence[int], positions: np.ndarray, unknown: int) -> tuple[list[int], np.ndarray]:

@@ -23,6 +23,7 @@ from pipeline.e2e.scorer import export
 from pipeline.tasks.align import AlignOptions, align
 from pipeline.tasks.model import load_model
 from tests.nn.conftest import tones  # noqa: F401
+from tests.tasks.stretched import check_stretches
 
 from .test_decode_e2e import TOKENS, encode, make
 
@@ -182,6 +183,7 @@ def test_blank_penalty(tones, tmp_path):
     batch = data.batch(np.array([3]))
     feats, lens = batch.feats, batch.lens
     difference = plain.log_likes(feats, lens)[0] - lower.log_likes(feats, lens)[0]
+    check_stretches(lower, feats[0], "nobody")
     blank = torch.from_numpy(plain.token_of_pdf) == BLANK_ID
     assert blank.sum() == 1
     torch.testing.assert_close(difference, torch.where(blank, 1.5, 0.0).expand_as(difference))

@@ -4,15 +4,19 @@ named.
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
 
 from pipeline.artifacts.ali import AliSet
 from pipeline.base.errors import DataError
+from pipeline.base.spool import JsonSpool
 from pipeline.gmm.model import load_scorer
 from pipeline.gmm.mono import train_mono
 from pipeline.gmm.options import MonoOptions
+from pipeline.hmm.on_demand import FrameScores
+from pipeline.tasks import quality
 from pipeline.tasks.align import AlignOptions, align
 from tests.gmm.world import World, draw, make_world_lang, write_corpus
 
@@ -54,6 +58,38 @@ def test_small_batches_change_nothing(trained, tmp_path):
     assert whole == pieces
     a, b = AliSet.load(tmp_path / "whole"), AliSet.load(tmp_path / "pieces")
     assert all(a[c].transition_ids.tolist() == b[c].transition_ids.tolist() for c in a)
+
+
+def test_quality_is_the_same_in_stretches(trained, tmp_path, monkeypatch):
+    """Figures and words of long utterances, of which some frames are scored at a time."""
+    run(trained, tmp_path / "ali", confidence=True)
+    model, ali = load_scorer(trained / "mono"), AliSet.load(tmp_path / "ali")
+
+    def measured() -> tuple[list[quality.Quality], dict]:
+        words = JsonSpool()
+        found = quality.measure(model, ali, trained / "data", audio=False, words=words)
+        return found, {q.cut_id: words[q.cut_id] for q in found}
+
+    whole, words = measured()
+    scored: list[int] = []
+    source = model.frame_scores
+
+    def watched(feats, speaker):
+        own = source(feats, speaker)
+        return FrameScores(own.num_frames, lambda b, e: scored.append(e - b) or own.scores(b, e))
+
+    monkeypatch.setattr(model, "frame_scores", watched)
+    monkeypatch.setattr(model, "log_likes", lambda *args: pytest.fail("all scores of a long utterance"))
+    monkeypatch.setattr(quality, "BATCH_FRAMES", 3)
+    monkeypatch.setattr(quality, "STRETCH", 4)
+    pieces, again = measured()
+    assert max(scored) == 4 and sum(scored) == sum(ali.num_frames(c) for c in ali)
+    assert len(pieces) == 30
+    for ours, theirs in zip(pieces, whole):
+        ours, theirs = dataclasses.astuple(ours), dataclasses.astuple(theirs)
+        assert ours[0] == theirs[0] and ours[1:] == pytest.approx(theirs[1:], abs=1e-4, nan_ok=True)
+        for a, b in zip(again[ours[0]], words[ours[0]], strict=True):
+            assert a[0] == b[0] and a[1:] == pytest.approx(b[1:], abs=1e-4)
 
 
 def test_a_narrow_beam_is_never_better(trained, tmp_path):

@@ -10,6 +10,7 @@ import pytest
 from pipeline.artifacts.ali import AliSet
 from pipeline.artifacts.index import load_index
 from pipeline.artifacts.lang import Lang
+from pipeline.feats.dataset import Dataset
 from pipeline.gmm.model import load_scorer, load_transforms
 from pipeline.gmm.mono import train_mono
 from pipeline.gmm.new_speakers import estimate_fmllr
@@ -21,6 +22,7 @@ from pipeline.tasks.aligner import Aligner
 from pipeline.tasks.corpus_options import AlignCorpusOptions
 from pipeline.tasks.packed import make_card, pack
 from pipeline.tasks.quality import measure
+from tests.tasks.stretched import check_stretches
 
 SMALL = dict(num_gauss=60, num_iters=6, grow_iters=4, num_leaves=40, leaf_min_count=20.0)
 FMLLR = dict(fmllr_iters=(1, 3), fmllr_min_count=150.0, bias_min_count=50.0)
@@ -65,6 +67,7 @@ def test_transforms_are_those_of_the_transcripts(tones, sat, tmp_path):
     assert sorted(ours) == sorted(theirs) == ["spk0", "spk1", "spk2", "spk3"]
     assert all(np.array_equal(ours[s], theirs[s]) for s in ours)
     by_hand = load_scorer(sat / "sat", tmp_path / "by_hand")
+    check_stretches(by_hand, Dataset.open(tmp_path / "feats", by_hand.feat_options).flat(np.array([0])), "spk0")
     align(by_hand, lang, tmp_path / "feats", tmp_path / "again", AlignOptions(confidence=True), "sat")
     again = AliSet.load(tmp_path / "again")
     assert all(np.array_equal(ali[c].transition_ids, again[c].transition_ids) for c in again)

@@ -30,7 +30,9 @@ from pipeline.nn.priors import softmax_prior
 from pipeline.nn.train import DivergenceError
 from pipeline.nn.transition_em import estimate_transitions
 from pipeline.tasks.align import AlignOptions, align
+from pipeline.tasks.unknown_speech import with_unknown_speech
 from tests.nn.conftest import WORDS
+from tests.tasks.stretched import check_stretches
 
 SHAPE = dict(
     encoder="tdnn", layers=2, dim=24, dilations=(1,), batch_frames=400, time_masks=0, feature_masks=0, device="cpu"
@@ -107,6 +109,8 @@ def test_input_dependent_transitions(kind, tones, tmp_path):
     scores = load_scorer(tmp_path / "m").transition_scores(feats, lens)
     assert scores.shape == (1, int(lens[0]), hmm.transitions.num_tids)
     assert hmm.transitions.forward_prob.min() > 0.01 and hmm.transitions.forward_prob.max() < 0.99
+    for model in (load_scorer(tmp_path / "m"), with_unknown_speech(load_scorer(tmp_path / "m"))):
+        check_stretches(model, feats[0], "nobody")
     align_with(tmp_path / "m", tones, tmp_path / "ali")
 
 
@@ -120,6 +124,10 @@ def test_subsampled_labels(tones, tmp_path):
     train_nhmm(tones.data, tmp_path / "lang", tmp_path / "m", options)
     ali = align_with(tmp_path / "m", tones._replace(lang=tmp_path / "lang"), tmp_path / "ali")
     assert ali.header.frame_shift == pytest.approx(0.02)
+    scorer = load_scorer(tmp_path / "m")
+    feats = Dataset.open(tones.data, scorer.feat_options).flat(np.array([0]))
+    for model in (scorer, with_unknown_speech(scorer)):
+        check_stretches(model, feats, "nobody")
     assert boundary_error(ali, tones.times) < 0.03
 
 

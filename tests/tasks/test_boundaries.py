@@ -21,9 +21,20 @@ from pipeline.artifacts.transitions import TransitionModel
 from pipeline.artifacts.tree import monophone_tree
 from pipeline.base.errors import MismatchError
 from pipeline.feats.dataset import Dataset
+from pipeline.hmm.on_demand import FrameScores
 from pipeline.parallel.parts import as_json
 from pipeline.tasks import boundaries
-from pipeline.tasks.boundaries import BoundaryOptions, Posteriors, Source, medians, refine, stretches
+from pipeline.tasks.boundaries import (
+    BoundaryOptions,
+    Distribution,
+    Posteriors,
+    Source,
+    _group_sizes,
+    begins_of,
+    medians,
+    refine,
+    stretches,
+)
 from pipeline.tasks.respacing import chain_of, frames_of, respaced, separate, starts_of
 
 LANG = make_lang(Lexicon([Pronunciation("AB", ("A", "B"))]), speech_states=2)
@@ -39,11 +50,22 @@ class FakeScorer:
     feat_options, frame_shift, frame_offset = None, 0.01, 0.0
     hmm = HmmDir(Path("fake"), LANG.phones, LANG.topo, TREE, TRANSITIONS)
 
+    def __init__(self, moves=None) -> None:
+        self.moves = moves
+        self.scored: list[tuple[int, int]] = []
+
     def log_likes(self, feats, lens, speakers=None):
         return feats, lens
 
     def transition_scores(self, feats, lens):
-        return None
+        return self.moves
+
+    def frame_scores(self, feats, speaker):
+        def scores(begin, end):
+            self.scored.append((begin, end))
+            return feats[begin:end]
+
+        return FrameScores(len(feats), scores, lambda b, e: None if self.moves is None else self.moves[0, b:e])
 
 
 @pytest.fixture
@@ -69,20 +91,22 @@ def chain_of_model(phones):
     return chain_of(HmmDir(None, LANG.phones, LANG.topo, TREE, TRANSITIONS), phones)
 
 
-def use_scores(monkeypatch, scores: np.ndarray) -> None:
+def use_scores(monkeypatch, scores: np.ndarray, moves: np.ndarray | None = None) -> FakeScorer:
+    scorer = FakeScorer(None if moves is None else torch.from_numpy(moves.astype(np.float32))[None])
     data = Dataset.of([torch.from_numpy(scores.astype(np.float32))], ["u"])
     index = types.SimpleNamespace(positions=lambda cut_ids: np.zeros(len(cut_ids), dtype=np.int64))
-    monkeypatch.setattr("pipeline.tasks.model.load_model", lambda *args, **kwargs: FakeScorer())
+    monkeypatch.setattr("pipeline.tasks.model.load_model", lambda *args, **kwargs: scorer)
     monkeypatch.setattr("pipeline.tasks.model.check_data", lambda model, data_dir: None)
     monkeypatch.setattr("pipeline.artifacts.index.load_index", lambda data_dir: index)
     monkeypatch.setattr(Dataset, "open", lambda *args, **kwargs: data)
+    return scorer
 
 
 def test_distributions_equal_the_sum_over_all_segmentations(aligned, monkeypatch):
     scores = np.random.default_rng(3).normal(size=(FRAMES, TREE.num_pdfs))
     use_scores(monkeypatch, scores)
     options = BoundaryOptions(acoustic_scale=0.7, transition_scale=0.4)
-    centres, after = Posteriors(Source(aligned[1], aligned[1]), AliSet.load(aligned[0]), options).of(["u"])["u"][0][2:]
+    centres, after = Posteriors(Source(aligned[1], aligned[1]), AliSet.load(aligned[0]), options).of(["u"])["u"][0]
     chain, log_probs = chain_of_model([SIL, A, B]), TRANSITIONS.log_probs()
     expected, total = np.zeros((FRAMES, 3)), 0.0
     for cuts in itertools.combinations(range(1, FRAMES), 4):  # first frames of states 1 to 4
@@ -117,6 +141,44 @@ def test_sure_scores_move_boundaries_and_words(aligned, monkeypatch, tmp_path):
     assert [(s.symbol, round(s.start, 6), round(s.end, 6)) for s in out.words("u")] == [("AB", 0.02, 0.09)]
 
 
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_a_long_recording_is_scored_some_stretches_at_a_time(aligned, monkeypatch, tmp_path, dynamic):
+    """Stretches of 30 ms with their neighbours, which all paths pass where the alignment does: the same boundaries as in
+    one piece, and never all scores at once. Where one stretch has no path, the recording keeps its boundaries.
+    """
+    chain = chain_of_model([SIL, A, B])
+    scores = np.full((FRAMES, TREE.num_pdfs), -30.0)
+    scores[np.arange(FRAMES), chain.pdf[[0, 0, 0, 1, 2, 2, 3, 3, 4]]] = 0.0
+    moves = np.random.default_rng(1).uniform(-2, 0, (FRAMES, TRANSITIONS.num_tids)) if dynamic else None
+    options, source = BoundaryOptions(acoustic_scale=1.0, frame_shift=0.005), Source(aligned[1], aligned[1])
+
+    def refined(name: str) -> list[tuple[str, float]]:
+        facts = refine(AliSet.load(aligned[0]), [source, source], tmp_path / name, options, "models")
+        phones = AliSet.load(tmp_path / name).phones("u")
+        return [("kept", float(facts["kept"])), *((p.symbol, round(p.start, 6)) for p in phones)]
+
+    use_scores(monkeypatch, scores, moves)
+    whole = refined("whole")
+    assert whole == [("kept", 0.0), ("SIL", 0.0), ("A", 0.03), ("B", 0.06)]
+    monkeypatch.setattr(boundaries, "WHOLE_SECONDS", 0.05)
+    monkeypatch.setattr(boundaries, "STRETCH_SECONDS", 0.03)
+    monkeypatch.setattr(boundaries, "CONTEXT_SECONDS", 0.0)
+    monkeypatch.setattr(boundaries, "SCORED_SECONDS", 0.06)
+    scorer = use_scores(monkeypatch, scores, moves)
+    assert refined("pieces") == whole
+    assert scorer.scored == [(0, 5), (0, 5), (0, 9), (0, 9)], "one stretch at a time, of one model after the other"
+    scores[6:] = -np.inf
+    use_scores(monkeypatch, scores, moves)
+    assert refined("kept") == [("kept", 1.0), ("SIL", 0.0), ("A", 0.03), ("B", 0.05)]
+
+
+def test_stretches_are_grouped_while_they_lie_close():
+    assert list(_group_sizes([(0, 30), (20, 50), (40, 70), (60, 90)], 50)) == [2, 2]
+    assert list(_group_sizes([(0, 300), (250, 350), (340, 360)], 50)) == [1, 1, 1]
+    assert list(_group_sizes([(i, i + 1) for i in range(19)], 50)) == [8, 8, 3]
+    assert list(_group_sizes([], 50)) == []
+
+
 def test_an_utterance_without_path_keeps_its_boundaries(aligned, monkeypatch, tmp_path):
     use_scores(monkeypatch, np.full((FRAMES, TREE.num_pdfs), -np.inf))
     ali = AliSet.load(aligned[0])
@@ -140,11 +202,13 @@ def test_a_model_of_other_phones_is_a_mismatch(aligned, monkeypatch):
 
 def test_the_median_of_several_models_lies_between_theirs():
     times = np.arange(10) + 0.5
-    steps = [np.stack([np.ones(10), (np.arange(10) >= first).astype(float)], axis=1) for first in (2, 4, 8)]
+    steps = [Distribution(times, (np.arange(10) >= first).astype(float)[:, None]) for first in (2, 4, 8)]
     grid = np.arange(21) / 2
     for step, first in zip(steps, (2, 4, 8)):
-        assert medians([(times, step)], grid).tolist() == [0, 2 * first]
-    assert medians([(times, s) for s in steps], grid).tolist() == [0, 8]
+        assert medians([step], grid).tolist() == [2 * first]
+    assert medians(steps, grid).tolist() == [8]
+    assert begins_of([[s, s] for s in steps], grid).tolist() == [0, 8]
+    assert begins_of([[steps[0], steps[0]], [steps[1], None]], grid) is None
 
 
 @given(st.lists(st.tuples(st.integers(0, 30), st.integers(1, 4)), min_size=1, max_size=6), st.integers(0, 10))

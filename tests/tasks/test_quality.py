@@ -112,11 +112,11 @@ def test_figures_of_an_utterance(tmp_path):
     scores = np.full((20, transitions.num_pdfs), -10.0)
     pdf = transitions.tid_pdf()[tids]
     scores[np.arange(20), pdf] = 0.0
-    told, words = _Judge(scorer, ali).of("u", scores)
+    told, words = _Judge(scorer, ali).of("u", [scores])
     assert told.gop == told.worst_word == told.silence == 0 and told.log_like == -2 and told.speech == 0.5
     assert told.words_per_second == pytest.approx(20) and np.isnan(told.confidence)
     scores[15, pdf[15]], scores[3, pdf[3]] = -13.0, -15.0
-    told, words = _Judge(scorer, ali).of("u", scores)
+    told, words = _Judge(scorer, ali).of("u", [scores])
     assert told.gop == pytest.approx(-3 / 10) and told.worst_word == pytest.approx(-3 / 6)
     assert told.silence == pytest.approx(-5 / 10)
     assert [(w.symbol, w.start, w.end) for w in words] == [
@@ -127,7 +127,7 @@ def test_figures_of_an_utterance(tmp_path):
     assert words[1].evidence == pytest.approx((own - mean)[14:].mean())
     scores[14:, pdf[14]] -= 5.0  # below all other labels: the word was not said
     scores[14:, :2] = -10.0
-    told, words = _Judge(scorer, ali).of("u", scores)
+    told, words = _Judge(scorer, ali).of("u", [scores])
     spool = JsonSpool()
     spool["u"] = words
     assert write_words(tmp_path / "words.csv", [told], spool) == (1, 2)
@@ -153,7 +153,7 @@ def test_silences_of_50_ms_are_looked_at(frames, looked_at):
     scores = np.full((len(tids), ali.transitions.num_pdfs), -10.0)
     scores[np.arange(len(tids)), ali.transitions.tid_pdf()[tids]] = 0.0
     scores[:frames] = [0.0 if pdf == scores[-1].argmax() else -2.0 for pdf in range(scores.shape[1])]
-    assert _Judge(scorer, ali).of("u", scores)[0].silence == (-2.0 if looked_at else 0.0)
+    assert _Judge(scorer, ali).of("u", [scores])[0].silence == (-2.0 if looked_at else 0.0)
 
 
 def test_the_signal_to_noise_ratio_is_of_speech_over_silence():
