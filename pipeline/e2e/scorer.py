@@ -123,7 +123,7 @@ class EmittingScorer(EndToEndScorer):
         Returns:
             by utterance the score and the label frame of each token, and the number of label frames.
         """
-        encoded, lens = self.model.encode(feats.to(self.device), lens.to(self.device))
+        encoded, lens = self._encode(feats, lens)
         found = [self._path(encoded[i, :n], ids) for i, (n, ids) in enumerate(zip(lens.tolist(), tokens))]
         return found, lens.tolist()
 

@@ -291,10 +291,10 @@ def _in_chunks(
     A chunk has further frames on either side, which are left out, so that each frame sees the samples that it would see
     in the whole.
     """
-    hop = options.frame_shift * rate
-    if len(samples) <= LONG_SECONDS * rate or options.type == "gammatone" or not hop.is_integer():
+    if len(samples) <= LONG_SECONDS * rate or options.type == "gammatone":
         return np.asarray(extractor.extract(samples, rate), dtype=np.float32)
-    size, beside = int(hop), math.ceil(options.window / options.frame_shift) + 1
+    size = int(options.frame_shift * rate)  # as lhotse's extractors have it, see true_shift
+    beside = math.ceil(options.window * rate / size) + 1
     out, frame, end = [], 0, 0
     while end < len(samples):
         first = max(0, frame - beside)

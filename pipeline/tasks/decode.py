@@ -174,7 +174,11 @@ def _recognise(
     rows = list(range(len(cut_ids)))
     for widen in range(options.retries + 1):
         start = time.monotonic()
-        lattices = searcher.search(scores[rows], lens[rows], None if dynamic is None else dynamic[rows], widen)
+        if len(rows) == len(cut_ids):
+            own = (scores, lens, dynamic)  # copies of what may be gigabytes are worth avoiding
+        else:
+            own = (scores[rows], lens[rows], None if dynamic is None else dynamic[rows])
+        lattices = searcher.search(*own, widen)
         weights = out.spool.weights
         first = weights[0]
         if rescorer is None:

@@ -148,6 +148,7 @@ def decode(
 
     from pipeline.feats.dataset import plan
     from pipeline.nn.step import pick_device
+    from pipeline.nn.windows import encode_windows
 
     device = pick_device(options.device)
     model = model.to(device)
@@ -159,7 +160,7 @@ def decode(
         for batch in (data.batch(rows, device) for rows in batches):
             start = time.monotonic()
             with torch.no_grad():
-                encoded, lens = model.encode(batch.feats, batch.lens)
+                encoded, lens = encode_windows(model.encode, batch.feats, batch.lens, model.encoder.subsampling)
             out.encoder_seconds += time.monotonic() - start
             out.audio_seconds += batch.num_frames * frame_shift
             found = []

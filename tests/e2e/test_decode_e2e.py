@@ -19,6 +19,7 @@ from pipeline.e2e.options import EndToEndOptions
 from pipeline.e2e.rnnt import rnnt_loss
 from pipeline.e2e.search.options import SearchOptions
 from pipeline.e2e.search.results import Found, Weights
+from pipeline.nn import windows
 from pipeline.tasks.decode_e2e import (
     DecodedTokens,
     check_inputs,
@@ -222,6 +223,25 @@ def test_a_data_directory(tones, tmp_path):
     other = dataclasses.replace(meta, features=dataclasses.replace(meta.features, dim=40))
     with pytest.raises(MismatchError, match="model and .* do not belong together: dim of their features is 40 and 16"):
         check_inputs(other, tmp_path / "model", TOKENS, tmp_path / "tokens", tones.data)
+
+
+def test_long_recordings_pass_the_encoder_in_windows(tones, tmp_path, monkeypatch):
+    """An encoder with attention needs the square of what it sees at once, to decode and to align."""
+    from pipeline.e2e.scorer import EmittingScorer
+
+    model, meta = load_end_to_end(saved(tmp_path, tones.data))
+    seen: list[int] = []
+    real = model.encode
+    monkeypatch.setattr(model, "encode", lambda feats, lens: seen.append(feats.shape[1]) or real(feats, lens))
+    for name, value in (("LONGEST", 60), ("WINDOW", 30), ("OVERLAP", 9)):
+        monkeypatch.setattr(windows, name, value)
+    found = decode(model, meta, tones.data, SearchOptions(method="ctc_greedy"), "ctc_greedy", [Weights()])
+    assert len(found.spool.ids()) == 24 and max(seen) <= 60
+    seen.clear()
+    scorer = EmittingScorer.__new__(EmittingScorer)
+    scorer.model, scorer.device, scorer.head = model, "cpu", "attention"
+    _, lens = scorer.emission_frames(torch.randn(1, 200, 16), torch.tensor([200]), [[3, 4]])
+    assert lens == [67] and max(seen) <= 60
 
 
 def _durations(data: Path) -> list[float]:

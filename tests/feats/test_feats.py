@@ -414,18 +414,26 @@ def test_step_runs_once_and_validates(data_dir, tmp_path, run_script):
 
 
 @pytest.mark.parametrize("kind", ["mfcc", "fbank"])
-@pytest.mark.parametrize("rate, window, shift", [(16000, 0.025, 0.01), (8000, 0.015, 0.01), (16000, 0.032, 0.0125)])
+@pytest.mark.parametrize(
+    "rate, window, shift",
+    [(16000, 0.025, 0.01), (8000, 0.015, 0.01), (16000, 0.032, 0.0125), (11025, 0.025, 0.01), (22050, 0.025, 0.01)],
+)
 def test_chunks_of_long_audio_do_not_show(kind, rate, window, shift, monkeypatch):
     from pipeline.feats import compute
 
     options = FeatureOptions(type=kind, window=window, frame_shift=shift, dither=0.0)
     extractor = compute.make_extractor(options, rate)
+    longest: list[int] = []
+    extract = extractor.extract
+    monkeypatch.setattr(extractor, "extract", lambda x, rate: longest.append(len(x)) or extract(x, rate))
     for length in (rate * 3, rate * 3 + 1, rate * 3 + 77, rate * 3 + 159):
         samples = np.random.default_rng(length).standard_normal(length).astype(np.float32)
         whole = compute._in_chunks(samples, rate, extractor, options)
         monkeypatch.setattr(compute, "LONG_SECONDS", 1.0)
         for frames in (1, 7, 100, 239, 240):
             monkeypatch.setattr(compute, "CHUNK_FRAMES", frames)
+            longest.clear()
             chunks = compute._in_chunks(samples, rate, extractor, options)
+            assert max(longest) <= (frames + 10) * shift * rate, "some frames at a time"
             assert chunks.shape == whole.shape and np.abs(chunks - whole).max() < 1e-4, (length, frames)
         monkeypatch.setattr(compute, "LONG_SECONDS", 600.0)
