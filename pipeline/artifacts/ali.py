@@ -206,7 +206,10 @@ class AliSet(Mapping[str, Alignment]):
         tids = ali.transition_ids[source]
         tids = np.where(np.append(source[1:] == source[:-1], False), tids & ~1, tids).astype(tids.dtype)
         words = ali.words.copy()
-        words[:, 1] = moved[np.searchsorted(bounds, words[:, 1])].clip(max=new - 1)
+        owner = (np.searchsorted(bounds, words[:, 1], side="right") - 1).clip(max=len(bounds) - 2)
+        # A word that starts within a phone, as imported ones may, starts there at another time.
+        within = np.where(words[:, 1] > bounds[owner], np.ceil(words[:, 1] * (new / old) - 0.5) - moved[owner], 0)
+        words[:, 1] = moved[owner] + within.clip(0, np.diff(moved)[owner] - 1)
         return replace(
             ali,
             cut_id=f"{ali.cut_id}_sp{factor}",

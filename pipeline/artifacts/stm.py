@@ -62,7 +62,9 @@ def stm_line(fields: Sequence[str], where: str) -> StmLine:
     """
     if len(fields) < FEWEST:
         raise DataError(f"{where}: needs {NEEDS}, found {' '.join(fields)!r}")
-    labelled = len(fields) > FEWEST and fields[5].startswith("<") and "," in fields[5]
+    # A list of labels has commas, which tells it from <unk>; that of TED-LIUM 3, which has none, is <NA>.
+    label = fields[5] if len(fields) > FEWEST else ""
+    labelled = label == "<NA>" or (label.startswith("<") and "," in label)
     text = " ".join(fields[6 if labelled else 5 :])
     try:
         start, end = float(fields[3]), float(fields[4])

@@ -223,14 +223,19 @@ def spell_numbers(text: str, language: str) -> str:
     """Numbers in digits written out as words; ``1,234.5`` or ``1.234,5`` as the language groups digits."""
     if not any(map(str.isdecimal, text)):
         return text
-    if language.split("_")[0] == "en":
+    if _code(language) == "en":
         text = _ENGLISH_ORDINAL.sub(lambda found: f" {_spelled(found[1], language, 'ordinal')} ", text)
     return " ".join(_NUMBER.sub(lambda found: f" {_in_words(found.group(), language)} ", text).split())
 
 
+def _code(language: str) -> str:
+    """A language without its country: en for en-GB or en_GB."""
+    return re.split("[-_]", language)[0]
+
+
 def _in_words(number: str, language: str) -> str:
     """A number with its groups and fraction."""
-    point, group = (".", ",") if re.split("[-_]", language)[0] in _DECIMAL_POINT else (",", ".")
+    point, group = (".", ",") if _code(language) in _DECIMAL_POINT else (",", ".")
     whole, _, fraction = number.partition(point)
     if re.fullmatch(rf"\d{{1,3}}(?:\{group}\d{{3}})+", whole):
         whole = whole.replace(group, "")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -100,6 +102,19 @@ def test_at_speed_keeps_phones_and_words(factor):
         for ali, name in ((slow, "u"), (fast, cut_id))
     ]
     assert ends[0] == ends[1]  # phones are left where they were: by the forward transition of their last state
+
+
+@pytest.mark.parametrize("factor", [0.5, 1.0, 1.1, 1.5])
+def test_at_speed_leaves_words_in_the_phone_that_they_start_in(factor):
+    """As imported ones may: AB starts in the third of the four frames of A, B in the last one of the last silence."""
+    words = np.array([[LANG.words.id("AB"), 7], [LANG.words.id("B"), 16]], dtype=np.int32)
+    old = make_set(dataclasses.replace(example(), words=words))
+    new = old.at_speed(factor)
+    name = f"u_sp{factor}"
+    for (_, at), (_, moved), phone in zip(words.tolist(), new[name].words.tolist(), (1, 4)):
+        _, begin, count = new.phone_segments(name)[phone]
+        assert begin <= moved < begin + count and abs(moved - at / factor) <= 1.0
+    assert factor != 1.0 or new[name].words.tolist() == words.tolist()
 
 
 @pytest.mark.parametrize(

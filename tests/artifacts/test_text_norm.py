@@ -60,6 +60,7 @@ def test_punctuation(before, after):
     [
         ("21 and 1,234.5", "en", "twenty one and one thousand two hundred and thirty four point five"),
         ("the 1st, 22ND", "en", "the first , twenty second"),
+        ("the 1st, 1,000", "en-GB", "the first , one thousand"),
         ("1.234,5 und 3", "de", "eintausendzweihundertvierunddreißig Komma fünf und drei"),
         ("10\u00a0000", "fr", "dix mille"),
         ("007 B2B 10:30", "en", "zero zero seven B two B ten : thirty"),

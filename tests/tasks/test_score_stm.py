@@ -162,6 +162,16 @@ def hypotheses(stm: Path, *texts: str) -> list[Hypothesis]:
     return [Hypothesis(line.utt_id, line.speaker, (), tuple(t.split())) for line, t in zip(lines, texts, strict=True)]
 
 
+@pytest.mark.parametrize(
+    "words, text",
+    [("<o,f0,male> so what", "so what"), ("<NA> so what", "so what"), ("<unk> so what", "<unk> so what"), ("", "")],
+)
+def test_labels_are_no_words(tmp_path, words, text):
+    """Those of TED-LIUM 2 and 3; a word in brackets stays."""
+    (tmp_path / "a.stm").write_text(f"talk 1 ann 0.0 2.0 {words}\n")
+    assert [line.text for line in read_stm(tmp_path / "a.stm")] == [text]
+
+
 @pytest.fixture
 def stm(tmp_path: Path) -> Path:
     (tmp_path / "ref.stm").write_text(STM)
