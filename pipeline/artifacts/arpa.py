@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipeline.artifacts.characters import WHOLE_NUMBER, split_fields
+from pipeline.artifacts.corpus import iter_cuts
+from pipeline.artifacts.shar import is_shar
 from pipeline.base.errors import DataError
 from pipeline.base.files import atomic_write, read_jsonl, read_lines
 
@@ -195,11 +197,13 @@ class _Reader:
 
 
 def read_sentences(path: str | Path) -> Iterator[list[str]]:
-    """Sentences of a text file (one a line; empty lines do not count) or of a data directory's supervisions."""
+    """Sentences of a text file (one a line; empty lines do not count) or of a data directory, of shards too."""
     p = Path(path)
     empty = True
     lines: Iterator[tuple[int, str]]
-    if p.is_dir():
+    if is_shar(p):
+        lines = ((line, cut["supervisions"][0]["text"]) for line, cut in iter_cuts(p))
+    elif p.is_dir():
         p = p / "supervisions.jsonl.gz"
         lines = ((i, str(s.get("text") or "")) for i, s in enumerate(read_jsonl(p), 1))
     else:

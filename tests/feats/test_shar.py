@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline.artifacts.arpa import read_sentences
 from pipeline.artifacts.audio_id import audio_files
 from pipeline.artifacts.corpus import iter_cuts, validate_data_dir
 from pipeline.artifacts.features import FeatLoadOptions
@@ -71,6 +72,13 @@ def test_there_and_back(exported, tmp_path):
     whole, other = (Dataset.open(place, options) for place in (data, again))
     rows = np.arange(4)
     assert torch.equal(whole.flat(rows), other.flat(rows)) and whole.ids == other.ids
+
+
+def test_texts_of_shards_are_those_of_the_data(exported):
+    """For language models and tokens."""
+    data, shar = exported
+    texts = list(read_sentences(shar))
+    assert texts == list(read_sentences(data)) and len(texts) == 4
 
 
 def test_lhotse_reads_the_shards(exported):
