@@ -10,12 +10,13 @@ import numpy as np
 
 from pipeline.artifacts.ali import AliSet, Segment
 from pipeline.artifacts.lang import SILENCE
-from pipeline.base.errors import DataError
+from pipeline.base.errors import ConfigError, DataError
 from pipeline.base.files import FileNames
 from pipeline.tasks.tiers import AliTiers, GoldTiers, Tiers
 
 WINDOW, SHIFT = 0.025, 0.005  # seconds, of the spectrogram
 FLOOR = 70.0  # dB below the maximum that are shown
+BLOCK = 4096  # frames whose spectra are computed at once
 
 
 def spectrogram(samples: np.ndarray, rate: int) -> np.ndarray:
@@ -25,14 +26,18 @@ def spectrogram(samples: np.ndarray, rate: int) -> np.ndarray:
         samples: (num_samples,) audio.
         rate: samples per second.
     Returns:
-        (frequencies, frames) float; frame i is centred at i * SHIFT seconds.
+        (frequencies, frames) float32; frame i is centred at i * SHIFT seconds.
     """
-    width, step = int(WINDOW * rate), int(SHIFT * rate)
-    padded = np.pad(np.asarray(samples, dtype=np.float64), width // 2)
-    count = max(1, 1 + (len(padded) - width) // step)
-    frames = padded[np.arange(width)[None] + step * np.arange(count)[:, None]] * np.hanning(width)
-    power = np.abs(np.fft.rfft(frames, n=2 ** int(np.ceil(np.log2(width))))) ** 2
-    return 10 * np.log10(power + 1e-10).T
+    width = int(WINDOW * rate)
+    padded = np.pad(samples, (width // 2, width))
+    # The places are rounded one by one: SHIFT need not be a whole number of samples, and a rounded step would drift.
+    first = np.rint(np.arange(max(1, round(len(samples) / rate / SHIFT))) * SHIFT * rate).astype(np.int64)
+    out = []
+    for some in np.split(first, range(BLOCK, len(first), BLOCK)):
+        frames = padded[np.arange(width)[None] + some[:, None]] * np.hanning(width)
+        power = np.abs(np.fft.rfft(frames, n=2 ** int(np.ceil(np.log2(width))))) ** 2
+        out.append((10 * np.log10(power + 1e-10)).astype(np.float32))
+    return np.concatenate(out).T
 
 
 def plot_alignments(
@@ -51,18 +56,25 @@ def plot_alignments(
         samples, rate: audio of the utterance.
         rows: name of the alignment -> its tiers; boundaries of the first row are drawn through all rows.
         title: above the picture.
-        start, end: part of the utterance in seconds.
+        start, end: part of the utterance in seconds, the only one whose spectrum is computed.
+    Raises:
+        ConfigError: no such part.
     """
     from matplotlib.figure import Figure
 
-    end = len(samples) / rate if end is None else end
+    seconds = len(samples) / rate
+    end = seconds if end is None else min(end, seconds)
+    if not start < end:
+        raise ConfigError(f"{title}: nothing to draw from {start:g} to {end:g} s (--start, --end)")
     words = next((t.words for t in rows.values() if t.words), [])
     figure = Figure(
         figsize=(min(40.0, max(8.0, 5.0 * (end - start))), 3.0 + 0.5 * (len(rows) + 1)), layout="constrained"
     )
     heights = [5.0] + [1.0] * (len(rows) + 1)
     axes = figure.subplots(len(heights), 1, sharex=True, gridspec_kw={"height_ratios": heights})
-    image = spectrogram(samples, rate)
+    begin = int(start * rate)
+    image = spectrogram(samples[begin : max(int(end * rate), begin + 1)], rate)
+    left = begin / rate - SHIFT / 2  # of the column that is centred at the first sample
     axes[0].imshow(
         image,
         origin="lower",
@@ -70,7 +82,7 @@ def plot_alignments(
         cmap="gray_r",
         vmin=image.max() - FLOOR,
         vmax=image.max(),
-        extent=(0.0, image.shape[1] * SHIFT, 0.0, rate / 2000),
+        extent=(left, left + image.shape[1] * SHIFT, 0.0, rate / 2000),
     )
     axes[0].set_ylabel("kHz")
     axes[0].set_title(title)

@@ -9,7 +9,7 @@ import pytest
 
 from pipeline.artifacts.ali import Segment
 from pipeline.artifacts.corpus import load_cuts, save_data_dir
-from pipeline.base.errors import DataError
+from pipeline.base.errors import ConfigError, DataError
 from pipeline.tasks import plot_ali
 from pipeline.tasks.ali_score import Tiers
 from pipeline.tasks.plot_ali import SHIFT, plot_alignments, plot_utterances, spectrogram
@@ -30,6 +30,29 @@ def test_spectrogram_shows_a_tone_where_it_is() -> None:
     bins = np.linspace(0, RATE / 2, len(image))
     assert abs(bins[image[:, int(1.25 / SHIFT)].argmax()] - 1000) < 50
     assert image[:, int(0.5 / SHIFT)].max() < image[:, int(1.25 / SHIFT)].max() - 60
+
+
+@pytest.mark.parametrize("rate", [11025, 22050, 16000])
+def test_time_does_not_drift(rate, monkeypatch) -> None:
+    """5 ms are 55.125 samples at 11,025 Hz; a click behind 29 s is seen there, in whatever blocks it is computed."""
+    samples = np.zeros(30 * rate, dtype=np.float32)
+    samples[29 * rate] = 1.0
+    image = spectrogram(samples, rate)
+    assert image.shape[1] == 6000 and abs(image.sum(0).argmax() * SHIFT - 29.0) <= 0.01
+    monkeypatch.setattr(plot_ali, "BLOCK", 700)
+    assert np.array_equal(spectrogram(samples, rate), image)
+
+
+def test_only_the_part_that_is_drawn_is_computed(tmp_path: Path, monkeypatch) -> None:
+    rows = {"ours": Tiers([Segment("a", 1.0, 0.5)], [], 1.5)}
+    lengths: list[int] = []
+    monkeypatch.setattr(plot_ali, "spectrogram", lambda x, rate: lengths.append(len(x)) or spectrogram(x, rate))
+    plot_alignments(tmp_path / "a.png", tone(), RATE, rows, "u", 1.0, 1.25)
+    plot_alignments(tmp_path / "a.png", tone(), RATE, rows, "u", 1.0, 9.0)
+    assert lengths == [RATE // 4, RATE // 2]
+    for part in ((1.5, None), (1.0, 1.0), (1.2, 0.5)):
+        with pytest.raises(ConfigError, match="u: nothing to draw from .* s \\(--start, --end\\)"):
+            plot_alignments(tmp_path / "a.png", tone(), RATE, rows, "u", *part)
 
 
 def test_picture_is_written(tmp_path: Path) -> None:
