@@ -36,15 +36,17 @@ def token_lang(words: Iterable[str], tokens: Tokens, silence_prob: float = 0.5) 
     """
     words = list(dict.fromkeys(words))
     spelt = {word: tokens.encode_word(word) for word in words}
-    left_out = [word for word, ids in spelt.items() if UNK_ID in ids or not ids]
+    left_out = {word: ids for word, ids in spelt.items() if UNK_ID in ids or not ids}
     if len(left_out) == len(words):
-        raise DataError(f"none of the {len(words)} words can be spelt with the tokens, for example {left_out[:3]}")
+        raise DataError(
+            f"none of the {len(words)} words can be spelt with the tokens, for example {list(left_out)[:3]}"
+        )
     if left_out:
         logger.warning(
             "%d of %d words hold characters that no token has and were left out, for example %s",
             len(left_out),
             len(words),
-            ", ".join(left_out[:5]),
+            ", ".join(list(left_out)[:5]),
         )
     entries = [
         Pronunciation(word, tuple(phone_name(tokens.pieces[i]) for i in ids))
