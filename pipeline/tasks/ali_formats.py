@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -96,16 +97,18 @@ def write_ctm(path: str | Path, cuts: Iterable[TimedCut], tier: str) -> None:
 
 
 def read_ctm(path: str | Path) -> dict[str, list[Segment]]:
-    """Utterance -> segments; DataError with file and line for anything else."""
+    """Utterance -> segments; DataError with file and line for anything else but empty lines and comments (;;)."""
     out: dict[str, list[Segment]] = {}
     for line_no, line in read_lines(path):
         fields = line.split()
+        if not fields or line.startswith(";;"):
+            continue
         try:
             if len(fields) not in (5, 6):
                 raise ValueError
             start, duration = float(fields[2]), float(fields[3])
-            confidence = float(fields[5]) if len(fields) == 6 else None
-            if start < 0 or duration < 0:
+            confidence = float(fields[5]) if len(fields) == 6 and fields[5] != "NA" else None
+            if not (0 <= start < math.inf and 0 <= duration < math.inf):
                 raise ValueError
         except ValueError:
             raise DataError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import sys
 from array import array
@@ -32,6 +33,9 @@ SHOWN = {
     "silence_share",
 }
 REPORTED = SHOWN | {"within_10ms", "within_50ms", "start_within_20ms", "end_within_20ms", "word_within_20ms"}
+
+LONG, STRETCH = 3000, 1000  # symbols of a long utterance, and of what is matched at once
+NEAR = 0.05  # seconds
 
 logger = logging.getLogger("score_ali")
 
@@ -190,9 +194,45 @@ def _collect(
     """Adds an utterance's matched boundaries to `into` and yields the pairs (reference, ours)."""
     into.num_ref += len(ref)
     into.num_ours += len(ours)
-    pairs = [(ref[i], ours[j]) for i, j in matched([s.symbol for s in ref], [s.symbol for s in ours], also)]
+    pairs = [(ref[i], ours[j]) for i, j in paired(ref, ours, also)]
     into.add(np.array([h.start - r.start for r, h in pairs]), np.array([h.end - r.end for r, h in pairs]))
     yield from pairs
+
+
+def paired(
+    ref: Sequence[Segment], ours: Sequence[Segment], also: Callable[[str, str], bool] = lambda r, h: False
+) -> Iterator[tuple[int, int]]:
+    """Positions of symbols as ``matched`` finds them, in memory that does not grow with the square of the length: long
+    sequences are divided where three symbols in a row are the same on both sides at about the same time.
+    """
+    names = [[s.symbol for s in side] for side in (ref, ours)]
+    places = [(0, 0), (len(ref), len(ours))]
+    if names[0] != names[1] and max(map(len, names)) > LONG:
+        places[1:1] = _meetings(ref, ours)
+    for (a, c), (b, d) in itertools.pairwise(places):
+        yield from ((a + i, c + j) for i, j in matched(names[0][a:b], names[1][c:d], also))
+
+
+def _meetings(ref: Sequence[Segment], ours: Sequence[Segment]) -> Iterator[tuple[int, int]]:
+    """Positions of symbols on both sides before which they may be divided, about every STRETCH symbols; without any for
+    as many more, where times are the same.
+    """
+    starts = np.array([s.start for s in ours])
+    at = last = 0
+    while at + STRETCH < len(ref):
+        first, end = at + STRETCH, min(at + 2 * STRETCH, len(ref) - 1)
+        near = ((i, int(np.searchsorted(starts, ref[i].start - NEAR))) for i in range(first, end))
+        meeting = next(((i, k) for i, j in near for k in range(max(j, last, 1), j + 3) if _meet(ref, ours, i, k)), None)
+        at, last = meeting or (end, max(last, int(np.searchsorted(starts, ref[end].start))))
+        yield at, last
+
+
+def _meet(ref: Sequence[Segment], ours: Sequence[Segment], i: int, j: int) -> bool:
+    return (
+        j + 1 < len(ours)
+        and abs(ref[i].start - ours[j].start) <= NEAR
+        and all(ref[i + n].symbol == ours[j + n].symbol for n in (-1, 0, 1))
+    )
 
 
 def matched(

@@ -26,7 +26,7 @@ from pipeline.artifacts.lang import SILENCE
 from pipeline.artifacts.model_dir import load_hmm
 from pipeline.base.errors import DataError, MismatchError
 from pipeline.graph.options import AliScoreOptions
-from pipeline.tasks.ali_score import matched
+from pipeline.tasks.ali_score import paired
 from pipeline.tasks.respacing import respaced, starts_of
 from pipeline.tasks.tiers import Tiers, tiers_of
 
@@ -74,7 +74,7 @@ def differences(ours: Tiers, reference: Tiers, options: AliScoreOptions) -> Iter
         return hyp in options.match.get(ref, ())
 
     rows, columns = spoken(gold), spoken(mine)
-    for i, j in matched([gold[i].symbol for i in rows], [mine[j].symbol for j in columns], matches):
+    for i, j in paired([gold[i] for i in rows], [mine[j] for j in columns], matches):
         at, ref, hyp = columns[j], gold[rows[i]], ours.phones[columns[j]]
         yield Difference(_beside(ours.phones, at, -1), hyp.symbol, hyp.start - ref.start)
         yield Difference(hyp.symbol, _beside(ours.phones, at, 1), hyp.end - ref.end)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.artifacts.ali import Alignment, AliHeader, AliSet
+from pipeline.artifacts.ali import Alignment, AliHeader, AliSet, Segment
 from pipeline.artifacts.lang import make_lang
 from pipeline.artifacts.lexicon import Lexicon, Pronunciation
 from pipeline.artifacts.transitions import TransitionModel
@@ -155,7 +155,14 @@ def test_names_that_collide_are_refused(tmp_path: Path) -> None:
         write_textgrids(tmp_path, cuts)
 
 
-@pytest.mark.parametrize("line", ["u 1 0.0 0.1", "u 1 x 0.1 a", "u 1 -1 0.1 a", "u 1 0.0 0.1 a b"])
+def test_comments_and_unknown_confidences_of_ctm(tmp_path: Path) -> None:
+    (tmp_path / "a.ctm").write_text(';; CATEGORY "0"\nu A 0.0 0.1 a NA\n\nu A 0.1 0.2 b 0.5\n', encoding="utf-8")
+    assert read_ctm(tmp_path / "a.ctm") == {"u": [Segment("a", 0.0, 0.1), Segment("b", 0.1, 0.2, 0.5)]}
+
+
+@pytest.mark.parametrize(
+    "line", ["u 1 nan 0.1 a", "u 1 0.0 inf a", "u 1 0.0 0.1", "u 1 x 0.1 a", "u 1 -1 0.1 a", "u 1 0.0 0.1 a b"]
+)
 def test_broken_ctm_is_refused(tmp_path: Path, line: str) -> None:
     (tmp_path / "a.ctm").write_text(f"u 1 0.0 0.1 a\n{line}\n", encoding="utf-8")
     with pytest.raises(DataError, match="a.ctm:2: needs"):

@@ -8,7 +8,8 @@ import pytest
 from pipeline.artifacts.ali import Segment
 from pipeline.base.errors import MismatchError
 from pipeline.graph.options import AliScoreOptions
-from pipeline.tasks.ali_score import figures, phone_table, score_alignment
+from pipeline.tasks import ali_score
+from pipeline.tasks.ali_score import figures, matched, paired, phone_table, score_alignment
 from pipeline.tasks.tiers import Tiers
 
 OPTIONS = AliScoreOptions()
@@ -30,6 +31,53 @@ GOLD = tiers(
 
 def values(ours: dict, gold: dict, options: AliScoreOptions = OPTIONS) -> dict[str, float]:
     return {k: v["value"] for k, v in figures(score_alignment(ours, gold, options), options).items()}
+
+
+def spoken(rng: np.random.Generator, count: int) -> list[Segment]:
+    """Phones of 80 ms among eight."""
+    return [Segment(p, 0.08 * i, 0.08) for i, p in enumerate(rng.choice(list("abcdefgh"), count).tolist())]
+
+
+def recognised(rng: np.random.Generator, ref: list[Segment]) -> list[Segment]:
+    """The same up to 30 ms earlier or later, one in ten missing, another one in its place, or followed by one more."""
+    out = []
+    for s in ref:
+        moved = Segment(s.symbol, s.start + rng.uniform(-0.03, 0.03), 0.05)
+        kind = rng.random()
+        if kind > 0.1:
+            out.append(moved)
+        elif kind > 0.06:
+            out += [moved, Segment("x", moved.start + 0.05, 0.01)]
+        elif kind > 0.03:
+            out.append(Segment("y", moved.start, 0.05))
+    return out
+
+
+def test_long_utterances_are_matched_a_stretch_at_a_time(monkeypatch) -> None:
+    """As well as in one piece, and never more than some symbols side by side, also where the sides have nothing in
+    common and where one of them ends early.
+    """
+    rng = np.random.default_rng(1)
+    ref = spoken(rng, 900)
+    ours = recognised(rng, ref)
+    whole = matched([s.symbol for s in ref], [s.symbol for s in ours])
+    assert list(paired(ref, ours)) == whole
+    sizes: list[int] = []
+    monkeypatch.setattr(ali_score, "matched", lambda r, o, also: sizes.append(len(r) * len(o)) or matched(r, o, also))
+    monkeypatch.setattr(ali_score, "LONG", 100)
+    monkeypatch.setattr(ali_score, "STRETCH", 40)
+    found = list(paired(ref, ours))
+    assert len(found) >= 0.995 * len(whole) and len(set(found) ^ set(whole)) <= 0.01 * len(whole)
+    assert max(sizes) < 100 * 100 and sum(sizes) < 100 * 900
+    others = [Segment("z", s.start, s.duration) for s in ref]
+    sizes.clear()
+    assert list(paired(ref, others)) == [] and max(sizes) <= 81 * 81
+    short = ours[:300]
+    fewer = matched([s.symbol for s in ref], [s.symbol for s in short])
+    assert len(list(paired(ref, short))) == pytest.approx(len(fewer), abs=3)
+    pairs = list(paired(short, ref))
+    assert len(pairs) > 250 and all(short[i].symbol == ref[j].symbol for i, j in pairs)
+    assert list(paired([], ours)) == list(paired(ref, [])) == []
 
 
 def test_equal_alignments_have_no_error() -> None:

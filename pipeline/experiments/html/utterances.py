@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,13 +16,12 @@ from pipeline.artifacts.hyp import Hypothesis, load_hypotheses
 from pipeline.artifacts.lang import SILENCE
 from pipeline.base.spool import JsonSpool
 from pipeline.experiments.html.sources import Sources
-from pipeline.tasks.ali_score import GAP, matched
+from pipeline.tasks.ali_score import GAP, matched, paired
 from pipeline.tasks.tiers import AliTiers, Tiers, tiers_of
 
 logger = logging.getLogger(__name__)
 
 REFERENCE = "reference times"
-LONG, MATCHED_AT_ONCE = 3000, 60.0  # symbols; seconds
 TOLERANCE = (
     0.15  # seconds by which an alignment may be longer or shorter than its audio: windows at the end, lower frame rates
 )
@@ -191,23 +191,14 @@ def differences(ours: Sequence[Segment], reference: Sequence[Segment]) -> Differ
     mine = [i for i, s in enumerate(ours) if s.symbol != SILENCE]
     theirs = [s for s in reference if s.symbol != SILENCE]
     out = Difference([None] * len(ours), [None] * len(ours))
-    for i, j in _pairs(theirs, [ours[k] for k in mine]):
+    for i, j in paired(_folded(theirs), _folded([ours[k] for k in mine])):
         a, b = ours[mine[j]], theirs[i]
         out.starts[mine[j]], out.ends[mine[j]] = 1000 * (a.start - b.start), 1000 * (a.end - b.end)
     return out
 
 
-def _pairs(ref: Sequence[Segment], ours: Sequence[Segment]) -> Iterator[tuple[int, int]]:
-    """Positions of equal symbols; of long recordings each MATCHED_AT_ONCE seconds by themselves."""
-    names = [[s.symbol.casefold() for s in side] for side in (ref, ours)]
-    if names[0] == names[1] or max(map(len, names)) <= LONG:
-        yield from matched(names[0], names[1])
-        return
-    last = max(ref[-1].end, ours[-1].end)
-    edges = np.arange(0.0, last + MATCHED_AT_ONCE, MATCHED_AT_ONCE)
-    first = [np.searchsorted([s.start + s.duration / 2 for s in side], edges) for side in (ref, ours)]
-    for (a, b), (c, d) in zip(*(zip(f[:-1], f[1:]) for f in first)):
-        yield from ((int(a) + i, int(c) + j) for i, j in matched(names[0][a:b], names[1][c:d]))
+def _folded(segments: Sequence[Segment]) -> list[Segment]:
+    return [replace(s, symbol=s.symbol.casefold()) for s in segments]
 
 
 class Word(NamedTuple):
