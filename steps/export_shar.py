@@ -19,7 +19,8 @@ from pipeline.feats.options import SharOptions
 def main(data: Path, out: Path, config: SharOptions, overwrite: bool) -> None:
     """Writes cuts and features of DATA into OUT/shar, shards that are read from the front to the back.
 
-    For object stores and slow shared disks. Whatever takes a data directory with features takes OUT as well;
+    For object stores and slow shared disks. Whatever takes a data directory with features takes OUT as well, but for
+    steps that write some of its utterances with their features (select_data.py, pseudo_label.py);
     steps/import_shar.py unpacks it onto the disk of a machine that trains; lhotse reads it by CutSet.from_shar.
     """
 

@@ -347,6 +347,11 @@ def validate_data_dir(data_dir: str | Path, decode: bool = False, final_dir: Pat
     return DataFacts(num_utterances=count, num_speakers=len(speakers), seconds=seconds, sampling_rate=rate)
 
 
+def without_features(entry: dict[str, Any]) -> dict[str, Any]:
+    """A cut as it stands in cuts.jsonl.gz of a directory that has no features, or others."""
+    return {name: value for name, value in entry.items() if name != "features"}
+
+
 def cut_entry(cut: MonoCut) -> dict[str, Any]:
     """The JSON object of a cut, as it stands in cuts.jsonl.gz."""
     entry: dict[str, Any] = cut.to_dict()

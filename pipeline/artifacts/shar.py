@@ -50,6 +50,12 @@ def is_shar(data_dir: Path) -> bool:
     return (data_dir / FACTS).is_file()
 
 
+def check_unpacked(data_dir: Path) -> None:
+    """DataError for a directory of shards, whose features no other directory can name."""
+    if is_shar(data_dir):
+        raise DataError(f"{data_dir}: is in shards; steps/import_shar.py unpacks it")
+
+
 def shard_files(data_dir: Path) -> list[tuple[Path, Path]]:
     """(cuts, features) of all shards of a directory; DataError if one is missing."""
     stated = read_record(data_dir / FACTS, SharFacts)

@@ -12,7 +12,7 @@ import numpy as np
 from pipeline.artifacts.corpus import as_cut, iter_cuts, save_data_dir
 from pipeline.artifacts.features import FeatLoadOptions, FeatureFacts
 from pipeline.artifacts.index import load_index
-from pipeline.artifacts.shar import FACTS, SHARDS, SharFacts, is_shar
+from pipeline.artifacts.shar import FACTS, SHARDS, SharFacts, check_unpacked, is_shar
 from pipeline.base.errors import DataError
 from pipeline.base.files import write_json
 from pipeline.base.log import progress_of
@@ -38,8 +38,7 @@ def export_shar(data_dir: Path, out_dir: Path, options: SharOptions) -> dict[str
 
     import pipeline.feats.storage  # noqa: F401  lhotse reads frames by what is registered there
 
-    if is_shar(data_dir):
-        raise DataError(f"{data_dir}: is in shards already; steps/import_shar.py unpacks it")
+    check_unpacked(data_dir)
     facts, index = FeatureFacts.load(data_dir), load_index(data_dir)
     index.check_features()
     (out_dir / SHARDS).mkdir(exist_ok=True)

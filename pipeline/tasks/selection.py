@@ -16,6 +16,7 @@ from pipeline.artifacts.corpus import iter_cuts, save_data_dir
 from pipeline.artifacts.features import FEATURES_JSON, FeatLoadOptions, FeatureFacts, FeatureKind
 from pipeline.artifacts.index import load_index
 from pipeline.artifacts.model_meta import META, model_kind
+from pipeline.artifacts.shar import check_unpacked
 from pipeline.base.errors import ConfigError, DataError
 from pipeline.base.log import progress_of
 from pipeline.feats.cmvn import CMVN_JSON
@@ -40,10 +41,12 @@ def select_data(data: Path, model: Path, target: Path | None, out: Path, options
     Returns:
         facts for the stamp: utterances and hours that were chosen, and their mean similarity to the target.
     Raises:
-        ConfigError: a target where none is asked for, or the other way round. DataError: a model without an encoder.
+        ConfigError: a target where none is asked for, or the other way round. DataError: a model without an encoder, or
+            data in shards.
     """
     if (target is not None) != (options.by == "nearest"):
         raise ConfigError("--by nearest needs a --target, and nothing else does")
+    check_unpacked(data)
     index = load_index(data)
     vectors = embeddings(data, model, options)
     centre = vectors.mean(0)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.artifacts.arpa import read_sentences
-from pipeline.artifacts.corpus import as_cut, iter_cuts, save_data_dir
+from pipeline.artifacts.corpus import iter_cuts, save_data_dir, without_features
 from pipeline.artifacts.index import load_index
 from pipeline.base.errors import DataError
 from pipeline.base.files import atomic_write, read_lines
@@ -24,7 +24,8 @@ SLACK = 2.0  # a part may have this much more or less than its share
 
 
 def split_corpus(data: Sequence[Path], out: Path, options: SplitOptions) -> dict[str, Any]:
-    """Writes the data directories out/train, out/dev and out/test; the latter two not for a handful of utterances.
+    """Writes the data directories out/train, out/dev and out/test, without features; the latter two not for a handful
+    of utterances.
 
     Args:
         data: data directories, which are split as one.
@@ -46,7 +47,7 @@ def split_corpus(data: Sequence[Path], out: Path, options: SplitOptions) -> dict
     for part in PARTS:
         if parts[part]:
             cuts = (cut for each in data for _, cut in iter_cuts(each) if part_of[cut["id"]] == part)
-            save_data_dir(out / part, map(as_cut, cuts))
+            save_data_dir(out / part, map(without_features, cuts))
             hours = sum(seconds[utt] for utt in parts[part]) / 3600
             facts[part] = {"utterances": len(parts[part]), "hours": round(hours, 4)}
     told = ", ".join(f"{part} {facts[part]['hours']:.2f} h" for part in PARTS if part in facts)
@@ -70,7 +71,7 @@ def hold_out_words(data: Path, text: Path, lexicon: Path, out: Path, options: Ho
     if not held_out:
         raise DataError(f"{data}: no word of at most {options.most} utterances, of which a share could be held out")
     left = (cut for _, cut in iter_cuts(data) if held_out.isdisjoint(cut["supervisions"][0]["text"].split()))
-    utterances = save_data_dir(out / "data", map(as_cut, left))
+    utterances = save_data_dir(out / "data", map(without_features, left))
     sentences = [" ".join(words) for words in read_sentences(text) if held_out.isdisjoint(words)]
     entries = [line for _, line in read_lines(lexicon) if line.strip() and line.split()[0] not in held_out]
     for name, lines in (("text", sentences), ("lexicon", entries), ("held_out", sorted(held_out))):

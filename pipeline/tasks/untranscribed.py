@@ -8,10 +8,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from pipeline.artifacts.corpus import iter_cuts, save_data_dir
+from pipeline.artifacts.corpus import iter_cuts, save_data_dir, without_features
 from pipeline.artifacts.cut_checks import UNTRANSCRIBED
 from pipeline.artifacts.hyp import Hypothesis, load_hypotheses
 from pipeline.artifacts.index import load_index
+from pipeline.artifacts.shar import check_unpacked
 from pipeline.base.errors import ConfigError, DataError, MismatchError
 from pipeline.tasks.selection import write_part
 from pipeline.tasks.train_options import LabelledOptions, PseudoOptions
@@ -59,7 +60,7 @@ def choose_speakers(speakers: Sequence[str], options: LabelledOptions) -> set[st
 
 def _plain(cut: dict[str, Any], labelled: bool) -> dict[str, Any]:
     """The cut without features; without what was said either, unless it is labelled."""
-    plain = {name: value for name, value in cut.items() if name != "features"}
+    plain = without_features(cut)
     if not labelled:
         (supervision,) = cut["supervisions"]
         kept = {name: value for name, value in supervision.items() if name not in ("text", "alignment")}
@@ -77,8 +78,9 @@ def transcribe(data: Path, decoded: Path, out: Path, options: PseudoOptions) -> 
     Returns:
         facts for the stamp.
     Raises:
-        DataError: no utterance is left. ConfigError: a least confidence, but none in `decoded`.
+        DataError: no utterance is left, or `data` is in shards. ConfigError: a least confidence, but none in `decoded`.
     """
+    check_unpacked(data)
     heard = {hyp.cut_id: hyp for hyp in load_hypotheses(decoded)}
     check_heard(load_index(data), heard, decoded)
     counts = {"utterances": 0, "empty": 0, "doubtful": 0}

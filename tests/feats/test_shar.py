@@ -19,6 +19,7 @@ from pipeline.artifacts.arpa import read_sentences
 from pipeline.artifacts.audio_id import audio_files
 from pipeline.artifacts.corpus import iter_cuts, validate_data_dir
 from pipeline.artifacts.features import FeatLoadOptions
+from pipeline.artifacts.index import NO_FEATURES, load_index
 from pipeline.artifacts.shar import FACTS, arrays_of
 from pipeline.base.errors import DataError
 from pipeline.feats import frames as frames_module
@@ -28,6 +29,10 @@ from pipeline.feats.frame_file import FrameFile
 from pipeline.feats.frames import Spans
 from pipeline.feats.options import FeatureOptions, SharOptions
 from pipeline.feats.shar import export_shar, import_shar
+from pipeline.tasks.selection import select_data
+from pipeline.tasks.split import split_corpus
+from pipeline.tasks.train_options import PseudoOptions, SelectOptions, SplitOptions
+from pipeline.tasks.untranscribed import transcribe
 from tests.feats.test_feats import make_data
 
 
@@ -136,7 +141,7 @@ def test_their_cuts_are_those_of_a_data_directory(exported, tmp_path):
     assert every == [(line, cut["id"]) for line, cut in iter_cuts(data)] and len(every) == 4
     assert [cut["id"] for _, cut in iter_cuts(shar, lines=range(3, 5))] == [name for _, name in every[2:]]
     (tmp_path / "twice").mkdir()
-    with pytest.raises(DataError, match="is in shards already"):
+    with pytest.raises(DataError, match="is in shards; steps/import_shar.py unpacks it"):
         export_shar(shar, tmp_path / "twice", SharOptions())
 
 
@@ -252,6 +257,20 @@ def test_shards_that_are_not_those_stated(shar, tmp_path):
     cuts.write_bytes(cuts.read_bytes()[:-20])
     with pytest.raises(DataError, match=r"cuts\.000001\.jsonl\.gz:\d: truncated or damaged"):
         opened(shar)
+
+
+def test_parts_of_shards_have_no_features_or_are_refused(shar, tmp_path):
+    """No other directory can name features that lie in shards, which would show when that one is read."""
+    split_corpus([shar], tmp_path / "split", SplitOptions(folds=3))
+    for part in ("train", "dev", "test"):
+        index = load_index(tmp_path / "split" / part)
+        assert len(index) and (index.num_frames == NO_FEATURES).all()
+    for refused in (
+        lambda: select_data(shar, tmp_path / "model", None, tmp_path / "a", SelectOptions(by="diverse")),
+        lambda: transcribe(shar, tmp_path / "decoded", tmp_path / "b", PseudoOptions()),
+    ):
+        with pytest.raises(DataError, match="is in shards; steps/import_shar.py unpacks it"):
+            refused()
 
 
 def test_the_steps(exported, tmp_path, run_script):
