@@ -193,7 +193,7 @@ def _paths(
     data = Dataset.open(data_dir, model.feat_options, cache_mib=0)
     texts = _Texts(data, lang)
     if part.number == 0:
-        texts.tell_unknown()
+        texts.check()
     on_demand = _on_demand(model, options)
     size, most = (ON_DEMAND_FRAMES, len(data)) if on_demand else (options.batch_frames, MAX_BATCH)
     windows = data.pieces(max(WINDOW_FRAMES, size))
@@ -217,9 +217,13 @@ class _Texts:
     def __init__(self, data: Dataset, lang: Lang) -> None:
         self.data, self.lang = data, lang
 
-    def tell_unknown(self) -> None:
-        """Tells which words of the data the unknown word of the lang stands for."""
+    def check(self) -> None:
+        """Tells which words of the data the unknown word of the lang stands for; without one, a word outside the
+        lexicon is a DataError now rather than after hours.
+        """
         if self.lang.oov_word is None:
+            for n in range(len(self.data)):
+                self.words(n)
             return
         unknown = UnknownWords(self.lang.lexicon.by_word, f"the lexicon, {self.lang.oov_word} stands for them")
         for n in range(len(self.data)):

@@ -92,6 +92,23 @@ def test_quality_is_the_same_in_stretches(trained, tmp_path, monkeypatch):
             assert a[0] == b[0] and a[1:] == pytest.approx(b[1:], abs=1e-4)
 
 
+def test_a_word_outside_the_lexicon_is_told_before_there_is_work(trained, tmp_path, monkeypatch):
+    import gzip
+    import json
+    import shutil
+
+    shutil.copytree(trained / "data", tmp_path / "data")
+    path = tmp_path / "data" / "cuts.jsonl.gz"
+    cuts = [json.loads(line) for line in gzip.open(path, "rt")]
+    cuts[-1]["supervisions"][0]["text"] += " unheard"
+    with gzip.open(path, "wt") as f:
+        f.writelines(json.dumps(c) + "\n" for c in cuts)
+    model = load_scorer(trained / "mono")
+    monkeypatch.setattr(model, "on_demand", lambda *args: pytest.fail("an utterance was scored"))
+    with pytest.raises(DataError, match=r"cuts.jsonl.gz:30: .*word 'unheard' is not in the lexicon"):
+        align(model, LANG, tmp_path / "data", tmp_path / "ali", AlignOptions(), "mono")
+
+
 def test_a_narrow_beam_is_never_better(trained, tmp_path):
     narrow, wide = run(trained, tmp_path / "narrow", beam=1e-4), run(trained, tmp_path / "wide")
     assert wide.num_retried == 0 and not narrow.failed
