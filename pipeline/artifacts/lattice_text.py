@@ -54,7 +54,7 @@ def slf_lines(
     yield f"lmscale={lm_weight:g}\twdpenalty={-word_penalty * lm_weight:g}"
     yield f"N={plain.num_states}\tL={plain.num_arcs}"
     for state, frame in enumerate(plain.frame.tolist()):
-        yield f"I={state}\tt={frame * frame_shift:.2f}"
+        yield f"I={state}\tt={frame * frame_shift:.4f}"
     columns = (plain.src, plain.dst, plain.label, plain.acoustic, plain.graph)
     for arc, (src, dst, word, acoustic, graph) in enumerate(zip(*(c.tolist() for c in columns))):
         name = words[word] if word else "!NULL"

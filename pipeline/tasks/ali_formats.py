@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline.artifacts.ali import AliSet, Segment
 from pipeline.artifacts.lang import SILENCE
@@ -15,8 +15,13 @@ from pipeline.base.errors import DataError
 from pipeline.base.files import FileNames, atomic_write, read_lines, write_jsonl
 from pipeline.base.spool import JsonSpool
 
+if TYPE_CHECKING:
+    from praatio.textgrid import Textgrid
+
 logger = logging.getLogger(__name__)
 
+# Tier whose text is the id, where the file's name is not; what pages of steps/report.py save has it.
+ID_TIER = "utterance-id"
 OVERLAP = 0.001  # seconds that symbols of a tier may overlap by, from rounding
 
 
@@ -121,7 +126,8 @@ def read_ctm(path: str | Path) -> dict[str, list[Segment]]:
 def write_textgrids(directory: str | Path, cuts: Iterable[TimedCut]) -> list[Path]:
     """One TextGrid per utterance with the tiers words and phones; both cover the utterance without gaps.
 
-    Silence is SIL among the phones and an empty interval among the words.
+    Silence is SIL among the phones and an empty interval among the words. A tier utterance-id has ids that no file can
+    be called by.
     """
     from praatio import textgrid
 
@@ -134,6 +140,7 @@ def write_textgrids(directory: str | Path, cuts: Iterable[TimedCut]) -> list[Pat
         for tier, filler in (("words", ""), ("phones", SILENCE)):
             intervals = [(b, e, label) for b, e, label in _contiguous(getattr(cut, tier), cut.duration, filler)]
             grid.addTier(textgrid.IntervalTier(tier, intervals, 0.0, cut.duration))
+        _tell_name(grid, cut.cut_id, file, cut.duration)
         out.append(d / file)
         grid.save(str(out[-1]), format="long_textgrid", includeBlankSpaces=True)
     return out
@@ -182,6 +189,7 @@ def write_recording_textgrids(directory: str | Path, cuts: Iterable[TimedCut]) -
                 shown = f"{name} - {tier}" if name and len(rows) > 1 else tier
                 intervals = list(_contiguous(segments, seconds, ""))
                 grid.addTier(textgrid.IntervalTier(shown, intervals, 0.0, seconds))
+        _tell_name(grid, recording, file, seconds)
         out.append(Path(directory) / file)
         grid.save(str(out[-1]), format="long_textgrid", includeBlankSpaces=True)
     if overlapping:
@@ -190,6 +198,14 @@ def write_recording_textgrids(directory: str | Path, cuts: Iterable[TimedCut]) -
             *(len(overlapping), len(recordings), ", ".join(overlapping)),
         )
     return out
+
+
+def _tell_name(grid: Textgrid, name: str, file: str, seconds: float) -> None:
+    """Adds the tier of the id where the file has another name, as for ids with slashes."""
+    from praatio import textgrid
+
+    if file != f"{name}.TextGrid":
+        grid.addTier(textgrid.IntervalTier(ID_TIER, [(0.0, seconds, name)], 0.0, seconds))
 
 
 def _rows(

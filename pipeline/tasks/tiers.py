@@ -19,15 +19,12 @@ from pipeline.corpora.folder import id_of
 from pipeline.corpora.label_files import read_labels
 from pipeline.corpora.text_files import whole_text
 from pipeline.corpora.textgrid import interval_tiers
-from pipeline.tasks.ali_formats import OVERLAP, read_ctm
+from pipeline.tasks.ali_formats import ID_TIER, OVERLAP, read_ctm
 
 LABELS = {".textgrid": "TextGrid", ".ctm": "CTM", ".phn": "labels in samples", ".wrd": "labels in samples"}
 _PHONES = re.compile(r"(^|.*[\W_])(phones?|phonemes?|phon|phn|segments?|mau)", re.IGNORECASE)
 _WORDS = re.compile(r"(^|.*[\W_])(words?|wrd|ort(hography)?)", re.IGNORECASE)
 _SILENT = {"", "sil", "sp", "<sil>", "<eps>", "<p:>", "h#", "#h", "pau", "epi", "_"}
-ID_TIER = (
-    "utterance-id"  # whose text is the id, where the file's name is not; what pages of steps/report.py save has it
-)
 
 
 @dataclass(frozen=True)

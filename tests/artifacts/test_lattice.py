@@ -192,6 +192,8 @@ def test_htk_s_format(tmp_path) -> None:
     assert head["lmscale"] == "10" and head["wdpenalty"] == "-5" and (head["N"], head["L"]) == ("6", "6")
     fields = [dict(x.split("=") for x in line.split("\t")) for line in lines[4:]]
     assert [float(f["t"]) for f in fields[:6]] == [0.0, 0.0, 0.01, 0.01, 0.02, 0.02]
+    fine = [line.partition("t=")[2] for line in slf_lines("u1", example(), WORDS, 0.0025, 10.0, 0.5) if "\tt=" in line]
+    assert [float(t) for t in fine] == [0.0, 0.0, 0.0025, 0.0025, 0.005, 0.005]
     arcs = [(int(f["S"]), int(f["E"]), f["W"].replace("!NULL", ""), float(f["a"]), float(f["l"])) for f in fields[6:]]
     assert {(" ".join(w.split()), a, g) for w, a, g in totals(arcs, 5)} == PATHS
     write_slf(tmp_path, [("a/1", example())], WORDS, 0.01, 10.0, 0.5)

@@ -10,7 +10,7 @@ from pipeline.artifacts.ali import Segment
 from pipeline.base.errors import DataError, MismatchError
 from pipeline.base.files import read_json
 from pipeline.graph.options import AliScoreOptions
-from pipeline.tasks.ali_formats import TimedCut, write_ctm, write_recording_textgrids, write_textgrids
+from pipeline.tasks.ali_formats import ID_TIER, TimedCut, write_ctm, write_recording_textgrids, write_textgrids
 from pipeline.tasks.ali_score import score_directory
 from pipeline.tasks.tiers import LabelTiers, tiers_of
 
@@ -107,6 +107,14 @@ def test_tiers_of_one_recording_may_overlap(tmp_path):
         assert scored[metric]["value"] == pytest.approx(30.0, abs=0.1)
         assert scored[metric]["counts"]["matched"] == matched
     assert scored["silence_share"]["value"] == pytest.approx(100 * (1 - 1.5 / 4))
+
+
+@pytest.mark.parametrize("writer", [write_textgrids, write_recording_textgrids])
+def test_ids_that_files_cannot_be_called_by_come_back(writer, tmp_path):
+    writer(tmp_path, [cut("ann/1"), cut("u1")])
+    found = tiers_of(tmp_path)
+    assert sorted(found) == ["ann/1", "u1"] and found["ann/1"] == found["u1"]
+    assert (tmp_path / "ann_1.TextGrid").is_file() and ID_TIER not in (tmp_path / "u1.TextGrid").read_text()
 
 
 def test_an_error_in_a_tier_is_one_beside_others_too(tmp_path):
