@@ -172,7 +172,7 @@ class Tokens:
 
 def _read_table(path: Path) -> list[str]:
     """Pieces of a tokens.txt without the special ones."""
-    pieces: list[str] = []
+    pieces: dict[str, None] = {}  # in order
     for line_no, line in read_lines(path):
         fields = line.split()
         if len(fields) != 2 or fields[1] != str(len(pieces)):
@@ -181,10 +181,10 @@ def _read_table(path: Path) -> list[str]:
             raise DataError(f"{path}:{line_no}: token {len(pieces)} must be {SPECIAL[len(pieces)]}, not {fields[0]!r}")
         if fields[0] in pieces:
             raise DataError(f"{path}:{line_no}: token {fields[0]!r} stands twice")
-        pieces.append(fields[0])
+        pieces[fields[0]] = None
     if len(pieces) <= len(SPECIAL):
         raise DataError(f"{path}: holds no tokens beside the special ones")
-    return pieces[len(SPECIAL) :]
+    return list(pieces)[len(SPECIAL) :]
 
 
 def train_tokens(sentences: Iterable[Sequence[str]], options: TokenOptions) -> Tokens:
