@@ -39,6 +39,7 @@ def main(lexicon: Path, out: Path, tokens: Path | None, config: LangOptions, ove
 
         form = "kaldi_probs" if config.probs else config.lexicon_format
         if tokens is not None:
+            config.check_tokens()
             lang = token_lang(read_words(lexicon, form), Tokens.load(tokens), config.silence_prob)
         else:
             if config.unit == "grapheme":

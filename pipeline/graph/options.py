@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field, field_validator, model_validator
@@ -9,7 +10,8 @@ from pydantic.config import JsonDict
 from pydantic.dataclasses import dataclass
 
 from pipeline.artifacts.lexicon_formats import LexiconOptions
-from pipeline.base.option_values import Device
+from pipeline.base.errors import ConfigError
+from pipeline.base.option_values import Device, load_options
 
 _STRICT = ConfigDict(extra="forbid")
 _NO_STAMP: JsonDict = {"stamp": False}
@@ -58,10 +60,21 @@ class LangOptions(LexiconOptions):
     )
 
     @model_validator(mode="after")
-    def _one_state_of_blank(self) -> LangOptions:
+    def _have_an_effect(self) -> LangOptions:
         if self.blank and self.silence_states != 1:
             raise ValueError("--blank is one state: it needs --silence-states 1")
+        if self.drop and self.unit != "grapheme":
+            raise ValueError("--drop leaves characters out of graphemes: it needs --unit grapheme")
         return self
+
+    def check_tokens(self) -> None:
+        """ConfigError for options that have no effect on a lang of tokens, whose spellings and states are given."""
+        read = ("lexicon_format", "probs", "silence_prob")
+        plain = load_options(LangOptions, None, {})
+        given = [f.name for f in fields(self) if f.name not in read and getattr(self, f.name) != getattr(plain, f.name)]
+        if given:
+            option = "no-stress" if given[0] == "stress" else given[0].replace("_", "-")
+            raise ConfigError(f"--tokens spells the words, one state each: --{option} has no effect there")
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -78,6 +91,14 @@ class LmOptions:
     prune: float = Field(
         default=0.0, ge=0, description="Order 2 and more: relative-entropy threshold of Stolcke pruning, e.g. 1e-7."
     )
+
+    @model_validator(mode="after")
+    def _have_an_effect(self) -> LmOptions:
+        if self.order == 1 and (self.prune or any(self.min_counts)):
+            raise ValueError("--prune and --min-counts are for --order 2 and more")
+        if self.order > 1 and self.add:
+            raise ValueError("--add is for --order 1")
+        return self
 
 
 @dataclass(frozen=True, config=_STRICT)
