@@ -63,7 +63,7 @@ class FrameScores:
     @torch.no_grad()
     def scores(self, begin: int, end: int) -> torch.Tensor:
         """(end - begin, P) natural-log scores of frames begin..end."""
-        assert 0 <= begin < end <= self.num_frames, (begin, end, self.num_frames)
+        assert 0 <= begin <= end <= self.num_frames, (begin, end, self.num_frames)
         return self._scores(begin, end)
 
     @torch.no_grad()
