@@ -41,7 +41,7 @@ FRAMES = "feats.bin"
 # Of a part: cuts with features whose frames are counted from the part's own, and the sums of each cut's frames.
 _CUTS, _SUMS = "cuts.jsonl", "sums.bin"
 LONG_SECONDS = 600.0  # of audio whose features are computed at once
-AT_ONCE = 16  # utterances that the threads share
+AT_ONCE, SECONDS_AT_ONCE = 16, 3600.0  # utterances that the threads share, at most, and their audio, or one
 CHUNK_FRAMES = 12_000  # of longer audio
 _COPIED = 16 << 20  # bytes at once
 
@@ -189,13 +189,27 @@ def _computed(
     import torch
 
     with _workers() as pool, progress_of(len(cuts), "features") as done:
-        for start in range(0, len(cuts), AT_ONCE):
-            some = [as_cut(cuts[i]) for i in range(start, min(start + AT_ONCE, len(cuts)))]
+        for some in _some_at_once(cuts):
             for cut, feats in zip(some, pool.map(lambda cut: _extract(cut, extractor, options), some)):
                 shift = true_shift(options, cut.sampling_rate)
                 cut = _with_features(cut, extractor, shift, feats.shape, writer.write(cut.id, feats))
                 yield cut_entry(cut), frame_sums(torch.from_numpy(feats))
                 done(1)
+
+
+def _some_at_once(cuts: CutSpool) -> Iterator[list[MonoCut]]:
+    """The cuts in order; samples and features of an hour take half a gigabyte, and every thread may have one."""
+    some: list[MonoCut] = []
+    seconds = 0.0
+    for i in range(len(cuts)):
+        cut = as_cut(cuts[i])
+        if some and (len(some) == AT_ONCE or seconds + cut.duration > SECONDS_AT_ONCE):
+            yield some
+            some, seconds = [], 0.0
+        some.append(cut)
+        seconds += cut.duration
+    if some:
+        yield some
 
 
 def _finish(

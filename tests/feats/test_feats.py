@@ -13,7 +13,7 @@ import pytest
 import soundfile
 import torch
 
-from pipeline.artifacts.corpus import audio_recording, load_cuts, save_data_dir, utterance
+from pipeline.artifacts.corpus import audio_recording, checked_cuts, iter_cuts, load_cuts, save_data_dir, utterance
 from pipeline.artifacts.features import FeatLoadOptions, FeatureFacts
 from pipeline.base.errors import DataError, MismatchError
 from pipeline.base.files import read_json, read_jsonl, write_json, write_jsonl
@@ -411,6 +411,26 @@ def test_step_runs_once_and_validates(data_dir, tmp_path, run_script):
     assert checked.returncode == 0 and "261 frames of 40 fbank" in checked.stdout
     (tmp_path / "out" / "feats.bin").write_bytes(b"")
     assert run_script(sys.executable, ROOT / "utils" / "validate_data.py", tmp_path / "out").returncode == 2
+
+
+def test_threads_share_so_much_audio_at_most(tmp_path, monkeypatch):
+    """The features are the same however many utterances are computed at once."""
+    from pipeline.feats import compute
+
+    data = make_data(tmp_path)
+    seconds = [cut["duration"] for _, cut in iter_cuts(data)]
+    found = {}
+    for limit, groups in ((3600.0, [4]), (max(seconds), None), (0.1, [1, 1, 1, 1])):
+        monkeypatch.setattr(compute, "SECONDS_AT_ONCE", limit)
+        with checked_cuts(data, tmp_path) as cuts:
+            sizes = [[cut.duration for cut in some] for some in compute._some_at_once(cuts)]
+        assert sum(sizes, []) == seconds and all(len(s) == 1 or sum(s) <= limit for s in sizes)
+        assert groups is None or [len(s) for s in sizes] == groups
+        out = tmp_path / f"feats{limit}"
+        out.mkdir()
+        compute_feats(data, out, out, FeatureOptions())
+        found[limit] = (out / "feats.bin").read_bytes()
+    assert len(set(found.values())) == 1
 
 
 @pytest.mark.parametrize("kind", ["mfcc", "fbank"])
