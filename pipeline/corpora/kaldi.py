@@ -102,8 +102,13 @@ class _Reader:
                 raise DataError(f"{where}: needs 'recording file channel', found {rest!r} behind {reco!r}")
             yield reco, (fields[0], channel_number(fields[1], where))
 
-    def audio(self, reco: str, where: str, entry: list[str] | None) -> SourceAudio:
-        """Audio of a recording; DataError says why it has none."""
+    def audio(self, reco: str, where: str, entry: list[str] | None, own: bool) -> SourceAudio:
+        """Audio of a recording; DataError says why it has none.
+
+        Args:
+            own: the entry is that of the recording, not of a file with several. Then sph2pipe -c or the like may have
+                taken its channel out of the file already.
+        """
         channel = None
         if entry is None:
             raise DataError(f"{where}: recording {reco!r} is not in {WAV_SCP}")
@@ -113,7 +118,7 @@ class _Reader:
         if file.endswith("|"):
             if not self.options.allow_commands:
                 raise DataError(f"{place}: {reco!r} is a command, {file!r}; --allow-commands runs it")
-            return SourceAudio(reco, command=file, channel=channel)
+            return SourceAudio(reco, command=file, channel=channel, maybe_alone=own)
         if not file or file == "-" or file.startswith("|"):
             raise DataError(f"{place}: {reco!r} has no audio file, but {file!r}")
         path = self.places.find(file)
@@ -121,12 +126,12 @@ class _Reader:
             if _ARCHIVE.fullmatch(file):
                 raise DataError(f"{place}: {file} is a place in an archive; write its recordings to files of their own")
             raise DataError(f"{place}: {self.places.missing(file)}")
-        return SourceAudio(reco, path=path, channel=channel)
+        return SourceAudio(reco, path=path, channel=channel, maybe_alone=own)
 
     def recordings(self) -> Iterator[SourceUtterance]:
         """An utterance for each line of wav.scp."""
         for where, reco, rest in self.once(WAV_SCP):
-            yield from self._utterance(reco, reco, where, [where, rest], 0.0, None)
+            yield from self._utterance(reco, reco, where, [where, rest], True, 0.0, None)
 
     def segments(self) -> Iterator[SourceUtterance]:
         """An utterance for each line of segments."""
@@ -136,16 +141,16 @@ class _Reader:
                 reco, start, end = segment_fields(rest, where)
                 # With reco2file_and_channel wav.scp may be by file instead of by recording.
                 name = reco if reco in scp or reco not in self.channels else self.channels[reco][0]
-                yield from self._utterance(utt_id, reco, where, scp.get(name), start, end)
+                yield from self._utterance(utt_id, reco, where, scp.get(name), name == reco, start, end)
 
     def _utterance(
-        self, utt_id: str, reco: str, where: str, entry: list[str] | None, start: float, end: float | None
+        self, utt_id: str, reco: str, where: str, entry: list[str] | None, own: bool, start: float, end: float | None
     ) -> Iterator[SourceUtterance]:
         if utt_id not in self.texts:
             self.out.add(utt_id, "no transcript", f"{where}: {utt_id!r} has no line in {self.source / 'text'}")
             return
         try:
-            audio = self.audio(reco, where, entry)
+            audio = self.audio(reco, where, entry, own)
         except DataError as err:
             self.out.add(utt_id, "no audio", str(err))
             return

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pipeline.base.log import progress
 from pipeline.base.spool import JsonSpool
-from pipeline.corpora.audio import AudioFacts, AudioProblem, choose_channel, look, run_command, store
+from pipeline.corpora.audio import AudioFacts, AudioProblem, Channel, choose_channel, look, run_command, store
 from pipeline.corpora.options import ImportOptions
 from pipeline.corpora.source import SourceAudio, SourceUtterance, Unique
 
@@ -64,12 +64,17 @@ class Recordings:
             return entry
         try:
             facts = look(audio.path)
-            entry |= {"facts": asdict(facts), "channel": choose_channel(facts, audio.channel, self._options.channel)}
+            entry |= {"facts": asdict(facts), "channel": self._channel(audio, facts)}
             _check_account(audio, facts)
         except AudioProblem as err:
             return {"problem": [err.kind, str(err)]}
         self._rates[facts.rate] += 1
         return entry
+
+    def _channel(self, audio: SourceAudio, facts: AudioFacts) -> Channel:
+        if audio.maybe_alone and audio.channel is not None and facts.channels == 1:
+            return 0
+        return choose_channel(facts, audio.channel, self._options.channel)
 
     def problem(self, audio: SourceAudio) -> list[str] | None:
         """[kind, words] of what speaks against a recording; None where nothing does."""
@@ -113,7 +118,7 @@ class Recordings:
         try:
             if audio.command:
                 facts = run_command(audio.command, printed)
-                channel = choose_channel(facts, audio.channel, self._options.channel)
+                channel = self._channel(audio, facts)
             else:
                 facts, channel = AudioFacts(**entry["facts"]), entry["channel"]
             final = self._final_dir / relative

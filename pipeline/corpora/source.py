@@ -30,6 +30,7 @@ class SourceAudio:
         path: file; "" where there is a command.
         command: command line that writes audio to its standard output, as Kaldi's pipes do; "" where there is a file.
         channel: from 0; None where the corpus names none.
+        maybe_alone: the audio may hold this channel alone, taken out of a file with several.
         samples: length in samples by the corpus' own account; None where it says nothing.
         rate: in Hz, likewise.
     """
@@ -40,6 +41,7 @@ class SourceAudio:
     channel: int | None = None
     samples: int | None = None
     rate: int | None = None
+    maybe_alone: bool = False
 
 
 Tier = list[tuple[str, float, float]]  # symbol, start and duration in seconds from the start of the utterance

@@ -99,6 +99,27 @@ def test_segments_and_channels(tmp_path):
     assert (made.samples("x-1") == both[4000:16000, 1]).all()
 
 
+def test_channels_that_are_taken_out_already(tmp_path):
+    """As Kaldi's recipes for telephone speech have it: sph2pipe -c prints one side of a conversation."""
+    data = tmp_path / "data"
+    sides = {side: audio(tmp_path / f"{side}.wav") for side in "AB"}
+    copy = [lines(tmp_path / "p.py", "import sys; sys.stdout.buffer.write(open(sys.argv[1], 'rb').read())")]
+    run = f"'{sys.executable}' {copy[0]}"
+    lines(data / "wav.scp", f"call-A {run} {sides['A']} |", f"call-B {run} {sides['B']} |", f"other-B {sides['B']}")
+    lines(data / "reco2file_and_channel", "call-A call A", "call-B call B", "other-B other B")
+    lines(data / "text", "call-A ONE", "call-B TWO", "other-B THREE")
+    made = Imported(data, tmp_path / "out", allow_commands=True, rate=RATE)
+    assert not made.left_out
+    for name, side in (("call-A", "A"), ("call-B", "B"), ("other-B", "B")):
+        assert (made.samples(name) == noise(f"{side}.wav", 0.5)).all(), name
+    # A file of two recordings has to have both.
+    lines(data / "wav.scp", f"call {sides['A']}")
+    lines(data / "segments", "x call-A 0 0.5", "y call-B 0 0.5")
+    lines(data / "text", "x ONE", "y TWO")
+    made = Imported(data, tmp_path / "file", max_bad=0.5)
+    assert list(made.cuts) == ["x"] and made.left_out["y"][0] == "no such channel"
+
+
 def test_commands(corpus, tmp_path):
     """Run without a shell, and only if allowed."""
     program = lines(
