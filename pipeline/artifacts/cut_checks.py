@@ -18,6 +18,7 @@ MAX_LISTED = 20  # problems that an error message spells out
 LOUDEST = 8.0  # above this floating-point samples are no sound that somebody has amplified, but of another scale
 UNTRANSCRIBED = "untranscribed"  # key of a supervision's custom fields, true where nobody has said what is spoken
 _PLAIN = (".wav", ".flac")  # what lhotse reads by libsndfile as it is
+MOST_SECONDS = 1e9  # no recording lasts thirty years, and ids hold whole milliseconds
 TOLERANCE = 0.002  # seconds by which rounded times may exceed their container
 
 

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.artifacts.cut_checks import MOST_SECONDS
 from pipeline.base.errors import DataError
 from pipeline.base.files import read_lines
 
@@ -70,7 +71,7 @@ def stm_line(fields: Sequence[str], where: str) -> StmLine:
         start, end = float(fields[3]), float(fields[4])
     except ValueError:
         start = end = -1.0
-    if not 0 <= start < float("inf") or not 0 <= end < float("inf"):
+    if not 0 <= start < MOST_SECONDS or not 0 <= end < MOST_SECONDS:
         raise DataError(f"{where}: {fields[3]!r} and {fields[4]!r} are no times in seconds")
     if start >= end:
         raise DataError(f"{where}: {text!r} spans [{start}, {end}] s")

@@ -23,7 +23,7 @@ from pipeline.base.errors import DataError
 
 # Files, each of which waits for the disk; of more, all that the machine has written is synced at once.
 _MOST_SYNCS = 1000
-_BROKEN_GZIP = (EOFError, gzip.BadGzipFile, zlib.error)
+BROKEN_GZIP = (EOFError, gzip.BadGzipFile, zlib.error)
 
 
 @contextlib.contextmanager
@@ -177,7 +177,7 @@ def read_lines(path: str | os.PathLike[str]) -> Iterator[tuple[int, str]]:
                 yield line_no, (line.lstrip("\ufeff") if line_no == 1 else line).strip(" \t\r\n")
         except UnicodeDecodeError as err:
             raise DataError(f"{path}:{line_no}: not UTF-8 (byte {err.start + 1} of the line)") from None
-        except _BROKEN_GZIP as err:
+        except BROKEN_GZIP as err:
             raise DataError(f"{path}:{line_no + 1}: truncated or damaged .gz file ({err})") from None
 
 
@@ -186,7 +186,7 @@ def read_text(path: str | os.PathLike[str]) -> str:
     with open_read(path) as file:
         try:
             raw = file.read()
-        except _BROKEN_GZIP as err:
+        except BROKEN_GZIP as err:
             raise DataError(f"{path}: truncated or damaged .gz file ({err})") from None
     try:
         return raw.decode("utf-8-sig")

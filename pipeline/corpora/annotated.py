@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from pipeline.artifacts.cut_checks import MOST_SECONDS
 from pipeline.base.errors import DataError
 from pipeline.corpora.folder import NamePattern, files_below, id_of
 from pipeline.corpora.options import ImportOptions
@@ -40,11 +41,12 @@ class Annotation:
 
     Attributes:
         spans: utterances.
-        audio: names of audio files, the likeliest first, if the file has any.
+        audio: names of audio files, the likeliest first, if the file has any; with the seconds of each at which the
+            times of the utterances begin to count.
     """
 
     spans: Sequence[Span]
-    audio: Sequence[str] = ()
+    audio: Mapping[str, float] = field(default_factory=dict)
 
 
 def read_annotated(
@@ -67,8 +69,9 @@ def read_annotated(
             annotation = parse(path, options)
             if not annotation.spans:
                 raise DataError(f"{path}: no utterance in it")
-            audio = audio_of(path, relative, root, annotation.audio, options.suffix)
-            yield from _utterances(path, relative, audio, annotation.spans, pattern, out)
+            audio, zero = audio_of(path, relative, root, annotation.audio, options.suffix)
+            spans = (replace(span, start=span.start + zero, end=span.end + zero) for span in annotation.spans)
+            yield from _utterances(path, relative, audio, spans, pattern, out)
 
 
 def annotation_files(source: Path, suffixes: tuple[str, ...]) -> Iterator[tuple[Path, str]]:
@@ -83,18 +86,22 @@ def annotation_files(source: Path, suffixes: tuple[str, ...]) -> Iterator[tuple[
                 yield path, os.path.splitext(os.path.relpath(path, source))[0]
 
 
-def audio_of(path: Path, relative: str, root: Path | None, names: Iterable[str], suffix: str | None) -> str | None:
-    """The audio of a file of annotations: one of the names in it, or what has the same name; None without any."""
+def audio_of(
+    path: Path, relative: str, root: Path | None, named: Mapping[str, float], suffix: str | None
+) -> tuple[str | None, float]:
+    """The audio of a file of annotations: one of the names in it, or what has the same name; None without any. And the
+    seconds at which times begin to count: those of this name, else of the first one.
+    """
     beside = path.parent if root is None else root
     places = Places([beside, path.parent], suffix)
     stem = os.path.splitext(path.name)[0]
     shorter, _, language = stem.rpartition(".")
-    names = [*names, stem if root is None else relative, *([shorter] if _LANGUAGE.fullmatch(language) else [])]
+    names = [*named, stem if root is None else relative, *([shorter] if _LANGUAGE.fullmatch(language) else [])]
     for name in names:
         found = places.find(name) or places.find(os.path.basename(name))
         if found is not None:
-            return found
-    return None
+            return found, named.get(name, next(iter(named.values()), 0.0))
+    return None, 0.0
 
 
 def _utterances(
@@ -102,6 +109,9 @@ def _utterances(
 ) -> Iterator[SourceUtterance]:
     name = id_of(relative)
     for span in spans:
+        if not 0 <= span.start < span.end < MOST_SECONDS:
+            out.add(name, "times", f"{span.where}: {span.text!r} spans [{span.start}, {span.end}] s")
+            continue
         try:
             speaker = span.speaker or pattern.speaker(relative) or name
         except DataError as err:
@@ -113,8 +123,6 @@ def _utterances(
             out.add(
                 utt_id, "no audio", f"{span.where}: no audio file named like {path.name} (--root DIR is its folder)"
             )
-        elif not 0 <= span.start < span.end < float("inf"):
-            out.add(utt_id, "times", f"{span.where}: {span.text!r} spans [{span.start}, {span.end}] s")
         else:
             source = SourceAudio(name, path=audio)
             yield SourceUtterance(utt_id, source, span.text, span.where, speaker, span.start, span.end)

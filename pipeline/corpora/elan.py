@@ -39,8 +39,7 @@ def parse_elan(path: Path, options: ImportOptions) -> Annotation:
                 raise DataError(f"{where}: annotation {text!r} has a time slot without a time, {first} or {last}")
             if text.strip():
                 speaker = tier.participant or speaker_of_tier(tier.name, len(used))
-                start, end = times[0] + document.origin, times[1] + document.origin
-                spans.append(Span(start / 1000, end / 1000, text, speaker, where))
+                spans.append(Span(times[0] / 1000, times[1] / 1000, text, speaker, where))
     return Annotation(spans, document.media)
 
 
@@ -51,14 +50,15 @@ class _Tier:
 
 
 class _Document:
-    """Tiers, times (ms) by slot, and names of media of an .eaf file."""
+    """Tiers, times (ms) by slot, and names of media of an .eaf file, with the seconds of each at which annotations
+    begin to count.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.tiers: list[_Tier] = []
         self.slots: dict[str, float] = {}
-        self.media: list[str] = []
-        self.origin = 0.0  # ms that the annotations' zero is behind that of the audio
+        self.media: dict[str, float] = {}
         self._open: tuple[str, str, int] | None = None
         self._text: list[str] | None = None
         self._root = ""
@@ -101,8 +101,8 @@ class _Document:
             for key in ("RELATIVE_MEDIA_URL", "MEDIA_URL"):
                 url = attributes.get(key, "")
                 if url:
-                    self.media.append(urllib.parse.unquote(urllib.parse.urlsplit(url).path if ":" in url else url))
-            self.origin = float(attributes.get("TIME_ORIGIN", 0))
+                    name = urllib.parse.unquote(urllib.parse.urlsplit(url).path if ":" in url else url)
+                    self.media[name] = float(attributes.get("TIME_ORIGIN", 0)) / 1000
 
     def _data(self, text: str) -> None:
         if self._text is not None:

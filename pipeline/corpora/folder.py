@@ -138,19 +138,20 @@ class _Folder:
         for stem in sorted(stems):
             path = self.places.find(self.audio.get(stem, stem) if self.options.suffix is None else stem)
             name = id_of(self._relative(stem))
-            text_file = os.path.join(self.folder, self.texts.get(stem, ""))
-            if path is None:
-                if stem in listed or self.texts[stem].lower().endswith(".lab") or (paired and not _ABOUT.match(stem)):
+            text = self.texts.get(stem, "")
+            text_file = os.path.join(self.folder, text)
+            if path is None:  # what has neither is audio with another suffix than the one that is wanted
+                if stem in listed or text.lower().endswith(".lab") or (text and paired and not _ABOUT.match(stem)):
                     where = listed[stem][0] if stem in listed else text_file
                     self.out.add(name, "no audio", f"{where}: {self.places.missing(stem)}")
             elif stem in listed:
                 yield from _utterance(self._relative(stem), path, *listed[stem], self.names, self.out)
-            elif stem not in self.texts:
+            elif not text:
                 self.out.add(name, "no transcript", f"{path}: no {stem}.txt or {stem}.lab beside it")
             else:
                 with self.out.refusing(name, "transcript that cannot be read"):
-                    text = transcript(Path(text_file), self.options.encoding)
-                    yield from _utterance(self._relative(stem), path, text_file, text, self.names, self.out)
+                    words = transcript(Path(text_file), self.options.encoding)
+                    yield from _utterance(self._relative(stem), path, text_file, words, self.names, self.out)
 
     def _relative(self, stem: str) -> str:
         return os.path.normpath(os.path.join(self.inside, stem))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 from collections.abc import Iterator
@@ -90,9 +91,12 @@ class Fields:
         value = self.entry.get(name)
         if value is None and default is not None:
             return default
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-            raise self.fail(name, "a number")
-        return float(value)
+        if not isinstance(value, bool) and isinstance(value, (int, float)):
+            # Whole numbers of JSON may be too large for floating point.
+            with contextlib.suppress(OverflowError):
+                if math.isfinite(value):
+                    return float(value)
+        raise self.fail(name, "a number")
 
     def integer(self, name: str) -> int:
         """A whole number."""

@@ -201,7 +201,7 @@ def _tiers(supervision: Fields, offset: float, first: float, length: float) -> d
     for name in ("word", "phone"):
         try:
             items = [(str(item[0]), float(item[1]), float(item[2])) for item in alignment.get(name) or []]
-        except (TypeError, ValueError, IndexError, KeyError):
+        except (TypeError, ValueError, OverflowError, IndexError, KeyError):
             raise supervision.fail("alignment", "lists of [symbol, start, duration]") from None
         shifted = [[(s, t - first + zero, d) for s, t, d in items] for zero in dict.fromkeys((offset, 0.0))]
         fitting = [tier for tier in shifted if all(t >= -TOLERANCE and t + d <= length + TOLERANCE for _, t, d in tier)]

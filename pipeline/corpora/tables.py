@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.artifacts.characters import WHOLE_NUMBER
+from pipeline.artifacts.cut_checks import MOST_SECONDS
 from pipeline.base.errors import DataError
 from pipeline.corpora import json_files
 from pipeline.corpora.options import ImportOptions
@@ -142,9 +143,12 @@ class _Reader:
         self.places = Places(_roots(path, root), options.suffix, below=root or path.parent)
         self.json = path.name.lower().endswith(json_files.SUFFIXES)
         self.table = None if self.json else _Rows(path, options.encoding, options.delimiter)
-        self.heading = list(json_files.first_object(path)) if self.table is None else self.table.heading
+        self.heading = self._first_keys() if self.table is None else self.table.heading
         self.has_heading = True
         self.columns = self._columns()
+
+    def _first_keys(self) -> list[str]:
+        return list(next((entry for _, entry in json_files.objects(self.path, LeftOut(), self.options.encoding)), {}))
 
     def _columns(self) -> dict[str, int]:
         """Column -> position: those that are named in the options, else known names, else LJSpeech's."""
@@ -153,6 +157,9 @@ class _Reader:
         if given and all(map(WHOLE_NUMBER.fullmatch, given.values())) and not set(given.values()) & set(self.heading):
             self.has_heading = False
             found = {column: int(value) - 1 for column, value in given.items()}
+            beyond = next((column for column, at in found.items() if at >= len(self.heading)), None)
+            if beyond is not None:
+                raise DataError(f"{self.path}:1: --columns {beyond}={given[beyond]}, of {len(self.heading)} columns")
         else:
             for column, name in given.items():
                 if name not in self.heading:
@@ -242,6 +249,6 @@ class _Reader:
             found = float(value)
         except ValueError:
             found = -1.0
-        if not 0 <= found < float("inf"):
+        if not 0 <= found < MOST_SECONDS:
             raise DataError(f"{value!r} is no time in seconds")
         return found

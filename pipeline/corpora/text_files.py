@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import codecs
+import contextlib
 import io
 from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline.base.errors import DataError
-from pipeline.base.files import open_read
+from pipeline.base.files import BROKEN_GZIP, open_read
 
 _MARKS = {codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16", codecs.BOM_UTF8: "utf-8-sig"}
 
 
 def encoding_of(path: Path, encoding: str | None) -> str:
     """The encoding to read a file with: that of its mark, else the one given, else UTF-8."""
-    with open_read(path) as file:
+    with open_read(path) as file, _undamaged(path):
         head = file.read(3)
     return next((name for mark, name in _MARKS.items() if head.startswith(mark)), encoding or "utf-8")
 
@@ -24,10 +25,10 @@ def whole_text(path: Path, encoding: str | None = None) -> str:
     """What a file holds, with \\n between lines.
 
     Raises:
-        DataError: it is in another encoding.
+        DataError: it is in another encoding, or a damaged .gz file.
     """
     name = encoding_of(path, encoding)
-    with open_read(path) as file:
+    with open_read(path) as file, _undamaged(path):
         raw = file.read()
     try:
         return raw.decode(name).replace("\r\n", "\n").replace("\r", "\n")
@@ -49,8 +50,16 @@ def text_lines(path: Path, encoding: str | None = None) -> Iterator[tuple[int, s
                 yield line_no, line.strip(" \t\r\n")
         except UnicodeError as err:
             raise _undecodable(path, name, err, line_no) from None
-        except (EOFError, OSError) as err:
+        except (*BROKEN_GZIP, OSError) as err:
             raise DataError(f"{path}:{line_no + 1}: truncated or damaged file ({err})") from None
+
+
+@contextlib.contextmanager
+def _undamaged(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except BROKEN_GZIP as err:
+        raise DataError(f"{path}: truncated or damaged .gz file ({err})") from None
 
 
 def _undecodable(path: Path, encoding: str, err: UnicodeError, line_no: int = 0) -> DataError:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from pipeline.artifacts import stm
 from pipeline.artifacts.characters import split_fields
+from pipeline.artifacts.cut_checks import MOST_SECONDS
 from pipeline.base.errors import DataError
 from pipeline.corpora.annotated import annotation_files
 from pipeline.corpora.kaldi import channel_number
@@ -70,7 +71,7 @@ class _Timed:
         """Two numbers of seconds."""
         try:
             found = float(first), float(second)
-            if all(0 <= value < float("inf") for value in found):
+            if all(0 <= value < MOST_SECONDS for value in found):
                 return found
         except ValueError:
             pass

@@ -162,6 +162,32 @@ def test_elan(tmp_path):
     assert (0.75, 1.5) in Imported(tmp_path / "corpus", tmp_path / "late").spans().values()
 
 
+@pytest.mark.parametrize("name, start", [("my talk.wav", 0.75), ("film.wav", 2.5), ("session 1.wav", 0.75)])
+def test_elan_of_several_media(tmp_path, name, start):
+    """Times count from the origin of the file that is taken; of a file that no descriptor names, from the first one's."""
+    audio(tmp_path / "corpus" / name, seconds=6.0)
+    film = '<MEDIA_DESCRIPTOR MEDIA_URL="file:///film.wav" TIME_ORIGIN="2000"/>\n  </HEADER>'
+    text = EAF.replace('MIME_TYPE="audio/x-wav"', 'TIME_ORIGIN="250"').replace("</HEADER>", film)
+    lines(tmp_path / "corpus" / "session 1.eaf", text)
+    assert Imported(tmp_path / "corpus", tmp_path / "out").spans()[
+        f"Mary-session_1-{round(1000 * start):08d}-{round(1000 * start) + 750:08d}"
+    ] == (start, start + 0.75)
+
+
+@pytest.mark.parametrize("suffix, text", [
+    (".TextGrid", '"ooTextFile" "TextGrid" 0 4 <exists> 1 "IntervalTier" "x" 0 4 2 0 1 "good" {} 1e308 "far"'),
+    (".ctm", "a 1 0 0.5 good\na 1 {} 1 far"),
+    (".stm", "a 1 x 0 1 good\na 1 x {} 1e308 far"),
+    (".csv", "audio,text,start,end\na.wav,good,0,1\na.wav,far,{},1e308"),
+])  # fmt: skip
+def test_times_beyond_all_recordings(tmp_path, suffix, text):
+    """Their milliseconds are no number any more."""
+    audio(tmp_path / "a.wav", seconds=4.0)
+    lines(tmp_path / f"a{suffix}", text.format("1e307"))
+    made = Imported(tmp_path / f"a{suffix}", tmp_path / "out", max_bad=0.5)
+    assert list(made.texts().values()) == ["good"] and len(made.left_out) == 1
+
+
 BAD_EAF = {
     "entities": (lambda t: t.replace("?>\n", '?>\n<!DOCTYPE x [<!ENTITY a "b">]>\n', 1), ":2: a document type with entities"),
     "external": (lambda t: t.replace("?>\n", '?>\n<!DOCTYPE x SYSTEM "file:///etc/passwd">\n', 1), ":2: a document type"),

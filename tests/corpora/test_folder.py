@@ -99,6 +99,16 @@ def test_what_is_wrong(tmp_path):
     assert latin.texts()["latin"] == "café"
 
 
+def test_a_suffix_that_only_some_have(tmp_path):
+    """What has neither that suffix nor a transcript is no utterance."""
+    for name in ("a.flac", "b.wav", "c.wav"):
+        audio(tmp_path / "corpus" / name)
+    lines(tmp_path / "corpus" / "a.txt", "hello")
+    lines(tmp_path / "corpus" / "c.txt", "no flac")
+    made = Imported(tmp_path / "corpus", tmp_path / "out", suffix=".flac", max_bad=0.5)
+    assert made.texts() == {"a": "hello"} and list(made.left_out) == ["c"]
+
+
 def test_audio_alone(tmp_path):
     audio(tmp_path / "corpus" / "a.wav")
     with pytest.raises(DataError, match="no format of a corpus.*--name-pattern reads transcripts from file names"):

@@ -149,7 +149,7 @@ SUPERVISION = {
     "language": "l", "gender": "f", "alignment": {"word": [["X", 0.0, 0.5, None]]},
 }  # fmt: skip
 CUT = {"id": "c", "start": 0.0, "duration": 1.0, "channel": 0, "type": "MonoCut"}
-VALUES = [None, 7, -1.5, "x", [], [1], {}, {"a": 1}, True, float("nan"), float("inf")]
+VALUES = [None, 7, -1.5, "x", [], [1], {}, {"a": 1}, True, float("nan"), float("inf"), 10**400]
 
 
 def places(entry, path=()):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 
 import pydantic
@@ -125,6 +126,33 @@ def test_broken_tables(tmp_path, text, told):
     with pytest.raises(DataError) as err:
         Imported(tmp_path / "list.csv", tmp_path / "out", format="table")
     assert told in str(err.value)
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+def test_columns_that_are_not_there(tmp_path, kind):
+    audio(tmp_path / "a.wav")
+    lines(tmp_path / f"list.{kind}", "a.wav,hello" if kind == "csv" else '{"audio": "a.wav", "text": "hello"}')
+    with pytest.raises(DataError, match=r"list\.\w+:1: --columns text=3, of 2 columns"):
+        Imported(tmp_path / f"list.{kind}", tmp_path / "out", format="table", columns=("audio=1", "text=3"))
+
+
+def test_json_in_another_encoding(tmp_path):
+    audio(tmp_path / "a.wav")
+    (tmp_path / "list.jsonl").write_bytes('{"audio": "a.wav", "text": "café"}\n'.encode("latin-1"))
+    made = Imported(tmp_path / "list.jsonl", tmp_path / "out", format="table", encoding="latin-1")
+    assert made.texts() == {"a": "café"}
+
+
+@pytest.mark.parametrize("kind", ["jsonl.gz", "json.gz"])
+@pytest.mark.parametrize("damage", [lambda b: b[:-20], lambda b: b[:30] + bytes([b[30] ^ 255, b[31] ^ 255]) + b[32:]])
+def test_damaged_gzip(tmp_path, kind, damage):
+    row = json.dumps({"audio": "a.wav", "text": "x"})
+    text = "\n".join([row] * 99) if kind == "jsonl.gz" else f"[{','.join([row] * 99)}]"
+    (tmp_path / f"list.{kind}").write_bytes(damage(gzip.compress(text.encode(), mtime=0)))
+    with pytest.raises(DataError, match=r"list\.\w+\.gz|no format"):
+        Imported(tmp_path / f"list.{kind}", tmp_path / "auto")
+    with pytest.raises(DataError, match=r"list\.\w+\.gz"):
+        Imported(tmp_path / f"list.{kind}", tmp_path / "out", format="table")
 
 
 def test_values_that_are_no_texts(tmp_path):
