@@ -113,31 +113,34 @@ def load_labelled(
     options: ViterbiOptions,
     dev_dir: Path | None = None,
     dev_ali_dir: Path | None = None,
+    model_dir: Path | None = None,
 ) -> tuple[Lang, HmmDir, FeatureFacts, list[Labelled]]:
     """What a training on an alignment reads; arguments as for ``train_viterbi``.
 
+    Args:
+        model_dir: the model that is trained further, whose frame rate is given; None: options decide it.
     Returns:
         lang, HMM, see ``label_hmm``, facts of the features; the training data with their labels, then the dev data, if
         any.
     """
     lang, facts = Lang.load(lang_dir), FeatureFacts.load(data_dir)
-    hmm = label_hmm(ali_dir, data_dir, options)
+    hmm = label_hmm(ali_dir, data_dir, options, model_dir)
     hmm.check_lang(lang, lang_dir)
-    sets = [_utterances(data_dir, ali_dir, hmm, facts, options)]
+    sets = [_utterances(data_dir, ali_dir, hmm, facts, options, model_dir)]
     if dev_dir is not None:
         if dev_ali_dir is None:
             raise DataError(f"{dev_dir}: dev data need an alignment as well (--dev-ali)")
         facts.kind.check_same(FeatureFacts.load(dev_dir).kind, data_dir, dev_dir)
-        sets.append(_utterances(dev_dir, dev_ali_dir, hmm, facts, options))
+        sets.append(_utterances(dev_dir, dev_ali_dir, hmm, facts, options, model_dir))
     return lang, hmm, facts, sets
 
 
-def label_hmm(ali_dir: Path, data_dir: Path, options: ViterbiOptions) -> HmmDir:
+def label_hmm(ali_dir: Path, data_dir: Path, options: ViterbiOptions, model_dir: Path | None = None) -> HmmDir:
     """An alignment's HMM, with its transition probabilities at the frame rate of the labels; MismatchError when labels
-    cannot be taken from the alignment.
+    cannot be taken from the alignment. model_dir: see ``load_labelled``.
     """
     hmm, shift = load_hmm(ali_dir), FeatureFacts.load(data_dir).frame_shift
-    rate = frames_per_label(AliSet.load(ali_dir), shift, options.label_factor, data_dir)
+    rate = frames_per_label(AliSet.load(ali_dir), shift, options.label_factor, data_dir, model_dir)
     if rate > 1:
         hmm.transitions.forward_prob = at_frame_rate(hmm.transitions.forward_prob, rate)
     return hmm
@@ -241,11 +244,18 @@ def in_chunks(own: Labelled, size: int, factor: int) -> tuple[Dataset, Sequence[
     return data, Lazy(len(data), lambda i: own.labels[parent[i]][first[i] : first[i] + size // factor])
 
 
-def _utterances(data_dir: Path, ali_dir: Path, hmm: HmmDir, facts: FeatureFacts, options: ViterbiOptions) -> Labelled:
+def _utterances(
+    data_dir: Path,
+    ali_dir: Path,
+    hmm: HmmDir,
+    facts: FeatureFacts,
+    options: ViterbiOptions,
+    model_dir: Path | None,
+) -> Labelled:
     """The aligned utterances of a data directory and their labels at the label frame rate."""
     ali = AliSet.load(ali_dir)
     ali.check_tree(hmm.tree, hmm.topo, hmm.directory)
-    rate = frames_per_label(ali, facts.frame_shift, options.label_factor, data_dir)
+    rate = frames_per_label(ali, facts.frame_shift, options.label_factor, data_dir, model_dir)
     data, cuts = Dataset.open(data_dir, options.feat_options(), cache_mib=options.cache_mib), AlignedCuts(ali)
     present = cuts.present(data)
     check_missing(data, present, ali, data_dir, options.max_skipped)

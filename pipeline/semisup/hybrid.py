@@ -46,7 +46,7 @@ class HybridSide:
         shared = {name: getattr(options, name) for name in asdict(TrainOptions())}
         training = ViterbiOptions(**asdict(self.network.options), **shared)
         self.lang, hmm, facts, sets = load_labelled(
-            labelled, sources.lang, sources.ali, training, sources.dev, sources.dev_ali
+            labelled, sources.lang, sources.ali, training, sources.dev, sources.dev_ali, teacher
         )
         for what, mine, theirs in (("tree", self.hmm.tree, hmm.tree), ("topo", self.hmm.topo, hmm.topo)):
             check_same(what, mine.id, teacher, theirs.id, sources.ali)

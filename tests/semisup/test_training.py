@@ -490,6 +490,19 @@ def test_an_alignment_with_another_tree_is_refused(split, tones, ali, tmp_path):
         trained(split, sources, tmp_path / "m", hybrid=True)
 
 
+def test_an_alignment_of_coarser_frames_is_refused(split, tones, ali, tmp_path):
+    """For dev, too. No option would help: the frame rate is that of the model."""
+    old, hmm, lang = AliSet.load(ali), load_hmm(ali), Lang.load(tones.lang)
+    header = dataclasses.replace(old.header, frame_shift=4 * old.header.frame_shift)
+    with AliWriter(tmp_path / "ali", header, hmm.tree, hmm.topo, hmm.transitions, lang.words) as out:
+        for alignment in old.values():
+            out.write(alignment)
+    for wrong in (dict(ali=tmp_path / "ali"), dict(ali=ali, dev=tones.data, dev_ali=tmp_path / "ali")):
+        with pytest.raises(MismatchError, match="an alignment by .*/hybrid itself fits") as caught:
+            trained(split, Sources(lang=tones.lang, **wrong), tmp_path / "m", hybrid=True)
+        assert "--subsampling" not in str(caught.value)
+
+
 @pytest.fixture(scope="module")
 def heard(split, tones, tmp_path_factory) -> Path:
     """A decoding directory with the true words, one utterance empty, one of low confidence, one missing."""
