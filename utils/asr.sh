@@ -13,6 +13,7 @@
 # and everything in conf/ that is named here. Where data/local/PART/ref.stm stands beside a part, steps/score_stm.py counts its
 # errors, by the map ref.glm where there is one, and otherwise steps/decode.py does.
 
+[[ -z $models ]] || among "--models is" "$models" mono tri1 tri2 tri3
 lm_1gram=data/lm_1gram
 read -r _ _ tested <<<"$parts" # all but train and dev
 dev=${dev:-dev}

@@ -12,7 +12,18 @@
 #   report                function: writes pages about everything below exp
 #   ways                  checked: a list of teachers of utils/semisup.sh, for recipes that have the variable
 #   e2e                   checked: a list of end-to-end models, ctc, attention or transducer; empty for none
+#   among TEXT LIST WORD..    function: ends the recipe unless LIST has some of the words and no others; TEXT begins the message
+#   clustered             function: takes conf/cluster.yaml of the current directory, for a recipe that has gone elsewhere
 
+(($# == 0)) || { echo "$0: '$1' is no option; see --help" >&2; exit 2; }
+among() {
+  local text=$1 list=$2 word
+  shift 2
+  for word in ${list:-""}; do
+    [[ " $* " == *" $word "* ]] || { echo "$0: $text a list of ${*}, not '$list'" >&2; exit 2; }
+  done
+}
+clustered() { if [[ -f conf/cluster.yaml ]]; then export FULLSUM_CLUSTER=$PWD/conf/cluster.yaml; fi; }
 . "${BASH_SOURCE[0]%/*}/path.sh"
 steps=$FULLSUM_ROOT/steps
 utils=$FULLSUM_ROOT/utils
@@ -26,7 +37,7 @@ case ${backend=local} in
   *) echo "$0: --backend is local, slurm or dask, not '$backend'" >&2; exit 2 ;;
 esac
 export FULLSUM_JOBS=$jobs FULLSUM_BACKEND=$backend
-if [[ -f conf/cluster.yaml ]]; then export FULLSUM_CLUSTER=$PWD/conf/cluster.yaml; fi
+clustered
 if ${quiet:-false}; then export FULLSUM_QUIET=true; fi
 if [[ -n ${log_json-} ]]; then
   if [[ $log_json != [-/]* ]]; then log_json=$PWD/$log_json; fi
@@ -51,28 +62,14 @@ if [[ " ${more_teachers-} " == *" $ali "* ]]; then teachers=$ali; fi
 if [[ ${e2e=ctc} == none ]]; then
   e2e=
 else
-  for _model in ${e2e:-""}; do
-    case $_model in
-      ctc | attention | transducer) ;;
-      *) echo "$0: --e2e is none or a list of ctc, attention and transducer, not '$e2e'" >&2; exit 2 ;;
-    esac
-  done
-  unset _model
+  among "--e2e is none or" "$e2e" ctc attention transducer
 fi
 
 _before=" "
+[[ -z ${ways-} ]] || among "--ways is" "$ways" fixed ema cache rounds decoded decoded_again by_hybrid
 for _way in ${ways-}; do
-  case $_way in
-    fixed | ema | cache | rounds | decoded) ;;
-    decoded_again | by_hybrid)
-      [[ $_before == *" decoded "* ]] ||
-        { echo "$0: --ways is a list in which decoded stands before $_way, which learns from it, not '$ways'" >&2; exit 2; }
-      ;;
-    *)
-      echo "$0: --ways is a list of fixed, ema, cache, rounds, decoded, decoded_again and by_hybrid, not '$ways'" >&2
-      exit 2
-      ;;
-  esac
+  [[ $_way != decoded_again && $_way != by_hybrid || $_before == *" decoded "* ]] ||
+    { echo "$0: --ways is a list in which decoded stands before $_way, which learns from it, not '$ways'" >&2; exit 2; }
   _before+="$_way "
 done
 unset _way _before

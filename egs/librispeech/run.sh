@@ -44,10 +44,12 @@ backend=local
 case $size in
   mini) evaluated="dev test" ;;
   100 | 960) evaluated="dev_clean dev_other test_clean test_other"
-    corpus_root=$(absolute "$corpus_root") lm_root=$(absolute "$lm_root") && cd ${size}h ;;
+    corpus_root=$(absolute "$corpus_root") lm_root=$(absolute "$lm_root") && cd ${size}h
+    clustered ;;
   *) echo "$0: --size is mini, 100 or 960, not '$size'" >&2; exit 2 ;;
 esac
 decoded=${parts:-$evaluated} parts="train $evaluated" dev=${evaluated%% *}
+among "--parts is" "$decoded" $evaluated
 [[ $units =~ ^(phone|grapheme|both)$ ]] || { echo "$0: --units is phone, grapheme or both, not '$units'" >&2; exit 2; }
 units=${units/both/phone grapheme}
 if [[ $units == grapheme && " $sources " == *" gmm "* ]]; then

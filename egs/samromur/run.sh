@@ -27,7 +27,8 @@ backend=local
 . ../../utils/stage.sh
 . ../../utils/parse_options.sh
 . ../../utils/recipe.sh
-cd "$work"
+cd "$work" || exit 2
+clustered
 lang=data/lang_grapheme
 lm=data/lm_3gram
 weak_lm=data/lm_1gram

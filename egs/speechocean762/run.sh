@@ -45,6 +45,7 @@ lang=data/lang_phone
 lm=data/lm_ngram
 feats=fbank
 aux_layers=3
+among "--parts is" "$parts" dev test
 decoded=$parts parts="train dev test"
 
 # Networks learn tied states of either alignment: those of the last GMM, or of a tree built on the neural HMM's alignment.

@@ -34,6 +34,7 @@ lm=data/lm_4gram
 feats=gammatone
 aux_layers=3
 subsets=swbd=sw_,callhome=en_ # the halves of Hub5'00
+among "--tests is" "$tests" hub5_00 hub5_01
 parts="train dev $tests"
 . ../../utils/asr.sh
 

@@ -15,13 +15,15 @@ HEAD = f"""#!/usr/bin/env bash
 set -euo pipefail
 overwrite=false
 . {UTILS}/parse_options.sh
+options=("$@")
+set -- # a recipe takes no arguments
 . {UTILS}/recipe.sh
 command() {{
   echo "started ${{2##*/}}" >>started
   builtin command "$@"
 }}
 """
-STEP = 'python "$steps/compute_feats.py" data out "$@" "${force[@]}"\n'
+STEP = 'python "$steps/compute_feats.py" data out "${options[@]}" "${force[@]}"\n'
 
 
 @pytest.fixture

@@ -70,6 +70,24 @@ def test_wrong_values(script, args):
     assert f"{args[0]} is" in result.stderr and f"'{args[1]}'" in result.stderr
 
 
+@pytest.mark.parametrize("args", [["-stage", "3"], ["--jobs", "2", "stage=3"], ["--overwrite", "false", "3"]])
+def test_what_is_no_option_ends_the_recipe(script, args):
+    """It would run all stages otherwise."""
+    result = script(*args)
+    assert (result.returncode, result.stdout) == (2, "") and "is no option; see --help" in result.stderr
+
+
+def test_a_recipe_that_goes_elsewhere(write_script, tmp_path):
+    """has the cluster that is described there, if there is one."""
+    for folder in (".", "100h"):
+        (tmp_path / folder / "conf").mkdir(parents=True)
+        (tmp_path / folder / "conf" / "cluster.yaml").write_text("minutes: 10\n")
+    (tmp_path / "960h").mkdir()
+    for folder, taken in (("100h", "100h/"), ("960h", "")):
+        result = write_script(f"{SCRIPT}\ncd {folder}\nclustered\nprintenv FULLSUM_CLUSTER\n")()
+        assert result.stdout.split("|")[-1].strip() == f"{tmp_path.resolve()}/{taken}conf/cluster.yaml", result.stderr
+
+
 @pytest.mark.parametrize("file", [False, True])
 def test_steps_read_where_parts_run(write_script, tmp_path, file):
     """The command line of a step wins over what the recipe says."""
