@@ -69,23 +69,37 @@ def _queued(cluster: ClusterOptions, jobs: int, log_dir: Path) -> Any:
         raise ConfigError(f"queue {cluster.queue}: there is no program {program} here")
     environment = [f"export {k}='{v}'" for k, v in cli.environment(cluster.threads, own=False).items()]
     hours, minutes = divmod(cluster.minutes, 60)
-    more: dict[str, Any] = {}
+    more = _cores(cluster)
+    directives = [*cluster.directives]
+    if cluster.queue == "slurm":
+        directives += [f"--{name.replace('_', '-')}={value}" for name, value in cluster.slurm.items()]
     if cluster.account is not None:
         more["account" if cluster.queue in ("slurm", "pbs") else "project"] = cluster.account
     if cluster.partition is not None:
         more["queue"] = cluster.partition
     made = getattr(dask_jobqueue, _QUEUES[cluster.queue])(
         cores=1,
-        job_cpu=cluster.threads,
         processes=1,
         memory=f"{cluster.memory_gib}GiB",
         walltime=f"{hours:02d}:{minutes:02d}" if cluster.queue == "lsf" else f"{hours:02d}:{minutes:02d}:00",
         job_script_prologue=[*cluster.setup, *environment],
+        job_extra_directives=directives,
         log_directory=str(log_dir / "dask"),
         **more,
     )
     made.scale(jobs=jobs)
     return made
+
+
+def _cores(cluster: ClusterOptions) -> dict[str, Any]:
+    """What the classes of dask-jobqueue call the cores of a job; a worker has one part at a time, whose threads they
+    are. SGE has no word for cores, nor for memory, that all sites share.
+    """
+    if cluster.queue == "slurm":
+        return {"job_cpu": cluster.threads}
+    if cluster.queue == "pbs":
+        return {"resource_spec": f"select=1:ncpus={cluster.threads}:mem={round(cluster.memory_gib * 1024)}mb"}
+    return {"ncpus": cluster.threads} if cluster.queue == "lsf" else {}
 
 
 class _DaskExecutor(Executor):

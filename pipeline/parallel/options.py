@@ -64,6 +64,10 @@ class ClusterOptions:
     queue: Literal["local", "sge", "pbs", "lsf", "slurm"] = Field(
         default="local", description="dask: where workers are started; local: processes of this machine."
     )
+    directives: tuple[str, ...] = Field(
+        default=(),
+        description="dask: further lines of the heads of workers' jobs, in the queue's words, such as '-pe smp 4'.",
+    )
     scheduler: str | None = Field(
         default=None, description="dask: address of a scheduler that is running already, such as tcp://head:8786."
     )

@@ -7,7 +7,9 @@ those that squeue no longer knows and that have left no result count as lost her
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
 import shutil
 import subprocess
 import threading
@@ -142,7 +144,11 @@ class _SlurmExecutor(Executor):
         """Takes a result if there is one, or submits a job that is lost again."""
         if call.future.done():
             return
-        if call.job.paths.result_pickle.is_file():
+        result = call.job.paths.result_pickle
+        if call.gone is not None:
+            with contextlib.suppress(OSError):
+                os.listdir(result.parent)  # makes clients of network file systems ask their server again
+        if result.is_file():
             try:
                 call.future.set_result(call.job.result())
             except Exception as err:  # what submitit makes of a failure: a time limit, an exception in the job
@@ -150,7 +156,7 @@ class _SlurmExecutor(Executor):
                 said = next((line for line in lines if "timed-out" in line), lines[-1] if lines else repr(err))
                 over = " (over its time limit; see minutes in the file of --cluster)" if "timed-out" in said else ""
                 call.future.set_exception(PipelineError(f"job {call.job.job_id} of Slurm: {said.strip()}{over}"))
-        elif call.gone is not None and time.monotonic() - call.gone > min(self._arrival, 15.0):
+        elif call.gone is not None and time.monotonic() - call.gone > self._arrival:
             said = f"job {call.job.job_id} of Slurm has ended without a result; its log is {call.job.paths.stderr}"
             if call.tries_left:
                 call.tries_left -= 1
