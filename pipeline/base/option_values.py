@@ -38,6 +38,8 @@ def load_options(cls: type, config_file: Path | None, given: Mapping[str, Any]) 
             name = str(key).replace("-", "_")
             if name not in fields:
                 raise ConfigError(f"{config_file}: unknown option {key!r}; known: {', '.join(fields)}")
+            if name in values:
+                raise ConfigError(f"{config_file}: {key!r} is given twice, with - and with _")
             optional = type(None) in typing.get_args(fields[name].annotation)
             values[name] = None if optional and isinstance(value, str) and value.lower() == "none" else value
     values.update(given)

@@ -192,12 +192,13 @@ class _Ngrams:
 
     def _add(self, grams: np.ndarray, counts: np.ndarray) -> None:
         ones, twos = (counts == 1).sum(), (counts == 2).sum()
-        discount = ones / max(ones + 2 * twos, 1)
+        n = len(self.grams)
+        # Without n-grams that occur once the formula gives 0, and nothing for what was not seen: words without a path.
+        discount = 0.5 if n and not ones else ones / max(ones + 2 * twos, 1)
         history = grams // self.radix
         starts, first, number = np.unique(history, return_index=True, return_inverse=True)
         total = np.bincount(number, counts)
         backoff = discount * np.diff(np.append(first, len(grams))) / total
-        n = len(self.grams)
         lower = self.prob(n, grams % self.radix**n) if n else np.full(len(grams), 1.0 / self.radix)
         self.grams.append(grams)
         self.probs.append((counts - discount).clip(min=0) / total[number] + backoff[number] * lower)

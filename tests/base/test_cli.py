@@ -173,6 +173,14 @@ def test_bad_file(tmp_path, text, message):
         cli.load_options(Options, config, {})
 
 
+def test_one_option_by_both_its_names(tmp_path):
+    from pipeline.parallel.options import ClusterOptions
+
+    (tmp_path / "a.yaml").write_text("memory-gib: 1\nmemory_gib: 2\n")
+    with pytest.raises(ConfigError, match=r"a\.yaml: 'memory_gib' is given twice, with - and with _"):
+        cli.load_options(ClusterOptions, tmp_path / "a.yaml", {})
+
+
 def test_none_in_a_file_is_what_help_calls_none(tmp_path):
     config = tmp_path / "a.yaml"
     config.write_text("required: y\nscale: none\nwindow: None\n")

@@ -95,6 +95,20 @@ def test_turkish_case(module):
     assert module.TextNormaliser(options)('"IŞIK" İçin 3 gün!', "") == "ışık için üç gün"
 
 
+def test_sentences_that_are_no_text(module, tmp_path, caplog):
+    """Rows with control characters are left out here as in the parts; one that csv cannot read is named."""
+    options = ImportOptions(**read_yaml(RECIPE / "conf" / "import.yaml"), language="ro", digits="ro")
+    rows = (
+        "client_id\tpath\tsentence\tlocale\nc\ta.mp3\tBun\u0103!\tro\nc\tb.mp3\tzi\x07ua\tro\nc\tc.mp3\tBun\u0103\tro\n"
+    )
+    (tmp_path / "validated.tsv").write_text(rows, encoding="utf-8")
+    assert module.sentences(tmp_path, options) == ["bună"]
+    assert "1 sentences are left out" in caplog.text and "validated.tsv:3: holds" in caplog.text
+    (tmp_path / "validated.tsv").write_text(rows + f"c\td.mp3\t{'x' * 200_000}\tro\n", encoding="utf-8")
+    with pytest.raises(DataError, match="validated.tsv:5: field larger than"):
+        module.sentences(tmp_path, options)
+
+
 def edit(name: str, old: str, new: str):
     def damage(root: Path) -> None:
         path = root / name

@@ -134,6 +134,17 @@ def test_ngram_probabilities_sum_to_one(order):
         assert probs.sum() == pytest.approx(1.0) and (probs > 0).all()
 
 
+def test_a_lexicon_whose_ngrams_all_occur_several_times():
+    """Every word of four letters: no word of one letter was seen, and it has a pronunciation all the same."""
+    words = ["".join(word) for word in itertools.product("abcde", repeat=4)]
+    trained = G2p.train([(word, tuple(word.upper())) for word in words], order=3)
+    assert [trained.pronounce(word) for word in ("a", "ab", "eeeeee")] == [("A",), ("A", "B"), ("E",) * 6]
+    ngrams = _Ngrams([[1, 2], [2, 1], [1, 1], [2, 2]] * 2, 2, 3)
+    assert (
+        ngrams.prob(3, 9 * 1 + np.arange(3)).sum() == pytest.approx(1.0) and (ngrams.prob(3, np.arange(27)) > 0).all()
+    )
+
+
 def test_long_ngrams_are_shortened_until_they_fit():
     assert _Ngrams([[1, 2]], 1000, 9).order == 6
 

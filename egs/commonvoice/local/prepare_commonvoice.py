@@ -14,6 +14,7 @@ the words of that text and of the training transcripts.
 from __future__ import annotations
 
 import csv
+import logging
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -29,6 +30,9 @@ from pipeline.base import cli
 from pipeline.base.errors import ConfigError, DataError
 from pipeline.base.files import atomic_write
 from pipeline.corpora.options import ImportOptions
+from pipeline.corpora.source import LeftOut
+
+logger = logging.getLogger(__name__)
 
 PARTS = ("train", "dev", "test")
 COLUMNS = ("client_id", "path", "sentence", "locale")
@@ -119,6 +123,8 @@ def rows(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
             for row in reader:
                 if len(row) == len(heading):
                     yield f"{path}:{reader.line_num}", dict(zip(heading, row))
+        except csv.Error as err:
+            raise DataError(f"{path}:{reader.line_num}: {err}") from None
         except UnicodeError as err:
             raise DataError(f"{path}, behind line {reader.line_num}: not UTF-8 ({err})") from None
 
@@ -139,8 +145,12 @@ def check_tables(root: Path, language: str) -> None:
 def sentences(root: Path, options: ImportOptions) -> list[str]:
     """Validated sentences as words, each once, in the order of the table; none without validated.tsv."""
     path = root / "validated.tsv"
-    normalise = TextNormaliser(options)
-    found = dict.fromkeys(normalise(row["sentence"], where) for where, row in (rows(path) if path.is_file() else ()))
+    normalise, found, out = TextNormaliser(options), dict[str, None](), LeftOut()
+    for where, row in rows(path) if path.is_file() else ():
+        with out.refusing(row["path"], "control characters"):
+            found[normalise(row["sentence"], where)] = None
+    if out.total:
+        logger.warning("%s: %d sentences are left out:\n%s", path, out.total, out.summary())
     return [text for text in found if text]
 
 
