@@ -155,6 +155,14 @@ def open_read(path: str | os.PathLike[str]) -> gzip.GzipFile | io.BufferedReader
         raise unopened(path, err) from None
 
 
+def check_utf8(path: str) -> None:
+    """DataError for a path or argument whose bytes are no UTF-8: neither stamps nor manifests can hold it."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        raise DataError(f"{path!a}: this name is not UTF-8, and what is written here is; rename it") from None
+
+
 def unopened(path: str | os.PathLike[str], err: OSError | ValueError) -> DataError:
     """The error of a file that cannot be opened, from what Python raises: ValueError for a name with a NUL in it."""
     if isinstance(err, FileNotFoundError):

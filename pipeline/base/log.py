@@ -143,7 +143,7 @@ def setup(verbose: bool = False, quiet: bool = False, json_to: str | None = None
     console.setFormatter(_JsonFormatter(step) if json_to == "-" else _Formatter(CONSOLE_FORMAT, "%H:%M:%S"))
     root.addHandler(console)
     if json_to is not None and json_to != "-":
-        lines = _JsonFile(json_to, encoding="utf-8")
+        lines = _JsonFile(json_to, encoding="utf-8", errors="backslashreplace")  # of names of files
         lines.setLevel(level)
         lines.setFormatter(_JsonFormatter(step))
         root.addHandler(lines)
@@ -177,7 +177,7 @@ def listener(hear: Callable[[float, int | None], None]) -> Iterator[None]:
 def to_file(path: Path) -> Iterator[None]:
     """Appends the log to a file, debug messages and tracebacks included, for as long as the context lasts."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handler = _File(path, encoding="utf-8")
+    handler = _File(path, encoding="utf-8", errors="backslashreplace")
     handler.setFormatter(logging.Formatter(FILE_FORMAT))
     root = logging.getLogger()
     root.addHandler(handler)

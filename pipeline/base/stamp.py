@@ -29,7 +29,7 @@ import pipeline
 from pipeline.base import log
 from pipeline.base.digests import Digests, tree_digest
 from pipeline.base.errors import DataError, StaleError
-from pipeline.base.files import read_json, remove_unfinished, sync_dir, sync_tree, write_json
+from pipeline.base.files import check_utf8, read_json, remove_unfinished, sync_dir, sync_tree, write_json
 from pipeline.base.lock import beside, leftovers, lock, tidy
 from pipeline.base.records import from_json
 from pipeline.base.stamp_file import StampFile
@@ -121,8 +121,10 @@ def run(
       True when the action ran, False when `out` was up to date.
     Raises:
       StaleError: `out` holds other work and `overwrite` is False.
-      DataError: `out` exists and was not made by a step.
+      DataError: `out` exists and was not made by a step; a path that is not UTF-8.
     """
+    for name in (*map(os.path.abspath, (out, *paths.values())), str((record or {}).get("command_line"))):
+        check_utf8(name)
     digests = digests or Digests()
     _keep(out, digests)
     if _up_to_date(out, work, overwrite):

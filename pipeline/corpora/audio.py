@@ -19,6 +19,7 @@ import numpy.typing as npt
 from pipeline.artifacts.audio_header import shortage, sphere_coding
 from pipeline.artifacts.cut_checks import LOUDEST, audio_info
 from pipeline.base.errors import DataError
+from pipeline.base.files import check_utf8
 from pipeline.corpora import programs
 from pipeline.corpora.resample import resample
 
@@ -73,8 +74,12 @@ def look(path: str) -> AudioFacts:
     """Facts of an audio file by its header.
 
     Raises:
-        AudioProblem: it is missing, empty, cut short, or nothing here reads it.
+        AudioProblem: it is missing, empty, cut short, of a name that is not UTF-8, or nothing here reads it.
     """
+    try:
+        check_utf8(os.path.realpath(path))
+    except DataError as err:
+        raise AudioProblem("name that is not UTF-8", str(err)) from None
     try:
         if os.path.getsize(path) == 0:
             raise AudioProblem("empty audio file", f"{path}: empty file")

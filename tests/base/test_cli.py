@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -244,6 +245,19 @@ def test_step(tmp_path, caplog):
     assert (out / "result").read_text() == "4"
     data.unlink()
     assert run("--count", "4") == 2 and f"{data}: no such file or directory" in caplog.text
+
+
+@pytest.mark.parametrize("which", ["data", "out", "text"])
+def test_names_that_are_not_utf8_are_refused_before_the_work(tmp_path, which, monkeypatch, caplog):
+    """The stamp could not hold them, when all is done."""
+    names = {"data": "data", "out": "out", "text": "x"} | {which: os.fsdecode(b"not\xffutf8")}
+    data = tmp_path / names["data"]
+    data.write_text("x")
+    args = [str(data), str(tmp_path / names["out"]), "--required", "x"]
+    monkeypatch.setattr(sys, "argv", ["step.py", *args, names["text"]])
+    assert CliRunner().invoke(step, args).exit_code == 2
+    assert re.search(r"not\\udcffutf8'\"?: this name is not UTF-8", caplog.text)
+    assert not list(tmp_path.glob("*.tmp"))
 
 
 def test_quiet_and_json(tmp_path, monkeypatch):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import os
 import re
 import sys
 
@@ -153,6 +154,19 @@ def test_file_gets_debug_messages_and_the_console_does_not(tmp_path, capsys):
     log.setup(verbose=True)
     logger.debug("detail")
     assert capsys.readouterr().err.count("detail") == 1
+
+
+def test_names_that_are_not_utf8_are_escaped(tmp_path, capfd):
+    """Python's own handlers would print a traceback for each message."""
+    try:
+        log.setup(json_to=str(tmp_path / "lines.jsonl"))
+        with log.to_file(tmp_path / "a.log"):
+            logging.getLogger("pipeline.test").info("%s", os.fsdecode(b"caf\xe9"))
+    finally:
+        log.setup()
+    assert "caf\\udce9" in (tmp_path / "a.log").read_text()
+    assert json.loads((tmp_path / "lines.jsonl").read_text())["message"] == "caf\udce9"
+    assert "Traceback" not in capfd.readouterr().err
 
 
 def test_a_log_file_that_cannot_be_written_is_told_once_and_stops_nothing(tmp_path, capsys):

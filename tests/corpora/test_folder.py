@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pydantic
 import pytest
 
@@ -107,6 +109,14 @@ def test_a_suffix_that_only_some_have(tmp_path):
     lines(tmp_path / "corpus" / "c.txt", "no flac")
     made = Imported(tmp_path / "corpus", tmp_path / "out", suffix=".flac", max_bad=0.5)
     assert made.texts() == {"a": "hello"} and list(made.left_out) == ["c"]
+
+
+def test_names_that_are_not_utf8(tmp_path):
+    for name in ("a", os.fsdecode(b"caf\xe9")):
+        (audio(tmp_path / "x.wav")).rename(tmp_path / f"{name}.wav")
+        lines(tmp_path / f"{name}.txt", "hello")
+    made = Imported(tmp_path, tmp_path / "out", max_bad=0.5)
+    assert list(made.cuts) == ["a"] and made.facts["left_out"] == {"name that is not UTF-8": 1}
 
 
 def test_audio_alone(tmp_path):
