@@ -41,6 +41,8 @@ jobs=1
 backend=local
 . ../../utils/stage.sh
 . ../../utils/parse_options.sh
+from_start() { if [[ -z $1 || $1 == /* ]]; then echo "$1"; else echo "$start/$1"; fi; } # PATH as given where the script was called
+if [[ $log_json != - ]]; then log_json=$(from_start "$log_json"); fi
 . ../../utils/recipe.sh
 
 if [[ ! " ${models:-mono} " =~ ^\ *mono(\ +(tri1|tri2|tri3|hybrid))*\ *$ ]]; then
@@ -48,7 +50,6 @@ if [[ ! " ${models:-mono} " =~ ^\ *mono(\ +(tri1|tri2|tri3|hybrid))*\ *$ ]]; the
   exit 2
 fi
 
-from_start() { if [[ -z $1 || $1 == /* ]]; then echo "$1"; else echo "$start/$1"; fi; } # PATH as given where the script was called
 data=$(from_start "$data")
 lexicon=$(from_start "$lexicon")
 if [[ $import_conf == conf/import.yaml ]]; then import_conf=$recipe/$import_conf; else import_conf=$(from_start "$import_conf"); fi
@@ -58,6 +59,7 @@ if [[ $work != . ]]; then
   $list || mkdir -p "$work" || exit 2
 fi
 $list || cd "$work"
+clustered
 lang=data/lang
 
 wanted() { [[ " ${models:-$(cat data/sizes/models.txt)} " == *" $1 "* ]]; } # MODEL: is it to be trained

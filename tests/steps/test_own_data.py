@@ -83,6 +83,15 @@ def test_again_makes_nothing_and_further_models_are_added(done):
     assert any((done / "my_recogniser/exp/nhmm_aligned/textgrids").iterdir())
 
 
+def test_the_log_stands_where_the_recipe_was_called(tmp_path):
+    """As all other paths count from there."""
+    (tmp_path / "egs").symlink_to(ROOT / "egs")
+    ran = shell("egs/own_data/run.sh --data nowhere --work w --log-json said.jsonl", tmp_path)
+    assert ran.returncode == 2 and "nowhere is not there" in ran.stderr
+    said = [json.loads(line) for line in (tmp_path / "said.jsonl").read_text().splitlines()]
+    assert [line["level"] for line in said] == ["info", "error"]
+
+
 def test_a_folder_that_is_not_there(place):
     ran = shell("egs/own_data/run.sh --data nowhere --work w", place)
     assert ran.returncode == 2 and "nowhere is not there" in ran.stderr
