@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import http.client
 import logging
 import shutil
 import tarfile
@@ -20,6 +21,7 @@ import click
 
 from pipeline.base import cli
 from pipeline.base.errors import DataError
+from pipeline.base.files import BROKEN_GZIP
 
 logger = logging.getLogger(__name__)
 
@@ -61,10 +63,16 @@ def find_corpus(
         source = f", which holds {layout}" if layout else ""
         source += "" if url is None else f"; its public address is {url}"
         raise DataError(f"corpus {name} not found in {tried}: name its folder with --corpus-root{source}")
-    _download(name, url, download_dir / name)
-    found = _look(download_dir / name, is_corpus)
-    if found is None:
+    target = download_dir / name
+    if target.exists():
+        raise DataError(f"{target}: is not the corpus {name}, or not all of it; remove it, or use --corpus-root")
+    partial = _download(name, url, target)
+    if _look(partial, is_corpus) is None:
+        shutil.rmtree(partial)
         raise DataError(f"{url}: the archive does not hold the corpus {name}; name its folder with --corpus-root")
+    partial.rename(target)
+    found = _look(target, is_corpus)
+    assert found is not None, target
     return found
 
 
@@ -114,8 +122,10 @@ def _look(place: Path, is_corpus: Callable[[Path], bool]) -> Path | None:
     return next((path for path in [place, *below] if is_corpus(path)), None)
 
 
-def _download(name: str, url: str, target: Path) -> None:
-    """Fetch and unpack an archive; nothing stands under ``target`` unless all of it arrived."""
+def _download(name: str, url: str, target: Path) -> Path:
+    """Fetch and unpack an archive into a folder beside ``target``, which it returns; nothing is left unless all of it
+    arrived.
+    """
     logger.info("%s: downloading %s", name, url)
     partial = target.with_name(target.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -126,13 +136,13 @@ def _download(name: str, url: str, target: Path) -> None:
             shutil.copyfileobj(response, out)
         with tarfile.open(archive) as tar:
             _extract(tar, partial)
-    except (urllib.error.URLError, OSError, EOFError, tarfile.TarError) as err:
+    except (urllib.error.URLError, http.client.HTTPException, OSError, *BROKEN_GZIP, tarfile.TarError) as err:
         shutil.rmtree(partial, ignore_errors=True)
         raise DataError(
             f"corpus {name}: download of {url} failed ({err}); fetch it by hand and use --corpus-root"
         ) from None
     archive.unlink()
-    partial.rename(target)
+    return partial
 
 
 def _extract(tar: tarfile.TarFile, target: Path) -> None:
@@ -143,3 +153,6 @@ def _extract(tar: tarfile.TarFile, target: Path) -> None:
         if not path.is_relative_to(root) or not (member.isfile() or member.isdir()):
             raise tarfile.TarError(f"refusing archive member {member.name!r}")
         tar.extract(member, target)
+    assert tar.fileobj is not None
+    while tar.fileobj.read(1 << 20):
+        pass  # behind the last member: only at its end gzip compares its check sum

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import http.client
 import sys
 import tarfile
 from pathlib import Path
@@ -431,8 +432,8 @@ def test_corpus_download(tmp_path):
     assert find_corpus("x", None, has_mark, url, **places) == found  # not fetched twice
 
 
-@pytest.mark.parametrize("damage", ["missing", "truncated", "outside", "other"])
-def test_corpus_download_fails(tmp_path, damage):
+@pytest.mark.parametrize("damage", ["missing", "truncated", "bytes", "broken off", "outside", "other"])
+def test_corpus_download_fails(tmp_path, damage, monkeypatch):
     from corpus_root import find_corpus
 
     places = dict(shared=tmp_path / "shared", download_dir=tmp_path / "download")
@@ -446,14 +447,25 @@ def test_corpus_download_fails(tmp_path, damage):
         target.unlink()
     if damage == "truncated":
         target.write_bytes(target.read_bytes()[:20000])
+    if damage == "bytes":
+        raw = target.read_bytes()
+        target.write_bytes(raw[:20000] + b"\xff" * 1000 + raw[21000:])
+    if damage == "broken off":
+
+        def broken_off(*_, **__):
+            raise http.client.IncompleteRead(b"", 1000)
+
+        monkeypatch.setattr("urllib.request.urlopen", broken_off)
     if damage == "outside":
         with tarfile.open(target, "w:gz") as tar:
             tar.add(source / "mark", arcname="../../mark")
     message = "does not hold the corpus x" if damage == "other" else "corpus x: download of .* failed"
     with pytest.raises(DataError, match=message):
         find_corpus("x", None, has_mark, url, **places)
-    if damage != "other":
-        assert not (tmp_path / "download" / "x").exists() and not (tmp_path / "download" / "x.partial").exists()
+    assert not (tmp_path / "download" / "x").exists() and not (tmp_path / "download" / "x.partial").exists()
+    (tmp_path / "download" / "x" / "half").mkdir(parents=True)
+    with pytest.raises(DataError, match="download/x: is not the corpus x, or not all of it; remove it"):
+        find_corpus("x", None, has_mark, url, **places)
 
 
 # tiny
