@@ -87,8 +87,33 @@ def _queued(cluster: ClusterOptions, jobs: int, log_dir: Path) -> Any:
         log_directory=str(log_dir / "dask"),
         **more,
     )
-    made.scale(jobs=jobs)
+    _start(made, jobs, cluster.queue)
     return made
+
+
+def _start(made: Any, jobs: int, queue: str) -> None:
+    """Submits workers; ConfigError with the queue's own words where it takes none of them."""
+
+    async def start() -> None:  # as made.scale does in the background, where nobody hears of a refusal
+        while len(made.worker_spec) < jobs:
+            made.worker_spec.update(made.new_worker_spec())
+        await made._correct_state()
+
+    try:
+        made.sync(start)
+    except RuntimeError as err:  # dask-jobqueue's, of the program that submits
+        from distributed.core import Status
+
+        lines = [line for line in str(err).strip().splitlines() if line.strip()]
+        said = lines[-1].strip() if lines else repr(err)
+        refused = [job for job in made.workers.values() if not job.job_id]
+        for job in refused:
+            job.status = Status.failed  # else nothing could be closed
+        if len(refused) < len(made.workers):
+            logger.warning("queue %s takes only some of %d workers: %s", queue, jobs, said)
+            return
+        made.close()
+        raise ConfigError(f"queue {queue} refuses workers: {said}") from None
 
 
 def _cores(cluster: ClusterOptions) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 import time
 from pathlib import Path
@@ -9,9 +10,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from pipeline.base.errors import PipelineError
+from pipeline.base.errors import ConfigError, PipelineError
 from pipeline.parallel import slurm
-from pipeline.parallel.dask_cluster import _PROGRAMS, _QUEUES, _queued
+from pipeline.parallel.dask_cluster import _PROGRAMS, _QUEUES, _queued, _start
 from pipeline.parallel.options import ClusterOptions
 
 # Parameters of JobQueueCluster, and those that the class of a queue has beside them, in dask-jobqueue 0.9.
@@ -54,8 +55,12 @@ def test_queues_are_asked_by_the_names_of_their_classes(queue, programs, tmp_pat
     """A name that the class lacks ends the step."""
     asked = {}
 
+    async def nothing() -> None: ...
+
     def cluster(name):
-        return lambda **options: asked.update({name: options}) or SimpleNamespace(scale=lambda jobs: None)
+        made = SimpleNamespace(worker_spec={}, sync=lambda f: asyncio.run(f()), _correct_state=nothing)
+        made.new_worker_spec = lambda: {len(made.worker_spec): {}}
+        return lambda **options: asked.update({name: options}) or made
 
     monkeypatch.setitem(sys.modules, "dask_jobqueue", SimpleNamespace(**{name: cluster(name) for name in OWN}))
     programs(_PROGRAMS[queue], "")
@@ -67,13 +72,32 @@ def test_queues_are_asked_by_the_names_of_their_classes(queue, programs, tmp_pat
 
 @pytest.mark.parametrize("queue", list(ASKED))
 def test_heads_of_jobs(queue, programs, tmp_path, monkeypatch):
-    jobqueue = pytest.importorskip("dask_jobqueue")
-    monkeypatch.setattr(jobqueue.JobQueueCluster, "scale", lambda self, n=None, **more: None)
+    pytest.importorskip("dask_jobqueue")
+    monkeypatch.setattr("pipeline.parallel.dask_cluster._start", lambda *_: None)
     programs(_PROGRAMS[queue], "")
     with _queued(cluster_of(queue), 2, tmp_path) as made:
         rows = made.job_script().splitlines()
     assert not set(ASKED[queue]) - set(rows), rows
     assert "module load gcc" in rows
+
+
+def test_a_queue_that_takes_no_worker_says_why(programs, tmp_path):
+    """dask-jobqueue goes on without workers, and the step would wait for ever."""
+    pytest.importorskip("dask_jobqueue")
+    programs("qsub", 'echo "no queue long" >&2\nexit 1')
+    with pytest.raises(ConfigError, match="queue sge refuses workers: no queue long"):
+        _queued(cluster_of("sge"), 2, tmp_path / "log")
+
+
+def test_a_queue_that_takes_some_workers(caplog):
+    pytest.importorskip("distributed")
+
+    def sync(start):
+        raise RuntimeError("Exit code: 1\nstderr:\nlimit of jobs\n\n")
+
+    workers = {name: SimpleNamespace(job_id=job, status=None) for name, job in (("a", "7"), ("b", None))}
+    _start(SimpleNamespace(sync=sync, workers=workers), 2, "sge")
+    assert "queue sge takes only some of 2 workers: limit of jobs" in caplog.text
 
 
 class FakeSubmitit:
