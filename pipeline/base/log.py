@@ -143,7 +143,7 @@ def setup(verbose: bool = False, quiet: bool = False, json_to: str | None = None
     console.setFormatter(_JsonFormatter(step) if json_to == "-" else _Formatter(CONSOLE_FORMAT, "%H:%M:%S"))
     root.addHandler(console)
     if json_to is not None and json_to != "-":
-        lines = _JsonFile(json_to, encoding="utf-8", errors="backslashreplace")  # of names of files
+        lines = _JsonFile(json_to, encoding="utf-8", errors="backslashreplace")  # names of files may be any bytes
         lines.setLevel(level)
         lines.setFormatter(_JsonFormatter(step))
         root.addHandler(lines)

@@ -221,31 +221,20 @@ class Cuts:
             rate = stored.sampling_rate
             start = round(utt.start * rate)
             end = stored.num_samples if utt.end is None else min(round(utt.end * rate), stored.num_samples)
-            tiers = {name: self._tier(items, (end - start) / rate) for name, items in utt.tiers.items()}
+            tiers = {name: _tier(items, (end - start) / rate) for name, items in utt.tiers.items()}
+            self.num_bad_times += None in tiers.values()
             yield utterance(
                 self._id(utt.id),
                 stored,
                 utt.text,
                 self._speaker(utt.speaker or utt.id),
-                tiers.get("word", ()),
-                tiers.get("phone", ()),
+                tiers.get("word") or (),
+                tiers.get("phone") or (),
                 utt.language,
                 utt.gender,
                 start / rate,
                 (end - start) / rate,
             )
-
-    def _tier(self, items: Tier, duration: float) -> list[Span]:
-        """Symbols with times, none if they overlap or leave the utterance."""
-        from pipeline.artifacts.corpus import Span
-
-        end = 0.0
-        for _, start, length in items:
-            if not (length >= 0 and start >= end - TOLERANCE and start + length <= duration + TOLERANCE):
-                self.num_bad_times += 1
-                return []
-            end = start + length
-        return [Span(*item) for item in items]
 
     def _id(self, name: str) -> str:
         found = self.ids(name)
@@ -264,3 +253,15 @@ class Cuts:
             path.write_text("".join(f"{new}\t{old!r}\n" for new, old in self._renamed), encoding="utf-8")
             new, old = self._renamed[0]
             logger.info("%d ids are new, such as %s for %r; all in %s", len(self._renamed), new, old, path.name)
+
+
+def _tier(items: Tier, duration: float) -> list[Span] | None:
+    """Symbols with times, None if they overlap or leave the utterance."""
+    from pipeline.artifacts.corpus import Span
+
+    end = 0.0
+    for _, start, length in items:
+        if not (length >= 0 and start >= end - TOLERANCE and start + length <= duration + TOLERANCE):
+            return None
+        end = start + length
+    return [Span(*item) for item in items]

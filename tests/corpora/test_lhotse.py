@@ -188,6 +188,22 @@ def test_any_value_in_any_field(tmp_path):
     assert refused > len(bad) / 2
 
 
+def test_utterances_with_bad_times_count_once(tmp_path):
+    """Whether words or phones or both are outside; a tier that is right stays."""
+    recording = Recording.from_file(audio(tmp_path / "r.wav", seconds=1.0), recording_id="r").to_dict()
+    good, bad = [["a", 0.1, 0.2]], [["a", 0.9, 0.9]]
+    rows = [
+        {**CUT, "id": name, "recording": recording,
+         "supervisions": [{**SUPERVISION, "id": name, "alignment": {"word": word, "phone": phone}}]}
+        for name, word, phone in (("none", good, good), ("one", good, bad), ("both", bad, bad))
+    ]  # fmt: skip
+    lines(tmp_path / "corpus" / "cuts.jsonl", *map(json.dumps, rows))
+    made = Imported(tmp_path / "corpus", tmp_path / "out")
+    assert made.facts["bad_times"] == 2
+    tiers = {name: sorted(cut.supervisions[0].alignment or {}) for name, cut in made.cuts.items()}
+    assert tiers == {"none": ["phone", "word"], "one": ["word"], "both": []}
+
+
 BROKEN = {
     "command": (lambda c: c["recording"]["sources"][0].update(type="command", source="cat x"), "is of type 'command'"),
     "url": (lambda c: c["recording"]["sources"][0].update(type="url", source="http://x/y.wav"), "is of type 'url'"),
