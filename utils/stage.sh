@@ -32,7 +32,7 @@ stage() { # NUMBER TITLE: true when this stage is to run
     printf '%3d  %s\n' "$number" "$title"
     return 1
   fi
-  ((number >= stage && number <= stop_stage)) || return 1
+  ((10#$number >= 10#$stage && 10#$number <= 10#$stop_stage)) || return 1 # 08 is no octal number
   mkdir -p exp
   _stage_now=$number _stage_title=$title _stage_start=$(_stage_clock)
   _stage_first=${_stage_first:-$_stage_start}

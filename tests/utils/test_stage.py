@@ -52,6 +52,7 @@ def ran(result) -> list[int]:
         (["--stage", "1"], [1, 5]),
         (["--stop-stage", "1"], [0, 1]),
         (["--stage", "1", "--stop-stage", "4"], [1]),
+        (["--stage", "01", "--stop-stage", "08"], [1, 5]),
         (["--list"], []),
     ],
 )
