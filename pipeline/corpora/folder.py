@@ -21,14 +21,21 @@ _LABELS = re.compile(r"\s*\d+(\.\d+)?\s+\d+(\.\d+)?\s+\S+")
 
 
 def files_below(top: Path) -> Iterator[tuple[str, list[str]]]:
-    """(folder, sorted file names) of a folder and all below it, in order, without hidden ones."""
+    """(folder, sorted file names) of a folder and all below it, in order, without hidden ones. Links to folders are
+    followed, but not those that lead back up, behind which everything would stand again.
+    """
 
     def refuse(err: OSError) -> None:
         raise DataError(f"{err.filename}: cannot be read ({err.strerror})")
 
     for folder, below, names in os.walk(top, onerror=refuse, followlinks=True):
-        below[:] = sorted(name for name in below if not name.startswith("."))
+        below[:] = sorted(name for name in below if not name.startswith(".") and not _leads_up(folder, name))
         yield folder, sorted(name for name in names if not name.startswith("."))
+
+
+def _leads_up(folder: str, name: str) -> bool:
+    link = os.path.join(folder, name)
+    return os.path.islink(link) and Path(os.path.realpath(folder)).is_relative_to(os.path.realpath(link))
 
 
 def read_folder(source: Path, root: Path | None, options: ImportOptions, out: LeftOut) -> Iterator[SourceUtterance]:

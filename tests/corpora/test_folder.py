@@ -111,6 +111,17 @@ def test_a_suffix_that_only_some_have(tmp_path):
     assert made.texts() == {"a": "hello"} and list(made.left_out) == ["c"]
 
 
+def test_links_to_folders(tmp_path):
+    """They are followed, unless they lead back up: then every utterance would stand there forty times."""
+    audio(tmp_path / "elsewhere" / "a.wav")
+    lines(tmp_path / "elsewhere" / "a.txt", "hello")
+    (tmp_path / "corpus" / "day").mkdir(parents=True)
+    (tmp_path / "corpus" / "anna").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "corpus" / "day" / "all").symlink_to("..")
+    (tmp_path / "elsewhere" / "latest").symlink_to(".")
+    assert list(Imported(tmp_path / "corpus", tmp_path / "out").cuts) == ["anna-a"]
+
+
 def test_names_that_are_not_utf8(tmp_path):
     for name in ("a", os.fsdecode(b"caf\xe9")):
         (audio(tmp_path / "x.wav")).rename(tmp_path / f"{name}.wav")
