@@ -2,9 +2,9 @@
 
 Of one recipe all claims are judged together: p values are adjusted for their number (Benjamini and Hochberg 1995), so
 that of those that are called supported one in twenty may be wrong. What is asked of differences and of equality is
-adjusted apart. Where seeds were added after figures had been seen, p is doubled before that, since there were two looks
-(Bonferroni). Nothing is called equal without a margin that stands in the table's file, and nothing is supported by less
-than three seeds.
+adjusted apart. Where seeds were added after figures had been seen, or some of the planned ones are to follow, p is
+doubled before that, since there are two looks (Bonferroni). Nothing is called equal without a margin that stands in the
+table's file, and nothing is supported by less than three seeds.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from pipeline.experiments.statistics import LEVEL, Effect, adjusted, level_of_ne
 
 CLAIMS = "claims.json"  # of a recipe, beside its results.json
 LEAST_SEEDS = 3
-LOOKS = 2  # at figures whose seeds were added after the first of them
+LOOKS = 2  # at figures whose seeds were added after the first of them, or are to follow as planned
 NOT_MEASURED, TOO_FEW, UNDECIDED = "not measured", "too few seeds", "undecided"
 SUPPORTED, CONTRADICTED, EQUIVALENT = "supported", "contradicted", "equivalent"
 OUTCOMES = (SUPPORTED, CONTRADICTED, EQUIVALENT, UNDECIDED, TOO_FEW, NOT_MEASURED)
@@ -88,6 +88,7 @@ class Verdict:
         beyond_level: of a claim of equality, that of the test for a difference larger than its margin.
         added: seeds that were added after the first figures had been seen.
         edited: rows of the table were made by code with uncommitted changes.
+        missing: planned seeds that have not been run yet.
     """
 
     table: str
@@ -99,6 +100,7 @@ class Verdict:
     added: int = 0
     edited: bool = False
     beyond_level: float = LEVEL
+    missing: int = 0
 
     @property
     def noticeable(self) -> float:
@@ -129,6 +131,7 @@ class Verdict:
         said += f" [{low:+.{decimals}f}, {high:+.{decimals}f}]"
         said += f" over {effect.seeds} seed{'s' * (effect.seeds > 1)}"
         said += f", {self.added} of them added after the first figures" if self.added else ""
+        said += f" of {effect.seeds + self.missing} planned" if self.missing else ""
         said += f" and {effect.speakers} speakers" if effect.speakers else ""
         said += f", p {_probability(self.p)}" if self.p is not None else ""
         if self.outcome == UNDECIDED:
@@ -147,6 +150,8 @@ class Verdict:
         row = {"table": self.table, "claim": claim, "outcome": self.outcome, "effect": effect, "p": self.p}
         if self.claim.equal:
             row["beyond_level"] = self.beyond_level
+        if self.missing:
+            row["missing"] = self.missing
         return {**row, "level": self.level, "added": self.added, "edited": self.edited}
 
     @classmethod
@@ -158,7 +163,8 @@ class Verdict:
         claim = Claim(**row["claim"])
         beyond = float(row.get("beyond_level", row["level"])) if claim.equal else LEVEL  # older files lack it
         level, added, edited = float(row["level"]), int(row["added"]), bool(row["edited"])
-        return cls(str(row["table"]), claim, row["outcome"], effect, row["p"], level, added, edited, beyond)
+        missing = int(row.get("missing", 0))
+        return cls(str(row["table"]), claim, row["outcome"], effect, row["p"], level, added, edited, beyond, missing)
 
 
 def digits_of(verdict: Verdict, decimals: int) -> int:
@@ -195,6 +201,7 @@ class Compared(NamedTuple):
     effect: Effect | None
     added: int = 0
     edited: bool = False
+    missing: int = 0
 
 
 def judge(claims: Sequence[Compared]) -> list[Verdict]:
@@ -204,7 +211,7 @@ def judge(claims: Sequence[Compared]) -> list[Verdict]:
         for i, c in enumerate(claims)
         if c.effect is not None and c.effect.seeds >= LEAST_SEEDS
     }
-    looks = {i: LOOKS if c.added else 1 for i, c in enumerate(claims)}
+    looks = {i: LOOKS if c.added or c.missing else 1 for i, c in enumerate(claims)}
     differ = _Family({i: looks[i] * e.p for i, (claim, e, _) in tested.items() if not claim.equal})
     same = _Family(
         {i: looks[i] * e.p_equivalent(w) for i, (c, e, w) in tested.items() if w is not None and not c.equal}
@@ -212,10 +219,10 @@ def judge(claims: Sequence[Compared]) -> list[Verdict]:
     equal = _Family({i: looks[i] * e.p_equivalent(w) for i, (c, e, w) in tested.items() if w is not None and c.equal})
     beyond = _Family({i: looks[i] * e.p_beyond(w) for i, (c, e, w) in tested.items() if w is not None and c.equal})
     verdicts = []
-    for i, (table, claim, effect, added, edited) in enumerate(claims):
+    for i, (table, claim, effect, added, edited, missing) in enumerate(claims):
         if effect is None or i not in tested:
             outcome = NOT_MEASURED if effect is None else TOO_FEW
-            verdicts.append(Verdict(table, claim, outcome, effect, added=added, edited=edited))
+            verdicts.append(Verdict(table, claim, outcome, effect, added=added, edited=edited, missing=missing))
             continue
         asked = equal if claim.equal else differ
         if claim.equal:
@@ -227,7 +234,7 @@ def judge(claims: Sequence[Compared]) -> list[Verdict]:
         if i not in decided.decided:
             outcome, decided = UNDECIDED, asked
         level, further = asked.level / looks[i], beyond.level / looks[i] if claim.equal else LEVEL
-        verdicts.append(Verdict(table, claim, outcome, effect, decided.p[i], level, added, edited, further))
+        verdicts.append(Verdict(table, claim, outcome, effect, decided.p[i], level, added, edited, further, missing))
     return verdicts
 
 

@@ -58,7 +58,8 @@ differences can come from that), or what the table says. In brackets is its 95 %
   teacher serves all seeds, its chance is not in the interval either.
 - *written down after figures had been seen*: the others stood in the table's file before. Such a comparison decides no
   row below, nor does one on dev, where weights and some settings were chosen. Where *seeds were added after the first
-  figures*, p is doubled, since the figures were looked at twice.
+  figures*, p is doubled, since the figures were looked at twice; so it is where only some of the *planned* seeds have
+  been run, which are looked at again when the others have.
 - *would speak against the paper*: a claim that contradicts the paper if it is supported.
 """
 _PICTURE = re.compile(r"\s*!\[[^]]*\]\([^)]*\)")

@@ -31,8 +31,9 @@ HOW_TO_READ = """## Experiments
 Each table below is a grid of settings that was run with several seeds: mean ± standard deviation over the seeds, "(n)"
 where only n of them were run. Claims are tested on pairs of runs that share their seed. *Difference* is the first
 setting of the claim minus the second, with its 95 % interval; *p* is adjusted for the number of claims on this page,
-and doubled where seeds were added after the first figures; *noticeable* is the smallest true difference that as many
-seeds would have shown in four cases of five, adjusted as well (of a claim of equality: shown to be beyond its margin).
+and doubled where seeds were added after the first figures or planned ones are still to be run; *noticeable* is the
+smallest true difference that as many seeds would have shown in four cases of five, adjusted as well (of a claim of
+equality: shown to be beyond its margin).
 So "undecided" beside a large noticeable difference says little about the claim.
 """
 
@@ -245,6 +246,7 @@ def claims_table(table: Table, verdicts: Sequence[Verdict]) -> str:
         low, high = effect.interval
         digits = digits_of(verdict, digits)
         about = f"{effect.seeds}" + f", {verdict.added} of them added" * bool(verdict.added)
+        about += f" of {effect.seeds + verdict.missing} planned" * bool(verdict.missing)
         lines.append(
             [
                 verdict.claim.text + " (written down after figures had been seen)" * verdict.claim.afterwards,
@@ -285,7 +287,8 @@ def compare(name: str, table: Table, claim: Claim, measured: Sequence[Measured],
         effect = crossed(pooled([(first.sums, second.sums) for first, second in pairs]))
     if effect is None:
         effect = paired([(first.values, second.values) for first, second in pairs])
-    return Compared(name, claim, effect, len(seeds & set(table.added_seeds)), edited)
+    missing = len(set(table.seeds) - seeds)
+    return Compared(name, claim, effect, len(seeds & set(table.added_seeds)), edited, missing)
 
 
 def heading(column: Column) -> str:

@@ -101,6 +101,13 @@ def test_seeds_that_were_added_cost_a_second_look() -> None:
     assert judge([Compared("t", CLAIM, effect(0.01), 2)])[0].p == 1.0
 
 
+def test_figures_of_some_of_the_planned_seeds_are_a_first_look() -> None:
+    all_run, early = (judge([Compared("t", CLAIM, effect(-0.3), missing=missing)])[0] for missing in (0, 2))
+    assert all_run.outcome == "supported" and early.outcome == "undecided"
+    assert early.p == pytest.approx(2 * all_run.p) and "over 5 seeds of 7 planned and" in early.text()
+    assert "planned" not in all_run.text() and Verdict.of_row(early.row()) == early
+
+
 def test_claims_that_were_written_down_afterwards_say_so() -> None:
     late = replace(CLAIM, afterwards=True)
     assert judge([Compared("t", late, effect(-1.0))])[0].text().endswith("; written down after figures had been seen")

@@ -120,7 +120,7 @@ def test_run_and_report(recipe):
     text = " ".join((recipe / "RESULTS.md").read_text().split())
     assert "| fixed | gmm | 10.00 | 12.5 | 30.2 ± 0.1 |" in text
     assert "| learned | nhmm | 15.00 (2) | | 20.1 ± 0.1 (2) |" in text
-    assert "| **too few seeds** | -10.0 [-10.0, -10.0] | | 2 | |" in text
+    assert "| **too few seeds** | -10.0 [-10.0, -10.0] | | 2 of 3 planned | |" in text
     assert {row["table"] for row in rows} == {"transitions"}
 
     (recipe / "fail").unlink()
