@@ -5,7 +5,8 @@
 #                 [--ways LIST] [--jobs N] [--backend B]
 #   --ali ALI     alignments that the networks of stage 6 are trained on, and by which the end-to-end model of stage 8 is supervised
 #                 (both: there by the GMM's; none: no networks of stage 6, and an end-to-end model without supervision)
-#   --large-test  in stages 0 and 2 also a test part of 3,000 utterances by 24 further voices (test_large), for tables
+#   --large-test  in stages 0 and 2 also two larger test parts for tables: 3,000 utterances by 24 further voices (test_large) and
+#                 by 240 drawn ones (test_voices)
 #   --ways LIST   teachers of stage 11 among "fixed ema cache rounds decoded decoded_again by_hybrid"; by default none, and the
 #                 stage does nothing
 #   --overwrite   remake outputs whose options or inputs have changed
@@ -29,7 +30,10 @@ parts="train dev test"
 if stage 0 "data: synthesise speech with exact times"; then
   python local/prepare.py data/local "${force[@]}"
   python "$utils/validate_data.py" $(printf 'data/local/%s ' $parts)
-  if $large_test; then python local/prepare_large_test.py data/local data/local_large "${force[@]}"; fi
+  if $large_test; then
+    python local/prepare_large_test.py data/local data/local_large "${force[@]}"
+    python local/prepare_large_test.py data/local data/local_voices --drawn-voices 240 "${force[@]}"
+  fi
 fi
 
 if stage 1 "lang: phone and grapheme lexicons, 2-gram language model, subword tokens"; then
@@ -48,6 +52,7 @@ if stage 2 "features: MFCC for the GMM, log-mel for the networks"; then
   if $large_test; then
     python "$steps/compute_feats.py" data/local_large data/mfcc/test_large --config conf/mfcc.yaml "${force[@]}"
     python "$steps/compute_feats.py" data/local_large data/fbank/test_large --config conf/fbank.yaml "${force[@]}"
+    python "$steps/compute_feats.py" data/local_voices data/fbank/test_voices --config conf/fbank.yaml "${force[@]}"
   fi
 fi
 

@@ -2,9 +2,10 @@
 
 Of one recipe all claims are judged together: p values are adjusted for their number (Benjamini and Hochberg 1995), so
 that of those that are called supported one in twenty may be wrong. What is asked of differences and of equality is
-adjusted apart. Where seeds were added after figures had been seen, or some of the planned ones are to follow, p is
-doubled before that, since there are two looks (Bonferroni). Nothing is called equal without a margin that stands in the
-table's file, and nothing is supported by less than three seeds.
+adjusted apart. Before that p is doubled where there are two looks (Bonferroni): where seeds were added after figures
+had been seen, where some of the planned ones are to follow, and where a claim is tested again on a part that was
+planned after another had left it undecided. Nothing is called equal without a margin that stands in the table's file,
+and nothing is supported by less than three seeds.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from pipeline.experiments.statistics import LEVEL, Effect, adjusted, level_of_ne
 
 CLAIMS = "claims.json"  # of a recipe, beside its results.json
 LEAST_SEEDS = 3
-LOOKS = 2  # at figures whose seeds were added after the first of them, or are to follow as planned
+LOOKS = 2  # at figures whose seeds or part were added after the first of them, or are to follow as planned
 NOT_MEASURED, TOO_FEW, UNDECIDED = "not measured", "too few seeds", "undecided"
 SUPPORTED, CONTRADICTED, EQUIVALENT = "supported", "contradicted", "equivalent"
 OUTCOMES = (SUPPORTED, CONTRADICTED, EQUIVALENT, UNDECIDED, TOO_FEW, NOT_MEASURED)
@@ -50,6 +51,10 @@ class Claim:
     afterwards: bool = Field(
         default=False, description="Whether it was written down after figures of the table had been seen."
     )
+    second_look: bool = Field(
+        default=False,
+        description="Whether its part was planned, before it was measured, after another part had left it undecided.",
+    )
 
     def __post_init__(self) -> None:
         if self.margin is not None and self.relative_margin is not None:
@@ -66,9 +71,10 @@ class Claim:
 
     def same_as(self, other: Claim) -> bool:
         """Whether both compare the same, whatever the words."""
-        return dataclasses.replace(self, text="", afterwards=False) == dataclasses.replace(
-            other, text="", afterwards=False
+        mine, others = (
+            dataclasses.replace(claim, text="", afterwards=False, second_look=False) for claim in (self, other)
         )
+        return mine == others
 
     def width(self, reference: float) -> float | None:
         """The margin in the unit of the column; None: there is none."""
@@ -141,6 +147,7 @@ class Verdict:
                 said += f" ({100 * size / abs(effect.reference):.1f} % relative)"
             said += _needed(self, margin, decimals)
         said += "; written down after figures had been seen" * self.claim.afterwards
+        said += "; on a part that was planned after another had left it undecided" * self.claim.second_look
         return said + "; made in part by code with uncommitted changes" * self.edited
 
     def row(self) -> dict[str, Any]:
@@ -211,7 +218,7 @@ def judge(claims: Sequence[Compared]) -> list[Verdict]:
         for i, c in enumerate(claims)
         if c.effect is not None and c.effect.seeds >= LEAST_SEEDS
     }
-    looks = {i: LOOKS if c.added or c.missing else 1 for i, c in enumerate(claims)}
+    looks = {i: LOOKS if c.added or c.missing or c.claim.second_look else 1 for i, c in enumerate(claims)}
     differ = _Family({i: looks[i] * e.p for i, (claim, e, _) in tested.items() if not claim.equal})
     same = _Family(
         {i: looks[i] * e.p_equivalent(w) for i, (c, e, w) in tested.items() if w is not None and not c.equal}

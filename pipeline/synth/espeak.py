@@ -18,6 +18,9 @@ gives this
 from __future__ import annotations
 
 import ctypes
+import functools
+import os
+import tempfile
 import threading
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,6 +70,7 @@ class Voice:
         range: pitch range, 0 to 100 (0 is monotone).
         rate: speed in words per minute, 80 to 450.
         language: espeak's language.
+        definition: text of a voice file of espeak's, for a variant that espeak does not come with; empty for its own.
     """
 
     name: str
@@ -75,6 +79,7 @@ class Voice:
     range: int = 50
     rate: int = 175
     language: str = "en-us"
+    definition: str = ""
 
 
 class RawPhone(NamedTuple):
@@ -122,6 +127,24 @@ class _Recorder:
         return 0
 
 
+@functools.cache
+def _drawn_voices() -> tempfile.TemporaryDirectory:
+    """The folder of this process for voices that espeak does not come with; it goes with the process."""
+    return tempfile.TemporaryDirectory(prefix="voices-")
+
+
+def _data_with(voice: Voice, data: Path) -> Path:
+    """Returns a folder of espeak's data whose voices are this one: espeak reads variants from no other place."""
+    own = Path(_drawn_voices().name)
+    if not (own / "voices").is_dir():
+        for path in data.iterdir():
+            if path.name != "voices":
+                (own / path.name).symlink_to(path)
+        (own / "voices" / "!v").mkdir(parents=True)
+    (own / "voices" / "!v" / voice.variant).write_text(voice.definition, encoding="utf-8")
+    return own
+
+
 def _run(text: str, voice: Voice) -> tuple[np.ndarray, int, list[tuple[int, int, int, str]]]:
     """Synthesise in a freshly loaded library; returns (samples, rate, events)."""
     import _ctypes
@@ -134,15 +157,15 @@ def _run(text: str, voice: Voice) -> tuple[np.ndarray, int, list[tuple[int, int,
         lib.espeak_Synth.argtypes = [ctypes.c_char_p, ctypes.c_size_t, ctypes.c_uint, ctypes.c_int, ctypes.c_uint]
         lib.espeak_Synth.argtypes += [ctypes.c_uint, ctypes.c_void_p, ctypes.c_void_p]
         ctypes.CDLL(None).srand(1)  # the library draws its noise from libc's rand()
-        data = espeakng_loader.get_data_path().encode()
-        rate = lib.espeak_Initialize(_SYNCHRONOUS, 0, data, _PHONEME_EVENTS | _DONT_EXIT)
+        data = Path(espeakng_loader.get_data_path())
+        if voice.definition:
+            data = _data_with(voice, data)
+        rate = lib.espeak_Initialize(_SYNCHRONOUS, 0, os.fsencode(data), _PHONEME_EVENTS | _DONT_EXIT)
         if rate <= 0:
-            raise DataError(f"espeak-ng does not start with the data in {data.decode()}")
+            raise DataError(f"espeak-ng does not start with the data in {data}")
         lib.espeak_SetSynthCallback(recorder.callback)
         name = f"{voice.language}+{voice.variant}"
-        known = Path(
-            espeakng_loader.get_data_path(), "voices", "!v", voice.variant
-        ).is_file()  # espeak ignores an unknown variant
+        known = (data / "voices" / "!v" / voice.variant).is_file()  # espeak ignores an unknown variant
         if not known or lib.espeak_SetVoiceByName(name.encode()) != 0:
             raise DataError(f"espeak-ng has no voice {name!r}")
         for parameter, value in ((_RATE, voice.rate), (_PITCH, voice.pitch), (_RANGE, voice.range)):

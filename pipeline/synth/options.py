@@ -32,4 +32,7 @@ class TinyOptions:
 class LargeTestOptions(TinyOptions):
     """The larger test part of the same corpus; the other options have to be those that the corpus was made with."""
 
-    num_utterances: int = Field(default=3000, ge=1, description="Utterances of the larger test part, by 24 voices.")
+    num_utterances: int = Field(default=3000, ge=1, description="Utterances of the larger test part.")
+    drawn_voices: int = Field(
+        default=0, ge=0, description="Voices that are drawn at random; 0: 24 of espeak's own, in no other part."
+    )

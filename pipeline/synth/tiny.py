@@ -18,12 +18,19 @@ from pipeline.synth.espeak import Voice, synthesize
 from pipeline.synth.options import LargeTestOptions, TinyOptions
 from pipeline.synth.sentences import SentenceGenerator
 from pipeline.synth.utterance import Room, Utterance, assemble
-from pipeline.synth.voices import DEV_VARIANTS, LARGE_TEST_VARIANTS, TEST_VARIANTS, TRAIN_VARIANTS, make_voices
+from pipeline.synth.voices import (
+    DEV_VARIANTS,
+    LARGE_TEST_VARIANTS,
+    TEST_VARIANTS,
+    TRAIN_VARIANTS,
+    draw_voices,
+    make_voices,
+)
 
 logger = logging.getLogger(__name__)
 
 _PARTS = {"train": (TRAIN_VARIANTS, 0), "dev": (DEV_VARIANTS, 1), "test": (TEST_VARIANTS, 2)}
-LARGE_TEST = 4  # number of the part that _PARTS and the text of the language model leave free
+LARGE_TEST, DRAWN_TEST = 4, 5  # numbers of parts that _PARTS and the text of the language model leave free
 _MAX_LEVEL = 0.12  # root mean square; speech peaks stay below full scale
 
 
@@ -67,7 +74,8 @@ def make_tiny_corpus(work_dir: Path, final_dir: Path, options: TinyOptions) -> d
 def make_large_test(corpus: Path, work_dir: Path, final_dir: Path, options: LargeTestOptions) -> dict[str, Any]:
     """Writes a test part that is large enough to tell systems apart: audio/ and the manifests of the part itself.
 
-    Its voices are those of no other part; its sentences are of the corpus's words and in none of its other parts.
+    Its voices are those of no other part, and with ``drawn_voices`` those of no file of espeak's; its sentences are of the
+    corpus's words and in none of the parts of ``make_tiny_corpus``.
 
     Args:
         corpus: where make_tiny_corpus has written with the same options.
@@ -83,8 +91,12 @@ def make_large_test(corpus: Path, work_dir: Path, final_dir: Path, options: Larg
     taken = {tuple(words) for part in sizes for words in drawn[part]}
     if not {word.upper() for words in taken for word in words} <= known:
         raise DataError(f"{corpus / 'lexicon.txt'}: not of the corpus with these options")
-    generate = SentenceGenerator(options.seed * 10 + LARGE_TEST)
-    voices = make_voices(LARGE_TEST_VARIANTS, "large", options.seed)
+    part = DRAWN_TEST if options.drawn_voices else LARGE_TEST
+    generate = SentenceGenerator(options.seed * 10 + part)
+    if options.drawn_voices:
+        voices = draw_voices(options.drawn_voices, "drawn", options.seed)
+    else:
+        voices = make_voices(LARGE_TEST_VARIANTS, "large", options.seed)
     cuts: list[Any] = []
     words = 0
     with progress_of(options.num_utterances, "utterances") as done:
@@ -93,7 +105,7 @@ def make_large_test(corpus: Path, work_dir: Path, final_dir: Path, options: Larg
             if tuple(sentence) in taken or not {word.upper() for word in sentence} <= known:
                 continue
             voice, number = voices[len(cuts) % len(voices)], len(cuts)
-            rng = np.random.default_rng([options.seed, LARGE_TEST, number])
+            rng = np.random.default_rng([options.seed, part, number])
             spoken = _speak(sentence, voice, options, rng)
             cuts.append(_write_utterance(f"{voice.name}-{number:04d}", voice.name, spoken, work_dir, final_dir))
             words += len(sentence)

@@ -115,6 +115,14 @@ def test_claims_that_were_written_down_afterwards_say_so() -> None:
     assert late.same_as(replace(CLAIM, text="other words")) and not late.same_as(replace(CLAIM, lower=False))
 
 
+def test_a_claim_that_is_tested_again_on_another_part_has_a_stricter_test() -> None:
+    again = replace(CLAIM, second_look=True)
+    once, twice = (judge([Compared("t", claim, effect(-0.35))])[0] for claim in (CLAIM, again))
+    assert twice.p == pytest.approx(2 * once.p) and twice.level == once.level / 2 and again.decides
+    assert twice.text().endswith("; on a part that was planned after another had left it undecided")
+    assert Verdict.of_row(twice.row()) == twice and again.same_as(CLAIM)
+
+
 def test_claims_that_were_not_measured_do_not_count() -> None:
     verdicts = judge([Compared("t", CLAIM, e) for e in (effect(-0.35), *[None] * 20, effect(-9.0, seeds=1))])
     assert verdicts[0].outcome == "supported"

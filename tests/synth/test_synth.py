@@ -20,7 +20,14 @@ from pipeline.synth.phones import PHONE_OF, phone_symbol
 from pipeline.synth.sentences import MAX_WORDS, MIN_WORDS, SentenceGenerator, vocabulary
 from pipeline.synth.tiny import make_large_test, make_tiny_corpus
 from pipeline.synth.utterance import Room, assemble
-from pipeline.synth.voices import DEV_VARIANTS, LARGE_TEST_VARIANTS, TEST_VARIANTS, TRAIN_VARIANTS, make_voices
+from pipeline.synth.voices import (
+    DEV_VARIANTS,
+    LARGE_TEST_VARIANTS,
+    TEST_VARIANTS,
+    TRAIN_VARIANTS,
+    draw_voices,
+    make_voices,
+)
 
 PHRASE = "the cat can see seven happy apples on a chair".split()
 VOWELS = {"AA", "AE", "AH", "AX", "AO", "AY", "EH", "EY", "IH", "IY", "OW", "OY", "UH", "UW", "EHR"}
@@ -29,7 +36,7 @@ VOICELESS_STOPS = {"P", "T", "K"}
 
 def all_voices() -> list[Voice]:
     parts = (TRAIN_VARIANTS, DEV_VARIANTS, TEST_VARIANTS, LARGE_TEST_VARIANTS)
-    return [voice for variants in parts for voice in make_voices(variants, "v", 1)]
+    return [voice for variants in parts for voice in make_voices(variants, "v", 1)] + draw_voices(12, "drawn", 1)
 
 
 def digest(voice: Voice) -> str:
@@ -208,6 +215,20 @@ def test_large_test_part(tiny, tmp_path):
     other = LargeTestOptions(**{**dataclasses.asdict(more), "seed": 77, "num_train": 200})
     with pytest.raises(DataError, match="not of the corpus with these options"):
         make_large_test(out, tmp_path / "c", tmp_path / "c", other)
+
+
+def test_large_test_part_by_drawn_voices(tiny, tmp_path):
+    out, options, _ = tiny
+    more = LargeTestOptions(**{**dataclasses.asdict(options), "num_utterances": 12, "drawn_voices": 6})
+    facts = make_large_test(out, tmp_path / "a", tmp_path / "a", more)
+    assert facts["speakers"] == 6
+    speakers = sorted(cut.supervisions[0].speaker for cut in load_cuts(tmp_path / "a"))
+    assert speakers == sorted(2 * [f"drawn{i:03d}" for i in range(1, 7)])
+    named = LargeTestOptions(**{**dataclasses.asdict(options), "num_utterances": 12})
+    make_large_test(out, tmp_path / "b", tmp_path / "b", named)
+    texts = {folder: [cut.supervisions[0].text for cut in load_cuts(tmp_path / folder)] for folder in "ab"}
+    assert texts["a"] != texts["b"]  # sentences of its own
+    assert draw_voices(3, "drawn", 1) == draw_voices(6, "drawn", 1)[:3] != draw_voices(3, "drawn", 2)
 
 
 def test_test_sentences_do_not_occur_in_training(tiny):

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""Makes a larger test part of the synthetic corpus CORPUS: 3,000 utterances by 24 voices of their own, for tables whose
-cells the small one cannot tell apart."""
+"""Makes a larger test part of the synthetic corpus CORPUS, for tables whose cells the small one cannot tell apart:
+3,000 utterances by 24 voices of their own, or by as many drawn ones as are asked for."""
 
 from __future__ import annotations
 
