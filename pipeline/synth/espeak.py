@@ -134,14 +134,19 @@ def _drawn_voices() -> tempfile.TemporaryDirectory:
 
 
 def _data_with(voice: Voice, data: Path) -> Path:
-    """Returns a folder of espeak's data whose voices are this one: espeak reads variants from no other place."""
+    """Returns a folder of espeak's data whose only variant is this one: espeak reads variants from no other place, and
+    lists at each start all that are there, up to 350 voices.
+    """
     own = Path(_drawn_voices().name)
-    if not (own / "voices").is_dir():
+    variants = own / "voices" / "!v"
+    if not variants.is_dir():
         for path in data.iterdir():
             if path.name != "voices":
                 (own / path.name).symlink_to(path)
-        (own / "voices" / "!v").mkdir(parents=True)
-    (own / "voices" / "!v" / voice.variant).write_text(voice.definition, encoding="utf-8")
+        variants.mkdir(parents=True)
+    for path in variants.iterdir():
+        path.unlink()
+    (variants / voice.variant).write_text(voice.definition, encoding="utf-8")
     return own
 
 
