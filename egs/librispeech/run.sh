@@ -184,9 +184,8 @@ if stage 11 "semi-supervised: transcripts of some speakers, pseudo-labels of the
   # Its text may hold the transcripts that are taken away, as that of the subset does; of transcripts alone nothing is left.
   semi_lm=$lm
   if [[ -z $lm_root ]]; then
-    semi_lm= name=librispeech
-    if [[ $size == mini ]]; then name=librispeech_subset; fi
-    if [[ -f ${corpus_root:-$FULLSUM_ROOT/../shared/corpora/$name}/lm_text.txt.gz ]]; then
+    semi_lm=
+    if (($(wc -l < data/local/lm_text.txt) > $(gzip -dc data/local/train/cuts.jsonl.gz | wc -l))); then
       semi_lm=data/semi/lm
       python "$steps/train_lm.py" data/local/lm_text.txt data/lang_phone $semi_lm --leave-out data/local/train \
         --dev data/local/$dev --config conf/lm.yaml "${force[@]}"

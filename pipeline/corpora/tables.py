@@ -13,6 +13,7 @@ from pipeline.artifacts.characters import WHOLE_NUMBER
 from pipeline.artifacts.cut_checks import MOST_SECONDS
 from pipeline.base.errors import DataError
 from pipeline.corpora import json_files
+from pipeline.corpora.folder import id_of
 from pipeline.corpora.options import ImportOptions
 from pipeline.corpora.places import Places, roots_above
 from pipeline.corpora.source import LeftOut, SourceAudio, SourceUtterance
@@ -146,6 +147,8 @@ class _Reader:
         self.heading = self._first_keys() if self.table is None else self.table.heading
         self.has_heading = True
         self.columns = self._columns()
+        self.top = os.path.abspath(root or path.parent)
+        self.shared = self._shared_folder()
 
     def _first_keys(self) -> list[str]:
         return list(next((entry for _, entry in json_files.objects(self.path, LeftOut(), self.options.encoding)), {}))
@@ -175,6 +178,30 @@ class _Reader:
                     f"--columns {column}=NAME names it (or its number from 1 where there is no heading)"
                 )
         return found
+
+    def _shared_folder(self) -> str | None:
+        """The folder of all files, where those of different folders share a name, so that the name alone makes no id;
+        else None.
+        """
+        if "id" in self.columns:
+            return None
+        stems, paths = set(), set()
+        shared = ""
+        for _, name, _ in self.rows(LeftOut()):
+            path = self._whole(name.strip())
+            paths.add(hash(path))  # of millions of rows the texts themselves would be large
+            stems.add(hash(os.path.basename(path)))
+            shared = os.path.commonpath([shared or path, os.path.dirname(path)])
+        return shared if len(stems) < len(paths) else None
+
+    def _whole(self, named: str) -> str:
+        """Absolute path that a row names, without its suffix; whether it is there is another question."""
+        return os.path.splitext(os.path.normpath(os.path.join(self.top, named)))[0]
+
+    def _stem(self, named: str) -> str:
+        """What a row's file gives to the ids of its utterance and recording."""
+        whole = self._whole(named)
+        return os.path.basename(whole) if self.shared is None else id_of(os.path.relpath(whole, self.shared))
 
     def rows(self, out: LeftOut) -> Iterator[tuple[str, str, Callable[[str], str]]]:
         """(file:line, name for messages, column -> value) of each row."""
@@ -213,9 +240,9 @@ class _Reader:
             channel, text = row("channel"), row("text")
         except DataError as err:
             raise DataError(f"{where}: {err}") from None
-        stem = os.path.splitext(os.path.basename(named))[0]
         if not named:
             raise DataError(f"{where}: names no audio file")
+        stem = self._stem(named)
         path = self.places.find(named)
         utt_id = row("id") or stem
         if start is not None:

@@ -46,6 +46,27 @@ def test_ljspeech(tmp_path):
     assert raw.texts()["LJ001-0000"] == 'It is 5 "x'
 
 
+def test_files_of_one_name_in_several_folders(tmp_path):
+    """Without a column of ids the folders belong to the id, where the names alone would be the same."""
+    top = tmp_path / "c"
+    for folder in ("ann", "bob"):
+        audio(top / folder / "001.wav", rate=16000, seconds=2.0)
+    lines(top / "t.csv", "audio,text", "ann/001.wav,one", "bob/001.wav,two")
+    made = Imported(top / "t.csv", tmp_path / "out")
+    assert made.texts() == {"ann-001": "one", "bob-001": "two"}
+    lines(
+        top / "s.csv",
+        "audio,start,end,text",
+        *(f"{who}/001.wav,{a},{a + 1},{who}" for who in ("ann", "bob") for a in (0, 1)),
+    )
+    cut = Imported(top / "s.csv", tmp_path / "segments")
+    assert cut.texts() == {f"{who}-001-{a:08d}": who for who in ("ann", "bob") for a in (0, 1000)}
+    lines(top / "one.csv", "audio,text", "ann/001.wav,one")
+    assert Imported(top / "one.csv", tmp_path / "one").texts() == {"001": "one"}
+    lines(top / "whole.csv", "audio,text", *(f"{top / who / '001.wav'},{who}" for who in ("ann", "bob")))
+    assert Imported(top / "whole.csv", tmp_path / "whole").texts() == {"ann-001": "ann", "bob-001": "bob"}
+
+
 @pytest.mark.parametrize("kind", ["csv", "jsonl", "json"])
 def test_hugging_face(tmp_path, kind):
     """Commas, quoted fields with line ends, a byte order mark; the same as JSON."""
