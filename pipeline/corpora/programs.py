@@ -6,6 +6,7 @@ import contextlib
 import json
 import shlex
 import shutil
+import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -93,6 +94,8 @@ def run_pipe(command: str, output: Path) -> None:
             source = process.stdout
             processes.append(process)
         codes = [process.wait() for process in processes]
+        # A program that writes to one that has read enough and ended well ends by this signal: nothing is wrong.
+        codes[:-1] = [0 if code == -signal.SIGPIPE else code for code in codes[:-1]]
         if any(codes):
             errors.seek(0)
             said = errors.read().decode(errors="replace").strip().splitlines()

@@ -144,6 +144,14 @@ def test_commands(corpus, tmp_path):
     assert sorted(p.name for p in (made.dir / "audio" / "0000").iterdir()) == ["s1-a.flac", "s1-b.flac"]
 
 
+def test_a_program_of_a_pipe_may_read_less_than_the_one_before_writes(corpus, tmp_path):
+    wav = tmp_path / "corpus" / "WAVE" / "s1-a.wav"
+    command = f"cat {wav} /dev/zero | head -c {wav.stat().st_size} |"
+    (corpus / "wav.scp").write_text((corpus / "wav.scp").read_text().replace("WAVE/s1-a.wav", command))
+    made = Imported(corpus, tmp_path / "out", allow_commands=True, rate=RATE)
+    assert (made.samples("s1-a") == noise("s1-a.wav", 0.5)).all()
+
+
 @pytest.mark.parametrize(
     "command, told",
     [
