@@ -2,10 +2,10 @@
 
 Of one recipe all claims are judged together: p values are adjusted for their number (Benjamini and Hochberg 1995), so
 that of those that are called supported one in twenty may be wrong. What is asked of differences and of equality is
-adjusted apart. Before that p is doubled where there are two looks (Bonferroni): where seeds were added after figures
-had been seen, where some of the planned ones are to follow, and where a claim is tested again on a part that was
-planned after another had left it undecided. Nothing is called equal without a margin that stands in the table's file,
-and nothing is supported by less than three seeds.
+adjusted apart. Before that p is multiplied by the number of looks (Bonferroni): two where seeds were added after
+figures had been seen or some of the planned ones are to follow, and as many as there were parts where a claim is tested
+again on one that was planned after the others had not decided it. Nothing is called equal without a margin that stands
+in the table's file, and nothing is supported by less than three seeds.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from pipeline.experiments.statistics import LEVEL, Effect, adjusted, level_of_ne
 
 CLAIMS = "claims.json"  # of a recipe, beside its results.json
 LEAST_SEEDS = 3
-LOOKS = 2  # at figures whose seeds or part were added after the first of them, or are to follow as planned
+LOOKS = 2  # at figures whose seeds were added after the first of them, or are to follow as planned
 NOT_MEASURED, TOO_FEW, UNDECIDED = "not measured", "too few seeds", "undecided"
 SUPPORTED, CONTRADICTED, EQUIVALENT = "supported", "contradicted", "equivalent"
 OUTCOMES = (SUPPORTED, CONTRADICTED, EQUIVALENT, UNDECIDED, TOO_FEW, NOT_MEASURED)
@@ -51,9 +51,10 @@ class Claim:
     afterwards: bool = Field(
         default=False, description="Whether it was written down after figures of the table had been seen."
     )
-    second_look: bool = Field(
-        default=False,
-        description="Whether its part was planned, before it was measured, after another part had left it undecided.",
+    looks: int = Field(
+        default=1,
+        ge=1,
+        description="How many parts it has been tested on with this one, planned after the others had not decided it.",
     )
 
     def __post_init__(self) -> None:
@@ -71,9 +72,7 @@ class Claim:
 
     def same_as(self, other: Claim) -> bool:
         """Whether both compare the same, whatever the words."""
-        mine, others = (
-            dataclasses.replace(claim, text="", afterwards=False, second_look=False) for claim in (self, other)
-        )
+        mine, others = (dataclasses.replace(claim, text="", afterwards=False, looks=1) for claim in (self, other))
         return mine == others
 
     def width(self, reference: float) -> float | None:
@@ -147,7 +146,8 @@ class Verdict:
                 said += f" ({100 * size / abs(effect.reference):.1f} % relative)"
             said += _needed(self, margin, decimals)
         said += "; written down after figures had been seen" * self.claim.afterwards
-        said += "; on a part that was planned after another had left it undecided" * self.claim.second_look
+        if self.claim.looks > 1:
+            said += f"; tested on {self.claim.looks} parts, this one planned after the others had not decided it"
         return said + "; made in part by code with uncommitted changes" * self.edited
 
     def row(self) -> dict[str, Any]:
@@ -218,7 +218,7 @@ def judge(claims: Sequence[Compared]) -> list[Verdict]:
         for i, c in enumerate(claims)
         if c.effect is not None and c.effect.seeds >= LEAST_SEEDS
     }
-    looks = {i: LOOKS if c.added or c.missing or c.claim.second_look else 1 for i, c in enumerate(claims)}
+    looks = {i: c.claim.looks * (LOOKS if c.added or c.missing else 1) for i, c in enumerate(claims)}
     differ = _Family({i: looks[i] * e.p for i, (claim, e, _) in tested.items() if not claim.equal})
     same = _Family(
         {i: looks[i] * e.p_equivalent(w) for i, (c, e, w) in tested.items() if w is not None and not c.equal}

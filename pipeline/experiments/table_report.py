@@ -251,7 +251,7 @@ def claims_table(table: Table, verdicts: Sequence[Verdict]) -> str:
             [
                 verdict.claim.text
                 + " (written down after figures had been seen)" * verdict.claim.afterwards
-                + " (on a part that was planned after another had left it undecided)" * verdict.claim.second_look,
+                + f" (tested on {verdict.claim.looks} parts)" * (verdict.claim.looks > 1),
                 f"**{verdict.called(digits)}**" + ", in part by edited code" * verdict.edited,
                 f"{effect.mean:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]",
                 "" if verdict.p is None else "< 0.001" if verdict.p < 0.001 else f"{verdict.p:.3f}",

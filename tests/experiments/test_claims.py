@@ -115,12 +115,13 @@ def test_claims_that_were_written_down_afterwards_say_so() -> None:
     assert late.same_as(replace(CLAIM, text="other words")) and not late.same_as(replace(CLAIM, lower=False))
 
 
-def test_a_claim_that_is_tested_again_on_another_part_has_a_stricter_test() -> None:
-    again = replace(CLAIM, second_look=True)
-    once, twice = (judge([Compared("t", claim, effect(-0.35))])[0] for claim in (CLAIM, again))
-    assert twice.p == pytest.approx(2 * once.p) and twice.level == once.level / 2 and again.decides
-    assert twice.text().endswith("; on a part that was planned after another had left it undecided")
-    assert Verdict.of_row(twice.row()) == twice and again.same_as(CLAIM)
+def test_a_claim_that_is_tested_on_further_parts_has_a_stricter_test() -> None:
+    again = replace(CLAIM, looks=3)
+    once, third = (judge([Compared("t", claim, effect(-0.35))])[0] for claim in (CLAIM, again))
+    assert third.p == pytest.approx(3 * once.p) and third.level == once.level / 3 and again.decides
+    assert third.text().endswith("; tested on 3 parts, this one planned after the others had not decided it")
+    assert Verdict.of_row(third.row()) == third and again.same_as(CLAIM)
+    assert judge([Compared("t", again, effect(-0.35), missing=1)])[0].p == pytest.approx(6 * once.p)
 
 
 def test_claims_that_were_not_measured_do_not_count() -> None:
