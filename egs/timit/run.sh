@@ -98,6 +98,9 @@ fi
 if stage 2 "features: MFCC with a short window; for recognition MFCC and log-mel with the usual one"; then
   for each in $both; do
     python "$steps/compute_feats.py" data/local/$each data/mfcc/$each --config conf/mfcc.yaml "${force[@]}"
+    if uses own; then
+      python "$steps/compute_feats.py" data/local/$each data/mfcc_fine/$each --config conf/mfcc_fine.yaml "${force[@]}"
+    fi
   done
   if uses librispeech; then
     python "$steps/compute_feats.py" data/librispeech/train data/mfcc/librispeech --config conf/mfcc.yaml "${force[@]}"
@@ -132,15 +135,17 @@ if stage 3 "GMM: monophones with deltas and without, alignments, refined boundar
   fi
 fi
 
-if stage 5 "neural HMM, without the GMM: networks of deltas and without, alignments, refined boundaries"; then
+if stage 5 "neural HMM, without the GMM: networks, alignments, refined boundaries"; then
   for system in $systems; do
-    exp=exp/$system train=$(train_on $system) lang=data/lang_$system
-    for deltas in 1 0; do
+    # Of frames of 5 ms one network is enough; of 10 ms a second one, without deltas, helps.
+    exp=exp/$system train=$(train_on $system) lang=data/lang_$system feats=mfcc orders="1 0" by=()
+    if [[ $system == own ]]; then train=${train/mfcc/mfcc_fine} feats=mfcc_fine orders=1; fi
+    for deltas in $orders; do
       python "$steps/train_nhmm.py" $train $lang $exp/nhmm_deltas$deltas --config conf/nhmm_$system.yaml --deltas $deltas "${force[@]}"
+      by+=(--by $exp/nhmm_deltas$deltas data/$feats/$part)
     done
-    python "$steps/align.py" data/mfcc/$part $lang $exp/nhmm_deltas1 $exp/nhmm_ali --config conf/nhmm_align.yaml "${force[@]}"
-    python "$steps/refine_ali.py" $exp/nhmm_ali $exp/nhmm_refined_ali --by $exp/nhmm_deltas1 data/mfcc/$part \
-      --by $exp/nhmm_deltas0 data/mfcc/$part --config conf/refine_nhmm.yaml "${force[@]}"
+    python "$steps/align.py" data/$feats/$part $lang $exp/nhmm_deltas1 $exp/nhmm_ali --config conf/nhmm_align.yaml "${force[@]}"
+    python "$steps/refine_ali.py" $exp/nhmm_ali $exp/nhmm_refined_ali "${by[@]}" --config conf/refine_nhmm_$system.yaml "${force[@]}"
   done
 fi
 
