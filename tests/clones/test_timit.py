@@ -179,8 +179,8 @@ def test_recipe(tmp_path):
     corpus = make_timit(tmp_path / "corpus")
     run(recipe, "./run.sh", "--corpus-root", corpus, "--systems", "own")
     results = (recipe / "RESULTS.md").read_text()
-    for name in ("mono_own", "refined_own", "nhmm_refined_own", "phones_mono", "phones_tri3", "phones_hybrid"):
-        assert f"| {name} " in results, name
-    assert "PER %" in results and "32.7" in results
+    assert "neural HMM, boundaries refined" in results and "32.7" in results
     rows = figures(recipe)
+    named = {name for name, _, _ in rows}
+    assert named >= {"mono_own", "refined_own", "nhmm_refined_own", "phones_mono", "phones_tri3", "phones_hybrid"}
     assert rows["phones_mono", "dev", "per"] < 60 and rows["mono_own", "test", "start_mae_ms"] < 120
