@@ -16,7 +16,7 @@
 # dictionary; and "librispeech", trained without any TIMIT speaker, with the CMU dictionary. Each has monophones with and without deltas; the
 # boundaries of the Viterbi alignment ("mono_...") are then refined by the posteriors of both ("refined_..."). The settings were
 # chosen on the speakers of part "tuned"; "unseen" has the others. Stage 5 does the same with neural HMMs instead of GMMs ("nhmm_...",
-# "nhmm_refined_..."). Phone recognition ("phones_...") learns 48 phones of the 3,696 utterances of train and is scored over 39 on the
+# "nhmm_refined_..."; of "own" with one network). Phone recognition ("phones_...") learns 48 phones of the 3,696 utterances of train and is scored over 39 on the
 # 192 utterances of the core test set, with a bigram of phones, as Kaldi's recipe does it.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"

@@ -188,6 +188,8 @@ class _Reader:
         stems, paths = set(), set()
         shared = ""
         for _, name, _ in self.rows(LeftOut()):
+            if not name.strip():
+                continue  # refused later
             path = self._whole(name.strip())
             paths.add(hash(path))  # of millions of rows the texts themselves would be large
             stems.add(hash(os.path.basename(path)))

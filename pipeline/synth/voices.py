@@ -55,8 +55,9 @@ def draw_voices(number: int, prefix: str, seed: int) -> list[Voice]:
     for i in range(number):
         draw = random.Random(f"{seed} drawn {i}")
         size = draw.random()  # 0: a long vocal tract and a low voice
-        formants = 75 + 52 * min(max(size + draw.uniform(-0.15, 0.15), 0), 1)
-        pitch = 52 * (379 / 52) ** min(max(size + draw.uniform(-0.15, 0.15), 0), 1)
+        tract, tone = (min(max(size + draw.uniform(-0.15, 0.15), 0), 1) for _ in range(2))
+        formants = 75 + 52 * tract
+        pitch = 52 * (379 / 52) ** tone
         lines = [
             "language variant",
             f"name {prefix}{i + 1}",

@@ -61,6 +61,8 @@ def test_files_of_one_name_in_several_folders(tmp_path):
     )
     cut = Imported(top / "s.csv", tmp_path / "segments")
     assert cut.texts() == {f"{who}-001-{a:08d}": who for who in ("ann", "bob") for a in (0, 1000)}
+    lines(top / "gap.csv", "audio,text", "ann/001.wav,one", ",none", "bob/001.wav,two")
+    assert Imported(top / "gap.csv", tmp_path / "gap", max_bad=0.5).texts() == made.texts()
     lines(top / "one.csv", "audio,text", "ann/001.wav,one")
     assert Imported(top / "one.csv", tmp_path / "one").texts() == {"001": "one"}
     lines(top / "whole.csv", "audio,text", *(f"{top / who / '001.wav'},{who}" for who in ("ann", "bob")))
